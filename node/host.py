@@ -22,7 +22,7 @@ from rayplane.node.ingress.status import IngressStatus
 from rayplane.node.kubelet import metrics
 from rayplane.node.kubelet.host_pods import HostPods
 from rayplane.node.kubelet.kubelet import Kubelet, Shared
-from rayplane.node.kubelet.node_lease import NodeLeases
+from rayplane.node.kubelet.node_lease import NodeLeases, stand_in
 from rayplane.node.kubelet.node_status import NodeStatuses
 from rayplane.node.kubelet.prober import Prober
 from rayplane.node.kubelet.referenced_objects import ReferencedObjects
@@ -178,6 +178,7 @@ class NodeHost:
             timing=self.config.timing,
             address=self.advertised,
             volume_capacity=self.config.volume_capacity,
+            heartbeat=stand_in([n.name for n in self.config.nodes]),
             tasks=self._tasks,
             events=self._events,
             statuses=self._statuses,

@@ -10,8 +10,16 @@ HOST_ADDRESS = "rayplane.io/host-address"
 """host:port of the gRPC services of the node's host."""
 RUNTIME = "rayplane.io/runtime"
 """`simulated` or `process`."""
+HEARTBEAT = "rayplane.io/heartbeat"
+"""The node whose Lease tells that this one lives, too: their host renews that one all the time, the others by turns."""
 VOLUME_CAPACITY = "rayplane.io/volume-capacity"
 """What the volumes on the node may hold together, a quantity."""
+
+
+def heartbeat_of(node: Object) -> str:
+    """The node whose Lease stands for this node's; empty where its own does."""
+    lead: str = meta.annotations(node).get(HEARTBEAT, "")
+    return lead
 
 
 def volume_capacity(node: Object) -> int | None:

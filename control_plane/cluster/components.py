@@ -176,6 +176,7 @@ def _controllers(spec: Spec, env: Env, network: Network, tls_dir: str | None, so
         address=spec.instance.metrics,
         timing=Timing.of(spec.config.timings),
         pod_cidr=spec.plan.pod_cidr,
+        node_cidr_mask=spec.config.node_prefix,
         external_cidr=spec.plan.external_cidr,
         reserved_addresses=(spec.plan.ingress_address.partition(":")[0], spec.plan.claim_address[0]),
         ca_certificate=spec.credentials.ca.decode() if spec.credentials else "",
@@ -193,6 +194,7 @@ def _node_host(spec: Spec, env: Env, network: Network, tls_dir: str | None, sock
             name=name,
             cpu=spec.config.node_cpu,
             memory=spec.config.node_memory,
+            max_pods=spec.config.node_pods,
             runtime=spec.config.runtime,
             zone=spec.instance.machine.address,
         )

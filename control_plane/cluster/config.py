@@ -41,6 +41,12 @@ FILES = {
 # Each cluster of a machine takes one slot of 127/8, so that several can run side by side. Below the first slot are the
 # addresses of the machine. A cluster keeps its slot for life, so what a number means stays.
 SLOTS = 15
+_PODS = 13
+"""Prefix length of the range of a cluster's pods: 2048 nodes of 254 addresses, or more nodes of fewer."""
+_NODE = 24
+NODES_MAX = 8000
+PODS_MAX = 110
+"""On a node, where it has so many addresses."""
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 
@@ -68,8 +74,7 @@ class AddressPlan:
 
     @property
     def pod_cidr(self) -> str:
-        """2048 nodes of 254 addresses."""
-        return f"127.{self._base}.0.0/13"
+        return f"127.{self._base}.0.0/{_PODS}"
 
     @property
     def service_cidr(self) -> str:
@@ -176,8 +181,8 @@ class ClusterConfig:
         ):
             if not low <= count <= high:
                 raise UsageError(f"{flag} {count}: use {low} to {high}")
-        if self.nodes * self.nodes_per_host > 2000:
-            raise UsageError("--nodes times --nodes-per-host: at most 2000 nodes fit the pod address range")
+        if self.nodes * self.nodes_per_host > NODES_MAX:
+            raise UsageError(f"--nodes times --nodes-per-host: at most {NODES_MAX} nodes fit the pod address range")
         for flag, text in (("--node-cpu", self.node_cpu), ("--node-memory", self.node_memory)):
             if not quantity.is_quantity(text) or quantity.milli(text) <= 0:
                 raise UsageError(f"{flag} {text!r}: use a positive quantity such as 4, 500m or 8Gi")
@@ -218,6 +223,16 @@ class ClusterConfig:
         images = _admission(self.admission_config).images if self.admission_config not in ("", NONE) else None
         found += [images.kubeconfig] if images is not None else []
         return found + (_webhooks(self.authorization_config) if self.authorization_config not in ("", NONE) else [])
+
+    @property
+    def node_prefix(self) -> int:
+        """Prefix length of the range of a node's pods, so that there is one for each node."""
+        return _NODE + max(0, (self.nodes * self.nodes_per_host - 1).bit_length() - (_NODE - _PODS))
+
+    @property
+    def node_pods(self) -> int:
+        """How many pods a node takes: each needs an address, beside those of the range's ends and the node itself."""
+        return min(PODS_MAX, (1 << (32 - self.node_prefix)) - 3)
 
     @property
     def timings(self) -> Timings:

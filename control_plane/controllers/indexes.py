@@ -1,8 +1,9 @@
 """Indexes over cached objects, the same for the informers and for in-memory views of tests.
 
 `namespace`, `controller` (uid of the controller reference) and `label` (`ns/key=value`) exist for every resource,
-`owner` (uid of every owner reference) too; pods also have `node`, `claim` (`ns/claim` they mount) and `end`, services
-`selector`, persistent volumes `claimref` (`ns/claim`), claims `class`.
+`owner` (uid of every owner reference) too; pods also have `node`, `claim` (`ns/claim` they mount) and `end`, nodes
+`heartbeat` (whose Lease stands for theirs) and `cidr`, services `selector`, persistent volumes `claimref`
+(`ns/claim`), claims `class`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.node_annotations import heartbeat_of
 from rayplane.control_plane.api.pods.state import pod_is_terminated
 from rayplane.control_plane.api.pods.volumes import claims_of
 
@@ -68,6 +70,18 @@ def by_claim_ref(volume: Object) -> Iterable[str]:
     return (f"{ref.get('namespace') or ''}/{ref.get('name') or ''}",) if ref else ()
 
 
+def by_heartbeat(node: Object) -> Iterable[str]:
+    """The node by whose Lease this one is heard of."""
+    lead = heartbeat_of(node)
+    return (lead,) if lead else ()
+
+
+def by_cidr(node: Object) -> Iterable[str]:
+    """The range of a node's pods, and its length as `/24`; empty for none."""
+    cidr: str = meta.spec(node).get("podCIDR") or ""
+    return (cidr, cidr[cidr.index("/") :]) if "/" in cidr else (cidr,)
+
+
 def by_group(pod: Object) -> Iterable[str]:
     """The pod group that a pod is scheduled with."""
     name = (meta.spec(pod).get("schedulingGroup") or {}).get("podGroupName")
@@ -103,6 +117,7 @@ _LABELLED = frozenset({
 _EXTRA: Mapping[str, Mapping[str, Index]] = {
     "pods": {"node": by_node, "claim": claims_of, "orphan": orphans,
              "end": by_end, "group": by_group},
+    "nodes": {"heartbeat": by_heartbeat, "cidr": by_cidr},
     "services": {"selector": by_selector},
     "replicasets.apps": {"orphan": orphans},
     "controllerrevisions.apps": {"orphan": orphans},

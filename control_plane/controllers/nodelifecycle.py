@@ -4,6 +4,9 @@ A heartbeat is any change of the node's Lease in `kube-node-lease` or of its Rea
 by when this controller saw it, so that clocks of other machines do not matter. That memory is the only state kept
 between calls; after a change of leader every node gets a whole grace period again.
 
+The Lease of one node may stand for those of others on the same host (`node_annotations.HEARTBEAT`). As long as that one
+is ready there is no need to look at the others; when it is not, each is looked at, and judged by itself.
+
 Silence counts only while this controller hears anything: the manager that runs it renews its own Lease all the time, so
 when that did not change in the cache for half the grace period either the process stood still or its news are late
 (a server that hangs, a network that is cut). Nobody is judged then, and once news come again every node gets a whole
@@ -24,6 +27,7 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.authorization.node_identity import NODE_LEASES
 from rayplane.control_plane.api.machinery.resources import LEASES
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.node_annotations import heartbeat_of
 from rayplane.control_plane.api.pods.state import pod_is_ready, pod_is_terminated
 from rayplane.control_plane.api.taints import (
     DISK_PRESSURE,
@@ -47,7 +51,6 @@ from rayplane.control_plane.controllers.core import (
     UpdateStatus,
     View,
     Watch,
-    own_key,
     result,
     soonest,
 )
@@ -76,6 +79,14 @@ def ready_status(node: Object) -> str:
     return (condition or {}).get("status") or "Unknown"
 
 
+def _node_keys(node: Object, view: View) -> Iterable[str]:
+    """The node itself, and those that are heard of by its Lease when they have to be looked at."""
+    name = meta.name(node)
+    if ready_status(node) == "True" and view.get("nodes", "", name) is not None:
+        return (name,)
+    return (name, *(meta.name(other) for other in view.indexed("nodes", "heartbeat", name)))
+
+
 def _pod_keys(pod: Object, view: View) -> Iterable[str]:
     """A pod still ready on a node that is lost."""
     node = view.get("nodes", "", meta.node_name(pod))
@@ -100,7 +111,7 @@ class NodeLifecycleController(BaseController):
         """The health of zones, and when it was counted."""
         self._registered: dict[str, Object] = {}
         self.watches = (
-            Watch("nodes", own_key, changed=_node_changed, observe=self._observe_node),
+            Watch("nodes", _node_keys, changed=_node_changed, observe=self._observe_node),
             Watch(LEASES, None, observe=self._observe_lease),
             Watch("pods", _pod_keys),
         )
@@ -137,7 +148,8 @@ class NodeLifecycleController(BaseController):
 
     def _silence(self, node: Object, now: Moment) -> float:
         """Seconds since the node was last heard of."""
-        return now.mono - max(self._heard.setdefault(meta.name(node), now.mono), self._fresh_from)
+        own = self._heard.setdefault(meta.name(node), now.mono)
+        return now.mono - max(own, self._heard.get(heartbeat_of(node), own), self._fresh_from)
 
     # --- reconcile ------------------------------------------------------------------------------
 
@@ -188,7 +200,7 @@ class NodeLifecycleController(BaseController):
             steps.append(Patch("nodes", "", key, {"metadata": guard, "spec": {"taints": taints or None}}))
         if status == "Unknown" and left <= 0:
             steps += self._mark_pods(view, key, now)
-        again = left + 0.001 if left > 0 else None
+        again = left + 0.001 if left > 0 and not _has_company(node, view) else None
         monitor = self._timing.nodes.monitor_s if status != "True" else None
         return result(steps, requeue_after=soonest(again, monitor, turn))
 
@@ -275,15 +287,22 @@ class NodeLifecycleController(BaseController):
         return known[1]
 
 
+def _has_company(node: Object, view: View) -> bool:
+    """Whether another node, which is looked at itself, is heard of whenever this one is."""
+    name = heartbeat_of(node)
+    lead = view.get("nodes", "", name) if name and name != meta.name(node) else None
+    return lead is not None and heartbeat_of(lead) in ("", name) and ready_status(lead) == "True"
+
+
 def _is_own_no_execute(taint: dict[str, Any]) -> bool:
     return taint.get("effect") == NO_EXECUTE and taint.get("key") in _OWN_NO_EXECUTE
 
 
 def _node_changed(old: Object, new: Object) -> bool:
-    """Heartbeats alone need no reconcile."""
+    """Heartbeats alone need no reconcile; who gives them does."""
 
     def facts(node: Object) -> list[tuple[str, str]]:
         found = meta.status(node).get("conditions") or ()
         return [(c.get("type") or "", c.get("status") or "") for c in found]
 
-    return meta.spec(old) != meta.spec(new) or facts(old) != facts(new)
+    return meta.spec(old) != meta.spec(new) or facts(old) != facts(new) or heartbeat_of(old) != heartbeat_of(new)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from rayplane.control_plane.api import meta
+from rayplane.control_plane.api import meta, node_annotations
 from rayplane.control_plane.api.errors import AlreadyExists, ApiError
 from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.api.meta import Object
@@ -50,6 +50,8 @@ class Shared:
     address: str
     """host:port of the host's gRPC services, as others dial it."""
     volume_capacity: str
+    heartbeat: str
+    """The node whose Lease stands for those of all; empty where each has its own."""
     tasks: Tasks
     events: Events
     statuses: Statuses
@@ -161,12 +163,16 @@ class Kubelet:
     async def _register_once(self) -> Object:
         client = self._shared.client
         wanted = registration.node_object(
-            self.config, host_address=self._shared.address, volume_capacity=self._shared.volume_capacity
+            self.config,
+            host_address=self._shared.address,
+            volume_capacity=self._shared.volume_capacity,
+            heartbeat=self._shared.heartbeat,
         )
         try:
             node = await client.create("nodes", wanted)
         except AlreadyExists:
             part = {k: wanted["metadata"][k] for k in ("labels", "annotations")}
+            part["annotations"] = {node_annotations.HEARTBEAT: None, **part["annotations"]}
             node = await client.patch("nodes", self.name, "", {"metadata": part})
         self._take_cidr(node)
         return await client.patch("nodes", self.name, "", {"status": self.node_status(node)}, subresource="status")

@@ -1,11 +1,15 @@
 """Leases of the nodes of a host: the cluster hears that they live, and they hear when it does not.
 
-One task renews all Leases of the host in one batch. A node whose Lease could not be renewed in time stops its pods (its
+One task renews the Leases of the host in one batch. A node whose Lease could not be renewed in time stops its pods (its
 fence closes), and runs them again after the next renewal.
+
+The nodes of a host live and die together. A host of many renews the Lease of its first each time; the others' Nodes say
+that it stands for theirs (`node_annotations.HEARTBEAT`), which are renewed in turns, and good for as much longer.
 """
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from rayplane.control_plane.api.authorization.node_identity import NODE_LEASES
@@ -22,6 +26,35 @@ from rayplane.storage.env import Env
 log = logging.getLogger(__name__)
 
 CALL_TIMEOUT_MIN_S, CALL_TIMEOUT_MAX_S = 0.05, 2.0
+OTHERS = 5
+"""Leases that are renewed beside the first."""
+AT_FIRST = 100
+"""The same until each was renewed once: they may be old, or none."""
+
+
+def stand_in(nodes: Sequence[str]) -> str:
+    """The node whose Lease stands for all of a host; empty where each has its own."""
+    return nodes[0] if len(nodes) > 1 + OTHERS else ""
+
+
+class Turns:
+    """The turns of a host's nodes at having their Lease renewed, by their numbers. Pure."""
+
+    def __init__(self, nodes: int) -> None:
+        self._others = max(0, nodes - 1)
+        self._taken = 0
+
+    @property
+    def rounds(self) -> int:
+        """How many renewals it takes until each had its turn."""
+        return max(1, -(-self._others // OTHERS))
+
+    def take(self) -> list[int]:
+        """Whose turn it is now; always that of the first."""
+        count = OTHERS if self._taken >= self._others else AT_FIRST
+        others = [(self._taken + n) % self._others for n in range(min(count, self._others))]
+        self._taken += len(others)
+        return [0, *(1 + n for n in others)]
 
 
 class LeasedNode(Protocol):
@@ -52,12 +85,13 @@ class NodeLeases:
         self._env = env
         self._timing = timing
         self._nodes: list[LeasedNode] = []
+        self._turns = Turns(0)
         self._task: asyncio.Task[None] | None = None
         self._resuming: dict[str, asyncio.Task[None]] = {}
 
     def start(self, nodes: list[LeasedNode]) -> None:
         loop = asyncio.get_running_loop()
-        self._nodes = nodes
+        self._nodes, self._turns = nodes, Turns(len(nodes))
         for node in nodes:
             node.fence.heard_at = loop.time()
         self._task = loop.create_task(self._renew_for_ever(), name="node leases")
@@ -83,12 +117,10 @@ class NodeLeases:
             await asyncio.sleep(min(due, self._deadline()) - loop.time())
 
     async def _renew(self) -> list[LeasedNode]:
-        """The nodes whose Lease is renewed."""
+        """The nodes of which the cluster has heard by that."""
         stamp = self._env.timestamp_micro()
-        # The cluster may have been made with another timing.
-        body = {"spec": {"renewTime": stamp, "leaseDurationSeconds": self._timing.lease_duration_s}}
-        space = NODE_LEASES
-        answers = await self._write(self._nodes, [ops.patch(LEASES, n.name, space, body) for n in self._nodes])
+        nodes = [self._nodes[number] for number in self._turns.take()]
+        answers = await self._write(nodes, [self._renewal(n, stamp) for n in nodes])
         absent = [n for n, answer in answers if isinstance(answer, NotFound)]
         if absent:
             made = await self._write(absent, [ops.create(LEASES, self._lease(n, stamp)) for n in absent])
@@ -96,7 +128,16 @@ class NodeLeases:
         for node, answer in answers:
             if isinstance(answer, ApiError):
                 log.info("lease of %s was not renewed: %s", node.name, answer.message)
-        return [n for n, answer in answers if not isinstance(answer, ApiError)]
+        heard = [n for n, answer in answers if not isinstance(answer, ApiError)]
+        return self._nodes if self._turns.rounds > 1 and self._nodes[0] in heard else heard
+
+    def _renewal(self, node: LeasedNode, stamp: str) -> Any:
+        # The cluster may have been made with another timing.
+        body = {"spec": {"renewTime": stamp, "leaseDurationSeconds": self._duration_s(node)}}
+        return ops.patch(LEASES, node.name, NODE_LEASES, body)
+
+    def _duration_s(self, node: LeasedNode) -> int:
+        return self._timing.lease_duration_s * (1 if node is self._nodes[0] else self._turns.rounds)
 
     async def _write(self, nodes: list[LeasedNode], batch: list[Any]) -> list[tuple[LeasedNode, Object | ApiError]]:
         """Each node's answer; none when the call failed."""
@@ -111,7 +152,7 @@ class NodeLeases:
 
     def _lease(self, node: LeasedNode, stamp: str) -> Object:
         assert node.node is not None
-        return registration.lease_object(node.node, duration_s=self._timing.lease_duration_s, renewed=stamp)
+        return registration.lease_object(node.node, duration_s=self._duration_s(node), renewed=stamp)
 
     def _heard(self, node: LeasedNode, at: float) -> None:
         node.fence.heard_at = at

@@ -1,4 +1,8 @@
-"""Statuses of the nodes of a host, written together: on change, and now and then."""
+"""Statuses of the nodes of a host, written together: on change, and now and then.
+
+Those without a change are refreshed a few at a time, and of many nodes each the more seldom: their Leases tell that
+they live.
+"""
 
 import asyncio
 import logging
@@ -11,6 +15,12 @@ from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.node.config import NodeTiming
 
 log = logging.getLogger(__name__)
+
+BATCH_MAX = 256
+REFRESHED = 5
+"""Statuses that are refreshed together,"""
+PAUSE_MIN_S = 1.0
+"""and between two such times."""
 
 
 class ReportedNode(Protocol):
@@ -31,6 +41,7 @@ class NodeStatuses:
         self._client = client
         self._timing = timing
         self._nodes: list[ReportedNode] = []
+        self._refreshed = 0
         self._marked: dict[str, ReportedNode] = {}
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -51,14 +62,16 @@ class NodeStatuses:
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
-        refresh = loop.time() + self._timing.status_every_s
+        together = min(REFRESHED, len(self._nodes))
+        pause = max(PAUSE_MIN_S, self._timing.status_every_s * together / len(self._nodes))
+        refresh = loop.time() + pause
         while True:
             try:
                 async with asyncio.timeout_at(refresh):
                     await self._wake.wait()
             except TimeoutError:
-                refresh = loop.time() + self._timing.status_every_s
-                self._mark_all(self._nodes)
+                refresh = loop.time() + pause
+                self._mark_all(self._next(together))
             self._wake.clear()
             try:
                 await self._write_marked()
@@ -67,9 +80,16 @@ class NodeStatuses:
                 self._mark_all(self._nodes)
                 await self._pause()
 
+    def _next(self, count: int) -> list[ReportedNode]:
+        """The nodes whose turn it is to be refreshed."""
+        at = self._refreshed
+        self._refreshed = (at + count) % len(self._nodes)
+        return [self._nodes[(at + n) % len(self._nodes)] for n in range(count)]
+
     async def _write_marked(self) -> None:
-        marked = [*self._marked.values()]
-        self._marked = {}
+        marked = [self._marked.pop(name) for name in [*self._marked][:BATCH_MAX]]
+        if self._marked:
+            self._wake.set()
         batch = []
         for node in marked:
             assert node.node is not None

@@ -22,8 +22,11 @@ _HEALTHY = (
 )
 
 
-def node_object(config: NodeConfig, *, host_address: str, volume_capacity: str) -> Object:
-    """The Node without its status. `host_address`: host:port of the node host's gRPC services."""
+def node_object(config: NodeConfig, *, host_address: str, volume_capacity: str, heartbeat: str = "") -> Object:
+    """The Node without its status.
+
+    `host_address`: host:port of the node host's gRPC services; `heartbeat`: the node whose Lease stands for this one's.
+    """
     return {
         "apiVersion": "v1",
         "kind": "Node",
@@ -34,6 +37,7 @@ def node_object(config: NodeConfig, *, host_address: str, volume_capacity: str) 
                 node_annotations.RUNTIME: config.runtime,
                 node_annotations.HOST_ADDRESS: host_address,
                 node_annotations.VOLUME_CAPACITY: volume_capacity,
+                **({node_annotations.HEARTBEAT: heartbeat} if heartbeat else {}),
             },
         },
         "spec": {},

@@ -21,7 +21,7 @@ from rayplane.control_plane.apiserver.server import ApiServer
 from rayplane.control_plane.cli.app import app
 from rayplane.control_plane.cluster import ray_cluster
 from rayplane.control_plane.cluster.components import build
-from rayplane.control_plane.cluster.config import SLOTS, AddressPlan, ClusterConfig
+from rayplane.control_plane.cluster.config import NODES_MAX, SLOTS, AddressPlan, ClusterConfig
 from rayplane.control_plane.cluster.errors import ClusterError, NotUp, UsageError
 from rayplane.control_plane.cluster.launch import down, going_on
 from rayplane.control_plane.cluster.pki import Secrets, issue, kubeconfig
@@ -59,7 +59,7 @@ MACHINES = (Machine("10.0.0.1", "a"), Machine("10.0.0.2", "b"))
         ({"controllers": 10}, "--controllers 10"),
         ({"nodes": -1}, "--nodes -1"),
         ({"nodes_per_host": 0}, "--nodes-per-host 0"),
-        ({"nodes": 50, "nodes_per_host": 50}, "at most 2000"),
+        ({"nodes": 90, "nodes_per_host": 90}, "at most 8000"),
         ({"node_cpu": "lots"}, "--node-cpu 'lots'"),
         ({"node_cpu": "0"}, "--node-cpu '0'"),
         ({"node_memory": "-1Gi"}, "--node-memory '-1Gi'"),
@@ -88,6 +88,15 @@ def test_clusters_of_one_machine_have_addresses_of_their_own() -> None:
         assert ip_network(plan.claim_address[0]).subnet_of(ip_network(plan.external_cidr))
         assert ip_network(plan.ingress_address.partition(":")[0]).subnet_of(ip_network(plan.external_cidr))
     assert not any(n.overlaps(ip_network("127.0.0.0/20")) for n in networks)
+
+
+@pytest.mark.parametrize(("nodes", "pods"), [(0, 110), (1, 110), (2048, 110), (2049, 110), (4097, 61), (NODES_MAX, 61)])
+def test_each_node_of_a_large_cluster_has_a_range_and_each_of_its_pods_an_address(nodes: int, pods: int) -> None:
+    config = ClusterConfig(nodes=nodes)
+    ranges = ip_network(AddressPlan(0).pod_cidr).subnets(new_prefix=config.node_prefix)
+    first, count = next(ranges), 1 + sum(1 for _ in ranges)
+    assert count >= nodes
+    assert config.node_pods == pods <= first.num_addresses - 3
 
 
 def test_how_many_clusters_fit_is_told_by_the_help() -> None:

@@ -10,7 +10,8 @@ import pytest
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.controllers.config import Timing
-from rayplane.control_plane.controllers.core import View
+from rayplane.control_plane.controllers.core import Patch, View
+from rayplane.control_plane.controllers.nodeipam import NodeIpamController
 from rayplane.control_plane.controllers.nodelifecycle import NodeLifecycleController
 from rayplane.control_plane.controllers.podgc import KEY, PodGCController
 from rayplane.control_plane.controllers.service_targets import services_of_pod
@@ -87,3 +88,16 @@ def test_nodes_are_counted_once_however_many_are_lost_in_one_moment(size: int) -
     for node in lost:
         assert controller.reconcile(meta.name(node), view, cluster.now).actions
     assert view.handed["nodes"] == 2 * size
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_address_ranges_are_given_to_new_nodes_without_looking_at_the_others(size: int) -> None:
+    controller = NodeIpamController(cluster_cidr="127.64.0.0/16", mask=24)
+    cluster = Cluster(controller)
+    for number in range(size):
+        cluster.add("nodes", f"n{number}", spec={})
+    cluster.settle()
+    cluster.add("nodes", "new", spec={})
+    view = Counting(cluster)
+    assert [a.name for a in controller.reconcile("all", view, cluster.now).actions if isinstance(a, Patch)] == ["new"]
+    assert view.handed == {"nodes": 1}

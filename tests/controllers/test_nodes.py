@@ -225,8 +225,19 @@ def test_address_ranges_do_not_overlap_and_are_given_once() -> None:
         cluster.add("nodes", f"n{n}", spec={})
     cluster.settle()
     found = [n["spec"].get("podCIDR") for n in cluster.list("nodes")]
-    assert found == ["127.64.0.0/24", "127.64.2.0/24", "127.64.1.0/24", "127.64.3.0/24", None]
+    assert found == ["127.64.0.0/24", "127.64.2.0/24", "127.64.3.0/24", "127.64.1.0/24", None]
     assert "CIDRNotAvailable" in cluster.reasons()
+
+
+def test_address_ranges_do_not_overlap_with_those_of_another_length() -> None:
+    cluster = Cluster(NodeIpamController(cluster_cidr="127.64.0.0/22", mask=25))
+    for n, cidr in enumerate(("127.64.0.0/24", "127.64.2.0/26", "10.0.0.0/8", "nowhere")):
+        cluster.add("nodes", f"old{n}", spec={"podCIDR": cidr})
+    for n in range(5):
+        cluster.add("nodes", f"n{n}", spec={})
+    cluster.settle()
+    found = [n["spec"].get("podCIDR") for n in cluster.list("nodes")][4:]
+    assert found == ["127.64.1.0/25", "127.64.1.128/25", "127.64.2.128/25", "127.64.3.0/25", "127.64.3.128/25"]
 
 
 # --- news that are late -----------------------------------------------------------------------------
@@ -260,3 +271,59 @@ def test_a_silent_node_is_found_while_news_are_in_time(cluster: Cluster) -> None
     _leads(cluster, 3, heartbeats=NODES)
     _leads(cluster, FAST.nodes.grace_s + 1, heartbeats=without("n1"))
     assert ready(cluster, "n1") == "Unknown"
+
+
+def hosted(*names: str) -> Cluster:
+    """Nodes of one host, heard of by the Lease of the first."""
+    found = Cluster(NodeLifecycleController(Timing()))
+    for name in names:
+        found.node(name, metadata={"annotations": {"rayplane.io/heartbeat": names[0]}})
+    found.settle()
+    return found
+
+
+def test_the_lease_of_one_node_keeps_all_of_its_host_ready_and_only_that_one_is_looked_at() -> None:
+    cluster = hosted(*NODES)
+    cluster.advance(60, heartbeats=["n1"])
+    assert [ready(cluster, name) for name in NODES] == ["True"] * 4
+    assert {key for _, key in cluster.timers} == {"n1"}
+
+
+def test_all_nodes_of_a_silent_host_are_lost_when_the_first_is_and_come_back_with_it() -> None:
+    cluster = hosted(*NODES)
+    cluster.advance(60, heartbeats=["n1"])
+    cluster.advance(3.5)
+    assert [ready(cluster, name) for name in NODES] == ["True"] * 4
+    cluster.advance(1)
+    assert [ready(cluster, name) for name in NODES] == ["Unknown"] * 4
+    # Each kubelet writes its status when it sees that it was given up.
+    report = {"type": "Ready", "status": "True", "lastTransitionTime": cluster.now.stamp}
+    cluster.heartbeat("n1")
+    for name in NODES:
+        cluster.change("nodes", name, status={"conditions": [report]})
+    cluster.advance(10, heartbeats=["n1"])
+    assert [ready(cluster, name) for name in NODES] == ["True"] * 4
+    assert {key for _, key in cluster.timers} == {"n1"}
+
+
+@pytest.mark.parametrize("how", ["the Node of the first is deleted", "it is heard of by its own Lease now"])
+def test_a_node_that_nobody_stands_for_any_more_is_looked_at_itself(how: str) -> None:
+    cluster = hosted(*NODES)
+    cluster.advance(10, heartbeats=["n1"])
+    if how.startswith("the Node"):
+        cluster.delete_object("nodes", node(cluster, "n1"))
+    else:
+        annotated = meta.copy_for_write(node(cluster, "n2"))
+        annotated["metadata"]["annotations"] = {}
+        cluster.update("nodes", annotated)
+    cluster.advance(10)
+    assert ready(cluster, "n2") == "Unknown"
+
+
+def test_nodes_that_name_each_other_are_looked_at_each() -> None:
+    cluster = Cluster(NodeLifecycleController(Timing()))
+    for name, lead in (("n1", "n2"), ("n2", "n1")):
+        cluster.node(name, metadata={"annotations": {"rayplane.io/heartbeat": lead}})
+    cluster.settle()
+    cluster.advance(10)
+    assert [ready(cluster, name) for name in ("n1", "n2")] == ["Unknown"] * 2

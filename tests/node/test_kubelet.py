@@ -1,6 +1,7 @@
 """A node host on simulated containers: what the API sees of it."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.rpc import RpcError
 from rayplane.node.config import NodeConfig, NodeTiming
 from rayplane.node.host import NodeHost
+from rayplane.node.kubelet.node_lease import OTHERS
 from rayplane.node.lifecycle import RestartTiming
 from rayplane.proto.rayplane.v1 import node_pb2 as pb
 from tests.fakes import FakeClient
@@ -47,6 +49,41 @@ async def test_registers_its_node_and_keeps_its_lease(api: FakeClient, make_host
     assert node["status"]["allocatable"]["cpu"] == "2"
     assert {"type": "InternalIP", "address": "127.77.1.1"} in node["status"]["addresses"]
     assert node["status"]["nodeInfo"]["kubeletVersion"] == "v1.37.0"
+
+
+async def test_a_host_of_many_nodes_lives_by_the_lease_of_the_first(api: FakeClient, make_host: MakeHost) -> None:
+    names = [f"n{n}" for n in range(2 + OTHERS)]
+    host = await make_host(*(NodeConfig(name) for name in names), timing=QUICK)
+    leases = api.objects["leases.coordination.k8s.io"]
+    await api.until(lambda: {f"kube-node-lease/{name}" for name in names} <= set(leases))
+    nodes = [api.objects["nodes"][name] for name in names]
+    assert {meta.annotations(node)["rayplane.io/heartbeat"] for node in nodes} == {"n0"}
+    spans = {name: leases[f"kube-node-lease/{name}"]["spec"]["leaseDurationSeconds"] for name in names}
+    # A Lease that has its turn every second time is good for twice as long.
+    assert spans == {name: QUICK.lease_duration_s * (1 if name == "n0" else 2) for name in names}
+    api.operations.clear()
+    await api.until(lambda: sum(o[2] == "kube-node-lease/n0" for o in api.operations) == 4)
+    renewed = Counter(key for _, resource, key in api.operations if resource == "leases.coordination.k8s.io")
+    assert sum(renewed.values()) <= 5 * (1 + OTHERS)
+    heard = [kubelet.fence.heard_at for kubelet in host.kubelets.values()]
+    assert len(set(heard)) == 1
+
+
+async def test_nodes_are_as_lost_as_the_one_whose_lease_stands_for_theirs(
+    api: FakeClient, make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = await make_host(*(NodeConfig(f"n{n}") for n in range(2 + OTHERS)), timing=QUICK)
+    patch = api._patch
+
+    def refuse(resource: str, name: str, *rest: Any) -> Any:
+        if (resource, name) == ("leases.coordination.k8s.io", "n0"):
+            raise errors.Forbidden("not this one")
+        return patch(resource, name, *rest)
+
+    monkeypatch.setattr(api, "_patch", refuse)
+    await api.until(lambda: host.kubelets["n0"].suspended)
+    # The others' Leases are renewed in turns: by them nobody knows of all.
+    assert len({kubelet.fence.heard_at for name, kubelet in host.kubelets.items() if name != "n0"}) > 1
 
 
 async def test_a_node_tells_metrics_of_its_own_alone(api: FakeClient, make_host: MakeHost) -> None:
