@@ -4,6 +4,7 @@ import asyncio
 import random
 
 from rayplane.control_plane.api.errors import Forbidden
+from rayplane.control_plane.api.kinds.pod_template.alike import TOKEN_VOLUME
 from rayplane.control_plane.api.kinds.scheduling.fields import GROUPS
 from rayplane.control_plane.api.kinds.strategy import SUFFIX_ALPHABET, SUFFIX_LENGTH
 from rayplane.control_plane.api.meta import Object
@@ -20,7 +21,6 @@ from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
 _DEFAULT_ACCOUNT_TRIES = 20
 _DEFAULT_ACCOUNT_PAUSE_S = 0.1
 _TOKEN_PATH = "/var/run/secrets/kubernetes.io/serviceaccount"
-_TOKEN_VOLUME = "kube-api-access-"
 _DEFAULT_PREEMPTION = "PreemptLowerPriority"
 
 
@@ -57,9 +57,9 @@ class ServiceAccounts:
         if not bare:
             return
         names = [volume.get("name") or "" for volume in spec.get("volumes") or ()]
-        name = next((one for one in names if one.startswith(_TOKEN_VOLUME)), "")
+        name = next((one for one in names if one.startswith(TOKEN_VOLUME)), "")
         if not name:
-            name = _TOKEN_VOLUME + "".join(self._rng.choices(SUFFIX_ALPHABET, k=SUFFIX_LENGTH))
+            name = TOKEN_VOLUME + "".join(self._rng.choices(SUFFIX_ALPHABET, k=SUFFIX_LENGTH))
             spec["volumes"] = [*(spec.get("volumes") or ()), {"name": name, "projected": _token_files()}]
         for container in bare:
             mount = {"name": name, "readOnly": True, "mountPath": _TOKEN_PATH}

@@ -22,12 +22,12 @@ from rayplane.control_plane.apiserver.grpc.options import (
     watch_options,
     write_options,
 )
-from rayplane.control_plane.apiserver.registry.reading import Listing
+from rayplane.control_plane.apiserver.registry.reading import Listing, WatchItem
 from rayplane.control_plane.apiserver.registry.registry import error_json
 from rayplane.control_plane.apiserver.requests import ANONYMOUS, Answer, Target, User
 from rayplane.control_plane.rpc import Context
 from rayplane.control_plane.rpc.faults import FaultLog
-from rayplane.control_plane.rpc.service import MESSAGE_BYTES_MAX
+from rayplane.control_plane.rpc.service import MESSAGE_BYTES_MAX, Encoded
 from rayplane.proto.rayplane.v1 import objects_pb2 as pb
 
 _faults = FaultLog(logging.getLogger(__name__))
@@ -41,6 +41,8 @@ _ANSWERS_BYTES_MAX = MESSAGE_BYTES_MAX * 3 // 4
 # Of a stream's message, which is larger where a single object is: libraries of gRPC take 4 MiB unless told otherwise.
 _MESSAGE_BYTES = 1 << 20
 _MESSAGE_ITEMS = 1000
+# What is made of the items of a watch, and kept with them.
+_MESSAGES = "messages of gRPC"
 
 
 class ObjectsService:
@@ -106,7 +108,7 @@ class ObjectsService:
 
         return await self._calls.answered(context, run)
 
-    async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.WatchResponse]:
+    async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[Encoded]:
         registry = self._registry
         async with (
             self._calls.stream(context, "watch", request) as (user, target),
@@ -117,9 +119,9 @@ class ObjectsService:
                 if not started:
                     audit.started()
                     started = True
-                for part in _parts(items, lambda item: len(item.json)):
-                    registry.requests.sent(target.info, len(part))
-                    yield pb.WatchResponse(events=[pb.WatchEvent(type=i.type, json=i.json) for i in part])
+                for count, message in items.form(_MESSAGES, _messages):
+                    registry.requests.sent(target.info, count)
+                    yield message
 
     # --- single operations --------------------------------------------------------------------
 
@@ -238,6 +240,15 @@ class DiscoveryService:
             raise rpc_error(e) from e
         grpc_addresses, https, etcd = self._endpoints()
         return pb.EndpointsResponse(grpc=grpc_addresses, https=https, etcd=etcd)
+
+
+def _messages(items: Sequence[WatchItem]) -> list[tuple[int, Encoded]]:
+    """Messages of a watch, and how many events each tells of: all who are told the same are sent the same bytes."""
+    made = []
+    for part in _parts(items, lambda item: len(item.json)):
+        message = pb.WatchResponse(events=[pb.WatchEvent(type=i.type, json=i.json) for i in part])
+        made.append((len(part), Encoded(message.SerializeToString())))
+    return made
 
 
 def _parts(items: Sequence[T], size: Callable[[T], int]) -> Iterator[Sequence[T]]:

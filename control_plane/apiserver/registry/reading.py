@@ -50,6 +50,7 @@ from rayplane.control_plane.apiserver.watch_cache.watchers import (
     Selection,
     Shared,
     Watcher,
+    line_of,
 )
 from rayplane.storage.env import Env
 
@@ -72,12 +73,19 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class WatchItem:
-    """One event of a watch. `line` is the JSON line of a REST stream, made once for all who share it."""
+    """One event of a watch. `event`: the change that it tells of as it is, with what all who are told share."""
 
     type: str
     json: bytes
     entry: Entry | None = None
-    line: bytes = b""
+    event: Event | None = None
+
+    @property
+    def line(self) -> bytes:
+        """The JSON line of a REST stream."""
+        if self.event is not None and self.entry is not None:
+            return self.event.line(self.type, self.entry)
+        return line_of(self.type, self.json)
 
 
 # The class below has a method `list`, which hides the type inside it.
@@ -350,8 +358,7 @@ class Reader:
 
     def _item(self, info: ResourceInfo, type_: str, entry: Entry, event: Event | None) -> WatchItem:
         if info.is_storage_version and not info.custom:
-            line = event.line(type_, entry) if event is not None else b""
-            return WatchItem(type_, entry.json, entry, line)
+            return WatchItem(type_, entry.json, entry, event)
         return WatchItem(type_, self._kinds.json(info, entry), entry)
 
 

@@ -54,7 +54,7 @@ from rayplane.control_plane.apiserver.rest.presentation import (
 from rayplane.control_plane.apiserver.rest.proxy import Proxy
 from rayplane.control_plane.apiserver.rest.wires import go_on, wants_websocket, websocket
 from rayplane.control_plane.apiserver.tracing.spans import span, spanned
-from rayplane.control_plane.apiserver.watch_cache.watchers import Shared
+from rayplane.control_plane.apiserver.watch_cache.watchers import Shared, line_of
 from rayplane.control_plane.rpc import Network
 from rayplane.control_plane.rpc.http1 import date
 from rayplane.control_plane.tasks import cancel_and_wait
@@ -218,11 +218,11 @@ class ResourceHandler:
             json = self._presenter.metadata(view, item.json) if partial else item.json
             return self._presenter.protobuf_event(item.type, json)
         if view.form == "object" or item.type == "ERROR":
-            return item.line or _line_of(item.type, item.json)
+            return item.line
         if item.type == "BOOKMARK":
-            return _line_of(item.type, self._presenter.bookmark(view, item.json))
+            return line_of(item.type, self._presenter.bookmark(view, item.json))
         shown = self._presenter.event(view, target.info, item.json, self._now(), include=include, first=first)
-        return _line_of(item.type, shown)
+        return line_of(item.type, shown)
 
     # --- writes -------------------------------------------------------------------------------
 
@@ -362,10 +362,6 @@ def _warn(response: web.StreamResponse, warnings: Sequence[str]) -> None:
 def _chunk(lines: Sequence[bytes]) -> bytes:
     """Lines as a piece of a body whose length is not known (RFC 9112, section 7.1)."""
     return b"%x\r\n%b\r\n" % (sum(map(len, lines)), b"".join(lines))
-
-
-def _line_of(type_: str, json: bytes) -> bytes:
-    return b'{"type":"%s","object":%s}\n' % (type_.encode(), json)
 
 
 def _content_type(request: web.BaseRequest) -> str:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.kinds.core.pod_printer import COLUMNS, pod_row, row_conditions
 from rayplane.control_plane.api.kinds.pod_template.affinity import with_label_keys
+from rayplane.control_plane.api.kinds.pod_template.alike import judged_once
 from rayplane.control_plane.api.kinds.pod_template.annotations import fill_profiles
 from rayplane.control_plane.api.kinds.pod_template.defaults import default_pod
 from rayplane.control_plane.api.kinds.pod_template.status import validate_pod_status_update
@@ -90,7 +91,7 @@ RULES = {
         prepare_create=_prepare_create,
         prepare_update=_prepare_update,
         prepare_status_update=_prepare_status_update,
-        validate=validate_pod,
+        validate=judged_once(validate_pod),
         validate_update=validate_pod_update,
         validate_status_update=validate_pod_status_update,
         revalidates=False,

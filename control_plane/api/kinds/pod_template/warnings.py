@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rayplane.control_plane.api.errors import quote
+from rayplane.control_plane.api.kinds.pod_template.alike import judged_once
 from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.machinery.quantity import QuantityError, parse
 from rayplane.control_plane.api.meta import Object
@@ -51,7 +52,12 @@ def warn_of_pod(pod: Object, old: Object | None) -> list[str]:
     if old is not None:
         return []
     what = "this is used in the Pod's hostname, which can result in surprising behavior"
-    return [*_of_name(pod, what), *_of_template(pod, "")]
+    return [*_of_name(pod, what), *_of_content(pod)]
+
+
+@judged_once
+def _of_content(pod: Object) -> list[str]:
+    return [*_of_template(pod, "")]
 
 
 def warn_of_template(*path: str, name: bool = True) -> Warnings:
