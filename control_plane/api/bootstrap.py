@@ -14,6 +14,7 @@ from rayplane.control_plane.api.authorization.bootstrap_policy import (
     role_bindings,
     roles,
 )
+from rayplane.control_plane.api.authorization.controller_policy import ACCOUNTS, NAMESPACE
 from rayplane.control_plane.api.authorization.node_identity import NODE_LEASES
 from rayplane.control_plane.api.bootstrap_flow import flow_schemas, priority_levels
 from rayplane.control_plane.api.claims import LOCAL, REPLICATED
@@ -34,6 +35,14 @@ def _object(api_version: str, kind: str, name: str, **rest: Any) -> Object:
 
 def namespaces() -> list[Object]:
     return [_object("v1", "Namespace", name) for name in NAMESPACES]
+
+
+def service_accounts() -> list[Object]:
+    """The accounts under which controllers write."""
+    found = [_object("v1", "ServiceAccount", account) for account in ACCOUNTS]
+    for account in found:
+        account["metadata"]["namespace"] = NAMESPACE
+    return found
 
 
 def priority_classes() -> list[Object]:
@@ -178,6 +187,7 @@ def bootstrap_objects() -> list[Object]:
     """All of them, in the order to create them in; new objects on every call."""
     return [
         *namespaces(),
+        *service_accounts(),
         *priority_classes(),
         *storage_classes(),
         *ingress_classes(),

@@ -117,6 +117,12 @@ class ApiClient:
         made._may_write, made._claim = may_write, claim
         return made
 
+    def acting(self, user: str) -> "ApiClient":
+        """The same client, whose calls are made as another user, as far as the caller may."""
+        made = copy.copy(self)
+        made._metadata = {**self._metadata, "impersonate-user": user}
+        return made
+
     get = _single(ops.get, idempotent=True)
 
     async def list(

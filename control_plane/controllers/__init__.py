@@ -6,6 +6,8 @@ runs them: shared informers (`caches`), memory of own writes (`expectations`), e
 workers of one controller (`runner`), leadership and life cycle (`manager`). Calls to volume backends (CSI,
 `provisioner`) and metrics APIs (`autoscaler`) belong to the shell too.
 
+The manager reads for all controllers in its own name; each writes as the account of `accounts`, by impersonation.
+
 Does not own: scheduling, pods on nodes, proxies, ingress addresses, admission and defaulting (the API server).
 
 Concurrency: one asyncio loop, no threads. Each controller has one work queue and a bounded number of workers; a key is

@@ -184,7 +184,8 @@ def cluster() -> Policy:
         ("root", ("system:masters",), "delete", "nodes", "", True),
         ("system:kube-scheduler", (), "create", "pods/binding", "", True),
         ("system:kube-scheduler", (), "create", "pods", "", False),
-        ("system:kube-controller-manager", (), "delete", "pods", "", True),
+        ("system:kube-controller-manager", (), "list", "pods", "", True),
+        ("system:kube-controller-manager", (), "delete", "pods", "", False),
         # What a node may do is not said by roles.
         ("system:node:n1", ("system:nodes",), "patch", "nodes/status", "", False),
         ("system:node:n1", ("system:nodes",), "list", "secrets", "", False),

@@ -12,6 +12,7 @@ import pytest_asyncio
 from aiohttp import web
 
 from rayplane.control_plane.api import errors
+from rayplane.control_plane.api.authorization.controller_policy import user_of
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.config import Timing
 from rayplane.control_plane.controllers.autoscaling import metrics
@@ -20,6 +21,9 @@ from rayplane.control_plane.controllers.manager.autoscaler import Metrics
 from tests.apiserver.test_aggregation import Setting, extended
 
 CUSTOM, EXTERNAL = "custom.metrics.k8s.io", "external.metrics.k8s.io"
+
+
+AUTOSCALER = user_of("horizontal-pod-autoscaler")
 
 
 @pytest_asyncio.fixture
@@ -41,7 +45,7 @@ class Asking:
         self.found = answers[self.query]
 
 
-async def asked(setting: Setting, query: Query, user: str = "system:kube-controller-manager") -> Answer:
+async def asked(setting: Setting, query: Query, user: str = AUTOSCALER) -> Answer:
     controller = Asking(query)
     client = setting.stack.client_as(user)
     await Metrics(client, controller, None).observe("k")  # type: ignore[arg-type]
@@ -83,7 +87,7 @@ async def test_a_custom_metric_is_asked_of_who_serves_it(setting: Setting, versi
     query = metrics.pods_query("default", "jobs", "app=web,tier in (a,b)", "queue=x")
     assert await asked(setting, query) == Answer(items)
     (request,) = setting.extension.seen
-    assert request.headers["X-Remote-User"] == "system:kube-controller-manager"
+    assert request.headers["X-Remote-User"] == AUTOSCALER
     told = parse_qs(request.query_string)
     assert told == {"labelSelector": ["app=web,tier in (a,b)"], "metricLabelSelector": ["queue=x"]}
 

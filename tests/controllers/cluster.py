@@ -33,6 +33,7 @@ from rayplane.control_plane.controllers.core import (
 )
 from rayplane.control_plane.controllers.indexes import indexes_of
 from rayplane.control_plane.controllers.volumeprotection import Uses
+from tests.controllers import rights
 from tests.fakes import START, Store
 
 STEPS_MAX = 20_000
@@ -122,6 +123,7 @@ class Cluster(Store):
         n, key = next(iter(self.queue))
         del self.queue[n, key]
         done = self.controllers[n].reconcile(key, self, self.now)
+        rights.check(self.controllers[n], done)
         before = self.version
         if not self.apply(done) or self.version != before:
             self.queue[n, key] = None

@@ -36,6 +36,7 @@ from rayplane.control_plane.controllers.core import (
 from rayplane.control_plane.controllers.indexes import indexes_of
 from rayplane.control_plane.controllers.manager.expectations import Barrier
 from rayplane.control_plane.timings import KUBERNETES
+from tests.controllers import rights
 from tests.controllers.cluster import CONDITIONAL, Cluster
 
 CLAIMS, VOLUMES = "persistentvolumeclaims", "persistentvolumes"
@@ -163,6 +164,7 @@ class Slot:
             self.later(key, wait)
             return
         wanted = self.controller.reconcile(key, self.cache, now)
+        rights.check(self.controller, wanted)
         outcome = self.cluster.carry_out(wanted, self)
         self._expect(key, outcome)
         if (outcome.written or outcome.deleted) and not self.barrier.wait_for(key, now.mono):

@@ -14,6 +14,7 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from rayplane.control_plane.api import errors, meta
+from rayplane.control_plane.api.authorization.controller_policy import user_of
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.signers import REQUESTS
 from rayplane.control_plane.client import ApiClient
@@ -127,7 +128,7 @@ async def test_a_node_joins_with_a_token_and_renews_by_itself(place: Place) -> N
 async def test_only_what_is_approved_is_signed(place: Place) -> None:
     made = await place.client.create(REQUESTS, certificate_request("jane", "jane", "dev"))
     network = MemoryNetwork(place.stack.fabric, "host-of-thief", Identity(CONTROLLER_MANAGER))
-    manager = ApiClient(network, [place.stack.servers[0].grpc_address])
+    manager = ApiClient(network, [place.stack.servers[0].grpc_address]).acting(user_of("certificate-controller"))
     signing = place.signing()
     with pytest.raises(RpcError, match="is not approved"):
         await signing.sign("jane", meta.uid(made))

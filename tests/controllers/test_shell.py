@@ -82,6 +82,18 @@ async def test_a_cache_far_behind_never_makes_pods_twice() -> None:
     assert events <= {"SuccessfulCreate", "SuccessfulDelete"}
 
 
+async def test_each_controller_writes_under_a_name_of_its_own() -> None:
+    store = Store()
+    client = FakeClient(store)
+    add(store, "replicasets.apps", "ReplicaSet", "web", spec={**RS, "replicas": 3})
+    add(store, "namespaces", "Namespace", "ns", metadata={"namespace": ""}, status={"phase": "Active"})
+    async with controllers(client):
+        await until(lambda: len(store.list("pods")) == 3 and bool(store.list("serviceaccounts")))
+        await until(lambda: bool(store.list("events")))
+    names = {"replicaset-controller", "service-account-controller"}
+    assert {(f"system:serviceaccount:kube-system:{name}", "batch") for name in names} == {*client.actors}
+
+
 async def test_an_api_that_fails_is_tried_again() -> None:
     store = Store()
     client = FakeClient(store)

@@ -50,6 +50,8 @@ class FakeClient:
         self.calls: list[str] = []
         self.operations: list[tuple[str, str, str]] = []
         """Writes that were done: verb, resource[/subresource], key."""
+        self.actors: list[tuple[str, str]] = []
+        """Calls that write and were made as somebody else: the user, and the method."""
         self.watched: dict[str, int] = {}
         """Open watches, by resource."""
         self._down = False
@@ -118,6 +120,9 @@ class FakeClient:
 
     def fenced(self, may_write: Callable[[], bool], claim: Callable[[], str] | None = None) -> _Fenced:
         return _Fenced(self, may_write)
+
+    def acting(self, user: str) -> _Acting:
+        return _Acting(self, self.actors, user)
 
     async def get(self, resource: str, name: str, namespace: str = "", *, subresource: str = "") -> Object:
         return await self._call("get", lambda: copied(self.store.require(resource, namespace, name)))
@@ -296,11 +301,26 @@ class FakeClient:
 _Texts = list[str]
 
 
+class _Acting:
+    """The same client, which notes as whom it writes."""
+
+    def __init__(self, client: Any, actors: list[tuple[str, str]], user: str) -> None:
+        self._client, self._actors, self._user = client, actors, user
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _WRITES:
+            self._actors.append((self._user, name))
+        return getattr(self._client, name)
+
+
 class _Fenced:
     """The same client, whose writes are refused, unsent, while `may_write` says no."""
 
     def __init__(self, client: FakeClient, may_write: Callable[[], bool]) -> None:
         self._client, self._may_write = client, may_write
+
+    def acting(self, user: str) -> _Acting:
+        return _Acting(self, self._client.actors, user)
 
     def __getattr__(self, name: str) -> Any:
         call = getattr(self._client, name)

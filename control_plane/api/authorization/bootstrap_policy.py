@@ -1,8 +1,8 @@
 """The RBAC roles and bindings every cluster starts with, as data.
 
-Differences from Kubernetes: controllers share one identity here, so its role covers what Kubernetes
-spreads over a role per controller; and hosts of nodes run the service proxy, the ingress and volume
-replicas too, for which their group has roles.
+Differences from Kubernetes: the controller manager acts as its controllers' accounts, whose roles are in
+`controller_policy`, and needs no tokens of theirs; and hosts of nodes run the service proxy, the ingress and
+volume replicas too, for which their group has roles.
 Source: Kubernetes reference "Using RBAC Authorization", default roles and role bindings.
 """
 
@@ -12,7 +12,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from rayplane.control_plane.api import signers
+from rayplane.control_plane.api.authorization import controller_policy
 from rayplane.control_plane.api.authorization.node_identity import VOLUME_RECORDS_NAMESPACE
+from rayplane.control_plane.api.authorization.policy_rules import ALL as _ALL
+from rayplane.control_plane.api.authorization.policy_rules import EVENTS as _EVENTS
+from rayplane.control_plane.api.authorization.policy_rules import READ as _READ
+from rayplane.control_plane.api.authorization.policy_rules import paths as _paths
+from rayplane.control_plane.api.authorization.policy_rules import rule as _rule
 from rayplane.control_plane.api.authorization.rbac import aggregated_rules
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.identities import CONTROLLER_MANAGER, MASTERS, NODE_HOSTS, NODES, SCHEDULER
@@ -20,9 +26,7 @@ from rayplane.control_plane.identities import CONTROLLER_MANAGER, MASTERS, NODE_
 API_VERSION = "rbac.authorization.k8s.io/v1"
 GROUP = "rbac.authorization.k8s.io"
 INGRESS, VOLUMES = "rayplane:ingress", "rayplane:volumes"
-_READ = ("get", "list", "watch")
 _WRITE = ("create", "delete", "deletecollection", "patch", "update")
-_ALL = ("*",)
 _APPS = ("daemonsets", "deployments", "replicasets", "statefulsets")
 _APPS_SCALE = ("deployments/scale", "replicasets/scale", "statefulsets/scale")
 _AGGREGATE = "rbac.authorization.k8s.io/aggregate-to-"
@@ -30,27 +34,10 @@ _REQUESTS = "system:certificates.k8s.io:certificatesigningrequests"
 _JOINING = "system:bootstrappers:kubeadm:default-node-token"
 
 
-def _rule(verbs: Sequence[str], groups: str, resources: Sequence[str], names: Sequence[str] = ()) -> dict[str, Any]:
-    """A resource rule; `groups` are separated by spaces, `core` is the empty one."""
-    rule: dict[str, Any] = {
-        "verbs": list(verbs),
-        "apiGroups": ["" if one == "core" else one for one in groups.split()],
-        "resources": list(resources),
-    }
-    if names:
-        rule["resourceNames"] = list(names)
-    return rule
-
-
-def _paths(verbs: Sequence[str], *paths: str) -> dict[str, Any]:
-    return {"verbs": list(verbs), "nonResourceURLs": list(paths)}
-
-
 def _approves(signer: str) -> dict[str, Any]:
     return _rule(("approve",), signers.GROUP, ("signers",), (signer,))
 
 
-_EVENTS = _rule(("create", "patch", "update"), "core events.k8s.io", ("events",))
 _DISCOVERY_PATHS = (
     "/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/openapi", "/openapi/*",
     "/readyz", "/version", "/version/",
@@ -133,29 +120,16 @@ _SCHEDULER_RULES = (
     _rule(("create",), "authentication.k8s.io", ("tokenreviews",)),
     _rule(("create",), "authorization.k8s.io", ("subjectaccessreviews",)),
 )  # fmt: skip
-# The garbage collector and the deletion of namespaces have to do with all there is; nobody is impersonated, no right
-# granted, no token made and no command run by controllers.
+# What it does in its own name: it leads, reads for all controllers, and removes tokens of accounts that are gone.
 _CONTROLLER_RULES = (
-    _rule(("delete", "deletecollection", "get", "list", "patch", "update", "watch"), "*", _ALL),
     _EVENTS,
-    _rule(("create",), "core", (
-        "configmaps", "endpoints", "persistentvolumeclaims", "persistentvolumes", "pods", "serviceaccounts",
-    )),
-    _rule(("create",), "apiregistration.k8s.io", ("apiservices",)),
+    _rule(("list", "watch"), "*", _ALL),
+    _rule(("create", "get", "update"), "coordination.k8s.io", ("leases",)),
+    _rule(("get", "delete"), "core", ("secrets",)),
+    _rule(("get",), "core", ("configmaps", "namespaces", "serviceaccounts")),
+    _rule(("create",), "authentication.k8s.io", ("tokenreviews",)),
     _rule(("create",), "authorization.k8s.io", ("subjectaccessreviews",)),
-    # Nobody but the supervisor holds the authority's key, and it signs nothing that is not approved.
-    _approves(signers.KUBELET_CLIENT),
-    _rule(("sign",), signers.GROUP, ("signers",), signers.SIGNERS),
-    _rule(("create",), "apps", ("controllerrevisions", "replicasets")),
-    _rule(("create",), "batch", ("jobs",)),
-    _rule(("create",), "coordination.k8s.io", ("leases",)),
-    _rule(("create",), "discovery.k8s.io", ("endpointslices",)),
-    _rule(("create",), "networking.k8s.io", ("ipaddresses",)),
-    _rule(("create",), "resource.k8s.io", ("resourceclaims",)),
-    _rule(("create",), "snapshot.storage.k8s.io", ("volumesnapshotcontents",)),
-    _rule(("create",), "storage.k8s.io", ("volumeattachments",)),
-    _paths(("get",), "*"),
-)  # fmt: skip
+)
 NODE_RULES = (
     _EVENTS,
     _rule(("create",), "authentication.k8s.io", ("tokenreviews",)),
@@ -204,6 +178,7 @@ _VOLUME_RECORDS_RULES = (
 )
 # What servers of extensions read to authenticate clients.
 _EXTENSION_RULES = (_rule(_READ, "core", ("configmaps",), ("extension-apiserver-authentication",)),)
+_CONTROLLER_ACCOUNTS = "system:kube-controller-manager:accounts"
 _ROLES: tuple[tuple[str, Sequence[dict[str, Any]], dict[str, str]], ...] = (
     ("cluster-admin", (_rule(_ALL, "*", _ALL), _paths(_ALL, "*")), {}),
     ("system:aggregate-to-view", _VIEW_RULES, {_AGGREGATE + "view": "true"}),
@@ -342,6 +317,8 @@ def _aggregated() -> list[Object]:
 def cluster_roles() -> list[Object]:
     """All default ClusterRoles, new objects on every call; aggregated ones carry their rules."""
     roles = [_cluster_role(name, rules, labels) for name, rules, labels in _ROLES]
+    controllers = controller_policy.cluster_rules()
+    roles += [_cluster_role(controller_policy.PREFIX + own, rules, {}) for own, rules in controllers.items()]
     for role in _aggregated():
         role["rules"] = aggregated_rules(role, roles)
         roles.append(role)
@@ -350,7 +327,18 @@ def cluster_roles() -> list[Object]:
 
 def cluster_role_bindings() -> list[Object]:
     """All default ClusterRoleBindings, new objects on every call."""
-    return [_binding("ClusterRoleBinding", name, "ClusterRole", role, subjects) for name, role, subjects in _BINDINGS]
+    found = [_binding("ClusterRoleBinding", name, "ClusterRole", role, subjects) for name, role, subjects in _BINDINGS]
+    return [*found, *(_of_controller("ClusterRole", account) for account in controller_policy.cluster_rules())]
+
+
+def _of_controller(kind: str, account: str, namespace: str = "") -> Object:
+    """The binding of a controller's role to its account."""
+    name = controller_policy.PREFIX + account
+    binding = _binding(f"{kind}Binding", name, kind, name, ())
+    if namespace:
+        binding["metadata"]["namespace"] = namespace
+    subject = {"kind": "ServiceAccount", "name": account, "namespace": controller_policy.NAMESPACE}
+    return {**binding, "subjects": [subject]}
 
 
 def _binding(kind: str, name: str, role_kind: str, role: str, subjects: Sequence[tuple[str, str]]) -> Object:
@@ -374,6 +362,15 @@ def roles() -> list[Object]:
             "kube-public",
             (_rule(("get",), "core", ("configmaps",), ("cluster-info",)),),
         ),
+        _role(
+            _CONTROLLER_ACCOUNTS,
+            controller_policy.NAMESPACE,
+            (_rule(("impersonate",), "core", ("serviceaccounts",), controller_policy.ACCOUNTS),),
+        ),
+        *(
+            _role(controller_policy.PREFIX + account, namespace, rules)
+            for (account, namespace), rules in controller_policy.local_rules().items()
+        ),
     ]
 
 
@@ -385,6 +382,14 @@ def _role(name: str, namespace: str, rules: Sequence[Any]) -> Object:
 
 def role_bindings() -> list[Object]:
     """All default RoleBindings, new objects on every call."""
-    binding = _binding("RoleBinding", VOLUMES, "Role", VOLUMES, (("Group", NODE_HOSTS),))
-    binding["metadata"]["namespace"] = VOLUME_RECORDS_NAMESPACE
-    return [binding]
+    return [
+        _local_binding(VOLUMES, VOLUME_RECORDS_NAMESPACE, ("Group", NODE_HOSTS)),
+        _local_binding(_CONTROLLER_ACCOUNTS, controller_policy.NAMESPACE, ("User", CONTROLLER_MANAGER)),
+        *(_of_controller("Role", account, namespace) for account, namespace in controller_policy.local_rules()),
+    ]
+
+
+def _local_binding(name: str, namespace: str, subject: tuple[str, str]) -> Object:
+    binding = _binding("RoleBinding", name, "Role", name, (subject,))
+    binding["metadata"]["namespace"] = namespace
+    return binding

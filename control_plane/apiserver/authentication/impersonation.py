@@ -5,6 +5,7 @@ Source: Kubernetes reference "Authenticating", user impersonation.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import unquote
 
 from rayplane.control_plane.api.authorization.rbac import Attributes
@@ -15,6 +16,9 @@ from rayplane.control_plane.identities import SERVICE_ACCOUNT_PREFIX
 
 _USER, _GROUP, _UID, _EXTRA = "impersonate-user", "impersonate-group", "impersonate-uid", "impersonate-extra-"
 _AUTHENTICATION = "authentication.k8s.io"
+PREFIX = "impersonate-"
+"""Of the headers, in lower case."""
+_REMEMBERED = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +58,17 @@ class Impersonation:
 
 def asked_for(headers: Iterable[tuple[str, str]]) -> Impersonation | None:
     """What a request's headers ask for; None when nothing. BadRequest when it makes no sense."""
+    found = tuple((key, value) for header, value in headers if (key := header.lower()).startswith(PREFIX))
+    return _asked_for(found) if found else None
+
+
+# The controller manager asks for the same few in all its calls.
+@lru_cache(maxsize=_REMEMBERED)
+def _asked_for(headers: tuple[tuple[str, str], ...]) -> Impersonation | None:
     user = uid = ""
     groups: list[str] = []
     extra: dict[str, tuple[str, ...]] = {}
-    for header, value in headers:
-        key = header.lower()
-        if not key.startswith("impersonate-"):
-            continue
+    for key, value in headers:
         if key == _USER:
             user = user or value
         elif key == _GROUP:

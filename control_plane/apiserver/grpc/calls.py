@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from rayplane.control_plane.api.errors import ApiError, NotFound, Timeout
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
+from rayplane.control_plane.apiserver.authentication.impersonation import PREFIX
 from rayplane.control_plane.apiserver.authorization.authorizer import MAY_COME_FIRST
 from rayplane.control_plane.apiserver.grpc.auditing import CALLER, CallAudit
 from rayplane.control_plane.apiserver.grpc.errors import rpc_error
@@ -46,11 +47,12 @@ class Calls:
         user = await self.registry.authenticator.of_call(context)
         metadata = context.metadata
         leadership.CLAIMED.set(leadership.Claim.of(metadata))
-        if not any(name.startswith("impersonate-") for name in metadata):
+        asked = [(name, value) for name, value in metadata.items() if name.startswith(PREFIX)]
+        if not asked:
             return user
         headers = [
             (name, part)
-            for name, value in metadata.items()
+            for name, value in asked
             for part in (value.split(",") if name.startswith(_LISTS) else (value,))
         ]
         acting = await self.registry.authorizer.acting(user, headers)

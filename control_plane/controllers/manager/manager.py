@@ -7,11 +7,13 @@ import logging
 from collections.abc import Iterable, Sequence
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.authorization.controller_policy import user_of
 from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition import CRDS
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ApiClient, EventRecorder, LeaderElector, QueueMetrics, workqueue
 from rayplane.control_plane.component_base.debugging import serve
 from rayplane.control_plane.component_base.metrics import Family
+from rayplane.control_plane.controllers.accounts import ACCOUNTS
 from rayplane.control_plane.controllers.autoscaling.horizontal import HorizontalController
 from rayplane.control_plane.controllers.catalog import build_controllers
 from rayplane.control_plane.controllers.config import LEASE_NAME, ControllersConfig
@@ -37,7 +39,7 @@ from rayplane.control_plane.controllers.garbagecollector import GarbageCollector
 from rayplane.control_plane.controllers.manager.autoscaler import Metrics, Rescaler
 from rayplane.control_plane.controllers.manager.caches import Caches
 from rayplane.control_plane.controllers.manager.certificates import Certificates
-from rayplane.control_plane.controllers.manager.executor import Executor
+from rayplane.control_plane.controllers.manager.executor import Executor, Handler
 from rayplane.control_plane.controllers.manager.live_reads import LiveReads
 from rayplane.control_plane.controllers.manager.migrator import Migrator
 from rayplane.control_plane.controllers.manager.namespace_purger import NamespacePurger
@@ -118,52 +120,62 @@ class Term:
         queues: dict[str, QueueMetrics] | None = None,
         story: Story | None = None,
     ) -> None:
-        self._config, self._env, self._client = config, env, client
+        self._config, self._env, self._root = config, env, client
         self._story = Story() if story is None else story
         self._queues = {} if queues is None else queues
         self._caches = Caches(client)
         self._recorders: list[EventRecorder] = []
         self._provisioner = Provisioner(network, timeout_s=config.csi_timeout_s)
         self._snapshotter = Snapshotter(self._provisioner)
-        self._purger = NamespacePurger(client, env.clock.now)
-        self._migrator = Migrator(client)
-        self._live = LiveReads(client)
-        self._rescaler = Rescaler(client)
-        self._counter = QuotaCounter(client, env.clock.now)
-        self._certificates = Certificates(client, network, signers=config.discovery)
+        self._clients: dict[str, ApiClient] = {"": client}
+        """By account; the manager's own."""
+        self._certificates = Certificates(self._of("csrsigning"), network, signers=config.discovery)
         self._controllers: Sequence[Controller] = build_controllers(config)
         self._runners = [self._runner(c) for c in self._controllers]
         # What became last of each definition, by its uid: as many as there are definitions, however often they change.
         self._crds: dict[str, tuple[str, Object]] = {}
         self._crds_changed = asyncio.Event()
 
+    def _of(self, controller: str) -> ApiClient:
+        """The client of a controller, who writes under a name of its own."""
+        account = ACCOUNTS[controller]
+        if account not in self._clients:
+            self._clients[account] = self._root.acting(user_of(account))
+        return self._clients[account]
+
+    def _specials(self, client: ApiClient) -> dict[type, Handler]:
+        """The outside parts of actions, of who asks for them."""
+        live, now = LiveReads(client), self._env.clock.now
+        return {
+            Provision: self._provisioner.provision,
+            DeleteVolume: self._provisioner.delete_volume,
+            Expand: self._provisioner.expand,
+            IfUnclaimed: live.unclaimed,
+            IfUnused: live.unused,
+            TakeSnapshot: self._snapshotter.take,
+            DeleteSnapshot: self._snapshotter.delete,
+            PurgeNamespace: NamespacePurger(client, now).purge,
+            Recount: QuotaCounter(client, now).recount,
+            ApproveCertificate: self._certificates.approve,
+            SignCertificate: self._certificates.sign,
+            Migrate: Migrator(client).migrate,
+            Rescale: Rescaler(client).rescale,
+        }
+
     def _runner(self, controller: Controller) -> ControllerRunner:
-        recorder = EventRecorder(self._client, self._env, component=controller.component)
+        client = self._of(controller.name)
+        recorder = EventRecorder(client, self._env, component=controller.component)
         self._recorders.append(recorder)
         executor = Executor(
-            self._client,
+            client,
             recorder,
             self._caches.view,
             batch_size=self._config.batch_size,
-            specials={
-                Provision: self._provisioner.provision,
-                DeleteVolume: self._provisioner.delete_volume,
-                Expand: self._provisioner.expand,
-                IfUnclaimed: self._live.unclaimed,
-                IfUnused: self._live.unused,
-                TakeSnapshot: self._snapshotter.take,
-                DeleteSnapshot: self._snapshotter.delete,
-                PurgeNamespace: self._purger.purge,
-                Recount: self._counter.recount,
-                ApproveCertificate: self._certificates.approve,
-                SignCertificate: self._certificates.sign,
-                Migrate: self._migrator.migrate,
-                Rescale: self._rescaler.rescale,
-            },
+            specials=self._specials(client),
         )
         observe = None
         if isinstance(controller, HorizontalController):
-            observe = Metrics(self._client, controller, self._caches.view).observe
+            observe = Metrics(client, controller, self._caches.view).observe
         return ControllerRunner(
             controller,
             self._caches,

@@ -1,0 +1,57 @@
+"""The names under which controllers write: accounts in kube-system whose roles let them do that and no more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+#: By the controller's name; the manager's own name where it is empty.
+ACCOUNTS: Final[Mapping[str, str]] = {
+    "apiservices": "apiservice-registration-controller",
+    "bootstrapsigner": "bootstrap-signer",
+    "clusterroleaggregation": "clusterrole-aggregation-controller",
+    "cronjob": "cronjob-controller",
+    "csrapproving": "certificate-controller",
+    "csrcleaner": "certificate-controller",
+    "csrsigning": "certificate-controller",
+    "daemonset": "daemon-set-controller",
+    "deployment": "deployment-controller",
+    "device-taint-eviction": "device-taint-eviction-controller",
+    "disruption": "disruption-controller",
+    "endpoints": "endpoint-controller",
+    "endpointslice": "endpointslice-controller",
+    "endpointslicemirroring": "endpointslicemirroring-controller",
+    "ephemeral-volume": "ephemeral-volume-controller",
+    "flowschema": "flowschema-controller",
+    "garbagecollector": "generic-garbage-collector",
+    "horizontalpodautoscaling": "horizontal-pod-autoscaler",
+    "job": "job-controller",
+    "job-orphaned-pods": "job-controller",
+    "legacy-serviceaccount-token-cleaner": "legacy-service-account-token-cleaner",
+    "loadbalancer": "service-controller",
+    "namespace": "namespace-controller",
+    "nodeipam": "node-controller",
+    "nodelifecycle": "node-controller",
+    "persistentvolume-attach-detach": "attachdetach-controller",
+    "persistentvolume-binder": "persistent-volume-binder",
+    "persistentvolume-expander": "expand-controller",
+    "persistentvolumeclaim-binder": "persistent-volume-binder",
+    "persistentvolumeclaims-protection": "pvc-protection-controller",
+    "persistentvolumes-protection": "pv-protection-controller",
+    "podgc": "pod-garbage-collector",
+    "podgroup-protection-controller": "podgroup-protection-controller",
+    "replicaset": "replicaset-controller",
+    "replicationcontroller": "replication-controller",
+    "resourceclaim": "resource-claim-controller",
+    "resourcequota": "resourcequota-controller",
+    "rootca": "root-ca-cert-publisher",
+    "service-cidr-controller": "service-cidrs-controller",
+    "serviceaccount": "service-account-controller",
+    "serviceaccount-token": "",
+    "statefulset": "statefulset-controller",
+    "storageversionmigrator": "storage-version-migrator-controller",
+    "tainteviction": "node-controller",
+    "tokencleaner": "token-cleaner",
+    "ttl": "ttl-controller",
+    "volumesnapshot": "snapshot-controller",
+}
