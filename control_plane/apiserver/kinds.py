@@ -66,17 +66,19 @@ class Kinds:
 
     def find(self, group: str, version: str, plural: str) -> ResourceInfo:
         """The resource; an empty version is the group's preferred one. NotFound as for an unknown path."""
-        info: ResourceInfo | None
-        if version:
-            info = self.registry.lookup(group, version, plural)
-        else:
-            try:
-                info = self.registry.by_name(f"{plural}.{group}" if group else plural)
-            except LookupError:
-                info = None
+        info = self.served(group, version, plural)
         if info is None:
             raise NotFound("the server could not find the requested resource", details={})
         return info
+
+    def served(self, group: str, version: str, plural: str) -> ResourceInfo | None:
+        """As `find`; None for what is not served."""
+        if version:
+            return self.registry.lookup(group, version, plural)
+        try:
+            return self.registry.by_name(f"{plural}.{group}" if group else plural)
+        except LookupError:
+            return None
 
     def named(self, name: str) -> ResourceInfo:
         """The stored form of `pods` or `deployments.apps`."""

@@ -48,7 +48,7 @@ class _Malformed(ValueError):
 
 def media_type(content_type: str) -> str:
     """`application/json` of `Application/JSON; charset=utf-8`; JSON where none is given."""
-    return content_type.partition(";")[0].strip().lower() or JSON
+    return JSON if content_type == JSON else content_type.partition(";")[0].strip().lower() or JSON
 
 
 def decode(body: bytes, content_type: str = JSON, *, kind: str = "") -> Object:
@@ -144,9 +144,9 @@ def conform_patched(
             obj[name] = part[name]
         else:
             obj.pop(name, None)
-    errors = strict_errors(unknown, list(doubled))
-    if field_validation == "Ignore":
+    if field_validation == "Ignore" or not (unknown or doubled):
         return []
+    errors = strict_errors(unknown, list(doubled))
     if errors and field_validation == "Strict":
         raise _bad_patch(obj, patch, strict_message(errors))
     return errors

@@ -19,6 +19,7 @@ from typing import Any, Final, NoReturn
 import orjson
 
 from rayplane.control_plane.api.machinery import quantity
+from rayplane.control_plane.api.machinery.remembering import remembered
 from rayplane.control_plane.api.machinery.schema import (
     ANY,
     BOOL,
@@ -254,6 +255,11 @@ def _time(text: Any, *, micro: bool) -> str:
     if type(text) is not str:
         what = _json_type(text)
         raise DecodeError(f"json: cannot unmarshal {what} into Go value of type string")
+    return _moment(text, micro)
+
+
+@remembered(4096)
+def _moment(text: str, micro: bool) -> str:
     layout = "2006-01-02T15:04:05.000000Z07:00" if micro else "2006-01-02T15:04:05Z07:00"
     try:
         if not _TIME.match(text):

@@ -6,6 +6,7 @@ Source: `plugin/pkg/admission/noderestriction`.
 """
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import NoReturn
 
 from rayplane.control_plane.api import meta
@@ -39,6 +40,8 @@ _KUBELET_LABELS = frozenset(
     }
 )
 _KUBELET_DOMAINS = ("kubelet.kubernetes.io", "node.kubernetes.io")
+# Callers whose texts are remembered.
+_CALLED_MAX = 1024
 _CLAIM_STATUS = ("capacity", "conditions", "allocatedResourceStatuses", "allocatedResources")
 
 
@@ -72,6 +75,11 @@ class NodeRestriction:
                 check.slice()
 
 
+@lru_cache(_CALLED_MAX)
+def _called(nodes: frozenset[str]) -> str:
+    return quote(nodes_text(nodes))
+
+
 class _Check:
     """One request of `nodes`."""
 
@@ -79,7 +87,7 @@ class _Check:
         self._lookup = lookup
         self._request = request
         self._nodes = nodes
-        self._who = quote(nodes_text(nodes))
+        self._who = _called(nodes)
 
     def must_be_own(self, text: str) -> None:
         request = self._request

@@ -154,6 +154,8 @@ class Authorizer:
                 reasons.append(decision.reason)
             of_kind = of_kind and decision.of_kind
             if decision.allowed or decision.denied:
+                if of_kind == decision.of_kind and reasons in ([], [decision.reason]):
+                    return decision  # nobody else had anything to say
                 return replace(decision, reason="\n".join(reasons), of_kind=of_kind)
         return rbac.Decision(False, "\n".join(reasons))
 

@@ -11,7 +11,8 @@ from rayplane.proto.rayplane.v1 import objects_pb2 as pb
 
 Do = Callable[[pb.Operation], Awaitable[pb.Result]]
 
-ANYTHING = 8
+# What comes together sets out in one round of raft; a queue holds more than these where there are no seats for them.
+ANYTHING = 32
 # What is small and under way together becomes one transaction: the more the better.
 SMALL = 64
 _SMALL = frozenset({"leases", "nodes", "events"})

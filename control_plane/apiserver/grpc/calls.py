@@ -91,6 +91,15 @@ class Calls:
     def measured(self, verb: str, ref: pb.ResourceRef, user: User) -> "Measured":
         return Measured(self.registry, verb, ref, user)
 
+    def known_target(self, verb: str, ref: pb.ResourceRef) -> Target | None:
+        """As `target`; None for what is not known to be served."""
+        target = self.registry.known_target(
+            ref.group, ref.version, ref.resource, namespace=ref.namespace, name=ref.name, subresource=ref.subresource
+        )
+        if target is not None:
+            check_scope(target, verb)
+        return target
+
     async def target(self, verb: str, ref: pb.ResourceRef) -> Target:
         target = await self.registry.target(
             ref.group,
@@ -120,11 +129,13 @@ class Calls:
 class Measured:
     """The time and the outcome of one operation; its steps, too, while somebody follows."""
 
-    __slots__ = ("_began", "_following", "_ref", "_registry", "_trace", "_user", "_verb")
+    __slots__ = ("_began", "_following", "_ref", "_registry", "_trace", "_user", "_verb", "info")
 
     def __init__(self, registry: ObjectRegistry, verb: str, ref: pb.ResourceRef, user: User) -> None:
         self._registry, self._verb, self._ref, self._user = registry, verb, ref, user
         self._trace: Trace | None = None
+        self.info: ResourceInfo | None = None
+        """What it is about, once that is known."""
 
     def __enter__(self) -> None:
         loop = asyncio.get_running_loop()
@@ -136,9 +147,10 @@ class Measured:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         ref, verb = self._ref, self._verb
-        info: ResourceInfo | None = None
-        with contextlib.suppress(NotFound):
-            info = self._registry.kinds.find(ref.group, ref.version, ref.resource)
+        info = self.info
+        if info is None:
+            with contextlib.suppress(NotFound):
+                info = self._registry.kinds.find(ref.group, ref.version, ref.resource)
         seconds = asyncio.get_running_loop().time() - self._began
         streams = verb == "watch" or ref.subresource in _STREAMS
         code = _code(verb, error, streams=streams)

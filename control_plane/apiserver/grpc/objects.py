@@ -52,6 +52,13 @@ class ObjectsService:
         self._calls = calls
         self._registry = calls.registry
         self._body_bytes = body_bytes
+        self._verbs: dict[str, Callable[[User, Target, Any, Context], Awaitable[Answer]]] = {
+            "get": self._get,
+            "create": self._create,
+            "update": self._update,
+            "patch": self._patch,
+            "delete": self._delete,
+        }
 
     async def Get(self, request: pb.GetRequest, context: Context) -> pb.Object:
         return await self._one(context, "get", request)
@@ -179,13 +186,15 @@ class ObjectsService:
     async def _run(self, user: User, context: Context, verb: str, request: Any) -> Answer:
         """One operation, followed by the audit log."""
         calls = self._calls
-        run: Callable[[User, Target, Any, Context], Awaitable[Answer]] = getattr(self, f"_{verb}")
-        with calls.measured(verb, request.ref, user), calls.audit.follow(user, context, verb, request) as trail:
+        ref = request.ref
+        measured = calls.measured(verb, ref, user)
+        with measured, calls.audit.follow(user, context, verb, request) as trail:
             try:
-                target = await calls.target(verb, request.ref)
-                answer = await run(user, target, request, context)
+                target = calls.known_target(verb, ref) or await calls.target(verb, ref)
+                measured.info = target.info
+                answer = await self._verbs[verb](user, target, request, context)
             except ApiError as e:
-                await calls.may_be_told(e, user, verb, request.ref)
+                await calls.may_be_told(e, user, verb, ref)
                 raise
             if trail is not None:
                 trail.end(201 if verb == "create" else 200, answer.json, _JSON)

@@ -197,14 +197,23 @@ class ObjectRegistry:
         subresource: str = "",
     ) -> Target:
         """What a request names. NotFound for what is not served, BadRequest for what can be no name."""
-        try:
-            info = self.kinds.find(group, version, plural)
-        except NotFound:
-            if "." not in group:
-                raise
+        named = {"namespace": namespace, "name": name, "subresource": subresource}
+        if found := self.known_target(group, version, plural, **named):
+            return found
+        if "." in group:
             # It may have been defined just now, through another server.
             await self.custom.catch_up()
-            info = self.kinds.find(group, version, plural)
+            if found := self.known_target(group, version, plural, **named):
+                return found
+        raise NotFound("the server could not find the requested resource", details={})
+
+    def known_target(
+        self, group: str, version: str, plural: str, *, namespace: str = "", name: str = "", subresource: str = ""
+    ) -> Target | None:
+        """As `target`; None for what is not known to be served."""
+        info = self.kinds.served(group, version, plural)
+        if info is None:
+            return None
         if subresource and subresource not in info.subresources:
             raise NotFound("the server could not find the requested resource", details={})
         for what, value in (("Name", name), ("Namespace", namespace)):

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import lru_cache
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import Conflict
@@ -23,6 +24,8 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.proto.etcd import kv_pb2, rpc_pb2
 
 NODES = "kube-node-lease"
+# Leaders that write at the same time.
+_CLAIMS_MAX = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +43,12 @@ class Claim:
 
     def holds(self) -> rpc_pb2.Compare:
         """The Lease is held so."""
-        value, equal = rpc_pb2.Compare.VALUE, rpc_pb2.Compare.EQUAL
-        return rpc_pb2.Compare(key=_key(self.lease), target=value, result=equal, value=self.term.encode())
+        return _condition(self)
 
     @property
     def look(self) -> rpc_pb2.RequestOp:
         """Shows how it is held."""
-        return rpc_pb2.RequestOp(request_range=rpc_pb2.RangeRequest(key=_key(self.lease)))
+        return _question(self)
 
     def check(self, kvs: Sequence[kv_pb2.KeyValue]) -> None:
         """Raises Conflict when `look` showed that the Lease is held otherwise."""
@@ -55,6 +57,20 @@ class Claim:
                 f"the Lease {self.lease} is not held as the writer claims ({self.term}): it does not lead any more, "
                 "and nothing was done"
             )
+
+
+# A leader claims the same with each write. Nobody changes these messages.
+
+
+@lru_cache(_CLAIMS_MAX)
+def _condition(claim: Claim) -> rpc_pb2.Compare:
+    value, equal = rpc_pb2.Compare.VALUE, rpc_pb2.Compare.EQUAL
+    return rpc_pb2.Compare(key=_key(claim.lease), target=value, result=equal, value=claim.term.encode())
+
+
+@lru_cache(_CLAIMS_MAX)
+def _question(claim: Claim) -> rpc_pb2.RequestOp:
+    return rpc_pb2.RequestOp(request_range=rpc_pb2.RangeRequest(key=_key(claim.lease)))
 
 
 CLAIMED: ContextVar[Claim | None] = ContextVar("claimed leadership", default=None)

@@ -18,15 +18,33 @@ class Lookup:
     def __init__(self, kinds: Kinds, hub: WatchHub) -> None:
         self._kinds = kinds
         self._hub = hub
+        self._caches: dict[str, ResourceCache] = {}
+        self._at = -1  # the hub's beginnings when these were found
         self._lists: dict[tuple[str, str], tuple[ResourceCache, int, list[Object]]] = {}
 
     def resource(self, resource: str) -> ResourceInfo:
         """A resource in its stored form."""
         return self._kinds.named(resource)
 
+    async def _cache(self, resource: str) -> ResourceCache:
+        return await self._hub.cache(self._kinds.named(resource))
+
+    def _known(self, resource: str) -> ResourceCache | None:
+        """The cache of a resource, where it is loaded."""
+        beginnings = self._hub.beginnings
+        if self._at != beginnings:
+            self._at = beginnings
+            self._caches.clear()
+        found = self._caches.get(resource)
+        if found is None:
+            found = self._hub.peek(self._kinds.named(resource))
+            if found is not None:
+                self._caches[resource] = found
+        return found
+
     async def get(self, resource: str, name: str, namespace: str = "") -> Object | None:
         """The object. What is not there is looked for once more after the cache has caught up with etcd."""
-        cache = await self._hub.cache(self._kinds.named(resource))
+        cache = await self._cache(resource) if (known := self._known(resource)) is None else known
         entry = cache.get(namespace, name)
         if entry is None:
             await self._hub.fresh()
@@ -43,13 +61,12 @@ class Lookup:
 
     async def list(self, resource: str, namespace: str = "") -> list[Object]:
         """All objects as the cache has them, in the order of their keys."""
-        info = self._kinds.named(resource)
-        cache = self._hub.peek(info) or await self._hub.cache(info)
+        cache = await self._cache(resource) if (known := self._known(resource)) is None else known
         if not len(cache):
             return []
-        known = self._lists.get((resource, namespace))
-        if known is not None and known[0] is cache and known[1] == cache.changes:
-            return [*known[2]]
+        kept = self._lists.get((resource, namespace))
+        if kept is not None and kept[0] is cache and kept[1] == cache.changes:
+            return [*kept[2]]
         found = [e.object for e in cache.select(Selection(namespace=namespace))]
         if len(found) <= _SHORT:
             if len(self._lists) >= _REMEMBERED_MAX:
