@@ -38,6 +38,7 @@ ACCOUNTS: Final[Mapping[str, str]] = {
     "persistentvolumeclaim-binder": "persistent-volume-binder",
     "persistentvolumeclaims-protection": "pvc-protection-controller",
     "persistentvolumes-protection": "pv-protection-controller",
+    "podcertificaterequestcleaner": "podcertificaterequestcleaner",
     "podgc": "pod-garbage-collector",
     "podgroup-protection-controller": "podgroup-protection-controller",
     "replicaset": "replicaset-controller",
@@ -53,5 +54,6 @@ ACCOUNTS: Final[Mapping[str, str]] = {
     "tainteviction": "node-controller",
     "tokencleaner": "token-cleaner",
     "ttl": "ttl-controller",
+    "volumeattributesclass-protection-controller": "volumeattributesclass-protection-controller",
     "volumesnapshot": "snapshot-controller",
 }

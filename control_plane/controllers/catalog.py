@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rayplane.control_plane.controllers.apiservices import ApiServiceController
 from rayplane.control_plane.controllers.attachdetach import AttachDetachController
+from rayplane.control_plane.controllers.attributesclassprotection import AttributesClassProtection
 from rayplane.control_plane.controllers.autoscaling.horizontal import HorizontalController
 from rayplane.control_plane.controllers.bootstrapsigner import BootstrapSigner
 from rayplane.control_plane.controllers.claims import ClaimController
@@ -32,6 +33,7 @@ from rayplane.control_plane.controllers.nodeipam import NodeIpamController
 from rayplane.control_plane.controllers.nodelifecycle import NodeLifecycleController
 from rayplane.control_plane.controllers.nodettl import NodeTtlController
 from rayplane.control_plane.controllers.persistentvolumes import VolumeController
+from rayplane.control_plane.controllers.podcertificatecleaner import PodCertificateCleaner
 from rayplane.control_plane.controllers.podgc import PodGCController
 from rayplane.control_plane.controllers.podgroupprotection import PodGroupProtectionController
 from rayplane.control_plane.controllers.replicaset import ReplicaSetController
@@ -82,9 +84,7 @@ def build_controllers(config: ControllersConfig) -> list[Controller]:
         ApiServiceController(),
         FlowSchemaController(),
         ClusterRoleAggregation(coalesce_s=coalesce),
-        CertificateCleaner(),
-        TokenCleaner(),
-        LegacyTokenCleaner(),
+        *_cleaners(),
         ResourceQuotaController(config.garbage_collected),
         PodGroupProtectionController(),
         PodGCController(timing, terminated_max=config.terminated_pods_max),
@@ -109,7 +109,12 @@ def _of_volumes(timing: Timing) -> list[Controller]:
         AttachDetachController(timing),
         ProtectionController(resource="persistentvolumeclaims"),
         ProtectionController(resource="persistentvolumes"),
+        AttributesClassProtection(),
     ]
+
+
+def _cleaners() -> list[Controller]:
+    return [CertificateCleaner(), PodCertificateCleaner(), TokenCleaner(), LegacyTokenCleaner()]
 
 
 def _of_devices(coalesce_s: float) -> list[Controller]:

@@ -37,6 +37,7 @@ from rayplane.control_plane.controllers.core import (
     Delete,
     Event,
     Moment,
+    Patch,
     Result,
     UpdateStatus,
     View,
@@ -109,10 +110,12 @@ class DaemonSetController(BaseController):
             return result([*kept.steps, *claimed.steps])
         current = history.find_equal(kept.owned, history.revision_data(ds))
         if current is None:
-            return result([history.new_revision(ds, kept.owned, view=view, hash_label=HASH)])
+            return result([history.new_revision(ds, kept.owned, view=view, owners=SETS, hash_label=HASH)])
         newest = history.next_number(kept.owned) - 1
         if history.number_of(current) < newest:
             return result([history.renumbered(current, newest + 1)])
+        if doubled := history.doubles(kept.owned, current):
+            return result(_relabelled(claimed.owned, doubled, current), [Delete(history.REVISIONS, r) for r in doubled])
         nodes = _Nodes(ds, view.list("nodes"), failed=self._failed.setdefault(meta.uid(ds), {}))
         return _Sync(ds, claimed.owned, kept.owned, current=current, nodes=nodes, now=now).run()
 
@@ -361,6 +364,18 @@ class _Sync:
         status.update({field: count for field, count in optional.items() if count})
         kept = {k: v for k, v in meta.status(self.ds).items() if k in ("collisionCount", "conditions")}
         return {**status, **kept}
+
+
+def _relabelled(pods: Sequence[Object], doubled: Sequence[Object], current: Object) -> list[Patch]:
+    """Pods of revisions that say the same as the current one become its own: they need no new template."""
+    theirs, wanted = {meta.labels(one).get(HASH) for one in doubled} - {None}, meta.labels(current).get(HASH)
+    return [
+        Patch(
+            "pods", meta.namespace(pod), meta.name(pod), {"metadata": {"uid": meta.uid(pod), "labels": {HASH: wanted}}}
+        )
+        for pod in pods
+        if meta.labels(pod).get(HASH) in theirs
+    ]
 
 
 def _age(pod: Object) -> tuple[bool, str, str]:

@@ -18,11 +18,10 @@ from rayplane.control_plane.api.machinery.schema import definition_of
 from rayplane.control_plane.api.machinery.strict import DecodeError, conform
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.controllers.adoption import Claim, claim, selector_of
-from rayplane.control_plane.controllers.core import Create, Delete, Update, View
+from rayplane.control_plane.controllers.core import Create, Delete, Update, UpdateStatus, View
 from rayplane.control_plane.controllers.templates import normalized, safe_hash
 
 REVISIONS = "controllerrevisions.apps"
-_COLLISIONS_MAX = 100
 _NOT_COPIED = frozenset({TEMPLATE_GENERATION})
 _TEMPLATES = definition_of("v1", "PodTemplate")
 
@@ -99,16 +98,25 @@ def _as_understood(template: dict[str, Any]) -> dict[str, Any]:
     return full
 
 
-def new_revision(owner: Object, revisions: Sequence[Object], *, view: View, hash_label: str) -> Create:
-    """A write for the revision of the owner's present template, under a name that nobody has."""
+def doubles(revisions: Sequence[Object], current: Object) -> list[Object]:
+    """Other revisions of the same template as the current one, as written."""
+    wanted = _as_written(_template(current.get("data")))
+    others = (one for one in in_order(revisions) if meta.uid(one) != meta.uid(current))
+    return [one for one in others if _as_written(_template(one.get("data"))) == wanted]
+
+
+def new_revision(
+    owner: Object, revisions: Sequence[Object], *, view: View, owners: str, hash_label: str
+) -> Create | UpdateStatus:
+    """A write for the revision of the owner's present template; where another has its name, one of the owner's status
+    that gives it another name next time."""
     # Always the same bytes for the same template, in whatever order its fields were written.
     data = orjson.loads(orjson.dumps(revision_data(owner), option=orjson.OPT_SORT_KEYS))
-    digest = name = ""
-    for collisions in range(_COLLISIONS_MAX):
-        digest = safe_hash(data, collisions)
-        name = f"{meta.name(owner)[:223]}-{digest}"
-        if view.get(REVISIONS, meta.namespace(owner), name) is None:
-            break
+    collisions = meta.status(owner).get("collisionCount") or 0
+    digest = safe_hash(data, collisions)
+    name = f"{meta.name(owner)[:223]}-{digest}"
+    if view.get(REVISIONS, meta.namespace(owner), name) is not None:
+        return UpdateStatus(owners, {**owner, "status": {**meta.status(owner), "collisionCount": collisions + 1}})
     labels = (meta.spec(owner).get("template") or {}).get("metadata", {}).get("labels") or {}
     notes = {k: v for k, v in meta.annotations(owner).items() if k not in _NOT_COPIED}
     own: dict[str, Any] = {

@@ -93,6 +93,14 @@ def by_bound_volume(claim: Object) -> Iterable[str]:
     return (name,) if name else ()
 
 
+def attributes_classes_of(o: Object) -> tuple[str, ...]:
+    """The VolumeAttributesClasses that a claim or a volume names: that it has, and that it is to have."""
+    spec, status = meta.spec(o), meta.status(o)
+    target = (status.get("modifyVolumeStatus") or {}).get("targetVolumeAttributesClassName")
+    found = (spec.get("volumeAttributesClassName"), status.get("currentVolumeAttributesClassName"), target)
+    return tuple(dict.fromkeys(name for name in found if name))
+
+
 def by_attached_volume(attachment: Object) -> Iterable[str]:
     name = (meta.spec(attachment).get("source") or {}).get("persistentVolumeName")
     return (name,) if name else ()
@@ -121,8 +129,8 @@ _EXTRA: Mapping[str, Mapping[str, Index]] = {
     "services": {"selector": by_selector},
     "replicasets.apps": {"orphan": orphans},
     "controllerrevisions.apps": {"orphan": orphans},
-    "persistentvolumes": {"claimref": by_claim_ref},
-    "persistentvolumeclaims": {"volume": by_bound_volume},
+    "persistentvolumes": {"claimref": by_claim_ref, "attributesclass": attributes_classes_of},
+    "persistentvolumeclaims": {"volume": by_bound_volume, "attributesclass": attributes_classes_of},
     "volumeattachments.storage.k8s.io": {"volume": by_attached_volume, "node": by_attached_node},
 }  # fmt: skip
 

@@ -105,7 +105,7 @@ class StatefulSetController(BaseController):
         if update is None:
             if meta.is_deleting(sts):
                 return NOTHING
-            return result([history.new_revision(sts, revisions, view=view, hash_label=HASH_LABEL)])
+            return result([history.new_revision(sts, revisions, view=view, owners=SETS, hash_label=HASH_LABEL)])
         if history.number_of(update) < history.next_number(revisions) - 1:
             return result([history.renumbered(update, history.next_number(revisions))])
         return _Sync(sts, claimed.owned, revisions, update=update, view=view, now=now).run()

@@ -16,6 +16,7 @@ from rayplane.control_plane.controllers.garbagecollector import GarbageCollector
 from tests.controllers.cluster import Cluster
 
 SETS, REVISIONS = "daemonsets.apps", "controllerrevisions.apps"
+HASH = "controller-revision-hash"
 
 
 def template(image: str = "a:1", **spec: Any) -> dict[str, Any]:
@@ -389,6 +390,50 @@ def test_revisions_that_pods_still_have_count_towards_the_limit() -> None:
         run(cluster)
         set_image(cluster, image)
     assert numbers(cluster) == [1, 4]
+
+
+def double(cluster: Cluster, revision: meta.Object, number: int) -> None:
+    """Another revision of the same template."""
+    labels = {**meta.labels(revision), HASH: "double"}
+    own = {"labels": labels, "ownerReferences": revision["metadata"]["ownerReferences"]}
+    cluster.add(REVISIONS, "agent-double", metadata=own, data=revision["data"], revision=number)
+
+
+def test_revisions_that_say_the_same_become_one_and_no_pod_is_restarted() -> None:
+    cluster = daemons(2)
+    run(cluster)
+    (first,) = cluster.list(REVISIONS)
+    before = {meta.uid(pod) for pod in cluster.pods()}
+    double(cluster, first, 2)
+    run(cluster)
+    (left,) = cluster.list(REVISIONS)
+    assert (meta.name(left), left["revision"]) == ("agent-double", 2)
+    assert {meta.uid(pod) for pod in cluster.pods()} == before
+    assert {meta.labels(pod)[HASH] for pod in cluster.pods()} == {"double"}
+
+
+def test_pods_of_another_template_keep_theirs_when_doubled_revisions_become_one() -> None:
+    cluster = daemons(1, updateStrategy={"type": "OnDelete"})
+    run(cluster)
+    (old,) = cluster.list(REVISIONS)
+    set_image(cluster, "a:2")
+    run(cluster)
+    double(cluster, max(cluster.list(REVISIONS), key=lambda r: int(r["revision"])), 3)
+    run(cluster)
+    assert numbers(cluster) == [1, 3]
+    assert {meta.labels(pod)[HASH] for pod in cluster.pods()} == {meta.labels(old)[HASH]}
+
+
+def test_where_the_name_of_a_revision_is_taken_the_next_is_tried() -> None:
+    name = ""
+    for cluster in (daemons(1), daemons(1)):
+        if name:
+            cluster.add(REVISIONS, name, data={"spec": {}}, revision=1)
+        set_image(cluster, "a:2")
+        run(cluster)
+        name = meta.name(max(cluster.list(REVISIONS), key=lambda r: int(r["revision"])))
+    assert meta.status(cluster.list(SETS)[0])["collisionCount"] == 1
+    assert images(cluster) == {"n0": ["a:2"]} and numbers(cluster) == [1, 1, 2]
 
 
 def test_a_set_that_is_made_again_goes_on_with_what_was_left() -> None:

@@ -164,6 +164,7 @@ _ROLES: Mapping[str, _Rules] = {
         "storage: storageclasses: get list watch",
         "events",
     ),
+    "podcertificaterequestcleaner": ("certificates: podcertificaterequests: get list watch delete",),
     "pod-garbage-collector": (
         "core: pods: list watch delete",
         "core: nodes: get list watch",
@@ -227,6 +228,11 @@ _ROLES: Mapping[str, _Rules] = {
         "*: *: list watch create patch",
         "storagemigration.k8s.io: storageversionmigrations/status: update",
     ),
+    "volumeattributesclass-protection-controller": (
+        "core: persistentvolumeclaims persistentvolumes: get list watch",
+        "storage: volumeattributesclasses: get list watch update",
+        "events",
+    ),
     "ttl-controller": ("core: nodes: update patch list watch", "events"),
 }
 _MORE: Mapping[str, _Rules] = {
@@ -247,6 +253,7 @@ _MORE: Mapping[str, _Rules] = {
     "storage-version-migrator-controller": ("apiextensions.k8s.io: customresourcedefinitions/status: update",),
     "apiservice-registration-controller": ("apiregistration.k8s.io: apiservices: create update delete",),
     "flowschema-controller": ("flowcontrol: flowschemas/status: update", "events"),
+    "volumeattributesclass-protection-controller": ("storage: volumeattributesclasses: patch",),
     "snapshot-controller": (
         "core: persistentvolumeclaims: get list watch patch",
         "snapshot: volumesnapshots: get list watch patch",

@@ -2,13 +2,16 @@
 
 An autoscaler is looked at once in a sync period, and at once when its spec changes. Before each look the shell asks
 `questions` of the metrics APIs and hands in what they said (`answered`). What was asked for and done lately is
-remembered between looks (`behavior.Memory`), and begins anew with each leader.
+remembered between looks (`behavior.Memory`), and begins anew with each leader: as in Kubernetes the number of replicas
+that a new leader finds counts as asked for, so that it takes nothing away for a stabilization window. Whose targets
+select which pods is known of all autoscalers (`rivals`), from when they are seen and as of their last look.
 Source: Kubernetes tasks "Horizontal Pod Autoscaling", API reference autoscaling/v2; kube-controller-manager's messages.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +23,7 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.controllers.autoscaling.behavior import At, Bounds, Memory, choose
 from rayplane.control_plane.controllers.autoscaling.metrics import Answers, MetricError, Query
 from rayplane.control_plane.controllers.autoscaling.replicas import Counting, Tolerance
+from rayplane.control_plane.controllers.autoscaling.rivals import Rivals
 from rayplane.control_plane.controllers.autoscaling.sources import Found, Source, sources_of
 from rayplane.control_plane.controllers.config import AutoscalerTiming
 from rayplane.control_plane.controllers.core import (
@@ -33,8 +37,6 @@ from rayplane.control_plane.controllers.core import (
     UpdateStatus,
     View,
     Watch,
-    in_namespace,
-    own_key,
     result,
     selected,
 )
@@ -73,10 +75,24 @@ class HorizontalController(BaseController):
         self._timing = timing
         self._kept: dict[str, Kept] = {}
         self._answers: dict[str, Answers] = {}
+        self.rivals = Rivals()
         self.watches = (
-            Watch(AUTOSCALERS, own_key, changed=lambda old, new: meta.spec(old) != meta.spec(new)),
+            Watch(AUTOSCALERS, self._enrol, changed=lambda old, new: meta.spec(old) != meta.spec(new)),
             Watch("pods", None),
         )
+
+    def _enrol(self, hpa: Object, view: View) -> tuple[str, ...]:
+        """Have others know at once whose pods an autoscaler is about."""
+        self._file(meta.key(hpa), view)
+        return (meta.key(hpa),)
+
+    def _file(self, key: str, view: View) -> None:
+        hpa = view.get(AUTOSCALERS, *meta.split_key(key))
+        selector = None
+        if hpa is not None:
+            with suppress(CannotScale, BadRequest):
+                selector = parse_labels(_selector_text(_target(hpa, view)))
+        self.rivals.put(key, selector)
 
     # --- what the shell asks for ----------------------------------------------------------------
 
@@ -109,6 +125,7 @@ class HorizontalController(BaseController):
         if any(query not in answers for query in self.questions(key, view, now.mono)):
             # The target, or what is asked of it, changed while the answers were on their way.
             return result(requeue_after=_LEEWAY_S)
+        self._file(key, view)
         kept = self._kept.setdefault(key, Kept())
         kept.spec, kept.next_s = meta.spec(hpa), now.mono + self._timing.sync_s - _LEEWAY_S
         actions = _Look(self, hpa, kept, answers, view=view, now=now).run()
@@ -153,7 +170,7 @@ class _Look:
     def __init__(
         self, owner: HorizontalController, hpa: Object, kept: Kept, answers: Answers, *, view: View, now: Moment
     ) -> None:
-        self._timing = owner.timing
+        self._timing, self._rivals = owner.timing, owner.rivals
         self._hpa, self._kept, self._answers, self._view, self._now = hpa, kept, answers, view, now
         self._status: dict[str, Any] = {**meta.status(hpa)}
         self._conditions: list[dict[str, Any]] = list(self._status.get("conditions") or ())
@@ -252,29 +269,13 @@ class _Look:
         except BadRequest as e:
             why = f"couldn't convert selector into a corresponding internal selector object: {e.message}"
             raise _not_active("InvalidSelector", why, "InvalidSelector", why) from e
-        rivals = self._rivals(selector)
+        pods = selected(self._view, "pods", meta.namespace(self._hpa), selector=selector)
+        rivals = self._rivals.of(meta.key(self._hpa), pods)
         if rivals:
             names = " ".join(sorted([meta.key(self._hpa), *rivals]))
             why = f"pods by selector {text} are controlled by multiple HPAs: [{names}]"
             raise _not_active("AmbiguousSelector", why, "AmbiguousSelector", why)
         return selector
-
-    def _rivals(self, selector: LabelSelector) -> list[str]:
-        """Other autoscalers whose targets select some of these pods."""
-        space = meta.namespace(self._hpa)
-        others = [o for o in in_namespace(self._view, AUTOSCALERS, space) if meta.name(o) != meta.name(self._hpa)]
-        if not others:
-            return []
-        pods = selected(self._view, "pods", space, selector=selector)
-        found = []
-        for other in others:
-            try:
-                theirs = parse_labels(_selector_text(_target(other, self._view)))
-            except (BadRequest, CannotScale):
-                continue
-            if not theirs.everything and any(theirs.matches(meta.labels(pod)) for pod in pods):
-                found.append(meta.key(other))
-        return found
 
     # --- effects --------------------------------------------------------------------------------
 
