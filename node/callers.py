@@ -16,6 +16,8 @@ NODE = {
     **each(_API_SERVERS, "Logs", "Exec", "Stats", "Metrics"),
     **each(Callers.of(groups=(API_SERVERS, MASTERS, NODE_HOSTS)), "PortForward"),
 }
+#: Of `rayplane.v1.Overlay`: what a host may send is judged by whose packets they are.
+OVERLAY = each(Callers.of(groups=(NODE_HOSTS,)), "Carry")
 #: Of `rayplane.v1.VolumeReplica`.
 VOLUME_REPLICA = each(
     Callers.of(groups=(NODE_HOSTS,)),

@@ -12,6 +12,8 @@ from rayplane.node.lifecycle import KUBERNETES_RESTARTS, RestartTiming
 SIMULATED = "simulated"
 PROCESS = "process"
 RUNTIMES = (SIMULATED, PROCESS)
+NONE = "none"
+NAMESPACES = "namespaces"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,14 @@ class NodeHostConfig:
     """Volume backends' directory, on the injected disk."""
     volume_capacity: str = "64Gi"
     """What the volume backends of one node may hold."""
+    isolation: str = NONE
+    """How real pods are kept apart: `namespaces` of the kernel, or `none`."""
+    machine_file: str = ""
+    """Path of a file that the cluster's hosts on this machine share, where pods are isolated."""
+    services: str = ""
+    """The network of the services' addresses, where pods are isolated."""
+    dns: str = ""
+    """The address of the cluster's DNS server, where pods are isolated."""
     pod_dir: str = "pods"
     """Files and logs of real pods, on the injected disk."""
     proxy: bool | None = None
@@ -119,9 +129,16 @@ class NodeHostConfig:
             for text in (node.cpu, node.memory):
                 if not quantity.is_quantity(text):
                     raise ConfigError(f"nodes: {text!r} is no quantity; write 4, 500m or 8Gi")
+        if self.isolation not in (NONE, NAMESPACES):
+            raise ConfigError(f"isolation: {self.isolation!r} is none of {NONE}, {NAMESPACES}")
         timing = self.timing
         if not timing.lease_renew_s < timing.lease_duration_s <= timing.fence_after_s:
             raise ConfigError("timing: need lease_renew_s < lease_duration_s <= fence_after_s")
+
+    @property
+    def isolates(self) -> bool:
+        """Tells whether pods have namespaces of their own here."""
+        return self.runs_processes and self.isolation == NAMESPACES
 
     @property
     def runs_processes(self) -> bool:

@@ -77,5 +77,9 @@ class RuntimeFailed(NodeError):
     reason = "RunContainerError"
 
 
+class SandboxError(NodeError):
+    """The pod's network cannot be made now."""
+
+
 class AddressesExhausted(NodeError):
     """Every address of the node's pod CIDR is in use: run fewer pods on it, or give it a larger CIDR."""

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -41,7 +42,9 @@ from rayplane.proto.rayplane.v1 import node_pb2
 from rayplane.storage.env import Env, SubDisk
 
 if TYPE_CHECKING:
+    from rayplane.node.overlay.carrier import Carrier
     from rayplane.node.proxy.proxy import ServiceProxy
+    from rayplane.node.runtime.pod_network import PodNetwork
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +69,7 @@ class NodeHost:
         self.sessions = Sessions()
         self.pod_files: PodFiles | None = None
         self.proxy: ServiceProxy | None = None
+        self.carrier: Carrier | None = None
         self._recorder = EventRecorder(self.client, env, component="kubelet", host=config.nodes[0].name)
         self._events = Events(self._recorder, per_s=config.events_per_s)
         self._tasks = Tasks()
@@ -131,7 +135,7 @@ class NodeHost:
         for runtime in self._runtimes.values():
             stack.push_async_callback(runtime.close)
             await runtime.open()
-        stack.push_async_callback(self._prober.close)
+        await self._start_overlay()
         stack.push_async_callback(self._objects.stop)
         stack.push_async_callback(self._tasks.cancel)
         await self._start_kubelets()
@@ -145,12 +149,25 @@ class NodeHost:
     async def _serve(self) -> None:
         handler = NodeService(self._pods, self.sessions, self.env.clock, self._page)
         node = Service(node_pb2.DESCRIPTOR.services_by_name["Node"], handler, callers=callers.NODE)
-        server = await self.network.serve(
-            self.config.address, [node, *self._volumes.services()], web=Debugging(self.collect)
-        )
+        served = [node, *self._volumes.services()]
+        if self.carrier is not None:
+            overlay = node_pb2.DESCRIPTOR.services_by_name["Overlay"]
+            served.append(Service(overlay, self.carrier, callers=callers.OVERLAY))
+        server = await self.network.serve(self.config.address, served, web=Debugging(self.collect))
         self._stack.push_async_callback(server.stop)
         host, _, port = server.address.rpartition(":")
         self.advertised = f"{self.config.advertise_host or host}:{port}"
+
+    async def _start_overlay(self) -> None:
+        """Take part in the network of pods between machines, where pods are isolated."""
+        if self.carrier is None:
+            return
+        try:
+            await self.carrier.start()
+        except OSError as e:
+            log.warning("pods of other machines cannot be reached by address: %s", e)
+        else:
+            self._stack.push_async_callback(self.carrier.stop)
 
     async def _start_kubelets(self) -> None:
         shared = self._shared()
@@ -187,6 +204,7 @@ class NodeHost:
             tokens=TokenManager(self.client, self.env.rng),
             volumes=self._volumes,
             files=self.pod_files,
+            dns=self.config.dns if self.config.isolates else "",
         )
 
     def _close_kubelets(self) -> None:
@@ -218,7 +236,7 @@ class NodeHost:
         await self._nodes.synced()
         services = await self._objects.informer("services")
         self.proxy = ServiceProxy(
-            ProxyConfig(self.advertised, config.loopback_networks, config.batch_window_s),
+            ProxyConfig(self.advertised, config.loopback_networks, self._pod_network(), config.batch_window_s),
             self.client,
             services=services,
             nodes=self._nodes,
@@ -235,6 +253,12 @@ class NodeHost:
             self._stack.push_async_callback(ingress.stop)
             await ingress.start()
 
+    def _pod_network(self) -> "PodNetwork":
+        from rayplane.node.runtime.pod_network import DIRECT
+
+        runtime = self._runtimes.get(PROCESS)
+        return runtime.network if runtime is not None else DIRECT
+
     def _external_addresses(self) -> list[str]:
         return [*(self.config.external_addresses or (self.config.ingress_address.rpartition(":")[0],))]
 
@@ -250,8 +274,39 @@ class NodeHost:
             root = self.env.disk.local_path(self.config.pod_dir)
             if root is None:
                 raise ConfigError("nodes: the process runtime needs a real disk")
-            self.pod_files = PodFiles(root)
-            self._runtimes[name] = ProcessRuntime(simulated)
+            if self.config.isolates:
+                self._runtimes[name] = self._isolated(simulated, root)
+            else:
+                self._runtimes[name] = ProcessRuntime(simulated)
+                self.pod_files = PodFiles(root)
+
+    def _isolated(self, simulated: SimulatedRuntime, pods: str) -> Runtime:
+        from rayplane.node.overlay.carrier import Carrier
+        from rayplane.node.runtime.isolation.runtime import IsolatedRuntime
+        from rayplane.node.runtime.isolation.users import give
+
+        self.pod_files = PodFiles(pods, give)
+        config, volumes = self.config, self.env.disk.local_path(self.config.volume_dir)
+        assert volumes is not None
+        programs = dict.fromkeys((sys.prefix, sys.base_prefix))
+        runtime = IsolatedRuntime(
+            simulated, (pods, volumes), (*programs,), members=config.machine_file, services=config.services
+        )
+        names = [node.name for node in config.nodes]
+        self.carrier = Carrier(
+            runtime,
+            self._nodes,
+            names,
+            lead_file=f"{config.machine_file}.lead",
+            channel=self.network.channel,
+            tasks=self._tasks,
+        )
+        runtime.watchers += [self.carrier.reopen, self._reopen_proxy]
+        return runtime
+
+    def _reopen_proxy(self) -> None:
+        if self.proxy is not None:
+            self.proxy.reopen()
 
     async def _watch_pods(self) -> None:
         names = [*self.kubelets]

@@ -12,6 +12,8 @@ RUNTIME = "rayplane.io/runtime"
 """`simulated` or `process`."""
 HEARTBEAT = "rayplane.io/heartbeat"
 """The node whose Lease tells that this one lives, too: their host renews that one all the time, the others by turns."""
+NETWORK = "rayplane.io/network"
+"""The name of the network that the node's pods are in, where they are isolated; equal for nodes of one machine."""
 VOLUME_CAPACITY = "rayplane.io/volume-capacity"
 """What the volumes on the node may hold together, a quantity."""
 

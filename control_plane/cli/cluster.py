@@ -67,6 +67,12 @@ def up(
     node_cpu: Annotated[str, typer.Option(help="CPU of a node.")] = "4",
     node_memory: Annotated[str, typer.Option(help="Memory of a node.")] = "8Gi",
     runtime: Annotated[str, typer.Option(help="`simulated` or `process`.")] = "simulated",
+    isolation: Annotated[
+        str,
+        typer.Option(
+            help="Of real pods: `namespaces` of their own, `none` (unless told), or `auto`: what the machine can; kept."
+        ),
+    ] = "",
     timing: Annotated[str, typer.Option(help="`fast` (where nothing is said) or `kubernetes`; kept.")] = "",
     ray_tls: Annotated[
         bool, typer.Option("--ray-tls", help="Mutual TLS between Ray's own processes; they start more slowly.")
@@ -124,6 +130,7 @@ def up(
         node_cpu=node_cpu,
         node_memory=node_memory,
         runtime=runtime,
+        isolation=isolation,
         timing=timing,
         audit_policy=default_policy() if audit_policy == "default" else _kept("--audit-policy", audit_policy),
         authentication_config=_kept("--authentication-config", authentication_config),

@@ -8,6 +8,7 @@ part of 127/8 is another one, every address is moved there.
 
 import contextlib
 import errno
+import ipaddress
 import os
 import re
 import socket
@@ -53,9 +54,8 @@ _ADDRESSED = (
     b"/registry/pods/",
 )
 _ALLOCATED = b"/rayplane/allocations/clusterips/"
-_ADDRESS = re.compile(rb"\b127\.(\d{1,3})(?=\.\d{1,3}\.\d{1,3}\b)")
-# Octets of a plan: eight of pods, one of services, one of external addresses.
-_PLAN_OCTETS = 10
+_ADDRESS = re.compile(rb"\b(?:127|10)\.\d{1,3}(?=\.\d{1,3}\.\d{1,3}\b)")
+"""The part of an address that a plan decides."""
 
 
 async def backup(directory: StateDir, file: Path, progress: Progress) -> BackupHeader:
@@ -71,7 +71,7 @@ async def backup(directory: StateDir, file: Path, progress: Progress) -> BackupH
             created=format_time(SystemClock().now()),
             origin={
                 "config": admin.state.config.to_json(),
-                "slot": admin.state.plan.slot,
+                **admin.state.plan.to_json(),
                 # Where the keys of what is encrypted in it are; never the keys themselves.
                 "state_dir": str(directory.path.resolve()),
             },
@@ -120,7 +120,7 @@ async def restore(
 
     async def prepare(state: ClusterState, secrets: Secrets) -> None:
         progress("laying out the members' data")
-        adapt(store, AddressPlan(header.origin["slot"]), state.plan, all_keys(encryption, os.urandom))
+        adapt(store, AddressPlan.from_json(header.origin), state.plan, all_keys(encryption, os.urandom))
         await _seed(directory, state, secrets, list(store.snapshot()))
 
     return await launch.up(config, directory, progress, prepare=prepare, encryption=encryption), header
@@ -164,7 +164,7 @@ def adapt(store: Store, old: AddressPlan, new: AddressPlan, keys: Transformer | 
         for kv in txn.range(b"/registry/configmaps/", b"/registry/configmaps0").kvs:
             if kv.key.endswith(_ROOT_CA):
                 txn.delete_range(kv.key)
-        if old.slot == new.slot:
+        if old == new:
             return
         for prefix in _ADDRESSED:
             for kv in txn.range(prefix, _after(prefix)).kvs:
@@ -178,20 +178,21 @@ def adapt(store: Store, old: AddressPlan, new: AddressPlan, keys: Transformer | 
 
 def move_addresses(text: bytes, old: AddressPlan, new: AddressPlan) -> bytes:
     """Every address of the plan `old` as the same one of the plan `new`."""
-    first = _first_octet(old)
-    shift = _first_octet(new) - first
+    networks = [tuple(map(ipaddress.ip_network, pair)) for pair in zip(old.networks, new.networks, strict=True)]
 
     def moved(match: re.Match[bytes]) -> bytes:
-        octet = int(match.group(1))
-        if not first <= octet < first + _PLAN_OCTETS:
-            return match.group()
-        return b"127.%d" % (octet + shift)
+        first = bytes(match.group())
+        try:
+            here = ipaddress.ip_address(f"{first.decode()}.0.0")
+        except ValueError:
+            return first
+        for before, after in networks:
+            if here in before:
+                there = int(after.network_address) + int(here) - int(before.network_address)
+                return ".".join(str(ipaddress.ip_address(there)).split(".")[:2]).encode()
+        return first
 
     return _ADDRESS.sub(moved, text)
-
-
-def _first_octet(plan: AddressPlan) -> int:
-    return int(plan.pod_cidr.split(".")[1])
 
 
 def _after(prefix: bytes) -> bytes:

@@ -3,12 +3,20 @@
 Each builder imports its component itself: an actor loads only what it runs, which is most of its start-up time.
 """
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from rayplane.control_plane.cluster.config import SPREAD, AddressPlan, ClusterConfig, scheduler_configuration
+from rayplane.control_plane.cluster.config import (
+    NAMESPACES,
+    NONE,
+    SPREAD,
+    AddressPlan,
+    ClusterConfig,
+    scheduler_configuration,
+)
 from rayplane.control_plane.cluster.pki import Secrets
 from rayplane.control_plane.cluster.topology import Instance, Role, Topology
 from rayplane.control_plane.rpc import Network
@@ -206,6 +214,10 @@ def _node_host(spec: Spec, env: Env, network: Network, tls_dir: str | None, sock
         discovery=_discovery(spec),
         address=spec.instance.endpoint("grpc"),
         timing=NodeTiming.of(spec.config.timings),
+        isolation=NAMESPACES if spec.plan.isolated else NONE,
+        machine_file=f"{os.path.dirname(spec.data_dir)}/isolation",
+        services=spec.plan.service_cidr,
+        dns=spec.plan.dns,
         loopback_networks=(spec.plan.pod_cidr, spec.plan.service_cidr, spec.plan.external_cidr),
         # Without certificates this is a simulation, which has no sockets for an ingress to listen on.
         ingress_address=spec.plan.ingress_address if spec.credentials else "",

@@ -1,6 +1,7 @@
 """The configuration of a cluster: what its user decides, equal for all its components."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 RAY, PROCESS = "ray", "process"
 PACK, SPREAD = "pack", "spread"
+AUTO, NAMESPACES = "auto", "namespaces"
 NONE = "none"
 """In place of what is kept with the cluster: there is none any more."""
 KEPT = (
@@ -64,9 +66,30 @@ def check_name(name: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class AddressPlan:
-    """The cluster's part of 127/8 (RFC 1122 3.2.1.3: all of it is this machine)."""
+    """The cluster's part of 127/8 (RFC 1122 3.2.1.3: all of it is this machine).
+
+    Where pods are isolated they have a network of their own, and with the services' addresses are in 10/8 (RFC 1918).
+    """
 
     slot: int
+    isolated: bool = False
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """All that it has."""
+        return self.pod_cidr, self.service_cidr, self.external_cidr
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> "AddressPlan":
+        """The plan of a mapping that may hold more."""
+        return AddressPlan(data["slot"], data.get("isolated", False))
+
+    @property
+    def _first(self) -> int:
+        return 10 if self.isolated else 127
 
     @property
     def _base(self) -> int:
@@ -74,16 +97,21 @@ class AddressPlan:
 
     @property
     def pod_cidr(self) -> str:
-        return f"127.{self._base}.0.0/{_PODS}"
+        return f"{self._first}.{self._base}.0.0/{_PODS}"
 
     @property
     def service_cidr(self) -> str:
-        return f"127.{self._base + 8}.0.0/16"
+        return f"{self._first}.{self._base + 8}.0.0/16"
 
     @property
     def first_service(self) -> str:
         """The address of service `kubernetes`."""
-        return f"127.{self._base + 8}.0.1"
+        return f"{self._first}.{self._base + 8}.0.1"
+
+    @property
+    def dns(self) -> str:
+        """The address of the cluster's DNS server."""
+        return f"{self._first}.{self._base + 8}.0.10"
 
     @property
     def external_cidr(self) -> str:
@@ -125,6 +153,8 @@ class ClusterConfig:
     node_memory: str = "8Gi"
     runtime: str = "simulated"
     """`simulated` or `process`."""
+    isolation: str = ""
+    """`namespaces` or `none`; `auto` or empty: what the cluster has, or what the machine of the first `up` can."""
     timing: str = ""
     """`fast` or `kubernetes`; empty for `fast` (`up`: for what the cluster had before)."""
     audit_policy: str = ""
@@ -161,6 +191,7 @@ class ClusterConfig:
         for flag, value, allowed in (
             ("--host", self.host, (RAY, PROCESS)),
             ("--runtime", self.runtime, ("simulated", "process")),
+            ("--isolation", self.isolation or AUTO, (AUTO, NAMESPACES, NONE)),
             ("--timing", self.timing or DEFAULT_PROFILE, tuple(PROFILES)),
             ("--log-format", self.log_format, FORMATS),
             ("--scheduling", self.scheduling or PACK, (PACK, SPREAD)),
@@ -215,6 +246,10 @@ class ClusterConfig:
                     read(text)
                 except ConfigFileError as e:
                     raise UsageError(f"{flag} is no {kind}: {e}") from e
+
+    @property
+    def runs_processes(self) -> bool:
+        return self.runtime == "process"
 
     @property
     def kubeconfigs(self) -> list[str]:

@@ -23,8 +23,17 @@ from rayplane.control_plane.apiserver.outgoing.kubeconfig import BadKubeconfig, 
 from rayplane.control_plane.apiserver.storage.encryption import BadEncryptionConfig, Encryption, generate
 from rayplane.control_plane.cluster import processes, ray_cluster
 from rayplane.control_plane.cluster.access import access
-from rayplane.control_plane.cluster.config import FILES, KEPT, NONE, PROCESS, RAY, AddressPlan, ClusterConfig
+from rayplane.control_plane.cluster.config import (
+    FILES,
+    KEPT,
+    NONE,
+    PROCESS,
+    RAY,
+    AddressPlan,
+    ClusterConfig,
+)
 from rayplane.control_plane.cluster.errors import AlreadyUp, ClusterError, UsageError
+from rayplane.control_plane.cluster.isolation import decide
 from rayplane.control_plane.cluster.patience import Patience, slowdown
 from rayplane.control_plane.cluster.pki import ENCRYPTION_FILE, Secrets, issue_for_ray, read_encryption
 from rayplane.control_plane.cluster.ports import all_plans, can_bind, reserved, share, with_ports
@@ -130,7 +139,9 @@ async def _up(
     rng = random.Random()
     run = randomness.token_hex(8)
     secrets = _secrets(config.name, directory, encryption, encrypted=before is not None and before.encrypted)
-    with reserved([before.plan] if before else all_plans(rng)) as plan:
+    isolated = await decide(config, before.plan if before else None, progress)
+    with reserved([before.plan] if before else all_plans(rng)) as free:
+        plan = replace(free, isolated=isolated)
         if before is not None:
             progress(f"found the cluster's data in {directory.path}: going on from it")
             await _await_free(before)

@@ -49,7 +49,7 @@ class ClusterState:
     def to_json(self) -> dict[str, Any]:
         return {
             "config": self.config.to_json(),
-            "slot": self.plan.slot,
+            **self.plan.to_json(),
             "topology": self.topology.to_json(),
             "running": self.running,
             "host": self.host,
@@ -61,7 +61,7 @@ class ClusterState:
     def from_json(data: dict[str, Any]) -> "ClusterState":
         return ClusterState(
             config=ClusterConfig.from_json(data["config"]),
-            plan=AddressPlan(data["slot"]),
+            plan=AddressPlan.from_json(data),
             topology=Topology.from_json(data["topology"]),
             running=data["running"],
             host=data["host"],

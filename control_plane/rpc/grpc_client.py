@@ -16,7 +16,8 @@ import logging
 import socket
 import ssl
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
+from functools import partial
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -247,11 +248,14 @@ def _reason(error: BaseException) -> str:
 
 
 class GrpcChannel:
-    """Calls to one address."""
+    """Calls to one address. `connect`: how to come there, where it is not on this machine's own network."""
 
-    def __init__(self, address: str, tls: ssl.SSLContext | None) -> None:
+    def __init__(
+        self, address: str, tls: ssl.SSLContext | None, *, connect: Callable[[], Awaitable[socket.socket]] | None = None
+    ) -> None:
         self._address = address
         self._tls = tls
+        self._connect_socket = connect
         self._connection: _ClientConnection | None = None
         self._connections: dict[_ClientConnection, None] = {}  # also those that only end their calls
         self._connecting: asyncio.Task[_ClientConnection | RpcError] | None = None
@@ -307,17 +311,15 @@ class GrpcChannel:
         """
         host, _, port = self._address.rpartition(":")
         name = INTERNAL_SERVER_NAME if self._tls is not None else None
+        make = partial(_ClientConnection, self._connections)
+        loop = asyncio.get_running_loop()
+        if self._connect_socket is not None:
+            sock = await self._connect_socket()
+            return (await loop.create_connection(make, sock=sock, ssl=self._tls, server_hostname=name))[1]
         failed: list[OSError] = []
         for address in await _addresses(host.strip("[]"), int(port)):
             try:
-                _, connection = await asyncio.get_running_loop().create_connection(
-                    lambda: _ClientConnection(self._connections),
-                    address,
-                    int(port),
-                    ssl=self._tls,
-                    server_hostname=name,
-                )
-                return connection
+                return (await loop.create_connection(make, address, int(port), ssl=self._tls, server_hostname=name))[1]
             except OSError as e:
                 failed.append(e)
         raise next((e for e in failed if not isinstance(e, ConnectionRefusedError)), failed[0])

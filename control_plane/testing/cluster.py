@@ -36,6 +36,7 @@ class Options(TypedDict, total=False):
     node_cpu: str
     node_memory: str
     runtime: str
+    isolation: str
     scheduling: str
     scheduler_config: str
     timing: str

@@ -12,8 +12,8 @@ from rayplane.control_plane.client import ApiClient, Informer
 from rayplane.control_plane.rpc import http1, reverse_proxy
 from rayplane.node.ingress.routes import BackendRef, RoutingTable
 from rayplane.node.ingress.status import INGRESSES
-from rayplane.node.proxy.rules import Endpoint, service_port
-from rayplane.node.proxy.sockets import listening_socket
+from rayplane.node.proxy.rules import Endpoint, outside, service_port
+from rayplane.node.runtime.pod_network import DIRECT
 
 CONNECT_TIMEOUT_S = 3.0
 SILENCE_TIMEOUT_S = 60.0
@@ -61,7 +61,7 @@ class Ingress:
         self._runner = web.ServerRunner(http1.server(self._handle))
         await self._runner.setup()
         ip, _, port = self._address.rpartition(":")
-        await web.SockSite(self._runner, listening_socket(ip, int(port))).start()
+        await web.SockSite(self._runner, await DIRECT.listen(ip, int(port))).start()
 
     async def stop(self) -> None:
         if self._runner is not None:
@@ -91,8 +91,8 @@ class Ingress:
         near = [e for e in endpoints if self._backends.is_near(e)]
         targets = [(e.ip, e.port) for e in self._in_turn(near)]
         if len(near) < len(endpoints):
-            # Pods of other machines are reached through the service's own address, by the service proxy.
-            targets.append((meta.spec(service)["clusterIP"], port["port"]))
+            # Pods elsewhere are reached through the service's own address, by the service proxy.
+            targets.append(outside((meta.spec(service)["clusterIP"], port["port"])))
         return targets
 
     def _in_turn(self, endpoints: list[Endpoint]) -> list[Endpoint]:

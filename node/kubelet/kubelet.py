@@ -61,6 +61,8 @@ class Shared:
     volumes: PodVolumes
     files: PodFiles | None
     """Directories of pods, where containers are processes."""
+    dns: str = ""
+    """See NodeHostConfig."""
 
 
 class Kubelet:
@@ -95,6 +97,8 @@ class Kubelet:
             tokens=shared.tokens,
             volumes=shared.volumes,
             files=self._files,
+            runtime=self.runtime,
+            dns=shared.dns,
             events=shared.events,
             tasks=shared.tasks,
         )
@@ -167,6 +171,7 @@ class Kubelet:
             host_address=self._shared.address,
             volume_capacity=self._shared.volume_capacity,
             heartbeat=self._shared.heartbeat,
+            network=self.runtime.network_id,
         )
         try:
             node = await client.create("nodes", wanted)
@@ -185,6 +190,7 @@ class Kubelet:
             port=int(self._shared.address.rpartition(":")[2]),
             stamp=self._shared.env.timestamp(),
             in_use=self._shared.volumes.in_use(self.name),
+            trouble=self.runtime.trouble,
         )
 
     def node_event(self, node: Object) -> None:
@@ -202,6 +208,7 @@ class Kubelet:
             return False
         try:
             self.addresses.assign(cidr, offset=self._shared.env.rng.getrandbits(24))
+            self.runtime.add_node(self.addresses.node_ip, cidr)
         except ValueError as e:
             # Written past the API's validation: its pods wait, but the other nodes of this host must start.
             log.error("node %s has no addresses for its pods: podCIDR: %s", self.name, e)

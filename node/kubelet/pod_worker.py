@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
-from rayplane.node.errors import AddressesExhausted, ContainerConfigError, NodeError
+from rayplane.node.errors import AddressesExhausted, ContainerConfigError, NodeError, SandboxError
 from rayplane.node.events import Events
 from rayplane.node.kubelet.addresses import NodeAddresses
 from rayplane.node.kubelet.admission import Allocations, Room
@@ -284,7 +284,8 @@ class PodWorker:
             await sandbox.unmount()
             self.sandbox = None
             self._give_back(sandbox)
-            self.post(SandboxFailed("FailedMount", str(e)))
+            reason = "FailedCreatePodSandBox" if isinstance(e, SandboxError) else "FailedMount"
+            self.post(SandboxFailed(reason, str(e)))
         else:
             self.post(SandboxReady(sandbox.ip))
 

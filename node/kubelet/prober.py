@@ -9,13 +9,14 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
+from rayplane.control_plane.rpc import RpcError, Stub
+from rayplane.control_plane.rpc.grpc_client import GrpcChannel
 from rayplane.node.runtime import ContainerRun
+from rayplane.node.runtime.http_get import http_status
 from rayplane.node.runtime.ports import port_number
-
-if TYPE_CHECKING:
-    import aiohttp
 
 OUTPUT_MAX = 10 * 1024
 UNREADY_PERIOD_S = 1.0
@@ -61,14 +62,7 @@ class ProbeCounter:
 
 
 class Prober:
-    """A runner of probes; `close` when the host stops."""
-
-    def __init__(self) -> None:
-        self._session: aiohttp.ClientSession | None = None
-
-    async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
+    """A runner of probes."""
 
     async def run(
         self,
@@ -115,36 +109,26 @@ class Prober:
                 if "exec" in probe:
                     return await _try_command(run, probe["exec"].get("command") or [])
                 if "httpGet" in probe:
-                    return await self._try_http(probe["httpGet"], container, ip)
+                    return await _try_http(probe["httpGet"], run, container, ip)
                 if "tcpSocket" in probe:
-                    return await _try_tcp(probe["tcpSocket"], container, ip)
+                    return await _try_tcp(probe["tcpSocket"], run, container, ip)
                 if "grpc" in probe:
-                    return await _try_grpc(probe["grpc"], ip)
+                    return await _try_grpc(probe["grpc"], run, ip)
         except TimeoutError:
             return False, f"probe timed out after {timeout:g}s"
         except Exception as e:  # also one that cannot be made at all, of words that no address is made of
             return False, str(e)
         return False, "the probe names no handler"
 
-    async def _try_http(self, action: dict[str, Any], container: dict[str, Any], ip: str) -> tuple[bool, str]:
-        import aiohttp
 
-        if self._session is None:
-            connector = aiohttp.TCPConnector(ssl=False, force_close=True, limit=0)
-            self._session = aiohttp.ClientSession(connector=connector)
-        port = port_number(action.get("port"), container)
-        host = action.get("host") or ip
-        path = "/" + (action.get("path") or "").lstrip("/")
-        url = f"{(action.get('scheme') or 'HTTP').lower()}://{host}:{port}{path}"
-        headers = {"User-Agent": "kube-probe/1.37", "Accept": "*/*"}
-        headers.update({h["name"]: h["value"] for h in action.get("httpHeaders") or ()})
-        try:
-            async with self._session.get(url, headers=headers, allow_redirects=False) as response:
-                if 200 <= response.status < 400:
-                    return True, ""
-                return False, f"HTTP probe failed with statuscode: {response.status}"
-        except (aiohttp.ClientError, OSError) as e:
-            return False, f'Get "{url}": {e}'
+async def _try_http(action: dict[str, Any], run: ContainerRun, container: dict[str, Any], ip: str) -> tuple[bool, str]:
+    try:
+        _, status = await http_status(action, run, container, ip=ip, agent="kube-probe/1.37")
+    except OSError as e:
+        return False, f"HTTP probe failed: {e.strerror or e}"
+    if 200 <= status < 400:
+        return True, ""
+    return False, f"HTTP probe failed with statuscode: {status}"
 
 
 async def _try_command(run: ContainerRun, command: list[str]) -> tuple[bool, str]:
@@ -161,25 +145,27 @@ async def _try_command(run: ContainerRun, command: list[str]) -> tuple[bool, str
     return code == 0, output.decode(errors="replace").strip()
 
 
-async def _try_tcp(action: dict[str, Any], container: dict[str, Any], ip: str) -> tuple[bool, str]:
+async def _try_tcp(action: dict[str, Any], run: ContainerRun, container: dict[str, Any], ip: str) -> tuple[bool, str]:
     host, port = action.get("host") or ip, port_number(action.get("port"), container)
     try:
-        _, writer = await asyncio.open_connection(host, port)
+        sock = await run.connect(host, port)
     except OSError as e:
         return False, f"dial tcp {host}:{port}: connect: {(e.strerror or str(e)).lower()}"
-    writer.close()
+    sock.close()
     return True, ""
 
 
-async def _try_grpc(action: dict[str, Any], ip: str) -> tuple[bool, str]:
-    import grpc
-    from grpc_health.v1 import health_pb2, health_pb2_grpc
+async def _try_grpc(action: dict[str, Any], run: ContainerRun, ip: str) -> tuple[bool, str]:
+    from grpc_health.v1 import health_pb2
 
-    async with grpc.aio.insecure_channel(f"{ip}:{action['port']}") as channel:
-        request = health_pb2.HealthCheckRequest(service=action.get("service") or "")
-        try:
-            answer = await health_pb2_grpc.HealthStub(channel).Check(request)
-        except grpc.aio.AioRpcError as e:
-            return False, f"rpc failed: {e.details()}"
+    port = int(action["port"])
+    channel = GrpcChannel(f"{ip}:{port}", None, connect=partial(run.connect, ip, port))
+    stub = Stub(channel, health_pb2.DESCRIPTOR.services_by_name["Health"])
+    try:
+        answer = await stub.Check(health_pb2.HealthCheckRequest(service=action.get("service") or ""))
+    except RpcError as e:
+        return False, f"rpc failed: {e.message}"
+    finally:
+        await channel.close()
     serving = answer.status == health_pb2.HealthCheckResponse.SERVING
     return serving, "" if serving else "service unhealthy"

@@ -18,15 +18,24 @@ _HEALTHY = (
     ("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
     ("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
     ("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
-    ("Ready", "True", "KubeletReady", "kubelet is posting ready status"),
 )
 
 
-def node_object(config: NodeConfig, *, host_address: str, volume_capacity: str, heartbeat: str = "") -> Object:
+def _ready(trouble: str) -> tuple[str, str, str, str]:
+    if trouble:
+        return "Ready", "False", "KubeletNotReady", f"container runtime is down: {trouble}"
+    return "Ready", "True", "KubeletReady", "kubelet is posting ready status"
+
+
+def node_object(
+    config: NodeConfig, *, host_address: str, volume_capacity: str, heartbeat: str = "", network: str = ""
+) -> Object:
     """The Node without its status.
 
-    `host_address`: host:port of the node host's gRPC services; `heartbeat`: the node whose Lease stands for this one's.
+    `host_address`: host:port of the node host's gRPC services; `heartbeat`: the node whose Lease stands for this one's;
+    `network`: see NETWORK.
     """
+    more = {node_annotations.HEARTBEAT: heartbeat, node_annotations.NETWORK: network}
     return {
         "apiVersion": "v1",
         "kind": "Node",
@@ -37,7 +46,7 @@ def node_object(config: NodeConfig, *, host_address: str, volume_capacity: str, 
                 node_annotations.RUNTIME: config.runtime,
                 node_annotations.HOST_ADDRESS: host_address,
                 node_annotations.VOLUME_CAPACITY: volume_capacity,
-                **({node_annotations.HEARTBEAT: heartbeat} if heartbeat else {}),
+                **{name: value for name, value in more.items() if value},
             },
         },
         "spec": {},
@@ -57,13 +66,23 @@ def node_labels(config: NodeConfig) -> dict[str, str]:
 
 
 def node_status(
-    config: NodeConfig, known: Object, *, node_ip: str, port: int, stamp: str, in_use: Sequence[str] = ()
+    config: NodeConfig,
+    known: Object,
+    *,
+    node_ip: str,
+    port: int,
+    stamp: str,
+    in_use: Sequence[str] = (),
+    trouble: str = "",
 ) -> dict[str, Any]:
-    """The node's status. `known`: the Node as last seen, for the times at which conditions changed; `in_use`: names of
-    volumes."""
+    """The node's status.
+
+    `known`: the Node as last seen, for the times at which conditions changed; `in_use`: names of volumes; `trouble`:
+    why its runtime runs nothing.
+    """
     before = {c["type"]: c for c in (known.get("status") or {}).get("conditions") or ()}
     conditions = []
-    for kind, value, reason, message in _HEALTHY:
+    for kind, value, reason, message in (*_HEALTHY, _ready(trouble)):
         old = before.get(kind) or {}
         same = old.get("status") == value
         since = (same and old.get("lastTransitionTime")) or stamp

@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from rayplane.control_plane.api import meta
@@ -19,8 +20,9 @@ from rayplane.node.environment import Found, PodFacts, Reference, container_env,
 from rayplane.node.errors import ContainerConfigError, MountError, NodeError, SourceUnavailable
 from rayplane.node.events import Events
 from rayplane.node.kubelet.addresses import NodeAddresses
+from rayplane.node.kubelet.etc_files import etc_files, host_name
 from rayplane.node.kubelet.token_manager import JITTER_S, Token
-from rayplane.node.runtime import Mount
+from rayplane.node.runtime import Mount, PodPlace, Runtime
 from rayplane.node.tasks import Tasks
 from rayplane.node.volumes.backend import Published
 from rayplane.node.volumes.pod_files import PodFiles
@@ -101,6 +103,9 @@ class SandboxParts:
     tokens: Tokens
     volumes: PodVolumes
     files: PodFiles | None
+    runtime: Runtime
+    dns: str
+    """The cluster's DNS server; empty where pods have no resolv.conf of their own."""
     events: Events
     tasks: Tasks
 
@@ -160,8 +165,22 @@ class Sandbox:
             for volume in self._volumes:
                 if _is_claim(volume):
                     await self._publish(volume)
+            if self._parts.files is not None:
+                await self._parts.runtime.add_pod(self._place())
         except SourceUnavailable as e:
             raise MountError(str(e)) from e
+
+    def _place(self) -> PodPlace:
+        pod, parts = self._pod, self._parts
+        return PodPlace(
+            uid=meta.uid(pod),
+            ip=self.ip,
+            gateway=parts.addresses.node_ip,
+            host_name=host_name(pod),
+            directory=self.directory,
+            host_network=not self.own_address,
+            files=etc_files(pod, self.ip, dns=parts.dns, machine_resolv=machine_resolv()) if parts.dns else {},
+        )
 
     async def _check(self) -> None:
         for volume in self._volumes:
@@ -305,13 +324,14 @@ class Sandbox:
         if not self._paths:
             return ()
         scratch = {v["name"] for v in self._volumes if "emptyDir" in v}
+        projected = {v["name"] for v in self._volumes if not v.keys().isdisjoint(PROJECTED)}
         return tuple(
             Mount(
                 m["name"],
                 m["mountPath"],
                 self._paths[m["name"]],
                 sub_path=m.get("subPath") or expand(m.get("subPathExpr") or "", env),
-                read_only=bool(m.get("readOnly")),
+                read_only=bool(m.get("readOnly")) or m["name"] in projected,
                 scratch=m["name"] in scratch,
             )
             for m in container.get("volumeMounts") or ()
@@ -325,7 +345,16 @@ class Sandbox:
         self.live = False
         self._await_renewal()
         self._parts.objects.unwatch(meta.namespace(self._pod), self._watched, self._source_changed)
+        self._parts.runtime.remove_pod(meta.uid(self._pod))
         await self._parts.volumes.unpublish(self._pod, node=self._parts.node.name)
+
+
+def machine_resolv() -> str:
+    """The machine's resolv.conf; empty where there is none."""
+    try:
+        return Path("/etc/resolv.conf").read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 def _is_claim(volume: dict[str, Any]) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, Protocol
 
 from rayplane.control_plane.rpc import RpcError, Stub
+from rayplane.node.runtime.pod_network import PodNetwork
 from rayplane.proto.rayplane.v1 import node_pb2 as pb
 
 CHUNK = 64 * 1024
@@ -34,11 +35,12 @@ class TcpPipe:
         self._writer = writer
 
     @staticmethod
-    async def connect(ip: str, port: int, *, timeout: float) -> "TcpPipe":
+    async def connect(network: PodNetwork, ip: str, port: int, *, timeout: float) -> "TcpPipe":
         """Open a connection. Raises OSError, also when it takes longer than `timeout` seconds."""
         try:
             async with asyncio.timeout(timeout):
-                return TcpPipe(*await asyncio.open_connection(ip, port, limit=CHUNK))
+                sock = await network.connect(ip, port)
+                return TcpPipe(*await asyncio.open_connection(sock=sock, limit=CHUNK))
         except TimeoutError as e:
             raise OSError(f"{ip}:{port} did not answer within {timeout:g} s") from e
 

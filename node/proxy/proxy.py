@@ -19,9 +19,18 @@ from rayplane.control_plane.rpc import Stub
 from rayplane.control_plane.rpc.sockets import stop_listening
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.node.events import Events
-from rayplane.node.proxy.pipes import ForwardPipe, Pipe, TcpPipe, splice
-from rayplane.node.proxy.rules import SERVICE_LABEL, Endpoint, HostView, Socket, Target, endpoints_of, plan_service
-from rayplane.node.proxy.sockets import listening_socket
+from rayplane.node.proxy.pipes import CHUNK, ForwardPipe, Pipe, TcpPipe, splice
+from rayplane.node.proxy.rules import (
+    SERVICE_LABEL,
+    Endpoint,
+    HostView,
+    Socket,
+    Target,
+    endpoints_of,
+    outside,
+    plan_service,
+)
+from rayplane.node.runtime.pod_network import DIRECT, PodNetwork
 from rayplane.node.tasks import Tasks
 from rayplane.proto.rayplane.v1 import node_pb2 as pb
 
@@ -43,6 +52,8 @@ class ProxyConfig:
     """host:port of the host's gRPC services, as others dial it."""
     loopback_networks: tuple[str, ...]
     """See NodeHostConfig."""
+    network: PodNetwork
+    """Where pods and services have their addresses; `DIRECT` when that is this machine's own."""
     batch_window_s: float
     """How long changes wait for company."""
 
@@ -78,6 +89,7 @@ class ServiceProxy:
         self._slices = Informer(client, SLICES, indexers={"service": _service_of})
         self._plans: dict[str, dict[Socket, Target]] = {}
         self._listeners: dict[Socket, _Listener] = {}
+        self._stale: dict[Socket, _Listener] = {}
         self._dirty: dict[str, None] = {}
         self._own = [ipaddress.ip_network(n) for n in config.loopback_networks]
         self._wake = asyncio.Event()
@@ -104,14 +116,15 @@ class ServiceProxy:
         return endpoints_of(self._slices.by_index("service", service), port_name, self._view())
 
     def is_near(self, endpoint: Endpoint) -> bool:
-        """Tell whether the endpoint is on this machine, or on no node at all: it can be dialled."""
-        return self._far_host(endpoint) is None
+        """Tell whether this machine's own network leads to the endpoint."""
+        return self._far_host(endpoint) is None and self._network_of(endpoint) is DIRECT
 
     async def dial(self, endpoint: Endpoint) -> Pipe:
         """Connect to an endpoint, wherever it is. Raises OSError."""
         far = self._far_host(endpoint)
         if far is None:
-            return await TcpPipe.connect(endpoint.ip, endpoint.port, timeout=CONNECT_TIMEOUT_S)
+            network = self._network_of(endpoint)
+            return await TcpPipe.connect(network, endpoint.ip, endpoint.port, timeout=CONNECT_TIMEOUT_S)
         namespace, name = meta.split_key(endpoint.pod)
         stub = Stub(self._channel(far), pb.DESCRIPTOR.services_by_name["Node"])
         ref = pb.ContainerRef(node=endpoint.node, namespace=namespace, pod=name)
@@ -122,6 +135,10 @@ class ServiceProxy:
             await pipe.close(broken=True)
             raise
         return pipe
+
+    def _network_of(self, endpoint: Endpoint) -> PodNetwork:
+        """What is no pod is outside of the pods' network: an API server, somebody's own address."""
+        return self._config.network if endpoint.pod and endpoint.node else DIRECT
 
     def _view(self) -> HostView:
         simulated = (meta.name(n) for n in self._nodes.list() if meta.annotations(n).get(RUNTIME) == "simulated")
@@ -135,6 +152,8 @@ class ServiceProxy:
         address = meta.annotations(node).get(HOST_ADDRESS) if node is not None else None
         if address is None or _machine(address) == _machine(self._config.address) or not endpoint.pod:
             return None
+        if self._config.network is not DIRECT:
+            return None  # its network leads to pods of all machines
         return address
 
     # --- keeping sockets --------------------------------------------------------------------------
@@ -149,6 +168,11 @@ class ServiceProxy:
         own = meta.name(new) in self._node_ips()
         if before != [meta.annotations(new).get(a) for a in watched] or own:
             self._mark(*(meta.key(s) for s in self._services.list()))
+
+    def reopen(self) -> None:
+        """Listen anew: the network that services had their addresses in is gone."""
+        self._stale.update(self._listeners)
+        self._wake.set()
 
     async def _run(self) -> None:
         while True:
@@ -187,16 +211,26 @@ class ServiceProxy:
         wanted: dict[Socket, Target] = {}
         for key in sorted(self._plans, reverse=True):
             wanted.update(self._plans[key])
-        for address in [a for a in self._listeners if a not in wanted]:
+        stale, self._stale = self._stale, {}
+        for address in [a for a in self._listeners if a not in wanted or a in stale]:
             await self._listeners.pop(address).close()
         for address, target in wanted.items():
             listener = self._listeners.get(address)
             if listener is None:
-                listener = _Listener(address, self.dial, self._tasks, turn=self._rng.getrandbits(16))
+                turn = self._rng.getrandbits(16)
+                listener = _Listener(address, self._places(address), self.dial, self._tasks, turn=turn)
                 if not await self._open(listener, target):
                     continue
                 self._listeners[address] = listener
             listener.target = target
+
+    def _places(self, address: Socket) -> list[tuple[PodNetwork, Socket]]:
+        """Where to listen for an address: in the pods' network, and for people at this machine too."""
+        places: list[tuple[PodNetwork, Socket]] = [(DIRECT, outside(address))]
+        network = self._config.network
+        if network is not DIRECT and outside(address) != address:
+            places.insert(0, (network, address))
+        return places
 
     async def _open(self, listener: "_Listener", target: Target) -> bool:
         try:
@@ -224,27 +258,38 @@ class _Listener:
     """One socket of a service."""
 
     def __init__(
-        self, address: Socket, dial: Callable[[Endpoint], Awaitable[Pipe]], tasks: Tasks, *, turn: int
+        self,
+        address: Socket,
+        places: list[tuple[PodNetwork, Socket]],
+        dial: Callable[[Endpoint], Awaitable[Pipe]],
+        tasks: Tasks,
+        *,
+        turn: int,
     ) -> None:
         self.address = address
+        self._places = places
         self.target: Target | None = None
         self._dial = dial
         self._tasks = tasks
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
         self._turn = turn
         self._clients: dict[str, tuple[Endpoint, float]] = {}
         self._connections = 0
 
     async def open(self) -> None:
         """Begin to listen. Raises OSError."""
-        self._server = await asyncio.start_server(
-            self._accept, sock=listening_socket(*self.address), backlog=BACKLOG, limit=64 * 1024
-        )
+        try:
+            for network, (ip, port) in self._places:
+                sock = await network.listen(ip, port)
+                self._servers.append(await asyncio.start_server(self._accept, sock=sock, backlog=BACKLOG, limit=CHUNK))
+        except OSError:
+            await self.close()
+            raise
 
     async def close(self) -> None:
         """Take no more connections; those under way go on."""
-        if self._server is not None:
-            await stop_listening(self._server)
+        while self._servers:
+            await stop_listening(self._servers.pop())
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._connections >= CONNECTIONS_MAX:

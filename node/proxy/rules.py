@@ -63,6 +63,12 @@ class HostView:
         return {self.node_zones[name] for name in self.node_ips if self.node_zones.get(name)}
 
 
+def outside(address: Socket) -> Socket:
+    """The same numbers in 127/8, where people at the machine find what is in the pods' own network (10/8)."""
+    ip, port = address
+    return (f"127.{ip.removeprefix('10.')}" if ip.startswith("10.") else ip), port
+
+
 def plan_service(service: Object, slices: Iterable[Object], view: HostView) -> dict[Socket, Target]:
     """Sockets of one service on this host. None for headless services and for those without a real endpoint."""
     spec = meta.spec(service)

@@ -8,9 +8,14 @@ possibly before `start` returns. Everything is bounded: logs rotate, exec sessio
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rayplane.control_plane.api.meta import Object
+
+if TYPE_CHECKING:
+    import socket
+
+    from rayplane.node.runtime.pod_network import PodNetwork
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +28,20 @@ class Mount:
     sub_path: str = ""  # of the source, not yet looked at
     read_only: bool = False
     scratch: bool = False  # an emptyDir of the pod
+
+
+@dataclass(frozen=True, slots=True)
+class PodPlace:
+    """The place of a pod, before its containers. `directory`: on this machine; `gateway`: its node's address."""
+
+    uid: str
+    ip: str
+    gateway: str
+    host_name: str
+    directory: str
+    host_network: bool = False
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    """What every container of it has at these paths, where it has a file system of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +124,9 @@ class ContainerRun(Protocol):
     async def attach(self, *, stdin: bool) -> ExecSession:
         """A session on its own process."""
 
+    async def connect(self, host: str, port: int) -> "socket.socket":
+        """A TCP connection to an address of a pod or node, as this container's node reaches it. Raises OSError."""
+
     def usage(self, pod: Object) -> Usage:
         """What it uses now; `pod` as it is now, which tells what a simulated one uses."""
 
@@ -113,7 +135,15 @@ class ContainerRun(Protocol):
 
 
 class Runtime(Protocol):
-    """A runtime that starts containers."""
+    """A runtime that starts containers.
+
+    `trouble`: why it cannot run any here; empty while it can. `network`: where pods have their addresses; `network_id`:
+    its name, empty when that is this machine's own.
+    """
+
+    trouble: str
+    network_id: str
+    network: "PodNetwork"
 
     async def open(self) -> None: ...
 
@@ -122,5 +152,14 @@ class Runtime(Protocol):
 
     def keep_alive(self, seconds: float) -> None:
         """The cluster has been heard: containers may live this long without another word."""
+
+    def add_node(self, address: str, cidr: str) -> None:
+        """Have the network of a node: its own address, and the network of its pods."""
+
+    async def add_pod(self, place: PodPlace) -> None:
+        """Make what the pod's containers share. Raises SandboxError."""
+
+    def remove_pod(self, uid: str) -> None:
+        """All its containers have ended."""
 
     def start(self, order: StartOrder, listener: Listener) -> ContainerRun: ...

@@ -19,14 +19,14 @@ There are no images and no chroot. What a manifest may rely on:
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rayplane.control_plane.api import meta
 from rayplane.node.environment import expand
 from rayplane.node.runtime import StartOrder
-from rayplane.node.runtime.shim import MARK
+from rayplane.node.shim.shim import MARK
 
 PRELOAD = str(Path(__file__).with_name("preload"))
 TERMINATION_LOG = "/dev/termination-log"
@@ -46,9 +46,15 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class CommandLine:
+    """A process that is to be. `setting`: what else the shim must know of where it runs."""
+
     argv: list[str]
     env: dict[str, str]
     cwd: str
+    setting: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"argv": self.argv, "env": self.env, "cwd": self.cwd, **self.setting}
 
 
 def own_command(container: dict[str, Any]) -> list[str]:

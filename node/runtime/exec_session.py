@@ -45,9 +45,7 @@ class ProcessExec:
                 fds=theirs,
                 op="exec",
                 of=self._container_id,
-                argv=command,
-                env=line.env,
-                cwd=line.cwd,
+                **line.to_json() | {"argv": command},
                 tty=self._tty,
             )
         except (OSError, RuntimeFailed) as e:

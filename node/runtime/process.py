@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import posixpath
+import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import replace
@@ -16,7 +17,7 @@ from typing import Any
 
 from rayplane.control_plane.api.meta import Object
 from rayplane.node.errors import ContainerConfigError, NotRunning, RuntimeFailed
-from rayplane.node.runtime import ContainerRun, ExecSession, Listener, LogOptions, StartOrder, Usage
+from rayplane.node.runtime import ContainerRun, ExecSession, Listener, LogOptions, PodPlace, StartOrder, Usage
 from rayplane.node.runtime.attach import Attached, StandardInput, Terminal
 from rayplane.node.runtime.command import CommandLine, Layout, command_line, localizer, own_command, own_paths
 from rayplane.node.runtime.copying import copy_command
@@ -24,6 +25,7 @@ from rayplane.node.runtime.exec_session import ProcessExec
 from rayplane.node.runtime.hooks import run_hook
 from rayplane.node.runtime.logfile import LOG_BYTES_MAX, LogFile
 from rayplane.node.runtime.pipes import chunks, connect_output
+from rayplane.node.runtime.pod_network import DIRECT, PodNetwork
 from rayplane.node.runtime.shim_client import ShimClient
 from rayplane.node.runtime.simulated import SimulatedRuntime
 from rayplane.node.runtime.tree import TERMINATION_LOG, ContainerTree
@@ -41,9 +43,12 @@ GRACE_AFTER_HOOK_S = 2.0
 class ProcessRuntime:
     """A runtime that starts containers as processes; `simulated` takes those without a command."""
 
-    def __init__(self, simulated: SimulatedRuntime) -> None:
+    def __init__(self, simulated: SimulatedRuntime, shim: ShimClient | None = None) -> None:
         self._simulated = simulated
-        self.shim = ShimClient()
+        self.shim = shim or ShimClient()
+        self.network: PodNetwork = DIRECT
+        self.trouble = ""
+        self.network_id = ""
         self.table = ProcessTable()
         self.execs = 0
         own = os.path.dirname(sys.executable)
@@ -58,12 +63,24 @@ class ProcessRuntime:
     def keep_alive(self, seconds: float) -> None:
         self.shim.order("", op="alive", seconds=seconds)
 
+    def add_node(self, address: str, cidr: str) -> None:
+        return
+
+    async def add_pod(self, place: PodPlace) -> None:
+        return
+
+    def remove_pod(self, uid: str) -> None:
+        return
+
     def start(self, order: StartOrder, listener: Listener) -> ContainerRun:
         if not own_command(order.container):
             return self._simulated.start(order, listener)
-        run = ProcessRun(self, order, listener)
+        run = self.run_of(order, listener)
         run.begin()
         return run
+
+    def run_of(self, order: StartOrder, listener: Listener) -> "ProcessRun":
+        return ProcessRun(self, order, listener)
 
 
 class ProcessRun:
@@ -98,9 +115,8 @@ class ProcessRun:
                     self._report,
                     fds=[logs, *stdin],
                     op="start",
-                    argv=self._line.argv,
-                    env=self._line.env,
-                    cwd=self._line.cwd,
+                    **self._line.to_json(),
+                    **self._place(),
                     log=self._log_name,
                     log_bytes=LOG_BYTES_MAX,
                 )
@@ -134,11 +150,12 @@ class ProcessRun:
         order = replace(order, mounts=tree.mounts)
         self._localize = localizer(order, layout)
         line = command_line(order, layout, path=self._runtime.path)
-        for name, value in line.env.items():
-            if not name or "=" in name or "\0" in name or "\0" in value:
-                raise ContainerConfigError(f"environment variable {name!r}: neither name nor value can hold NUL or =")
-        _check_words(line.argv)
+        check_line(line)
         return line
+
+    def _place(self) -> dict[str, Any]:
+        """What a start says of where the process is to be."""
+        return {}
 
     def _failed(self, message: str, reason: str = RuntimeFailed.reason) -> None:
         self._end()
@@ -250,7 +267,7 @@ class ProcessRun:
     def _exec_command(self, command: list[str]) -> list[str]:
         """The command with real paths. Raises RuntimeFailed."""
         tree = self._tree
-        _check_words(command)
+        check_words(command)
         at = self._order.container.get("workingDir") or "/"
         try:
             copying = copy_command(command, lambda path, make: tree.place(posixpath.join(at, path), create=make))
@@ -260,6 +277,9 @@ class ProcessRun:
             return copying
         own = own_paths(tree.root.root, tree.has)
         return [self._localize(part) if n == 0 else own(self._localize(part)) for n, part in enumerate(command)]
+
+    async def connect(self, host: str, port: int) -> socket.socket:
+        return await self._runtime.network.connect(host, port)
 
     def usage(self, pod: Object) -> Usage:
         if self._over or not self._pid:
@@ -271,6 +291,14 @@ class ProcessRun:
         return None
 
 
-def _check_words(words: Sequence[str]) -> None:
+def check_line(line: CommandLine) -> None:
+    """Raises ContainerConfigError or RuntimeFailed for what no process can have."""
+    for name, value in line.env.items():
+        if not name or "=" in name or "\0" in name or "\0" in value:
+            raise ContainerConfigError(f"environment variable {name!r}: neither name nor value can hold NUL or =")
+    check_words(line.argv)
+
+
+def check_words(words: Sequence[str]) -> None:
     if any("\0" in word for word in words):
         raise RuntimeFailed("a command cannot hold NUL")

@@ -13,28 +13,33 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import orjson
 
 from rayplane.node.errors import RuntimeFailed
+from rayplane.node.shim import shim
 
 log = logging.getLogger(__name__)
 
 Report = Callable[[dict[str, Any]], None]
 MESSAGE_MAX = 192 * 1024
 UNSENT_MAX = 4096
+SOCKET = "{socket}"
 _SHIM_ENV = ("PATH", "LANG", "LD_LIBRARY_PATH")
 
 
 class ShimClient:
     """The runtime's end of a shim.
 
-    `order` sends a message about child `id`; `report` is called with each message the shim sends about it.
+    `order` sends a message about child `id`; `report` is called with each message the shim sends about it. `command`:
+    what runs a shim (one that isolates nothing if left out), `SOCKET` standing for the descriptor of its socket.
+    `lost`: told when one died.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, command: Sequence[str] = (), lost: Callable[[], None] | None = None) -> None:
+        self._command = command or (sys.executable, "-I", "-S", shim.__file__, SOCKET)
+        self._on_lost = lost
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._reports: dict[str, Report] = {}
@@ -49,11 +54,11 @@ class ShimClient:
         for end in (ours, theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * MESSAGE_MAX)
         ours.setblocking(False)
-        path = Path(__file__).with_name("shim.py")
+        number = str(theirs.fileno())
         with theirs, contextlib.ExitStack() as unless_started:
             unless_started.callback(ours.close)
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(path), str(theirs.fileno())],
+                [number if word == SOCKET else word for word in self._command],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
@@ -118,17 +123,17 @@ class ShimClient:
     def _receive(self) -> None:
         while self._socket is not None:
             try:
-                data = self._socket.recv(MESSAGE_MAX)
+                data, fds, _, _ = socket.recv_fds(self._socket, MESSAGE_MAX, 1)
             except BlockingIOError:
                 return
             except OSError:
-                data = b""
+                data, fds = b"", []
             if not data:
                 self._lost()
                 return
-            self._handle(orjson.loads(data))
+            self._handle(orjson.loads(data), fds)
 
-    def _handle(self, message: dict[str, Any]) -> None:
+    def _handle(self, message: dict[str, Any], fds: Sequence[int]) -> None:
         ident = message["id"]
         if message["ev"] == "started":
             self._pids[ident] = message["pid"]
@@ -137,7 +142,9 @@ class ShimClient:
             self._pids.pop(ident, None)
             report = self._reports.pop(ident, None)
         if report is not None:
-            report(message)
+            report(message | {"fds": fds} if fds else message)
+        else:
+            _close(fds)
 
     def _lost(self) -> None:
         log.error("the shim of this node host died; its containers are killed and started again")
@@ -149,6 +156,8 @@ class ShimClient:
         process, self._process = self._process, None
         if process is not None:
             asyncio.get_running_loop().run_in_executor(None, _wait, process)
+        if self._on_lost is not None:
+            self._on_lost()
         reports, self._reports = self._reports, {}
         for ident, report in reports.items():
             if ident not in pids:

@@ -19,7 +19,9 @@ No task per container: one timer of the event loop for each delay that is not ze
 """
 
 import asyncio
+import errno
 import random
+import socket
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -30,9 +32,10 @@ from rayplane.control_plane.api.pods.containers import is_sidecar
 from rayplane.control_plane.api.pods.resources import container_requests
 from rayplane.control_plane.durations import parse_span
 from rayplane.node.errors import Unsupported
-from rayplane.node.runtime import ExecSession, Listener, LogOptions, StartOrder, Usage
+from rayplane.node.runtime import ExecSession, Listener, LogOptions, PodPlace, StartOrder, Usage
 from rayplane.node.runtime.attach import FROM_NOW, Attached
 from rayplane.node.runtime.logs import LogLine, select_lines
+from rayplane.node.runtime.pod_network import DIRECT, PodNetwork
 
 PREFIX = "rayplane.io/"
 JOB_RUN_S = 1.0
@@ -40,6 +43,10 @@ JOB_RUN_S = 1.0
 
 class SimulatedRuntime:
     """A runtime that starts containers that are data. `rng` decides when they crash."""
+
+    trouble = ""
+    network_id = ""
+    network: PodNetwork = DIRECT
 
     def __init__(self, rng: random.Random, stamp: Callable[[], str]) -> None:
         self._rng = rng
@@ -53,6 +60,15 @@ class SimulatedRuntime:
 
     def keep_alive(self, seconds: float) -> None:
         """Simulated containers need no watchdog: they live in the process that watches."""
+
+    def add_node(self, address: str, cidr: str) -> None:
+        return
+
+    async def add_pod(self, place: PodPlace) -> None:
+        return
+
+    def remove_pod(self, uid: str) -> None:
+        return
 
     def start(self, order: StartOrder, listener: Listener) -> "SimulatedRun":
         run = SimulatedRun(order, listener, stamp=self._stamp)
@@ -120,6 +136,9 @@ class SimulatedRun:
             self._after(wait, self._exit, 143, 0)
         else:
             self._after(grace_s, self._exit, 137, 0)
+
+    async def connect(self, host: str, port: int) -> socket.socket:
+        raise OSError(errno.ECONNREFUSED, "a simulated container listens nowhere")
 
     def probe_delay(self, probe: str) -> tuple[float, bool] | None:
         if probe == "readiness":

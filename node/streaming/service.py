@@ -144,10 +144,11 @@ class NodeService:
         self, worker: StreamedPod, first: pb.PortForwardRequest, requests: AsyncIterator[pb.PortForwardRequest]
     ) -> AsyncGenerator[pb.PortForwardResponse, None]:
         ip = worker.machine.ip
-        if not any(run.real for run in worker.runs.values()):
+        run = next((run for run in worker.runs.values() if run.real), None)
+        if run is None:
             raise NotRunning(f"pod {meta.key(worker.pod)} has no real process that could listen")
         try:
-            reader, writer = await asyncio.open_connection(ip, first.port)
+            reader, writer = await asyncio.open_connection(sock=await run.connect(ip, first.port))
         except OSError as e:
             why = e.strerror or str(e)
             raise ConnectFailed(f"cannot connect to {ip}:{first.port}: {why}") from e

@@ -7,7 +7,7 @@ the like change all at once, through a symbolic link `..data` that is replaced a
 import asyncio
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,12 @@ _VERSION = "..v"
 class PodFiles:
     """The directories of a host's pods.
 
-    `root` is this host's own. Pods write below it, so that nothing there is followed out of it.
+    `root` is this host's own. Pods write below it, so that nothing there is followed out of it. `give`: lets pods that
+    run as others have a file or directory, with its mode.
     """
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, give: Callable[[str, int], None] | None = None) -> None:
+        self._give = give
         self.root = Path(os.path.realpath(root))
         self._versions = 0
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -60,7 +62,10 @@ class PodFiles:
         """A directory for a volume of the pod; what it holds survives restarts of containers and host, as the pod does.
         Raises OSError."""
         path = f"{os.path.basename(directory)}/volumes/{one_name(volume)}"
+        fresh = self._files.lstat(path) is None
         self._files.make_dirs(path)
+        if fresh and self._give is not None:
+            self._give(f"{self.root}/{path}", 0o777)
         return f"{self.root}/{path}"
 
     def host_path(self, pod: Object, volume: dict[str, Any]) -> str:
@@ -112,4 +117,10 @@ class PodFiles:
             if "/" in path:
                 base.make_dirs(f"{fresh}/{os.path.dirname(path)}")
             base.write_new(f"{fresh}/{path}", file.data, file.mode)
+        if self._give is not None:
+            # Pods only read such a volume: nobody has put anything else in the way.
+            for above, _, names in os.walk(f"{base.root}/{fresh}"):
+                self._give(above, 0o755)
+                for name in names:
+                    self._give(f"{above}/{name}", os.lstat(f"{above}/{name}").st_mode & 0o7777)
         return fresh

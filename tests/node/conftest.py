@@ -10,7 +10,7 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.identities import MASTERS, NODE_HOSTS, NODES
 from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
 from rayplane.control_plane.rpc.tls import Authority
-from rayplane.node.config import NodeConfig, NodeHostConfig
+from rayplane.node.config import NAMESPACES, NodeConfig, NodeHostConfig
 from rayplane.node.host import NodeHost
 from rayplane.storage.env import Env, LocalDisk, SystemClock
 from tests.fakes import FakeClient
@@ -50,7 +50,8 @@ async def make_host(api: FakeClient, tmp_path: Any) -> AsyncIterator[_MakeHost]:
             if cidr and node.name not in api.objects.get("nodes", {}):
                 body = {"metadata": {"name": node.name, "uid": f"uid-{node.name}"}}
                 number = len(api.objects.get("nodes", {})) + 1
-                api.put("nodes", body | {"spec": {"podCIDR": f"127.77.{number}.0/24"}})
+                first = 10 if config.get("isolation") == NAMESPACES else 127
+                api.put("nodes", body | {"spec": {"podCIDR": f"{first}.77.{number}.0/24"}})
         env = Env(SystemClock(), random.Random(len(hosts) + 1), LocalDisk(tmp_path / f"host{len(hosts)}"))
         host = NodeHost(
             NodeHostConfig(nodes=nodes, apiservers=("fake:1",), **config),

@@ -38,8 +38,8 @@ def stub(host: NodeHost) -> Stub:
     return Stub(host.network.channel(host.advertised), pb.DESCRIPTOR.services_by_name["Node"])
 
 
-async def logs(host: NodeHost, pod: str, **options: Any) -> bytes:
-    request = pb.LogsRequest(ref=pb.ContainerRef(node="n1", namespace="default", pod=pod), **options)
+async def logs(host: NodeHost, pod: str, *, node: str = "n1", **options: Any) -> bytes:
+    request = pb.LogsRequest(ref=pb.ContainerRef(node=node, namespace="default", pod=pod), **options)
     return b"".join([chunk.data async for chunk in stub(host).Logs(request)])
 
 

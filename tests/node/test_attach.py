@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from rayplane.node.runtime import shim
+from rayplane.node.shim import child as children
+from rayplane.node.shim import shim
 from rayplane.proto.rayplane.v1 import node_pb2 as pb
 from tests.fakes import FakeClient
 from tests.node.conftest import make_pod
@@ -111,11 +112,12 @@ def test_who_takes_nothing_is_given_up_and_the_container_goes_on(monkeypatch: py
     read, write = os.pipe()
     with ours, theirs, os.fdopen(container, "wb", 0) as container_end:
         below = shim.Shim(theirs)
-        child = shim.Child("c", SimpleNamespace(pid=1))  # type: ignore[arg-type]
+        child = children.Child({"id": "c", "argv": []}, SimpleNamespace(pid=1))  # type: ignore[arg-type]
         child.output, child.log = output, SimpleNamespace(add=lambda data: None)  # type: ignore[assignment]
         os.set_blocking(output, False)
         below._children["c"] = child
-        below._attach("c", write)
+        below._attach({"id": "c"}, [write])
+        os.close(write)
         below._balance(child)
 
         def is_read() -> bool:

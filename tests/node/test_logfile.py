@@ -13,7 +13,7 @@ from rayplane.node.runtime import LogOptions
 from rayplane.node.runtime import logfile as module
 from rayplane.node.runtime.logfile import LogFile
 from rayplane.node.runtime.logs import parse_line, select_lines
-from rayplane.node.runtime.shim import Log
+from rayplane.node.shim.container_log import Log
 from rayplane.storage.env import Beneath
 from tests.tiers import examples
 

@@ -52,12 +52,16 @@ class Nothing:
         self.events: list[str] = []
         self.node_ip = "127.0.0.1"
 
+    async def add_pod(self, place: Any) -> None: ...
+
     async def find(self, namespace: str, references: Any) -> dict[tuple[str, str], Object | None]:
         return {}
 
     def watch(self, *args: Any) -> None: ...
 
     unwatch = watch
+
+    def remove_pod(self, uid: str) -> None: ...
 
     async def unpublish(self, pod: Object, *, node: str) -> None: ...
 
@@ -73,7 +77,7 @@ class Mounted:
         manager = TokenManager(self.api, random.Random(1))  # type: ignore[arg-type]
         around: Any = self.around
         parts = SandboxParts(
-            NodeConfig("n1"), around, around, manager, around, PodFiles(str(directory)), around, self.tasks
+            NodeConfig("n1"), around, around, manager, around, PodFiles(str(directory)), around, "", around, self.tasks
         )
         source = {"serviceAccountToken": {"path": "token", "expirationSeconds": seconds}}
         pod = make_pod("web", volumes=[{"name": "v", "projected": {"sources": [source]}}])

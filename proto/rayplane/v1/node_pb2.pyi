@@ -139,3 +139,13 @@ class MetricsResponse(_message.Message):
     page: bytes
     content_type: str
     def __init__(self, page: _Optional[bytes] = ..., content_type: _Optional[str] = ...) -> None: ...
+
+class Packets(_message.Message):
+    __slots__ = ("packets",)
+    PACKETS_FIELD_NUMBER: _ClassVar[int]
+    packets: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, packets: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class Carried(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

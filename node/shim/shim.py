@@ -15,7 +15,8 @@ in:  {op: start, id, argv, env, cwd, log, log_bytes} with the descriptor of the 
      {op: kill, id, grace} {op: alive, seconds}
 out: {ev: started, id, pid} {ev: failed, id, error, [code]} {ev: exited, id, code, signal}
 
-Imports nothing of this project, so that it starts in a few milliseconds. Single-threaded, one epoll loop.
+Imports of this project only what is beside it, so that it starts in a few milliseconds. Single-threaded, one epoll
+loop.
 """
 
 import ctypes
@@ -30,106 +31,26 @@ import sys
 import termios
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(os.path.abspath(__file__)).parents[3]))
+
+from rayplane.node.shim.child import Attached, Child, Process
+from rayplane.node.shim.container_log import Log
 
 MARK = "RAYPLANE_CONTAINER_ID"
 MESSAGE_MAX = 192 * 1024
 READ_BYTES = 64 * 1024
-LINE_MAX = 256 * 1024
+FDS_MAX = 3
 WATCH_S = 1.0
 #: Whoever is attached and takes nothing for so long is given up.
 STUCK_S = 10.0
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-class Log:
-    """Output of one container: a stamp before each line; at `limit` bytes the file becomes `<name>.1`.
-
-    `directory` is an open descriptor, closed with the log. The container may plant links in there: none is followed.
-    """
-
-    def __init__(self, directory: int, name: str, limit: int) -> None:
-        self._directory, self._name, self._limit = directory, name, limit
-        self._rest = b""
-        self._open()
-
-    def _open(self) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        self._fd = os.open(self._name, flags, 0o600, dir_fd=self._directory)
-        self._size = os.fstat(self._fd).st_size
-
-    def add(self, data: bytes) -> None:
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        if len(self._rest) > LINE_MAX:
-            lines.append(self._rest)
-            self._rest = b""
-        if lines:
-            now = stamp()
-            self._write(b"".join(now + line + b"\n" for line in lines))
-
-    def close(self) -> None:
-        if self._rest:
-            self._write(stamp() + self._rest)
-        os.close(self._fd)
-        os.close(self._directory)
-
-    def _write(self, data: bytes) -> None:
-        try:
-            self._size += os.write(self._fd, data)
-            if self._size > self._limit:
-                self._rotate()
-        except OSError:
-            # A full disk costs log lines, never the container.
-            return
-
-    def _rotate(self) -> None:
-        full, older = self._fd, f"{self._name}.1"
-        try:
-            os.replace(self._name, older, src_dir_fd=self._directory, dst_dir_fd=self._directory)
-            self._open()
-        except OSError:
-            # The container has put something in the way: its log stays small all the same.
-            os.ftruncate(full, 0)
-            self._size = 0
-        else:
-            os.close(full)
-
-
-class Attached:
-    """Somebody who gets a copy of a container's output. While he is behind, the container waits for him."""
-
-    def __init__(self, child: "Child", fd: int) -> None:
-        self.child, self.fd = child, fd
-        self.waiting = b""
-        self.since = 0.0
-        os.set_blocking(fd, False)
-
-    def write(self, data: bytes = b"") -> None:
-        """Hand on what can be taken now. OSError when he is gone."""
-        if not self.waiting:
-            self.since = time.monotonic()
-        self.waiting += data
-        try:
-            taken = os.write(self.fd, self.waiting)
-        except BlockingIOError:
-            return
-        self.waiting = self.waiting[taken:]
-        self.since = time.monotonic()
-
-
-class Child:
-    """A container's main process, or a command beside it (`of` is the container then)."""
-
-    def __init__(self, ident: str, process: "subprocess.Popen[bytes]", of: str = "") -> None:
-        self.id, self.of = ident, of
-        self.process = process
-        self.pid = process.pid
-        self.output = -1
-        self.log: Log | None = None
-        self.kill_at: float | None = None
 
 
 class Shim:
@@ -138,13 +59,21 @@ class Shim:
     def __init__(self, control: socket.socket) -> None:
         self._control = control
         self._host = os.getppid()
+        self._nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         self._selector = selectors.DefaultSelector()
         self._children: dict[str, Child] = {}
         self._by_pid: dict[int, Child] = {}
         self._attached: list[Attached] = []
-        self._unsent: deque[bytes] = deque()
+        self._unsent: deque[tuple[bytes, list[int]]] = deque()
         self._alive_until: float | None = None
         self._running = True
+        self._orders: dict[str, Callable[[dict[str, Any], list[int]], None]] = {
+            "start": self._start,
+            "exec": self._exec,
+            "attach": self._attach,
+            "kill": self._kill,
+            "alive": self._alive,
+        }
 
     def run(self) -> None:
         control, selector = self._control, self._selector
@@ -182,7 +111,7 @@ class Shim:
     def _receive(self) -> None:
         while True:
             try:
-                data, fds, _, _ = socket.recv_fds(self._control, MESSAGE_MAX, 3)
+                data, fds, _, _ = socket.recv_fds(self._control, MESSAGE_MAX, FDS_MAX)
             except BlockingIOError:
                 return
             except OSError:
@@ -191,78 +120,94 @@ class Shim:
                 self._running = False
                 return
             message = json.loads(data)
-            op = message["op"]
-            if op == "start":
-                self._start(message, *fds)
-            elif op == "exec":
-                self._exec(message, fds)
-            elif op == "attach":
-                self._attach(message["id"], *fds)
-            elif op == "kill":
-                self._kill(message["id"], message["grace"])
-            elif op == "alive":
-                self._alive_until = time.monotonic() + message["seconds"]
+            try:
+                self._orders[message["op"]](message, fds)
+            finally:
+                for fd in fds:
+                    os.close(fd)
 
-    def _send(self, **message: Any) -> None:
-        self._unsent.append(json.dumps(message).encode())
+    @staticmethod
+    def encode(**message: Any) -> bytes:
+        return json.dumps(message).encode()
+
+    def _send(self, *, fds: Sequence[int] = (), **message: Any) -> None:
+        """`fds`: sent with it, and closed here."""
+        self._unsent.append((self.encode(**message), [*fds]))
         self._send_more()
 
     def _send_more(self) -> None:
         # At most one message for each start and each end of a child: bounded by what the host asked for.
         while self._unsent:
+            data, fds = self._unsent[0]
             try:
-                self._control.send(self._unsent[0])
+                socket.send_fds(self._control, [data], fds)
             except BlockingIOError:
                 return
             except OSError:
                 self._running = False
                 return
             self._unsent.popleft()
+            for fd in fds:
+                os.close(fd)
 
     # --- start ------------------------------------------------------------------------------------
 
-    def _start(
-        self, message: dict[str, Any], directory: int, stdin: int = subprocess.DEVNULL, terminal: int = -1
-    ) -> None:
-        tty = terminal >= 0
-        read, write = (terminal, os.dup(stdin)) if tty else os.pipe2(os.O_CLOEXEC)
+    def spawn(self, message: dict[str, Any], stdio: tuple[int, int, int]) -> Process:
+        """Start a process. Raises OSError, ValueError, SubprocessError."""
+        return spawn(message, stdio, tty=message["tty"])
+
+    def _start(self, message: dict[str, Any], fds: list[int]) -> None:
+        directory, stdin, terminal = (*fds, -1, -1)[:3]
+        if tty := terminal >= 0:
+            read, write = os.dup(terminal), os.dup(stdin)
+        else:
+            read, write = os.pipe2(os.O_CLOEXEC)
         log = None
         try:
-            log = Log(directory, message["log"], message["log_bytes"])
-            process = spawn(message, (stdin, write, write), tty=tty)
+            log = Log(os.dup(directory), message["log"], message["log_bytes"])
+            stdio = (stdin if stdin >= 0 else self._nothing, write, write)
+            process = self.spawn({**message, "tty": tty}, stdio)
         except (OSError, ValueError, subprocess.SubprocessError) as e:
             os.close(read)
             if log is not None:
                 log.close()
-            else:
-                os.close(directory)
             self._send(ev="failed", id=message["id"], error=describe(e, message))
             return
         finally:
             os.close(write)
-            if stdin >= 0:
-                os.close(stdin)
         os.set_blocking(read, False)
-        child = Child(message["id"], process)
+        child = Child(message, process)
         child.output, child.log = read, log
         self._add(child)
-        self._balance(child)
 
     def _exec(self, message: dict[str, Any], fds: list[int]) -> None:
         try:
-            process = spawn(message, (fds[0], fds[1], fds[2]), tty=message["tty"])
+            process = self.spawn(message, (fds[0], fds[1], fds[2]))
         except (OSError, ValueError, subprocess.SubprocessError) as e:
             self._send(ev="failed", id=message["id"], error=describe(e, message), code=exit_code(e, message))
             return
-        finally:
-            for fd in fds:
-                os.close(fd)
-        self._add(Child(message["id"], process, of=message["of"]))
+        self._add(Child(message, process))
 
     def _add(self, child: Child) -> None:
+        """Know a child; it is told as started when it has come to its program."""
         self._children[child.id] = child
         self._by_pid[child.pid] = child
+        if child.process.pending < 0:
+            self._begun(child)
+        else:
+            self._watch(child.process.pending, selectors.EVENT_READ, partial(self._begun, child))
+
+    def _begun(self, child: Child) -> None:
+        if child.process.pending >= 0:
+            self._watch(child.process.pending, 0)
+            error = child.process.failure()
+            if error is not None:
+                child.failure = error
+                return
+        child.begun = True
         self._send(ev="started", id=child.id, pid=child.pid)
+        if child.output >= 0:
+            self._balance(child)
 
     def _pump(self, child: Child) -> bool:
         """Move some output to the log; whether there may be more now."""
@@ -289,12 +234,10 @@ class Shim:
 
     # --- attached ---------------------------------------------------------------------------------
 
-    def _attach(self, ident: str, fd: int) -> None:
-        child = self._children.get(ident)
-        if child is None:
-            os.close(fd)
-        else:
-            self._attached.append(Attached(child, fd))
+    def _attach(self, message: dict[str, Any], fds: list[int]) -> None:
+        child = self._children.get(message["id"])
+        if child is not None:
+            self._attached.append(Attached(child, os.dup(fds[0])))
 
     def _attached_to(self, child: Child) -> list[Attached]:
         return [one for one in self._attached if one.child is child]
@@ -338,8 +281,11 @@ class Shim:
 
     # --- end --------------------------------------------------------------------------------------
 
-    def _kill(self, ident: str, grace_s: float) -> None:
-        child = self._children.get(ident)
+    def _alive(self, message: dict[str, Any], fds: list[int]) -> None:
+        self._alive_until = time.monotonic() + message["seconds"]
+
+    def _kill(self, message: dict[str, Any], fds: list[int]) -> None:
+        child, grace_s = self._children.get(message["id"]), message["grace"]
         if child is None:
             return
         at = time.monotonic() + grace_s
@@ -380,6 +326,9 @@ class Shim:
         del self._children[child.id]
         code = os.waitstatus_to_exitcode(status)
         child.process.returncode = code
+        if not child.begun and child.failure is None:
+            # What it said before its end is there to be read.
+            self._begun(child)
         if not child.of:
             for other in self._children.values():
                 if other.of == child.id:
@@ -391,6 +340,11 @@ class Shim:
             self._hand_on(one)
         if child.log is not None:
             child.log.close()
+        if child.failure is not None:
+            words = {"argv": child.argv}
+            error, number = describe(child.failure, words), exit_code(child.failure, words)
+            self._send(ev="failed", id=child.id, error=error, code=number)
+            return
         number = -code if code < 0 else 0
         self._send(ev="exited", id=child.id, code=128 + number if number else code, signal=number)
 
@@ -417,13 +371,22 @@ class Shim:
                 return
 
 
-def spawn(message: dict[str, Any], stdio: tuple[int, int, int], *, tty: bool) -> "subprocess.Popen[bytes]":
+class Spawned(subprocess.Popen):  # type: ignore[type-arg]
+    """A process that has come to its program: `subprocess` waits for that."""
+
+    pending = -1
+
+    def failure(self) -> OSError | None:
+        return None
+
+
+def spawn(message: dict[str, Any], stdio: tuple[int, int, int], *, tty: bool) -> Spawned:
     def before_exec() -> None:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if tty:
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
-    return subprocess.Popen(
+    return Spawned(
         message["argv"],
         env=message["env"],
         cwd=message["cwd"],
@@ -448,12 +411,6 @@ def describe(error: Exception, message: dict[str, Any]) -> str:
     if isinstance(error, PermissionError):
         return f'exec: "{message["argv"][0]}": permission denied'
     return str(error)
-
-
-def stamp() -> bytes:
-    """Now as RFC 3339 with nanoseconds, and a blank."""
-    seconds, nanos = divmod(time.time_ns(), 1_000_000_000)
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)).encode() + b".%09dZ " % nanos
 
 
 def kill_group(pid: int, number: int) -> None:

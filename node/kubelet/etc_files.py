@@ -1,0 +1,115 @@
+"""Files of /etc that a pod's containers share: hosts, hostname, resolv.conf (core/v1 PodDNSConfig). Pure.
+
+Source: Kubernetes documentation, "DNS for Services and Pods" and "Adding entries to Pod /etc/hosts with HostAliases".
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
+
+DOMAIN = "cluster.local"
+NAMESERVERS_MAX, SEARCHES_MAX, SEARCH_CHARS_MAX = 3, 32, 2048
+HOST_NAME_MAX = 63
+_LOCAL = (
+    ("127.0.0.1", "localhost"),
+    ("::1", "localhost ip6-localhost ip6-loopback"),
+    ("fe00::0", "ip6-localnet"),
+    ("fe00::0", "ip6-mcastprefix"),
+    ("fe00::1", "ip6-allnodes"),
+    ("fe00::2", "ip6-allrouters"),
+)
+
+
+def host_name(pod: Object) -> str:
+    """The name that the pod's containers have for their machine."""
+    spec = meta.spec(pod)
+    name: str = spec.get("hostnameOverride") or spec.get("hostname") or meta.name(pod)
+    return name[:HOST_NAME_MAX].rstrip("-.")
+
+
+def full_name(pod: Object) -> str:
+    """The pod's name in the cluster's DNS, empty unless it has a subdomain."""
+    subdomain = meta.spec(pod).get("subdomain")
+    return f"{host_name(pod)}.{subdomain}.{meta.namespace(pod)}.svc.{DOMAIN}" if subdomain else ""
+
+
+def etc_files(pod: Object, ip: str, *, dns: str, machine_resolv: str) -> dict[str, bytes]:
+    """Path to content. `dns`: the cluster's DNS server, empty for none; `machine_resolv`: the machine's resolv.conf."""
+    files = {
+        "/etc/hostname": f"{host_name(pod)}\n",
+        "/etc/resolv.conf": _resolv(pod, dns, machine_resolv),
+        "/etc/hosts": _hosts(pod, ip),
+    }
+    return {path: text.encode() for path, text in files.items()}
+
+
+def _hosts(pod: Object, ip: str) -> str:
+    lines = ["# Kubernetes-managed hosts file.", *(f"{address}\t{names}" for address, names in _LOCAL)]
+    names = "\t".join(filter(None, (full_name(pod), host_name(pod))))
+    lines.append(f"{ip}\t{names}")
+    for alias in meta.spec(pod).get("hostAliases") or ():
+        lines.append("\t".join((alias.get("ip") or "", *(alias.get("hostnames") or ()))))
+    return "\n".join(lines) + "\n"
+
+
+def _resolv(pod: Object, dns: str, machine_resolv: str) -> str:
+    spec = meta.spec(pod)
+    policy = spec.get("dnsPolicy") or "ClusterFirst"
+    if policy == "ClusterFirst" and spec.get("hostNetwork"):
+        policy = "Default"
+    servers: list[str] = []
+    searches: list[str] = []
+    options: dict[str, str | None] = {}
+    if policy in ("ClusterFirst", "ClusterFirstWithHostNet") and dns:
+        servers = [dns]
+        searches = [f"{meta.namespace(pod)}.svc.{DOMAIN}", f"svc.{DOMAIN}", DOMAIN]
+        options = {"ndots": "5"}
+    elif policy != "None":
+        servers, searches, options = parse_resolv(machine_resolv)
+    config: Mapping[str, Any] = spec.get("dnsConfig") or {}
+    servers += config.get("nameservers") or ()
+    searches += config.get("searches") or ()
+    options |= {o["name"]: o.get("value") for o in config.get("options") or ()}
+    return _lines(_distinct(servers)[:NAMESERVERS_MAX], _fitting(_distinct(searches)), options)
+
+
+def parse_resolv(text: str) -> tuple[list[str], list[str], dict[str, str | None]]:
+    """Servers, search domains and options of a resolv.conf(5)."""
+    servers: list[str] = []
+    searches: list[str] = []
+    options: dict[str, str | None] = {}
+    for line in text.splitlines():
+        word, *rest = line.split() or [""]
+        if word == "nameserver":
+            servers += rest[:1]
+        elif word in ("search", "domain"):
+            searches = rest
+        elif word == "options":
+            options |= {name: value or None for name, _, value in (o.partition(":") for o in rest)}
+    return servers, searches, options
+
+
+def _lines(servers: Iterable[str], searches: list[str], options: Mapping[str, str | None]) -> str:
+    lines = [f"nameserver {server}" for server in servers]
+    if searches:
+        lines.insert(0, f"search {' '.join(searches)}")
+    if options:
+        words = (name if value is None else f"{name}:{value}" for name, value in options.items())
+        lines.append(f"options {' '.join(words)}")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _distinct(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(names))
+
+
+def _fitting(searches: list[str]) -> list[str]:
+    """As many as Kubernetes allows, and resolvers take."""
+    found: list[str] = []
+    for name in searches[:SEARCHES_MAX]:
+        if sum(len(one) + 1 for one in (*found, name)) - 1 > SEARCH_CHARS_MAX:
+            break
+        found.append(name)
+    return found

@@ -1,0 +1,43 @@
+"""The shims of one cluster on one machine, which share its namespaces.
+
+A file names them. Whoever comes takes its lock, joins one that lives, or makes the namespaces when there is none: they
+went with the last.
+"""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def joining(path: str) -> Iterator[int]:
+    """Join under the lock: the process whose namespaces to join, 0 for none. Named afterwards, unless it failed."""
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        living = [*_living(fd)]
+        yield next((pid for pid, _ in living), 0)
+        text = "".join(f"{pid} {started}\n" for pid, started in [*living, (os.getpid(), _started(os.getpid()))])
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, text.encode(), 0)
+    finally:
+        os.close(fd)
+
+
+def _living(fd: int) -> Iterator[tuple[int, str]]:
+    """Process id and start time of those named that are still there."""
+    for line in os.pread(fd, 64 * 1024, 0).decode(errors="replace").splitlines():
+        pid, _, started = line.partition(" ")
+        if pid.isdigit() and started and _started(int(pid)) == started:
+            yield int(pid), started
+
+
+def _started(pid: int) -> str:
+    """When a process began, in ticks since the machine did (proc_pid_stat(5)); empty for none."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as f:
+            return f.read().rpartition(b")")[2].split()[19].decode()
+    except (OSError, IndexError):
+        return ""

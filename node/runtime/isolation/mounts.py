@@ -1,0 +1,164 @@
+"""The root of a container, made in the child that is going to be it: the steps of a plan from `rootfs`, one by one.
+
+A source is opened where the machine's files still are, and below the root that its step names: no link of a pod's
+making leads out of it. A target of a step after `pivot` is a path as the container sees it.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rayplane.node.runtime.isolation import syscalls
+from rayplane.storage.env import Beneath
+
+_DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+_LINKS = {"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2"}
+_CALM = syscalls.MS_NOSUID | syscalls.MS_NODEV
+_NEW_ROOT = "/"
+
+
+class Builder:
+    """A builder that carries out steps.
+
+    It knows where the new root stands before it is the root, and the old one until it goes.
+    """
+
+    def __init__(self, sources: Mapping[int, int]) -> None:
+        self._sources = sources
+        self._root = ""
+        self._old = -1
+
+    def source(self, step: Mapping[str, Any]) -> str:
+        return f"/proc/self/fd/{self._sources[id(step)]}"
+
+    def at(self, step: Mapping[str, Any]) -> str:
+        return f"{self._root}{step['at']}"
+
+    def place(self, source: str, target: str) -> None:
+        """Have something of the source's sort to mount on."""
+        if os.path.isdir(source):
+            os.makedirs(target, exist_ok=True)
+        elif not os.path.lexists(target):
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            os.close(os.open(target, os.O_CREAT | os.O_CLOEXEC, 0o644))
+
+    # --- steps ------------------------------------------------------------------------------------
+
+    def root(self, step: Mapping[str, Any]) -> None:
+        """A directory that becomes the root."""
+        syscalls.mount("", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE)
+        syscalls.mount(self.source(step), step["on"], "", syscalls.MS_BIND)
+        self._root = step["on"]
+
+    def bind(self, step: Mapping[str, Any]) -> None:
+        source, target = self.source(step), self.at(step)
+        self.place(source, target)
+        syscalls.mount(source, target, "", syscalls.MS_BIND | syscalls.MS_REC)
+        if step.get("read_only"):
+            make_read_only(target)
+
+    def overlay(self, step: Mapping[str, Any]) -> None:
+        """Layers below what the container writes."""
+        target = self.at(step)
+        os.makedirs(target, exist_ok=True)
+        data = f"lowerdir={':'.join(step['lower'])},upperdir={step['upper']},workdir={step['work']},userxattr"
+        syscalls.mount("overlay", target, "overlay", 0, data)
+
+    def link(self, step: Mapping[str, Any]) -> None:
+        if not os.path.lexists(self.at(step)):
+            os.symlink(step["to"], self.at(step))
+
+    def directory(self, step: Mapping[str, Any]) -> None:
+        target = self.at(step)
+        os.makedirs(target, exist_ok=True)
+        os.chmod(target, step["mode"])
+
+    def pivot(self, step: Mapping[str, Any]) -> None:
+        """Go to the new root. The old one is below no path any more, and stays until `leave`: sources are of it."""
+        self._old = os.open("/", os.O_PATH | os.O_CLOEXEC)
+        os.chdir(self._root)
+        syscalls.pivot_root(".", ".")
+        os.chdir("/")
+        self._root = ""
+
+    def leave(self, step: Mapping[str, Any]) -> None:
+        """Let the old root go."""
+        os.fchdir(self._old)
+        syscalls.unmount(".")
+        os.chdir("/")
+
+    def tmpfs(self, step: Mapping[str, Any]) -> None:
+        target = self.at(step)
+        os.makedirs(target, exist_ok=True)
+        syscalls.mount("tmpfs", target, "tmpfs", _CALM, step.get("data", ""))
+
+    def proc(self, step: Mapping[str, Any]) -> None:
+        target = self.at(step)
+        os.makedirs(target, exist_ok=True)
+        syscalls.mount("proc", target, "proc", _CALM | syscalls.MS_NOEXEC)
+
+    def devices(self, step: Mapping[str, Any]) -> None:
+        """/dev as containers have it, without anything of the machine that could be harmed."""
+        target = self.at(step)
+        self.tmpfs({"at": step["at"], "data": "mode=755,size=64k"})
+        for name in _DEVICES:
+            self.place(f"/dev/{name}", f"{target}/{name}")
+            syscalls.mount(f"/dev/{name}", f"{target}/{name}", "", syscalls.MS_BIND)
+        for name, to in _LINKS.items():
+            os.symlink(to, f"{target}/{name}")
+        os.mkdir(f"{target}/pts")
+        syscalls.mount("devpts", f"{target}/pts", "devpts", syscalls.MS_NOSUID, "newinstance,ptmxmode=0666,mode=0620")
+        os.symlink("pts/ptmx", f"{target}/ptmx")
+        os.mkdir(f"{target}/shm", 0o1777)
+        syscalls.mount("shm", f"{target}/shm", "tmpfs", _CALM | syscalls.MS_NOEXEC, f"mode=1777,size={step['shm']}")
+
+    def read_only(self, step: Mapping[str, Any]) -> None:
+        make_read_only(self.at(step) or _NEW_ROOT)
+
+    def owner(self, step: Mapping[str, Any]) -> None:
+        """Give a volume to a group, as fsGroup asks."""
+        path = self.source(step)
+        os.chown(path, -1, step["group"])
+        os.chmod(path, 0o2770)
+
+
+_STEPS: dict[str, Callable[[Builder, Mapping[str, Any]], None]] = {
+    "root": Builder.root,
+    "bind": Builder.bind,
+    "overlay": Builder.overlay,
+    "link": Builder.link,
+    "directory": Builder.directory,
+    "pivot": Builder.pivot,
+    "leave": Builder.leave,
+    "tmpfs": Builder.tmpfs,
+    "proc": Builder.proc,
+    "devices": Builder.devices,
+    "read_only": Builder.read_only,
+    "owner": Builder.owner,
+}
+
+
+def build(steps: Sequence[Mapping[str, Any]]) -> None:
+    """Make a root by the steps of a plan and go there. Raises OSError with the path that could not be."""
+    builder = Builder({id(step): _open(step) for step in steps if "from" in step})
+    for step in steps:
+        _STEPS[step["do"]](builder, step)
+
+
+def _open(step: Mapping[str, Any]) -> int:
+    below = step.get("below")
+    if not below:
+        return os.open(step["from"], os.O_PATH | os.O_CLOEXEC)
+    volume = Beneath(step["from"])
+    try:
+        return volume.open(below, os.O_PATH, links=True)
+    except FileNotFoundError:
+        volume.make_dirs(below, 0o755, links=True)
+        return volume.open(below, os.O_PATH, links=True)
+
+
+def make_read_only(target: str) -> None:
+    """Mount again what is mounted there, read-only; flags that a lesser user may not take away stay."""
+    flags = syscalls.MS_REMOUNT | syscalls.MS_BIND | syscalls.MS_RDONLY
+    kept = os.statvfs(target).f_flag & (syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC)
+    syscalls.mount("", target, "", flags | kept)

@@ -1,0 +1,187 @@
+"""The network of a machine's namespace: a bridge, an interface for each pod, a route for each node.
+
+Pods have addresses without neighbours (/32) and reach everybody through the bridge's own address, so that every packet
+between two pods is forwarded: services and policies see it. Interfaces of pods go with their namespaces.
+"""
+
+import contextlib
+import ctypes
+import fcntl
+import hashlib
+import os
+import socket
+import struct
+from dataclasses import dataclass, field
+from typing import Any
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+from pyroute2.netlink.rtnl.ifinfmsg import IFF_NOARP, IFF_UP
+
+from rayplane.node.runtime.isolation import syscalls
+
+BRIDGE = "pods0"
+INTERFACE = "eth0"
+MTU = 65000
+"""Of every interface: between machines packets travel in a stream, which takes them at any size."""
+_IPV4 = 0x0800
+_WIRE_MAC = "02:70:6f:64:73:31"
+WIRE_HEADER = bytes.fromhex(_WIRE_MAC.replace(":", "")) * 2 + _IPV4.to_bytes(2)
+"""Before a packet for the machine: to the device from itself."""
+_SIOCETHTOOL, _ETHTOOL_STXCSUM = 0x8946, 0x17
+_BRIDGE_MAC = "02:70:6f:64:73:30"
+_EXISTS = 17
+_LOCAL_TABLE = 255
+_OWN = (("net", syscalls.CLONE_NEWNET), ("ipc", syscalls.CLONE_NEWIPC), ("uts", syscalls.CLONE_NEWUTS))
+_MACHINE_SETTINGS = {
+    "net/ipv4/ip_forward": "1",
+    "net/ipv4/conf/all/send_redirects": "0",
+    "net/ipv4/conf/default/send_redirects": "0",
+    "net/ipv4/ip_unprivileged_port_start": "0",
+}
+_POD_SETTINGS = {
+    # A user other than root may listen on port 80 and ping, as container runtimes allow.
+    "net/ipv4/ip_unprivileged_port_start": "0",
+    "net/ipv4/ping_group_range": "0 0",
+}
+
+
+@dataclass(slots=True)
+class PodNamespaces:
+    """Open namespaces of one pod: network, IPC, UTS."""
+
+    fds: list[int] = field(default_factory=list)
+
+    def close(self) -> None:
+        while self.fds:
+            os.close(self.fds.pop())
+
+
+class MachineNetwork:
+    """The network namespace that this process is in. Raises NetlinkError and OSError."""
+
+    def __init__(self) -> None:
+        self._routes = IPRoute()
+        self._mine = PodNamespaces(_open_own())
+        self._wire = 0
+        with _unless_there():
+            # Without an address of its own it would take one of its ports', and pods would send to one that has gone.
+            self._routes.link("add", ifname=BRIDGE, kind="bridge", address=_BRIDGE_MAC)
+        (self._bridge,) = self._routes.link_lookup(ifname=BRIDGE)
+        _up(self._routes, "lo")
+        self._routes.link("set", index=self._bridge, state="up")
+        _set(_MACHINE_SETTINGS)
+
+    def add_node(self, address: str, cidr: str) -> None:
+        """Have a node's address and send its pods' packets to the bridge."""
+        with _unless_there():
+            self._routes.addr("add", index=self._bridge, address=address, prefixlen=32)
+        with _unless_there():
+            self._routes.route("add", dst=cidr, oif=self._bridge, scope="link")
+
+    def add_services(self, cidr: str) -> None:
+        """Take every address of a network for one of this machine's: a proxy listens where a service is."""
+        (loopback,) = self._routes.link_lookup(ifname="lo")
+        with _unless_there():
+            self._routes.route("add", dst=cidr, oif=loopback, type="local", scope="host", table=_LOCAL_TABLE)
+
+    def open_wire(self) -> int:
+        """A device for packets to and from other machines: a pair, of which the descriptor is the far end.
+
+        Packets have an Ethernet header, `WIRE_HEADER` for those that are written.
+        """
+        name, far = f"wire{os.getpid()}", f"far{os.getpid()}"
+        self._routes.link("add", ifname=name, kind="veth", peer={"ifname": far, "mtu": MTU}, mtu=MTU, address=_WIRE_MAC)
+        (self._wire,) = self._routes.link_lookup(ifname=name)
+        _without_offload(name)
+        # Nobody answers at the far end who has an address.
+        self._routes.link("set", index=self._wire, flags=IFF_NOARP | IFF_UP, change=IFF_NOARP | IFF_UP)
+        _up(self._routes, far)
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.htons(_IPV4)) as end:
+            end.bind((far, _IPV4))
+            return end.detach()
+
+    def route(self, cidr: str) -> None:
+        """Send what is for a network of another machine to this process' device."""
+        self._routes.route("replace", dst=cidr, oif=self._wire, scope="link")
+
+    def unroute(self, cidr: str) -> None:
+        with contextlib.suppress(NetlinkError):  # another host's device has it now
+            self._routes.route("del", dst=cidr, oif=self._wire)
+
+    def add_pod(self, uid: str, address: str, gateway: str, host_name: str) -> PodNamespaces:
+        """Make a pod's namespaces with its interface."""
+        inside = self._enter_new(host_name)
+        try:
+            net = inside.fds[0]
+            peer: dict[str, Any] = {"ifname": INTERFACE, "net_ns_fd": net, "mtu": MTU}
+            self._routes.link(
+                "add", ifname=_name(uid), kind="veth", peer=peer, mtu=MTU, master=self._bridge, state="up"
+            )
+            syscalls.setns(net, syscalls.CLONE_NEWNET)
+            try:
+                _configure(address, gateway)
+            finally:
+                syscalls.setns(self._mine.fds[0], syscalls.CLONE_NEWNET)
+        except BaseException:
+            inside.close()
+            raise
+        return inside
+
+    def _enter_new(self, host_name: str) -> PodNamespaces:
+        """New namespaces; this process is in its own again afterwards."""
+        syscalls.unshare(sum(kind for _, kind in _OWN))
+        try:
+            syscalls.set_host_name(host_name)
+            _set(_POD_SETTINGS)
+            return PodNamespaces(_open_own())
+        finally:
+            for fd, (_, kind) in zip(self._mine.fds, _OWN, strict=True):
+                syscalls.setns(fd, kind)
+
+
+def _without_offload(name: str) -> None:
+    """Have checksums in packets that a device hands over: whoever gets them is no device (linux/ethtool.h)."""
+    value = (ctypes.c_uint32 * 2)(_ETHTOOL_STXCSUM, 0)
+    request = struct.pack("16sP16x", name.encode(), ctypes.addressof(value))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        fcntl.ioctl(any_socket, _SIOCETHTOOL, request)
+
+
+def _configure(address: str, gateway: str) -> None:
+    with IPRoute() as routes:
+        _up(routes, "lo")
+        index = _up(routes, INTERFACE)
+        routes.addr("add", index=index, address=address, prefixlen=32)
+        routes.route("add", dst="default", gateway=gateway, oif=index, flags=["onlink"])
+
+
+def _up(routes: IPRoute, name: str) -> int:
+    (index,) = routes.link_lookup(ifname=name)
+    routes.link("set", index=index, state="up")
+    return int(index)
+
+
+def _open_own() -> list[int]:
+    return [os.open(f"/proc/thread-self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name, _ in _OWN]
+
+
+def _set(settings: dict[str, str]) -> None:
+    for name, value in settings.items():
+        # What a kernel has not, or does not let namespaces change, it does without.
+        with contextlib.suppress(OSError), open(f"/proc/sys/{name}", "w") as f:
+            f.write(value)
+
+
+def _name(uid: str) -> str:
+    """Name of a pod's interface on the machine's side."""
+    return f"pod{hashlib.blake2s(uid.encode(), digest_size=6).hexdigest()}"
+
+
+@contextlib.contextmanager
+def _unless_there() -> Any:
+    try:
+        yield
+    except NetlinkError as e:
+        if e.code != _EXISTS:
+            raise

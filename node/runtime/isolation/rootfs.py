@@ -1,0 +1,114 @@
+"""The file system that a container sees, as steps for `mounts`. Pure, but for `machine_of`.
+
+Without an image a container has the programs of the machine: the directories in `SHARED`, what it writes there kept in
+a layer of its own, and the installation that this program runs in. It sees no home directory, no service's data, and
+nothing of the cluster; /tmp, /var, /root and whatever it makes are its own. Volumes are mounted in the order of their
+paths, so one may lie below another.
+"""
+
+import os
+import posixpath
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rayplane.node.errors import ContainerConfigError
+from rayplane.node.runtime import Mount
+
+STAGE = "/sys"
+"""Where the shim has the directories of pods, and a new root stands until it is the root: no program is ever there."""
+NEW_ROOT = f"{STAGE}/root"
+SHARED = ("usr", "etc", "opt", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "nix", "gnu")
+_OWN = {"tmp": 0o1777, "var/tmp": 0o1777, "run": 0o755, "var/log": 0o755, "var/lib": 0o755, "root": 0o711, "sys": 0o555}
+SHM = "64m"
+
+Step = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A machine, as containers without an image see it.
+
+    `links` and `directories`: of SHARED, what is there, the links with where they lead; `programs`: directories of
+    installations elsewhere, with where the shim has them.
+    """
+
+    links: Mapping[str, str]
+    directories: tuple[str, ...]
+    programs: Mapping[str, str] = field(default_factory=dict)
+
+
+def machine_of(programs: Iterable[str], staged: Callable[[str], str] = str) -> Machine:
+    """What containers see of this machine. `programs`: directories of installations that they may use; `staged`: where
+    the shim has a directory."""
+    links, directories = {}, []
+    for name in SHARED:
+        path = f"/{name}"
+        if os.path.islink(path):
+            links[name] = os.readlink(path)
+        elif os.path.isdir(path):
+            directories.append(name)
+    elsewhere = [p for p in sorted(set(programs)) if p.split("/")[1] not in {*links, *directories}]
+    return Machine(links, tuple(directories), {path: staged(path) for path in elsewhere})
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """The directory of one container, and the files that its pod has for it.
+
+    `directory` is as the shim sees it; in it are `root` and for each layer `NAME-upper` and `NAME-work`. `files`: path
+    in the container to path as the shim sees it.
+    """
+
+    directory: str
+    files: Mapping[str, str]
+    mounts: Sequence[Mount] = ()
+    read_only: bool = False
+    fs_group: int | None = None
+
+
+def layers(machine: Machine) -> list[str]:
+    """Directories that a container's directory needs for its layers."""
+    return [f"{name}-{part}" for name in machine.directories for part in ("upper", "work")]
+
+
+def plan(machine: Machine, box: Box) -> list[Step]:
+    """The steps that make a container's root. Raises ContainerConfigError."""
+    steps: list[Step] = [{"do": "root", "from": f"{box.directory}/root", "on": NEW_ROOT}]
+    steps += [{"do": "link", "at": f"/{name}", "to": to} for name, to in machine.links.items()]
+    steps += [_layer(name, box) for name in machine.directories]
+    steps += [{"do": "directory", "at": f"/{path}", "mode": mode} for path, mode in _OWN.items()]
+    steps += [
+        {"do": "bind", "from": source, "at": path, "read_only": True} for path, source in machine.programs.items()
+    ]
+    steps += [{"do": "proc", "at": "/proc"}, {"do": "devices", "at": "/dev", "shm": SHM}, {"do": "pivot"}]
+    steps += [{"do": "bind", "from": source, "at": path} for path, source in box.files.items()]
+    if box.read_only:
+        steps += [{"do": "read_only", "at": at} for at in ("", *(f"/{name}" for name in machine.directories))]
+    for mount in sorted(box.mounts, key=lambda m: len(_target(m))):
+        steps += _volume(mount, box)
+    return [*steps, {"do": "leave"}]
+
+
+def _layer(name: str, box: Box) -> Step:
+    upper, work = (f"{box.directory}/{name}-{part}" for part in ("upper", "work"))
+    return {"do": "overlay", "at": f"/{name}", "lower": [f"/{name}"], "upper": upper, "work": work}
+
+
+def _volume(mount: Mount, box: Box) -> list[Step]:
+    source: Step = {"from": mount.source}
+    if below := mount.sub_path.strip("/"):
+        source["below"] = below
+    steps: list[Step] = [{"do": "bind", **source, "at": _target(mount), "read_only": mount.read_only}]
+    if box.fs_group is not None and mount.scratch:
+        steps.insert(0, {"do": "owner", **source, "group": box.fs_group})
+    return steps
+
+
+def _target(mount: Mount) -> str:
+    path = posixpath.normpath(f"/{mount.mount_path.lstrip('/')}")
+    if ".." in mount.mount_path.split("/") or "\0" in path or path == "/":
+        raise ContainerConfigError(
+            f"mountPath {mount.mount_path!r} of volume {mount.volume} must not be / or contain '..'"
+        )
+    return path

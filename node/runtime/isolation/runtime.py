@@ -1,0 +1,305 @@
+"""The runtime of isolated containers: processes of this machine in namespaces of their own.
+
+The node host stays outside of them. It tells its shim what to make, and reaches pods by sockets that the shim makes
+for it. Namespaces of pods that went with a shim are made again with the next container.
+"""
+
+import asyncio
+import hashlib
+import os
+import shutil
+import socket
+import stat
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rayplane.control_plane.api import meta
+from rayplane.node.environment import expand
+from rayplane.node.errors import RuntimeFailed, SandboxError
+from rayplane.node.runtime import Listener, Mount, PodPlace, StartOrder
+from rayplane.node.runtime.command import CommandLine, own_command
+from rayplane.node.runtime.isolation.rootfs import STAGE, Box, layers, machine_of, plan
+from rayplane.node.runtime.isolation.users import give, identity
+from rayplane.node.runtime.pod_network import bound, connected
+from rayplane.node.runtime.process import ProcessRun, ProcessRuntime, check_line, check_words
+from rayplane.node.runtime.shim_client import SOCKET, ShimClient
+from rayplane.node.runtime.simulated import SimulatedRuntime
+from rayplane.node.runtime.tree import TERMINATION_LOG
+from rayplane.node.shim.shim import MARK
+
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+ANSWER_S = 30.0
+_SHIM = str(Path(__file__).with_name("shim.py"))
+_ids = iter(range(1, 1 << 62))
+
+
+class IsolatedRuntime(ProcessRuntime):
+    """A runtime that isolates.
+
+    `directories`: those of the machine that hold files of pods and volumes; `programs`: those of installations that
+    containers may use; `members`: path of the file that all node hosts of the cluster on this machine share;
+    `services`: the network of the services' addresses, on each machine.
+    """
+
+    def __init__(
+        self,
+        simulated: SimulatedRuntime,
+        directories: Sequence[str],
+        programs: Sequence[str],
+        *,
+        members: str,
+        services: str,
+    ) -> None:
+        self._own = [os.path.realpath(d) for d in directories]
+        self._directories = [*self._own, *programs]
+        command = [sys.executable, "-I", _SHIM, SOCKET, members, *self._directories]
+        super().__init__(simulated, ShimClient(command, lost=self._shim_lost))
+        self.machine = machine_of(programs, self.staged)
+        self.path = ":".join([PATH, *(f"{p}/bin" for p in self.machine.programs)])
+        self.network = self
+        self.network_id = _network_id(members)
+        self.header = b""
+        self.watchers: list[Callable[[], None]] = []
+        """Told when sockets and devices of the pods' network are worth nothing any more."""
+        self._services = services
+        self._places: dict[str, PodPlace] = {}
+        self._nodes: dict[str, str] = {}
+        self._made: set[str] = set()  # uids of pods and addresses of nodes that the shim has
+
+    async def open(self) -> None:
+        """Start the shim."""
+        for directory in self._own:
+            os.makedirs(directory, mode=0o700, exist_ok=True)
+        answer = await self._ask("", op="alive", seconds=ANSWER_S)
+        if answer["ev"] == "failed":
+            self.trouble = f"this machine does not let pods be isolated: {answer['error']}"
+
+    async def _ask(self, ident: str, **order: Any) -> dict[str, Any]:
+        """Send an order and return its answer. Raises SandboxError, RuntimeFailed."""
+        answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+
+        def answered(message: dict[str, Any]) -> None:
+            if not answer.done():
+                answer.set_result(message)
+            else:
+                for fd in message.get("fds") or ():
+                    os.close(fd)
+
+        self.shim.order(ident, answered, **order)
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                return await answer
+        except TimeoutError:
+            raise SandboxError(f"the shim did not answer within {ANSWER_S:g} s") from None
+
+    def _shim_lost(self) -> None:
+        self._made.clear()
+        for watcher in self.watchers:
+            watcher()
+
+    # --- pods -------------------------------------------------------------------------------------
+
+    def add_node(self, address: str, cidr: str) -> None:
+        """Have the network of a node."""
+        self._nodes[address] = cidr
+        self._make_network()
+
+    async def add_pod(self, place: PodPlace) -> None:
+        self._places[place.uid] = place
+        self._write_files(place)
+        answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        if self.ensure(place.uid, answer.set_result):
+            message = await answer
+            if message["ev"] == "failed":
+                self._made.discard(place.uid)
+                raise SandboxError(message["error"])
+
+    def _write_files(self, place: PodPlace) -> None:
+        etc = Path(place.directory, "etc")
+        etc.mkdir(exist_ok=True)
+        for number, content in enumerate(place.files.values()):
+            file = etc / str(number)
+            file.write_bytes(content)
+            self.give(str(file), 0o644)
+
+    def ensure(self, uid: str, answered: Callable[[dict[str, Any]], None] | None = None) -> bool:
+        """Have the shim make a pod's namespaces, unless it has them. Whether it was asked to. Raises RuntimeFailed."""
+        place = self._places[uid]
+        if place.host_network or uid in self._made:
+            return False
+        self._make_network()
+        self.shim.order(
+            f"pod-{next(_ids)}",
+            answered,
+            op="pod",
+            of=uid,
+            address=place.ip,
+            gateway=place.gateway,
+            host_name=place.host_name,
+        )
+        self._made.add(uid)
+        return True
+
+    def _make_network(self) -> None:
+        """What all pods of the machine share; nothing for what the shim has."""
+        if self._services and self._services not in self._made:
+            self.shim.order("", op="services", cidr=self._services)
+            self._made.add(self._services)
+        for address, cidr in self._nodes.items():
+            if address not in self._made:
+                self.shim.order("", op="node", address=address, cidr=cidr)
+                self._made.add(address)
+
+    def remove_pod(self, uid: str) -> None:
+        if self._places.pop(uid, None) is not None and uid in self._made:
+            self._made.discard(uid)
+            self.shim.order("", op="unpod", of=uid)
+
+    def place(self, uid: str) -> PodPlace:
+        return self._places[uid]
+
+    def run_of(self, order: StartOrder, listener: Listener) -> "IsolatedRun":
+        return IsolatedRun(self, order, listener)
+
+    # --- paths ------------------------------------------------------------------------------------
+
+    def staged(self, path: str) -> str:
+        """A path of the machine as the shim has it."""
+        for number, directory in enumerate(self._directories):
+            if path == directory or path.startswith(f"{directory}/"):
+                return f"{STAGE}/{number}{path.removeprefix(directory)}"
+        return path
+
+    def give(self, path: str, mode: int) -> None:
+        """Give what this host made to pods, and let them come to it."""
+        give(path, mode)
+        above = os.path.dirname(path)
+        while any(above == own or above.startswith(f"{own}/") for own in self._own):
+            if not os.stat(above).st_mode & stat.S_IXOTH:
+                os.chmod(above, os.stat(above).st_mode | stat.S_IXGRP | stat.S_IXOTH)
+            above = os.path.dirname(above)
+
+    # --- connections ------------------------------------------------------------------------------
+
+    async def connect(self, ip: str, port: int) -> socket.socket:
+        return await connected(await self._socket(), ip, port)
+
+    async def listen(self, ip: str, port: int) -> socket.socket:
+        """A socket bound to an address of the machine's network, which other hosts may bind too. Raises OSError."""
+        return bound(await self._socket(), ip, port)
+
+    async def open_wire(self) -> int:
+        """A descriptor of packets to and from other machines (see `overlay.carrier.Wire`). Raises OSError."""
+        try:
+            self._make_network()
+            answer = await self._ask(f"wire-{next(_ids)}", op="wire")
+        except (RuntimeFailed, SandboxError) as e:
+            raise OSError(str(e)) from e
+        if answer["ev"] != "wire":
+            raise OSError(answer.get("error") or "the shim died")
+        self.header = bytes.fromhex(answer["header"])
+        fd: int = answer["fds"][0]
+        return fd
+
+    def route(self, cidr: str) -> None:
+        self.shim.order("", op="route", cidr=cidr)
+
+    def unroute(self, cidr: str) -> None:
+        self.shim.order("", op="unroute", cidr=cidr)
+
+    async def _socket(self) -> socket.socket:
+        try:
+            self._make_network()
+            answer = await self._ask(f"socket-{next(_ids)}", op="socket", kind="tcp")
+        except (RuntimeFailed, SandboxError) as e:
+            raise OSError(str(e)) from e
+        if answer["ev"] != "socket":
+            raise OSError(answer.get("error") or "the shim died")
+        return socket.socket(fileno=answer["fds"][0])
+
+
+class IsolatedRun(ProcessRun):
+    """One run of a container in a root of its own."""
+
+    _runtime: IsolatedRuntime
+
+    def _prepare(self) -> CommandLine:
+        tree, order, runtime = self._tree, self._order, self._runtime
+        tree.prepare((), log=self._log_name)
+        runtime.ensure(meta.uid(order.pod))
+        spec = meta.spec(order.pod)
+        self._box = self._make_box()
+        who = identity(spec, order.container)
+        env = {
+            "PATH": runtime.path,
+            "HOME": "/root" if who.uid == 0 else "/",
+            "HOSTNAME": runtime.place(meta.uid(order.pod)).host_name,
+            "LANG": "C.UTF-8",
+        }
+        if order.container.get("tty"):
+            env["TERM"] = "xterm"
+        env |= {**order.env, MARK: order.container_id}
+        argv = [expand(part, env) for part in own_command(order.container)]
+        line = CommandLine(argv, env, order.container.get("workingDir") or "/", {"identity": who.to_json()})
+        check_line(line)
+        return line
+
+    def _make_box(self) -> Box:
+        """Fresh directories: what a container wrote goes with it, except to its volumes."""
+        order, runtime, tree = self._order, self._runtime, self._tree
+        name = f"box-{order.attempt}"
+        for old in tree.files.names():
+            if old.startswith("box-"):
+                # Removed in a thread: it may be much.
+                tree.files.rename(old, f"gone-{old}-{next(_ids)}")
+        asyncio.get_running_loop().run_in_executor(None, _remove_gone, tree.files.root)
+        directory = f"{tree.files.root}/{name}"
+        for part in ("root", *layers(runtime.machine)):
+            os.makedirs(f"{directory}/{part}")
+            runtime.give(f"{directory}/{part}", 0o755)
+        place = runtime.place(meta.uid(order.pod))
+        files = {path: f"{place.directory}/etc/{number}" for number, path in enumerate(place.files)}
+        log = f"{tree.files.root}/{TERMINATION_LOG}"
+        Path(log).touch()
+        runtime.give(log, 0o666)
+        runtime.give(tree.files.root, 0o755)
+        files[order.container.get("terminationMessagePath") or "/dev/termination-log"] = log
+        context = order.container.get("securityContext") or {}
+        return Box(
+            runtime.staged(directory),
+            {path: runtime.staged(source) for path, source in files.items()},
+            [self._mount(m) for m in order.mounts],
+            read_only=bool(context.get("readOnlyRootFilesystem")),
+            fs_group=(meta.spec(order.pod).get("securityContext") or {}).get("fsGroup"),
+        )
+
+    def _mount(self, mount: Mount) -> Mount:
+        runtime = self._runtime
+        staged = runtime.staged(mount.source)
+        if staged != mount.source and os.geteuid() == 0 and os.path.isdir(mount.source):
+            runtime.give(mount.source, 0o777)
+        return replace(mount, source=staged)
+
+    def _place(self) -> dict[str, Any]:
+        host_network = meta.spec(self._order.pod).get("hostNetwork")
+        pod = "" if host_network else meta.uid(self._order.pod)
+        return {"pod": pod, "mounts": plan(self._runtime.machine, self._box)}
+
+    def _exec_command(self, command: list[str]) -> list[str]:
+        check_words(command)
+        return command
+
+
+def _network_id(members: str) -> str:
+    """The name of the network that the shims named in a file share, while this machine runs."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return hashlib.blake2s(f"{boot} {os.path.realpath(members)}".encode(), digest_size=16).hexdigest()
+
+
+def _remove_gone(directory: str) -> None:
+    for name in os.listdir(directory):
+        if name.startswith("gone-"):
+            shutil.rmtree(f"{directory}/{name}", ignore_errors=True)

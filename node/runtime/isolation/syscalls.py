@@ -1,0 +1,104 @@
+"""Namespace calls of Linux that Python 3.11 does not offer: clone(2), unshare(2), setns(2), mount(2), pivot_root(2).
+
+Each raises OSError as `os` does.
+"""
+
+import ctypes
+import os
+import platform
+import signal
+
+CLONE_NEWNS = 0x0002_0000
+CLONE_NEWCGROUP = 0x0200_0000
+CLONE_NEWUTS = 0x0400_0000
+CLONE_NEWIPC = 0x0800_0000
+CLONE_NEWUSER = 0x1000_0000
+CLONE_NEWPID = 0x2000_0000
+CLONE_NEWNET = 0x4000_0000
+
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 0x1, 0x2, 0x4, 0x8, 0x20
+MS_BIND, MS_REC, MS_PRIVATE, MS_SLAVE = 0x1000, 0x4000, 0x4_0000, 0x8_0000
+MNT_DETACH = 2
+
+PR_SET_PDEATHSIG, PR_CAPBSET_DROP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 24, 36, 38
+PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
+_CAPABILITY_VERSION_3 = 0x2008_0522
+
+#: (clone, pivot_root) by machine; the arguments of clone that are used here come in one order on all of them.
+_NUMBERS = {"x86_64": (56, 155), "aarch64": (220, 41), "riscv64": (220, 41)}
+
+_CLOSE_RANGE, _CLOSE_RANGE_CLOEXEC = 436, 4  # one number on all machines
+
+# The interpreter's lock stays held in a call: a process that is cloned has one thread, and goes on in Python.
+_libc = ctypes.PyDLL(None, use_errno=True)
+
+
+def _number(which: int) -> int:
+    try:
+        return _NUMBERS[platform.machine()][which]
+    except KeyError:
+        raise OSError(38, f"namespaces on {platform.machine()} machines are not known here") from None
+
+
+def _check(result: int, what: str) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), what)
+    return result
+
+
+def clone(flags: int) -> int:
+    """As `os.fork`, with new namespaces for the child. Only for a process with one thread."""
+    none = ctypes.c_ulong(0)
+    number = ctypes.c_long(_number(0))
+    return _check(_libc.syscall(number, ctypes.c_ulong(flags | signal.SIGCHLD), none, none, none, none), "clone")
+
+
+def unshare(flags: int) -> None:
+    """Go into new namespaces."""
+    _check(_libc.unshare(flags), "unshare")
+
+
+def setns(fd: int, kind: int = 0) -> None:
+    """Go into the namespace that `fd` shows; `kind`: the flag it must be of."""
+    _check(_libc.setns(fd, kind), "setns")
+
+
+def mount(source: str, target: str, kind: str = "", flags: int = 0, data: str = "") -> None:
+    """Mount a file system, or with MS_BIND a tree."""
+    words = [word.encode(errors="surrogateescape") or None for word in (source, target, kind)]
+    _check(_libc.mount(*words, ctypes.c_ulong(flags), data.encode() or None), f"{source or kind} at {target}")
+
+
+def unmount(target: str, flags: int = MNT_DETACH) -> None:
+    _check(_libc.umount2(target.encode(), flags), target)
+
+
+def pivot_root(new: str, old: str) -> None:
+    """Make `new` the root; the old one appears at `old`."""
+    _check(_libc.syscall(ctypes.c_long(_number(1)), new.encode(), old.encode()), f"pivot_root {new}")
+
+
+def set_host_name(name: str) -> None:
+    data = name.encode()
+    _check(_libc.sethostname(data, ctypes.c_size_t(len(data))), "sethostname")
+
+
+def prctl(option: int, value: int = 0, more: int = 0) -> None:
+    words = (ctypes.c_ulong(value), ctypes.c_ulong(more), ctypes.c_ulong(0), ctypes.c_ulong(0))
+    _check(_libc.prctl(option, *words), f"prctl {option}")
+
+
+def close_on_exec(first: int) -> None:
+    """Have no descriptor from `first` on in the program that comes."""
+    words = (ctypes.c_uint(first), ctypes.c_uint(0xFFFF_FFFF), ctypes.c_uint(_CLOSE_RANGE_CLOEXEC))
+    _check(_libc.syscall(ctypes.c_long(_CLOSE_RANGE), *words), "close_range")
+
+
+def set_capabilities(numbers: "frozenset[int]") -> None:
+    """Make `numbers` the permitted, effective and inheritable capabilities (capabilities(7)) of this process."""
+    mask = sum(1 << n for n in numbers)
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    low, high = mask & 0xFFFF_FFFF, mask >> 32
+    data = (ctypes.c_uint32 * 6)(low, low, low, high, high, high)
+    _check(_libc.capset(header, data), "capset")

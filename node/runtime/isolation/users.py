@@ -1,0 +1,100 @@
+"""User and group numbers of isolated containers: how the machine's namespace maps them, and as whom a container runs.
+
+A user without subordinate numbers has one number in the namespace, 0, which stands for himself; every file of a pod is
+his. A container that asks for another number (`runAsUser`) then sees that one in a namespace of its own, without any
+capability. Root of the machine gives pods a range of numbers that nobody else has: root of a pod is nobody there.
+Source: user_namespaces(7), capabilities(7), core/v1 SecurityContext.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+RANGE_FIRST = 1_000_000_000
+"""Numbers of the machine that pods of root have, from here on; systemd leaves this part of its range to containers."""
+RANGE_COUNT = 65536
+
+_NAMES = """
+    CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE
+    NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN
+    SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE
+    MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE
+"""
+_USUAL = """
+    CHOWN DAC_OVERRIDE FSETID FOWNER MKNOD NET_RAW SETGID SETUID SETFCAP SETPCAP NET_BIND_SERVICE SYS_CHROOT KILL
+    AUDIT_WRITE
+"""
+CAPABILITIES = tuple(_NAMES.split())
+"""Names by number, from linux/capability.h."""
+USUAL = frozenset(_USUAL.split())
+"""What container runtimes leave to a container."""
+
+
+def give(path: str, mode: int) -> None:
+    """Let pods have what the node host made, as their root's: once, since what they change is theirs.
+
+    Raises OSError.
+    """
+    if os.geteuid() == 0:
+        if os.lstat(path).st_uid:
+            return
+        os.chown(path, RANGE_FIRST, RANGE_FIRST, follow_symlinks=False)
+    os.chmod(path, mode)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A user with groups and capabilities, as whom a container runs. Numbers are those it sees."""
+
+    uid: int = 0
+    gid: int = 0
+    groups: tuple[int, ...] = ()
+    capabilities: frozenset[str] = USUAL
+    no_new_privileges: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        numbers = sorted(CAPABILITIES.index(name) for name in self.capabilities)
+        return {
+            "uid": self.uid,
+            "gid": self.gid,
+            "groups": self.groups,
+            "capabilities": numbers,
+            "no_new_privileges": self.no_new_privileges,
+        }
+
+
+def identity(pod: Mapping[str, Any], container: Mapping[str, Any], *, uid: int = 0, gid: int = 0) -> Identity:
+    """The identity of a container by its own and its pod's security context; `uid` and `gid`: those of its image."""
+    outer, own = pod.get("securityContext") or {}, container.get("securityContext") or {}
+
+    def setting(name: str, otherwise: int) -> int:
+        value = own.get(name)
+        value = outer.get(name) if value is None else value
+        return otherwise if value is None else int(value)
+
+    groups = [int(g) for g in outer.get("supplementalGroups") or ()]
+    if outer.get("fsGroup") is not None:
+        groups.append(int(outer["fsGroup"]))
+    return Identity(
+        uid=setting("runAsUser", uid),
+        gid=setting("runAsGroup", gid),
+        groups=tuple(dict.fromkeys(groups)),
+        capabilities=_capabilities(own),
+        no_new_privileges=own.get("allowPrivilegeEscalation") is False,
+    )
+
+
+def _capabilities(context: Mapping[str, Any]) -> frozenset[str]:
+    if context.get("privileged"):
+        return frozenset(CAPABILITIES)
+    changes = context.get("capabilities") or {}
+    added, dropped = _names(changes.get("add")), _names(changes.get("drop"))
+    known = frozenset(CAPABILITIES)
+    kept = frozenset[str]() if "ALL" in dropped else USUAL
+    kept = known if "ALL" in added else kept | (added & known)
+    return kept - dropped
+
+
+def _names(names: Iterable[str] | None) -> frozenset[str]:
+    return frozenset(name.upper().removeprefix("CAP_") for name in names or ())

@@ -1,0 +1,54 @@
+"""The network that pods are in: connections to them, and sockets at addresses of services."""
+
+import asyncio
+import socket
+from typing import Protocol
+
+
+class PodNetwork(Protocol):
+    """A network in which pods, nodes and services have their addresses."""
+
+    async def connect(self, ip: str, port: int) -> socket.socket:
+        """A TCP connection, not blocking. Raises OSError."""
+
+    async def listen(self, ip: str, port: int) -> socket.socket:
+        """A TCP socket bound there, which other hosts of this machine may bind too. Raises OSError."""
+
+
+class OwnNetwork:
+    """This machine's own network: pods have loopback addresses."""
+
+    async def connect(self, ip: str, port: int) -> socket.socket:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        return await connected(sock, ip, port)
+
+    async def listen(self, ip: str, port: int) -> socket.socket:
+        return bound(socket.socket(socket.AF_INET, socket.SOCK_STREAM), ip, port)
+
+
+DIRECT = OwnNetwork()
+
+
+def bound(sock: socket.socket, ip: str, port: int) -> socket.socket:
+    """`sock` when it is bound to an address that others of this machine may have too. Raises OSError."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.setblocking(False)
+        sock.bind((ip, port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+async def connected(sock: socket.socket, ip: str, port: int) -> socket.socket:
+    """`sock` when it is connected. Raises OSError; it is closed then."""
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        await asyncio.get_running_loop().sock_connect(sock, (ip, port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock

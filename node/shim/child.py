@@ -1,0 +1,56 @@
+"""A process below a shim, and those who are attached to it."""
+
+import os
+import time
+from typing import Any, Protocol
+
+from rayplane.node.shim.container_log import Log
+
+
+class Process(Protocol):
+    """A process that was started; `pending`: what it says if it does not come to its program, -1 once it has."""
+
+    pid: int
+    returncode: int | None
+    pending: int
+
+    def failure(self) -> OSError | None:
+        """Read `pending` and close it: why there is no program; None when there is."""
+
+
+class Child:
+    """A container's main process, or a command beside it (`of` is the container then)."""
+
+    def __init__(self, message: dict[str, Any], process: Process) -> None:
+        self.id: str = message["id"]
+        self.of: str = message.get("of", "")
+        self.argv: list[str] = message["argv"]
+        self.process = process
+        self.begun = False
+        self.failure: OSError | None = None  # why it did not come to its program
+        self.pid = process.pid
+        self.output = -1
+        self.log: Log | None = None
+        self.kill_at: float | None = None
+
+
+class Attached:
+    """Somebody who gets a copy of a container's output. While he is behind, the container waits for him."""
+
+    def __init__(self, child: Child, fd: int) -> None:
+        self.child, self.fd = child, fd
+        self.waiting = b""
+        self.since = 0.0
+        os.set_blocking(fd, False)
+
+    def write(self, data: bytes = b"") -> None:
+        """Hand on what can be taken now. OSError when he is gone."""
+        if not self.waiting:
+            self.since = time.monotonic()
+        self.waiting += data
+        try:
+            taken = os.write(self.fd, self.waiting)
+        except BlockingIOError:
+            return
+        self.waiting = self.waiting[taken:]
+        self.since = time.monotonic()
