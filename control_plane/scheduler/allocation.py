@@ -24,9 +24,9 @@ from rayplane.control_plane.scheduler.device_requests import (
 )
 from rayplane.control_plane.scheduler.device_results import Pick, allocation_of
 from rayplane.control_plane.scheduler.device_slices import Device, DeviceId, PoolId
-from rayplane.control_plane.scheduler.device_work import NODE_MAX, Allowance, SearchTooLong
 from rayplane.control_plane.scheduler.devices import DeviceIndex
 from rayplane.control_plane.scheduler.nodes import NodeInfo
+from rayplane.control_plane.scheduler.work import NODE_MAX, Allowance, SearchTooLong
 
 _NOTHING: Final[Amounts] = {}
 _NOBODY: Final[Mapping[tuple[DeviceId, str], int]] = {}

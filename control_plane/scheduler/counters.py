@@ -13,19 +13,15 @@ import numpy as np
 
 from rayplane.control_plane.api.machinery.selectors import LabelSelector
 from rayplane.control_plane.scheduler.pods import PodInfo, PodTerm
+from rayplane.control_plane.scheduler.term_kinds import MANY, Label, TermKinds, fixed_label
 from rayplane.control_plane.scheduler.topology import Ints
+from rayplane.control_plane.scheduler.work import Allowance
 
 COUNTERS_MAX = 512
 
 Scoped = tuple[LabelSelector, tuple[str, ...] | None]
 """A selector of pods in some namespaces; None means all."""
 _Key = tuple[tuple[Scoped, ...], bool]
-_Label = tuple[str, str]
-
-
-def _index_label(selector: LabelSelector) -> _Label | None:
-    """A label that whatever the selector matches has, if it fixes one."""
-    return next(iter(selector.exact.items()), None)
 
 
 class PodCounter:
@@ -36,7 +32,7 @@ class PodCounter:
     def __init__(self, wanted: tuple[Scoped, ...], rows: int, *, live_only: bool) -> None:
         self._wanted = tuple((s, None if names is None else frozenset(names)) for s, names in wanted)
         self._live_only = live_only
-        self.label = _index_label(wanted[0][0])
+        self.label = fixed_label(wanted[0][0])
         self.rows: Ints = np.zeros(rows, dtype=np.int64)
 
     def matches(self, pod: PodInfo) -> bool:
@@ -55,7 +51,7 @@ class PodCounters:
 
     def __init__(self) -> None:
         self._all: OrderedDict[_Key, PodCounter] = OrderedDict()
-        self._by_label: dict[_Label | None, dict[_Key, PodCounter]] = {}
+        self._by_label: dict[Label | None, dict[_Key, PodCounter]] = {}
 
     def grow(self, more: int) -> None:
         for counter in self._all.values():
@@ -94,47 +90,83 @@ class PodCounters:
             del self._by_label[counter.label]
 
 
+_Group = tuple[PodTerm, ...]
+_Place = tuple[str | None, Label | None]
+"""A namespace and a label that whatever a term speaks of has; None where it fixes none."""
+
+
+def _places(term: PodTerm) -> Iterator[_Place]:
+    label = fixed_label(term.selector)
+    if term.namespace_selector is not None:
+        yield None, label
+    else:
+        for namespace in dict.fromkeys(term.namespaces):
+            yield namespace, label
+
+
 class HeldTerms:
-    """Terms of pods on nodes, and how many pods of each row hold them."""
+    """Terms of pods on nodes, and how many pods of each row hold them.
+
+    Pods of one template hold the same terms, however many, and are counted together.
+    """
 
     def __init__(self, speaks_of: Callable[[PodTerm, PodInfo], bool]) -> None:
         self._speaks_of = speaks_of
-        self._rows: dict[PodTerm, Ints] = {}
-        self._held: dict[PodTerm, int] = {}
-        self._by_label: dict[_Label | None, dict[PodTerm, None]] = {}
+        self._rows: dict[_Group, Ints] = {}
+        self._held: dict[_Group, int] = {}
+        self._by_place: dict[_Place, dict[PodTerm, _Group]] = {}
+        self._many: dict[_Group, TermKinds] = {}
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def grow(self, more: int) -> None:
-        for term, rows in self._rows.items():
-            self._rows[term] = np.pad(rows, (0, more))
+        for group, rows in self._rows.items():
+            self._rows[group] = np.pad(rows, (0, more))
 
-    def count(self, terms: Iterable[PodTerm], row: int, sign: int, rows: int) -> None:
+    def count(self, terms: _Group, row: int, sign: int, rows: int) -> None:
+        """A pod with these terms came to a row, or left it."""
+        if not terms:
+            return
+        held = self._held.get(terms, 0) + sign
+        if not held:
+            self._drop(terms)
+            return
+        if terms not in self._rows:
+            self._rows[terms] = np.zeros(rows, dtype=np.int64)
+            if False:
+                self._many[terms] = TermKinds(terms)
+            for term in terms if len(terms) < MANY else ():
+                for place in _places(term):
+                    self._by_place.setdefault(place, {})[term] = terms
+        self._held[terms] = held
+        self._rows[terms][row] += sign
+
+    def _drop(self, terms: _Group) -> None:
+        del self._rows[terms], self._held[terms]
+        if self._many.pop(terms, None) is not None:
+            return
         for term in terms:
-            held = self._held.get(term, 0) + sign
-            if not held:
-                self._drop(term)
-                continue
-            if term not in self._rows:
-                self._rows[term] = np.zeros(rows, dtype=np.int64)
-                self._by_label.setdefault(_index_label(term.selector), {})[term] = None
-            self._held[term] = held
-            self._rows[term][row] += sign
+            for place in _places(term):
+                alike = self._by_place[place]
+                alike.pop(term, None)
+                if not alike:
+                    del self._by_place[place]
 
-    def _drop(self, term: PodTerm) -> None:
-        del self._rows[term], self._held[term]
-        label = _index_label(term.selector)
-        alike = self._by_label[label]
-        del alike[term]
-        if not alike:
-            del self._by_label[label]
-
-    def speaking_of(self, pod: PodInfo) -> Iterator[tuple[PodTerm, Ints]]:
-        """(term, its holders per row) for each term that speaks of a pod."""
+    def speaking_of(self, pod: PodInfo, allowance: Allowance) -> Iterator[tuple[str, int, Ints]]:
+        """(topology key, weight or 1, holders per row) of the terms that speak of a pod. Raises Unfinished."""
         if not self._rows:
             return
         for label in (None, *pod.labels.items()):
-            for term in self._by_label.get(label, ()):
-                if self._speaks_of(term, pod):
-                    yield term, self._rows[term]
+            for namespace in (None, pod.namespace):
+                for term, group in self._by_place.get((namespace, label), {}).items():
+                    if self._speaks_of(term, pod):
+                        yield term.topology_key, term.weight or 1, self._rows[group]
+        for group, terms in self._many.items():
+            for key, weight in terms.said(pod, self._speaks_of, allowance).items():
+                yield key, weight, self._rows[group]
+
+    def namespaces_changed(self) -> None:
+        """Namespaces have other labels, or there are others."""
+        for terms in self._many.values():
+            terms.forget()

@@ -19,8 +19,8 @@ from rayplane.control_plane.scheduler.device_expressions import DeviceExpression
 from rayplane.control_plane.scheduler.device_requests import ClaimWishes, problem_of, wishes_of
 from rayplane.control_plane.scheduler.device_slices import Device, DeviceId, Pool, PoolId, Slice, hard_taints, parsed
 from rayplane.control_plane.scheduler.device_use import DeviceUse, uses_of
-from rayplane.control_plane.scheduler.device_work import Allowance
 from rayplane.control_plane.scheduler.nodes import NodeInfo
+from rayplane.control_plane.scheduler.work import Allowance
 
 RESERVED_MAX = 256
 #: Twice as many answers of expressions are remembered; no decision asks for as many.

@@ -21,6 +21,7 @@ from rayplane.control_plane.scheduler.groups import GANGS
 from rayplane.control_plane.scheduler.nodes import NodeInfo
 from rayplane.control_plane.scheduler.pods import PodInfo, PodTerm
 from rayplane.control_plane.scheduler.snapshot import Snapshot
+from rayplane.control_plane.scheduler.term_kinds import MANY, has_many
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ def _spread_domains(pod: PodInfo, event: Event, _snapshot: Snapshot) -> bool:
     old, new = event.old, event.new
     if old is None or new is None:
         return _has_labels(pod, old if new is None else new)
-    if not pod.spread:
+    if not pod.spread or len(pod.spread) >= MANY:
         return True
     keys = [rule.topology_key for rule in pod.spread]
     moved = any(old.labels.get(key) != new.labels.get(key) for key in keys)
@@ -110,6 +111,8 @@ def _spread_pods(pod: PodInfo, event: Event, _snapshot: Snapshot) -> bool:
     sides = [side for side in (event.old, event.new) if side is not None]
     if sides[0].namespace != pod.namespace:
         return False
+    if len(pod.spread) >= MANY:
+        return True
     if not pod.spread:  # default rules: whom they count, Services and owners say
         return True
     counts = [any(rule.selector.matches(side.labels) for rule in pod.spread) for side in sides]
@@ -117,8 +120,10 @@ def _spread_pods(pod: PodInfo, event: Event, _snapshot: Snapshot) -> bool:
 
 
 def _near_pods(pod: PodInfo, event: Event, snapshot: Snapshot) -> bool:
-    """A pod to be near to came, or one to keep away from, or that keeps away, went."""
+    """A pod to be near to came, or one to keep away from, or that keeps away, went; any may where terms are many."""
     old, new = event.old, event.new
+    if has_many(pod) or (old is not None and new is None and has_many(old)):
+        return True
     if new is not None and any(_matches(term, new, old, snapshot) for term in pod.affinity):
         return True
     if old is None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import orjson
 
@@ -41,7 +41,7 @@ CPU, MEMORY, STORAGE, PODS = "cpu", "memory", "ephemeral-storage", "pods"
 _SCORED_DEFAULTS = {CPU: quantity.parse("100m"), MEMORY: quantity.parse("200Mi")}
 #: Larger amounts are cut to this, so that sums stay within 64 bits.
 AMOUNT_MAX = 1 << 52
-SHAPES_MAX = 4096
+SHAPES_MAX, SHAPES_BYTES_MAX = 4096, 1 << 26
 #: Fields of volumes that are disks of their own, which pods of a node may not all share.
 DISKS = frozenset({"gcePersistentDisk", "awsElasticBlockStore", "iscsi", "rbd"})
 DEFAULT_SCHEDULER = "default-scheduler"
@@ -177,8 +177,8 @@ class PodParser:
     """A parser that makes PodInfos; remembers up to SHAPES_MAX shapes, and rules about other pods."""
 
     def __init__(self) -> None:
-        self._shapes: OrderedDict[bytes, Shape] = OrderedDict()
-        self._rules: OrderedDict[bytes, PodRules] = OrderedDict()
+        self._shapes = _Kept[Shape]()
+        self._rules = _Kept[PodRules]()
 
     def parse(self, pod: Object) -> PodInfo:
         spec, own = meta.spec(pod), meta.metadata(pod)
@@ -214,8 +214,7 @@ class PodParser:
             return _NO_RULES
         written = orjson.dumps((near, apart, spread), option=orjson.OPT_SORT_KEYS)
         own = labels if b"atchLabelKeys" in written else None  # a rule takes values of the pod's own labels
-        return _kept(
-            self._rules,
+        return self._rules.get(
             orjson.dumps((_own_namespace(near, apart, namespace), own), option=orjson.OPT_SORT_KEYS) + written,
             lambda: _make_rules(near or {}, apart or {}, spread or (), namespace, labels),
         )
@@ -233,19 +232,28 @@ class PodParser:
             ),
             option=orjson.OPT_SORT_KEYS,
         )
-        return _kept(self._shapes, key, lambda: make_shape(pod))
+        return self._shapes.get(key, lambda: make_shape(pod))
 
 
-def _kept(known: OrderedDict[bytes, _T], key: bytes, make: Callable[[], _T]) -> _T:
-    """What is known under a key, made when it is new; the oldest of more than SHAPES_MAX is forgotten."""
-    found = known.get(key)
-    if found is None:
+class _Kept(Generic[_T]):
+    """What was made lately of texts: SHAPES_MAX of them, and SHAPES_BYTES_MAX of text; the oldest are forgotten."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[bytes, _T] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, key: bytes, make: Callable[[], _T]) -> _T:
+        """What is known under a key, made when it is new."""
+        known = self._known
+        found = known.get(key)
+        if found is not None:
+            known.move_to_end(key)
+            return found
         found = known[key] = make()
-        if len(known) > SHAPES_MAX:
-            known.popitem(last=False)
-    else:
-        known.move_to_end(key)
-    return found
+        self._bytes += len(key)
+        while len(known) > SHAPES_MAX or (self._bytes > SHAPES_BYTES_MAX and len(known) > 1):
+            self._bytes -= len(known.popitem(last=False)[0])
+        return found
 
 
 def group_of(spec: Mapping[str, Any], namespace: str) -> str:

@@ -44,6 +44,8 @@ class Snapshot:
         self.infos: list[NodeInfo | None] = []
         self.pods: dict[str, PodInfo] = {}
         self.namespaces: dict[str, Mapping[str, str]] = {}
+        #: Times that a namespace came, went or had other labels.
+        self.namespace_changes = 0
         #: Rows whose pods changed, and rows whose node changed.
         self.use_changes, self.node_changes = ChangeLog[int](), ChangeLog[int]()
         #: Told of the claims of pods that come and go.
@@ -257,6 +259,15 @@ class Snapshot:
         found: Bools = self._labels.column(key).codes > 0
         return found
 
+    def knows_label(self, key: str) -> bool:
+        """Whether any node has it."""
+        return key in self._labels
+
+    @property
+    def label_changes(self) -> int:
+        """Times that a label came to the first node, or was lost by the last."""
+        return self._labels.key_changes
+
     def label_mask(self, requirement: Requirement) -> Bools:
         """Rows whose labels meet a requirement."""
         return self._labels.column(requirement.key).mask(requirement)
@@ -381,6 +392,9 @@ class Snapshot:
             self.namespaces.pop(name, None)
         else:
             self.namespaces[name] = labels
+        self.namespace_changes += 1
+        for terms in (self.anti, self.near, self.preferred):
+            terms.namespaces_changed()
         self._resolved.clear()
 
     def resolve(self, term: PodTerm) -> tuple[str, ...] | None:
@@ -401,5 +415,10 @@ class Snapshot:
 
     def term_matches(self, term: PodTerm, pod: PodInfo) -> bool:
         """Whether a pod is one that a term speaks of."""
-        namespaces = self.resolve(term)
-        return (namespaces is None or pod.namespace in namespaces) and term.selector.matches(pod.labels)
+        if not term.selector.matches(pod.labels):
+            return False
+        wanted = term.namespace_selector
+        if wanted is None or pod.namespace in term.namespaces:
+            return pod.namespace in term.namespaces
+        labels = self.namespaces.get(pod.namespace)
+        return wanted.everything or (labels is not None and wanted.matches(labels))

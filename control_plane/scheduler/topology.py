@@ -7,7 +7,7 @@ out anew once they are more than half.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping
 
 import numpy as np
@@ -110,19 +110,35 @@ class NodeLabels:
         self._rows = rows
         self._labels: dict[int, Mapping[str, str]] = {}
         self._columns: OrderedDict[str, LabelColumn] = OrderedDict()
+        self._keys: Counter[str] = Counter()  # rows by label
+        self._absent = LabelColumn(rows)  # of labels that no node has: pods may ask for any number of them
+        #: Grows when a label that no node had comes, or the last node with one loses it.
+        self.key_changes = 0
+
+    def __contains__(self, key: str) -> bool:
+        """Whether any node has a label."""
+        return key in self._keys
 
     def grow(self, rows: int) -> None:
         more = rows - self._rows
         self._rows = rows
+        self._absent = LabelColumn(rows)
         for column in self._columns.values():
             column.codes = np.pad(column.codes, (0, more))
 
     def set(self, row: int, labels: Mapping[str, str] | None) -> None:
         """A row has these labels now; None when it holds no node."""
-        if labels is None:
-            self._labels.pop(row, None)
-        else:
+        before = self._labels.pop(row, {})
+        if labels is not None:
             self._labels[row] = labels
+        for key in before.keys() - (labels or {}).keys():
+            self._keys[key] -= 1
+            if not self._keys[key]:
+                del self._keys[key]
+                self.key_changes += 1
+        for key in (labels or {}).keys() - before.keys():
+            self.key_changes += key not in self._keys
+            self._keys[key] += 1
         for key, column in [*self._columns.items()]:
             column.set(row, None if labels is None else labels.get(key))
             if column.is_worn:
@@ -131,6 +147,8 @@ class NodeLabels:
     def column(self, key: str) -> LabelColumn:
         found = self._columns.get(key)
         if found is None:
+            if key not in self._keys:
+                return self._absent
             found = self._columns[key] = LabelColumn(self._rows)
             for row, labels in self._labels.items():
                 value = labels.get(key)

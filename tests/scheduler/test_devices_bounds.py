@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rayplane.control_plane.scheduler import Failure, Placement, device_expressions
-from rayplane.control_plane.scheduler.device_work import DECISION_MAX, NODE_MAX, Allowance
+from rayplane.control_plane.scheduler.work import DECISION_MAX, NODE_MAX, Allowance
 from tests.scheduler.build import World, info, node, pod
 from tests.scheduler.test_dynamic_resources import DRIVER, exactly, got, gpu, offered, user, wanted, world
 

@@ -15,13 +15,13 @@ from rayplane.control_plane.api.node_affinity import node_terms
 from rayplane.control_plane.scheduler.allocation import allocate, worth
 from rayplane.control_plane.scheduler.device_capacity import AllocationError
 from rayplane.control_plane.scheduler.device_requests import ClaimWishes
-from rayplane.control_plane.scheduler.device_work import Allowance, SearchTooLong, Unfinished
 from rayplane.control_plane.scheduler.devices import RESERVED_MAX, DeviceIndex
 from rayplane.control_plane.scheduler.framework import PluginError
 from rayplane.control_plane.scheduler.plugins.base import Cluster, Plugin, PodView, Refusal, Scope, scaled
 from rayplane.control_plane.scheduler.pods import PodInfo
 from rayplane.control_plane.scheduler.rows import rows_of_terms
 from rayplane.control_plane.scheduler.snapshot import Bools, Ints, Rows, Snapshot
+from rayplane.control_plane.scheduler.work import Allowance, SearchTooLong, Unfinished
 
 ELSEWHERE = "resourceclaim not available on the node"
 NOT_ENOUGH = "cannot allocate all claims"

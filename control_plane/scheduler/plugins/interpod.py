@@ -6,18 +6,26 @@ the row's domain. Source: Kubernetes concepts "Assigning Pods to Nodes" (inter-p
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
+from rayplane.control_plane.scheduler.counters import HeldTerms
+from rayplane.control_plane.scheduler.framework import PluginError
+from rayplane.control_plane.scheduler.many_terms import ManyTerms, TermSums
 from rayplane.control_plane.scheduler.plugins.args import InterPodAffinityArgs
 from rayplane.control_plane.scheduler.plugins.base import SCORE_MAX, Plugin, PodView, Refusal, Scope
 from rayplane.control_plane.scheduler.pods import PodInfo, PodTerm
 from rayplane.control_plane.scheduler.snapshot import Bools, Ints, Rows, Snapshot
+from rayplane.control_plane.scheduler.term_kinds import has_many
+from rayplane.control_plane.scheduler.work import Allowance, Unfinished
 
 AFFINITY = "node(s) didn't match pod affinity rules"
 ANTI_AFFINITY = "node(s) didn't match pod anti-affinity rules"
+_SUMS = "InterPodAffinity/sums"
 EXISTING_ANTI_AFFINITY = "node(s) didn't satisfy existing pods anti-affinity rules"
 
 
@@ -39,32 +47,39 @@ def _any(one: Bools | None, other: Bools) -> Bools:
     return other if one is None else one | other
 
 
-def _refused(pod: PodInfo, snapshot: Snapshot) -> _Refused:
-    """Required rules, the pod's own and those of pods that run."""
+def _refused(pod: PodInfo, snapshot: Snapshot, sums: TermSums | None, allowance: Allowance) -> _Refused:
+    """Required rules, the pod's own and those of pods that run. `sums`: of a pod with many terms."""
     existing: Bools | None = None
-    for term, holders in snapshot.anti.speaking_of(pod):
-        existing = _any(existing, snapshot.domain_sums(term.topology_key, holders) > 0)
+    for key, _, holders in snapshot.anti.speaking_of(pod, allowance):
+        existing = _any(existing, snapshot.domain_sums(key, holders) > 0)
     apart: Bools | None = None
-    for term in pod.anti_affinity:
-        apart = _any(apart, snapshot.domain_sums(term.topology_key, _count(snapshot, term)) > 0)
-    near = _lacking(pod, snapshot) if pod.affinity else None
-    return _Refused(near, apart, existing)
+    spoken_of: Iterable[tuple[str, Ints]] = (
+        ((term.topology_key, _count(snapshot, term)) for term in pod.anti_affinity)
+        if sums is None
+        else sums.apart.items()
+    )
+    for key, rows in spoken_of:
+        apart = _any(apart, snapshot.domain_sums(key, rows) > 0)
+    if not pod.affinity:
+        return _Refused(None, apart, existing)
+    return _Refused(
+        _lacking(pod, snapshot, _count(snapshot, *pod.affinity) if sums is None else sums.near), apart, existing
+    )
 
 
-def _lacking(pod: PodInfo, snapshot: Snapshot) -> Bools:
-    """A node must have, in its domain of every term, a pod that all terms speak of.
+def _lacking(pod: PodInfo, snapshot: Snapshot, rows: Ints) -> Bools:
+    """A node must have, in its domain of every term, a pod that all terms speak of; `rows` has these by row.
 
     The first pod of a group that wants to be near itself would find none: it may go anywhere that has the labels.
     """
-    rows = _count(snapshot, *pod.affinity)
     lacking = np.zeros(snapshot.rows, dtype=np.bool_)
     unlabelled = np.zeros(snapshot.rows, dtype=np.bool_)
     is_found = False
-    for term in pod.affinity:
-        sums = snapshot.domain_sums(term.topology_key, rows)
+    for key in dict.fromkeys(term.topology_key for term in pod.affinity):
+        sums = snapshot.domain_sums(key, rows)
         is_found = is_found or bool(sums.any())
         lacking |= sums == 0
-        unlabelled |= ~snapshot.has_label(term.topology_key)
+        unlabelled |= ~snapshot.has_label(key)
     if not is_found and all(snapshot.term_matches(term, pod) for term in pod.affinity):
         return unlabelled
     return lacking | unlabelled
@@ -79,8 +94,38 @@ class InterPodAffinity(Plugin):
     def __init__(self, args: InterPodAffinityArgs | None = None) -> None:
         super().__init__(args)
         self._args = args or InterPodAffinityArgs()
+        self._many = ManyTerms()
+        self._allowance = Allowance()
 
     # -- filter --------------------------------------------------------------------------------------------
+
+    def problem(self, view: PodView) -> str:
+        self._allowance = Allowance()  # a decision begins
+        return ""
+
+    @contextmanager
+    def _bounded(self) -> Iterator[None]:
+        """PluginError where what is within takes too long."""
+        try:
+            yield
+        except Unfinished as e:
+            text = "thousands of terms are not yet compared with all pods, with which the next try goes on"
+            raise PluginError(f'running Filter plugin "{self.name}": {text}') from e
+
+    def _sums(self, view: PodView) -> TermSums | None:
+        """Of a pod with many terms what they say together."""
+        pod = view.pod
+        if not has_many(pod):
+            return None
+        found: TermSums | None = view.memo.get(_SUMS)
+        if found is None:
+            found = view.memo[_SUMS] = self._many.sums(view.snapshot, pod.rules, self._allowance)
+        return found
+
+    def _held(self, view: PodView, terms: HeldTerms) -> list[tuple[str, int, Ints]]:
+        """Terms of pods that run which speak of this one."""
+        with self._bounded():
+            return [*terms.speaking_of(view.pod, self._allowance)]
 
     def concerns(self, view: PodView) -> bool:
         return bool(view.pod.affinity or view.pod.anti_affinity or view.snapshot.anti)
@@ -88,7 +133,9 @@ class InterPodAffinity(Plugin):
     def _refused(self, view: PodView) -> _Refused:
         found: _Refused | None = view.memo.get(self.name)
         if found is None:
-            found = view.memo[self.name] = _refused(view.pod, view.snapshot)
+            with self._bounded():
+                sums = self._sums(view)
+                found = view.memo[self.name] = _refused(view.pod, view.snapshot, sums, self._allowance)
         return found
 
     def allowed(self, view: PodView, rows: Rows) -> Bools | None:
@@ -121,15 +168,19 @@ class InterPodAffinity(Plugin):
         """
         pod, snapshot = view.pod, view.snapshot
         total: Ints | None = None
-        for term in pod.preferred:
-            total = _plus(total, term.weight * snapshot.domain_sums(term.topology_key, _count(snapshot, term)))
+        with self._bounded():
+            sums = self._sums(view)
+        for key, weighted in _weighted(pod, snapshot) if sums is None else sums.preferred.items():
+            total = _plus(total, snapshot.domain_sums(key, weighted))
+        if sums is not None and pod.preferred and total is None:
+            total = np.zeros(snapshot.rows, dtype=np.int64)
         if pod.preferred or not self._args.ignore_preferred_terms_of_existing_pods:
-            for term, holders in snapshot.preferred.speaking_of(pod):
-                total = _plus(total, term.weight * snapshot.domain_sums(term.topology_key, holders))
+            for key, weight, holders in self._held(view, snapshot.preferred):
+                total = _plus(total, weight * snapshot.domain_sums(key, holders))
         hard = self._args.hard_pod_affinity_weight
         if hard:
-            for term, holders in snapshot.near.speaking_of(pod):
-                total = _plus(total, hard * snapshot.domain_sums(term.topology_key, holders))
+            for key, count, holders in self._held(view, snapshot.near):
+                total = _plus(total, hard * count * snapshot.domain_sums(key, holders))
         return None if total is None else total[rows]
 
     def normalized(self, view: PodView, raw: Ints, among: Bools) -> Ints:
@@ -142,6 +193,11 @@ class InterPodAffinity(Plugin):
             return np.zeros(len(raw), dtype=np.int64)
         found: Ints = (SCORE_MAX * ((raw - low) / (high - low))).astype(np.int64)
         return found
+
+
+def _weighted(pod: PodInfo, snapshot: Snapshot) -> Iterator[tuple[str, Ints]]:
+    for term in pod.preferred:
+        yield term.topology_key, term.weight * _count(snapshot, term)
 
 
 def _plus(total: Ints | None, more: Ints) -> Ints:

@@ -78,7 +78,7 @@ class PodTopologySpread(Plugin):
             snapshot = view.snapshot
             skewed = np.zeros(snapshot.rows, dtype=np.bool_)
             labelled = _labelled(snapshot, rules)
-            for rule in rules:
+            for rule in rules if labelled.any() else ():
                 skewed |= self._skewed(view, rule, labelled)
             found = _Refused(skewed & labelled, ~labelled)
         view.memo[self.name] = found
@@ -122,7 +122,7 @@ class PodTopologySpread(Plugin):
         labelled = _labelled(snapshot, rules) if needs_all else snapshot.valid
         scored = among & labelled
         total: Floats = np.zeros(snapshot.rows, dtype=np.float64)
-        for rule in rules:
+        for rule in rules if scored.any() else ():
             total += self._share(view, rule, labelled, scored)
         found = np.where(scored, np.floor(total + 0.5), -1.0).astype(np.int64)
         return found[rows]

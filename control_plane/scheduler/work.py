@@ -1,4 +1,4 @@
-"""Work that may be spent on the choice of devices, so that no claim holds up the scheduler, however hostile it is.
+"""Work that may be spent on one decision, so that no pod and no claim holds up the scheduler, however hostile it is.
 
 A unit is about a millionth of a second. What a decision has not come to when its allowance is used up is looked at when
 the pod is tried again: whatever was found till then is remembered.
