@@ -134,7 +134,7 @@ class HeldTerms:
             return
         if terms not in self._rows:
             self._rows[terms] = np.zeros(rows, dtype=np.int64)
-            if False:
+            if len(terms) >= MANY:
                 self._many[terms] = TermKinds(terms)
             for term in terms if len(terms) < MANY else ():
                 for place in _places(term):
