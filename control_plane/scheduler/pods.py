@@ -236,7 +236,7 @@ class PodParser:
 
 
 class _Kept(Generic[_T]):
-    """What was made lately of texts: SHAPES_MAX of them, and SHAPES_BYTES_MAX of text; the oldest are forgotten."""
+    """Things made lately of texts: SHAPES_MAX of them, and SHAPES_BYTES_MAX of text; the oldest are forgotten."""
 
     def __init__(self) -> None:
         self._known: OrderedDict[bytes, _T] = OrderedDict()

@@ -113,7 +113,7 @@ class InterPodAffinity(Plugin):
             raise PluginError(f'running Filter plugin "{self.name}": {text}') from e
 
     def _sums(self, view: PodView) -> TermSums | None:
-        """Of a pod with many terms what they say together."""
+        """Sums of the terms of a pod that has many."""
         pod = view.pod
         if not has_many(pod):
             return None
