@@ -36,7 +36,7 @@ class TermSums:
 
 
 class _Known:
-    """What the terms of one pod's rules say of the kinds of pods that were seen."""
+    """Answers of the terms of one pod's rules about the kinds of pods that were seen."""
 
     def __init__(self, rules: PodRules, snapshot: Snapshot) -> None:
         self.as_of = _changes(snapshot)
@@ -73,7 +73,7 @@ def _changes(snapshot: Snapshot) -> tuple[int, int]:
 
 
 class ManyTerms:
-    """What is known of the terms of pods that have many."""
+    """The memory of the terms of pods that have many."""
 
     def __init__(self) -> None:
         self._known: OrderedDict[PodRules, _Known] = OrderedDict()
