@@ -36,7 +36,7 @@ class TermSums:
 
 
 class _Known:
-    """Answers of the terms of one pod's rules about the kinds of pods that were seen."""
+    """The memory of the terms of one pod's rules: what they say of the kinds of pods that were seen."""
 
     def __init__(self, rules: PodRules, snapshot: Snapshot) -> None:
         self.as_of = _changes(snapshot)
@@ -73,7 +73,7 @@ def _changes(snapshot: Snapshot) -> tuple[int, int]:
 
 
 class ManyTerms:
-    """The memory of the terms of pods that have many."""
+    """A memory of the terms of pods that have many."""
 
     def __init__(self) -> None:
         self._known: OrderedDict[PodRules, _Known] = OrderedDict()
