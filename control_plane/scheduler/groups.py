@@ -103,12 +103,12 @@ class GroupIndex:
 
     # -- victims -------------------------------------------------------------------------------------------
 
-    def is_spared(self, pod: PodInfo, priority: int) -> bool:
-        """Whether a pod's group, which goes as one, is too important for a preemptor of this priority."""
-        if not self._ones or not pod.group:
-            return False
-        group = self._groups.get(pod.group)
-        return group is not None and group.is_one and group.priority >= priority
+    def unspared(self, pods: list[PodInfo], priority: int) -> list[PodInfo]:
+        """Those whose group, where it goes as one, is not too important for a preemptor of this priority."""
+        if not self._ones:
+            return pods
+        groups = ((pod, self._groups.get(pod.group)) for pod in pods)
+        return [pod for pod, group in groups if group is None or not group.is_one or group.priority < priority]
 
     def with_all(self, victims: tuple[PodInfo, ...], snapshot: Snapshot) -> tuple[PodInfo, ...]:
         """The victims, and with each all the pods that are disrupted together with it."""

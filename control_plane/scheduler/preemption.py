@@ -68,7 +68,7 @@ def _started(pod: PodInfo) -> int:
 
 def importance(pod: PodInfo) -> tuple[int, bool, int, str]:
     """Ascending: lower priority, then pods of no group, then the younger, then by name."""
-    return pod.priority, bool(pod.group), -_started(pod), pod.key
+    return pod.priority, pod.group != "", -_started(pod), pod.key
 
 
 def choose(candidates: Mapping[str, Candidate]) -> Preemption | None:
@@ -302,10 +302,10 @@ def _take(room: dict[str, int], pod: PodInfo, sign: int) -> None:
 
 def _lower(view: PodView, row: int) -> list[PodInfo]:
     """Pods of a node that may be victims, the least important first."""
-    priority, snapshot, groups = view.pod.priority, view.snapshot, view.cluster.groups
+    priority, snapshot = view.pod.priority, view.snapshot
     there = snapshot.pods_on(snapshot.info(row).name).values()
-    lower = (other for other in there if other.priority < priority and not groups.is_spared(other, priority))
-    return sorted(lower, key=importance)
+    lower = [other for other in there if other.priority < priority]
+    return sorted(view.cluster.groups.unspared(lower, priority), key=importance)
 
 
 def _fits(view: PodView, plugins: PluginSet, row: int) -> bool:
