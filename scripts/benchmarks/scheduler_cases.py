@@ -16,7 +16,7 @@ Make = Callable[[int], Object]
 @dataclass(frozen=True, slots=True)
 class Case:
     """Nodes, pods that are there before, and pods whose rate counts. `threshold`: pods per second that Kubernetes' own
-    scheduler must reach in its continuous integration."""
+    scheduler must reach in its continuous integration; of pod groups it is groups per second."""
 
     name: str
     threshold: int
@@ -33,6 +33,13 @@ class Case:
     volumes: str = ""
     """The driver of each pod's own bound volume; `limits` of it on each node."""
     limits: int = 0
+    gang: int = 0
+    """Pods of one pod group; 0 for pods that are decided one by one."""
+    devices: int = 0
+    """Devices of each node; each pod has a claim to one. `claimed` of all are taken before."""
+    claimed: int = 0
+    wave: int = 0
+    """So many pods are there at the same time: when the next ones come, they are gone. 0: they stay."""
     has_service: bool = False
 
 
@@ -167,6 +174,23 @@ def cases() -> Iterator[Case]:
     yield Case("Unschedulable 20kInit", 600, 10_000, basic, first=((20_000, before),), churn="huge")
     yield Case("SchedulingWithMixedChurn", 710, 10_000, basic, churn="mixed")
     yield from _of_volumes(basic, before)
+    yield from _of_groups()
+    yield from _of_devices()
+
+
+def _of_groups() -> Iterator[Case]:
+    """scheduler_perf's threshold for these is the milliseconds that an attempt may take on average."""
+    for groups, attempt_ms in ((1000, 8), (2000, 10), (3000, 12)):
+        yield Case(f"GangScheduling {groups}", 1000 // attempt_ms, 3 * groups, pod("p"), gang=3)
+
+
+def _of_devices() -> Iterator[Case]:
+    """Of two thresholds, with queueing hints and without, the higher one."""
+    base = Case("SchedulingWithResourceClaimTemplate", 56, 2500, pod("p", cpu="1m"), nodes=500, devices=10)
+    yield replace(base, first=((2500, pod("init", cpu="1m")),))
+    steady = replace(base, measured=1000, wave=10)
+    for part, threshold, claimed in (("empty", 64, 0), ("half", 70, 2500), ("full", 60, 4990)):
+        yield replace(steady, name=f"SteadyStateResourceClaims {part}", threshold=threshold, claimed=claimed)
 
 
 def _roomy(i: int) -> Object:
