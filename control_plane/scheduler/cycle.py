@@ -47,7 +47,7 @@ _KEPT = Refusal("NodeResourcesFit", ("node(s) are kept for pods of higher priori
 
 
 class _Terms(TypedDict):
-    helpful: list[int]
+    helpful: Ints
     nominated: str
     args: PreemptionArgs
 
@@ -205,6 +205,13 @@ class Cycle:
             state.failed(self.snapshot, failure.message, failure.plugins)
         return failure
 
+    def find(self, pod: PodInfo) -> Placement | None:
+        """As `attempt`, without a word where there is no node."""
+        plugins, view = self._plugins[pod.scheduler], PodView(pod, self.cluster)
+        state = self._state(view)
+        row = -1 if plugins.problem(view) else self._choose(view, plugins, state)
+        return self._place(view, plugins, row) if row >= 0 else None
+
     def is_alike(self, pod: PodInfo) -> bool:
         """Whether all pods of the pod's shape fare as it does, while no room is freed."""
         view, plugins = PodView(pod, self.cluster), self._plugins[pod.scheduler]
@@ -333,10 +340,16 @@ class Cycle:
             return report.NO_PREEMPTION
         return not_eligible(pod, self.snapshot, self.nominated_node(pod.key) or pod.nominated)
 
-    def make_room(self, pod: PodInfo) -> Preemption | str:
-        """As `preempt`, on any node where that may help."""
+    def helpful(self, pod: PodInfo) -> Ints:
+        """The rows where a deletion may help the pod."""
         view, plugins = PodView(pod, self.cluster), self._plugins[pod.scheduler]
-        return self._preempt(view, plugins, _helpful(self._refusals(view, plugins)))
+        return _helpful(self._refusals(view, plugins))
+
+    def make_room(self, pod: PodInfo, helpful: Ints, *, candidates: int) -> Preemption | str:
+        """As `preempt`, on one of these rows; the best of so many, where nodes have to be tried one by one."""
+        terms = self._terms(pod, helpful)
+        terms["args"] = PreemptionArgs(min_candidate_nodes_percentage=0, min_candidate_nodes_absolute=candidates)
+        return self._preemptor.plan(PodView(pod, self.cluster), self._plugins[pod.scheduler], **terms)
 
     def whole(self, found: Preemption) -> Preemption:
         """The preemption, of whole groups where they are disrupted as one."""
@@ -408,7 +421,7 @@ class Cycle:
     def _terms(self, pod: PodInfo, helpful: Ints) -> _Terms:
         """What a preemption for the pod goes by."""
         return {
-            "helpful": helpful[self.snapshot.name_rank()[helpful].argsort()].tolist(),
+            "helpful": helpful,
             "nominated": self.nominated_node(pod.key) or pod.nominated,
             "args": self._profiles[pod.scheduler].args.get("DefaultPreemption") or PreemptionArgs(),
         }

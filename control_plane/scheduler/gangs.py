@@ -20,9 +20,16 @@ from rayplane.control_plane.scheduler.groups import GANGS, GroupInfo, mismatch
 from rayplane.control_plane.scheduler.hints import NO_NODES
 from rayplane.control_plane.scheduler.pods import PodInfo, Shape
 from rayplane.control_plane.scheduler.preemption import Preemption
+from rayplane.control_plane.scheduler.snapshot import Ints
 
 _EXTENDERS = "an HTTP extender has a say in pods of this group, and is not asked about pods that are decided together"
 _NOBODY = "preemption: No preemption victims found for incoming preemptor"
+SEARCHES_MAX = 4096
+"""Searches for victims that one decision may take; one that may have to try node by node counts as `_SEARCH_COST`."""
+_SEARCH_COST, _CANDIDATES = 16, 4
+_REASONS_MAX = 64
+"""Pods of one decision for which it is found out why they get no node; the others are told what the first was."""
+_TOO_MANY = "preemption: too many pods of the group would need others to be deleted for them"
 _IN_VAIN = "preemption: Preemption is not helpful for scheduling"
 
 
@@ -71,6 +78,44 @@ class _Try:
     @property
     def is_enough(self) -> bool:
         return self.broken is None and bool(self.placements) and len(self.placements) >= self.needed
+
+
+@dataclass(slots=True)
+class _Search:
+    """A search for victims: pods are placed one after the other, and those in their way are gone meanwhile."""
+
+    cycle: Cycle
+    done: _Try
+    left: int
+    gone: list[PodInfo] = field(default_factory=list)
+    found: dict[str, Preemption] = field(default_factory=dict)
+    helpful: dict[tuple[str, Shape], Ints] = field(default_factory=dict)
+    """Where deletions may help, by what pods that are alike have in common."""
+
+    def room_for(self, pod: PodInfo) -> None:
+        cycle, victims = self.cycle, tuple[PodInfo, ...]()
+        self.done.remaining -= 1
+        placement = cycle.find(pod)
+        if placement is None:
+            room = self._ask(pod)
+            if isinstance(room, str):
+                return
+            victims = room.victims
+            for victim in victims:
+                cycle.snapshot.remove_pod(victim.key)
+            self.gone += victims
+            placement = cycle.place(pod, [room.node])
+        if placement is not None:
+            self.done.placed(placement, "")
+            self.found[pod.key] = Preemption(placement.node, victims)
+
+    def _ask(self, pod: PodInfo) -> Preemption | str:
+        is_alike = self.cycle.is_alike(pod)
+        self.left -= 1 if is_alike else _SEARCH_COST
+        helpful = self.helpful.get((pod.scheduler, pod.shape)) if is_alike else None
+        if helpful is None:
+            helpful = self.helpful[pod.scheduler, pod.shape] = self.cycle.helpful(pod)
+        return self.cycle.make_room(pod, helpful, candidates=_CANDIDATES)
 
 
 class GroupCycle:
@@ -134,8 +179,12 @@ class GroupCycle:
 
     def _attempt(self, pod: PodInfo, done: _Try) -> Placement | Failure:
         nominated = self._cycle.nominated_node(pod.key)
+        known = next(iter(done.failures.values())) if len(done.failures) >= _REASONS_MAX else None
         try:
-            decision = self._cycle.attempt(pod)
+            if known is None:
+                decision = self._cycle.attempt(pod)
+            else:
+                decision = self._cycle.find(pod) or replace(known, pod=pod)
         except Exception as e:  # as for a lone pod: what is wrong with it must not end the term
             decision = fault(pod, e)
         done.remaining -= 1
@@ -164,7 +213,7 @@ class GroupCycle:
                 found, Verdict(group, pods[0].scheduler, is_scheduled=False, message=said, is_fault=True)
             )
         blamed = frozenset((GANGS,)).union(*(one.plugins or (NO_NODES,) for one in done.failures.values()))
-        room = self._make_room(group, pods, there) if done.failures else ""
+        room = self._guarded(group, pods, there) if done.failures else ""
         if isinstance(room, str):
             stays = room in (report.NOT_ELIGIBLE_POLICY, report.NOT_ELIGIBLE_TERMINATING)
             said = f"{said}, {room}" if room else said
@@ -174,6 +223,12 @@ class GroupCycle:
         found = [replace(one, preemption=room.get(one.pod.key)) for one in _refused(pods, said, blamed, done)]
         return GroupDecision(found, Verdict(group, pods[0].scheduler, is_scheduled=False, message=said, preempts=True))
 
+    def _guarded(self, group: GroupInfo, pods: Sequence[PodInfo], there: int) -> dict[str, Preemption] | str:
+        try:
+            return self._make_room(group, pods, there)
+        except Exception as e:  # what is wrong with whoever might be deleted must not end the term
+            return f"preemption: {fault(pods[0], e).message}"
+
     def _make_room(self, group: GroupInfo, pods: Sequence[PodInfo], there: int) -> dict[str, Preemption] | str:
         """Where each pod would go, and whom to delete for it; or the sentence that says why nobody is."""
         cycle = self._cycle
@@ -182,36 +237,25 @@ class GroupCycle:
                 return "" if why == report.NO_PREEMPTION else why
         if not cycle.snapshot.has_lower_priority(group.priority):
             return _NOBODY
-        done, gone, found = _Try(group.least - there, len(pods)), list[PodInfo](), dict[str, Preemption]()
+        search = _Search(cycle, _Try(group.least - there, len(pods)), SEARCHES_MAX)
+        # Room that was kept for one of them, and is no more, is in nobody's way.
+        kept = {pod.key: (pod, node) for pod in pods if (node := cycle.nominated_node(pod.key))}
         try:
+            for key in kept:
+                cycle.forget_nomination(key)
             for pod in pods:
-                if done.is_hopeless:
+                if search.done.is_hopeless or search.left < 0:
                     break
-                self._room_for(pod, done, gone, found)
+                search.room_for(pod)
         finally:
-            self._take_back(done)
-            for victim in gone:
+            self._take_back(search.done)
+            for victim in search.gone:
                 cycle.snapshot.set_pod(victim)
-        return found if done.is_enough and gone else _IN_VAIN
-
-    def _room_for(self, pod: PodInfo, done: _Try, gone: list[PodInfo], found: dict[str, Preemption]) -> None:
-        cycle, victims, nominated = self._cycle, tuple[PodInfo, ...](), self._cycle.nominated_node(pod.key)
-        decision = self._attempt(pod, done)
-        if isinstance(decision, Failure) and not decision.is_fault:
-            room = cycle.make_room(pod)
-            if isinstance(room, str):
-                return
-            victims = room.victims
-            for victim in victims:
-                cycle.snapshot.remove_pod(victim.key)
-            gone += victims
-            placement = cycle.place(pod, [room.node])
-            if placement is None:
-                return
-            done.placed(placement, nominated)
-            decision = placement
-        if isinstance(decision, Placement):
-            found[pod.key] = Preemption(decision.node, victims)
+            for pod, node in kept.values():
+                cycle.nominate(pod, node)
+        if search.left < 0:
+            return _TOO_MANY
+        return search.found if search.done.is_enough and search.gone else _IN_VAIN
 
 
 def _said(group: GroupInfo, done: _Try, there: int) -> str:

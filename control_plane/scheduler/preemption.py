@@ -96,7 +96,13 @@ def not_eligible(pod: PodInfo, snapshot: Snapshot, nominated: str) -> str:
     return ""
 
 
-def _nobody(snapshot: Snapshot, helpful: Sequence[int]) -> str:
+def _by_name(snapshot: Snapshot, rows: Ints) -> list[int]:
+    """The rows in the order of their nodes' names."""
+    found: list[int] = rows[snapshot.name_rank()[rows].argsort()].tolist()
+    return found
+
+
+def _nobody(snapshot: Snapshot, helpful: Ints) -> str:
     count = len(snapshot)
     return report.preemption_failed(count, count - len(helpful), len(helpful))
 
@@ -114,7 +120,7 @@ class Preemptor:
     tables: dict[tuple[object, ...], _Table] = field(default_factory=dict)
 
     def plan(
-        self, view: PodView, plugins: PluginSet, helpful: Sequence[int], *, nominated: str, args: PreemptionArgs
+        self, view: PodView, plugins: PluginSet, helpful: Ints, *, nominated: str, args: PreemptionArgs
     ) -> Preemption | str:
         """Whom to delete, or the sentence that says why nobody is. `helpful` are rows where a deletion may help."""
         pod, snapshot = view.pod, view.snapshot
@@ -132,7 +138,7 @@ class Preemptor:
         return nobody if found is None else whole(found, view.cluster)
 
     def candidates(
-        self, view: PodView, plugins: PluginSet, helpful: Sequence[int], *, nominated: str, args: PreemptionArgs
+        self, view: PodView, plugins: PluginSet, helpful: Ints, *, nominated: str, args: PreemptionArgs
     ) -> dict[str, Candidate] | str:
         """As `plan`, all that there is to choose from, by node. A node that does as it is has nobody to delete."""
         snapshot = view.snapshot
@@ -140,7 +146,7 @@ class Preemptor:
         if why_not:
             return why_not
         found = {}
-        for row in helpful:
+        for row in _by_name(snapshot, helpful):
             if _fits(view, plugins, row):
                 candidate: Candidate | None = Candidate((), 0)
             else:
@@ -153,13 +159,11 @@ class Preemptor:
 
     # -- where anything may count --------------------------------------------------------------------------
 
-    def _tried(
-        self, view: PodView, plugins: PluginSet, helpful: Sequence[int], args: PreemptionArgs
-    ) -> Preemption | None:
+    def _tried(self, view: PodView, plugins: PluginSet, helpful: Ints, args: PreemptionArgs) -> Preemption | None:
         """The best of as many candidates as the arguments want."""
         snapshot = view.snapshot
         found: dict[str, Candidate] = {}
-        for row in helpful:
+        for row in _by_name(snapshot, helpful):
             candidate = self._victims(view, plugins, row)
             if candidate is not None:
                 found[snapshot.info(row).name] = candidate
@@ -219,11 +223,10 @@ class _Table:
         self._candidates: dict[int, Candidate] = {}
         self._costs: Ints = np.zeros((_COSTS, 0), dtype=np.int64)
 
-    def best(self, view: PodView, nominations: Nominations, helpful: Sequence[int]) -> Preemption | None:
+    def best(self, view: PodView, nominations: Nominations, helpful: Ints) -> Preemption | None:
         snapshot = view.snapshot
         self._refresh(view, nominations)
-        rows = np.array(helpful, dtype=np.int64)
-        rows = rows[self._costs[0, rows] != _NO_COST]
+        rows = helpful[self._costs[0, helpful] != _NO_COST]
         for costs in self._costs:
             if len(rows) > 1:
                 of_rows = costs[rows]

@@ -86,6 +86,20 @@ async def test_a_pod_that_goes_takes_its_gang_out_of_the_queue(api: FakeClient, 
     await until(lambda: len(placed(api)) == 2)
 
 
+async def test_a_pod_that_is_gone_counts_no_more(api: FakeClient, scheduler: Scheduler) -> None:
+    api.put("nodes", node("n1"))
+    api.put(GROUPS, group(least=3))
+    api.put("pods", member("p0"))
+    api.put("pods", member("p1"))
+    await until(lambda: scheduler.pending().get(Place.GATED) == 2)
+    api.remove("pods", "default/p1")
+    await until(lambda: scheduler.pending()[Place.GATED] == 1)
+    api.put("pods", member("p2"))
+    await until(lambda: sum(scheduler.pending().values()) == 2)
+    await quiet(api)
+    assert scheduler.pending()[Place.GATED] == 2 and not condition(api)
+
+
 async def test_a_pod_that_others_bound_counts(api: FakeClient, scheduler: Scheduler) -> None:
     api.put("nodes", node("n1"))
     api.put(GROUPS, group(least=2))

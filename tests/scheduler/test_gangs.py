@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rayplane.control_plane.backoff import Backoff
-from rayplane.control_plane.scheduler import Failure, Placement
+from rayplane.control_plane.scheduler import Failure, Placement, gangs
 from rayplane.control_plane.scheduler.events import Action, Event, Resource
 from rayplane.control_plane.scheduler.gangs import GroupCycle, GroupDecision
 from rayplane.control_plane.scheduler.gates import with_groups
@@ -213,10 +213,59 @@ def test_a_group_that_is_one_goes_as_one() -> None:
 def test_pods_of_no_group_go_first() -> None:
     world = Grouped(node("a", cpu="2"))
     world.add(group("low"))
-    world.run(on("a", member("grouped", "low")), on("a", pod("alone", cpu="1")))
+    world.run(on("a", member("grouped", "low")), on("a", pod("lone", cpu="1")))
     decision = world.decide(pod("vip", cpu="1", priority=10))
     assert isinstance(decision, Failure) and decision.preemption
-    assert [v.name for v in decision.preemption.victims] == ["alone"]
+    assert [v.name for v in decision.preemption.victims] == ["lone"], "though its name comes later"
+
+
+def test_the_search_for_victims_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = Grouped(*(node(f"n{i}", cpu="1") for i in range(4)))
+    world.run(*(on(f"n{i}", pod(f"low{i}", cpu="1")) for i in range(4)))
+    world.add(group(least=4, priority=10))
+    monkeypatch.setattr(gangs, "SEARCHES_MAX", 3)
+    found = world.together(*vips(4))
+    assert victims(found) == [] and found.verdict is not None
+    assert found.verdict.message.endswith("too many pods of the group would need others to be deleted for them")
+    assert len(world.snapshot.pods) == 4
+    monkeypatch.setattr(gangs, "SEARCHES_MAX", 4)
+    assert len(victims(world.together(*vips(4)))) == 4
+
+
+@pytest.mark.parametrize("reasons", [1, 100])
+def test_pods_that_keep_apart_are_placed_whether_or_not_each_is_told_why(
+    reasons: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gangs, "_REASONS_MAX", reasons)
+    apart = {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "x"}}}
+    rule = {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [apart]}}
+    world = Grouped(node("a"), node("b"))
+    world.add(group(least=2))
+    found = world.together(*(member(f"p{i}", labels={"app": "x"}, affinity=rule) for i in range(6)))
+    assert [isinstance(d, Placement) for d in found.decisions] == [True, True] + [False] * 4
+    assert all(d.message and d.plugins for d in found.decisions if isinstance(d, Failure))
+
+
+def test_room_that_was_kept_in_vain_is_looked_for_anew() -> None:
+    world = Grouped(node("a", cpu="1"), node("b", cpu="1"))
+    world.run(on("b", pod("low", cpu="1")), on("a", pod("vip", cpu="1", priority=20)))
+    world.add(group(least=1, priority=10))
+    [one] = vips(1)
+    world.cycle.nominate(info(one), "a")
+    found = world.together(one)
+    assert victims(found) == ["low"] and isinstance(found.decisions[0], Failure)
+    assert found.decisions[0].preemption is not None and found.decisions[0].preemption.node == "b"
+    assert world.cycle.nominated_node("default/v0") == "a", "who takes the decision moves it"
+
+
+def test_what_is_wrong_with_a_victim_ends_nothing() -> None:
+    world = Grouped(node("a", cpu="1"))
+    world.run(on("a", pod("low", cpu="1")))
+    world.snapshot.pods["default/low"].obj = None  # type: ignore[assignment]
+    world.add(group(least=1, priority=10))
+    found = world.together(*vips(1))
+    assert found.verdict is not None and "preemption: the scheduler failed on this pod" in found.verdict.message
+    assert world.snapshot.pods.keys() == {"default/low"}
 
 
 # --- the queue ----------------------------------------------------------------------------------------
@@ -330,13 +379,13 @@ def check(world: Grouped) -> None:
 
 
 @settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(sizes=Sizes, gangs=Gangs, data=st.data())
+@given(sizes=Sizes, wanted=Gangs, data=st.data())
 def test_no_decision_places_fewer_than_the_least(
-    sizes: list[int], gangs: list[tuple[int, list[int]]], data: st.DataObject
+    sizes: list[int], wanted: list[tuple[int, list[int]]], data: st.DataObject
 ) -> None:
     """Over any history of gangs that come, pods that end and nodes that come, and as the slow twin decides."""
     world = Grouped(*(node(f"n{i}", cpu=str(size)) for i, size in enumerate(sizes)), profiles=(profile(Ways()),))
-    for number, (least, asks) in enumerate(gangs):
+    for number, (least, asks) in enumerate(wanted):
         world.add(group(f"g{number}", least))
         pods = [member(f"g{number}-{i}", f"g{number}", cpu=str(cpu)) for i, cpu in enumerate(asks)]
         expected = slowly(world, least, pods)
