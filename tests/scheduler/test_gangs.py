@@ -19,8 +19,9 @@ from rayplane.control_plane.scheduler.groups import NOT_ENOUGH
 from rayplane.control_plane.scheduler.hints import Hints
 from rayplane.control_plane.scheduler.nodes import NodeInfo
 from rayplane.control_plane.scheduler.queue import Gate, Place, SchedulingQueue
-from tests.scheduler.build import World, info, node, on, pod
+from tests.scheduler.build import World, claim, info, node, on, pod, storage_class
 from tests.scheduler.reference import Reference, Ways
+from tests.scheduler.test_dynamic_resources import DRIVER, exactly, gpu, offered, wanted
 from tests.scheduler.test_twin import profile
 from tests.tiers import examples
 
@@ -139,6 +140,29 @@ def test_what_is_wrong_with_one_stops_all() -> None:
     found = world.groups.schedule(broken)
     assert found.verdict is not None and "failed to schedule other pod from a pod group" in found.verdict.message
     assert all(isinstance(d, Failure) and d.is_fault for d in found.decisions) and not world.snapshot.pods
+
+
+def test_devices_and_volumes_are_given_back_too() -> None:
+    world = Grouped(node("a"), node("b", cpu="0"))
+    selectors = [{"cel": {"expression": f'device.driver == "{DRIVER}"'}}]
+    world.cluster.devices.set_class({"metadata": {"name": "gpu"}, "spec": {"selectors": selectors}})
+    world.cluster.devices.set_slice(offered("a", gpu("g0")))
+    world.volumes.classes["standard"] = storage_class("standard")
+    for name in ("c0", "c1"):
+        world.cluster.devices.set_claim(wanted(name, exactly()))
+        world.volumes.set_claim(claim(f"data-{name}"))
+
+    def pods(*names: str) -> list[dict[str, Any]]:
+        return [member(n, resourceClaims=[{"name": "d", "resourceClaimName": n}], claims=(f"data-{n}",)) for n in names]
+
+    world.add(group(least=2))
+    found = world.together(*pods("c0", "c1"))
+    assert all(isinstance(d, Failure) for d in found.decisions) and not world.snapshot.pods
+    assert world.cluster.devices.allocation("default/c0") is None
+    world.add(group(least=1))
+    [placed] = world.together(*pods("c1")).decisions
+    assert isinstance(placed, Placement)
+    assert (placed.claims, placed.devices) == (("default/data-c1",), ("default/c1",))
 
 
 # --- preemption -------------------------------------------------------------------------------------

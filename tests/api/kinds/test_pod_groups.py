@@ -61,7 +61,7 @@ def test_a_new_group_is_protected_and_disrupted_pod_by_pod() -> None:
 
 UNION = "must specify one of: `basic`, `gang`"
 BOTH = "exactly one of `basic`, `gang` is required, but multiple fields are set"
-TOGETHER = "pods that are not scheduled together cannot be disrupted only together"
+TOGETHER = "the disruptionMode `all` is not supported with the Basic scheduling policy"
 TOO_HIGH = "must be less than or equal to 1000000000"
 
 
@@ -78,7 +78,7 @@ TOO_HIGH = "must be less than or equal to 1000000000"
         ({"schedulingPolicy": {"gang": {}}}, ["spec.schedulingPolicy.gang.minCount: Required value"]),
         ({"schedulingPolicy": {"gang": {"minCount": -1}}}, [
             "spec.schedulingPolicy.gang.minCount: Invalid value: -1: must be greater than or equal to 1"]),
-        ({**BASIC, "disruptionMode": {"all": {}}}, [f'spec.disruptionMode: Invalid value: "all": {TOGETHER}']),
+        ({**BASIC, "disruptionMode": {"all": {}}}, [f'spec.disruptionMode.all: Invalid value: "": {TOGETHER}']),
         ({**GANG, "disruptionMode": {}}, [
             'spec.disruptionMode: Invalid value: "": must specify one of: `single`, `all`']),
         ({**GANG, "priority": 10**9 + 1}, [f"spec.priority: Invalid value: 1000000001: {TOO_HIGH}"]),

@@ -67,8 +67,8 @@ def validate_group(spec: _Part, path: str, errs: Errors) -> None:
     if mode is not None:
         union(mode, ("single", "all"), f"{path}.disruptionMode", errs)
         if mode.get("all") is not None and policy.get("gang") is None:
-            text = "pods that are not scheduled together cannot be disrupted only together"
-            errs.append(invalid(f"{path}.disruptionMode", "all", text))
+            text = "the disruptionMode `all` is not supported with the Basic scheduling policy"
+            errs.append(invalid(f"{path}.disruptionMode.all", "", text))
     if spec.get("priorityClassName"):
         own = spec["priorityClassName"]
         checked(names.subdomain_errors(own), own, f"{path}.priorityClassName", errs)
