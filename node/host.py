@@ -27,6 +27,7 @@ from rayplane.node.kubelet.node_lease import NodeLeases, stand_in
 from rayplane.node.kubelet.node_status import NodeStatuses
 from rayplane.node.kubelet.prober import Prober
 from rayplane.node.kubelet.referenced_objects import ReferencedObjects
+from rayplane.node.kubelet.registrar import registered
 from rayplane.node.kubelet.status_manager import StatusManager
 from rayplane.node.kubelet.token_manager import TokenManager
 from rayplane.node.runtime import Runtime
@@ -177,9 +178,10 @@ class NodeHost:
         self._stack.callback(self._close_kubelets)
         self._statuses.start()
         self._stack.push_async_callback(self._statuses.stop)
-        await asyncio.gather(*(k.register() for k in kubelets))
-        self._leases.start([*kubelets])
+        self._leases.start(len(kubelets))
         self._stack.push_async_callback(self._leases.stop)
+        async for there in registered(self.client, kubelets):
+            self._leases.add(there)
         self._node_statuses.start([*kubelets])
         self._stack.push_async_callback(self._node_statuses.stop)
         self._nodes.add_handler(self._node_event)

@@ -79,7 +79,7 @@ def build_controllers(config: ControllersConfig) -> list[Controller]:
         LoadBalancerController(external_cidr=config.external_cidr, reserved=config.reserved_addresses),
         NamespaceController(),
         ServiceCidrController(coalesce_s=coalesce),
-        NodeTtlController(coalesce_s=coalesce),
+        NodeTtlController(),
         *_of_devices(coalesce),
         ApiServiceController(),
         FlowSchemaController(),

@@ -5,7 +5,6 @@ that comes back finds its pods at the API; nothing of them runs any more, so the
 sandbox with a new address.
 """
 
-import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable
@@ -13,8 +12,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from rayplane.control_plane.api import meta, node_annotations
-from rayplane.control_plane.api.errors import AlreadyExists, ApiError
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ApiClient
@@ -36,8 +35,6 @@ from rayplane.node.volumes.pod_files import PodFiles
 from rayplane.storage.env import Env
 
 log = logging.getLogger(__name__)
-
-RETRY_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,35 +149,22 @@ class Kubelet:
 
     # --- registration -----------------------------------------------------------------------------
 
-    async def register(self) -> None:
-        """Create or refresh the Node. Tries until the API answers."""
-        while True:
-            try:
-                self.node = await self._register_once()
-                break
-            except ApiError as e:
-                log.warning("cannot register node %s yet: %s", self.name, e.message)
-                await asyncio.sleep(RETRY_S)
-        self._shared.events.announce(self.node, "Starting", "Starting kubelet.")
-        self.node_event(self.node)
-
-    async def _register_once(self) -> Object:
-        client = self._shared.client
-        wanted = registration.node_object(
+    def wanted(self) -> Object:
+        """The Node as it is made."""
+        shared = self._shared
+        made = registration.node_object(
             self.config,
-            host_address=self._shared.address,
-            volume_capacity=self._shared.volume_capacity,
-            heartbeat=self._shared.heartbeat,
+            host_address=shared.address,
+            volume_capacity=shared.volume_capacity,
+            heartbeat=shared.heartbeat,
             network=self.runtime.network_id,
         )
-        try:
-            node = await client.create("nodes", wanted)
-        except AlreadyExists:
-            part = {k: wanted["metadata"][k] for k in ("labels", "annotations")}
-            part["annotations"] = {node_annotations.HEARTBEAT: None, **part["annotations"]}
-            node = await client.patch("nodes", self.name, "", {"metadata": part})
-        self._take_cidr(node)
-        return await client.patch("nodes", self.name, "", {"status": self.node_status(node)}, subresource="status")
+        return {**made, "status": self.node_status(made)}
+
+    def registered(self, node: Object) -> None:
+        """The Node is at the API."""
+        self._shared.events.announce(node, "Starting", "Starting kubelet.")
+        self.node_event(node)
 
     def node_status(self, node: Object) -> dict[str, Any]:
         return registration.node_status(
@@ -198,11 +182,12 @@ class Kubelet:
         self.node = node
         lost = meta.condition_is(node, "Ready", "Unknown")
         # Somebody has given this node up, and yet it hears of it: it is back.
-        if self._take_cidr(node) or lost or not registration.follows_capacity(node):
+        if self.take_cidr(node) or lost or not registration.follows_capacity(node):
             self._status_changed(self)
         self.addresses.tell()
 
-    def _take_cidr(self, node: Object) -> bool:
+    def take_cidr(self, node: Object) -> bool:
+        """Take the addresses of its pods from the Node; whether they are new."""
         cidr = meta.spec(node).get("podCIDR")
         if not cidr or self.addresses.known:
             return False

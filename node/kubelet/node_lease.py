@@ -9,7 +9,7 @@ that it stands for theirs (`node_annotations.HEARTBEAT`), which are renewed in t
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from rayplane.control_plane.api.authorization.node_identity import NODE_LEASES
@@ -32,29 +32,30 @@ AT_FIRST = 100
 """The same until each was renewed once: they may be old, or none."""
 
 
+def rounds(nodes: int) -> int:
+    """How many renewals it takes until each of so many nodes had its turn."""
+    return max(1, -(-(nodes - 1) // OTHERS))
+
+
 def stand_in(nodes: Sequence[str]) -> str:
     """The node whose Lease stands for all of a host; empty where each has its own."""
-    return nodes[0] if len(nodes) > 1 + OTHERS else ""
+    return nodes[0] if rounds(len(nodes)) > 1 else ""
 
 
 class Turns:
     """The turns of a host's nodes at having their Lease renewed, by their numbers. Pure."""
 
-    def __init__(self, nodes: int) -> None:
-        self._others = max(0, nodes - 1)
+    def __init__(self) -> None:
         self._taken = 0
 
-    @property
-    def rounds(self) -> int:
-        """How many renewals it takes until each had its turn."""
-        return max(1, -(-self._others // OTHERS))
-
-    def take(self) -> list[int]:
-        """Whose turn it is now; always that of the first."""
-        count = OTHERS if self._taken >= self._others else AT_FIRST
-        others = [(self._taken + n) % self._others for n in range(min(count, self._others))]
-        self._taken += len(others)
-        return [0, *(1 + n for n in others)]
+    def take(self, nodes: int) -> list[int]:
+        """Whose turn it is now, of so many; always that of the first."""
+        if not nodes:
+            return []
+        others = nodes - 1
+        count = min(others, OTHERS if self._taken >= others else AT_FIRST)
+        taken, self._taken = self._taken, self._taken + count
+        return [0, *(1 + (taken + n) % others for n in range(count))]
 
 
 class LeasedNode(Protocol):
@@ -78,23 +79,28 @@ class LeasedNode(Protocol):
 
 
 class NodeLeases:
-    """A task that renews the Leases of `nodes` until it is stopped."""
+    """A task that renews the Leases of the nodes that are added, until it is stopped."""
 
     def __init__(self, client: ApiClient, env: Env, timing: NodeTiming) -> None:
         self._client = client
         self._env = env
         self._timing = timing
         self._nodes: list[LeasedNode] = []
-        self._turns = Turns(0)
+        self._turns = Turns()
+        self._wanted = 0
         self._task: asyncio.Task[None] | None = None
         self._resuming: dict[str, asyncio.Task[None]] = {}
 
-    def start(self, nodes: list[LeasedNode]) -> None:
-        loop = asyncio.get_running_loop()
-        self._nodes, self._turns = nodes, Turns(len(nodes))
+    def start(self, nodes: int) -> None:
+        """`nodes`: how many there will be."""
+        self._wanted = nodes
+        self._task = asyncio.get_running_loop().create_task(self._renew_for_ever(), name="node leases")
+
+    def add(self, nodes: Iterable[LeasedNode]) -> None:
+        """These are registered now."""
         for node in nodes:
-            node.fence.heard_at = loop.time()
-        self._task = loop.create_task(self._renew_for_ever(), name="node leases")
+            node.fence.heard_at = asyncio.get_running_loop().time()
+            self._nodes.append(node)
 
     async def stop(self) -> None:
         await cancel_and_wait(self._task, *self._resuming.values())
@@ -119,7 +125,7 @@ class NodeLeases:
     async def _renew(self) -> list[LeasedNode]:
         """The nodes of which the cluster has heard by that."""
         stamp = self._env.timestamp_micro()
-        nodes = [self._nodes[number] for number in self._turns.take()]
+        nodes = [self._nodes[number] for number in self._turns.take(len(self._nodes))]
         answers = await self._write(nodes, [self._renewal(n, stamp) for n in nodes])
         absent = [n for n, answer in answers if isinstance(answer, NotFound)]
         if absent:
@@ -129,7 +135,8 @@ class NodeLeases:
             if isinstance(answer, ApiError):
                 log.info("lease of %s was not renewed: %s", node.name, answer.message)
         heard = [n for n, answer in answers if not isinstance(answer, ApiError)]
-        return self._nodes if self._turns.rounds > 1 and self._nodes[0] in heard else heard
+        stands_in = rounds(self._wanted) > 1 and any(n is self._nodes[0] for n in heard)
+        return self._nodes if stands_in else heard
 
     def _renewal(self, node: LeasedNode, stamp: str) -> Any:
         # The cluster may have been made with another timing.
@@ -137,7 +144,7 @@ class NodeLeases:
         return ops.patch(LEASES, node.name, NODE_LEASES, body)
 
     def _duration_s(self, node: LeasedNode) -> int:
-        return self._timing.lease_duration_s * (1 if node is self._nodes[0] else self._turns.rounds)
+        return self._timing.lease_duration_s * (1 if node is self._nodes[0] else rounds(self._wanted))
 
     async def _write(self, nodes: list[LeasedNode], batch: list[Any]) -> list[tuple[LeasedNode, Object | ApiError]]:
         """Each node's answer; none when the call failed."""

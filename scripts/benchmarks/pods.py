@@ -54,10 +54,11 @@ def pods(
             async with cluster(one, nodes=node_hosts, nodes_per_host=per_host) as running:
                 with say.status(f"{pods} pods on {node_hosts * per_host} nodes ({one})"):
                     before = await counts(running) if account else None
+                    registered = _registration((await running.admin.api.list("nodes")).items)
                     row = await _deploy(running, pods, timeout, kill_leader)
                     if before is not None:
                         row["account"] = rows_of(before, await counts(running), pods)
-                rows.append({"host": one, "pods": pods, "nodes": node_hosts * per_host} | row)
+                rows.append({"host": one, "pods": pods, "nodes": node_hosts * per_host} | registered | row)
         return rows
 
     notes = ["CPU is that of all the cluster's processes, from the Deployment's creation until 1 s after all pods run."]
@@ -136,6 +137,22 @@ async def _deploy(running: Running, count: int, timeout: float, kill_leader: flo
         "wait_p99_s": round(percentile(waits, 99), 2),
         "cpu_s_per_1000": round(cpu * 1000 / count, 2),
         "cpu_s_of_each": cpu_by_name(before, after),
+    }
+
+
+def _registration(nodes: Sequence[Object]) -> dict[str, Any]:
+    """How long it took from the first Node to the last that is ready (their stamps are whole seconds), and the rate."""
+    made = [meta.parse_time(meta.metadata(node)["creationTimestamp"]) for node in nodes]
+    ready = [
+        meta.parse_time(condition["lastTransitionTime"])
+        for node in nodes
+        if (condition := meta.get_condition(node, "Ready") or {}).get("status") == "True"
+    ]
+    seconds = max(1.0, (max(ready) - min(made)).total_seconds()) if ready else 0.0
+    return {
+        "nodes_ready": len(ready),
+        "nodes_ready_s": seconds,
+        "nodes_ready_per_s": round(len(ready) / seconds, 1) if seconds else 0.0,
     }
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import grpc
@@ -16,6 +16,7 @@ from rayplane.control_plane.rpc import RpcError
 from rayplane.node.config import NodeConfig, NodeTiming
 from rayplane.node.host import NodeHost
 from rayplane.node.kubelet.node_lease import OTHERS
+from rayplane.node.kubelet.registrar import BATCH_MAX
 from rayplane.node.lifecycle import RestartTiming
 from rayplane.proto.rayplane.v1 import node_pb2 as pb
 from tests.fakes import FakeClient
@@ -51,10 +52,35 @@ async def test_registers_its_node_and_keeps_its_lease(api: FakeClient, make_host
     assert node["status"]["nodeInfo"]["kubeletVersion"] == "v1.37.0"
 
 
+async def test_many_nodes_register_in_batches_and_those_that_could_not_again(
+    api: FakeClient, make_host: MakeHost
+) -> None:
+    creates: list[int] = []
+
+    def before(batch: Sequence[Any]) -> None:
+        if count := sum(o.create.ref.resource == "nodes" for o in batch):
+            creates.append(count)
+        if count and len(creates) == 2:
+            raise errors.TooManyRequests("later")
+
+    api.before_batch = before
+    names = [f"n{n}" for n in range(2 * BATCH_MAX + 1)]
+    # Of these one was there before.
+    api.put("nodes", {"metadata": {"name": "n0", "annotations": {"rayplane.io/heartbeat": "n9", "mine": "a"}}})
+    host = await make_host(*(NodeConfig(name) for name in names), timing=QUICK, cidr=False)
+    assert all(meta.condition_is(api.objects["nodes"][name], "Ready") for name in names)
+    assert meta.annotations(api.objects["nodes"]["n0"])["mine"] == "a"
+    assert meta.annotations(api.objects["nodes"]["n0"])["rayplane.io/heartbeat"] == "n0"
+    assert all(kubelet.node is not None for kubelet in host.kubelets.values())
+    # A node is made by one write, which has its status.
+    assert creates == [BATCH_MAX, BATCH_MAX, BATCH_MAX, 1]
+    assert [o for o in api.operations if o[1] == "nodes/status"] == [("patch", "nodes/status", "n0")]
+
+
 async def test_a_host_of_many_nodes_lives_by_the_lease_of_the_first(api: FakeClient, make_host: MakeHost) -> None:
     names = [f"n{n}" for n in range(2 + OTHERS)]
     host = await make_host(*(NodeConfig(name) for name in names), timing=QUICK)
-    leases = api.objects["leases.coordination.k8s.io"]
+    leases = api.objects.setdefault("leases.coordination.k8s.io", {})
     await api.until(lambda: {f"kube-node-lease/{name}" for name in names} <= set(leases))
     nodes = [api.objects["nodes"][name] for name in names]
     assert {meta.annotations(node)["rayplane.io/heartbeat"] for node in nodes} == {"n0"}
@@ -138,7 +164,7 @@ async def test_a_host_starts_beside_odd_addresses_in_the_api(api: FakeClient, ma
     await make_host(NodeConfig("n1"), NodeConfig("n2"), timing=QUICK)
     api.put("pods", make_pod("web", node="n2"))
     await api.until(lambda: ready(api, "web"))
-    leases = api.objects["leases.coordination.k8s.io"]
+    leases = api.objects.setdefault("leases.coordination.k8s.io", {})
     await api.until(lambda: {"kube-node-lease/n1", "kube-node-lease/n2"} <= set(leases))
 
 

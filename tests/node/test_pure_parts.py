@@ -22,7 +22,7 @@ from rayplane.node.environment import (
 from rayplane.node.errors import AddressesExhausted, ConfigError, ContainerConfigError, MountError
 from rayplane.node.kubelet.addresses import AddressPool
 from rayplane.node.kubelet.admission import NOTHING, Room, refuse, room_of
-from rayplane.node.kubelet.node_lease import AT_FIRST, OTHERS, Turns, stand_in
+from rayplane.node.kubelet.node_lease import AT_FIRST, OTHERS, Turns, rounds, stand_in
 from rayplane.node.kubelet.prober import ProbeCounter, Thresholds
 from rayplane.node.runtime import LogOptions, Mount, StartOrder
 from rayplane.node.runtime.command import Layout, command_line, own_command
@@ -298,17 +298,18 @@ def test_references_that_double_a_value_again_and_again_are_refused() -> None:
 
 @pytest.mark.parametrize("nodes", [1, 2, 6, 7, 200])
 def test_each_node_of_a_host_has_its_turn_at_its_lease_and_the_first_always(nodes: int) -> None:
-    turns = Turns(nodes)
-    alone = stand_in([f"n{n}" for n in range(nodes)]) == ""
-    at_first: set[int] = set()
+    turns, at_first = Turns(), set[int]()
+    assert turns.take(0) == []
+    for registered in range(1, nodes + 1, 50):
+        at_first.update(turns.take(registered))
     while len(at_first) < nodes:
-        now = turns.take()
+        now = turns.take(nodes)
         assert now[0] == 0
         assert len(now) <= 1 + AT_FIRST
         at_first.update(now)
     for _ in range(3):
-        taken = [turns.take() for _ in range(turns.rounds)]
+        taken = [turns.take(nodes) for _ in range(rounds(nodes))]
         assert {n for now in taken for n in now} == set(range(nodes))
         # However many there are, as many are written each time.
         assert all(now[0] == 0 and len(now) <= 1 + OTHERS for now in taken)
-    assert alone is (turns.rounds == 1)
+    assert (stand_in([f"n{n}" for n in range(nodes)]) == "") is (rounds(nodes) == 1)
