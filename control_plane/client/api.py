@@ -244,6 +244,12 @@ class ApiClient:
         found: aggregation_pb2.PurgeResponse = await self._call("Aggregation", "Purge", request, timeout=limit_s)
         return found
 
+    async def collect_aggregated(self) -> aggregation_pb2.CollectResponse:
+        """Delete what aggregated APIs hold for owners that are gone, once; what was done."""
+        request, limit_s = aggregation_pb2.CollectRequest(), _PURGE_TIMEOUT_S
+        found: aggregation_pb2.CollectResponse = await self._call("Aggregation", "Collect", request, timeout=limit_s)
+        return found
+
     async def read_aggregated(
         self,
         group: str,

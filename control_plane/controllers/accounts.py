@@ -24,6 +24,7 @@ ACCOUNTS: Final[Mapping[str, str]] = {
     "ephemeral-volume": "ephemeral-volume-controller",
     "flowschema": "flowschema-controller",
     "garbagecollector": "generic-garbage-collector",
+    "garbagecollector-aggregated": "generic-garbage-collector",
     "horizontalpodautoscaling": "horizontal-pod-autoscaler",
     "job": "job-controller",
     "job-orphaned-pods": "job-controller",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rayplane.control_plane.controllers.aggregatedgarbage import AggregatedGarbageCollector
 from rayplane.control_plane.controllers.apiservices import ApiServiceController
 from rayplane.control_plane.controllers.attachdetach import AttachDetachController
 from rayplane.control_plane.controllers.attributesclassprotection import AttributesClassProtection
@@ -81,7 +82,7 @@ def build_controllers(config: ControllersConfig) -> list[Controller]:
         ServiceCidrController(coalesce_s=coalesce),
         NodeTtlController(),
         *_of_devices(coalesce),
-        ApiServiceController(),
+        *_of_aggregation(timing),
         FlowSchemaController(),
         ClusterRoleAggregation(coalesce_s=coalesce),
         *_cleaners(),
@@ -111,6 +112,10 @@ def _of_volumes(timing: Timing) -> list[Controller]:
         ProtectionController(resource="persistentvolumes"),
         AttributesClassProtection(),
     ]
+
+
+def _of_aggregation(timing: Timing) -> list[Controller]:
+    return [ApiServiceController(), AggregatedGarbageCollector(timing.collect_s)]
 
 
 def _cleaners() -> list[Controller]:

@@ -38,6 +38,8 @@ class Timing:
     """Changes of pods are gathered for this long before their owner's status or endpoints are written."""
     pod_gc_s: float = 2.0
     """How often pods are checked for nodes that are gone."""
+    collect_s: float = 5.0
+    """How often aggregated APIs are looked through for objects of owners that are gone."""
     autoscaler: AutoscalerTiming = _FAST_AUTOSCALER
     quarantine_s: float = 2.0
     """Pods of a node that is gone are left alone for this long: it may be made anew."""
@@ -58,6 +60,7 @@ class Timing:
             timings.election,
             coalesce_s=0.1,
             pod_gc_s=20.0,
+            collect_s=30.0,
             quarantine_s=40.0,
             force_detach_s=360.0,
             eviction_rate=0.1,

@@ -157,6 +157,11 @@ class PurgeNamespace:
 
 
 @dataclass(frozen=True, slots=True)
+class CollectAggregated:
+    """One look of the API server for what aggregated APIs hold for owners that are gone, and its deletion."""
+
+
+@dataclass(frozen=True, slots=True)
 class Provision:
     """The creation of a volume by CSI, then of `volume` (a PersistentVolume) for `claim`.
 
@@ -222,10 +227,7 @@ class TakeSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class DeleteSnapshot:
-    """The deletion of a snapshot's bytes by CSI, then the write that says so.
-
-    `targets` as for `DeleteVolume`.
-    """
+    """The deletion of a snapshot's bytes by CSI, then the write that says so. `targets` as for `DeleteVolume`."""
 
     content: Object
     driver: str
@@ -236,10 +238,8 @@ class DeleteSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class Recount:
-    """The counting of what is used of a quota from live lists of these resources, then of its status.
-
-    Whoever is admitted meanwhile changes the quota, and so refuses the count.
-    """
+    """The counting of what is used of a quota from live lists of these resources, then of its status: whoever is
+    admitted meanwhile changes the quota, and so refuses the count."""
 
     quota: Object
     resources: tuple[str, ...]
@@ -268,9 +268,7 @@ class SignCertificate:
 @dataclass(frozen=True, slots=True)
 class Migrate:
     """The writing of all objects of a resource as they are stored today, then of how a StorageVersionMigration ended.
-
-    `form`: how to ask for them, so that few of them have to be converted.
-    """
+    `form`: how to ask for them, so that few of them have to be converted."""
 
     migration: Object
     form: str
@@ -299,6 +297,7 @@ Special = (
     | IfUnclaimed
     | IfUnused
     | PurgeNamespace
+    | CollectAggregated
     | Provision
     | DeleteVolume
     | Expand

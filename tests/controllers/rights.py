@@ -18,6 +18,7 @@ from rayplane.control_plane.controllers.accounts import ACCOUNTS
 from rayplane.control_plane.controllers.core import (
     Action,
     ApproveCertificate,
+    CollectAggregated,
     Controller,
     Create,
     Delete,
@@ -144,6 +145,8 @@ def _of_special(action: Action) -> Iterator[Right]:
     elif isinstance(action, PurgeNamespace):
         yield from ((verb, "widgets.example.org", "ns", "w") for verb in ("list", "delete", "deletecollection"))
         yield from (("update", f"namespaces/{part}", "", "ns") for part in ("status", "finalize"))
+    elif isinstance(action, CollectAggregated):
+        yield from ((verb, "flunders.example.com", "", "") for verb in ("list", "delete"))
     elif isinstance(action, Recount):
         yield from (("list", resource, meta.namespace(action.quota), "") for resource in action.resources)
         yield "update", "resourcequotas/status", "ns", "q"

@@ -180,6 +180,9 @@ class FakeClient:
     async def purge_aggregated(self, namespace: str) -> aggregation_pb2.PurgeResponse:
         return await self._call("purge_aggregated", aggregation_pb2.PurgeResponse)
 
+    async def collect_aggregated(self) -> aggregation_pb2.CollectResponse:
+        return await self._call("collect_aggregated", aggregation_pb2.CollectResponse)
+
     async def read_aggregated(self, *_: Any, **__: Any) -> Any:
         return await self._call("read_aggregated", lambda: None)
 

@@ -49,25 +49,29 @@ class BackendClient:
         """The document at a path, asked for by ourselves. Raises what `sessions.FAILURES` names."""
         return await self.call(backend, "GET", path, user=_AGGREGATOR, bytes_max=bytes_max)
 
-    async def call(self, backend: Backend, method: str, path: str, *, user: User, bytes_max: int) -> bytes:
+    async def call(
+        self, backend: Backend, method: str, path: str, *, user: User, bytes_max: int, body: bytes = b""
+    ) -> bytes:
         """The answer of a success, to a request of this user. Raises what `sessions.FAILURES` names."""
         url = backend.root + path
         headers = CIMultiDict({"Accept": "application/json", "Accept-Encoding": "identity"})
         headers.extend(headers_of(user))
+        if body:
+            headers["Content-Type"] = "application/json"
         target = aiohttp.client.URL(url, encoded=True)
         async with (
             asyncio.timeout(ANSWER_S),
             self.session(backend) as session,
-            session.request(method, target, headers=headers, allow_redirects=False) as answer,
+            session.request(method, target, headers=headers, data=body or None, allow_redirects=False) as answer,
         ):
             if not 200 <= answer.status < 300:
                 raise ValueError(f"bad status from {url}: {answer.status}")
-            body = bytearray()
+            answered = bytearray()
             async for chunk in answer.content.iter_chunked(_CHUNK):
-                body += chunk
-                if len(body) > bytes_max:
+                answered += chunk
+                if len(answered) > bytes_max:
                     raise ValueError(f"the answer is larger than {bytes_max} bytes")
-            return bytes(body)
+            return bytes(answered)
 
     async def close(self) -> None:
         await self._sessions.close()

@@ -15,7 +15,7 @@ from rayplane.control_plane.apiserver.authorization.authorizer import Authorizer
 from rayplane.control_plane.apiserver.outgoing.sessions import FAILURES, reason
 from rayplane.control_plane.apiserver.requests import User
 
-_LIST_BYTES_MAX = 8 * 1024 * 1024
+LIST_BYTES_MAX = 8 * 1024 * 1024
 _PAGE = 500
 
 
@@ -65,7 +65,7 @@ class Purging:
             where = {"group": info.group, "resource": info.plural, "subresource": "", "namespace": namespace}
             await self._authorizer.check_written(self._user, verb, name="", **where)
         path = f"{backend.path}/namespaces/{namespace}/{info.plural}"
-        items = _items(await self._call(backend, "GET", f"{path}?limit={_PAGE}"))
+        items = metadata_of(await self._call(backend, "GET", f"{path}?limit={_PAGE}"))
         if not items:
             return
         found.objects[info.name] += len(items)
@@ -83,10 +83,10 @@ class Purging:
             await self._call(backend, "DELETE", f"{path}/{meta['name']}")
 
     async def _call(self, backend: Backend, method: str, path: str) -> bytes:
-        return await self._aggregator.client.call(backend, method, path, user=self._user, bytes_max=_LIST_BYTES_MAX)
+        return await self._aggregator.client.call(backend, method, path, user=self._user, bytes_max=LIST_BYTES_MAX)
 
 
-def _items(body: bytes) -> list[dict[str, Any]]:
+def metadata_of(body: bytes) -> list[dict[str, Any]]:
     """The metadata of a list's objects. Raises ValueError for what is no list of objects."""
     document = orjson.loads(body)
     items = document.get("items") if isinstance(document, dict) else None

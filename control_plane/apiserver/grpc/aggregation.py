@@ -1,5 +1,6 @@
 """Service Aggregation of `rayplane.v1`: what the cluster's own components need of aggregated APIs."""
 
+from rayplane.control_plane.apiserver.aggregator.collecting import Collecting
 from rayplane.control_plane.apiserver.aggregator.purging import Purging
 from rayplane.control_plane.apiserver.aggregator.reading import VERSIONS_MAX, Place, Reading
 from rayplane.control_plane.apiserver.grpc.calls import Calls
@@ -26,6 +27,18 @@ class AggregationService:
                 finalizers=found.finalizers,
                 failures=found.failures,
             )
+
+        return await self._calls.answered(context, run)
+
+    async def Collect(self, _: pb.CollectRequest, context: Context) -> pb.CollectResponse:
+        registry = self._calls.registry
+
+        async def run(user: User) -> pb.CollectResponse:
+            look = Collecting(
+                registry.aggregator, registry.authorizer, user, kinds=registry.kinds, lookup=registry.lookup
+            )
+            found = await look.collect()
+            return pb.CollectResponse(deleted=found.deleted, failures=found.failures)
 
         return await self._calls.answered(context, run)
 

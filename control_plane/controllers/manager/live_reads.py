@@ -6,7 +6,7 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import NotFound
 from rayplane.control_plane.client import ApiClient
 from rayplane.control_plane.controllers.attachdetach import in_use
-from rayplane.control_plane.controllers.core import Action, IfUnclaimed, IfUnused, Write
+from rayplane.control_plane.controllers.core import Action, CollectAggregated, IfUnclaimed, IfUnused, Write
 from rayplane.control_plane.controllers.manager.executor import ActionFailed
 from rayplane.control_plane.controllers.manager.expectations import version_of
 from rayplane.control_plane.controllers.volumeprotection import Uses
@@ -34,6 +34,14 @@ class LiveReads:
         if uses.has(claim):
             raise ActionFailed(f"claim {meta.key(claim)} is used by a pod", retry_s=1.0)
         return list(action.writes)
+
+    async def collect(self, action: Action) -> list[Write]:
+        """Nothing to write: the API server deletes. Raises ActionFailed where some server did not answer, ApiError."""
+        assert isinstance(action, CollectAggregated)
+        found = await self._client.collect_aggregated()
+        if found.failures:
+            raise ActionFailed("; ".join(found.failures))
+        return []
 
     async def unused(self, action: Action) -> list[Write]:
         """The writes for a volume that a node does not use. Raises ActionFailed, ApiError."""

@@ -19,6 +19,7 @@ from rayplane.control_plane.controllers.catalog import build_controllers
 from rayplane.control_plane.controllers.config import LEASE_NAME, ControllersConfig
 from rayplane.control_plane.controllers.core import (
     ApproveCertificate,
+    CollectAggregated,
     Controller,
     CustomController,
     DeleteSnapshot,
@@ -150,6 +151,7 @@ class Term:
             Provision: self._provisioner.provision,
             DeleteVolume: self._provisioner.delete_volume,
             Expand: self._provisioner.expand,
+            CollectAggregated: live.collect,
             IfUnclaimed: live.unclaimed,
             IfUnused: live.unused,
             TakeSnapshot: self._snapshotter.take,

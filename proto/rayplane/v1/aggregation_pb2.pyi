@@ -72,3 +72,15 @@ class ReadResponse(_message.Message):
     served: bool
     json: bytes
     def __init__(self, served: _Optional[bool] = ..., json: _Optional[bytes] = ...) -> None: ...
+
+class CollectRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class CollectResponse(_message.Message):
+    __slots__ = ("deleted", "failures")
+    DELETED_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_FIELD_NUMBER: _ClassVar[int]
+    deleted: int
+    failures: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, deleted: _Optional[int] = ..., failures: _Optional[_Iterable[str]] = ...) -> None: ...
