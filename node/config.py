@@ -93,7 +93,7 @@ class NodeHostConfig:
     services: str = ""
     """The network of the services' addresses, where pods are isolated."""
     dns: str = ""
-    """The address of the cluster's DNS server, where pods are isolated."""
+    """The address of the cluster's DNS server; empty for none."""
     pod_dir: str = "pods"
     """Files and logs of real pods, on the injected disk."""
     proxy: bool | None = None

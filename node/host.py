@@ -43,6 +43,7 @@ from rayplane.proto.rayplane.v1 import node_pb2
 from rayplane.storage.env import Env, SubDisk
 
 if TYPE_CHECKING:
+    from rayplane.node.dns.cluster_dns import ClusterDns
     from rayplane.node.overlay.carrier import Carrier
     from rayplane.node.proxy.proxy import ServiceProxy
     from rayplane.node.runtime.pod_network import PodNetwork
@@ -70,6 +71,7 @@ class NodeHost:
         self.sessions = Sessions()
         self.pod_files: PodFiles | None = None
         self.proxy: ServiceProxy | None = None
+        self.dns: ClusterDns | None = None
         self.carrier: Carrier | None = None
         self._recorder = EventRecorder(self.client, env, component="kubelet", host=config.nodes[0].name)
         self._events = Events(self._recorder, per_s=config.events_per_s)
@@ -234,13 +236,20 @@ class NodeHost:
         # Imported here so that a simulation never loads what opens sockets.
         from rayplane.node.ingress.ingress import Ingress
         from rayplane.node.proxy.proxy import ProxyConfig, ServiceProxy
+        from rayplane.node.proxy.rules import SLICES, SLICES_BY_SERVICE, services_of
 
         await self._nodes.synced()
         services = await self._objects.informer("services")
+        slices = Informer(self.client, SLICES, indexers={SLICES_BY_SERVICE: services_of})
+        slices.start()
+        self._stack.push_async_callback(slices.stop)
+        await slices.synced()
+        if config.dns and config.runs_processes:
+            await self._start_dns(services, slices)
         self.proxy = ServiceProxy(
             ProxyConfig(self.advertised, config.loopback_networks, self._pod_network(), config.batch_window_s),
-            self.client,
             services=services,
+            slices=slices,
             nodes=self._nodes,
             node_ips=lambda: {name: kubelet.node_ip for name, kubelet in self.kubelets.items()},
             channel=self.network.channel,
@@ -254,6 +263,20 @@ class NodeHost:
             ingress = Ingress(config.ingress_address, self.client, services, self.proxy)
             self._stack.push_async_callback(ingress.stop)
             await ingress.start()
+
+    async def _start_dns(self, services: Informer, slices: Informer) -> None:
+        from rayplane.node.dns.cluster_dns import ClusterDns, DnsConfig
+
+        self.dns = ClusterDns(
+            DnsConfig(self.config.dns, self.config.loopback_networks, self._pod_network()),
+            self.client,
+            services=services,
+            slices=slices,
+            nodes=self._nodes,
+            node_ips=lambda: [kubelet.node_ip for kubelet in self.kubelets.values()],
+        )
+        self._stack.push_async_callback(self.dns.stop)
+        await self.dns.start()
 
     def _pod_network(self) -> "PodNetwork":
         from rayplane.node.runtime.pod_network import DIRECT
@@ -303,10 +326,12 @@ class NodeHost:
             channel=self.network.channel,
             tasks=self._tasks,
         )
-        runtime.watchers += [self.carrier.reopen, self._reopen_proxy]
+        runtime.watchers += [self.carrier.reopen, self._reopen_traffic]
         return runtime
 
-    def _reopen_proxy(self) -> None:
+    def _reopen_traffic(self) -> None:
+        if self.dns is not None:
+            self.dns.server.reopen()
         if self.proxy is not None:
             self.proxy.reopen()
 

@@ -25,6 +25,7 @@ from rayplane.control_plane.tasks import cancel_and_wait
 
 log = logging.getLogger(__name__)
 
+DNS_SERVICE, DNS_PORT = "kube-dns", 53
 _JSON = "application/json"
 _KEEP_S = 60.0
 _AUTOUPDATE = "rbac.authorization.kubernetes.io/autoupdate"
@@ -161,6 +162,8 @@ async def _complete(registry: ObjectRegistry, target: Target, known: Object, wan
 
 def _of_this_cluster(config: ApiServerConfig) -> list[Object]:
     found = [_kubernetes_addresses(config), _kubernetes_service(config)]
+    if config.dns_address:
+        found.append(_dns_service(config))
     if config.tls_dir is not None:
         found.append(extension_authentication(Credentials.read(Path(config.tls_dir)).ca.decode()))
     return found
@@ -174,25 +177,29 @@ def _kubernetes_addresses(config: ApiServerConfig) -> Object:
 
 def _kubernetes_service(config: ApiServerConfig) -> Object:
     address = (config.https_address or config.grpc_address).rpartition(":")[2]
+    port = {"name": "https", "port": 443, "protocol": "TCP", "targetPort": int(address) or 6443}
+    labels = {"component": "apiserver", "provider": "kubernetes"}
+    return _service(SERVICE, "default", labels, first_address(config), [port])
+
+
+def _dns_service(config: ApiServerConfig) -> Object:
+    """Nothing is behind it: each node host listens on its address, so no node asks another."""
+    labels = {
+        "k8s-app": DNS_SERVICE,
+        "kubernetes.io/cluster-service": "true",
+        "kubernetes.io/name": "CoreDNS",
+    }
+    ports = [
+        {"name": name, "port": DNS_PORT, "protocol": protocol, "targetPort": DNS_PORT}
+        for name, protocol in (("dns", "UDP"), ("dns-tcp", "TCP"))
+    ]
+    return _service(DNS_SERVICE, "kube-system", labels, config.dns_address, ports)
+
+
+def _service(name: str, namespace: str, labels: dict[str, str], address: str, ports: list[Object]) -> Object:
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": {
-            "name": SERVICE,
-            "namespace": "default",
-            "labels": {"component": "apiserver", "provider": "kubernetes"},
-        },
-        "spec": {
-            "type": "ClusterIP",
-            "clusterIP": first_address(config),
-            "clusterIPs": [first_address(config)],
-            "ports": [
-                {
-                    "name": "https",
-                    "port": 443,
-                    "protocol": "TCP",
-                    "targetPort": int(address) or 6443,
-                }
-            ],
-        },
+        "metadata": {"name": name, "namespace": namespace, "labels": labels},
+        "spec": {"type": "ClusterIP", "clusterIP": address, "clusterIPs": [address], "ports": ports},
     }

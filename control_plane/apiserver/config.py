@@ -196,6 +196,8 @@ class ApiServerConfig:
     """Who a gRPC caller without a certificate is, where the server runs without TLS."""
 
     service_cidr: str = "127.96.0.0/16"
+    dns_address: str = ""
+    """The service `kube-dns` has it, in that range; empty: nodes serve no DNS, and there is no such service."""
     external_cidr: str = "127.97.0.0/16"
     node_port_range: tuple[int, int] = (30000, 32767)
     http: HttpLimits = field(default_factory=HttpLimits)
@@ -217,6 +219,8 @@ class ApiServerConfig:
             raise ValueError(f"node_port_range {low}-{high} is no range of ports")
         if ipaddress.ip_network(self.service_cidr).num_addresses < 8:
             raise ValueError(f"service_cidr {self.service_cidr} has no room for services; use /29 or larger")
+        if self.dns_address and ipaddress.ip_address(self.dns_address) not in ipaddress.ip_network(self.service_cidr):
+            raise ValueError(f"dns_address {self.dns_address} is not in service_cidr {self.service_cidr}")
         if self.token_seconds_max < 600:
             raise ValueError("token_seconds_max is shorter than the shortest token there is, 600 seconds")
         if min(self.limits.resource_events, self.limits.watcher_events, self.limits.requests_in_flight) < 1:

@@ -129,6 +129,8 @@ def _apiserver(spec: Spec, env: Env, network: Network, tls_dir: str | None, sock
             spec.config.admission_config_file,
         ),
         service_cidr=spec.plan.service_cidr,
+        # Simulated pods ask for no names, and their nodes have no sockets.
+        dns_address=spec.plan.dns if spec.config.runs_processes else "",
         external_cidr=spec.plan.external_cidr,
         timing=Timing.of(spec.config.timings),
         admission_plugins_on=names(spec.config.enable_admission_plugins),

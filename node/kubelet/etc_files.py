@@ -10,6 +10,8 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 
 DOMAIN = "cluster.local"
+RESOLV_CONF = "/etc/resolv.conf"
+"""Of the machine, and of every pod."""
 NAMESERVERS_MAX, SEARCHES_MAX, SEARCH_CHARS_MAX = 3, 32, 2048
 HOST_NAME_MAX = 63
 _LOCAL = (
@@ -39,7 +41,7 @@ def etc_files(pod: Object, ip: str, *, dns: str, machine_resolv: str) -> dict[st
     """Path to content. `dns`: the cluster's DNS server, empty for none; `machine_resolv`: the machine's resolv.conf."""
     files = {
         "/etc/hostname": f"{host_name(pod)}\n",
-        "/etc/resolv.conf": _resolv(pod, dns, machine_resolv),
+        RESOLV_CONF: _resolv(pod, dns, machine_resolv),
         "/etc/hosts": _hosts(pod, ip),
     }
     return {path: text.encode() for path, text in files.items()}

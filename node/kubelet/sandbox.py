@@ -20,7 +20,7 @@ from rayplane.node.environment import Found, PodFacts, Reference, container_env,
 from rayplane.node.errors import ContainerConfigError, MountError, NodeError, SourceUnavailable
 from rayplane.node.events import Events
 from rayplane.node.kubelet.addresses import NodeAddresses
-from rayplane.node.kubelet.etc_files import etc_files, host_name
+from rayplane.node.kubelet.etc_files import RESOLV_CONF, etc_files, host_name
 from rayplane.node.kubelet.token_manager import JITTER_S, Token
 from rayplane.node.runtime import Mount, PodPlace, Runtime
 from rayplane.node.tasks import Tasks
@@ -352,7 +352,7 @@ class Sandbox:
 def machine_resolv() -> str:
     """The machine's resolv.conf; empty where there is none."""
     try:
-        return Path("/etc/resolv.conf").read_text(errors="replace")
+        return Path(RESOLV_CONF).read_text(errors="replace")
     except OSError:
         return ""
 

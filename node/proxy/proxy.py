@@ -14,14 +14,14 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.node_annotations import HOST_ADDRESS, RUNTIME
 from rayplane.control_plane.api.node_labels import ZONE
-from rayplane.control_plane.client import ApiClient, Informer
+from rayplane.control_plane.client import Informer
 from rayplane.control_plane.rpc import Stub
 from rayplane.control_plane.rpc.sockets import stop_listening
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.node.events import Events
 from rayplane.node.proxy.pipes import CHUNK, ForwardPipe, Pipe, TcpPipe, splice
 from rayplane.node.proxy.rules import (
-    SERVICE_LABEL,
+    SLICES_BY_SERVICE,
     Endpoint,
     HostView,
     Socket,
@@ -29,6 +29,7 @@ from rayplane.node.proxy.rules import (
     endpoints_of,
     outside,
     plan_service,
+    services_of,
 )
 from rayplane.node.runtime.pod_network import DIRECT, PodNetwork
 from rayplane.node.tasks import Tasks
@@ -36,7 +37,6 @@ from rayplane.proto.rayplane.v1 import node_pb2 as pb
 
 log = logging.getLogger(__name__)
 
-SLICES = "endpointslices.discovery.k8s.io"
 CONNECT_TIMEOUT_S = 3.0
 BIND_RETRY_S = 2.0
 BACKLOG = 512
@@ -61,16 +61,16 @@ class ProxyConfig:
 class ServiceProxy:
     """A proxy that listens for services with real endpoints and carries their connections.
 
-    `services` and `nodes`: informers that have been started and synced. `node_ips`: addresses of this host's nodes by
-    name. `channel`: an address (host:port) to a channel for stubs.
+    `services`, `slices` (with the index `SLICES_BY_SERVICE`) and `nodes`: informers that have been started and synced.
+    `node_ips`: addresses of this host's nodes by name. `channel`: an address (host:port) to a channel for stubs.
     """
 
     def __init__(
         self,
         config: ProxyConfig,
-        client: ApiClient,
         *,
         services: Informer,
+        slices: Informer,
         nodes: Informer,
         node_ips: Callable[[], Mapping[str, str]],
         channel: Callable[[str], Any],
@@ -86,7 +86,7 @@ class ServiceProxy:
         self._events = events
         self._tasks = tasks
         self._rng = rng
-        self._slices = Informer(client, SLICES, indexers={"service": _service_of})
+        self._slices = slices
         self._plans: dict[str, dict[Socket, Target]] = {}
         self._listeners: dict[Socket, _Listener] = {}
         self._stale: dict[Socket, _Listener] = {}
@@ -96,10 +96,8 @@ class ServiceProxy:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        self._slices.start()
-        await self._slices.synced()
         self._services.add_handler(lambda kind, old, new: self._mark(meta.key(new)))
-        self._slices.add_handler(lambda kind, old, new: self._mark(*_service_of(new)))
+        self._slices.add_handler(lambda kind, old, new: self._mark(*services_of(new)))
         self._nodes.add_handler(self._node_event)
         self._task = asyncio.get_running_loop().create_task(self._run(), name="service proxy")
 
@@ -107,13 +105,12 @@ class ServiceProxy:
         await cancel_and_wait(self._task)
         for listener in self._listeners.values():
             await listener.close()
-        await self._slices.stop()
 
     # --- what others ask --------------------------------------------------------------------------
 
     def endpoints(self, service: str, port_name: str) -> tuple[Endpoint, ...]:
         """Return the endpoints of a port of the service namespace/name, as `rules.endpoints_of` says."""
-        return endpoints_of(self._slices.by_index("service", service), port_name, self._view())
+        return endpoints_of(self._slices.by_index(SLICES_BY_SERVICE, service), port_name, self._view())
 
     def is_near(self, endpoint: Endpoint) -> bool:
         """Tell whether this machine's own network leads to the endpoint."""
@@ -191,7 +188,7 @@ class ServiceProxy:
         if service is None:
             self._plans.pop(key, None)
             return
-        plan = plan_service(service, self._slices.by_index("service", key), view)
+        plan = plan_service(service, self._slices.by_index(SLICES_BY_SERVICE, key), view)
         for address in [a for a in plan if self._is_foreign(a[0])]:
             self._events.record(service, "Warning", "CannotListen", f"{address[0]} is no address of this cluster")
             del plan[address]
@@ -337,11 +334,6 @@ class _Listener:
         if len(self._clients) >= AFFINITY_MAX:
             del self._clients[next(iter(self._clients))]
         self._clients[client] = (endpoint, asyncio.get_running_loop().time() + self.target.affinity_s)
-
-
-def _service_of(one: Object) -> list[str]:
-    name = meta.labels(one).get(SERVICE_LABEL)
-    return [f"{meta.namespace(one)}/{name}"] if name else []
 
 
 def _machine(address: str) -> str:

@@ -14,6 +14,9 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 
 SERVICE_LABEL = "kubernetes.io/service-name"
+SLICES = "endpointslices.discovery.k8s.io"
+SLICES_BY_SERVICE = "service"
+"""Index of an informer of slices: by `services_of`."""
 DEFAULT_AFFINITY_S = 10800
 
 
@@ -67,6 +70,12 @@ def outside(address: Socket) -> Socket:
     """The same numbers in 127/8, where people at the machine find what is in the pods' own network (10/8)."""
     ip, port = address
     return (f"127.{ip.removeprefix('10.')}" if ip.startswith("10.") else ip), port
+
+
+def services_of(one: Object) -> list[str]:
+    """The service namespace/name of an endpoint slice."""
+    name = meta.labels(one).get(SERVICE_LABEL)
+    return [f"{meta.namespace(one)}/{name}"] if name else []
 
 
 def plan_service(service: Object, slices: Iterable[Object], view: HostView) -> dict[Socket, Target]:

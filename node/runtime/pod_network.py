@@ -14,6 +14,9 @@ class PodNetwork(Protocol):
     async def listen(self, ip: str, port: int) -> socket.socket:
         """A TCP socket bound there, which other hosts of this machine may bind too. Raises OSError."""
 
+    async def listen_udp(self, ip: str, port: int) -> socket.socket:
+        """The same for UDP."""
+
 
 class OwnNetwork:
     """This machine's own network: pods have loopback addresses."""
@@ -24,6 +27,9 @@ class OwnNetwork:
 
     async def listen(self, ip: str, port: int) -> socket.socket:
         return bound(socket.socket(socket.AF_INET, socket.SOCK_STREAM), ip, port)
+
+    async def listen_udp(self, ip: str, port: int) -> socket.socket:
+        return bound(socket.socket(socket.AF_INET, socket.SOCK_DGRAM), ip, port)
 
 
 DIRECT = OwnNetwork()

@@ -12,8 +12,7 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.state import pod_is_ready
 from rayplane.node.config import NodeConfig
 from rayplane.node.host import NodeHost
-from rayplane.node.proxy.proxy import SLICES
-from rayplane.node.proxy.rules import Endpoint, HostView, endpoints_of, plan_service
+from rayplane.node.proxy.rules import SLICES, Endpoint, HostView, endpoints_of, plan_service
 from tests.fakes import FakeClient
 from tests.node.conftest import make_pod
 

@@ -171,6 +171,10 @@ _INGRESS_RULES = (
     _rule(("list", "watch"), "core", ("services",)),
     _rule(("list", "watch"), "discovery.k8s.io", ("endpointslices",)),
 )
+_DNS_RULES = (
+    _rule(("list", "watch"), "core", ("namespaces", "services")),
+    _rule(("list", "watch"), "discovery.k8s.io", ("endpointslices",)),
+)
 _VOLUMES_RULES = (_rule(("get", "list"), "core", ("persistentvolumes",)),)
 # Where the replicas of a volume write down who they are. NodeRestriction looks at the names.
 _VOLUME_RECORDS_RULES = (
@@ -208,6 +212,7 @@ _ROLES: tuple[tuple[str, Sequence[dict[str, Any]], dict[str, str]], ...] = (
     ("system:node-proxier", _PROXY_RULES, {}),
     (INGRESS, _INGRESS_RULES, {}),
     (VOLUMES, _VOLUMES_RULES, {}),
+    ("system:coredns", _DNS_RULES, {}),
     (
         "system:node-bootstrapper",
         (_rule(("create", "get", "list", "watch"), "certificates.k8s.io", (
@@ -273,6 +278,7 @@ _BINDINGS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
     ),
     (INGRESS, INGRESS, (("Group", NODE_HOSTS),)),
     (VOLUMES, VOLUMES, (("Group", NODE_HOSTS),)),
+    ("system:coredns", "system:coredns", (("Group", NODE_HOSTS),)),
     (
         "system:service-account-issuer-discovery",
         "system:service-account-issuer-discovery",

@@ -191,6 +191,9 @@ class IsolatedRuntime(ProcessRuntime):
         """A socket bound to an address of the machine's network, which other hosts may bind too. Raises OSError."""
         return bound(await self._socket(), ip, port)
 
+    async def listen_udp(self, ip: str, port: int) -> socket.socket:
+        return bound(await self._socket("udp"), ip, port)
+
     async def open_wire(self) -> int:
         """A descriptor of packets to and from other machines (see `overlay.carrier.Wire`). Raises OSError."""
         try:
@@ -210,10 +213,10 @@ class IsolatedRuntime(ProcessRuntime):
     def unroute(self, cidr: str) -> None:
         self.shim.order("", op="unroute", cidr=cidr)
 
-    async def _socket(self) -> socket.socket:
+    async def _socket(self, kind: str = "tcp") -> socket.socket:
         try:
             self._make_network()
-            answer = await self._ask(f"socket-{next(_ids)}", op="socket", kind="tcp")
+            answer = await self._ask(f"socket-{next(_ids)}", op="socket", kind=kind)
         except (RuntimeFailed, SandboxError) as e:
             raise OSError(str(e)) from e
         if answer["ev"] != "socket":

@@ -1,0 +1,87 @@
+"""The DNS of a cluster on one host, put together: its names, the machine's servers, and where it listens."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.client import ApiClient, Informer
+from rayplane.node.dns.feed import Feed
+from rayplane.node.dns.server import OTHER_PORT, PORT, DnsServer, Place
+from rayplane.node.dns.upstream import PORT as THEIR_PORT
+from rayplane.node.dns.upstream import ResolvConf, Upstream
+from rayplane.node.dns.zone import Zone
+from rayplane.node.kubelet.etc_files import RESOLV_CONF
+from rayplane.node.proxy.rules import outside
+from rayplane.node.runtime.pod_network import DIRECT, PodNetwork
+
+
+@dataclass(frozen=True, slots=True)
+class DnsConfig:
+    """Facts that the DNS must know of its host and its cluster."""
+
+    address: str
+    """Of the service `kube-dns`."""
+    networks: tuple[str, ...]
+    """See NodeHostConfig.loopback_networks."""
+    network: PodNetwork
+    """Where pods and services have their addresses."""
+    resolv_conf: str = RESOLV_CONF
+    """Which file names the servers of all other names."""
+    their_port: int = THEIR_PORT
+
+
+class ClusterDns:
+    """The DNS server with all it needs.
+
+    `services` and `slices` (with the index `SLICES_BY_SERVICE`): informers that have been started and synced; `nodes`:
+    one whose changes may tell of new addresses. `node_ips`: those of this host's nodes, empty where not known yet.
+    """
+
+    def __init__(
+        self,
+        config: DnsConfig,
+        client: ApiClient,
+        *,
+        services: Informer,
+        slices: Informer,
+        nodes: Informer,
+        node_ips: Callable[[], Sequence[str]],
+    ) -> None:
+        self._config = config
+        self._namespaces = Informer(client, "namespaces")
+        self._nodes = nodes
+        self._node_ips = node_ips
+        self._known = node_ips()
+        zone = Zone(config.address, config.networks)
+        feed = Feed(zone, services=services, slices=slices, namespaces=self._namespaces)
+        upstream = Upstream(ResolvConf(config.resolv_conf, config.networks), config.their_port)
+        self.server = DnsServer(feed, upstream, self._places)
+
+    async def start(self) -> None:
+        """Listen wherever that is possible; a place that cannot be had is no error."""
+        self._namespaces.start()
+        await self._namespaces.synced()
+        await self.server.start()
+        self._nodes.add_handler(self._node_event)
+
+    async def stop(self) -> None:
+        await self.server.stop()
+        await self._namespaces.stop()
+
+    def _node_event(self, kind: str, old: Object | None, new: Object) -> None:
+        known = self._node_ips()
+        if known != self._known:
+            self._known = known
+            self.server.check()
+
+    def _places(self) -> Iterator[Place]:
+        """The service's address in the pods' network, and for people at the machine its own; there, where pods share
+        the machine's network, each node's too.
+        """
+        config, ports = self._config, (PORT, OTHER_PORT)
+        if config.network is not DIRECT:
+            yield Place(config.network, config.address)
+            yield Place(DIRECT, outside((config.address, PORT))[0], ports)
+        else:
+            yield Place(DIRECT, config.address, ports)
+            yield from (Place(DIRECT, ip, ports) for ip in self._node_ips() if ip)
