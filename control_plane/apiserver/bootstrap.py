@@ -187,7 +187,7 @@ def _dns_service(config: ApiServerConfig) -> Object:
     labels = {
         "k8s-app": DNS_SERVICE,
         "kubernetes.io/cluster-service": "true",
-        "kubernetes.io/name": "CoreDNS",
+        "kubernetes.io/name": "KubeDNS",
     }
     ports = [
         {"name": name, "port": DNS_PORT, "protocol": protocol, "targetPort": DNS_PORT}
