@@ -112,6 +112,8 @@ def of_traffic(plan: AddressPlan, services: Iterable[Object]) -> list[Listener]:
         (f"node ports ({len(node_ports)})", f"{plan.pod_cidr}:{NODE_PORTS}", carried),
         ("ingress", plan.ingress_address, "HTTP, carried to the pods of the Ingress's services"),
         ("pods", f"{plan.pod_cidr}:*", "what their programs speak"),
+        # Where pods have a network of their own, the addresses of services are in that; this is the machine's.
+        ("cluster DNS", f"127.{plan.dns.partition('.')[2]}:*", "DNS by UDP and TCP, for programs of this machine"),
     ]
     for service in services:
         for address in meta.spec(service).get("externalIPs") or ():

@@ -423,9 +423,9 @@ async def test_groups_of_nodes_make_nobody_else_a_node(furnished: Stack) -> None
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_a_host_runs_proxy_ingress_and_volumes(furnished: Stack) -> None:
+async def test_a_host_runs_proxy_dns_ingress_and_volumes(furnished: Stack) -> None:
     client = host(furnished, "n1")
-    for resource in ("nodes", "services", SLICES, INGRESSES, "persistentvolumes"):
+    for resource in ("nodes", "services", SLICES, "namespaces", INGRESSES, "persistentvolumes"):
         await client.list(resource)
     await client.list(LEASES, "kube-system")
     lease = await client.get(LEASES, "volume-v1", "kube-system")

@@ -30,6 +30,16 @@ async def test_new_cluster_has_what_every_cluster_has(stack: Stack) -> None:
     assert {"cluster-admin", "admin", "edit", "view", "system:node"} <= set(roles)
 
 
+async def test_where_nodes_serve_names_there_is_a_service_for_them(stack: Stack) -> None:
+    with pytest.raises(errors.NotFound):
+        await stack.client().get("services", "kube-dns", "kube-system")
+    await stack.add_server(dns_address="127.96.0.10")
+    service = await stack.client().get("services", "kube-dns", "kube-system")
+    assert service["spec"]["clusterIP"] == "127.96.0.10"
+    assert [(p["port"], p["protocol"]) for p in service["spec"]["ports"]] == [(53, "UDP"), (53, "TCP")]
+    assert service["metadata"]["labels"]["k8s-app"] == "kube-dns"
+
+
 async def test_a_server_that_has_started_has_its_caches(stack: Stack) -> None:
     registry = stack.servers[0].registry
     stored = registry.kinds.registry.stored()
@@ -153,5 +163,7 @@ def test_configuration_says_what_to_change() -> None:
         ApiServerConfig().validate()
     with pytest.raises(ValueError, match="use /29 or larger"):
         ApiServerConfig(etcd_endpoints=("a:1",), service_cidr="127.0.0.0/30").validate()
+    with pytest.raises(ValueError, match=r"dns_address 10\.0\.0\.10 is not in service_cidr"):
+        ApiServerConfig(etcd_endpoints=("a:1",), dns_address="10.0.0.10").validate()
     ApiServerConfig(etcd_endpoints=("a:1",)).validate()
     assert make_env().uuid() == make_env().uuid()

@@ -49,6 +49,7 @@ def test_addresses_that_a_service_names_itself_have_rows_of_their_own() -> None:
         ("services (1)", "127.24.0.0/16:*"),
         ("node ports (1)", "127.16.0.0/13:30000-32767"),
         ("ingress", "127.25.0.1:8080"),
+        ("cluster DNS", "127.24.0.10:*"),
     }
 
 
