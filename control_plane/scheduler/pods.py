@@ -44,6 +44,19 @@ AMOUNT_MAX = 1 << 52
 SHAPES_MAX, SHAPES_BYTES_MAX = 4096, 1 << 26
 #: Fields of volumes that are disks of their own, which pods of a node may not all share.
 DISKS = frozenset({"gcePersistentDisk", "awsElasticBlockStore", "iscsi", "rbd"})
+#: Drivers that serve the volumes that were once part of Kubernetes, by their field of a volume.
+MIGRATED = {
+    "awsElasticBlockStore": "ebs.csi.aws.com",
+    "azureDisk": "disk.csi.azure.com",
+    "azureFile": "file.csi.azure.com",
+    "cinder": "cinder.csi.openstack.org",
+    "gcePersistentDisk": "pd.csi.storage.gke.io",
+    "portworxVolume": "pxd.portworx.com",
+    "vsphereVolume": "csi.vsphere.vmware.com",
+}
+_HANDLES = ("volumeID", "pdName", "diskURI", "shareName", "volumePath")
+#: Between a driver and what it attaches; in no key of a claim.
+DISK_MARK = "^"
 DEFAULT_SCHEDULER = "default-scheduler"
 _T = TypeVar("_T")
 
@@ -139,6 +152,8 @@ class PodInfo:
     device_claims: tuple[tuple[str, str], ...]
     #: Volumes that are disks of their own, as written.
     disks: tuple[Mapping[str, Any], ...]
+    #: Volumes of the pod itself that a driver attaches, as `driver^volume`.
+    attached: tuple[str, ...]
     nominated: str
     terminating: bool
     node: str = ""
@@ -200,6 +215,7 @@ class PodParser:
             owner=_controller(own),
             device_claims=tuple(_device_claims(pod, spec, namespace)) if spec.get("resourceClaims") else (),
             disks=tuple(v for v in spec.get("volumes") or () if not DISKS.isdisjoint(v)),
+            attached=tuple(dict.fromkeys(_attached(spec))) if spec.get("volumes") else (),
             terminating=meta.is_deleting(pod),
             nominated=meta.status(pod).get("nominatedNodeName") or "",
             node=spec.get("nodeName") or "",
@@ -260,6 +276,15 @@ def group_of(spec: Mapping[str, Any], namespace: str) -> str:
     """The key of the pod group that a spec names; empty for none."""
     name = (spec.get("schedulingGroup") or {}).get("podGroupName")
     return f"{namespace}/{name}" if name else ""
+
+
+def _attached(spec: Mapping[str, Any]) -> Iterator[str]:
+    for volume in spec["volumes"]:
+        for field, driver in MIGRATED.items():
+            source = volume.get(field)
+            if source:
+                handle = next((str(source[name]) for name in _HANDLES if source.get(name)), "")
+                yield f"{driver}{DISK_MARK}{handle}"
 
 
 def _device_claims(pod: Object, spec: Mapping[str, Any], namespace: str) -> Iterator[tuple[str, str]]:

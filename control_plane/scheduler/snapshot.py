@@ -354,8 +354,8 @@ class Snapshot:
         if not priorities[pod.priority]:
             del priorities[pod.priority]
         self._counters.count(pod, row, sign)
-        if pod.claims and self.claim_use is not None:
-            self.claim_use.count(pod.claims, pod.node, sign)
+        if (pod.claims or pod.attached) and self.claim_use is not None:
+            self.claim_use.count((*pod.claims, *pod.attached), pod.node, sign)
         if pod.has_terms:
             self.anti.count(pod.anti_affinity, row, sign, self.rows)
             self.near.count(pod.affinity, row, sign, self.rows)

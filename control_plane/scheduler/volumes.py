@@ -34,7 +34,7 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.node_affinity import NodeTerm, admits, node_terms
 from rayplane.control_plane.scheduler.claim_use import ClaimUse
 from rayplane.control_plane.scheduler.nodes import HOSTNAME, NodeInfo
-from rayplane.control_plane.scheduler.pods import PodInfo
+from rayplane.control_plane.scheduler.pods import DISK_MARK, MIGRATED, PodInfo
 from rayplane.control_plane.scheduler.rows import rows_of_selector, rows_of_terms
 from rayplane.control_plane.scheduler.snapshot import Bools, Snapshot
 
@@ -44,16 +44,6 @@ NO_SPACE = "node(s) did not have enough free storage"
 UNBOUND_IMMEDIATE = "pod has unbound immediate PersistentVolumeClaims"
 
 
-#: Drivers that serve the volumes that were once part of Kubernetes, by their field of a PersistentVolume.
-_MIGRATED = {
-    "awsElasticBlockStore": "ebs.csi.aws.com",
-    "azureDisk": "disk.csi.azure.com",
-    "azureFile": "file.csi.azure.com",
-    "cinder": "cinder.csi.openstack.org",
-    "gcePersistentDisk": "pd.csi.storage.gke.io",
-    "portworxVolume": "pxd.portworx.com",
-    "vsphereVolume": "csi.vsphere.vmware.com",
-}
 #: Labels of volumes and nodes that name a zone or region, and the older names of the same.
 ZONE_LABELS = {
     "topology.kubernetes.io/zone": "",
@@ -89,7 +79,7 @@ class Volume:
         if not nodes and terms:
             pinned = (r for t in terms for r in t.labels.requirements if r.key == HOSTNAME and r.operator == "in")
             nodes = tuple(value for r in pinned for value in r.values)
-        driver = csi.get("driver") or next((name for field, name in _MIGRATED.items() if spec.get(field)), "")
+        driver = csi.get("driver") or next((name for field, name in MIGRATED.items() if spec.get(field)), "")
         labels = meta.labels(obj)
         zones = tuple((key, frozenset(labels[key].split("__"))) for key in ZONE_LABELS if key in labels)
         return Volume(obj, meta.name(obj), terms, capacity_bytes(obj), nodes, driver, zones)
@@ -130,6 +120,7 @@ class VolumeIndex:
         self.classes: dict[str, Object] = {}
         self.capacities: dict[str, Object] = {}
         self._promised: dict[str, _Promise] = {}  # by claim
+        self._holders: dict[str, set[str]] = {}  # uids of the pods that count on it
         self._free: dict[str, dict[str, Volume]] = {}  # volumes that a claim may still get, by class
         #: Which claims are in use where, and what each node's drivers can attach.
         self.use = ClaimUse(self.driver_of)
@@ -140,12 +131,16 @@ class VolumeIndex:
         key = meta.key(claim)
         self.claims[key] = claim
         if is_bound(claim):
-            self._promised.pop(key, None)
+            self._drop_promise(key)
         self.use.driver_may_differ(key)
 
     def remove_claim(self, key: str) -> None:
         self.claims.pop(key, None)
+        self._drop_promise(key)
+
+    def _drop_promise(self, key: str) -> None:
         self._promised.pop(key, None)
+        self._holders.pop(key, None)
 
     def set_volume(self, volume: Object) -> None:
         name = meta.name(volume)
@@ -163,7 +158,9 @@ class VolumeIndex:
             self._free.get(class_of(old.obj), {}).pop(name, None)
 
     def driver_of(self, key: str) -> str:
-        """The driver that attaches a claim's volume, or will; empty when that is not known."""
+        """The driver that attaches a claim's volume, or will, or a disk of a pod's own; empty when that is not known."""
+        if DISK_MARK in key:
+            return key.partition(DISK_MARK)[0]
         claim = self.claims.get(key)
         if claim is None:
             return ""
@@ -173,10 +170,17 @@ class VolumeIndex:
         provisioner: str = (self.classes.get(class_of(claim)) or {}).get("provisioner") or ""
         return "" if provisioner == NO_PROVISIONER else provisioner
 
-    def promise(self, keys: Iterable[str], node: NodeInfo) -> None:
-        """The claims of a placed pod get their volumes on `node`: other pods may not count on those."""
+    def promise(self, keys: Iterable[str], node: NodeInfo, uid: str) -> None:
+        """The claims of a placed pod get their volumes on `node`: other pods may not count on those.
+
+        What another pod with the same claim was promised there holds for both.
+        """
         for key in keys:
             claim = self.claims[key]
+            self._holders.setdefault(key, set()).add(uid)
+            known = self._promised.get(key)
+            if known is not None and known.node == node.name:
+                continue
             volume = self._match(claim, node, ())
             if volume is not None:
                 self._promised[key] = _Promise(node.name, volume.name, 0)
@@ -184,9 +188,13 @@ class VolumeIndex:
                 replicated = self.classes[class_of(claim)].get("provisioner") == REPLICATED
                 self._promised[key] = _Promise(node.name, "", 0 if replicated else requested_bytes(claim))
 
-    def forget(self, keys: Iterable[str]) -> None:
+    def forget(self, keys: Iterable[str], uid: str) -> None:
+        """A placed pod came to nothing: what it alone counted on is free again."""
         for key in keys:
-            self._promised.pop(key, None)
+            holders = self._holders.get(key, set())
+            holders.discard(uid)
+            if not holders:
+                self._drop_promise(key)
 
     # -- questions -----------------------------------------------------------------------------------------
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from rayplane.control_plane.scheduler import Failure
+from rayplane.control_plane.scheduler import Failure, Placement
 from rayplane.control_plane.scheduler.config import Profile
-from tests.scheduler.build import World, claim, node, on, pod, volume
+from tests.scheduler.build import World, claim, node, on, pod, storage_class, volume
 
 
 def budget(allowed: int, **labels: str) -> dict:
@@ -42,6 +42,46 @@ def test_a_driver_attaches_so_many_volumes_and_no_more() -> None:
     assert world.place(pod("p", claims=("x",))) == "a"
     assert "1 node(s) exceed max volume count" in world.fail(pod("q", claims=("y",)))
     assert world.place(pod("r", claims=("x",))) == "a", "the volume is there already"
+
+
+def test_disks_of_pods_without_claims_count_for_their_drivers() -> None:
+    world = World(node("a"))
+    driver = {"name": "ebs.csi.aws.com", "nodeID": "a", "allocatable": {"count": 1}}
+    world.volumes.use.set_csi_node({"metadata": {"name": "a"}, "spec": {"drivers": [driver]}})
+    one, other = ({"name": "v", "awsElasticBlockStore": {"volumeID": name}} for name in ("x", "y"))
+    assert world.place(pod("p", volumes=[one])) == "a"
+    assert "1 node(s) exceed max volume count" in world.fail(pod("q", volumes=[other]))
+    assert world.place(pod("r", volumes=[{"name": "v", "emptyDir": {}}])) == "a"
+    world.snapshot.remove_pod("default/p")
+    assert world.place(pod("q", volumes=[other])) == "a"
+
+
+def test_a_claim_that_is_still_to_be_made_counts_for_the_provisioner_of_its_class() -> None:
+    world = World(node("a"))
+    world.volumes.classes["standard"] = storage_class("standard", provisioner="csi.x")
+    driver = {"name": "csi.x", "nodeID": "a", "allocatable": {"count": 1}}
+    world.volumes.use.set_csi_node({"metadata": {"name": "a"}, "spec": {"drivers": [driver]}})
+    for name in ("x", "y"):
+        world.volumes.set_claim(claim(name))
+    assert world.place(pod("p", claims=("x",))) == "a"
+    assert "1 node(s) exceed max volume count" in world.fail(pod("q", claims=("y",)))
+
+
+def test_pods_that_share_a_claim_go_where_the_first_makes_it_and_each_keeps_that_promise() -> None:
+    world = World(node("a"), node("b"))
+    world.volumes.classes["standard"] = storage_class("standard", provisioner="kubernetes.io/no-provisioner")
+    world.volumes.set_claim(claim("shared"))
+    world.volumes.set_claim(claim("other"))
+    world.volumes.set_volume(volume("pv", on=("b",)))
+    first, second = world.decide(pod("p", claims=("shared",))), world.decide(pod("q", claims=("shared",)))
+    assert isinstance(first, Placement) and isinstance(second, Placement)
+    assert first.node == second.node == "b"
+    world.cycle.forget(first.pod)
+    assert "didn't find available persistent volumes to bind" in world.fail(pod("r", claims=("other",)))
+    assert world.place(pod("s", claims=("shared",))) == "b"
+    for one in (second.pod, world.snapshot.pods["default/s"]):
+        world.cycle.forget(one)
+    assert world.place(pod("r", claims=("other",))) == "b"
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ class VolumeBinding(Plugin):
         return Refusal(self.name, (text,), text == NO_SPACE) if text else None
 
     def reserve(self, view: PodView, row: int) -> None:
-        view.cluster.volumes.promise(self.waiting(view), view.snapshot.info(row))
+        view.cluster.volumes.promise(self.waiting(view), view.snapshot.info(row), view.pod.uid)
 
     def waiting(self, view: PodView) -> tuple[str, ...]:
         """Keys of the claims whose node must be selected before the pod is bound."""
@@ -73,7 +73,7 @@ class VolumeBinding(Plugin):
         return tuple(f"{c['metadata']['namespace']}/{c['metadata']['name']}" for c in self._needs(view).waiting)
 
     def forget(self, cluster: Cluster, pod: PodInfo) -> None:
-        cluster.volumes.forget(pod.claims)
+        cluster.volumes.forget(pod.claims, pod.uid)
 
 
 def _bound(view: PodView) -> list[Volume]:
@@ -177,7 +177,7 @@ class NodeVolumeLimits(Plugin):
         found: dict[str, list[str]] | None = view.memo.get(self.name)
         if found is None:
             found, volumes = {}, view.cluster.volumes
-            for key in dict.fromkeys(view.pod.claims):
+            for key in dict.fromkeys((*view.pod.claims, *view.pod.attached)):
                 driver = volumes.driver_of(key)
                 if driver and volumes.use.limits(driver):
                     found.setdefault(driver, []).append(key)
@@ -185,7 +185,7 @@ class NodeVolumeLimits(Plugin):
         return found
 
     def concerns(self, view: PodView) -> bool:
-        return bool(view.pod.claims and self._drivers(view))
+        return bool((view.pod.claims or view.pod.attached) and self._drivers(view))
 
     def allowed(self, view: PodView, rows: Rows) -> Bools | None:
         if not self.concerns(view):
@@ -194,7 +194,7 @@ class NodeVolumeLimits(Plugin):
         found = np.ones(snapshot.rows, dtype=np.bool_)
         use = view.cluster.volumes.use
         for driver in self._drivers(view):
-            for name in use.full(driver, len(view.pod.claims)):
+            for name in use.full(driver, len(view.pod.claims) + len(view.pod.attached)):
                 row = snapshot.index.get(name)
                 if row is not None:
                     found[row] = self.refusal(view, row) is None
