@@ -2,6 +2,7 @@
 
 Taints stand in ResourceSlices, where drivers say them, and in DeviceTaintRules, where administrators do. A claim's time
 runs from when the taint was added. A key is one claim.
+A key of the form `/NAME` is a rule, whose status says how far the evictions are.
 Source: Kubernetes concepts "Dynamic Resource Allocation" (device taints and tolerations, KEP-5055).
 """
 
@@ -22,17 +23,20 @@ from rayplane.control_plane.controllers.core import (
     Event,
     Moment,
     Result,
+    UpdateStatus,
     View,
     Watch,
-    own_key,
     result,
     soonest,
 )
+from rayplane.control_plane.controllers.devicetaintrules import IN_PROGRESS, NO_EFFECT, PERIOD_S, condition, selects
 from rayplane.control_plane.controllers.resourceclaims import CLAIMS
 from rayplane.control_plane.controllers.tainteviction import disrupted
 
 SLICES, RULES = "resourceslices.resource.k8s.io", "devicetaintrules.resource.k8s.io"
 EVICTION = "DeviceTaintManagerEviction"
+EVICTED_MAX = 1 << 16
+"""Pods that are counted for one rule."""
 _MARK = "Device Taint manager: deleting due to NoExecute taint"
 Taint = Mapping[str, Any]
 Device = Mapping[str, Any]
@@ -60,8 +64,22 @@ def _claims_of_slice(pool: Object, view: View) -> Iterable[str]:
     ]
 
 
-def _claims_of_rule(_: Object, view: View) -> Iterable[str]:
-    return [meta.key(claim) for claim in view.list(CLAIMS) if _results(claim)]
+def _of_rule(rule: Object, view: View) -> Iterable[str]:
+    """The rule, and all that it may be about."""
+    return [f"/{meta.name(rule)}", *(meta.key(claim) for claim in view.list(CLAIMS) if _results(claim))]
+
+
+def _of_claim(claim: Object, view: View) -> Iterable[str]:
+    """The claim, and the rules on account of which its pods have to go."""
+    rules = [rule for rule in view.list(RULES) if _effect(rule) == NO_EXECUTE]
+    return [
+        meta.key(claim),
+        *(f"/{meta.name(rule)}" for rule in rules if any(selects(rule, d) for d in _results(claim))),
+    ]
+
+
+def _effect(rule: Object) -> Any:
+    return (meta.spec(rule).get("taint") or {}).get("effect")
 
 
 class DeviceTaintEvictionController(BaseController):
@@ -71,14 +89,18 @@ class DeviceTaintEvictionController(BaseController):
     def __init__(self, *, coalesce_s: float = 0.05) -> None:
         self._doomed: dict[str, dict[str, Object]] = {}
         """Pods whose time runs, by their claim and key: they are told when it does no longer."""
+        self._evicted: dict[str, set[str]] = {}
+        """Uids of pods that went on account of a rule, by its uid."""
         self.watches = (
-            Watch(CLAIMS, own_key, changed=_allocation_changed),
+            Watch(CLAIMS, _of_claim, changed=_allocation_changed),
             Watch(SLICES, _claims_of_slice, delay_s=coalesce_s, changed=_tainted_otherwise),
-            Watch(RULES, _claims_of_rule, changed=lambda old, new: meta.spec(old) != meta.spec(new)),
+            Watch(RULES, _of_rule, changed=lambda old, new: meta.spec(old) != meta.spec(new)),
             Watch("pods", None),
         )
 
     def reconcile(self, key: str, view: View, now: Moment) -> Result:
+        if key.startswith("/"):
+            return self._of_rule(key.removeprefix("/"), view, now)
         before = self._doomed.pop(key, {})
         claim = view.get(CLAIMS, *meta.split_key(key))
         left = _time_left(claim, view, now) if claim is not None else None
@@ -89,6 +111,8 @@ class DeviceTaintEvictionController(BaseController):
             text = f"Marking for deletion Pod {meta.key(pod)}"
             steps.append(disrupted(pod, "DeletionByDeviceTaintManager", _MARK, now))
             deletes.append(Delete("pods", pod, done=Event(pod, "Normal", EVICTION, text)))
+        if left == 0 and claim is not None:
+            self._count(claim, pods, view, now)
         if left:
             self._doomed[key] = {meta.key(pod): pod for pod in pods}
         going = {meta.key(pod) for pod in pods}
@@ -99,6 +123,63 @@ class DeviceTaintEvictionController(BaseController):
         if not steps and not deletes and left is None:
             return NOTHING
         return result(steps, deletes, requeue_after=soonest(left or None))
+
+    def _count(self, claim: Object, pods: Iterable[Object], view: View, now: Moment) -> None:
+        """These pods go on account of the rules whose time is over."""
+        for rule in view.list(RULES):
+            if _effect(rule) == NO_EXECUTE and _rule_left(rule, claim, now) == 0:
+                went = self._evicted.setdefault(meta.uid(rule), set())
+                if len(went) < EVICTED_MAX:
+                    went.update(map(meta.uid, pods))
+
+    def _of_rule(self, name: str, view: View, now: Moment) -> Result:
+        rule = view.get(RULES, "", name)
+        known = {meta.uid(one) for one in view.list(RULES)}
+        self._evicted = {uid: pods for uid, pods in self._evicted.items() if uid in known}
+        if rule is None:
+            return NOTHING
+        old: Mapping[str, Any] = meta.get_condition(rule, IN_PROGRESS) or {}
+        is_current = old.get("observedGeneration") == meta.metadata(rule).get("generation")
+        wait = PERIOD_S - now.seconds_since(old.get("lastTransitionTime"))
+        if is_current and _effect(rule) == NO_EFFECT:
+            return NOTHING
+        if is_current and wait > 0:
+            return result(requeue_after=wait)
+        pods, allocated = _pending(rule, view, now)
+        told = condition(rule, pods, len(self._evicted.get(meta.uid(rule), ())), _published(rule, view), allocated)
+        if all(old.get(field) == value for field, value in told.items()):
+            return result(requeue_after=PERIOD_S if pods else None)
+        others = [one for one in meta.status(rule).get("conditions") or () if one.get("type") != IN_PROGRESS]
+        status = {**meta.status(rule), "conditions": [*others, {**told, "lastTransitionTime": now.stamp}]}
+        return result([UpdateStatus(RULES, {**rule, "status": status})], requeue_after=PERIOD_S if pods else None)
+
+
+def _rule_left(rule: Object, claim: Object, now: Moment) -> float | None:
+    """Seconds until a claim's pods would have to go, were the rule's effect NoExecute; None for never."""
+    taint = {**(meta.spec(rule).get("taint") or {}), "effect": NO_EXECUTE}
+    return soonest(*(_tolerated(device, taint, now) for device in _results(claim) if selects(rule, device)))
+
+
+def _pending(rule: Object, view: View, now: Moment) -> tuple[list[Object], int]:
+    """Pods that have to go on account of a rule, or would, and the devices of claims that it selects."""
+    pods: dict[str, Object] = {}
+    devices = 0
+    for claim in view.list(CLAIMS):
+        selected = sum(selects(rule, device) for device in _results(claim))
+        devices += selected
+        if selected and _rule_left(rule, claim, now) is not None:
+            pods |= {meta.key(pod): pod for pod in _consumers(claim, view) if not meta.is_deleting(pod)}
+    return [*pods.values()], devices
+
+
+def _published(rule: Object, view: View) -> int:
+    """Devices of slices that a rule selects."""
+    found = 0
+    for one in view.list(SLICES):
+        spec = meta.spec(one)
+        where = {"driver": spec.get("driver"), "pool": (spec.get("pool") or {}).get("name")}
+        found += sum(selects(rule, {**where, "device": device.get("name")}) for device in spec.get("devices") or ())
+    return found
 
 
 def _tainted_otherwise(old: Object, new: Object) -> bool:
@@ -146,8 +227,5 @@ def _taints(device: Device, view: View) -> Iterator[Taint]:
                 if known.get("name") == name:
                     yield from known.get("taints") or ()
     for rule in view.list(RULES):
-        spec = meta.spec(rule)
-        wanted = spec.get("deviceSelector") or {}
-        asked = ((wanted.get("driver"), driver), (wanted.get("pool"), pool), (wanted.get("device"), name))
-        if spec.get("taint") and all(want in (None, "", has) for want, has in asked):
-            yield spec["taint"]
+        if meta.spec(rule).get("taint") and selects(rule, device):
+            yield meta.spec(rule)["taint"]

@@ -83,6 +83,7 @@ _ROLES: Mapping[str, _Rules] = {
         "core: pods: get list watch delete",
         "core: pods/status: update patch",
         "resource: resourceclaims resourceslices deviceclasses devicetaintrules: get list watch",
+        "resource: devicetaintrules/status: update patch",
         "events",
     ),
     "disruption-controller": (
