@@ -158,7 +158,7 @@ class VolumeIndex:
             self._free.get(class_of(old.obj), {}).pop(name, None)
 
     def driver_of(self, key: str) -> str:
-        """The driver that attaches a claim's volume, or will, or a disk of a pod's own; empty when that is not known."""
+        """The driver that attaches a claim's volume, or will, or a pod's own disk; empty when that is not known."""
         if DISK_MARK in key:
             return key.partition(DISK_MARK)[0]
         claim = self.claims.get(key)
