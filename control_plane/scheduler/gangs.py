@@ -42,8 +42,12 @@ class Verdict:
     is_scheduled: bool
     message: str = ""
     is_fault: bool = False
-    preempts: bool = False
-    """It waits for pods to go that are deleted for it."""
+    victims: int = 0
+    """So many pods are deleted for it; it waits for them to go."""
+
+    @property
+    def preempts(self) -> bool:
+        return self.victims > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,8 +224,11 @@ class GroupCycle:
             refused = _refused(pods, said, blamed, done)
             found = [replace(one, keeps_nomination=stays) for one in refused]
             return GroupDecision(found, Verdict(group, pods[0].scheduler, is_scheduled=False, message=said))
+        victims = sum(len(one.victims) for one in room.values())
         found = [replace(one, preemption=room.get(one.pod.key)) for one in _refused(pods, said, blamed, done)]
-        return GroupDecision(found, Verdict(group, pods[0].scheduler, is_scheduled=False, message=said, preempts=True))
+        return GroupDecision(
+            found, Verdict(group, pods[0].scheduler, is_scheduled=False, message=said, victims=victims)
+        )
 
     def _guarded(self, group: GroupInfo, pods: Sequence[PodInfo], there: int) -> dict[str, Preemption] | str:
         try:

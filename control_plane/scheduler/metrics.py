@@ -31,6 +31,7 @@ class SchedulerMetrics:
         self._durations = Histograms(exponential(0.001, 2.0, 15))
         self._group_attempts: Counter[tuple[str, str]] = Counter()
         self._group_durations = Histograms(exponential(0.001, 2.0, 15))
+        self._group_victims = Histogram(exponential(1.0, 2.0, 10))
         self._group_algorithm = Histogram(exponential(0.001, 2.0, 15))
         self.incoming: Counter[tuple[str, str]] = Counter()
         """Pods by the queue they came to and the event that brought them; counted by the queue."""
@@ -52,6 +53,8 @@ class SchedulerMetrics:
             self._group_attempts[result, one.profile] += 1
             self._group_durations.observe(seconds, result, one.profile)
             self._group_algorithm.observe(seconds)
+            if one.preempts:
+                self._group_victims.observe(one.victims)
 
     def bound(self, attempts: int, seconds: float) -> None:
         """A pod has its node, so many seconds and attempts after it came."""
@@ -89,6 +92,11 @@ class SchedulerMetrics:
         yield histogram(name, about, self._group_durations.by_labels, "result", "profile")
         name, about = "scheduler_podgroup_scheduling_algorithm_duration_seconds", "Time to find nodes for a pod group."
         yield histogram(name, about, self._group_algorithm)
+        about = "Preemptions begun for pod groups."
+        attempts = sum(count for (result, _), count in self._group_attempts.items() if result == _WAITING)
+        yield counter("scheduler_podgroup_preemption_attempts_total", about, attempts)
+        about = "Pods deleted for one preemption for a pod group."
+        yield histogram("scheduler_podgroup_preemption_victims", about, self._group_victims)
         about = "Time from when a pod came to the queue until it was bound, by attempts."
         name = "scheduler_pod_scheduling_sli_duration_seconds"
         yield histogram(name, about, self._sli.by_labels, "attempts")

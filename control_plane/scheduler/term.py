@@ -164,7 +164,7 @@ class Term:
             result = SCHEDULED
             if isinstance(decision, Failure):
                 result = ERROR if decision.is_fault else UNSCHEDULABLE
-                if decision.preemption is not None:
+                if decision.preemption is not None and not decision.pod.group:
                     self._metrics.preempted(len(decision.preemption.victims))
             self._metrics.decided(result, decision.pod.scheduler, each)
 

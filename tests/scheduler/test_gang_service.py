@@ -209,6 +209,9 @@ async def test_a_gang_preempts_for_all_of_it_or_nobody(api: FakeClient, schedule
     await until(lambda: meta.is_deleting(api.pod("low-0")) and meta.is_deleting(api.pod("low-1")))
     await until(lambda: condition(api, "low", "DisruptionTarget"))
     assert condition(api, "low", "DisruptionTarget")["reason"] == "PreemptionByScheduler"
+    found = {family.name: family.samples for family in scheduler.collect()}
+    assert found["scheduler_podgroup_preemption_attempts_total"] == {(): 1}
+    assert found["scheduler_preemption_attempts_total"] == {(): 0}
     for number in range(2):
         api.remove("pods", f"default/low-{number}")
     await until(lambda: len(placed(api, "high")) == 2)

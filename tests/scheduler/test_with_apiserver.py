@@ -88,6 +88,43 @@ async def test_preemption_through_the_api(client: ApiClient) -> None:
     await until(lambda: bound("vip"))
 
 
+async def test_a_gang_through_the_api(client: ApiClient) -> None:
+    """Its condition is one that the API server takes, and stays as it is once the gang has its nodes."""
+    groups, workloads = "podgroups.scheduling.k8s.io", "workloads.scheduling.k8s.io"
+    policy = {"schedulingPolicy": {"gang": {"minCount": 3}}}
+    named = {"name": "train", "namespace": "default"}
+    await client.create(workloads, {"metadata": named, "spec": {"podGroupTemplates": [{"name": "w", **policy}]}})
+    origin = {"workloadRef": {"workloadName": "train", "templateName": "w"}}
+    await client.create(groups, {"metadata": named, "spec": {**policy, **origin}})
+    await client.create("nodes", node("n1", cpu="2"))
+    for name in ("a", "b", "c"):
+        await client.create("pods", fresh(pod(name, cpu="1", schedulingGroup={"podGroupName": "train"})))
+
+    async def condition() -> dict[str, Any]:
+        found = await client.get(groups, "train", "default")
+        return meta.get_condition(found, "PodGroupInitiallyScheduled") or {}
+
+    async def refused() -> bool:
+        return (await condition()).get("reason") == "Unschedulable"
+
+    await until(refused)
+    waiting = (await client.list("pods", "default")).items
+    assert not any(meta.node_name(one) for one in waiting)
+    assert (await condition())["message"].startswith("minCount (3) cannot be satisfied: 2 scheduled, 0 remaining")
+    await client.create("nodes", node("n2", cpu="1"))
+
+    async def scheduled() -> bool:
+        return (await condition())["status"] == "True"
+
+    await until(scheduled)
+
+    async def bound() -> bool:
+        return all(meta.node_name(one) for one in (await client.list("pods", "default")).items)
+
+    await until(bound)
+    assert (await condition())["observedGeneration"] == 1
+
+
 async def test_a_claims_node_is_selected(client: ApiClient) -> None:
     await client.create(
         "storageclasses.storage.k8s.io",
