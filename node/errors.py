@@ -72,9 +72,7 @@ class SourceUnavailable(NodeError):
 
 
 class RuntimeFailed(NodeError):
-    """The runtime could not start the container. `reason` is that of the waiting state."""
-
-    reason = "RunContainerError"
+    """The runtime could not start the container's program, or could not carry out what was asked of it."""
 
 
 class SandboxError(NodeError):

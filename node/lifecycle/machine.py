@@ -14,6 +14,7 @@ from rayplane.control_plane.api.pods.state import TERMINAL_PHASES
 from rayplane.node.errors import LifecycleError
 from rayplane.node.lifecycle.containers import containers_of, ephemeral_containers, has_initialized, recall, restarts
 from rayplane.node.lifecycle.model import (
+    START_ERROR,
     Container,
     DeadlineChanged,
     Effect,
@@ -49,6 +50,9 @@ from rayplane.node.lifecycle.model import (
 )
 
 DEFAULT_GRACE_S = 30.0
+_NEVER = "1970-01-01T00:00:00Z"
+START_ERROR_CODE = 128
+"""Exit code of a container whose program could not be started."""
 _PROBES = {
     "startup": "startupProbe",
     "readiness": "readinessProbe",
@@ -210,9 +214,21 @@ class PodMachine:
             return
         text = f"Error: {event.message}"
         self._record("Failed", text, warning=True)
+        if event.reason == START_ERROR:
+            self._ended_at_start(c, event)
+            return
         c.fault = (event.reason, event.message)
         c.run = Run.FAULT
         self._timer(c, self._timing.retry_s)
+
+    def _ended_at_start(self, c: Container, event: StartFailed) -> None:
+        """A program that cannot be started is a run that ended as it began, and counts as one."""
+        c.restart_count += c.ended is not None
+        c.fault = None
+        c.ended = Termination(
+            START_ERROR_CODE, START_ERROR, _NEVER, self._now.stamp, c.container_id, message=event.message
+        )
+        self._run_is_over(c, START_ERROR_CODE, 0.0)
 
     def _exited(self, c: Container, event: Exited) -> None:
         ran_s = self._now.at - c.started_at if c.started_stamp else 0.0
@@ -227,7 +243,10 @@ class PodMachine:
         )
         c.startup_passed = c.ready = False
         c.started_stamp = ""
-        if self.stage is not Stage.ACTIVE or not restarts(c, event.exit_code):
+        self._run_is_over(c, event.exit_code, ran_s)
+
+    def _run_is_over(self, c: Container, exit_code: int, ran_s: float) -> None:
+        if self.stage is not Stage.ACTIVE or not restarts(c, exit_code):
             c.run = Run.DONE
             return
         if self.suspended:

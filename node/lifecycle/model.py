@@ -127,11 +127,14 @@ class Started:
     container_id: str
 
 
+START_ERROR = "StartError"
+
+
 @dataclass(frozen=True, slots=True)
 class StartFailed:
     container: str
     attempt: int
-    reason: str  # of the waiting state, e.g. CreateContainerConfigError
+    reason: str  # of the waiting state, e.g. CreateContainerConfigError; START_ERROR: its program cannot be started
     message: str
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from rayplane.control_plane.api.meta import Object
 from rayplane.node.errors import ContainerConfigError, NotRunning, RuntimeFailed
+from rayplane.node.lifecycle.model import START_ERROR
 from rayplane.node.runtime import ContainerRun, ExecSession, Listener, LogOptions, PodPlace, StartOrder, Usage
 from rayplane.node.runtime.attach import Attached, StandardInput, Terminal
 from rayplane.node.runtime.command import CommandLine, Layout, command_line, localizer, own_command, own_paths
@@ -33,6 +34,7 @@ from rayplane.node.runtime.usage import ProcessTable, UsageMeter
 
 log = logging.getLogger(__name__)
 
+CREATE_ERROR = "CreateContainerError"
 TERMINATION_MESSAGE_MAX = 4096
 FALLBACK_MESSAGE_MAX = 2048
 EXEC_MAX = 256
@@ -157,7 +159,7 @@ class ProcessRun:
         """What a start says of where the process is to be."""
         return {}
 
-    def _failed(self, message: str, reason: str = RuntimeFailed.reason) -> None:
+    def _failed(self, message: str, reason: str = START_ERROR) -> None:
         self._end()
         self._listener.failed(reason, message)
 
@@ -170,7 +172,8 @@ class ProcessRun:
             if hook:
                 self._starting = asyncio.get_running_loop().create_task(self._after_start(hook), name="postStart")
         elif event == "failed":
-            self._failed(message["error"])
+            # A shim that died says nothing of the program: it is started again.
+            self._failed(message["error"], CREATE_ERROR if message.get("lost") else START_ERROR)
         else:
             self._end()
             for task in (self._starting, self._stopping):

@@ -161,7 +161,7 @@ class ShimClient:
         reports, self._reports = self._reports, {}
         for ident, report in reports.items():
             if ident not in pids:
-                report({"ev": "failed", "id": ident, "error": "the shim died"})
+                report({"ev": "failed", "id": ident, "error": "the shim died", "lost": True})
             else:
                 report({"ev": "exited", "id": ident, "code": 137, "signal": 9})
 

@@ -12,6 +12,7 @@ from scripts.benchmarks.controllers import controllers
 from scripts.benchmarks.endurance import endurance
 from scripts.benchmarks.failover import failover
 from scripts.benchmarks.kv import kv
+from scripts.benchmarks.nodes import nodes
 from scripts.benchmarks.pods import pods
 from scripts.benchmarks.scheduler import scheduler
 from scripts.benchmarks.up import up
@@ -25,7 +26,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (up, pods, scheduler, kv, api, failover, watch, endurance, controllers):
+for command in (up, pods, nodes, scheduler, kv, api, failover, watch, endurance, controllers):
     app.command()(command)
 
 

@@ -172,8 +172,9 @@ async def test_commands_join_the_container_and_a_missing_program_says_so(
     out, _, code = await run_in(host, "box", "sh", "-c", "cat /tmp/f; hostname; cat /proc/1/cmdline | tr '\\0' ' '")
     assert (out.decode().split()[:2], code) == (["here", "box"], 0) and b"sleep" in out
     assert (await run_in(host, "box", "nonesuch"))[2] == 127
-    api.put("pods", shell("bad", "", container={"command": ["nonesuch"]}))
-    await api.until(lambda: "not found in $PATH" in state(api, "bad").get("waiting", {}).get("message", ""))
+    api.put("pods", shell("bad", "", container={"command": ["nonesuch"]}, restartPolicy="Never"))
+    await api.until(lambda: phase(api, "bad") == "Failed")
+    assert "not found in $PATH" in state(api, "bad")["terminated"]["message"]
 
 
 async def test_a_restarted_container_begins_with_a_fresh_root(api: FakeClient, make_isolating: Isolating) -> None:

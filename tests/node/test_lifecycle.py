@@ -37,7 +37,7 @@ from rayplane.node.lifecycle import (
     Vanished,
     render_status,
 )
-from rayplane.node.lifecycle.model import Run, Stage
+from rayplane.node.lifecycle.model import START_ERROR, Run, Stage
 from tests.tiers import examples
 
 STAMP = "2026-01-01T00:00:00Z"
@@ -325,6 +325,22 @@ def test_failures_around_the_container_are_tried_again() -> None:
     life.fire()
     life.step(Started("c", 2, "id"))
     assert life.container()["restartCount"] == 0
+
+
+@pytest.mark.parametrize(("policy", "phase"), [("Never", "Failed"), ("OnFailure", "Running"), ("Always", "Running")])
+def test_a_program_that_cannot_start_is_a_run_that_ended(policy: str, phase: str) -> None:
+    life = Life(obedient=False, restartPolicy=policy)
+    life.step()
+    life.step(SandboxReady("10.0.0.2"))
+    for attempt in (1, 2) if policy != "Never" else (1,):
+        life.step(StartFailed("c", attempt, START_ERROR, "not found"))
+    found, ended = life.container(), {"exitCode": 128, "reason": "StartError", "message": "not found"}
+    assert life.status["phase"] == phase
+    if policy == "Never":
+        assert found["state"]["terminated"].items() >= ended.items() and found["restartCount"] == 0
+    else:
+        assert found["state"]["waiting"]["reason"] == "CrashLoopBackOff"
+        assert found["lastState"]["terminated"].items() >= ended.items() and found["restartCount"] == 1
 
 
 def test_the_deadline_fails_the_pod() -> None:

@@ -124,8 +124,11 @@ async def test_a_container_without_command_is_simulated(api: FakeClient, make_ho
 async def test_a_program_that_is_not_there(api: FakeClient, make_host: MakeHost) -> None:
     await make_host(NODE)
     api.put("pods", make_pod("web", container={"command": ["/no/such/program"]}))
-    await api.until(lambda: (state(api, "web").get("waiting") or {}).get("reason") == "RunContainerError")
-    assert "/no/such/program" in state(api, "web")["waiting"]["message"]
+    await api.until(lambda: (state(api, "web").get("waiting") or {}).get("reason") == "CrashLoopBackOff")
+    ended = api.pod("web")["status"]["containerStatuses"][0]["lastState"]["terminated"]
+    assert (ended["exitCode"], ended["reason"]) == (128, "StartError") and "/no/such/program" in ended["message"]
+    api.put("pods", make_pod("job", container={"command": ["/no/such/program"]}, restartPolicy="Never"))
+    await api.until(lambda: phase(api, "job") == "Failed")
 
 
 async def test_what_a_container_left_behind_dies_with_it(api: FakeClient, make_host: MakeHost) -> None:
@@ -255,7 +258,7 @@ async def test_hostile_mounts_of_a_pod_fail_and_the_node_goes_on(
     api.put("pods", shell("nul", "sleep 1", container={"env": [{"name": "A", "value": "x\0y"}]}))
     api.put("pods", shell("args", "sleep 1", container={"args": ["x\0y"]}))
     waiting = {"bad-0": "CreateContainerConfigError", "bad-1": "CreateContainerConfigError"}
-    waiting |= {"nul": "CreateContainerConfigError", "args": "RunContainerError"}
+    waiting |= {"nul": "CreateContainerConfigError", "args": "CrashLoopBackOff"}
     for name, reason in waiting.items():
         await api.until(lambda n=name, r=reason: (state(api, n).get("waiting") or {}).get("reason") == r)
     shim = host.kubelet("n1").runtime.shim.pid  # type: ignore[attr-defined]
