@@ -17,7 +17,7 @@ ECHO, SINK = b"e", b"s"
 
 
 class Handler(socketserver.BaseRequestHandler):
-    """Gives bytes back, or counts them to the end."""
+    """A connection whose bytes are given back, or counted to the end."""
 
     def handle(self) -> None:
         self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
