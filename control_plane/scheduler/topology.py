@@ -7,6 +7,7 @@ out anew once they are more than half.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
 
@@ -17,6 +18,7 @@ from rayplane.control_plane.api.machinery.selectors import (
     DOES_NOT_EXIST,
     EQUALS,
     EXISTS,
+    GREATER,
     IN,
     NOT_EQUALS,
     NOT_IN,
@@ -35,12 +37,13 @@ _VALUES_SPARE = 256
 class LabelColumn:
     """One label of all rows: `codes` are 0 for a row without it, else the number of the node's value."""
 
-    __slots__ = ("_holders", "_labelled", "_shared", "codes", "values")
+    __slots__ = ("_holders", "_labelled", "_numbers", "_shared", "codes", "values")
 
     def __init__(self, rows: int) -> None:
         self.codes: Ints = np.zeros(rows, dtype=np.int64)
         self.values: dict[str, int] = {}
         self._holders: list[int] = [0]  # rows by code
+        self._numbers: tuple[list[int], Ints] | None = None  # values that are numbers, by size, and their codes
         self._shared = 0  # values that several rows have
         self._labelled = 0
 
@@ -58,6 +61,7 @@ class LabelColumn:
         if code is None:
             code = self.values[value] = len(self._holders)
             self._holders.append(0)
+            self._numbers = None
         return code
 
     def _count(self, code: int, more: int) -> None:
@@ -97,10 +101,29 @@ class LabelColumn:
             codes = [code for value in wanted if (code := self.values.get(value))]
             found: Bools = self.codes == codes[0] if len(codes) == 1 else np.isin(self.codes, codes)
             return found if operator in (IN, EQUALS) else ~found
+        numbers, codes_of = self._by_size()
         meets = np.zeros(len(self._holders), dtype=np.bool_)
-        for value, code in self.values.items():
-            meets[code] = requirement.matches({requirement.key: value})
+        bound = _number(wanted[0])
+        if bound is not None:
+            greater = operator == GREATER
+            at = bisect_right(numbers, bound) if greater else bisect_left(numbers, bound)
+            meets[codes_of[at:] if greater else codes_of[:at]] = True
         return meets[self.codes]
+
+    def _by_size(self) -> tuple[list[int], Ints]:
+        """Sorted once: a pod may compare with thousands of numbers."""
+        if self._numbers is None:
+            found = sorted((n, code) for value, code in self.values.items() if (n := _number(value)) is not None)
+            codes = np.array([code for _, code in found], dtype=np.int64)
+            self._numbers = [number for number, _ in found], codes
+        return self._numbers
+
+
+def _number(text: str) -> int | None:
+    try:
+        return int(text)
+    except ValueError:
+        return None
 
 
 class NodeLabels:

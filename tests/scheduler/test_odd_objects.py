@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from rayplane.control_plane.scheduler import topology
 from rayplane.control_plane.scheduler.nodes import NodeInfo
 from tests.scheduler.build import World, info, node, on, pod
 
@@ -87,3 +88,22 @@ def test_a_victim_that_is_told_to_go_leaves_no_trace_in_spreading() -> None:
     world.snapshot.remove_pod("default/v")
     assert world.place(pod("w1", **spread)) == "a"
     assert world.place(pod("w2", **spread)) == "a"
+
+
+def test_a_node_affinity_of_thousands_of_numbers_looks_at_each_value_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(*(node(f"n{number}", labels={"size": str(number)}) for number in range(50)))
+    asked = 0
+    real = topology._number
+
+    def number(text: str) -> int | None:
+        nonlocal asked
+        asked += 1
+        return real(text)
+
+    monkeypatch.setattr(topology, "_number", number)
+    for operator, where in (("Gt", "n49"), ("Lt", "n0")):
+        bounds = [48 + n if operator == "Gt" else 1 for n in range(3000)]
+        rules = [{"matchExpressions": [{"key": "size", "operator": operator, "values": [str(b)]}]} for b in bounds]
+        required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": rules}}
+        assert world.place(pod(operator, affinity={"nodeAffinity": required})) == where
+    assert asked <= 50 + 2 * 3000 * 3
