@@ -19,6 +19,7 @@ from rayplane.control_plane.tasks import cancel_and_wait
 from scripts.benchmarks import clusters
 from scripts.benchmarks.account import counts, rows_of
 from scripts.benchmarks.clusters import Running, cluster, say, whole
+from scripts.benchmarks.idle import resting
 from scripts.benchmarks.ledger import Ledger
 from scripts.benchmarks.machine import cpu_between, cpu_by_name, description
 from scripts.benchmarks.report import Hosts, Json, hosts, percentile, show, table
@@ -39,6 +40,9 @@ def pods(
     kill_leader: Annotated[
         float, typer.Option(metavar="SECONDS", help="Kill the leading etcd member every so many seconds meanwhile.")
     ] = 0,
+    idle: Annotated[
+        float, typer.Option(help="Then leave the cluster alone for so many seconds, and measure the second half.")
+    ] = 0,
     account: Annotated[bool, typer.Option("--account", help="Also what each part did for a pod.")] = False,
     host: Hosts = "ray,process",
     json: Json = "",
@@ -58,6 +62,7 @@ def pods(
                     row = await _deploy(running, pods, timeout, kill_leader)
                     if before is not None:
                         row["account"] = rows_of(before, await counts(running), pods)
+                    row |= await resting(running, idle) if idle else {}
                 rows.append({"host": one, "pods": pods, "nodes": node_hosts * per_host} | registered | row)
         return rows
 

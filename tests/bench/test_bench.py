@@ -37,9 +37,11 @@ def test_up_measures_start_memory_and_idle_cpu() -> None:
 
 
 def test_pods_sees_every_pod_run() -> None:
-    options = ("--host", "process", "--pods", "6", "--nodes", "2", "--node-hosts", "1", "--account")
+    options = ("--host", "process", "--pods", "6", "--nodes", "2", "--node-hosts", "1", "--account", "--idle", "1")
     row = bench("pods", *options)["rows"][0]
     assert row["ran"] == 6
+    assert row["nodes_ready"] == 2 and row["nodes_ready_s"] >= 1
+    assert row["memory_mb"] > 10 and row["idle_cpu_percent"] >= 0
     assert row["created_per_s"] >= row["bound_per_s"] >= row["running_per_s"] > 0
     assert row["cpu_s_per_1000"] > 0
     assert "process" in row["cpu_s_of_each"]
