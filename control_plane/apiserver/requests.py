@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rayplane.control_plane.api.authorization.node_identity import nodes_of
+from rayplane.control_plane.api.authorization.node_identity import nodes_of, without_nodes
 from rayplane.control_plane.api.authorization.rbac import Attributes
 from rayplane.control_plane.api.errors import MethodNotAllowed, NotFound
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
@@ -29,7 +29,11 @@ class User:
     """The nodes that it is; None for who is no node."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "nodes", nodes_of(self.name, self.groups))
+        nodes = nodes_of(self.name, self.groups)
+        object.__setattr__(self, "nodes", nodes)
+        if nodes is not None and len(nodes) > 1:
+            # They are who it is. What it belongs to is looked through for each request, and a host has many nodes.
+            object.__setattr__(self, "groups", without_nodes(self.groups))
 
     def asks(self, verb: str, **rest: Any) -> Attributes:
         """A question to the authorizer; `rest` are fields of Attributes."""

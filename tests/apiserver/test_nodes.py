@@ -475,3 +475,13 @@ async def test_what_an_earlier_version_granted_is_taken_back(stack: Stack) -> No
     await stack.add_server()
     kept = await admin.get(f"clusterrolebindings.{RBAC}", "system:node-proxier")
     assert kept["subjects"] == subjects
+
+
+def test_the_nodes_of_a_host_are_who_it_is_and_no_groups_that_each_request_looks_through() -> None:
+    hosts = {f"n{n}" for n in range(2000)}
+    name, groups = host_identity(sorted(hosts), fallback="")
+    user = User(name, (*groups, "system:authenticated"))
+    assert user.nodes == hosts
+    assert user.groups == ("system:nodes", "rayplane:node-hosts", "system:authenticated")
+    # Who is no node keeps what its certificate says.
+    assert User("jane", groups).groups == groups

@@ -35,6 +35,11 @@ def nodes_of(user: str, groups: tuple[str, ...]) -> frozenset[str] | None:
 
 
 @lru_cache(maxsize=_CACHE)
+def without_nodes(groups: tuple[str, ...]) -> tuple[str, ...]:
+    """The groups that name no node."""
+    return tuple(group for group in groups if not group.startswith(_NODE))
+
+
 def nodes_text(nodes: frozenset[str]) -> str:
     """How messages call them: the name of one, the first of several."""
     first, *others = sorted(nodes)
