@@ -1,4 +1,4 @@
-"""The end of tasks: all of them end, whatever they do, and whoever ends them."""
+"""Tasks: all of them end, whatever they do and whoever ends them, and those that wait for nothing let others go."""
 
 import asyncio
 import contextlib
@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from rayplane.control_plane import tasks
-from rayplane.control_plane.tasks import cancel_and_wait
+from rayplane.control_plane.tasks import TURN_S, Turn, cancel_and_wait
 
 
 async def _for_ever() -> None:
@@ -90,3 +90,26 @@ async def test_a_task_may_end_its_own_group() -> None:
     group.append(asyncio.ensure_future(leader()))
     await group[1]
     assert group[0].cancelled()
+
+
+async def test_tasks_that_wait_for_nothing_let_others_go_after_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, passes, turn = 0.0, 0, Turn()
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now)
+
+    async def others() -> None:
+        nonlocal passes
+        while True:
+            passes += 1
+            await asyncio.sleep(0)
+
+    async def works() -> None:
+        nonlocal now
+        for _ in range(100):
+            now += TURN_S / 4
+            await turn.give()
+
+    other = asyncio.ensure_future(others())
+    await asyncio.gather(works(), works())
+    await cancel_and_wait(other)
+    # Of 200 steps four make a turn; the other task that takes it begins it anew when it is back.
+    assert 200 / 10 <= passes <= 200 / 3

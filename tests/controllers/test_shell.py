@@ -18,7 +18,7 @@ from rayplane.control_plane.controllers.manager.expectations import Barrier
 from rayplane.control_plane.controllers.manager.live_reads import LiveReads
 from rayplane.control_plane.controllers.manager.manager import Term
 from rayplane.control_plane.controllers.manager.runner import COSTS_MAX, REST_FACTOR, REST_MAX_S, Costs
-from rayplane.control_plane.tasks import cancel_and_wait
+from rayplane.control_plane.tasks import Turn, cancel_and_wait
 from rayplane.storage.env import Env, SystemClock
 from tests.fakes import FakeClient, Store
 
@@ -92,6 +92,22 @@ async def test_each_controller_writes_under_a_name_of_its_own() -> None:
         await until(lambda: bool(store.list("events")))
     names = {"replicaset-controller", "service-account-controller"}
     assert {(f"system:serviceaccount:kube-system:{name}", "batch") for name in names} == {*client.actors}
+
+
+async def test_the_loop_is_left_to_others_between_controllers_and_between_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A leader of many objects renews its Lease, however many keys it has to look at."""
+    store, given = Store(), 0
+
+    async def give(_: Turn) -> None:
+        nonlocal given
+        given += 1
+
+    monkeypatch.setattr(Turn, "give", give)
+    for number in range(40):
+        add(store, "nodes", "Node", f"n{number}", metadata={"namespace": ""}, spec={})
+    async with controllers(FakeClient(store)) as term:
+        await until(lambda: all(meta.spec(node).get("podCIDR") for node in store.list("nodes")))
+        assert given >= len(term.runners) + 40
 
 
 async def test_an_api_that_fails_is_tried_again() -> None:

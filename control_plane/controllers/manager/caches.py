@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ApiClient, Informer
 from rayplane.control_plane.controllers.indexes import indexes_of
+from rayplane.control_plane.tasks import Turn
 
 
 class CacheView:
@@ -38,6 +39,8 @@ class Caches:
 
     def __init__(self, client: ApiClient) -> None:
         self._client = client
+        self.turn = Turn()
+        """That of all who work on what is cached."""
         self._informers: dict[str, Informer] = {}
         self._started = False
         self.view = CacheView(self._informers)

@@ -208,6 +208,8 @@ class Term:
         for runner in self._runners:
             runner.attach()
             runner.start()
+            # Each is told of all objects: with many of them the Lease would run out meanwhile.
+            await self._caches.turn.give()
         log.info("%s runs %d controllers", self._config.identity, len(self._runners))
         await self._follow_custom_resources()
 

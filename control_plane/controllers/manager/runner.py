@@ -143,6 +143,7 @@ class ControllerRunner:
                 self._queue.add_rate_limited(key)
             finally:
                 self._queue.done(key)
+            await self._caches.turn.give()
 
     async def _process(self, key: str) -> None:
         if key in self._unsure and not await self._look_up(key):
