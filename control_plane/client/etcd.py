@@ -7,13 +7,15 @@ from typing import Any
 
 from google.protobuf.message import Message
 
+from rayplane.control_plane.client import convoys
 from rayplane.control_plane.client.endpoints import Endpoints, call_any
 from rayplane.control_plane.client.standings import SERVICE, Standings
 from rayplane.control_plane.component_base.metrics import Histograms
 from rayplane.control_plane.rpc import Network, RpcError, Stub
 from rayplane.proto.etcd import rpc_pb2 as pb
 
-_SERVICES = pb.DESCRIPTOR.services_by_name
+_CONVOYS = convoys.SERVICE.name
+_SERVICES = {**pb.DESCRIPTOR.services_by_name, _CONVOYS: convoys.SERVICE}
 TIMEOUT_S = 5.0
 #: As Kubernetes measures its calls to etcd.
 BOUNDS_S = (
@@ -39,6 +41,7 @@ class EtcdClient:
         self._stubs: dict[tuple[str, str], Stub] = {}
         self.durations = Histograms(BOUNDS_S)
         """Seconds that calls took, by the method's name."""
+        self._convoys = convoys.Convoys(self.endpoints, self._txn, self._convoy_stub)
 
     async def range(
         self, key: bytes, range_end: bytes = b"", *, timeout: float = TIMEOUT_S, **options: Any
@@ -80,9 +83,23 @@ class EtcdClient:
         *,
         timeout: float = TIMEOUT_S,
     ) -> pb.TxnResponse:
+        """Those of the same turn of the event loop travel together, each for itself."""
         request = pb.TxnRequest(compare=compare, success=success, failure=failure)
-        response: pb.TxnResponse = await self._call("KV", "Txn", request, timeout)
-        return response
+        began = asyncio.get_running_loop().time()
+        try:
+            return await self._convoys.txn(request, timeout)
+        finally:
+            self.durations.observe(asyncio.get_running_loop().time() - began, "Txn")
+
+    async def _txn(self, request: pb.TxnRequest, timeout: float) -> pb.TxnResponse:
+        async def once(address: str, left: float) -> pb.TxnResponse:
+            response: pb.TxnResponse = await self._stub("KV", address).Txn(request, timeout=left)
+            return response
+
+        return await call_any(self.endpoints, once, timeout=timeout, idempotent=False, sticky=True)
+
+    def _convoy_stub(self, address: str) -> Stub:
+        return self._stub(_CONVOYS, address)
 
     async def compact(self, revision: int, *, physical: bool = False) -> pb.CompactionResponse:
         request = pb.CompactionRequest(revision=revision, physical=physical)

@@ -19,6 +19,7 @@ CLIENT_METHODS = {
     "Lock": "Lock Unlock",
     "Election": "Campaign Proclaim Leader Observe Resign",
     "Standings": "Ask",
+    "Convoys": "Txns",
 }
 #: What members may call of each other.
 PEER_METHODS = "Send Snapshot Renew Remaining Members Claim Promote ProposeChange HashKV"

@@ -37,6 +37,7 @@ TABLE = {
     "/v3electionpb.Election/*": ETCD,
     "/rayplane.raft.v1.Peer/*": ("member",),
     "/rayplane.raft.v1.Standings/*": ETCD,
+    "/rayplane.raft.v1.Convoys/*": ETCD,
     "/rayplane.v1.Scheduler/*": ADMINS,
     "/rayplane.v1.Controllers/*": ADMINS,
     "/rayplane.v1.Supervisor/[TAK]*": ADMINS,

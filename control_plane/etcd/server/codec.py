@@ -83,7 +83,12 @@ class CorruptEntry(Exception):
 
 
 def encode_request(request_id: int, kind: Kind, request: Message) -> bytes:
-    return _HEAD.pack(request_id, kind) + request.SerializeToString()
+    return with_head(request_id, kind, request.SerializeToString())
+
+
+def with_head(request_id: int, kind: Kind, serialized: bytes) -> bytes:
+    """An entry's data for a request that is serialized already."""
+    return _HEAD.pack(request_id, kind) + serialized
 
 
 def decode_head(data: bytes) -> tuple[int, int]:

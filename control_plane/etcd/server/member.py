@@ -38,6 +38,7 @@ from rayplane.control_plane.etcd.server.services.auth import AuthService
 from rayplane.control_plane.etcd.server.services.callers import Callers
 from rayplane.control_plane.etcd.server.services.cluster import ClusterService
 from rayplane.control_plane.etcd.server.services.contest import Contest
+from rayplane.control_plane.etcd.server.services.convoys import ConvoysService
 from rayplane.control_plane.etcd.server.services.election import ElectionService
 from rayplane.control_plane.etcd.server.services.kv import KVService
 from rayplane.control_plane.etcd.server.services.lease import LeaseService
@@ -236,6 +237,7 @@ class Member:
             "Lock": LockService(driver, callers, self.store, contest),
             "Election": ElectionService(driver, callers, self.store, contest),
             "Standings": StandingsService(driver, self.store),
+            "Convoys": ConvoysService(kv, proposer),
         }
 
     def _run(self) -> None:

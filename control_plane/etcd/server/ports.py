@@ -1,5 +1,6 @@
 """Ports: what the parts of a member may ask of its replication, a few methods each, never the whole member."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from google.protobuf.message import Message
@@ -40,6 +41,9 @@ class Proposer(Protocol):
 
     async def propose(self, kind: Kind, request: Message) -> Any:
         """Its response, the header's revision set. Raises EtcdError: its refusal, or that its outcome is unknown."""
+
+    async def propose_each(self, kind: Kind, requests: Sequence[tuple[bytes, Message]]) -> list[Message | Exception]:
+        """What becomes of each of several requests, given serialized and read. Raises EtcdError when none was taken."""
 
     def propose_unwatched(self, kind: Kind, request: Message) -> None:
         """For what is repeated anyway when it is lost; in the member's own name."""

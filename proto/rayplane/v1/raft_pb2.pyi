@@ -201,6 +201,28 @@ class Standing(_message.Message):
     revision: int
     def __init__(self, number: _Optional[int] = ..., member_id: _Optional[int] = ..., term: _Optional[int] = ..., voters: _Optional[_Iterable[int]] = ..., revision: _Optional[int] = ...) -> None: ...
 
+class Convoy(_message.Message):
+    __slots__ = ("transactions",)
+    TRANSACTIONS_FIELD_NUMBER: _ClassVar[int]
+    transactions: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, transactions: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class Outcome(_message.Message):
+    __slots__ = ("response", "code", "text")
+    RESPONSE_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    response: bytes
+    code: int
+    text: str
+    def __init__(self, response: _Optional[bytes] = ..., code: _Optional[int] = ..., text: _Optional[str] = ...) -> None: ...
+
+class Outcomes(_message.Message):
+    __slots__ = ("outcomes",)
+    OUTCOMES_FIELD_NUMBER: _ClassVar[int]
+    outcomes: _containers.RepeatedCompositeFieldContainer[Outcome]
+    def __init__(self, outcomes: _Optional[_Iterable[_Union[Outcome, _Mapping]]] = ...) -> None: ...
+
 class AsCaller(_message.Message):
     __slots__ = ("user", "auth_revision", "kind", "request")
     USER_FIELD_NUMBER: _ClassVar[int]

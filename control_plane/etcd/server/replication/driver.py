@@ -15,8 +15,6 @@ import random
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
-from google.protobuf.message import Message
-
 from rayplane.control_plane import etcd_errors as errors
 from rayplane.control_plane.etcd import raft
 from rayplane.control_plane.etcd.server.bootstrap.recovery import Recovery, shorten
@@ -321,18 +319,17 @@ class Driver:
         request = proposal.request if proposal is not None else None
         if request is None:
             request = decode_request(entry.data, kind)
-        outcome: Message | errors.EtcdError
+        waits = proposal is not None and not proposal.future.done()
         try:
-            outcome = self._machine.apply(kind, request, now)
+            outcome = self._machine.apply(kind, request, now, told=waits)
         except errors.EtcdError as e:
-            outcome = e
+            if proposal is not None and waits:
+                proposal.future.set_exception(e)
+        else:
+            if proposal is not None and waits and outcome is not None:
+                proposal.future.set_result(outcome)
         if kind in (Kind.ATTRIBUTES, Kind.MEMBER_UPDATE):
             _tell(self.on_members)
-        if proposal is not None and not proposal.future.done():
-            if isinstance(outcome, errors.EtcdError):
-                proposal.future.set_exception(outcome)
-            else:
-                proposal.future.set_result(outcome)
 
     def _apply_conf_change(self, entry: raft.Entry) -> None:
         change = raft.ConfChange.decode(entry.data)

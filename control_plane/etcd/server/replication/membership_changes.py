@@ -136,12 +136,13 @@ class MembershipChanger:
         change = raft.ConfChange(kind, target.ID, encode_member(request_id, target))
         self._members.check(change, target)
         deadline = loop.time() + self._config.request_timeout_s
-        proposal = Proposal(b"", None, loop.create_future(), deadline, self._driver.term or 1)
+        answer: asyncio.Future[Any] = loop.create_future()
+        proposal = Proposal(b"", None, answer, deadline, self._driver.term or 1)
         self._driver.proposals.add(request_id, proposal)
         try:
             while not proposal.future.done() and not await self._hand_over(change, proposal):
                 await asyncio.sleep(self._config.tick_s)
-            outcome: Any = await proposal.future
+            outcome = await answer
         finally:
             self._driver.proposals.take(request_id)
         return list(outcome.members)

@@ -49,21 +49,21 @@ class KVService(Base):
     async def Put(self, request: pb.PutRequest, context: Context) -> pb.PutResponse:
         self.gate(context)
         kv.check_put(request)
-        self._check_size(request)
+        self._check_size(request.ByteSize(), puts=True)
         response: pb.PutResponse = self.stamp(await self.callers.propose(Kind.PUT, request, context))
         return response
 
     async def DeleteRange(self, request: pb.DeleteRangeRequest, context: Context) -> pb.DeleteRangeResponse:
         self.gate(context)
         kv.check_delete(request)
-        self._check_size(request)
+        self._check_size(request.ByteSize(), puts=False)
         response: pb.DeleteRangeResponse = self.stamp(await self.callers.propose(Kind.DELETE_RANGE, request, context))
         return response
 
     async def Txn(self, request: pb.TxnRequest, context: Context) -> pb.TxnResponse:
         self.gate(context)
-        kv.check_txn(request, self._config.max_txn_ops)
-        if kv.is_read_only(request):
+        nature = self.check_txn(request)
+        if not nature.writes:
             self._ranges.check_sound()
             if not kv.is_serializable(request):
                 await self._reads.barrier()
@@ -74,7 +74,6 @@ class KVService(Base):
             except MvccError as e:
                 raise kv.from_store(e) from None
         else:
-            self._check_size(request)
             response = await self.callers.propose(Kind.TXN, request, context)
         self.stamp(response)
         return response
@@ -85,13 +84,17 @@ class KVService(Base):
         response: pb.CompactionResponse = self.stamp(await self._proposer.propose(Kind.COMPACT, request))
         return response
 
-    def _check_size(self, request: pb.PutRequest | pb.TxnRequest | pb.DeleteRangeRequest) -> None:
+    def check_txn(self, request: pb.TxnRequest) -> kv.TxnNature:
+        """What it may do. Raises EtcdError for one that may not be proposed."""
+        nature = kv.check_txn(request, self._config.max_txn_ops)
+        if nature.writes:
+            self._check_size(request.ByteSize(), puts=nature.puts)
+        return nature
+
+    def _check_size(self, size: int, *, puts: bool) -> None:
         """Raises RequestTooLarge, NoSpace."""
-        size = request.ByteSize()
         # etcd measures the request in its envelope: a field with its length, and the header with a request id.
         if size + ENVELOPE_BYTES + (size.bit_length() + 6) // 7 > self._config.max_request_bytes:
             raise errors.RequestTooLarge
-        if not isinstance(request, pb.DeleteRangeRequest) and (
-            isinstance(request, pb.PutRequest) or kv.puts_anything(request)
-        ):
+        if puts:
             self._quota.check(size)

@@ -20,6 +20,7 @@ _DESCRIPTORS: dict[str, ServiceDescriptor] = {
     **lock_pb.DESCRIPTOR.services_by_name,
     **election_pb.DESCRIPTOR.services_by_name,
     "Standings": wire.DESCRIPTOR.services_by_name["Standings"],
+    "Convoys": wire.DESCRIPTOR.services_by_name["Convoys"],
 }
 
 

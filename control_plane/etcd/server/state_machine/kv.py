@@ -5,7 +5,7 @@ the revision only; the service fills in the rest. A request that is refused chan
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from rayplane.control_plane import etcd_errors as errors
 from rayplane.control_plane.etcd.server.state_machine.lessor import Lessor
@@ -109,33 +109,59 @@ def check_delete(request: DeleteRangeRequest) -> None:
         raise errors.EmptyKey
 
 
-def check_txn(request: TxnRequest, max_ops: int) -> None:
+class TxnNature(NamedTuple):
+    """The nature of a transaction: what it may do, whichever branch it takes."""
+
+    writes: bool
+    puts: bool
+    """Whether it needs space."""
+
+
+_PUTS, _DELETES, _NESTS = 1, 2, 4
+"""What operations do: bits of one number, as they are looked at for each transaction."""
+
+
+def check_txn(request: TxnRequest, max_ops: int) -> TxnNature:
     """Raises TooManyOps, DuplicateKey, KeyNotFound and what the single operations raise."""
-    _check_ops(request, max_ops)
-    _writes(request.success)
-    _writes(request.failure)
+    does = _check_ops(request, max_ops)
+    for ops in (request.success, request.failure):
+        if len(ops) > 1 or does & _NESTS:
+            _writes(ops) if does & (_DELETES | _NESTS) else _check_distinct(ops)
+    return TxnNature(bool(does & (_PUTS | _DELETES)), bool(does & _PUTS))
 
 
-def _check_ops(request: TxnRequest, max_ops: int) -> None:
-    count = max(len(request.compare), len(request.success), len(request.failure))
+def _check_ops(request: TxnRequest, max_ops: int) -> int:
+    compares, success, failure = request.compare, request.success, request.failure
+    count = max(len(compares), len(success), len(failure))
     if count > max_ops:
         raise errors.TooManyOps
-    for compare in request.compare:
+    for compare in compares:
         if not compare.key:
             raise errors.EmptyKey
-    for op in (*request.success, *request.failure):
+    does = 0
+    for op in (*success, *failure):
         kind = op.WhichOneof("request")
         if kind == "request_range":
             check_range(op.request_range)
         elif kind == "request_put":
             check_put(op.request_put)
+            does |= _PUTS
         elif kind == "request_delete_range":
             check_delete(op.request_delete_range)
+            does |= _DELETES
         elif kind == "request_txn":
             # What is nested counts towards the whole, but not each nested one towards the next.
-            _check_ops(op.request_txn, max_ops - count)
+            does |= _check_ops(op.request_txn, max_ops - count) | _NESTS
         else:
             raise errors.KeyNotFound
+    return does
+
+
+def _check_distinct(ops: Sequence[RequestOp]) -> None:
+    """As `_writes`, where there are only puts and reads: as nearly always."""
+    keys = [op.request_put.key for op in ops if op.HasField("request_put")]
+    if len(set(keys)) < len(keys):
+        raise errors.DuplicateKey
 
 
 Intervals = list[tuple[bytes, bytes]]
@@ -175,15 +201,6 @@ def _writes(ops: Sequence[RequestOp]) -> tuple[set[bytes], Intervals]:
 def _covered(key: bytes, intervals: Intervals) -> bool:
     """As etcd looks at it: a delete of everything from a key on (end "\\0") meets no put."""
     return any(start <= key < end if end else key == start for start, end in intervals)
-
-
-def is_read_only(request: TxnRequest) -> bool:
-    """Whether neither branch writes."""
-    return all(
-        op.WhichOneof("request") == "request_range"
-        or (op.WhichOneof("request") == "request_txn" and is_read_only(op.request_txn))
-        for op in (*request.success, *request.failure)
-    )
 
 
 def puts_anything(request: TxnRequest) -> bool:
@@ -280,6 +297,15 @@ def _without_value(kv: KeyValue) -> KeyValue:
 
 def run_put(txn: WriteTxn, request: PutRequest, lessor: Lessor, response: PutResponse) -> None:
     """Carry out, and fill in the answer. Raises LeaseNotFound, KeyNotFound."""
+    value, lease = _put_content(txn, request, lessor)
+    previous = txn.put(request.key, value, lease, prev_kv=request.prev_kv)
+    response.header.revision = txn.revision
+    if previous is not None:
+        response.prev_kv.CopyFrom(previous)
+
+
+def _put_content(txn: WriteTxn, request: PutRequest, lessor: Lessor) -> tuple[bytes, int]:
+    """The value and the lease to write. Raises LeaseNotFound, KeyNotFound."""
     value, lease = request.value, request.lease
     if lease and not lessor.exists(lease):
         raise errors.LeaseNotFound
@@ -291,10 +317,7 @@ def run_put(txn: WriteTxn, request: PutRequest, lessor: Lessor, response: PutRes
             value = held[0].value
         if request.ignore_lease:
             lease = held[0].lease
-    previous = txn.put(request.key, value, lease, prev_kv=request.prev_kv)
-    response.header.revision = txn.revision
-    if previous is not None:
-        response.prev_kv.CopyFrom(previous)
+    return value, lease
 
 
 def run_delete(txn: WriteTxn, request: DeleteRangeRequest) -> DeleteRangeResponse:
@@ -309,73 +332,99 @@ def run_delete(txn: WriteTxn, request: DeleteRangeRequest) -> DeleteRangeRespons
 def run_read_only_txn(store: Store, request: TxnRequest) -> TxnResponse:
     """A transaction without writes, on the store as it is. Raises CompactedError, FutureRevisionError."""
     decision = _decide(store, request)
-    _check_reads(store, list(_chosen(request, decision)))
+    for op in _chosen(decision):
+        _check_read(store, op.request_range.revision)
     response = TxnResponse()
-    _branch(response, store, request, decision, None, None)
+    _branch(response, store, decision, None, None)
     response.header.revision = store.revision
     return response
 
 
-def run_txn(txn: WriteTxn, store: Store, request: TxnRequest, lessor: Lessor) -> TxnResponse:
+def run_txn(
+    txn: WriteTxn, store: Store, request: TxnRequest, lessor: Lessor, *, told: bool = True
+) -> TxnResponse | None:
     """All compares, nested ones too, and all checks see the state before any write of the transaction.
 
-    Raises LeaseNotFound, KeyNotFound, CompactedError, FutureRevisionError.
+    `told` False: nobody waits for the answer, nothing is read for it. Raises LeaseNotFound, KeyNotFound,
+    CompactedError, FutureRevisionError.
     """
     decision = _decide(txn, request)
-    chosen = list(_chosen(request, decision))
-    _check_puts(txn, chosen, lessor)
-    _check_reads(store, chosen)
+    chosen = list(_chosen(decision)) if decision.nested else decision.ops
+    _check(txn, store, chosen, lessor)
+    if not told:
+        _write(txn, chosen, lessor)
+        return None
     response = TxnResponse()
-    _branch(response, txn, request, decision, txn, lessor)
+    _branch(response, txn, decision, txn, lessor)
     response.header.revision = txn.revision
     return response
+
+
+def _write(txn: WriteTxn, ops: Sequence[RequestOp], lessor: Lessor) -> None:
+    """What `_branch` does to the store."""
+    for op in ops:
+        kind = op.WhichOneof("request")
+        if kind == "request_put":
+            put = op.request_put
+            txn.put(put.key, *_put_content(txn, put, lessor), prev_kv=False)
+        elif kind == "request_delete_range":
+            txn.delete_range(op.request_delete_range.key, op.request_delete_range.range_end, prev_kv=False)
 
 
 class _Decision:
     """The branch that a transaction takes, and the decisions of those nested in it, in order."""
 
-    __slots__ = ("nested", "succeeded")
+    __slots__ = ("nested", "ops", "succeeded")
 
-    def __init__(self, succeeded: bool, nested: list["_Decision"]) -> None:
+    def __init__(self, succeeded: bool, ops: Sequence[RequestOp], nested: list["_Decision"]) -> None:
         self.succeeded = succeeded
+        self.ops = ops
         self.nested = nested
 
 
 def _decide(view: View, request: TxnRequest) -> _Decision:
-    succeeded = all(_holds(view, c) for c in request.compare)
+    succeeded = True
+    for compare in request.compare:
+        if not _holds(view, compare):
+            succeeded = False
+            break
     ops = request.success if succeeded else request.failure
-    nested = [_decide(view, op.request_txn) for op in ops if op.WhichOneof("request") == "request_txn"]
-    return _Decision(succeeded, nested)
+    nested = [_decide(view, op.request_txn) for op in ops if op.HasField("request_txn")]
+    return _Decision(succeeded, ops, nested)
 
 
-def _chosen(request: TxnRequest, decision: _Decision) -> Iterator[RequestOp]:
+def _chosen(decision: _Decision) -> Iterator[RequestOp]:
     """The operations that will be carried out, in order, without the transactions around them."""
     nested = iter(decision.nested)
-    for op in request.success if decision.succeeded else request.failure:
-        if op.WhichOneof("request") == "request_txn":
-            yield from _chosen(op.request_txn, next(nested))
+    for op in decision.ops:
+        if op.HasField("request_txn"):
+            yield from _chosen(next(nested))
         else:
             yield op
 
 
-def _check_puts(view: View, ops: Sequence[RequestOp], lessor: Lessor) -> None:
+def _check(view: View, store: Store, ops: Sequence[RequestOp], lessor: Lessor) -> None:
+    """Puts first. Raises KeyNotFound, LeaseNotFound, FutureRevisionError, CompactedError."""
+    reads = []
     for op in ops:
-        if not op.HasField("request_put"):
-            continue
-        put = op.request_put
-        if (put.ignore_value or put.ignore_lease) and not view.range(put.key, count_only=True).count:
-            raise errors.KeyNotFound
-        if put.lease and not lessor.exists(put.lease):
-            raise errors.LeaseNotFound
+        kind = op.WhichOneof("request")
+        if kind == "request_put":
+            put = op.request_put
+            if (put.ignore_value or put.ignore_lease) and not view.range(put.key, count_only=True).count:
+                raise errors.KeyNotFound
+            if put.lease and not lessor.exists(put.lease):
+                raise errors.LeaseNotFound
+        elif kind == "request_range":
+            reads.append(op.request_range.revision)
+    for revision in reads:
+        _check_read(store, revision)
 
 
-def _check_reads(store: Store, ops: Sequence[RequestOp]) -> None:
-    for op in ops:
-        revision = op.request_range.revision if op.HasField("request_range") else 0
-        if revision > store.revision:
-            raise FutureRevisionError(revision, store.revision)
-        if revision and revision < store.compacted_revision:
-            raise CompactedError(revision, store.compacted_revision)
+def _check_read(store: Store, revision: int) -> None:
+    if revision > store.revision:
+        raise FutureRevisionError(revision, store.revision)
+    if revision and revision < store.compacted_revision:
+        raise CompactedError(revision, store.compacted_revision)
 
 
 def _holds(view: View, compare: Compare) -> bool:
@@ -410,23 +459,18 @@ def _compares(result: int, have: int | bytes, wanted: int | bytes) -> bool:
 
 
 def _branch(
-    response: TxnResponse,
-    view: View,
-    request: TxnRequest,
-    decision: _Decision,
-    txn: WriteTxn | None,
-    lessor: Lessor | None,
+    response: TxnResponse, view: View, decision: _Decision, txn: WriteTxn | None, lessor: Lessor | None
 ) -> None:
     """Carry out the operations, and fill in the answer: parts that are made in their place are not copied there."""
     response.header.SetInParent()
     response.succeeded = decision.succeeded
-    nested = iter(decision.nested)
-    for op in request.success if decision.succeeded else request.failure:
-        kind, answer = op.WhichOneof("request"), response.responses.add()
+    nested, add = iter(decision.nested), response.responses.add
+    for op in decision.ops:
+        kind, answer = op.WhichOneof("request"), add()
         if kind == "request_range":
             answer.response_range.CopyFrom(run_range(view, op.request_range))
         elif kind == "request_txn":
-            _branch(answer.response_txn, view, op.request_txn, next(nested), txn, lessor)
+            _branch(answer.response_txn, view, next(nested), txn, lessor)
         elif kind == "request_put":
             assert txn is not None and lessor is not None
             run_put(txn, op.request_put, lessor, answer.response_put)

@@ -1,0 +1,71 @@
+"""The Convoys service: many transactions in one call, each of them one by itself, as if they had come by `KV.Txn`.
+
+A call costs a member more than the transaction in it does.
+"""
+
+import asyncio
+
+from google.protobuf.message import DecodeError, Message
+
+from rayplane.control_plane import etcd_errors as errors
+from rayplane.control_plane.etcd.server.codec import Kind
+from rayplane.control_plane.etcd.server.ports import Proposer
+from rayplane.control_plane.etcd.server.services.kv import KVService
+from rayplane.control_plane.rpc import Context, RpcError
+from rayplane.control_plane.rpc.errors import error_of
+from rayplane.proto.etcd import rpc_pb2 as pb
+from rayplane.proto.rayplane.v1 import raft_pb2 as wire
+
+TRANSACTIONS_MAX = 1_000
+"""In one call."""
+
+
+class ConvoysService:
+    """A service that hands a convoy's transactions to the log together."""
+
+    def __init__(self, kv: KVService, proposer: Proposer) -> None:
+        self._kv = kv
+        self._proposer = proposer
+
+    async def Txns(self, request: wire.Convoy, context: Context) -> wire.Outcomes:
+        """Raises RpcError where it is the same for all of them: none was taken, or of none it is known."""
+        kv, transactions = self._kv, request.transactions
+        kv.gate(context)
+        if len(transactions) > TRANSACTIONS_MAX:
+            raise RpcError(errors.Code.INVALID_ARGUMENT, f"a convoy has {TRANSACTIONS_MAX} transactions at most")
+        found: dict[int, Message | BaseException] = {}
+        together: dict[int, tuple[bytes, Message]] = {}
+        apart: dict[int, pb.TxnRequest] = {}
+        for at, data in enumerate(transactions):
+            try:
+                txn = pb.TxnRequest.FromString(data)
+                if kv.check_txn(txn).writes and not kv.callers.enabled:
+                    together[at] = data, txn
+                else:
+                    apart[at] = txn
+            except (errors.EtcdError, DecodeError) as e:
+                found[at] = e
+        if together:
+            outcomes = await self._proposer.propose_each(Kind.TXN, list(together.values()))
+            found.update(zip(together, outcomes, strict=True))
+        if apart:
+            answers = (kv.Txn(txn, context) for txn in apart.values())
+            found.update(zip(apart, await asyncio.gather(*answers, return_exceptions=True), strict=True))
+        return self._told([found[at] for at in range(len(transactions))])
+
+    def _told(self, found: list[Message | BaseException]) -> wire.Outcomes:
+        told, unknown = wire.Outcomes(), 0
+        add, stamp = told.outcomes.add, self._kv.stamp
+        for one in found:
+            if isinstance(one, Message):
+                add(response=stamp(one).SerializeToString())
+            elif isinstance(one, Exception):
+                error = error_of(one)
+                unknown += error.retryable
+                add(code=error.code.value[0], text=error.message)
+            else:
+                raise one
+        if found and unknown == len(found) and isinstance(one := found[0], Exception):
+            # Who asks should ask another member next.
+            raise error_of(one)
+        return told
