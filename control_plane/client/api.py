@@ -228,14 +228,20 @@ class ApiClient:
                 if begun or not untouched or tries >= len(self.endpoints.addresses):
                     raise
 
-    async def batch(self, operations: Sequence[pb.Operation], *, timeout: float | None = None) -> _Answers:
-        """Independent operations in one call; an answer or an error for each, in their order."""
+    async def batch(
+        self, operations: Sequence[pb.Operation], *, timeout: float | None = None, quiet: bool = False
+    ) -> _Answers:
+        """Independent operations in one call; an answer or an error for each, in their order.
+
+        `quiet`: who only asks what failed gets empty objects for the rest.
+        """
         if not operations:
             return []
-        request = pb.BatchRequest(operations=operations)
+        request = pb.BatchRequest(operations=operations, quiet=quiet)
         response = await self._call("Objects", "Batch", request, timeout=timeout)
         return [
-            errors.from_status(orjson.loads(r.status)) if r.status else orjson.loads(r.json) for r in response.results
+            errors.from_status(orjson.loads(r.status)) if r.status else {} if quiet else orjson.loads(r.json)
+            for r in response.results
         ]
 
     async def purge_aggregated(self, namespace: str) -> aggregation_pb2.PurgeResponse:

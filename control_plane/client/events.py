@@ -116,7 +116,7 @@ class EventRecorder:
             for _, k in batch
         ]
         try:
-            answers = await self._client.batch(operations)
+            answers = await self._client.batch(operations, quiet=True)
         except ApiError as e:
             log.debug("events of %s are late: %s", self._component, e.message)
             for key, _ in batch:

@@ -217,7 +217,7 @@ class Binder:
         if not operations:
             return []
         try:
-            return await self._client.batch(operations)
+            return await self._client.batch(operations, quiet=True)
         except ApiError as error:
             return [error] * len(operations)
 

@@ -152,7 +152,8 @@ class NodeLeases:
         left = self._deadline() - asyncio.get_running_loop().time()
         timeout = max(CALL_TIMEOUT_MIN_S, min(left, CALL_TIMEOUT_MAX_S))
         try:
-            return list(zip(nodes, await self._client.batch(batch, timeout=timeout), strict=True))
+            answers = await self._client.batch(batch, timeout=timeout, quiet=True)
+            return list(zip(nodes, answers, strict=True))
         except ApiError as e:
             log.info("leases were not renewed: %s", e.message)
             return []

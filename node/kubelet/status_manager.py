@@ -98,7 +98,8 @@ class StatusManager:
             if not writes:
                 continue
             try:
-                answers: Sequence[Object | ApiError] = await self._client.batch([w.operation for w in writes])
+                operations = [w.operation for w in writes]
+                answers: Sequence[Object | ApiError] = await self._client.batch(operations, quiet=True)
             except ApiError as e:
                 answers = [e] * len(writes)
             except Exception:

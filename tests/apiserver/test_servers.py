@@ -121,6 +121,17 @@ async def test_batch_answers_each_operation(stack: Stack) -> None:
     assert answers[2]["metadata"]["labels"]["x"] == "y"  # type: ignore[index]
 
 
+async def test_a_quiet_batch_answers_what_failed(stack: Stack) -> None:
+    made = {"metadata": {"name": "a", "namespace": "default"}}
+    operations = [ops.create("configmaps", made), ops.get("configmaps", "none", "default")]
+    done, failed = await stack.client().batch(operations, quiet=True)
+    assert done == {} and isinstance(failed, errors.NotFound)
+    assert (await stack.client().get("configmaps", "a", "default"))["metadata"]["name"] == "a"
+    request = pb.BatchRequest(operations=[ops.get("configmaps", "a", "default")], quiet=True)
+    told = await stack.client()._call("Objects", "Batch", request)
+    assert told.results[0] == pb.Result(), "what nobody reads does not travel"
+
+
 async def test_history_is_compacted_once_for_all() -> None:
     etcd = FakeEtcd()
     one, two = (Compactor(etcd, 1.0) for _ in range(2))  # type: ignore[arg-type]

@@ -109,7 +109,7 @@ class ObjectsService:
                 raise RequestEntityTooLarge(
                     f"{len(request.operations)} operations in a batch: limit is {_OPERATIONS_MAX}"
                 )
-            left = [_ANSWERS_BYTES_MAX]
+            left = None if request.quiet else [_ANSWERS_BYTES_MAX]
             results = await batches.run(request.operations, lambda op: self._in_batch(user, context, op, left))
             return pb.BatchResponse(results=results)
 
@@ -155,8 +155,10 @@ class ObjectsService:
             raise RequestEntityTooLarge(f"Request entity too large: limit is {self._body_bytes}")
         return data
 
-    async def _in_batch(self, user: User, context: Context, operation: pb.Operation, left: list[int]) -> pb.Result:
-        """`left`: how many bytes of answers there is room for, counted down."""
+    async def _in_batch(
+        self, user: User, context: Context, operation: pb.Operation, left: list[int] | None
+    ) -> pb.Result:
+        """`left`: how many bytes of answers there is room for, counted down; None where the caller wants none."""
         name = operation.WhichOneof("op")
         try:
             if name is None:
@@ -168,6 +170,8 @@ class ObjectsService:
             # One object that trips over a bug must not fail those that came with it: all nodes of a host, say.
             _faults.tell(f"an operation of a batch failed: {name}", e)
             return pb.Result(status=error_json(InternalError(f"Internal error occurred: {type(e).__name__}: {e}")))
+        if left is None:
+            return pb.Result(warnings=answer.warnings, created=answer.created, accepted=answer.accepted)
         left[0] -= len(answer.json)
         if left[0] < 0:
             text = "the operation was done, but the answers to the batch are too large: read the object by itself"
