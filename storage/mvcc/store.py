@@ -27,6 +27,8 @@ from rayplane.storage.mvcc.write_txn import WriteTxn
 
 COMMIT_OPS = 10_000
 """Backend writes after which `set_applied` commits by itself."""
+VALUES_KEPT, VALUE_BYTES_KEPT = 64, 4096
+"""Values that were compared with, to be compared with again; and how large they may be."""
 SLICE_NAMES = 4096
 """Keys whose past is looked at in one slice."""
 _APPLIED = struct.Struct(">QQ")
@@ -59,6 +61,7 @@ class Store:
     def _begin(self, index: KeyIndex) -> None:
         """Start with what the backend holds and its index."""
         self.index = index
+        self._values: dict[int, bytes] = {}
         self._untrimmed: list[bytes] = []
         self.writing = False
         meta = self.backend.get
@@ -169,6 +172,20 @@ class Store:
         """One key, now."""
         rev = self.index.last(key)
         return KeyValue.FromString(self.read(rev)) if rev else None
+
+    def value(self, key: bytes) -> bytes | None:
+        """What a key holds now, None if it is not there; quick for the few that are asked for again and again."""
+        rev = self.index.last(key)
+        if not rev:
+            return None
+        value = self._values.get(rev)
+        if value is None:
+            value = KeyValue.FromString(self.read(rev)).value
+            if len(value) <= VALUE_BYTES_KEPT:
+                if len(self._values) >= VALUES_KEPT:
+                    self._values.clear()
+                self._values[rev] = value
+        return value
 
     def attachments(self) -> dict[int, list[bytes]]:
         """Keys attached to each lease now, to rebuild a lessor at start."""

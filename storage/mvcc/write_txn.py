@@ -29,6 +29,9 @@ class WrittenStore(Protocol):
     def read(self, rev: int) -> bytes:
         """Return the record of a revision."""
 
+    def value(self, key: bytes) -> bytes | None:
+        """Return what a key holds."""
+
     def record(self, rev: int) -> bytes | None:
         """Return the record of a revision, if history still has it."""
 
@@ -113,6 +116,11 @@ class WriteTxn:
     def index(self) -> KeyIndex:
         """The keys as this transaction sees them."""
         return self._index
+
+    def value(self, key: bytes) -> bytes | None:
+        """As `Store.value`; only before the transaction's first write."""
+        assert not self.events, "a value is asked for before the first write"
+        return self._store.value(key)
 
     def range(
         self, key: bytes, end: bytes = b"", *, revision: int = 0, limit: int = 0, count_only: bool = False

@@ -14,6 +14,7 @@ from rayplane.proto.etcd.kv_pb2 import Event, KeyValue
 from rayplane.storage.keyvalue import Backend, CorruptSnapshot, LmdbBackend, MemoryBackend
 from rayplane.storage.mvcc import BUCKETS, Change, CompactedError, FutureRevisionError, Store, key_index
 from rayplane.storage.mvcc.key_index import KeyIndex, revision
+from rayplane.storage.mvcc.store import VALUE_BYTES_KEPT, VALUES_KEPT
 from tests.storage.mvcc_twin import Kv, Twin
 from tests.tiers import examples
 
@@ -83,6 +84,9 @@ def apply(store: Store, operations: list[tuple[str, bytes, bytes, int]], *, abor
 
 def same(store: Store, twin: Twin, key: bytes, end: bytes, limit: int) -> None:
     assert store.revision == twin.revision
+    for kv in twin.range(b"", b"\0", twin.revision):
+        assert store.value(kv.key) == kv.value
+    assert store.value(key) == next((kv.value for kv in twin.range(key, b"", twin.revision)), None)
     for rev in range(max(1, twin.compacted), twin.revision + 1):
         wanted = twin.range(key, end, rev)
         result = store.range(key, end, revision=rev, limit=limit)
@@ -190,6 +194,24 @@ def test_a_failed_transaction_leaves_nothing(make_store: Callable[[], Store]) ->
     assert list(store.snapshot()) == before
     assert store.attachments() == {7: [b"kept"]}
     assert put(store, b"next") == 3
+
+
+def test_values_that_are_compared_again_and_again_take_little_memory(make_store: Callable[[], Store]) -> None:
+    store = make_store()
+    for number in range(2 * VALUES_KEPT):
+        put(store, b"%d" % number, bytes(VALUE_BYTES_KEPT + number % 2))
+        assert store.value(b"%d" % number) == bytes(VALUE_BYTES_KEPT + number % 2)
+    assert len(store._values) <= VALUES_KEPT
+    assert max(map(len, store._values.values())) == VALUE_BYTES_KEPT
+
+
+def test_values_of_a_state_that_was_replaced_are_forgotten(make_store: Callable[[], Store]) -> None:
+    store, other = make_store(), make_store()
+    put(store, b"k", b"old")
+    put(other, b"k", b"new")
+    assert store.value(b"k") == b"old"
+    store.restore(other.snapshot())
+    assert store.value(b"k") == b"new"
 
 
 def test_lease_attachments_survive_a_restart(make_store: Callable[[], Store]) -> None:

@@ -77,6 +77,9 @@ class View(Protocol):
     @property
     def index(self) -> KeyIndex: ...
 
+    def value(self, key: bytes) -> bytes | None:
+        """What a key held before any write of this transaction, None if it was not there."""
+
     def range(
         self, key: bytes, end: bytes = b"", *, revision: int = 0, limit: int = 0, count_only: bool = False
     ) -> RangeResult: ...
@@ -433,6 +436,9 @@ def _holds(view: View, compare: Compare) -> bool:
         # As nearly always: nothing has to be read.
         have = view.index.written(compare.key)[place]
         return _compares(compare.result, have, _COMPARE_WITH[compare.target](compare))
+    if compare.target == Compare.VALUE and not compare.range_end:
+        value = view.value(compare.key)
+        return value is not None and _compares(compare.result, value, compare.value)
     kvs: Sequence[KeyValue] = view.range(compare.key, compare.range_end).kvs
     if not kvs:
         # Nothing there: every number is 0, and a value compares with nothing.

@@ -102,6 +102,8 @@ class WatchableStore:
     def notify(self, revision: int, changes: Sequence[Change]) -> None:
         """Hand out one revision's changes, in order."""
         self._notified = revision
+        if not self._streams:
+            return
         chosen: dict[WatchGroup, Batch] = {}
         for change in changes:
             for group in self._index.matching(change.key):
