@@ -1,4 +1,4 @@
-"""A cache of what other servers said, for as long as they said it holds: pure, bounded by number and size."""
+"""Caches of answers, pure and bounded: of others as long as they said it holds, our own while no name changes."""
 
 from dataclasses import dataclass
 
@@ -10,6 +10,8 @@ FAILED_S = 5
 ENTRIES_MAX = 2048
 BYTES_MAX = 4096
 """Of one answer; larger ones are asked for again."""
+OWN_MAX = 1024
+_IDENT = 2
 
 Key = tuple[tuple[bytes, ...], int, bool, bool]
 """Labels in lower case, type, DO, CD."""
@@ -27,9 +29,6 @@ class Cache:
 
     def __init__(self) -> None:
         self._entries: dict[Key, _Entry] = {}
-
-    def __len__(self) -> int:
-        return len(self._entries)
 
     def put(self, key: Key, packet: bytes, answer: DNSRecord, now: float) -> None:
         span = span_of(answer)
@@ -52,6 +51,28 @@ class Cache:
         for record in records_of(answer):
             record.ttl = max(0, record.ttl - int(now - entry.since))
         return answer
+
+
+class OwnAnswers:
+    """A memory of answers by the question's bytes without its number, which each client chooses anew."""
+
+    def __init__(self) -> None:
+        self._version = 0
+        self._answers: dict[bytes, bytes] = {}
+
+    def get(self, version: int, question: bytes) -> bytes | None:
+        """The same answer under the question's number; none that is older than `version` of the names."""
+        if version != self._version:
+            self._version = version
+            self._answers.clear()
+        answer = self._answers.get(question[_IDENT:])
+        return question[:_IDENT] + answer if answer is not None else None
+
+    def put(self, question: bytes, answer: bytes) -> None:
+        """Keep an answer of the version that `get` was told last."""
+        if len(self._answers) >= OWN_MAX:
+            self._answers.clear()
+        self._answers[question[_IDENT:]] = answer[_IDENT:]
 
 
 def records_of(answer: DNSRecord) -> list[RR]:
