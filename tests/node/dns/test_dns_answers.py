@@ -233,6 +233,8 @@ def test_aliases_are_followed_inside_and_told_outside() -> None:
     outside = question(zone, "x.default.svc.cluster.local", "A")
     assert outside is not None and str(outside.follow) == "db.example.com."
     assert said(outside) == ("NOERROR", [("db.example.com",)])
+    alone = question(zone, "x.default.svc.cluster.local", "CNAME")
+    assert alone is not None and len(alone.records) == 1 and alone.follow is None and not alone.authority
     assert said(question(zone, "y.x.default.svc.cluster.local", "A")) == ("NXDOMAIN", [])
 
 
