@@ -23,6 +23,7 @@ import ctypes
 import fcntl
 import json
 import os
+import resource
 import selectors
 import signal
 import socket
@@ -44,6 +45,9 @@ from rayplane.node.shim.container_log import Log
 
 MARK = "RAYPLANE_CONTAINER_ID"
 MESSAGE_MAX = 192 * 1024
+ERROR_CHARS = 1000
+#: Descriptors that the shim may have, where the machine allows it; a container takes about ten.
+FILES_MAX = 65536
 READ_BYTES = 64 * 1024
 FDS_MAX = 3
 WATCH_S = 1.0
@@ -78,6 +82,8 @@ class Shim:
     def run(self) -> None:
         control, selector = self._control, self._selector
         control.setblocking(False)
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, FILES_MAX) if most >= 0 else FILES_MAX, most))
         wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -122,6 +128,8 @@ class Shim:
             message = json.loads(data)
             try:
                 self._orders[message["op"]](message, fds)
+            except Exception as e:  # whatever one order met: the shim lives for all the others
+                self._send(ev="failed", id=message["id"], error=describe(e, message))
             finally:
                 for fd in fds:
                     os.close(fd)
@@ -404,13 +412,14 @@ def exit_code(error: Exception, message: dict[str, Any]) -> int:
 
 
 def describe(error: Exception, message: dict[str, Any]) -> str:
-    if not isinstance(error, OSError) or error.filename != message["argv"][0]:
-        return str(error)
-    if isinstance(error, FileNotFoundError):
-        return f'exec: "{message["argv"][0]}": executable file not found in $PATH'
-    if isinstance(error, PermissionError):
-        return f'exec: "{message["argv"][0]}": permission denied'
-    return str(error)
+    program = message.get("argv", [""])[0]
+    said = str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.filename == program:
+        if isinstance(error, FileNotFoundError):
+            said = f'exec: "{program}": executable file not found in $PATH'
+        elif isinstance(error, PermissionError):
+            said = f'exec: "{program}": permission denied'
+    return said[:ERROR_CHARS]
 
 
 def kill_group(pid: int, number: int) -> None:

@@ -4,8 +4,10 @@ Runs in the shim's children, which have one thread. What fails is told through a
 shim can say why; a child never returns from here.
 """
 
+import contextlib
 import errno
 import fcntl
+import functools
 import json
 import os
 import resource
@@ -18,7 +20,10 @@ from rayplane.node.runtime.isolation import syscalls
 from rayplane.node.runtime.isolation.mounts import build
 
 FAILED = 126
-_ERROR_MAX = 4096
+_ERROR_MAX = 16 * 1024
+_TEXT_MAX = 300  # of characters, which JSON may take twelve bytes for
+#: Processes and threads of all pods of a machine's user namespace: what a fork bomb comes to.
+PROCESSES_MAX = 8192
 _IN_CONTAINER = (("net", syscalls.CLONE_NEWNET), ("ipc", syscalls.CLONE_NEWIPC), ("uts", syscalls.CLONE_NEWUTS))
 
 
@@ -46,6 +51,7 @@ def start(message: dict[str, Any], pod: Sequence[int], stdio: Sequence[int]) -> 
 
     `pod`: descriptors of the pod's network, IPC and UTS namespaces.
     """
+    _know_machine()
     read, write = os.pipe2(os.O_CLOEXEC)
     pid = syscalls.clone(syscalls.CLONE_NEWPID | syscalls.CLONE_NEWNS | syscalls.CLONE_NEWCGROUP)
     if pid == 0:
@@ -66,6 +72,7 @@ def enter(message: dict[str, Any], main: int, stdio: Sequence[int]) -> Forked:
     """Start a command in the container whose main process is `main`. Raises OSError when that is gone."""
     kinds = (*_IN_CONTAINER, ("mnt", syscalls.CLONE_NEWNS), ("pid", syscalls.CLONE_NEWPID))
     spaces = [(os.open(f"/proc/{main}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC), kind) for name, kind in kinds]
+    _know_machine()
     read, write = os.pipe2(os.O_CLOEXEC)
     told, tell = os.pipe2(os.O_CLOEXEC)
     try:
@@ -73,8 +80,15 @@ def enter(message: dict[str, Any], main: int, stdio: Sequence[int]) -> Forked:
         if between == 0:
 
             def inside() -> None:
+                # Processes of the container see this one from now on: it has nothing that is not the container's.
+                kept = {write, tell, *stdio, *(fd for fd, _ in spaces)}
+                for fd in [int(name) for name in os.listdir("/proc/self/fd")]:
+                    if fd not in kept:
+                        with contextlib.suppress(OSError):  # that of the listing
+                            os.close(fd)
                 for fd, kind in spaces:
                     syscalls.setns(fd, kind)
+                    os.close(fd)
                 # A process namespace takes in only children of who enters it.
                 pid = os.fork()
                 if pid:
@@ -100,15 +114,22 @@ def enter(message: dict[str, Any], main: int, stdio: Sequence[int]) -> Forked:
 
 def _child(work: Callable[[], None], write: int) -> NoReturn:
     try:
+        # Until there is a program, memory and descriptors are those of the shim: nobody may look.
+        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
         work()
     except OSError as e:
-        said = {"errno": e.errno or errno.EIO, "text": e.strerror or str(e), "path": e.filename}
+        said = {"errno": e.errno or errno.EIO, "text": _short(e.strerror or e), "path": _short(e.filename)}
     except BaseException as e:
-        said = {"errno": errno.EIO, "text": f"{type(e).__name__}: {e}"[:1000], "path": None}
+        said = {"errno": errno.EIO, "text": _short(f"{type(e).__name__}: {e}"), "path": None}
     try:
-        os.write(write, json.dumps(said).encode()[:_ERROR_MAX])
+        os.write(write, json.dumps(said).encode())
     finally:
         os._exit(FAILED)
+
+
+def _short(words: object) -> str | None:
+    """Words as far as the pipe takes them whole: a pod chooses how long they are."""
+    return str(words)[:_TEXT_MAX] if words is not None else None
 
 
 def _stand_alone(stdio: Sequence[int], *, tty: bool) -> None:
@@ -133,6 +154,9 @@ def _run(message: dict[str, Any], *, die_with_parent: bool) -> NoReturn:
         resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (soft, hard))
     cwd = message["cwd"]
     os.makedirs(cwd, exist_ok=True)
+    _, most = resource.getrlimit(resource.RLIMIT_NPROC)
+    most = min(most, PROCESSES_MAX) if most >= 0 else PROCESSES_MAX
+    resource.setrlimit(resource.RLIMIT_NPROC, (most, most))
     become(message["identity"])
     os.chdir(cwd)
     if die_with_parent:
@@ -166,18 +190,30 @@ def become(identity: dict[str, Any]) -> None:
 def _see_as(uid: int, gid: int) -> None:
     """Have other numbers for the one there is, in a namespace that owns nothing."""
     syscalls.unshare(syscalls.CLONE_NEWUSER)
+    # Files of a process that nobody may look at are root's of the machine. Whoever is in the container already is in
+    # such a namespace too, beside this one, and without a right here.
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
     for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} 0 1"), ("gid_map", f"{gid} 0 1")):
         with open(f"/proc/self/{name}", "w") as f:
             f.write(text)
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
     syscalls.set_capabilities(frozenset())
 
 
+def _know_machine() -> None:
+    """Read of the machine's /proc what `become` needs: a container's may be of its own making."""
+    maps_many()
+    _last_capability()
+
+
+@functools.cache
 def maps_many() -> bool:
     """Whether this user namespace has more than one number."""
     with open("/proc/self/uid_map") as f:
         return int(f.readline().split()[2]) > 1
 
 
+@functools.cache
 def _last_capability() -> int:
     with open("/proc/sys/kernel/cap_last_cap") as f:
         return int(f.read())

@@ -1,10 +1,12 @@
 """The root of a container, made in the child that is going to be it: the steps of a plan from `rootfs`, one by one.
 
 A source is opened where the machine's files still are, and below the root that its step names: no link of a pod's
-making leads out of it. A target of a step after `pivot` is a path as the container sees it.
+making leads out of it. A target of a step after `pivot` is a path as the container sees it: its links lead to its own
+files and to nothing else, since the machine's are gone by then. Even /proc may be the pod's there.
 """
 
 import os
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -20,23 +22,22 @@ _NEW_ROOT = "/"
 class Builder:
     """A builder that carries out steps.
 
-    It knows where the new root stands before it is the root, and the old one until it goes.
+    It knows where the new root stands before it is the root.
     """
 
     def __init__(self, sources: Mapping[int, int]) -> None:
         self._sources = sources
         self._root = ""
-        self._old = -1
 
-    def source(self, step: Mapping[str, Any]) -> str:
-        return f"/proc/self/fd/{self._sources[id(step)]}"
+    def source(self, step: Mapping[str, Any]) -> int:
+        return self._sources[id(step)]
 
     def at(self, step: Mapping[str, Any]) -> str:
         return f"{self._root}{step['at']}"
 
-    def place(self, source: str, target: str) -> None:
+    def place(self, source: str | int, target: str) -> None:
         """Have something of the source's sort to mount on."""
-        if os.path.isdir(source):
+        if stat.S_ISDIR(os.stat(source).st_mode):
             os.makedirs(target, exist_ok=True)
         elif not os.path.lexists(target):
             os.makedirs(os.path.dirname(target), exist_ok=True)
@@ -47,13 +48,13 @@ class Builder:
     def root(self, step: Mapping[str, Any]) -> None:
         """A directory that becomes the root."""
         syscalls.mount("", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE)
-        syscalls.mount(self.source(step), step["on"], "", syscalls.MS_BIND)
+        syscalls.mount(f"/proc/self/fd/{self.source(step)}", step["on"], "", syscalls.MS_BIND)
         self._root = step["on"]
 
     def bind(self, step: Mapping[str, Any]) -> None:
         source, target = self.source(step), self.at(step)
         self.place(source, target)
-        syscalls.mount(source, target, "", syscalls.MS_BIND | syscalls.MS_REC)
+        syscalls.attach(source, target)
         if step.get("read_only"):
             make_read_only(target)
 
@@ -74,18 +75,15 @@ class Builder:
         os.chmod(target, step["mode"])
 
     def pivot(self, step: Mapping[str, Any]) -> None:
-        """Go to the new root. The old one is below no path any more, and stays until `leave`: sources are of it."""
-        self._old = os.open("/", os.O_PATH | os.O_CLOEXEC)
+        """Go to the new root and let the old one go, before any path of the pod's is followed."""
+        old = os.open("/", os.O_PATH | os.O_CLOEXEC)
         os.chdir(self._root)
         syscalls.pivot_root(".", ".")
-        os.chdir("/")
-        self._root = ""
-
-    def leave(self, step: Mapping[str, Any]) -> None:
-        """Let the old root go."""
-        os.fchdir(self._old)
+        os.fchdir(old)
+        os.close(old)
         syscalls.unmount(".")
         os.chdir("/")
+        self._root = ""
 
     def tmpfs(self, step: Mapping[str, Any]) -> None:
         target = self.at(step)
@@ -117,7 +115,7 @@ class Builder:
 
     def owner(self, step: Mapping[str, Any]) -> None:
         """Give a volume to a group, as fsGroup asks."""
-        path = self.source(step)
+        path = f"/proc/self/fd/{self.source(step)}"
         os.chown(path, -1, step["group"])
         os.chmod(path, 0o2770)
 
@@ -129,7 +127,6 @@ _STEPS: dict[str, Callable[[Builder, Mapping[str, Any]], None]] = {
     "link": Builder.link,
     "directory": Builder.directory,
     "pivot": Builder.pivot,
-    "leave": Builder.leave,
     "tmpfs": Builder.tmpfs,
     "proc": Builder.proc,
     "devices": Builder.devices,
@@ -140,9 +137,19 @@ _STEPS: dict[str, Callable[[Builder, Mapping[str, Any]], None]] = {
 
 def build(steps: Sequence[Mapping[str, Any]]) -> None:
     """Make a root by the steps of a plan and go there. Raises OSError with the path that could not be."""
-    builder = Builder({id(step): _open(step) for step in steps if "from" in step})
+    builder = Builder({id(step): _source(step) for step in steps if "from" in step})
     for step in steps:
         _STEPS[step["do"]](builder, step)
+
+
+def _source(step: Mapping[str, Any]) -> int:
+    fd = _open(step)
+    if step["do"] != "bind":
+        return fd
+    try:
+        return syscalls.copy_tree(fd)
+    finally:
+        os.close(fd)
 
 
 def _open(step: Mapping[str, Any]) -> int:

@@ -1,7 +1,8 @@
-"""The network of a machine's namespace: a bridge, an interface for each pod, a route for each node.
+"""The network of a machine's namespace: an interface and a route for each pod, a route for each node of other machines.
 
-Pods have addresses without neighbours (/32) and reach everybody through the bridge's own address, so that every packet
-between two pods is forwarded: services and policies see it. Interfaces of pods go with their namespaces.
+Pods have addresses without neighbours (/32) and reach everybody through their node's address, so that every packet
+between two pods is forwarded: services and policies see it. No two pods share a link, so none sees or answers what is
+for another, and the machine takes no packet from a pod that does not bear the pod's own address (RFC 3704, strict).
 """
 
 import contextlib
@@ -20,7 +21,6 @@ from pyroute2.netlink.rtnl.ifinfmsg import IFF_NOARP, IFF_UP
 
 from rayplane.node.runtime.isolation import syscalls
 
-BRIDGE = "pods0"
 INTERFACE = "eth0"
 MTU = 65000
 """Of every interface: between machines packets travel in a stream, which takes them at any size."""
@@ -29,7 +29,6 @@ _WIRE_MAC = "02:70:6f:64:73:31"
 WIRE_HEADER = bytes.fromhex(_WIRE_MAC.replace(":", "")) * 2 + _IPV4.to_bytes(2)
 """Before a packet for the machine: to the device from itself."""
 _SIOCETHTOOL, _ETHTOOL_STXCSUM = 0x8946, 0x17
-_BRIDGE_MAC = "02:70:6f:64:73:30"
 _EXISTS = 17
 _LOCAL_TABLE = 255
 _OWN = (("net", syscalls.CLONE_NEWNET), ("ipc", syscalls.CLONE_NEWIPC), ("uts", syscalls.CLONE_NEWUTS))
@@ -37,6 +36,9 @@ _MACHINE_SETTINGS = {
     "net/ipv4/ip_forward": "1",
     "net/ipv4/conf/all/send_redirects": "0",
     "net/ipv4/conf/default/send_redirects": "0",
+    # Set for each pod's interface: packets of other machines may come in by another wire than they would leave by.
+    "net/ipv4/conf/all/rp_filter": "0",
+    "net/ipv4/conf/default/rp_filter": "0",
     "net/ipv4/ip_unprivileged_port_start": "0",
 }
 _POD_SETTINGS = {
@@ -64,26 +66,20 @@ class MachineNetwork:
         self._routes = IPRoute()
         self._mine = PodNamespaces(_open_own())
         self._wire = 0
-        with _unless_there():
-            # Without an address of its own it would take one of its ports', and pods would send to one that has gone.
-            self._routes.link("add", ifname=BRIDGE, kind="bridge", address=_BRIDGE_MAC)
-        (self._bridge,) = self._routes.link_lookup(ifname=BRIDGE)
-        _up(self._routes, "lo")
-        self._routes.link("set", index=self._bridge, state="up")
+        self._loopback = _up(self._routes, "lo")
         _set(_MACHINE_SETTINGS)
 
     def add_node(self, address: str, cidr: str) -> None:
-        """Have a node's address and send its pods' packets to the bridge."""
+        """Have a node's address, and tell who sends to a pod of it that is not there."""
         with _unless_there():
-            self._routes.addr("add", index=self._bridge, address=address, prefixlen=32)
+            self._routes.addr("add", index=self._loopback, address=address, prefixlen=32)
         with _unless_there():
-            self._routes.route("add", dst=cidr, oif=self._bridge, scope="link")
+            self._routes.route("add", dst=cidr, type="unreachable")
 
     def add_services(self, cidr: str) -> None:
         """Take every address of a network for one of this machine's: a proxy listens where a service is."""
-        (loopback,) = self._routes.link_lookup(ifname="lo")
         with _unless_there():
-            self._routes.route("add", dst=cidr, oif=loopback, type="local", scope="host", table=_LOCAL_TABLE)
+            self._routes.route("add", dst=cidr, oif=self._loopback, type="local", scope="host", table=_LOCAL_TABLE)
 
     def open_wire(self) -> int:
         """A device for packets to and from other machines: a pair, of which the descriptor is the far end.
@@ -115,9 +111,12 @@ class MachineNetwork:
         try:
             net = inside.fds[0]
             peer: dict[str, Any] = {"ifname": INTERFACE, "net_ns_fd": net, "mtu": MTU}
-            self._routes.link(
-                "add", ifname=_name(uid), kind="veth", peer=peer, mtu=MTU, master=self._bridge, state="up"
-            )
+            # One of before goes only after its namespace has, which nobody can wait for.
+            self.remove_pod(uid)
+            self._routes.link("add", ifname=_name(uid), kind="veth", peer=peer, mtu=MTU, state="up")
+            (mine,) = self._routes.link_lookup(ifname=_name(uid))
+            _set({f"net/ipv4/conf/{_name(uid)}/rp_filter": "1"})
+            self._routes.route("replace", dst=f"{address}/32", oif=mine, scope="link", prefsrc=gateway)
             syscalls.setns(net, syscalls.CLONE_NEWNET)
             try:
                 _configure(address, gateway)
@@ -127,6 +126,12 @@ class MachineNetwork:
             inside.close()
             raise
         return inside
+
+    def remove_pod(self, uid: str) -> None:
+        """Remove a pod's interface, and the way to its address with it."""
+        for index in self._routes.link_lookup(ifname=_name(uid)):
+            with contextlib.suppress(NetlinkError):  # it went meanwhile
+                self._routes.link("del", index=index)
 
     def _enter_new(self, host_name: str) -> PodNamespaces:
         """New namespaces; this process is in its own again afterwards."""

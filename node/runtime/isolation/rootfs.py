@@ -74,7 +74,8 @@ def layers(machine: Machine) -> list[str]:
 
 def plan(machine: Machine, box: Box) -> list[Step]:
     """The steps that make a container's root. Raises ContainerConfigError."""
-    steps: list[Step] = [{"do": "root", "from": f"{box.directory}/root", "on": NEW_ROOT}]
+    steps: list[Step] = _owners(box)
+    steps += [{"do": "root", "from": f"{box.directory}/root", "on": NEW_ROOT}]
     steps += [{"do": "link", "at": f"/{name}", "to": to} for name, to in machine.links.items()]
     steps += [_layer(name, box) for name in machine.directories]
     steps += [{"do": "directory", "at": f"/{path}", "mode": mode} for path, mode in _OWN.items()]
@@ -86,8 +87,8 @@ def plan(machine: Machine, box: Box) -> list[Step]:
     if box.read_only:
         steps += [{"do": "read_only", "at": at} for at in ("", *(f"/{name}" for name in machine.directories))]
     for mount in sorted(box.mounts, key=lambda m: len(_target(m))):
-        steps += _volume(mount, box)
-    return [*steps, {"do": "leave"}]
+        steps.append({"do": "bind", **_source(mount), "at": _target(mount), "read_only": mount.read_only})
+    return steps
 
 
 def _layer(name: str, box: Box) -> Step:
@@ -95,14 +96,15 @@ def _layer(name: str, box: Box) -> Step:
     return {"do": "overlay", "at": f"/{name}", "lower": [f"/{name}"], "upper": upper, "work": work}
 
 
-def _volume(mount: Mount, box: Box) -> list[Step]:
-    source: Step = {"from": mount.source}
-    if below := mount.sub_path.strip("/"):
-        source["below"] = below
-    steps: list[Step] = [{"do": "bind", **source, "at": _target(mount), "read_only": mount.read_only}]
-    if box.fs_group is not None and mount.scratch:
-        steps.insert(0, {"do": "owner", **source, "group": box.fs_group})
-    return steps
+def _owners(box: Box) -> list[Step]:
+    if box.fs_group is None:
+        return []
+    return [{"do": "owner", **_source(m), "group": box.fs_group} for m in box.mounts if m.scratch]
+
+
+def _source(mount: Mount) -> Step:
+    below = mount.sub_path.strip("/")
+    return {"from": mount.source} | ({"below": below} if below else {})
 
 
 def _target(mount: Mount) -> str:
@@ -110,5 +112,9 @@ def _target(mount: Mount) -> str:
     if ".." in mount.mount_path.split("/") or "\0" in path or path == "/":
         raise ContainerConfigError(
             f"mountPath {mount.mount_path!r} of volume {mount.volume} must not be / or contain '..'"
+        )
+    if f"{path}/".startswith("/proc/"):
+        raise ContainerConfigError(
+            f"mountPath {mount.mount_path!r} of volume {mount.volume} is inside /proc, where nothing can be mounted"
         )
     return path

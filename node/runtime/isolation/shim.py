@@ -96,6 +96,7 @@ class IsolatedShim(Shim):
         pod = self._pods.pop(message["of"], None)
         if pod is not None:
             pod.close()
+            self._network.remove_pod(message["of"])
 
     def _wire(self, message: dict[str, Any], fds: list[int]) -> None:
         try:

@@ -20,6 +20,7 @@ MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 0x1, 0x2, 0x4, 0x8, 0x20
 MS_BIND, MS_REC, MS_PRIVATE, MS_SLAVE = 0x1000, 0x4000, 0x4_0000, 0x8_0000
 MNT_DETACH = 2
 
+PR_SET_DUMPABLE = 4
 PR_SET_PDEATHSIG, PR_CAPBSET_DROP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 24, 36, 38
 PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 _CAPABILITY_VERSION_3 = 0x2008_0522
@@ -27,7 +28,10 @@ _CAPABILITY_VERSION_3 = 0x2008_0522
 #: (clone, pivot_root) by machine; the arguments of clone that are used here come in one order on all of them.
 _NUMBERS = {"x86_64": (56, 155), "aarch64": (220, 41), "riscv64": (220, 41)}
 
-_CLOSE_RANGE, _CLOSE_RANGE_CLOEXEC = 436, 4  # one number on all machines
+_CLOSE_RANGE, _CLOSE_RANGE_CLOEXEC = 436, 4  # one number on all machines, as of all newer calls
+_OPEN_TREE, _MOVE_MOUNT = 428, 429
+_OPEN_TREE_CLONE, _AT_EMPTY_PATH, _AT_RECURSIVE, _MOVE_MOUNT_F_EMPTY_PATH = 0x1, 0x1000, 0x8000, 0x4
+_AT_FDCWD = -100
 
 # The interpreter's lock stays held in a call: a process that is cloned has one thread, and goes on in Python.
 _libc = ctypes.PyDLL(None, use_errno=True)
@@ -68,6 +72,20 @@ def mount(source: str, target: str, kind: str = "", flags: int = 0, data: str = 
     """Mount a file system, or with MS_BIND a tree."""
     words = [word.encode(errors="surrogateescape") or None for word in (source, target, kind)]
     _check(_libc.mount(*words, ctypes.c_ulong(flags), data.encode() or None), f"{source or kind} at {target}")
+
+
+def copy_tree(fd: int) -> int:
+    """A copy of the mounts at and below a descriptor's place, nowhere mounted yet: a descriptor for `attach`."""
+    flags = _OPEN_TREE_CLONE | _AT_EMPTY_PATH | _AT_RECURSIVE | os.O_CLOEXEC
+    return _check(
+        _libc.syscall(ctypes.c_long(_OPEN_TREE), ctypes.c_int(fd), b"", ctypes.c_uint(flags)), "copy of a mount"
+    )
+
+
+def attach(tree: int, target: str) -> None:
+    """Mount what `copy_tree` gave."""
+    words = (ctypes.c_int(tree), b"", ctypes.c_int(_AT_FDCWD), os.fsencode(target))
+    _check(_libc.syscall(ctypes.c_long(_MOVE_MOUNT), *words, ctypes.c_uint(_MOVE_MOUNT_F_EMPTY_PATH)), target)
 
 
 def unmount(target: str, flags: int = MNT_DETACH) -> None:

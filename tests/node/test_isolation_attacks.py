@@ -1,0 +1,127 @@
+"""Isolated pods that mean harm: to the machine, to their neighbours, to the program that all of them live below."""
+
+import asyncio
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rayplane.node.runtime.isolation import launch, syscalls
+from tests.fakes import FakeClient
+from tests.node.conftest import make_pod
+from tests.node.processes import NODE, phase, run_in, shell, state
+from tests.node.test_isolation import SLEEP, Isolating, ended, make_isolating, pytestmark
+
+__all__ = ["make_isolating", "pytestmark"]
+
+
+@pytest.fixture
+def of_everybody() -> Iterator[Path]:
+    """A directory of the machine in which every user may write."""
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o777)
+        yield Path(directory)
+
+
+@pytest.mark.parametrize("command", [["\u00e9" * 5000], ["/" + "x/" * 3000], ["sh", "x" * 100_000]])
+async def test_no_command_ends_the_program_that_all_pods_live_below(
+    api: FakeClient, make_isolating: Isolating, command: list[str]
+) -> None:
+    host = await make_isolating(NODE)
+    api.put("pods", shell("box", SLEEP))
+    await api.until(lambda: "running" in state(api, "box"))
+    shim = host._runtimes["process"].shim.pid  # type: ignore[attr-defined]
+    api.put("pods", make_pod("bad", container={"command": command}, restartPolicy="Never"))
+    await api.until(lambda: phase(api, "bad") == "Failed" or state(api, "bad").get("waiting", {}).get("message"))
+    assert host._runtimes["process"].shim.pid == shim  # type: ignore[attr-defined]
+    assert (await run_in(host, "box", *command))[2] != 0
+    assert host._runtimes["process"].shim.pid == shim  # type: ignore[attr-defined]
+
+
+async def test_no_link_in_a_volume_leads_a_mount_out_of_the_container(
+    api: FakeClient, make_isolating: Isolating, of_everybody: Path
+) -> None:
+    host = await make_isolating(NODE)
+    plant = {
+        "name": "plant",
+        "image": "app:1",
+        "command": ["sh", "-c", f"ln -s ../../../../..{of_everybody} /data/out"],
+        "volumeMounts": [{"name": "data", "mountPath": "/data"}],
+    }
+    mounts = [{"name": "data", "mountPath": "/data"}, {"name": "more", "mountPath": "/data/out/deep"}]
+    spec: dict[str, Any] = {
+        "volumes": [{"name": "data", "emptyDir": {}}, {"name": "more", "emptyDir": {}}],
+        "initContainers": [plant],
+        "container": {"volumeMounts": mounts, "terminationMessagePath": f"/..{of_everybody}/said"},
+    }
+    said = await ended(api, host, f"ls {of_everybody}", **spec)
+    assert said.split() == ["deep", "said"] and os.listdir(of_everybody) == []
+
+
+async def test_a_volume_is_not_mounted_over_proc(api: FakeClient, make_isolating: Isolating) -> None:
+    await make_isolating(NODE)
+    container = {"volumeMounts": [{"name": "data", "mountPath": "/proc/"}]}
+    api.put("pods", shell("bad", SLEEP, container=container, volumes=[{"name": "data", "emptyDir": {}}]))
+    await api.until(lambda: "inside /proc" in state(api, "bad").get("waiting", {}).get("message", ""))
+
+
+def test_a_command_on_its_way_into_a_container_has_nothing_of_the_shims(monkeypatch: pytest.MonkeyPatch) -> None:
+    def tell(message: dict[str, Any], *, die_with_parent: bool) -> None:
+        found = sorted(os.path.realpath(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd"))
+        os.write(1, f"{secret in found} {Path('/proc/self/fd').stat().st_uid}".encode())
+        os._exit(0)
+
+    monkeypatch.setattr(launch, "_run", tell)
+    monkeypatch.setattr(syscalls, "setns", lambda fd, kind=0: None)
+    read, write = os.pipe()
+    with tempfile.NamedTemporaryFile() as file, open(os.devnull) as nothing:
+        secret = os.path.realpath(file.name)
+        forked = launch.enter({"tty": False}, os.getpid(), [nothing.fileno(), write, write])
+        assert forked.failure() is None
+    os.close(write)
+    with open(read) as answer:
+        # Files of a process that nobody may look at are of the machine's root.
+        assert answer.read() == "False 0"
+
+
+async def test_processes_of_containers_are_limited(api: FakeClient, make_isolating: Isolating) -> None:
+    host = await make_isolating(NODE)
+    assert 0 < int(await ended(api, host, "ulimit -u 2>/dev/null || bash -c 'ulimit -u'")) <= launch.PROCESSES_MAX
+
+
+async def test_no_pod_speaks_or_hears_with_the_address_of_another(api: FakeClient, make_isolating: Isolating) -> None:
+    host = await make_isolating(NODE)
+    for name in ("victim", "friend"):
+        api.put("pods", shell(name, SLEEP))
+    await api.until(lambda: all("running" in state(api, name) for name in ("victim", "friend")))
+    victim, friend = (api.pod(name)["status"]["podIP"] for name in ("victim", "friend"))
+    listen = (
+        "import socket; s = socket.socket(2, 2); s.bind(('', 9)); s.settimeout(30); print('up', flush=True)\n"
+        "while (got := s.recvfrom(99))[0] != b'end': print(got[0].decode(), flush=True)"
+    )
+    hearing = asyncio.create_task(run_in(host, "victim", "python3", "-c", listen))
+    steal = (
+        "import socket, struct, sys\n"
+        "friend, victim = (socket.inet_aton(a) for a in sys.argv[1:])\n"
+        "def udp(source, data):\n"
+        "    body = struct.pack('!HHHH', 9, 9, 8 + len(data), 0) + data\n"
+        "    head = struct.pack('!BBHHHBBH4s4s', 0x45, 0, 20 + len(body), 1, 0, 64, 17, 0, source, victim)\n"
+        "    raw.sendto(head + body, (sys.argv[2], 0))\n"
+        "raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)\n"
+        "packet = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)); packet.bind(('eth0', 0))\n"
+        "mac = packet.getsockname()[4]\n"
+        "for _ in range(3):\n"
+        "    udp(friend, b'forged')\n"
+        "    arp = struct.pack('!HHBBH6s4s6s4s', 1, 0x800, 6, 4, 2, mac, victim, b'\\xff' * 6, victim)\n"
+        "    packet.send(b'\\xff' * 6 + mac + b'\\x08\\x06' + arp)\n"
+    )
+    container = {"command": ["python3", "-c", steal, friend, victim]}
+    assert await ended(api, host, "", container=container) == ""
+    send = f"import socket; s = socket.socket(2, 2); [s.sendto(d, ('{victim}', 9)) for d in (b'true', b'end')]"
+    async with asyncio.timeout(30):
+        while not hearing.done():
+            await run_in(host, "friend", "python3", "-c", send)
+    assert set(hearing.result()[0].decode().split()) <= {"up", "true"}
