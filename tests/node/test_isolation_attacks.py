@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from rayplane.node.runtime.isolation import launch, syscalls
+from rayplane.node.runtime.isolation.users import give
 from tests.fakes import FakeClient
 from tests.node.conftest import make_pod
 from tests.node.processes import NODE, phase, run_in, shell, state
@@ -125,3 +127,35 @@ async def test_no_pod_speaks_or_hears_with_the_address_of_another(api: FakeClien
         while not hearing.done():
             await run_in(host, "friend", "python3", "-c", send)
     assert set(hearing.result()[0].decode().split()) <= {"up", "true"}
+
+
+async def test_a_privileged_container_writes_no_installation_of_the_machine(
+    api: FakeClient, make_isolating: Isolating, of_everybody: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = of_everybody / "program"
+    program.write_text("good")
+    give(str(program), 0o644)
+    monkeypatch.setattr(sys, "prefix", str(of_everybody))
+    host = await make_isolating(NODE)
+    script = f"mount -o remount,bind,rw {of_everybody}; echo -n bad > {program}; cat {program}"
+    assert await ended(api, host, script, container={"securityContext": {"privileged": True}}) == "bad"
+    assert program.read_text() == "good"
+
+
+async def test_what_a_container_of_before_wrote_goes_however_deep_it_is(
+    api: FakeClient, make_isolating: Isolating
+) -> None:
+    host = await make_isolating(NODE)
+    deep = "import os\nos.chdir('/tmp')\nfor _ in range(1500): os.mkdir('d'); os.chdir('d')"
+    container = {
+        "command": ["sh", "-c", f'[ -e /kept/f ] && exec {SLEEP}; touch /kept/f; python3 -c "$0"; exit 1', deep],
+        "volumeMounts": [{"name": "kept", "mountPath": "/kept"}],
+    }
+    api.put("pods", make_pod("box", container=container, volumes=[{"name": "kept", "emptyDir": {}}]))
+    await api.until(
+        lambda: "running" in state(api, "box") and api.pod("box")["status"]["containerStatuses"][0]["restartCount"]
+    )
+    directory = host._runtimes["process"].place("uid-box").directory  # type: ignore[attr-defined]
+    async with asyncio.timeout(30):
+        while any(name.startswith("gone-") for name in os.listdir(f"{directory}/containers/main")):
+            await asyncio.sleep(0.01)

@@ -69,7 +69,17 @@ class Box:
 
 def layers(machine: Machine) -> list[str]:
     """Directories that a container's directory needs for its layers."""
-    return [f"{name}-{part}" for name in machine.directories for part in ("upper", "work")]
+    return [f"{name}-{part}" for name, _, _ in _lowers(machine) for part in ("upper", "work")]
+
+
+def _lowers(machine: Machine) -> list[tuple[str, str, str]]:
+    """Of each layer its name, where the container sees it, and what of the machine lies below it, never written to.
+
+    Installations too: a read-only mount is only as good as the container has no right to make it a writable one.
+    """
+    shared = [(name, f"/{name}", f"/{name}") for name in machine.directories]
+    programs = enumerate(machine.programs.items())
+    return shared + [(f"programs{number}", path, source) for number, (path, source) in programs]
 
 
 def plan(machine: Machine, box: Box) -> list[Step]:
@@ -77,23 +87,21 @@ def plan(machine: Machine, box: Box) -> list[Step]:
     steps: list[Step] = _owners(box)
     steps += [{"do": "root", "from": f"{box.directory}/root", "on": NEW_ROOT}]
     steps += [{"do": "link", "at": f"/{name}", "to": to} for name, to in machine.links.items()]
-    steps += [_layer(name, box) for name in machine.directories]
+    lowers = _lowers(machine)
     steps += [{"do": "directory", "at": f"/{path}", "mode": mode} for path, mode in _OWN.items()]
-    steps += [
-        {"do": "bind", "from": source, "at": path, "read_only": True} for path, source in machine.programs.items()
-    ]
+    steps += [_layer(name, at, source, box) for name, at, source in lowers]
     steps += [{"do": "proc", "at": "/proc"}, {"do": "devices", "at": "/dev", "shm": SHM}, {"do": "pivot"}]
     steps += [{"do": "bind", "from": source, "at": path} for path, source in box.files.items()]
     if box.read_only:
-        steps += [{"do": "read_only", "at": at} for at in ("", *(f"/{name}" for name in machine.directories))]
+        steps += [{"do": "read_only", "at": at} for at in ("", *(at for _, at, _ in lowers))]
     for mount in sorted(box.mounts, key=lambda m: len(_target(m))):
         steps.append({"do": "bind", **_source(mount), "at": _target(mount), "read_only": mount.read_only})
     return steps
 
 
-def _layer(name: str, box: Box) -> Step:
+def _layer(name: str, at: str, source: str, box: Box) -> Step:
     upper, work = (f"{box.directory}/{name}-{part}" for part in ("upper", "work"))
-    return {"do": "overlay", "at": f"/{name}", "lower": [f"/{name}"], "upper": upper, "work": work}
+    return {"do": "overlay", "at": at, "lower": [source], "upper": upper, "work": work}
 
 
 def _owners(box: Box) -> list[Step]:

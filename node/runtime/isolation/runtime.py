@@ -6,8 +6,8 @@ for it. Namespaces of pods that went with a shim are made again with the next co
 
 import asyncio
 import hashlib
+import logging
 import os
-import shutil
 import socket
 import stat
 import sys
@@ -29,6 +29,9 @@ from rayplane.node.runtime.shim_client import SOCKET, ShimClient
 from rayplane.node.runtime.simulated import SimulatedRuntime
 from rayplane.node.runtime.tree import TERMINATION_LOG
 from rayplane.node.shim.shim import MARK
+from rayplane.storage.env import Beneath
+
+log = logging.getLogger(__name__)
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ANSWER_S = 30.0
@@ -258,7 +261,7 @@ class IsolatedRun(ProcessRun):
             if old.startswith("box-"):
                 # Removed in a thread: it may be much.
                 tree.files.rename(old, f"gone-{old}-{next(_ids)}")
-        asyncio.get_running_loop().run_in_executor(None, _remove_gone, tree.files.root)
+        asyncio.get_running_loop().run_in_executor(None, _remove_gone, tree.files)
         directory = f"{tree.files.root}/{name}"
         for part in ("root", *layers(runtime.machine)):
             os.makedirs(f"{directory}/{part}")
@@ -302,7 +305,10 @@ def _network_id(members: str) -> str:
     return hashlib.blake2s(f"{boot} {os.path.realpath(members)}".encode(), digest_size=16).hexdigest()
 
 
-def _remove_gone(directory: str) -> None:
-    for name in os.listdir(directory):
+def _remove_gone(files: Beneath) -> None:
+    for name in files.names():
         if name.startswith("gone-"):
-            shutil.rmtree(f"{directory}/{name}", ignore_errors=True)
+            try:
+                files.remove(name)
+            except OSError as e:
+                log.warning("%s/%s stays until the container starts again: %s", files.root, name, e)
