@@ -238,7 +238,8 @@ class Sandbox:
                 found=found,
                 tokens={wanted: held.text for wanted, held in self._tokens.items()},
             )
-            files.project(self._paths[volume["name"]], content)
+            group = (meta.spec(self._pod).get("securityContext") or {}).get("fsGroup")
+            files.project(self._paths[volume["name"]], content, group)
 
     async def _fetch_tokens(self, volume: dict[str, Any]) -> None:
         """Have all tokens that the volume shows. Raises MountError where one is missing, or has ended."""

@@ -19,16 +19,17 @@ log = logging.getLogger(__name__)
 
 _DATA = "..data"
 _VERSION = "..v"
+_OF_GROUP = 0o440  # what Kubernetes adds to files of a pod that has an fsGroup
 
 
 class PodFiles:
     """The directories of a host's pods.
 
     `root` is this host's own. Pods write below it, so that nothing there is followed out of it. `give`: lets pods that
-    run as others have a file or directory, with its mode.
+    run as others have a file or directory, with its mode and group.
     """
 
-    def __init__(self, root: str, give: Callable[[str, int], None] | None = None) -> None:
+    def __init__(self, root: str, give: Callable[..., None] | None = None) -> None:
         self._give = give
         self.root = Path(os.path.realpath(root))
         self._versions = 0
@@ -83,13 +84,13 @@ class PodFiles:
             os.makedirs(path)  # without a type container runtimes make it too
         return os.path.realpath(path)
 
-    def project(self, directory: str, files: Mapping[str, VolumeFile]) -> None:
-        """Make a volume of a pod show exactly `files` (relative path to file). Raises OSError."""
+    def project(self, directory: str, files: Mapping[str, VolumeFile], group: int | None = None) -> None:
+        """Make a volume of a pod show exactly `files` (relative path to file); `group` can read them. OSError."""
         base = self._files.below(os.path.relpath(directory, self.root))
         for path in files:
             if path.startswith(("/", "..")) or ".." in path.split("/"):
                 raise LeavesRoot(path, base.root, "must be relative, not contain '..' and not start with '..'")
-        fresh = self._write_version(base, files)
+        fresh = self._write_version(base, files, group)
         base.remove("..data_tmp")
         base.symlink(fresh, "..data_tmp")
         if base.readlink(_DATA) is None:
@@ -105,7 +106,7 @@ class PodFiles:
             if stale or (name not in wanted and not name.startswith("..")):
                 base.remove(name)
 
-    def _write_version(self, base: Beneath, files: Mapping[str, VolumeFile]) -> str:
+    def _write_version(self, base: Beneath, files: Mapping[str, VolumeFile], group: int | None) -> str:
         """A new directory with the files."""
         while True:
             self._versions += 1
@@ -122,5 +123,6 @@ class PodFiles:
             for above, _, names in os.walk(f"{base.root}/{fresh}"):
                 self._give(above, 0o755)
                 for name in names:
-                    self._give(f"{above}/{name}", os.lstat(f"{above}/{name}").st_mode & 0o7777)
+                    mode = os.lstat(f"{above}/{name}").st_mode & 0o7777
+                    self._give(f"{above}/{name}", mode if group is None else mode | _OF_GROUP, group or 0)
         return fresh

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 from rayplane.node.runtime.isolation import syscalls
 from rayplane.node.runtime.isolation.mounts import build
+from rayplane.node.runtime.isolation.users import maps_many
 
 FAILED = 126
 _ERROR_MAX = 16 * 1024
@@ -204,13 +205,6 @@ def _know_machine() -> None:
     """Read of the machine's /proc what `become` needs: a container's may be of its own making."""
     maps_many()
     _last_capability()
-
-
-@functools.cache
-def maps_many() -> bool:
-    """Whether this user namespace has more than one number."""
-    with open("/proc/self/uid_map") as f:
-        return int(f.readline().split()[2]) > 1
 
 
 @functools.cache

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rayplane.node.runtime.isolation import syscalls
+from rayplane.node.runtime.isolation.users import maps_many
 from rayplane.storage.env import Beneath
 
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
@@ -114,7 +115,9 @@ class Builder:
         make_read_only(self.at(step) or _NEW_ROOT)
 
     def owner(self, step: Mapping[str, Any]) -> None:
-        """Give a volume to a group, as fsGroup asks."""
+        """Give a volume to a group, as fsGroup asks. Where all files are one user's there is none to give them to."""
+        if not maps_many():
+            return
         path = f"/proc/self/fd/{self.source(step)}"
         os.chown(path, -1, step["group"])
         os.chmod(path, 0o2770)

@@ -73,7 +73,7 @@ def layers(machine: Machine) -> list[str]:
 
 
 def _lowers(machine: Machine) -> list[tuple[str, str, str]]:
-    """Of each layer its name, where the container sees it, and what of the machine lies below it, never written to.
+    """Layers: the name of each, where the container sees it, and what of the machine lies below, never written to.
 
     Installations too: a read-only mount is only as good as the container has no right to make it a writable one.
     """
@@ -92,10 +92,12 @@ def plan(machine: Machine, box: Box) -> list[Step]:
     steps += [_layer(name, at, source, box) for name, at, source in lowers]
     steps += [{"do": "proc", "at": "/proc"}, {"do": "devices", "at": "/dev", "shm": SHM}, {"do": "pivot"}]
     steps += [{"do": "bind", "from": source, "at": path} for path, source in box.files.items()]
-    if box.read_only:
-        steps += [{"do": "read_only", "at": at} for at in ("", *(at for _, at, _ in lowers))]
     for mount in sorted(box.mounts, key=lambda m: len(_target(m))):
         steps.append({"do": "bind", **_source(mount), "at": _target(mount), "read_only": mount.read_only})
+    if box.read_only:
+        # At last: volumes need directories to be mounted on. What a volume is mounted over cannot be reached any more.
+        covered = {_target(mount) for mount in box.mounts}
+        steps += [{"do": "read_only", "at": at} for at in ("", *(at for _, at, _ in lowers)) if at not in covered]
     return steps
 
 

@@ -29,11 +29,11 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(os.path.abspath(__file__)).parents[4]))
 
 from rayplane.node.runtime.isolation import launch, syscalls
-from rayplane.node.runtime.isolation.launch import Forked, maps_many
+from rayplane.node.runtime.isolation.launch import Forked
 from rayplane.node.runtime.isolation.members import joining
 from rayplane.node.runtime.isolation.network import WIRE_HEADER, MachineNetwork, PodNamespaces
 from rayplane.node.runtime.isolation.rootfs import NEW_ROOT, STAGE
-from rayplane.node.runtime.isolation.users import RANGE_COUNT, RANGE_FIRST
+from rayplane.node.runtime.isolation.users import RANGE_COUNT, RANGE_FIRST, maps_many
 from rayplane.node.shim.shim import Shim
 
 _KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}

@@ -6,6 +6,7 @@ capability. Root of the machine gives pods a range of numbers that nobody else h
 Source: user_namespaces(7), capabilities(7), core/v1 SecurityContext.
 """
 
+import functools
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -31,7 +32,14 @@ USUAL = frozenset(_USUAL.split())
 """What container runtimes leave to a container."""
 
 
-def give(path: str, mode: int) -> None:
+@functools.cache
+def maps_many() -> bool:
+    """Whether this user namespace has more than one number."""
+    with open("/proc/self/uid_map") as f:
+        return int(f.readline().split()[2]) > 1
+
+
+def give(path: str, mode: int, group: int = 0) -> None:
     """Let pods have what the node host made, as their root's: once, since what they change is theirs.
 
     Raises OSError.
@@ -39,7 +47,7 @@ def give(path: str, mode: int) -> None:
     if os.geteuid() == 0:
         if os.lstat(path).st_uid:
             return
-        os.chown(path, RANGE_FIRST, RANGE_FIRST, follow_symlinks=False)
+        os.chown(path, RANGE_FIRST, RANGE_FIRST + group, follow_symlinks=False)
     os.chmod(path, mode)
 
 
