@@ -76,6 +76,7 @@ def test_what_is_no_question_is_refused_as_others_do() -> None:
     two = DNSRecord(DNSHeader(id=7), [DNSQuestion("a.example.com"), DNSQuestion("b.example.com")])
     assert refusal(bytes(two.pack())).header.rcode == RCODE.FORMERR
     assert refusal(query()[:-1]).header.rcode == RCODE.FORMERR
+    assert refusal(QUERY[:12] + b"\x40" + b"a" * 64 + QUERY[-5:]).header.rcode == RCODE.FORMERR
     chaos = DNSRecord(DNSHeader(id=7), q=DNSQuestion("version.bind", QTYPE.TXT, 3))
     assert refusal(bytes(chaos.pack())).header.rcode == RCODE.REFUSED
     newer = refusal(bytes(DNSRecord(DNSHeader(id=7), q=DNSQuestion("a"), ar=[EDNS0(version=1)]).pack()))

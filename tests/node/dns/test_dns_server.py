@@ -294,7 +294,7 @@ async def test_without_an_answer_of_others_there_is_an_error(
 
 
 async def test_who_asks_for_much_at_once_is_refused(
-    client: Client, others: Others, monkeypatch: pytest.MonkeyPatch
+    client: Client, server: DnsServer, others: Others, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(serving, "ASKED_BY_ONE_MAX", 2)
     monkeypatch.setattr(asking, "TRY_S", 0.05)
@@ -303,6 +303,7 @@ async def test_who_asks_for_much_at_once_is_refused(
     assert sorted(said(a)[0] for a in answers) == ["REFUSED", "REFUSED", "SERVFAIL", "SERVFAIL"]
     others.answers = lambda asked: [reply(asked, "192.0.2.1")]
     assert said(await client.send("x.example.com")) == ("NOERROR", ["192.0.2.1"])
+    assert server._asked == {}, "who asked once is not remembered for ever"
 
 
 async def test_garbage_stops_nothing(client: Client, server: DnsServer) -> None:
