@@ -74,6 +74,11 @@ class PodFiles:
         path, kind = volume["hostPath"]["path"], volume["hostPath"].get("type") or ""
         if not is_whole(path):
             raise mount_failed(pod, volume["name"], f"hostPath {path} must be absolute and must not contain '..'")
+        path = os.path.realpath(path)
+        if path == str(self.root) or path.startswith(f"{self.root}/"):
+            raise mount_failed(
+                pod, volume["name"], f"hostPath {path} holds files of pods: use a volume of this pod's own"
+            )
         if kind == "FileOrCreate" and not os.path.exists(path):
             Path(path).touch()
         elif kind == "Directory" and not os.path.isdir(path):
@@ -82,7 +87,7 @@ class PodFiles:
             raise mount_failed(pod, volume["name"], f"hostPath type check failed: {path} is not a file")
         elif kind in ("", "DirectoryOrCreate") and not os.path.exists(path):
             os.makedirs(path)  # without a type container runtimes make it too
-        return os.path.realpath(path)
+        return path
 
     def project(self, directory: str, files: Mapping[str, VolumeFile], group: int | None = None) -> None:
         """Make a volume of a pod show exactly `files` (relative path to file); `group` can read them. OSError."""

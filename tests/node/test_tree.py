@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rayplane.node.errors import ContainerConfigError, NodeError
+from rayplane.node.errors import ContainerConfigError, MountError, NodeError
 from rayplane.node.runtime import Mount
 from rayplane.node.runtime.copying import copy_command
 from rayplane.node.runtime.tree import ContainerTree
@@ -229,3 +229,14 @@ def _plant(path: str, target: str, *, below: tuple[str, ...]) -> None:
         os.symlink(target, path)
     except OSError:
         return
+
+
+@pytest.mark.parametrize("where", ["pods", "pods/uid", "link/uid/volumes", "pods/new"])
+def test_no_host_path_shows_files_of_pods(pod: Pod, tmp_path: Path, where: str) -> None:
+    files, _ = pod
+    (tmp_path / "link").symlink_to(files.root)
+    asking = {"metadata": {"name": "p", "namespace": "default"}}
+    with pytest.raises(MountError, match="files of pods"):
+        files.host_path(asking, {"name": "v", "hostPath": {"path": str(tmp_path / where)}})
+    assert os.listdir(files.root) == ["uid"]
+    assert files.host_path(asking, {"name": "v", "hostPath": {"path": str(tmp_path / "other")}}) == f"{tmp_path}/other"
