@@ -91,17 +91,21 @@ class PodCounters:
 
 
 _Group = tuple[PodTerm, ...]
-_Place = tuple[str | None, Label | None]
-"""A namespace and a label that whatever a term speaks of has; None where it fixes none."""
 
 
-def _places(term: PodTerm) -> Iterator[_Place]:
-    label = fixed_label(term.selector)
-    if term.namespace_selector is not None:
-        yield None, label
-    else:
-        for namespace in dict.fromkeys(term.namespaces):
-            yield namespace, label
+class _Holders:
+    """Pods on nodes that hold the same terms."""
+
+    __slots__ = ("pods", "rows")
+
+    def __init__(self, rows: int) -> None:
+        self.pods = 0
+        self.rows: Ints = np.zeros(rows, dtype=np.int64)
+
+
+def _namespaces(term: PodTerm) -> Iterable[str | None]:
+    """Where what a term speaks of is; None for anywhere."""
+    return (None,) if term.namespace_selector is not None else dict.fromkeys(term.namespaces)
 
 
 class HeldTerms:
@@ -112,59 +116,70 @@ class HeldTerms:
 
     def __init__(self, speaks_of: Callable[[PodTerm, PodInfo], bool]) -> None:
         self._speaks_of = speaks_of
-        self._rows: dict[_Group, Ints] = {}
-        self._held: dict[_Group, int] = {}
-        self._by_place: dict[_Place, dict[PodTerm, _Group]] = {}
+        self._holders: dict[_Group, _Holders] = {}
+        #: By namespace, and a label that whatever a term speaks of has; None where it fixes none.
+        self._places: dict[str | None, dict[Label | None, dict[PodTerm, _Holders]]] = {}
         self._many: dict[_Group, TermKinds] = {}
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._holders)
 
     def grow(self, more: int) -> None:
-        for group, rows in self._rows.items():
-            self._rows[group] = np.pad(rows, (0, more))
+        for holders in self._holders.values():
+            holders.rows = np.pad(holders.rows, (0, more))
 
     def count(self, terms: _Group, row: int, sign: int, rows: int) -> None:
         """A pod with these terms came to a row, or left it."""
         if not terms:
             return
-        held = self._held.get(terms, 0) + sign
-        if not held:
+        holders = self._holders.get(terms)
+        if holders is None:
+            holders = self._add(terms, rows)
+        holders.pods += sign
+        if not holders.pods:
             self._drop(terms)
             return
-        if terms not in self._rows:
-            self._rows[terms] = np.zeros(rows, dtype=np.int64)
-            if len(terms) >= MANY:
-                self._many[terms] = TermKinds(terms)
-            for term in terms if len(terms) < MANY else ():
-                for place in _places(term):
-                    self._by_place.setdefault(place, {})[term] = terms
-        self._held[terms] = held
-        self._rows[terms][row] += sign
+        holders.rows[row] += sign
+
+    def _add(self, terms: _Group, rows: int) -> _Holders:
+        holders = self._holders[terms] = _Holders(rows)
+        if len(terms) >= MANY:
+            self._many[terms] = TermKinds(terms)
+            return holders
+        for term in terms:
+            label = fixed_label(term.selector)
+            for namespace in _namespaces(term):
+                self._places.setdefault(namespace, {}).setdefault(label, {})[term] = holders
+        return holders
 
     def _drop(self, terms: _Group) -> None:
-        del self._rows[terms], self._held[terms]
+        del self._holders[terms]
         if self._many.pop(terms, None) is not None:
             return
         for term in terms:
-            for place in _places(term):
-                alike = self._by_place[place]
+            label = fixed_label(term.selector)
+            for namespace in _namespaces(term):
+                labels = self._places.get(namespace, {})
+                alike = labels.get(label, {})
                 alike.pop(term, None)
                 if not alike:
-                    del self._by_place[place]
+                    labels.pop(label, None)
+                if not labels:
+                    self._places.pop(namespace, None)
 
     def speaking_of(self, pod: PodInfo, allowance: Allowance) -> Iterator[tuple[str, int, Ints]]:
         """(topology key, weight or 1, holders per row) of the terms that speak of a pod. Raises Unfinished."""
-        if not self._rows:
-            return
-        for label in (None, *pod.labels.items()):
-            for namespace in (None, pod.namespace):
-                for term, group in self._by_place.get((namespace, label), {}).items():
+        for namespace in (None, pod.namespace):
+            by_label = self._places.get(namespace)
+            if by_label is None:
+                continue
+            for label in (None, *pod.labels.items()):
+                for term, holders in by_label.get(label, {}).items():
                     if self._speaks_of(term, pod):
-                        yield term.topology_key, term.weight or 1, self._rows[group]
+                        yield term.topology_key, term.weight or 1, holders.rows
         for group, terms in self._many.items():
             for key, weight in terms.said(pod, self._speaks_of, allowance).items():
-                yield key, weight, self._rows[group]
+                yield key, weight, self._holders[group].rows
 
     def namespaces_changed(self) -> None:
         """Namespaces have other labels, or there are others."""

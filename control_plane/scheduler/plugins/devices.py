@@ -21,7 +21,7 @@ from rayplane.control_plane.scheduler.plugins.base import Cluster, Plugin, PodVi
 from rayplane.control_plane.scheduler.pods import PodInfo
 from rayplane.control_plane.scheduler.rows import rows_of_terms
 from rayplane.control_plane.scheduler.snapshot import Bools, Ints, Rows, Snapshot
-from rayplane.control_plane.scheduler.work import Allowance, SearchTooLong, Unfinished
+from rayplane.control_plane.scheduler.work import DECISION_MAX, Allowance, SearchTooLong, Unfinished
 
 ELSEWHERE = "resourceclaim not available on the node"
 NOT_ENOUGH = "cannot allocate all claims"
@@ -124,8 +124,10 @@ class DynamicResources(Plugin):
         return bool(view.pod.device_claims)
 
     def problem(self, view: PodView) -> str:
-        self._allowance = Allowance()  # a decision begins
         devices, pod = view.cluster.devices, view.pod
+        if not pod.device_claims:
+            return ""
+        self._allowance.left = DECISION_MAX  # a decision begins
         for name, key in pod.device_claims:
             if not key:
                 return f'waiting for the resourceclaim of "{name}" to be created'
@@ -213,6 +215,8 @@ class DynamicResources(Plugin):
         return tuple(key for _, key in view.pod.device_claims)
 
     def reserve(self, view: PodView, row: int) -> None:
+        if not view.pod.device_claims:
+            return
         wishes = self._wishes(view)
         if wishes:
             devices = view.cluster.devices

@@ -7,13 +7,11 @@ the row's domain. Source: Kubernetes concepts "Assigning Pods to Nodes" (inter-p
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from rayplane.control_plane.scheduler.counters import HeldTerms
 from rayplane.control_plane.scheduler.framework import PluginError
 from rayplane.control_plane.scheduler.many_terms import ManyTerms, TermSums
 from rayplane.control_plane.scheduler.plugins.args import InterPodAffinityArgs
@@ -21,7 +19,7 @@ from rayplane.control_plane.scheduler.plugins.base import SCORE_MAX, Plugin, Pod
 from rayplane.control_plane.scheduler.pods import PodInfo, PodTerm
 from rayplane.control_plane.scheduler.snapshot import Bools, Ints, Rows, Snapshot
 from rayplane.control_plane.scheduler.term_kinds import has_many
-from rayplane.control_plane.scheduler.work import Allowance, Unfinished
+from rayplane.control_plane.scheduler.work import DECISION_MAX, Allowance, Unfinished
 
 AFFINITY = "node(s) didn't match pod affinity rules"
 ANTI_AFFINITY = "node(s) didn't match pod anti-affinity rules"
@@ -100,20 +98,15 @@ class InterPodAffinity(Plugin):
     # -- filter --------------------------------------------------------------------------------------------
 
     def problem(self, view: PodView) -> str:
-        self._allowance = Allowance()  # a decision begins
+        self._allowance.left = DECISION_MAX  # a decision begins
         return ""
 
-    @contextmanager
-    def _bounded(self) -> Iterator[None]:
-        """PluginError where what is within takes too long."""
-        try:
-            yield
-        except Unfinished as e:
-            text = "thousands of terms are not yet compared with all pods, with which the next try goes on"
-            raise PluginError(f'running Filter plugin "{self.name}": {text}') from e
+    def _too_long(self) -> PluginError:
+        text = "thousands of terms are not yet compared with all pods, with which the next try goes on"
+        return PluginError(f'running Filter plugin "{self.name}": {text}')
 
     def _sums(self, view: PodView) -> TermSums | None:
-        """Sums of the terms of a pod that has many."""
+        """Sums of the terms of a pod that has many. Raises Unfinished."""
         pod = view.pod
         if not has_many(pod):
             return None
@@ -122,20 +115,17 @@ class InterPodAffinity(Plugin):
             found = view.memo[_SUMS] = self._many.sums(view.snapshot, pod.rules, self._allowance)
         return found
 
-    def _held(self, view: PodView, terms: HeldTerms) -> list[tuple[str, int, Ints]]:
-        """Terms of pods that run which speak of this one."""
-        with self._bounded():
-            return [*terms.speaking_of(view.pod, self._allowance)]
-
     def concerns(self, view: PodView) -> bool:
         return bool(view.pod.affinity or view.pod.anti_affinity or view.snapshot.anti)
 
     def _refused(self, view: PodView) -> _Refused:
         found: _Refused | None = view.memo.get(self.name)
         if found is None:
-            with self._bounded():
+            try:
                 sums = self._sums(view)
                 found = view.memo[self.name] = _refused(view.pod, view.snapshot, sums, self._allowance)
+            except Unfinished as e:
+                raise self._too_long() from e
         return found
 
     def allowed(self, view: PodView, rows: Rows) -> Bools | None:
@@ -167,21 +157,30 @@ class InterPodAffinity(Plugin):
         of the terms of pods there that speak of this pod. A required affinity of theirs counts as preferred.
         """
         pod, snapshot = view.pod, view.snapshot
+        if not (pod.has_terms or snapshot.preferred or snapshot.near):
+            return None
+        try:
+            total = self._total(view, pod, snapshot)
+        except Unfinished as e:
+            raise self._too_long() from e
+        return None if total is None else total[rows]
+
+    def _total(self, view: PodView, pod: PodInfo, snapshot: Snapshot) -> Ints | None:
+        """The scores of all rows; None where they are the same. Raises Unfinished."""
         total: Ints | None = None
-        with self._bounded():
-            sums = self._sums(view)
+        sums = self._sums(view)
         for key, weighted in _weighted(pod, snapshot) if sums is None else sums.preferred.items():
             total = _plus(total, snapshot.domain_sums(key, weighted))
         if sums is not None and pod.preferred and total is None:
             total = np.zeros(snapshot.rows, dtype=np.int64)
         if pod.preferred or not self._args.ignore_preferred_terms_of_existing_pods:
-            for key, weight, holders in self._held(view, snapshot.preferred):
-                total = _plus(total, weight * snapshot.domain_sums(key, holders))
+            for key, weight, holders in snapshot.preferred.speaking_of(pod, self._allowance):
+                total = _plus(total, _times(weight, snapshot.domain_sums(key, holders)))
         hard = self._args.hard_pod_affinity_weight
         if hard:
-            for key, count, holders in self._held(view, snapshot.near):
-                total = _plus(total, hard * count * snapshot.domain_sums(key, holders))
-        return None if total is None else total[rows]
+            for key, count, holders in snapshot.near.speaking_of(pod, self._allowance):
+                total = _plus(total, _times(hard * count, snapshot.domain_sums(key, holders)))
+        return total
 
     def normalized(self, view: PodView, raw: Ints, among: Bools) -> Ints:
         """The allowed rows span 0 to 100; all have 0 when they are equal."""
@@ -197,8 +196,12 @@ class InterPodAffinity(Plugin):
 
 def _weighted(pod: PodInfo, snapshot: Snapshot) -> Iterator[tuple[str, Ints]]:
     for term in pod.preferred:
-        yield term.topology_key, term.weight * _count(snapshot, term)
+        yield term.topology_key, _times(term.weight, _count(snapshot, term))
 
 
 def _plus(total: Ints | None, more: Ints) -> Ints:
     return more if total is None else total + more
+
+
+def _times(weight: int, rows: Ints) -> Ints:
+    return rows if weight == 1 else weight * rows
