@@ -87,6 +87,7 @@ class MachineNetwork:
         Packets have an Ethernet header, `WIRE_HEADER` for those that are written.
         """
         name, far = f"wire{os.getpid()}", f"far{os.getpid()}"
+        self._remove(name)
         self._routes.link("add", ifname=name, kind="veth", peer={"ifname": far, "mtu": MTU}, mtu=MTU, address=_WIRE_MAC)
         (self._wire,) = self._routes.link_lookup(ifname=name)
         _without_offload(name)
@@ -129,7 +130,10 @@ class MachineNetwork:
 
     def remove_pod(self, uid: str) -> None:
         """Remove a pod's interface, and the way to its address with it."""
-        for index in self._routes.link_lookup(ifname=_name(uid)):
+        self._remove(_name(uid))
+
+    def _remove(self, name: str) -> None:
+        for index in self._routes.link_lookup(ifname=name):
             with contextlib.suppress(NetlinkError):  # it went meanwhile
                 self._routes.link("del", index=index)
 
