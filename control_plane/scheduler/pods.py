@@ -280,9 +280,9 @@ def group_of(spec: Mapping[str, Any], namespace: str) -> str:
 
 def _attached(spec: Mapping[str, Any]) -> Iterator[str]:
     for volume in spec["volumes"]:
-        for field, driver in MIGRATED.items():
-            source = volume.get(field)
-            if source:
+        for field, source in volume.items():
+            driver = MIGRATED.get(field)
+            if driver and source:
                 handle = next((str(source[name]) for name in _HANDLES if source.get(name)), "")
                 yield f"{driver}{DISK_MARK}{handle}"
 

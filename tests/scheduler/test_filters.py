@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rayplane.control_plane.scheduler import Failure, Placement
+from rayplane.control_plane.scheduler.nodes import NodeInfo
 from tests.scheduler.build import World, claim, info, node, on, pod, storage_class, volume
 
 HOST = "kubernetes.io/hostname"
@@ -252,6 +253,21 @@ def test_affinity_follows_and_the_first_of_a_group_may_start_anywhere() -> None:
     first = world.place(pod("w0", labels={"app": "web"}, affinity=near, nodeSelector={HOST: "c"}))
     assert first == "c"
     assert world.place(pod("client", affinity=near, cpu="2")) == "b", "the same zone"
+
+
+def test_pods_that_keep_away_from_all_namespaces_do_so_however_many_nodes_come_after_them() -> None:
+    world = World(node("a"))
+    away = pod_rules("podAntiAffinity", HOST, {"app": "web"})
+    away["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][0]["namespaceSelector"] = {}
+    world.run(on("a", pod("x", namespace="team", affinity=away)))
+    for number in range(world.snapshot.rows):
+        world.snapshot.set_node(NodeInfo.of(node(f"n{number}")))
+    text = world.fail(pod("p", labels={"app": "web"}, nodeSelector={HOST: "a"}))
+    assert "1 node(s) didn't satisfy existing pods anti-affinity rules" in text
+    assert world.place(pod("q", labels={"app": "web"}))
+    world.snapshot.remove_pod("team/x")
+    assert world.place(pod("r", labels={"app": "web"}, nodeSelector={HOST: "a"})) == "a"
+    assert not world.snapshot.anti._places, "nothing is kept of terms that nobody holds"
 
 
 def test_affinity_needs_its_own_namespace_or_a_selector_of_namespaces() -> None:

@@ -6,7 +6,7 @@ the row's domain. Source: Kubernetes concepts "Assigning Pods to Nodes" (inter-p
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -51,13 +51,12 @@ def _refused(pod: PodInfo, snapshot: Snapshot, sums: TermSums | None, allowance:
     for key, _, holders in snapshot.anti.speaking_of(pod, allowance):
         existing = _any(existing, snapshot.domain_sums(key, holders) > 0)
     apart: Bools | None = None
-    spoken_of: Iterable[tuple[str, Ints]] = (
-        ((term.topology_key, _count(snapshot, term)) for term in pod.anti_affinity)
-        if sums is None
-        else sums.apart.items()
-    )
-    for key, rows in spoken_of:
-        apart = _any(apart, snapshot.domain_sums(key, rows) > 0)
+    if sums is not None:
+        for key, rows in sums.apart.items():
+            apart = _any(apart, snapshot.domain_sums(key, rows) > 0)
+    else:
+        for term in pod.anti_affinity:
+            apart = _any(apart, snapshot.domain_sums(term.topology_key, _count(snapshot, term)) > 0)
     if not pod.affinity:
         return _Refused(None, apart, existing)
     return _Refused(
