@@ -58,9 +58,10 @@ async def keep_tracking(registry: ObjectRegistry) -> None:
     wanted = legacy_tokens.tracking(registry.env.clock.now())
     await _ensure(registry, wanted)
     place, name = legacy_tokens.TRACKING_NAMESPACE, legacy_tokens.TRACKING
-    known = await registry.lookup.get("configmaps", name, place)
-    if known is not None and legacy_tokens.tracked_since(known) is None:
-        await _complete(registry, Target(registry.kinds.named("configmaps"), place, name), known, wanted)
+    info = registry.kinds.named("configmaps")
+    known = (await registry.hub.cache(registry.kinds.stored(info))).get(place, name)
+    if known is not None and known.readable and legacy_tokens.tracked_since(known.object) is None:
+        await _complete(registry, Target(info, place, name), known.object, wanted)
 
 
 async def _ensure(registry: ObjectRegistry, o: Object) -> None:

@@ -137,6 +137,15 @@ class Binder:
                 self.tell(placement)
         return errors
 
+    async def is_bound(self, placement: Placement) -> bool:
+        """Whether the pod has this very node already, by an earlier call."""
+        pod = placement.pod
+        try:
+            found = await self._client.get("pods", pod.name, pod.namespace)
+        except ApiError:
+            return False
+        return meta.uid(found) == pod.uid and meta.node_name(found) == placement.node
+
     def tell(self, placement: Placement) -> None:
         """Tell users that the pod has its node."""
         self._recorder.event(placement.pod.obj, "Normal", "Scheduled", report.bound(placement.pod.key, placement.node))

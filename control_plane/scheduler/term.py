@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.errors import Conflict, NotFound
+from rayplane.control_plane.api.errors import ApiError, Conflict, NotFound, ServerTimeout, ServiceUnavailable, Timeout
+from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.client import ApiClient, EventRecorder
 from rayplane.control_plane.scheduler.binder import Binder, VolumeWaits
 from rayplane.control_plane.scheduler.config import SchedulerConfig
@@ -35,6 +36,10 @@ from rayplane.storage.env import Env
 ALONE_MAX = 1024
 #: A turn takes no further pod after this, and is followed by this pause then.
 TURN_S, PAUSE_S = 0.25, 0.05
+#: After this long no call without an answer can bind a pod any more: API servers and members have given it up.
+UNKNOWN_S = 60.0
+_UNKNOWN = (ServerTimeout, ServiceUnavailable, Timeout)
+_AGAIN = Backoff(0.1, 5.0)
 
 
 class Term:
@@ -294,19 +299,34 @@ class Term:
             self._lost(placement, str(why))
 
     async def _bind(self, placements: Sequence[Placement]) -> bool:
-        """Bind pods together; whether all are bound."""
-        queued = [self.queue.find(p.pod.key) for p in placements]  # the informer may be faster than the answer
-        errors = await self._binder.bind(placements)
-        for placement, error, one in zip(placements, errors, queued, strict=True):
-            if error is None:
-                self._is_bound(placement, one)
-            elif isinstance(error, (Conflict, NotFound)):
-                # It has a node, is being deleted, or is gone: the informer tells. Until then it backs off.
-                self._lost(placement, "")
-            else:
-                self._lost(placement, f'running Bind plugin "DefaultBinder": {error.message}')
+        """Bind pods together; whether all are bound.
 
-        return not any(errors)
+        A call without an answer may have bound its pods, now or in a while: they keep their room, and are bound again
+        there until an answer comes, or none can come any more.
+        """
+        all_bound, pause_s, give_up_at = True, 0.0, _now() + UNKNOWN_S
+        while placements:
+            queued = [self.queue.find(p.pod.key) for p in placements]  # the informer may be faster than the answer
+            errors = await self._binder.bind(placements)
+            unknown = []
+            for placement, error, one in zip(placements, errors, queued, strict=True):
+                if error is None or (isinstance(error, Conflict) and await self._binder.is_bound(placement)):
+                    self._is_bound(placement, one)
+                elif isinstance(error, _UNKNOWN) and self._is_queued(placement.pod) and _now() < give_up_at:
+                    self._broken.append(Failure(placement.pod, _not_bound(error), is_fault=True))
+                    unknown.append(placement)
+                else:
+                    # Refused, or it has another node, is being deleted, or gone: the informer tells. Until then it
+                    # backs off.
+                    told = isinstance(error, (Conflict, NotFound))
+                    self._lost(placement, "" if told else _not_bound(error))
+                    all_bound = False
+            placements = unknown
+            if unknown:
+                self._wake.set()
+                pause_s = _AGAIN.after_s(pause_s)
+                await asyncio.sleep(pause_s)
+        return all_bound
 
     def _is_bound(self, placement: Placement, queued: QueuedPod | None) -> None:
         if queued is not None:
@@ -357,6 +377,10 @@ class Term:
             else:
                 self._ready.append(placement)
                 self._wake.set()
+
+
+def _not_bound(error: ApiError) -> str:
+    return f'running Bind plugin "DefaultBinder": {error.message}'
 
 
 def _now() -> float:

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.errors import ServiceUnavailable
+from rayplane.control_plane.api.errors import ApiError, ServiceUnavailable, Timeout
 from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.client import ApiClient
 from rayplane.control_plane.scheduler import Scheduler, SchedulerConfig
@@ -203,6 +203,35 @@ async def test_a_binding_without_an_answer_is_not_forgotten(api: FakeClient, tur
         api.put("pods", pod("q", cpu="1"))
         await until(lambda: scheduler.pending()[Place.UNSCHEDULABLE] == 1)
         assert not node_of(api, "q")
+    finally:
+        await scheduler.stop()
+
+
+@pytest.mark.parametrize("error", [ServiceUnavailable("no answer"), Timeout("no answer")])
+async def test_what_a_call_without_an_answer_may_have_bound_keeps_its_room(api: FakeClient, error: ApiError) -> None:
+    """Neither the answer nor the informer tells that the first pod is bound, while the second looks for room."""
+    lost = iter([True])
+
+    async def lose(operations: Any) -> None:
+        if is_binding(operations) and next(lost, False):
+            api.hold_events()
+            raise error
+
+    api.put("nodes", node("n1", cpu="1"))
+    for name in ("p", "q"):
+        api.put("pods", pod(name, cpu="1"))
+
+    def bound() -> int:
+        return sum(bool(node_of(api, name)) for name in ("p", "q"))
+
+    api.after_batch = lose
+    scheduler = make(api, bind_batch_max=1)
+    await scheduler.start()
+    try:
+        await until(lambda: scheduler.pending().get(Place.UNSCHEDULABLE) == 1 or bound() == 2)
+        api.release_events()
+        await quiet(api)
+        assert bound() == 1
     finally:
         await scheduler.stop()
 
