@@ -88,6 +88,8 @@ class NodeLeases:
         self._nodes: list[LeasedNode] = []
         self._turns = Turns()
         self._wanted = 0
+        self._there = asyncio.Event()
+        """Set when there is a node."""
         self._task: asyncio.Task[None] | None = None
         self._resuming: dict[str, asyncio.Task[None]] = {}
 
@@ -101,6 +103,7 @@ class NodeLeases:
         for node in nodes:
             node.fence.heard_at = asyncio.get_running_loop().time()
             self._nodes.append(node)
+            self._there.set()
 
     async def stop(self) -> None:
         await cancel_and_wait(self._task, *self._resuming.values())
@@ -108,6 +111,7 @@ class NodeLeases:
     async def _renew_for_ever(self) -> None:
         loop = asyncio.get_running_loop()
         every = self._timing.lease_renew_s
+        await self._there.wait()
         due = loop.time()
         while True:
             began = loop.time()

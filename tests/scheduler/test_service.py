@@ -210,11 +210,12 @@ async def test_a_binding_without_an_answer_is_not_forgotten(api: FakeClient, tur
 @pytest.mark.parametrize("error", [ServiceUnavailable("no answer"), Timeout("no answer")])
 async def test_what_a_call_without_an_answer_may_have_bound_keeps_its_room(api: FakeClient, error: ApiError) -> None:
     """Neither the answer nor the informer tells that the first pod is bound, while the second looks for room."""
-    lost = iter([True])
+    lost, held = iter([True]), asyncio.Event()
 
     async def lose(operations: Any) -> None:
         if is_binding(operations) and next(lost, False):
             api.hold_events()
+            held.set()
             raise error
 
     api.put("nodes", node("n1", cpu="1"))
@@ -228,7 +229,9 @@ async def test_what_a_call_without_an_answer_may_have_bound_keeps_its_room(api: 
     scheduler = make(api, bind_batch_max=1)
     await scheduler.start()
     try:
+        await until(held.is_set)
         await until(lambda: scheduler.pending().get(Place.UNSCHEDULABLE) == 1 or bound() == 2)
+        await quiet(api)
         api.release_events()
         await quiet(api)
         assert bound() == 1

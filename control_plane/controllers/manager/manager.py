@@ -138,8 +138,8 @@ class Term:
         self._crds_changed = asyncio.Event()
 
     def _of(self, controller: str) -> ApiClient:
-        """The client of a controller, who writes under a name of its own."""
-        account = ACCOUNTS[controller]
+        """The client of a controller, who writes under a name of its own; under the manager's where none is known."""
+        account = ACCOUNTS.get(controller, "")
         if account not in self._clients:
             self._clients[account] = self._root.acting(user_of(account))
         return self._clients[account]

@@ -18,6 +18,7 @@ from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
 from rayplane.control_plane.rpc.http2 import frames as f
 from rayplane.control_plane.rpc.tls import Authority
 from rayplane.node.proxy.pipes import TcpPipe, splice
+from rayplane.node.runtime.pod_network import DIRECT
 from tests.apiserver.conftest import Stack
 from tests.fuzz import mutate
 from tests.fuzz.targets import http2
@@ -150,4 +151,4 @@ async def world() -> AsyncIterator[Ports]:
 
 async def _piped(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, target: str) -> None:
     host, _, port = target.rpartition(":")
-    await splice(TcpPipe(reader, writer), await TcpPipe.connect(host, int(port), timeout=20))
+    await splice(TcpPipe(reader, writer), await TcpPipe.connect(DIRECT, host, int(port), timeout=20))
