@@ -47,7 +47,7 @@ async def on_disk(root: Path, n: int = 1, *, start: bool = True, **options: Any)
         yield cluster
 
 
-async def live(cluster: EtcdCluster, rng: random.Random, writes: int = 150) -> dict[bytes, bytes]:
+async def live(cluster: EtcdCluster, rng: random.Random, writes: int = 300) -> dict[bytes, bytes]:
     """Puts, deletes and a compaction; what is left of the keys."""
     state: dict[bytes, bytes] = {}
     for n in range(writes):
