@@ -138,7 +138,9 @@ class NodeHost:
         for runtime in self._runtimes.values():
             stack.push_async_callback(runtime.close)
             await runtime.open()
-        await self._start_overlay()
+        if self.carrier is not None and not self._runtimes[PROCESS].trouble:
+            self.carrier.start()
+            stack.push_async_callback(self.carrier.stop)
         stack.push_async_callback(self._objects.stop)
         stack.push_async_callback(self._tasks.cancel)
         await self._start_kubelets()
@@ -160,17 +162,6 @@ class NodeHost:
         self._stack.push_async_callback(server.stop)
         host, _, port = server.address.rpartition(":")
         self.advertised = f"{self.config.advertise_host or host}:{port}"
-
-    async def _start_overlay(self) -> None:
-        """Take part in the network of pods between machines, where pods are isolated."""
-        if self.carrier is None:
-            return
-        try:
-            await self.carrier.start()
-        except OSError as e:
-            log.warning("pods of other machines cannot be reached by address: %s", e)
-        else:
-            self._stack.push_async_callback(self.carrier.stop)
 
     async def _start_kubelets(self) -> None:
         shared = self._shared()

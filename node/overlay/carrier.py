@@ -78,14 +78,17 @@ class Carrier:
         self._device = -1
         self._leads = False
         self._changed = asyncio.Event()
+        self._stale = asyncio.Event()
+        """Set while there is no device, or none in the network that is there now."""
         self._work: list[asyncio.Task[None]] = []
 
-    async def start(self) -> None:
-        """Take part. Raises OSError."""
-        await self._open()
+    def start(self) -> None:
+        """Take part."""
         self._nodes.add_handler(lambda kind, old, new: self._changed.set())
         self._changed.set()
+        self._stale.set()
         self._work = [
+            self._tasks.spawn(self._keep_device(), "device between machines"),
             self._tasks.spawn(self._follow(), "routes between machines"),
             self._tasks.spawn(self._lead(), "lead of this machine's hosts"),
         ]
@@ -97,25 +100,28 @@ class Carrier:
             await link.close()
         self._drop_device()
 
-    async def _open(self) -> None:
-        self._device = await self._wire.open_wire()
-        asyncio.get_running_loop().add_reader(self._device, self._read)
-        # Routes go with the device that they lead to.
-        self._routes = set()
-        self._set_routes()
-
     def reopen(self) -> None:
         """Make the device anew: the network that it was in is gone."""
         self._drop_device()
-        self._tasks.spawn(self._open_again(), "device between machines")
+        self._stale.set()
 
-    async def _open_again(self) -> None:
+    async def _keep_device(self) -> None:
         while True:
+            await self._stale.wait()
+            self._stale.clear()
             try:
-                return await self._open()
+                device = await self._wire.open_wire()
             except OSError as e:
                 log.warning("pods of other machines cannot be reached by address: %s", e)
                 await asyncio.sleep(LEAD_LOOK_S)
+                self._stale.set()
+                continue
+            self._drop_device()
+            self._device = device
+            asyncio.get_running_loop().add_reader(device, self._read)
+            # Routes go with the device that they lead to.
+            self._routes = set()
+            self._set_routes()
 
     def _drop_device(self) -> None:
         if self._device >= 0:
@@ -149,7 +155,7 @@ class Carrier:
             os.close(fd)
 
     def _set_routes(self) -> None:
-        if not self._leads:
+        if not self._leads or self._device < 0:
             return
         wanted = set(self._table.elsewhere(self._wire.network_id))
         for cidr in self._routes - wanted:

@@ -40,6 +40,8 @@ class ShimClient:
     def __init__(self, command: Sequence[str] = (), lost: Callable[[], None] | None = None) -> None:
         self._command = command or (sys.executable, "-I", "-S", shim.__file__, SOCKET)
         self._on_lost = lost
+        self.broken = ""
+        """Why no shim can work here: none is started any more. Empty while one can."""
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._reports: dict[str, Report] = {}
@@ -93,6 +95,8 @@ class ShimClient:
                 f"command and environment take {len(data)} bytes, at most {MESSAGE_MAX} are possible: "
                 "use a file in a volume for large values"
             )
+        if self.broken:
+            raise RuntimeFailed(self.broken)
         if len(self._unsent) >= UNSENT_MAX:
             raise RuntimeFailed("the shim does not take orders any more; restart the node host")
         self.start()
@@ -126,6 +130,9 @@ class ShimClient:
                 data, fds, _, _ = socket.recv_fds(self._socket, MESSAGE_MAX, 1)
             except BlockingIOError:
                 return
+            except ConnectionResetError:
+                # It went with orders unread. That is told once, and before what it said at last.
+                continue
             except OSError:
                 data, fds = b"", []
             if not data:
@@ -143,8 +150,10 @@ class ShimClient:
             report = self._reports.pop(ident, None)
         if report is not None:
             report(message | {"fds": fds} if fds else message)
-        else:
-            _close(fds)
+            return
+        _close(fds)
+        if message["ev"] == "failed":
+            log.warning("the shim of this node host failed: %s", message["error"])
 
     def _lost(self) -> None:
         log.error("the shim of this node host died; its containers are killed and started again")

@@ -4,26 +4,22 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 from dnslib import DNSRecord
 
 from rayplane.control_plane.api.pods.state import pod_is_ready
-from rayplane.node.config import NAMESPACES, NodeConfig
+from rayplane.node.config import NodeConfig
 from rayplane.node.host import NodeHost
 from rayplane.node.proxy.rules import SLICES
-from rayplane.node.runtime.isolation.probe import probe
 from tests.fakes import FakeClient
 from tests.node.dns.test_dns_answers import a_slice, service
+from tests.node.isolated import Isolating, isolating, make_isolating
 from tests.node.processes import NODE, logs, phase, shell, state
 
-FOUND = probe()
-MakeHost = Callable[..., Awaitable[NodeHost]]
+__all__ = ["make_isolating"]
 pytestmark = pytest.mark.processes
-isolating = pytest.mark.skipif(not FOUND.works, reason=f"no isolation here: {FOUND.why}")
 #: This process's own, so that tests may run beside each other.
 OWN = f"127.86.{os.getpid() >> 8 & 255}.{os.getpid() & 255}"
 LOOK_UP = """python3 -c '
@@ -34,21 +30,6 @@ for name in sys.argv[1:]:
     except socket.gaierror as e:
         print(e.errno == socket.EAI_NONAME)
 '"""
-
-
-@pytest.fixture
-def make_isolating(make_host: MakeHost, tmp_path: Path) -> MakeHost:
-    def make(*nodes: NodeConfig) -> Awaitable[NodeHost]:
-        return make_host(
-            *nodes,
-            isolation=NAMESPACES,
-            machine_file=str(tmp_path / "isolation"),
-            services="10.78.0.0/16",
-            loopback_networks=("10.77.0.0/16", "10.78.0.0/16", "127.78.0.0/16"),
-            dns="10.78.0.10",
-        )
-
-    return make
 
 
 async def output(api: FakeClient, host: NodeHost, name: str, script: str, **spec: Any) -> list[str]:
@@ -65,7 +46,7 @@ def put_service(api: FakeClient, name: str, ip: str, *endpoints: dict[str, Any],
 
 
 @isolating
-async def test_a_pod_finds_services_by_their_names(api: FakeClient, make_isolating: MakeHost) -> None:
+async def test_a_pod_finds_services_by_their_names(api: FakeClient, make_isolating: Isolating) -> None:
     api.put("namespaces", {"metadata": {"name": "default"}})
     put_service(api, "web", "10.78.0.20")
     put_service(api, "db", "None", {"addresses": ["10.77.1.9"], "hostname": "db-0"}, {"addresses": ["10.77.1.8"]})
@@ -77,7 +58,7 @@ async def test_a_pod_finds_services_by_their_names(api: FakeClient, make_isolati
 
 @isolating
 async def test_a_database_is_reached_by_its_name_and_again_when_the_network_was_lost(
-    api: FakeClient, make_isolating: MakeHost
+    api: FakeClient, make_isolating: Isolating
 ) -> None:
     host = await make_isolating(NODE)
     serve = "mkdir /www; hostname > /www/name; exec python3 -m http.server 8080 --directory /www"
@@ -103,7 +84,7 @@ async def test_a_database_is_reached_by_its_name_and_again_when_the_network_was_
     assert (await output(api, host, "second", again))[0] == "mongo"
 
 
-async def test_people_at_the_machine_ask_where_pods_share_its_network(api: FakeClient, make_host: MakeHost) -> None:
+async def test_people_at_the_machine_ask_where_pods_share_its_network(api: FakeClient, make_host: Isolating) -> None:
     put_service(api, "web", "10.78.0.20")
     host = await make_host(NODE, dns=OWN)
     assert host.dns is not None
@@ -123,5 +104,5 @@ async def _received(sock: socket.socket) -> bytes:
     return await asyncio.get_running_loop().sock_recv(sock, 4096)
 
 
-async def test_simulated_nodes_serve_no_names(api: FakeClient, make_host: MakeHost) -> None:
+async def test_simulated_nodes_serve_no_names(api: FakeClient, make_host: Isolating) -> None:
     assert (await make_host(NodeConfig("n1"), dns=OWN)).dns is None

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +11,13 @@ import pytest
 from rayplane.control_plane.api.pods.state import pod_is_ready
 from rayplane.node.config import NAMESPACES, NodeConfig
 from rayplane.node.host import NodeHost
-from rayplane.node.runtime.isolation.probe import probe
 from tests.fakes import FakeClient
 from tests.node.conftest import make_pod
+from tests.node.isolated import SLEEP, Isolating, ended, isolating, make_isolating
 from tests.node.processes import NODE, gone, logs, phase, run_in, shell, state
 
-FOUND = probe()
-pytestmark = [pytest.mark.processes, pytest.mark.skipif(not FOUND.works, reason=f"no isolation here: {FOUND.why}")]
-
-Isolating = Callable[..., Awaitable[NodeHost]]
-SLEEP = "sleep 1000"
-
-
-@pytest.fixture
-def make_isolating(make_host: Isolating, tmp_path: Path) -> Isolating:
-    def make(*nodes: NodeConfig, machine: str = "machine") -> Awaitable[NodeHost]:
-        return make_host(
-            *nodes,
-            isolation=NAMESPACES,
-            machine_file=str(tmp_path / machine / "isolation"),
-            services="10.78.0.0/16",
-            dns="10.78.0.10",
-        )
-
-    return make
+__all__ = ["make_isolating"]
+pytestmark = [pytest.mark.processes, isolating]
 
 
 def service(api: FakeClient, ip: str, endpoint: dict[str, Any]) -> None:
@@ -54,13 +36,6 @@ async def until_reached(host: NodeHost, ip: str) -> None:
     async with asyncio.timeout(20):
         while (await run_in(host, "box", "python3", "-c", ask))[2]:
             await asyncio.sleep(0.01)
-
-
-async def ended(api: FakeClient, host: NodeHost, script: str, **spec: Any) -> str:
-    """The output of a pod that runs a script to its end."""
-    api.put("pods", shell("job", script, restartPolicy="Never", **spec))
-    await api.until(lambda: phase(api, "job") in ("Succeeded", "Failed"))
-    return (await logs(host, "job")).decode()
 
 
 async def test_a_pod_has_its_own_names_address_and_processes(api: FakeClient, make_isolating: Isolating) -> None:
@@ -186,6 +161,38 @@ async def test_a_restarted_container_begins_with_a_fresh_root(api: FakeClient, m
     api.put("pods", shell("twice", script, container=container, volumes=volumes, restartPolicy="OnFailure"))
     await api.until(lambda: phase(api, "twice") == "Succeeded")
     assert (await logs(host, "twice")).decode() == "2\n"
+
+
+async def test_devices_between_machines_go_with_the_hosts_that_had_them(
+    api: FakeClient, make_isolating: Isolating
+) -> None:
+    host, other = await make_isolating(NODE), await make_isolating(NodeConfig("n2", runtime="process"))
+    api.put("pods", shell("box", SLEEP, hostNetwork=True))
+    await api.until(lambda: "running" in state(api, "box"))
+
+    async def wires() -> set[str]:
+        links = (await run_in(host, "box", "ip", "-br", "link"))[0].decode().splitlines()
+        return {link.split("@")[0] for link in links if link.startswith("wire")}
+
+    async with asyncio.timeout(20):
+        while len(await wires()) < 2:
+            await asyncio.sleep(0.01)
+        before = await wires()
+        os.kill(other._runtimes["process"].shim.pid, signal.SIGKILL)  # type: ignore[attr-defined]
+        while await wires() == before or len(await wires()) != 2:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_machine_that_lets_nothing_be_isolated_is_not_asked_again(
+    api: FakeClient, make_host: Isolating, caplog: pytest.LogCaptureFixture
+) -> None:
+    host = await make_host(NODE, isolation=NAMESPACES, machine_file="/proc/none/isolation", services="10.78.0.0/16")
+    ready = {c["type"]: c for c in api.objects["nodes"]["n1"]["status"]["conditions"]}["Ready"]
+    assert ready["status"] == "False" and "does not let pods be isolated" in ready["message"]
+    api.put("pods", shell("box", SLEEP))
+    await api.until(lambda: api.events("FailedCreatePodSandBox"))
+    host.kubelet("n1").keep_alive(1.0)
+    assert host._runtimes["process"].shim.pid == 0  # type: ignore[attr-defined]
 
 
 async def test_nothing_outlives_a_killed_shim_and_its_pods_come_back(

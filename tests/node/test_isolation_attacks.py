@@ -15,10 +15,11 @@ from rayplane.node.runtime.isolation.users import give
 from rayplane.storage.env import Beneath
 from tests.fakes import FakeClient
 from tests.node.conftest import make_pod
+from tests.node.isolated import SLEEP, Isolating, ended, isolating, make_isolating
 from tests.node.processes import NODE, phase, run_in, shell, state
-from tests.node.test_isolation import SLEEP, Isolating, ended, make_isolating, pytestmark
 
-__all__ = ["make_isolating", "pytestmark"]
+__all__ = ["make_isolating"]
+pytestmark = [pytest.mark.processes, isolating]
 
 
 @pytest.fixture

@@ -151,8 +151,6 @@ def _stand_alone(stdio: Sequence[int], *, tty: bool) -> None:
 
 
 def _run(message: dict[str, Any], *, die_with_parent: bool) -> NoReturn:
-    for name, soft, hard in message.get("rlimits") or ():
-        resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (soft, hard))
     cwd = message["cwd"]
     os.makedirs(cwd, exist_ok=True)
     _, most = resource.getrlimit(resource.RLIMIT_NPROC)

@@ -25,6 +25,7 @@ INTERFACE = "eth0"
 MTU = 65000
 """Of every interface: between machines packets travel in a stream, which takes them at any size."""
 _IPV4 = 0x0800
+_WIRE = "wire"
 _WIRE_MAC = "02:70:6f:64:73:31"
 WIRE_HEADER = bytes.fromhex(_WIRE_MAC.replace(":", "")) * 2 + _IPV4.to_bytes(2)
 """Before a packet for the machine: to the device from itself."""
@@ -86,8 +87,9 @@ class MachineNetwork:
 
         Packets have an Ethernet header, `WIRE_HEADER` for those that are written.
         """
-        name, far = f"wire{os.getpid()}", f"far{os.getpid()}"
+        name, far = f"{_WIRE}{os.getpid()}", f"far{os.getpid()}"
         self._remove(name)
+        self._remove_wires_of_the_dead()
         self._routes.link("add", ifname=name, kind="veth", peer={"ifname": far, "mtu": MTU}, mtu=MTU, address=_WIRE_MAC)
         (self._wire,) = self._routes.link_lookup(ifname=name)
         _without_offload(name)
@@ -131,6 +133,13 @@ class MachineNetwork:
     def remove_pod(self, uid: str) -> None:
         """Remove a pod's interface, and the way to its address with it."""
         self._remove(_name(uid))
+
+    def _remove_wires_of_the_dead(self) -> None:
+        """The network outlives a shim while another has it, and so would its device."""
+        for link in self._routes.get_links():
+            pid = link.get("ifname", "").removeprefix(_WIRE)
+            if pid.isdigit() and not os.path.exists(f"/proc/{pid}"):
+                self._remove(f"{_WIRE}{pid}")
 
     def _remove(self, name: str) -> None:
         for index in self._routes.link_lookup(ifname=name):

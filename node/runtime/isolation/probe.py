@@ -56,9 +56,9 @@ def _attempt(directory: str) -> None:
     with open(os.devnull, "r+b") as nothing:
         started = launch.start(message, pod.fds, [nothing.fileno()] * 3)
     failure = started.failure()
-    os.waitpid(started.pid, 0)
-    if failure is not None:
-        raise failure
+    _, status = os.waitpid(started.pid, 0)
+    if failure is not None or status:
+        raise failure or OSError(f"a program ended with status {status}")
 
 
 def _main() -> None:

@@ -73,12 +73,16 @@ class IsolatedRuntime(ProcessRuntime):
         self._made: set[str] = set()  # uids of pods and addresses of nodes that the shim has
 
     async def open(self) -> None:
-        """Start the shim."""
+        """Start the shim. Where the machine does not let it isolate there is `trouble`, and it is not tried again."""
         for directory in self._own:
             os.makedirs(directory, mode=0o700, exist_ok=True)
         answer = await self._ask("", op="alive", seconds=ANSWER_S)
         if answer["ev"] == "failed":
-            self.trouble = f"this machine does not let pods be isolated: {answer['error']}"
+            self.trouble = self.shim.broken = f"this machine does not let pods be isolated: {answer['error']}"
+
+    def keep_alive(self, seconds: float) -> None:
+        if not self.trouble:
+            super().keep_alive(seconds)
 
     async def _ask(self, ident: str, **order: Any) -> dict[str, Any]:
         """Send an order and return its answer. Raises SandboxError, RuntimeFailed."""
@@ -106,19 +110,25 @@ class IsolatedRuntime(ProcessRuntime):
     # --- pods -------------------------------------------------------------------------------------
 
     def add_node(self, address: str, cidr: str) -> None:
-        """Have the network of a node."""
         self._nodes[address] = cidr
-        self._make_network()
+        if not self.trouble:
+            self._make_network()
 
     async def add_pod(self, place: PodPlace) -> None:
         self._places[place.uid] = place
         self._write_files(place)
-        answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        if self.ensure(place.uid, answer.set_result):
-            message = await answer
-            if message["ev"] == "failed":
-                self._made.discard(place.uid)
-                raise SandboxError(message["error"])
+        if place.host_network or place.uid in self._made:
+            return
+        try:
+            self._make_network()
+            self._made.add(place.uid)
+            answer = await self._ask(f"pod-{next(_ids)}", **_pod_order(place))
+        except (RuntimeFailed, SandboxError) as e:
+            self._made.discard(place.uid)
+            raise SandboxError(str(e)) from e
+        if answer["ev"] == "failed":
+            self._made.discard(place.uid)
+            raise SandboxError(answer["error"])
 
     def _write_files(self, place: PodPlace) -> None:
         etc = Path(place.directory, "etc")
@@ -128,26 +138,24 @@ class IsolatedRuntime(ProcessRuntime):
             file.write_bytes(content)
             self.give(str(file), 0o644)
 
-    def ensure(self, uid: str, answered: Callable[[dict[str, Any]], None] | None = None) -> bool:
-        """Have the shim make a pod's namespaces, unless it has them. Whether it was asked to. Raises RuntimeFailed."""
+    def ensure(self, uid: str) -> None:
+        """Have the pod's namespaces made again if they went with a shim, before what is ordered next.
+
+        Raises RuntimeFailed.
+        """
         place = self._places[uid]
-        if place.host_network or uid in self._made:
-            return False
-        self._make_network()
-        self.shim.order(
-            f"pod-{next(_ids)}",
-            answered,
-            op="pod",
-            of=uid,
-            address=place.ip,
-            gateway=place.gateway,
-            host_name=place.host_name,
-        )
-        self._made.add(uid)
-        return True
+        if not place.host_network and uid not in self._made:
+            self._make_network()
+            self._made.add(uid)
+
+            def answered(message: dict[str, Any]) -> None:
+                if message["ev"] == "failed":
+                    self._made.discard(uid)
+
+            self.shim.order(f"pod-{next(_ids)}", answered, **_pod_order(place))
 
     def _make_network(self) -> None:
-        """What all pods of the machine share; nothing for what the shim has."""
+        """Have the shim make what all pods of the machine share, unless it has."""
         if self._services and self._services not in self._made:
             self.shim.order("", op="services", cidr=self._services)
             self._made.add(self._services)
@@ -199,13 +207,7 @@ class IsolatedRuntime(ProcessRuntime):
 
     async def open_wire(self) -> int:
         """A descriptor of packets to and from other machines (see `overlay.carrier.Wire`). Raises OSError."""
-        try:
-            self._make_network()
-            answer = await self._ask(f"wire-{next(_ids)}", op="wire")
-        except (RuntimeFailed, SandboxError) as e:
-            raise OSError(str(e)) from e
-        if answer["ev"] != "wire":
-            raise OSError(answer.get("error") or "the shim died")
+        answer = await self._of_network("wire")
         self.header = bytes.fromhex(answer["header"])
         fd: int = answer["fds"][0]
         return fd
@@ -217,14 +219,19 @@ class IsolatedRuntime(ProcessRuntime):
         self.shim.order("", op="unroute", cidr=cidr)
 
     async def _socket(self, kind: str = "tcp") -> socket.socket:
+        answer = await self._of_network("socket", kind=kind)
+        return socket.socket(fileno=answer["fds"][0])
+
+    async def _of_network(self, op: str, **order: Any) -> dict[str, Any]:
+        """The shim's answer with something of the pods' network. Raises OSError."""
         try:
             self._make_network()
-            answer = await self._ask(f"socket-{next(_ids)}", op="socket", kind=kind)
+            answer = await self._ask(f"{op}-{next(_ids)}", op=op, **order)
         except (RuntimeFailed, SandboxError) as e:
             raise OSError(str(e)) from e
-        if answer["ev"] != "socket":
-            raise OSError(answer.get("error") or "the shim died")
-        return socket.socket(fileno=answer["fds"][0])
+        if answer["ev"] != op:
+            raise OSError(answer["error"])
+        return answer
 
 
 class IsolatedRun(ProcessRun):
@@ -297,6 +304,12 @@ class IsolatedRun(ProcessRun):
     def _exec_command(self, command: list[str]) -> list[str]:
         check_words(command)
         return command
+
+
+def _pod_order(place: PodPlace) -> dict[str, Any]:
+    """What the shim is told of a pod."""
+    own = {"address": place.ip, "gateway": place.gateway, "host_name": place.host_name}
+    return {"op": "pod", "of": place.uid, **own}
 
 
 def _network_id(members: str) -> str:

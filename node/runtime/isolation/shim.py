@@ -12,8 +12,7 @@ in:  {op: services, cidr}
      {op: wire, id}                                      answered with {ev: wire, header} and a descriptor, once
      {op: route, cidr} {op: unroute, cidr}               to the device of the last `wire`
      {op: socket, id, kind}                              answered with {ev: socket} and a descriptor; kind: tcp or udp
-     {op: start} and {op: exec} also have `identity` and `rlimits`, a start `pod` (empty: the machine's own network) and
-     `mounts`
+     {op: start} and {op: exec} also have `identity`, a start `pod` (empty: the machine's own network) and `mounts`
 out: {ev: isolated} once, {ev: failed, id: ""} when the kernel does not let it
 """
 

@@ -72,21 +72,20 @@ class Identity:
         }
 
 
-def identity(pod: Mapping[str, Any], container: Mapping[str, Any], *, uid: int = 0, gid: int = 0) -> Identity:
-    """The identity of a container by its own and its pod's security context; `uid` and `gid`: those of its image."""
+def identity(pod: Mapping[str, Any], container: Mapping[str, Any]) -> Identity:
+    """The identity of a container by its own and its pod's security context."""
     outer, own = pod.get("securityContext") or {}, container.get("securityContext") or {}
 
-    def setting(name: str, otherwise: int) -> int:
+    def setting(name: str) -> int:
         value = own.get(name)
-        value = outer.get(name) if value is None else value
-        return otherwise if value is None else int(value)
+        return int((outer.get(name) if value is None else value) or 0)
 
     groups = [int(g) for g in outer.get("supplementalGroups") or ()]
     if outer.get("fsGroup") is not None:
         groups.append(int(outer["fsGroup"]))
     return Identity(
-        uid=setting("runAsUser", uid),
-        gid=setting("runAsGroup", gid),
+        uid=setting("runAsUser"),
+        gid=setting("runAsGroup"),
         groups=tuple(dict.fromkeys(groups)),
         capabilities=_capabilities(own),
         no_new_privileges=own.get("allowPrivilegeEscalation") is False,
