@@ -15,9 +15,10 @@ from rayplane.proto.etcd import rpc_pb2 as pb
 from rayplane.proto.rayplane.v1 import raft_pb2 as wire
 
 SERVICE = wire.DESCRIPTOR.services_by_name["Convoys"]
-#: In one call: so many, and about so many bytes.
+#: In one call: so many, and about so many bytes. Any member takes these, however small the largest request that it was
+#: told to take: it allows for as much around a request (etcd's overhead of 512 KiB).
 TRANSACTIONS_MAX = 128
-BYTES_MAX = 1 << 20
+BYTES_MAX = 512 << 10
 #: A member that does not know the call is not asked again this long.
 UNKNOWN_S = 60.0
 

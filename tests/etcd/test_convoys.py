@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from rayplane.control_plane import etcd_errors as errors
-from rayplane.control_plane.client.convoys import SERVICE
+from rayplane.control_plane.client import convoys as client
+from rayplane.control_plane.etcd.server.config import MemberConfig
 from rayplane.control_plane.etcd.server.services.convoys import TRANSACTIONS_MAX
 from rayplane.control_plane.rpc import RpcError, Stub
 from rayplane.proto.etcd import rpc_pb2 as pb
@@ -31,7 +32,7 @@ def absent(key: bytes) -> pb.Compare:
 
 
 async def convoy(cluster: EtcdCluster, *txns: pb.TxnRequest, member: int = 0, **metadata: str) -> list[Outcome]:
-    stub = Stub(cluster.network.channel(cluster.endpoints[member]), SERVICE)
+    stub = Stub(cluster.network.channel(cluster.endpoints[member]), client.SERVICE)
     told = await stub.Txns(Convoy(transactions=[t.SerializeToString() for t in txns]), metadata=metadata)
     return list(told.outcomes)
 
@@ -128,6 +129,32 @@ async def test_all_is_refused_where_nothing_could_be_taken() -> None:
         with pytest.raises(RpcError) as stopped:
             await convoy(cluster, txn)
         assert stopped.value.message == errors.Stopped().message
+
+
+async def test_of_those_that_fail_for_different_reasons_each_is_told_its_own() -> None:
+    async with etcd_cluster(3) as cluster:
+        leader = await cluster.wait_leader()
+        for name in [name for name, node in cluster.nodes.items() if node.member is not leader]:
+            await cluster.kill(name)
+        txn = pb.TxnRequest(success=[put(b"a")])
+        lost = asyncio.create_task(convoy(cluster, txn, txn, member=cluster.members.index(leader)))
+        proposals = leader.driver.proposals
+        while len(proposals) < 2:
+            await asyncio.sleep(0)
+        first = proposals.take(next(iter(proposals._waiting)))
+        assert first is not None
+        # The one was surely not done, the other may have been: who asked acts upon that.
+        first.future.set_exception(errors.NoLeader())
+        proposals.fail_all(errors.LeaderChanged)
+        assert [o.text for o in await lost] == [errors.NoLeader().message, errors.LeaderChanged().message]
+
+
+def test_a_member_takes_all_that_a_client_sends_in_one_call_however_small_its_requests_are() -> None:
+    size = client.BYTES_MAX // client.TRANSACTIONS_MAX
+    full = Convoy(transactions=[bytes(size)] * client.TRANSACTIONS_MAX)
+    member = MemberConfig(name="m", client_address="m:1", peer_address="m:2", max_request_bytes=size + 512)
+    assert full.ByteSize() <= member.max_message_bytes
+    assert len(full.transactions) <= TRANSACTIONS_MAX
 
 
 async def test_callers_are_judged_one_by_one_once_authentication_is_on() -> None:

@@ -54,18 +54,20 @@ class ConvoysService:
         return self._told([found[at] for at in range(len(transactions))])
 
     def _told(self, found: list[Message | BaseException]) -> wire.Outcomes:
-        told, unknown = wire.Outcomes(), 0
+        told, failures = wire.Outcomes(), []
         add, stamp = told.outcomes.add, self._kv.stamp
         for one in found:
             if isinstance(one, Message):
                 add(response=stamp(one).SerializeToString())
             elif isinstance(one, Exception):
-                error = error_of(one)
-                unknown += error.retryable
+                failures.append(error := error_of(one))
                 add(code=error.code.value[0], text=error.message)
             else:
                 raise one
-        if found and unknown == len(found) and isinstance(one := found[0], Exception):
-            # Who asks should ask another member next.
-            raise error_of(one)
+        if failures and len(failures) == len(found):
+            first = failures[0]
+            # Only the same text for all: by it a client knows whether a transaction may still be done.
+            if first.retryable and all(error.message == first.message for error in failures):
+                # Who asks should ask another member next.
+                raise first
         return told
