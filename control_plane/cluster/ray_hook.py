@@ -39,8 +39,8 @@ def settle(parameters: Any, head: bool) -> None:
     of_nodes.start_api_server = lambda *_, **__: None
     # The command asks once a second which of its children have ended.
     of_nodes.dead_processes = lambda _: _wait()
-    # Releases before that have other ways for ports: they keep their agents.
-    if hasattr(ray._raylet, "persist_port"):
+    # Releases with other ways for ports keep their agents.
+    if all(hasattr(ray._raylet, name) for name in ("persist_port", *_PORTS)):
         services.start_ray_process = _without_agents(services.start_ray_process, ray._raylet)
 
 

@@ -87,8 +87,13 @@ def test_ray_starts_without_dashboard_agents_and_server_for_clients(monkeypatch:
     assert told == [("/s", "7", PORTS[name], -1) for name in ray_hook._PORTS]
 
 
-def test_a_ray_whose_agents_tell_their_ports_otherwise_keeps_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert settled(monkeypatch)[2][0] == RAYLET
+@pytest.mark.parametrize("missing", ["persist_port", ray_hook._PORTS[-1]])
+def test_a_ray_whose_agents_tell_their_ports_otherwise_keeps_them(
+    monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    of_raylet = {"persist_port": print, **PORTS}
+    del of_raylet[missing]
+    assert settled(monkeypatch, **of_raylet)[2][0] == RAYLET
 
 
 def test_the_command_that_started_ray_becomes_one_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
