@@ -44,12 +44,24 @@ def test_addresses_of_the_old_plan_move_and_others_stay() -> None:
     )
 
 
-@given(
-    st.integers(0, SLOTS - 1), st.integers(0, SLOTS - 1), st.integers(0, 9), st.integers(0, 255), st.integers(0, 255)
-)
-def test_moving_there_and_back_changes_nothing(a: int, b: int, octet: int, third: int, fourth: int) -> None:
-    one, other = AddressPlan(a), AddressPlan(b)
-    text = b"127.%d.%d.%d" % (16 * (a + 1) + octet, third, fourth)
+def test_addresses_of_isolated_pods_move_to_the_network_that_the_new_plan_has() -> None:
+    text = b'["10.16.3.0/24","10.24.0.10","127.25.0.1","of others: 10.25.0.1 127.16.3.4"]'
+    moved = b'["%d.48.3.0/24","%d.56.0.10","127.57.0.1","of others: 10.25.0.1 127.16.3.4"]'
+    old = replace(OLD, isolated=True)
+    assert move_addresses(text, old, replace(NEW, isolated=True)) == moved % (10, 10)
+    assert move_addresses(text, old, NEW) == moved % (127, 127)
+    assert move_addresses(b'["127.16.3.4","127.25.0.1"]', OLD, old) == b'["10.16.3.4","127.25.0.1"]'
+
+
+PLANS = st.builds(AddressPlan, st.integers(0, SLOTS - 1), st.booleans())
+
+
+@given(PLANS, PLANS, st.integers(0, 9), st.integers(0, 255), st.integers(0, 255))
+def test_moving_there_and_back_changes_nothing(
+    one: AddressPlan, other: AddressPlan, octet: int, third: int, fourth: int
+) -> None:
+    first = 10 if one.isolated and octet < 9 else 127
+    text = b"%d.%d.%d.%d" % (first, 16 * (one.slot + 1) + octet, third, fourth)
     assert move_addresses(move_addresses(text, one, other), other, one) == text
 
 
