@@ -18,15 +18,15 @@ from typing import Any
 from rayplane.control_plane.api.meta import Object
 from rayplane.node.errors import ContainerConfigError, NotRunning, RuntimeFailed
 from rayplane.node.lifecycle.model import START_ERROR
-from rayplane.node.runtime import ContainerRun, ExecSession, Listener, LogOptions, PodPlace, StartOrder, Usage
+from rayplane.node.runtime import ContainerRun, ExecSession, Listener, LogOptions, StartOrder, Usage
 from rayplane.node.runtime.attach import Attached, StandardInput, Terminal
 from rayplane.node.runtime.command import CommandLine, Layout, command_line, localizer, own_command, own_paths
 from rayplane.node.runtime.copying import copy_command
 from rayplane.node.runtime.exec_session import ProcessExec
 from rayplane.node.runtime.hooks import run_hook
 from rayplane.node.runtime.logfile import LOG_BYTES_MAX, LogFile
+from rayplane.node.runtime.nothing_shared import NothingShared
 from rayplane.node.runtime.pipes import chunks, connect_output
-from rayplane.node.runtime.pod_network import DIRECT, PodNetwork
 from rayplane.node.runtime.shim_client import ShimClient
 from rayplane.node.runtime.simulated import SimulatedRuntime
 from rayplane.node.runtime.tree import TERMINATION_LOG, ContainerTree
@@ -42,15 +42,12 @@ EXEC_MAX = 256
 GRACE_AFTER_HOOK_S = 2.0
 
 
-class ProcessRuntime:
+class ProcessRuntime(NothingShared):
     """A runtime that starts containers as processes; `simulated` takes those without a command."""
 
     def __init__(self, simulated: SimulatedRuntime, shim: ShimClient | None = None) -> None:
         self._simulated = simulated
         self.shim = shim or ShimClient()
-        self.network: PodNetwork = DIRECT
-        self.trouble = ""
-        self.network_id = ""
         self.table = ProcessTable()
         self.execs = 0
         own = os.path.dirname(sys.executable)
@@ -64,15 +61,6 @@ class ProcessRuntime:
 
     def keep_alive(self, seconds: float) -> None:
         self.shim.order("", op="alive", seconds=seconds)
-
-    def add_node(self, address: str, cidr: str) -> None:
-        return
-
-    async def add_pod(self, place: PodPlace) -> None:
-        return
-
-    def remove_pod(self, uid: str) -> None:
-        return
 
     def start(self, order: StartOrder, listener: Listener) -> ContainerRun:
         if not own_command(order.container):

@@ -32,21 +32,17 @@ from rayplane.control_plane.api.pods.containers import is_sidecar
 from rayplane.control_plane.api.pods.resources import container_requests
 from rayplane.control_plane.durations import parse_span
 from rayplane.node.errors import Unsupported
-from rayplane.node.runtime import ExecSession, Listener, LogOptions, PodPlace, StartOrder, Usage
+from rayplane.node.runtime import ExecSession, Listener, LogOptions, StartOrder, Usage
 from rayplane.node.runtime.attach import FROM_NOW, Attached
 from rayplane.node.runtime.logs import LogLine, select_lines
-from rayplane.node.runtime.pod_network import DIRECT, PodNetwork
+from rayplane.node.runtime.nothing_shared import NothingShared
 
 PREFIX = "rayplane.io/"
 JOB_RUN_S = 1.0
 
 
-class SimulatedRuntime:
+class SimulatedRuntime(NothingShared):
     """A runtime that starts containers that are data. `rng` decides when they crash."""
-
-    trouble = ""
-    network_id = ""
-    network: PodNetwork = DIRECT
 
     def __init__(self, rng: random.Random, stamp: Callable[[], str]) -> None:
         self._rng = rng
@@ -60,15 +56,6 @@ class SimulatedRuntime:
 
     def keep_alive(self, seconds: float) -> None:
         """Simulated containers need no watchdog: they live in the process that watches."""
-
-    def add_node(self, address: str, cidr: str) -> None:
-        return
-
-    async def add_pod(self, place: PodPlace) -> None:
-        return
-
-    def remove_pod(self, uid: str) -> None:
-        return
 
     def start(self, order: StartOrder, listener: Listener) -> "SimulatedRun":
         run = SimulatedRun(order, listener, stamp=self._stamp)

@@ -1,0 +1,21 @@
+"""Runtimes whose pods are in this machine's own network."""
+
+from rayplane.node.runtime import PodPlace
+from rayplane.node.runtime.pod_network import DIRECT, PodNetwork
+
+
+class NothingShared:
+    """The part of a runtime whose pods are in this machine's own network: there is nothing to be made for them."""
+
+    trouble = ""
+    network_id = ""
+    network: PodNetwork = DIRECT
+
+    def add_node(self, address: str, cidr: str) -> None:
+        return
+
+    async def add_pod(self, place: PodPlace) -> None:
+        return
+
+    def remove_pod(self, uid: str) -> None:
+        return
