@@ -7,19 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.controllers.core import (
     NOTHING,
     BaseController,
     Moment,
-    Patch,
     Result,
     View,
     Watch,
     own_key,
     result,
 )
+from rayplane.control_plane.controllers.finalizers import protection
 from rayplane.control_plane.controllers.indexes import attributes_classes_of
 
 CLASSES = "volumeattributesclasses.storage.k8s.io"
@@ -47,14 +46,9 @@ class AttributesClassProtection(BaseController):
         found = view.get(CLASSES, "", key)
         if found is None:
             return NOTHING
-        finalizers = meta.finalizers(found)
-        has = FINALIZER in finalizers
-        if meta.is_deleting(found):
-            used = any(view.indexed(resource, "attributesclass", key) for resource in (CLAIMS, VOLUMES))
-            wanted = [one for one in finalizers if one != FINALIZER] if has and not used else finalizers
-        else:
-            wanted = finalizers if has else [*finalizers, FINALIZER]
-        if wanted == finalizers:
-            return NOTHING
-        guard = {"uid": meta.uid(found), "resourceVersion": meta.resource_version(found)}
-        return result([Patch(CLASSES, "", key, {"metadata": {**guard, "finalizers": wanted or None}})])
+
+        def is_used() -> bool:
+            return any(view.indexed(resource, "attributesclass", key) for resource in (CLAIMS, VOLUMES))
+
+        write = protection(CLASSES, found, FINALIZER, is_used)
+        return result([write]) if write is not None else NOTHING

@@ -31,6 +31,7 @@ from rayplane.control_plane.controllers.core import (
     Watch,
     result,
 )
+from rayplane.control_plane.controllers.finalizers import without_finalizer
 
 FOREGROUND = "foregroundDeletion"
 ORPHAN = "orphan"
@@ -260,12 +261,12 @@ class GarbageCollector(BaseController):
         dependents = self._dependents_of(o, view)
         if ORPHAN in meta.finalizers(o):
             freed = [_without_owner(name, d, meta.uid(o)) for name, d in dependents]
-            return result(freed, [_without_finalizer(resource, o, ORPHAN)])
+            return result(freed, [without_finalizer(resource, o, ORPHAN)])
         if FOREGROUND not in meta.finalizers(o):
             return NOTHING
         blocking = [(name, d) for name, d in dependents if _blocks(d, meta.uid(o))]
         if not blocking:
-            return result([_without_finalizer(resource, o, FOREGROUND)])
+            return result([without_finalizer(resource, o, FOREGROUND)])
         steps: list[Action] = []
         for name, d in dependents:
             steps += self._collect(name, d, view)
@@ -318,13 +319,6 @@ def _with_owners(resource: str, o: Object, owners: Sequence[dict[str, Any]]) -> 
 def _without_owner(resource: str, o: Object, uid: str) -> Patch:
     refs = meta.metadata(o).get("ownerReferences") or ()
     return _with_owners(resource, o, [ref for ref in refs if ref.get("uid") != uid])
-
-
-def _without_finalizer(resource: str, o: Object, finalizer: str) -> Patch:
-    guard = {"uid": meta.uid(o), "resourceVersion": meta.resource_version(o)}
-    kept = [f for f in meta.finalizers(o) if f != finalizer]
-    body = {"metadata": {**guard, "finalizers": kept or None}}
-    return Patch(resource, meta.namespace(o), meta.name(o), body)
 
 
 def _is_finalizing(o: Object) -> bool:

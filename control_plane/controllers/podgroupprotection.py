@@ -14,13 +14,13 @@ from rayplane.control_plane.controllers.core import (
     NOTHING,
     BaseController,
     Moment,
-    Patch,
     Result,
     View,
     Watch,
     own_key,
     result,
 )
+from rayplane.control_plane.controllers.finalizers import protection
 from rayplane.control_plane.controllers.indexes import by_group
 
 
@@ -38,15 +38,9 @@ class PodGroupProtectionController(BaseController):
         group = view.get(GROUPS, *meta.split_key(key))
         if group is None:
             return NOTHING
-        held = meta.finalizers(group)
-        if not meta.is_deleting(group):
-            return NOTHING if PROTECTION in held else _write(group, [*held, PROTECTION])
-        if PROTECTION not in held or any(not pod_is_terminated(pod) for pod in view.indexed("pods", "group", key)):
-            return NOTHING
-        return _write(group, [one for one in held if one != PROTECTION])
 
+        def is_used() -> bool:
+            return any(not pod_is_terminated(pod) for pod in view.indexed("pods", "group", key))
 
-def _write(group: Object, finalizers: list[str]) -> Result:
-    guard = {"uid": meta.uid(group), "resourceVersion": meta.resource_version(group)}
-    body = {"metadata": {**guard, "finalizers": finalizers or None}}
-    return result([Patch(GROUPS, meta.namespace(group), meta.name(group), body)])
+        write = protection(GROUPS, group, PROTECTION, is_used)
+        return result([write]) if write is not None else NOTHING

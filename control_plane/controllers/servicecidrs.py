@@ -7,7 +7,7 @@ Source: Kubernetes concepts "Service ClusterIP allocation", KEP-1880; kubernetes
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from rayplane.control_plane.api import meta
@@ -20,13 +20,13 @@ from rayplane.control_plane.controllers.core import (
     Create,
     Delete,
     Moment,
-    Patch,
     Result,
     UpdateStatus,
     View,
     Watch,
     result,
 )
+from rayplane.control_plane.controllers.finalizers import with_finalizers, without_finalizer
 
 BLOCKS, ADDRESSES = "servicecidrs.networking.k8s.io", "ipaddresses.networking.k8s.io"
 FINALIZER = "networking.k8s.io/service-cidr-finalizer"
@@ -115,7 +115,7 @@ def _of_block(block: Object, view: View, now: Moment) -> Result:
     held = FINALIZER in meta.finalizers(block)
     if not meta.is_deleting(block):
         if not held:
-            return result([_with_finalizers(block, [*meta.finalizers(block), FINALIZER])])
+            return result([with_finalizers(BLOCKS, block, [*meta.finalizers(block), FINALIZER])])
         return result(_condition(block, _READY, now))
     if not held:
         return NOTHING
@@ -124,12 +124,7 @@ def _of_block(block: Object, view: View, now: Moment) -> Result:
     left = DELETION_GRACE_S - now.seconds_since(meta.metadata(block)["deletionTimestamp"])
     if left > 0:
         return result(requeue_after=left)
-    return result([_with_finalizers(block, [one for one in meta.finalizers(block) if one != FINALIZER])])
-
-
-def _with_finalizers(block: Object, finalizers: Sequence[str]) -> Patch:
-    guard = {"uid": meta.uid(block), "resourceVersion": meta.resource_version(block)}
-    return Patch(BLOCKS, "", meta.name(block), {"metadata": {**guard, "finalizers": list(finalizers) or None}})
+    return result([without_finalizer(BLOCKS, block, FINALIZER)])
 
 
 def _condition(block: Object, wanted: tuple[str, str, str], now: Moment) -> list[Action]:

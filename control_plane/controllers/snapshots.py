@@ -36,6 +36,7 @@ from rayplane.control_plane.controllers.core import (
     in_namespace,
     result,
 )
+from rayplane.control_plane.controllers.finalizers import with_finalizers, without_finalizer
 from rayplane.control_plane.controllers.provisioning import hosts, targets_of
 from rayplane.control_plane.controllers.snapshot_sources import CLASSES, CONTENTS, GROUP, SNAPSHOTS, content_of
 from rayplane.control_plane.controllers.volume_match import PROVISIONED_BY, is_bound_to
@@ -128,7 +129,7 @@ def _go_on(snapshot: Object, view: View) -> Result:
     _check_content(snapshot, content)
     missing = [f for f in (SOURCE_FINALIZER, BOUND_FINALIZER) if f not in meta.finalizers(snapshot)]
     if missing:
-        return result([_finalizers(SNAPSHOTS, snapshot, [*meta.finalizers(snapshot), *missing])])
+        return result([with_finalizers(SNAPSHOTS, snapshot, [*meta.finalizers(snapshot), *missing])])
     if not _ref(content).get("uid"):
         return result([_bind(snapshot, content)])
     return _follow(snapshot, content, view)
@@ -162,11 +163,11 @@ def _begin(snapshot: Object, view: View) -> Result:
         return result([Patch(SNAPSHOTS, meta.namespace(snapshot), meta.name(snapshot), patch)])
     known = _class(snapshot, volume, view)
     if SOURCE_FINALIZER not in meta.finalizers(snapshot):
-        return result([_finalizers(SNAPSHOTS, snapshot, [*meta.finalizers(snapshot), SOURCE_FINALIZER])])
+        return result([with_finalizers(SNAPSHOTS, snapshot, [*meta.finalizers(snapshot), SOURCE_FINALIZER])])
     if CLAIM_FINALIZER not in meta.finalizers(claim or {}):
         if claim is None or meta.is_deleting(claim):
             raise _uncreated(snapshot, f"cannot add finalizer on claim {meta.name(claim or {})}: it is being deleted")
-        return result([_finalizers(CLAIMS, claim, [*meta.finalizers(claim), CLAIM_FINALIZER])])
+        return result([with_finalizers(CLAIMS, claim, [*meta.finalizers(claim), CLAIM_FINALIZER])])
     text = f"Waiting for a snapshot {meta.key(snapshot)} to be created by the CSI driver."
     made = _content(snapshot, known, volume)
     return result([Create(CONTENTS, made, done=Event(snapshot, "Normal", "CreatingSnapshot", text), exists_ok=True)])
@@ -298,7 +299,7 @@ def _freed(snapshot: Object, view: View) -> list[Action]:
         unready = meta.status(other).get("readyToUse") is not True
         if sources.claim_of(other) == meta.name(claim) and meta.uid(other) != meta.uid(snapshot) and unready:
             return []
-    return [_finalizers(CLAIMS, claim, [f for f in meta.finalizers(claim) if f != CLAIM_FINALIZER])]
+    return [without_finalizer(CLAIMS, claim, CLAIM_FINALIZER)]
 
 
 def _end(snapshot: Object, view: View) -> Result:
@@ -311,7 +312,7 @@ def _end(snapshot: Object, view: View) -> Result:
         content = None
     if content is None:
         rest = [f for f in meta.finalizers(snapshot) if f not in ours]
-        return result(_freed(snapshot, view), [_finalizers(SNAPSHOTS, snapshot, rest)])
+        return result(_freed(snapshot, view), [with_finalizers(SNAPSHOTS, snapshot, rest)])
     if meta.spec(content).get("driver") not in (LOCAL, REPLICATED):
         raise _Foreign
     if any(
@@ -324,7 +325,7 @@ def _end(snapshot: Object, view: View) -> Result:
     if meta.spec(content).get("deletionPolicy") == "Delete":
         return result([Delete(CONTENTS, content)] if not meta.is_deleting(content) else ())
     rest = [f for f in meta.finalizers(snapshot) if f not in ours]
-    return result(_freed(snapshot, view), [_finalizers(SNAPSHOTS, snapshot, rest)])
+    return result(_freed(snapshot, view), [with_finalizers(SNAPSHOTS, snapshot, rest)])
 
 
 def _error(snapshot: Object, reason: str, text: str, now: Moment) -> Result:
@@ -334,12 +335,6 @@ def _error(snapshot: Object, reason: str, text: str, now: Moment) -> Result:
     status = {**status, "error": {"message": text, "time": now.stamp}, "readyToUse": False}
     event = Event(snapshot, "Warning", reason, text)
     return result([UpdateStatus(SNAPSHOTS, {**snapshot, "status": status}, done=event)], requeue_after=RETRY_S)
-
-
-def _finalizers(resource: str, o: Object, finalizers: list[str]) -> Patch:
-    guard = {"uid": meta.uid(o), "resourceVersion": meta.resource_version(o)}
-    body = {"metadata": {**guard, "finalizers": finalizers or None}}
-    return Patch(resource, meta.namespace(o), meta.name(o), body)
 
 
 def _annotate(content: Object, note: str, value: str | None) -> Patch:
@@ -367,7 +362,7 @@ def reconcile_content(content: Object, view: View, now: Moment) -> Result:
         if BEING_CREATED not in notes:
             return NOTHING  # its snapshot is there: it goes before its content
     elif CONTENT_FINALIZER not in meta.finalizers(content) and _ref(content).get("uid"):
-        return result([_finalizers(CONTENTS, content, [*meta.finalizers(content), CONTENT_FINALIZER])])
+        return result([with_finalizers(CONTENTS, content, [*meta.finalizers(content), CONTENT_FINALIZER])])
     if meta.status(content).get("readyToUse"):
         return result([_annotate(content, BEING_CREATED, None)] if BEING_CREATED in notes else ())
     return _look(content, view, now) if source.get("snapshotHandle") else _take(content, view, now)
@@ -434,7 +429,7 @@ def _remove(content: Object, view: View) -> Result:
         return result([DeleteSnapshot(content, driver, targets, handle, UpdateStatus(CONTENTS, cleared))])
     if CONTENT_FINALIZER not in meta.finalizers(content):
         return NOTHING
-    return result([_finalizers(CONTENTS, content, [f for f in meta.finalizers(content) if f != CONTENT_FINALIZER])])
+    return result([without_finalizer(CONTENTS, content, CONTENT_FINALIZER)])
 
 
 def _handle(volume: Object) -> str:

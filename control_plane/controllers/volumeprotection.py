@@ -18,13 +18,13 @@ from rayplane.control_plane.controllers.core import (
     BaseController,
     IfUnclaimed,
     Moment,
-    Patch,
     Result,
     View,
     Watch,
     own_key,
     result,
 )
+from rayplane.control_plane.controllers.finalizers import protection
 
 PVC_PROTECTION = "kubernetes.io/pvc-protection"
 PV_PROTECTION = "kubernetes.io/pv-protection"
@@ -82,20 +82,13 @@ class ProtectionController(BaseController):
         o = view.get(self._resource, *meta.split_key(key))
         if o is None:
             return NOTHING
-        finalizers = meta.finalizers(o)
-        has = self._finalizer in finalizers
-        if not meta.is_deleting(o):
-            return NOTHING if has else result([self._write(o, [*finalizers, self._finalizer])])
-        if not has:
+        write = protection(self._resource, o, self._finalizer, lambda: self._in_use(o, view))
+        if write is None:
             return NOTHING
-        release = self._write(o, [f for f in finalizers if f != self._finalizer])
-        if self._resource == "persistentvolumes":
-            return NOTHING if meta.status(o).get("phase") == "Bound" else result([release])
-        if Uses(view.indexed("pods", "claim", key)).has(o):
-            return NOTHING
-        return result([IfUnclaimed(o, (release,))])
+        lets_go = meta.is_deleting(o) and self._resource == "persistentvolumeclaims"
+        return result([IfUnclaimed(o, (write,)) if lets_go else write])
 
-    def _write(self, o: Object, finalizers: list[str]) -> Patch:
-        guard = {"uid": meta.uid(o), "resourceVersion": meta.resource_version(o)}
-        body = {"metadata": {**guard, "finalizers": finalizers or None}}
-        return Patch(self._resource, meta.namespace(o), meta.name(o), body)
+    def _in_use(self, o: Object, view: View) -> bool:
+        if self._resource == "persistentvolumes":
+            return meta.status(o).get("phase") == "Bound"
+        return Uses(view.indexed("pods", "claim", meta.key(o))).has(o)
