@@ -11,6 +11,7 @@ from aiohttp import web
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import Forbidden
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.apiserver.aggregator import collecting
 from rayplane.control_plane.apiserver.config import Timing
 from tests.apiserver.test_aggregation import GROUP, ROOT, Setting, extended
 
@@ -73,3 +74,24 @@ async def test_objects_there_go_with_the_last_of_their_owners(setting: Setting) 
     assert deletes["of-gone"]["preconditions"] == {"uid": "u-of-gone", "resourceVersion": "7"}
     with pytest.raises(Forbidden):
         await setting.stack.client_as("jane", "team").collect_aggregated()
+
+
+async def test_lists_are_read_page_by_page_and_what_is_left_out_is_told(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await setting.lead()
+    await setting.becomes("Passed")
+    asked: list[str | None] = []
+    tokens = ["one&two=3%+/", ""]
+
+    async def flunders(request: web.BaseRequest) -> web.StreamResponse:
+        asked.append(request.query.get("continue"))
+        return web.json_response({"metadata": {"continue": tokens[len(asked) - 1]}, "items": []})
+
+    setting.extension.answers[f"{ROOT}/flunders"] = flunders
+    assert (await setting.client.collect_aggregated()).failures == []
+    assert asked == [None, tokens[0]]
+    asked.clear()
+    monkeypatch.setattr(collecting, "_PAGES_MAX", 1)
+    (told,) = (await setting.client.collect_aggregated()).failures
+    assert "only 500 objects are looked at" in told

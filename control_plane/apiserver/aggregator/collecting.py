@@ -7,6 +7,7 @@ aggregated APIs themselves, or of a kind that nobody serves, count as living. Wh
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 import orjson
 
@@ -65,17 +66,20 @@ class Collecting:
     async def _of(self, backend: Backend, info: ResourceInfo, found: Collected) -> None:
         token = ""
         for _ in range(_PAGES_MAX):
-            query = f"?limit={_PAGE}" + (f"&continue={token}" if token else "")
+            query = f"?limit={_PAGE}" + (f"&continue={quote(token, safe='')}" if token else "")
             body = await self._aggregator.client.call(
                 backend, "GET", f"{backend.path}/{info.plural}{query}", user=self._user, bytes_max=LIST_BYTES_MAX
             )
-            for one in metadata_of(body):
+            document = orjson.loads(body)
+            for one in metadata_of(document):
                 if await self._is_orphaned(one, info):
                     await self._delete(backend, info, one)
                     found.deleted += 1
-            token = _continued(body)
+            token = str((document.get("metadata") or {}).get("continue") or "")
             if not token:
                 return
+        text = f"of {info.name} only {_PAGES_MAX * _PAGE} objects are looked at: those of owners that are gone stay"
+        found.failures.append(text)
 
     async def _is_orphaned(self, one: Mapping[str, Any], info: ResourceInfo) -> bool:
         refs = one.get("ownerReferences")
@@ -115,12 +119,6 @@ class Collecting:
         await self._aggregator.client.call(
             backend, "DELETE", path, user=self._user, bytes_max=LIST_BYTES_MAX, body=orjson.dumps(options)
         )
-
-
-def _continued(body: bytes) -> str:
-    """Where the next page of a list begins; empty for none."""
-    token = ((orjson.loads(body) or {}).get("metadata") or {}).get("continue") or ""
-    return _part(token) if token else ""
 
 
 def _part(text: Any) -> str:

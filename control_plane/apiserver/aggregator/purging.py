@@ -65,7 +65,7 @@ class Purging:
             where = {"group": info.group, "resource": info.plural, "subresource": "", "namespace": namespace}
             await self._authorizer.check_written(self._user, verb, name="", **where)
         path = f"{backend.path}/namespaces/{namespace}/{info.plural}"
-        items = metadata_of(await self._call(backend, "GET", f"{path}?limit={_PAGE}"))
+        items = metadata_of(orjson.loads(await self._call(backend, "GET", f"{path}?limit={_PAGE}")))
         if not items:
             return
         found.objects[info.name] += len(items)
@@ -86,9 +86,8 @@ class Purging:
         return await self._aggregator.client.call(backend, method, path, user=self._user, bytes_max=LIST_BYTES_MAX)
 
 
-def metadata_of(body: bytes) -> list[dict[str, Any]]:
+def metadata_of(document: Any) -> list[dict[str, Any]]:
     """The metadata of a list's objects. Raises ValueError for what is no list of objects."""
-    document = orjson.loads(body)
     items = document.get("items") if isinstance(document, dict) else None
     metas = [item.get("metadata") if isinstance(item, dict) else None for item in items or ()]
     for meta in metas:
