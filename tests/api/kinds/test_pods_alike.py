@@ -102,6 +102,20 @@ def test_claims_that_are_called_by_the_pods_name_are_judged_by_it() -> None:
     assert "PVC name" in str(rules.judge(wrong)[0])
 
 
+def test_what_has_the_tokens_name_within_other_text_is_judged_by_itself() -> None:
+    def of_container(named: str) -> Pod:
+        made = pod(volume="kube-api-access-hjklm")
+        made["spec"]["containers"][0]["name"] = "kube-api-access-hjklm"
+        annotation = f"container.apparmor.security.beta.kubernetes.io/{named}"
+        made["metadata"]["annotations"] = {annotation: "runtime/default"}
+        return made
+
+    rules, wrong = Counted(), of_container("kube-api-access-bcdfg")
+    assert rules.judge(pod_of := of_container("kube-api-access-hjklm")) == []
+    assert shape_of(pod_of) is None
+    assert "container not found" in str(rules.judge(wrong)[0])
+
+
 def test_two_tokens_are_no_shape() -> None:
     made = pod()
     made["spec"]["volumes"].append({"name": "kube-api-access-hjklm", **copy.deepcopy(TOKEN)})

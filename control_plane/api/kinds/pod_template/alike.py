@@ -39,8 +39,11 @@ def shape_of(pod: Object) -> bytes | None:
     named = {name for volume in spec.get("volumes") or () if _TOKEN.fullmatch(name := volume.get("name") or "")}
     if len(named) > 1:
         return None
-    for name in named:
-        text = text.replace(b'"%s"' % name.encode(), _NAME)
+    for name in map(str.encode, named):
+        text = text.replace(b'"%s"' % name, _NAME)
+        # What has it within a longer text (a container's annotation, say) may mean another thing by another name.
+        if name in text:
+            return None
     return text
 
 
