@@ -25,8 +25,8 @@ class User:
     groups: tuple[str, ...] = ()
     uid: str = ""
     extra: Mapping[str, tuple[str, ...]] = field(default_factory=dict, compare=False)
-    nodes: frozenset[str] | None = field(init=False, compare=False, repr=False)
-    """The nodes that it is; None for who is no node."""
+    nodes: frozenset[str] | None = field(init=False, repr=False)
+    """The nodes that it is; None for who is no node. Of several the groups tell no more."""
 
     def __post_init__(self) -> None:
         nodes = nodes_of(self.name, self.groups)

@@ -483,5 +483,8 @@ def test_the_nodes_of_a_host_are_who_it_is_and_no_groups_that_each_request_looks
     user = User(name, (*groups, "system:authenticated"))
     assert user.nodes == hosts
     assert user.groups == ("system:nodes", "rayplane:node-hosts", "system:authenticated")
+    # Hosts whose first node has the same name are not the same for that.
+    assert user == User(name, user_groups := (*groups, "system:authenticated"))
+    assert user != User(name, tuple(one for one in user_groups if one != "system:node:n7"))
     # Who is no node keeps what its certificate says.
     assert User("jane", groups).groups == groups
