@@ -11,8 +11,21 @@ from typing import Any
 import pytest
 
 from rayplane.control_plane.api import errors, meta
+from rayplane.control_plane.controllers.catalog import build_controllers
 from rayplane.control_plane.controllers.config import ControllersConfig, Timing
-from rayplane.control_plane.controllers.core import IfAlive, IfUnclaimed, Patch, Result
+from rayplane.control_plane.controllers.core import (
+    BaseController,
+    Create,
+    IfAlive,
+    IfUnclaimed,
+    Moment,
+    Patch,
+    Result,
+    View,
+    Watch,
+    result,
+)
+from rayplane.control_plane.controllers.manager import manager
 from rayplane.control_plane.controllers.manager.executor import ActionFailed, Executor
 from rayplane.control_plane.controllers.manager.expectations import Barrier
 from rayplane.control_plane.controllers.manager.live_reads import LiveReads
@@ -92,6 +105,29 @@ async def test_each_controller_writes_under_a_name_of_its_own() -> None:
         await until(lambda: bool(store.list("events")))
     names = {"replicaset-controller", "service-account-controller"}
     assert {(f"system:serviceaccount:kube-system:{name}", "batch") for name in names} == {*client.actors}
+
+
+class Greeter(BaseController):
+    """A controller that somebody added, without an account of its own."""
+
+    name = "greeter"
+    component = "greeter"
+    watches = (Watch("namespaces"),)
+
+    def reconcile(self, key: str, view: View, now: Moment) -> Result:
+        made = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "hello", "namespace": key}}
+        return result([Create("configmaps", made)] if view.get("configmaps", key, "hello") is None else [])
+
+
+async def test_a_controller_that_was_added_runs_in_the_managers_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manager, "build_controllers", lambda config: [*build_controllers(config), Greeter()])
+    store = Store()
+    client = FakeClient(store)
+    add(store, "namespaces", "Namespace", "ns", metadata={"namespace": ""}, status={"phase": "Active"})
+    async with controllers(client):
+        await until(lambda: any(meta.name(one) == "hello" for one in store.list("configmaps")))
+        await until(lambda: bool(store.list("serviceaccounts")))
+    assert {user for user, _ in client.actors} == {"system:serviceaccount:kube-system:service-account-controller"}
 
 
 async def test_the_loop_is_left_to_others_between_controllers_and_between_keys(monkeypatch: pytest.MonkeyPatch) -> None:
