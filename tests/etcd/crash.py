@@ -156,24 +156,41 @@ class CrashRun:
             chosen = rng.sample(range(KEYS_OF_CLIENT), 2)
             keys = [b"client%d/%02d" % (number, k) for k in chosen]
             value = b"%d.%d " % (number, count) + rng.randbytes(rng.choice((10, 200, VALUE_BYTES_MAX)))
-            kind = rng.choice(("put", "put", "put", "txn", "delete"))
+            kind = rng.choice(("put", "put", "put", "txn", "convoy", "delete"))
             try:
-                if kind == "put":
-                    put = await client.put(keys[0], value, timeout=CALL_TIMEOUT_S)
-                    revision, changes = put.header.revision, {keys[0]: value}
-                elif kind == "txn":
-                    puts = [pb.RequestOp(request_put=pb.PutRequest(key=k, value=value)) for k in keys]
-                    txn = await client.txn([], puts, timeout=CALL_TIMEOUT_S)
-                    revision, changes = txn.header.revision, dict.fromkeys(keys, value)
-                else:
-                    deleted = await client.delete(keys[0], timeout=CALL_TIMEOUT_S)
-                    revision, changes = deleted.header.revision, {keys[0]: None} if deleted.deleted else {}
-                if changes:
+                for revision, changes in await self._change(client, kind, keys, value):
                     self.ledger.acknowledge(revision, changes)
-                    await self._read_own(client, keys[0], revision)
+                    await self._read_own(client, next(iter(changes)), revision)
             except RpcError:
                 self.ledger.unknown += 1
             await asyncio.sleep(0.005)
+
+    async def _change(
+        self, client: EtcdClient, kind: str, keys: list[bytes], value: bytes
+    ) -> list[tuple[int, dict[bytes, bytes | None]]]:
+        """What was acknowledged, with its revision. Raises RpcError where that is unknown."""
+        if kind == "put":
+            put = await client.put(keys[0], value, timeout=CALL_TIMEOUT_S)
+            return [(put.header.revision, {keys[0]: value})]
+        if kind == "delete":
+            deleted = await client.delete(keys[0], timeout=CALL_TIMEOUT_S)
+            return [(deleted.header.revision, {keys[0]: None})] if deleted.deleted else []
+        puts = [pb.RequestOp(request_put=pb.PutRequest(key=k, value=value)) for k in keys]
+        if kind == "txn":
+            txn = await client.txn([], puts, timeout=CALL_TIMEOUT_S)
+            return [(txn.header.revision, dict.fromkeys(keys, value))]
+        # Asked for in one turn of the event loop they travel in one call, each for itself.
+        asked = (client.txn([], [put], timeout=CALL_TIMEOUT_S) for put in puts)
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        for failure in (a for a in answers if isinstance(a, BaseException)):
+            if not isinstance(failure, RpcError):
+                raise failure
+            self.ledger.unknown += 1
+        return [
+            (a.header.revision, {key: value})
+            for key, a in zip(keys, answers, strict=True)
+            if isinstance(a, pb.TxnResponse)
+        ]
 
     async def _read_own(self, client: EtcdClient, key: bytes, revision: int) -> None:
         """Nobody else writes this key: a read shows the write just acknowledged, or its absence."""
