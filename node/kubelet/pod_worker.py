@@ -355,7 +355,7 @@ class PodWorker:
             self._spawn(self._probe(effect), f"{effect.probe} {effect.container}")
             return
         wait, ok = delay
-        result = Probed(effect.container, effect.attempt, effect.probe, ok, "simulated")
+        result = Probed(effect.container, effect.attempt, effect.probe, ok, "" if ok else "simulated")
         if wait <= 0:
             self.post(result)
         elif wait != float("inf"):

@@ -15,7 +15,6 @@ from typing import Any
 from rayplane.control_plane.rpc import RpcError, Stub
 from rayplane.control_plane.rpc.grpc_client import GrpcChannel
 from rayplane.node.runtime import ContainerRun
-from rayplane.node.runtime.http_get import http_status
 from rayplane.node.runtime.ports import port_number
 
 OUTPUT_MAX = 10 * 1024
@@ -77,7 +76,7 @@ class Prober:
         """Probe one run of a container until it ends, or until the result is final.
 
         `probe`: startup, readiness or liveness; `container`: its part of the pod's spec; `runs`: whether this run goes
-        on; `report`: told the result and a message when the result has changed.
+        on; `report`: told the result when it has changed, and why it failed, or what is odd about a success.
         """
         spec = container[f"{probe}Probe"]
         thresholds = Thresholds.of(spec)
@@ -115,20 +114,30 @@ class Prober:
                 if "grpc" in probe:
                     return await _try_grpc(probe["grpc"], run, ip)
         except TimeoutError:
-            return False, f"probe timed out after {timeout:g}s"
+            return False, _timed_out(probe, container, ip, timeout)
         except Exception as e:  # also one that cannot be made at all, of words that no address is made of
             return False, str(e)
         return False, "the probe names no handler"
 
 
 async def _try_http(action: dict[str, Any], run: ContainerRun, container: dict[str, Any], ip: str) -> tuple[bool, str]:
-    try:
-        _, status = await http_status(action, run, container, ip=ip, agent="kube-probe/1.37")
-    except OSError as e:
-        return False, f"HTTP probe failed: {e.strerror or e}"
-    if 200 <= status < 400:
+    from rayplane.node.runtime.http_get import http_get
+
+    status, body = await http_get(action, run, container, ip=ip, agent="kube-probe/1.37")
+    if 200 <= status < 300:
         return True, ""
+    if 300 <= status < 400:
+        return True, f"Probe terminated redirects, Response body: {body}"
     return False, f"HTTP probe failed with statuscode: {status}"
+
+
+def _timed_out(probe: dict[str, Any], container: dict[str, Any], ip: str, timeout: float) -> str:
+    if "httpGet" not in probe:
+        return f"probe timed out after {timeout:g}s"
+    from rayplane.node.runtime.http_get import url_of
+
+    url = url_of(probe["httpGet"], container, ip=ip)
+    return f'Get "{url}": context deadline exceeded (Client.Timeout exceeded while awaiting headers)'
 
 
 async def _try_command(run: ContainerRun, command: list[str]) -> tuple[bool, str]:
@@ -142,7 +151,7 @@ async def _try_command(run: ContainerRun, command: list[str]) -> tuple[bool, str
     except asyncio.CancelledError:
         session.kill()
         raise
-    return code == 0, output.decode(errors="replace").strip()
+    return code == 0, "" if code == 0 else output.decode(errors="replace").strip()
 
 
 async def _try_tcp(action: dict[str, Any], run: ContainerRun, container: dict[str, Any], ip: str) -> tuple[bool, str]:

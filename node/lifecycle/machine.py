@@ -271,6 +271,8 @@ class PodMachine:
         if not event.ok:
             text = f"{event.probe.capitalize()} probe failed: {event.message}"
             self._record("Unhealthy", text, warning=True)
+        elif event.message:
+            self._record("ProbeWarning", f"{event.probe.capitalize()} probe warning: {event.message}", warning=True)
         if event.probe == "readiness":
             c.ready = event.ok and c.startup_passed
         elif event.probe == "startup" and event.ok:

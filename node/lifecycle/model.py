@@ -149,7 +149,10 @@ class Exited:
 
 @dataclass(frozen=True, slots=True)
 class Probed:
-    """A probe's result changed (thresholds were applied by the prober)."""
+    """A probe's result changed (thresholds were applied by the prober).
+
+    `message`: why it failed, or what is odd about a success.
+    """
 
     container: str
     attempt: int

@@ -5,7 +5,6 @@ from typing import Any
 
 from rayplane.node.errors import RuntimeFailed
 from rayplane.node.runtime import ContainerRun
-from rayplane.node.runtime.http_get import http_status
 from rayplane.node.runtime.ports import port_number
 
 
@@ -16,9 +15,11 @@ async def run_hook(hook: dict[str, Any], run: ContainerRun, container: dict[str,
     elif "sleep" in hook:
         await asyncio.sleep(float(hook["sleep"].get("seconds") or 0))
     elif "httpGet" in hook:
-        url, status = await http_status(hook["httpGet"], run, container, ip=ip, agent="kube-lifecycle/1.37")
+        from rayplane.node.runtime.http_get import http_get
+
+        status, _ = await http_get(hook["httpGet"], run, container, ip=ip, agent="kube-lifecycle/1.37")
         if not 200 <= status < 400:
-            raise RuntimeFailed(f"{url} answered {status}")
+            raise RuntimeFailed(f"HTTP hook failed with statuscode: {status}")
     elif "tcpSocket" in hook:
         action = hook["tcpSocket"]
         sock = await run.connect(action.get("host") or ip, port_number(action.get("port"), container))

@@ -22,7 +22,7 @@ class OwnNetwork:
     """This machine's own network: pods have loopback addresses."""
 
     async def connect(self, ip: str, port: int) -> socket.socket:
-        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        sock = socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET, socket.SOCK_STREAM)
         return await connected(sock, ip, port)
 
     async def listen(self, ip: str, port: int) -> socket.socket:

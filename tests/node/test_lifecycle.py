@@ -261,6 +261,14 @@ def test_readiness_needs_its_probe() -> None:
     assert life.reasons()[-1] == "Unhealthy"
 
 
+def test_what_is_odd_about_a_success_is_told() -> None:
+    life = Life(containers=[{"name": "c", "readinessProbe": {}}])
+    life.step()
+    life.step(Probed("c", 1, "readiness", True, "odd"))
+    assert life.condition("Ready") == "True"
+    assert life.reasons()[-1] == "ProbeWarning"
+
+
 def test_other_probes_wait_for_the_startup_probe() -> None:
     life = Life(containers=[{"name": "c", "startupProbe": {}, "livenessProbe": {}}])
     life.step()
