@@ -130,3 +130,18 @@ async def test_same_change_from_two_writers_succeeds_once(stack: Stack) -> None:
         *(stack.client(i % 2).update("configmaps", wanted) for i in range(6)), return_exceptions=True
     )
     assert sum(isinstance(a, errors.Conflict) for a in answers) == 5
+
+
+async def test_writes_of_the_status_fill_in_its_defaults(stack: Stack) -> None:
+    client = stack.client()
+    await client.create("nodes", {"metadata": {"name": "n"}})
+    node = await client.patch("nodes", "n", "", {"status": {"capacity": {"cpu": "4000m"}}}, subresource="status")
+    assert node["status"]["capacity"] == node["status"]["allocatable"] == {"cpu": "4"}
+    service = {
+        "metadata": {"name": "s", "namespace": "default"},
+        "spec": {"type": "LoadBalancer", "ports": [{"port": 80}]},
+    }
+    await client.create("services", service)
+    told = {"status": {"loadBalancer": {"ingress": [{"ip": "10.1.2.3"}]}}}
+    written = await client.patch("services", "s", "default", told, subresource="status")
+    assert written["status"]["loadBalancer"]["ingress"] == [{"ip": "10.1.2.3", "ipMode": "VIP"}]

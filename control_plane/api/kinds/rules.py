@@ -106,8 +106,8 @@ class Rules:
     """Problems of `metadata.name`."""
     defaults: Callable[[Object], None] = field(default=FORGOTTEN)
     """Fill in the fields that a client left out. Twice is as good as once."""
-    labels_by_default: bool = False
-    """Whether there are labels among these fields: of metadata and status else none is."""
+    defaults_in_status: bool = False
+    """Whether labels or fields of the status are among these: a write of the status needs them then."""
     prepare_create: Callable[[Object], None] = field(default=FORGOTTEN)
     """Make of a client's object what a new object of the kind looks like."""
     prepare_update: Callable[[Object, Object], None] = field(default=FORGOTTEN)

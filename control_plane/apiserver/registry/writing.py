@@ -63,7 +63,7 @@ def keep_as_made(new: Object, old: Object, info: ResourceInfo) -> None:
     """A preparation of what was made of the stored object itself: nothing to take back."""
 
 
-# They keep what is stored but for labels and the status, which has no defaults, or for what they set themselves.
+# They keep what is stored but for labels and the status, which few kinds have defaults for, or for what they set.
 _OF_STATUS = (strategy.prepare_for_status_update, keep_as_made)
 
 Prepare = Callable[[Object, Object, ResourceInfo], None]
@@ -445,7 +445,7 @@ class Writer:
         meta = wanted["metadata"]
         check_same(info, meta, old["metadata"])
         request.warnings += drop_doubled_owners(meta, patched=True)
-        if prepare not in _OF_STATUS or info.custom or rules_for(info).labels_by_default:
+        if prepare not in _OF_STATUS or info.custom or rules_for(info).defaults_in_status:
             await self._heavy.run(request.size, self.default, info, wanted)
         new = request.object = await self._forms.to_stored(info, wanted)
         meta = new["metadata"]

@@ -236,7 +236,7 @@ RULES = {
         AS_WRITTEN,
         warnings=warn_of_template("spec", "template"),
         defaults=_default,
-        labels_by_default=True,
+        defaults_in_status=True,
         prepare_create=_prepare_create,
         validate=_validate,
         validate_update=_validate_update,

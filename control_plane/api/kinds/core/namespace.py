@@ -80,7 +80,7 @@ RULES = {
         AS_WRITTEN,
         name=names.label_errors,
         defaults=_default,
-        labels_by_default=True,
+        defaults_in_status=True,
         prepare_create=_prepare_create,
         prepare_update=_prepare_update,
         validate=_validate,

@@ -164,6 +164,7 @@ RULES = {
     "Node": replace(
         AS_WRITTEN,
         defaults=_default,
+        defaults_in_status=True,
         validate=_validate,
         validate_update=_validate_update,
         revalidates=False,

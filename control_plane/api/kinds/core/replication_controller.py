@@ -53,7 +53,7 @@ RULES = {
         AS_WRITTEN,
         warnings=warn_of_template("spec", "template"),
         defaults=_default,
-        labels_by_default=True,
+        defaults_in_status=True,
         validate=_validate,
         validate_update=NO_UPDATE_RULES,
         validate_status_update=validate_replicas_status,

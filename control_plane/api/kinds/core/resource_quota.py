@@ -164,6 +164,7 @@ RULES = {
     "ResourceQuota": replace(
         AS_WRITTEN,
         defaults=_default,
+        defaults_in_status=True,
         validate=_validate,
         validate_update=_validate_update,
         validate_status_update=_validate_status,

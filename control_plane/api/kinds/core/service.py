@@ -253,6 +253,7 @@ RULES = {
         warnings=_warnings,
         name=names.label_errors,
         defaults=_default,
+        defaults_in_status=True,
         prepare_update=_prepare_update,
         prepare_create=_prepare_create,
         validate=validate_service,

@@ -204,6 +204,7 @@ RULES = {
     "ResourceClaim": replace(
         AS_WRITTEN,
         defaults=_default,
+        defaults_in_status=True,
         prepare_status_update=_prepare_status_update,
         validate=_validate,
         validate_update=_validate_update,
