@@ -4,7 +4,8 @@ One task renews the Leases of the host in one batch. A node whose Lease could no
 fence closes), and runs them again after the next renewal.
 
 The nodes of a host live and die together. A host of many renews the Lease of its first each time; the others' Nodes say
-that it stands for theirs (`node_annotations.HEARTBEAT`), which are renewed in turns, and good for as much longer.
+that it stands for theirs (`node_annotations.HEARTBEAT`), which are renewed in turns, and good for as much longer. When
+the first's is refused, the others' are renewed as on a host of few.
 """
 
 import asyncio
@@ -29,7 +30,7 @@ CALL_TIMEOUT_MIN_S, CALL_TIMEOUT_MAX_S = 0.05, 2.0
 OTHERS = 5
 """Leases that are renewed beside the first."""
 AT_FIRST = 100
-"""The same until each was renewed once: they may be old, or none."""
+"""The same until each was renewed once, as they may be old, or none, and while the first does not stand for them."""
 
 
 def rounds(nodes: int) -> int:
@@ -48,12 +49,12 @@ class Turns:
     def __init__(self) -> None:
         self._taken = 0
 
-    def take(self, nodes: int) -> list[int]:
-        """Whose turn it is now, of so many; always that of the first."""
+    def take(self, nodes: int, *, stands: bool = True) -> list[int]:
+        """Whose turn it is now, of so many; always that of the first. `stands`: it is heard for the others."""
         if not nodes:
             return []
         others = nodes - 1
-        count = min(others, OTHERS if self._taken >= others else AT_FIRST)
+        count = min(others, OTHERS if stands and self._taken >= others else AT_FIRST)
         taken, self._taken = self._taken, self._taken + count
         return [0, *(1 + (taken + n) % others for n in range(count))]
 
@@ -87,6 +88,8 @@ class NodeLeases:
         self._timing = timing
         self._nodes: list[LeasedNode] = []
         self._turns = Turns()
+        self._first_refused = False
+        """It alone was not renewed last time: the others have to live by their own Leases."""
         self._wanted = 0
         self._there = asyncio.Event()
         """Set when there is a node."""
@@ -129,7 +132,8 @@ class NodeLeases:
     async def _renew(self) -> list[LeasedNode]:
         """The nodes of which the cluster has heard by that."""
         stamp = self._env.timestamp_micro()
-        nodes = [self._nodes[number] for number in self._turns.take(len(self._nodes))]
+        turns = self._turns.take(len(self._nodes), stands=not self._first_refused)
+        nodes = [self._nodes[number] for number in turns]
         answers = await self._write(nodes, [self._renewal(n, stamp) for n in nodes])
         absent = [n for n, answer in answers if isinstance(answer, NotFound)]
         if absent:
@@ -139,8 +143,9 @@ class NodeLeases:
             if isinstance(answer, ApiError):
                 log.info("lease of %s was not renewed: %s", node.name, answer.message)
         heard = [n for n, answer in answers if not isinstance(answer, ApiError)]
-        stands_in = rounds(self._wanted) > 1 and any(n is self._nodes[0] for n in heard)
-        return self._nodes if stands_in else heard
+        first_heard = any(n is self._nodes[0] for n in heard)
+        self._first_refused = bool(heard) and not first_heard
+        return self._nodes if first_heard and rounds(self._wanted) > 1 else heard
 
     def _renewal(self, node: LeasedNode, stamp: str) -> Any:
         # The cluster may have been made with another timing.

@@ -312,4 +312,5 @@ def test_each_node_of_a_host_has_its_turn_at_its_lease_and_the_first_always(node
         assert {n for now in taken for n in now} == set(range(nodes))
         # However many there are, as many are written each time.
         assert all(now[0] == 0 and len(now) <= 1 + OTHERS for now in taken)
+    assert len(turns.take(nodes, stands=False)) == min(nodes, 1 + AT_FIRST)
     assert (stand_in([f"n{n}" for n in range(nodes)]) == "") is (rounds(nodes) == 1)
