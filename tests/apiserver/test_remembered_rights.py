@@ -76,3 +76,14 @@ async def test_a_right_that_is_refused_is_had_as_soon_as_it_is_granted(stack: St
         await writes(jane, "one", "1")
     await stack.client().patch(ROLES, "r", "default", {"rules": [ALL]})
     await writes(jane, "one", "1")
+
+
+async def test_a_right_to_a_namespace_by_its_own_role_is_none_to_another(stack: Stack) -> None:
+    jane = await granted(stack, {"apiGroups": [""], "resources": ["namespaces"], "verbs": ["get", "patch"]})
+    for _ in range(2):
+        assert (await jane.get("namespaces", "default"))["metadata"]["name"] == "default"
+    with pytest.raises(errors.Forbidden):
+        await jane.get("namespaces", "kube-public")
+    await jane.patch("namespaces", "default", "", {"metadata": {"labels": {"a": "b"}}})
+    with pytest.raises(errors.Forbidden):
+        await jane.patch("namespaces", "kube-public", "", {"metadata": {"labels": {"a": "b"}}})
