@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.pods.ports import ports_conflict
+from rayplane.control_plane.api.pods.ports import HostPorts
 from rayplane.control_plane.api.taints import HARD_EFFECTS
 from rayplane.control_plane.scheduler.events import Action, Event, Resource
 from rayplane.control_plane.scheduler.groups import GANGS
@@ -103,7 +103,7 @@ def _is_own(pod: PodInfo, event: Event, _snapshot: Snapshot) -> bool:
 
 
 def _ports_freed(pod: PodInfo, event: Event, _snapshot: Snapshot) -> bool:
-    return any(ports_conflict(mine, other) for mine in pod.shape.ports for other in event.old.shape.ports)
+    return HostPorts(event.old.shape.ports).conflict(pod.shape.ports)
 
 
 def _spread_pods(pod: PodInfo, event: Event, _snapshot: Snapshot) -> bool:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 
 from rayplane.control_plane.api.machinery.selectors import EQUALS, IN, Requirement
+from rayplane.control_plane.api.pods.ports import HostPorts
 from rayplane.control_plane.api.taints import Taint
 from rayplane.control_plane.scheduler.changes import ChangeLog
 from rayplane.control_plane.scheduler.claim_use import ClaimUse
@@ -29,6 +30,7 @@ _FIRST_COLUMNS = (CPU, MEMORY, STORAGE, PODS, "")
 #: The column of whatever no node has: there is none of it, and nobody counts who wants it.
 NOWHERE = _FIRST_COLUMNS.index("")
 _NO_TAINTS: tuple[Taint, ...] = ()
+_NO_PORTS = HostPorts()
 
 
 def _reports(node: NodeInfo | None) -> bool:
@@ -53,7 +55,7 @@ class Snapshot:
         self._volume_nodes = 0  # nodes that say how many bytes they have for volumes
         self._free_rows: list[int] = []
         self._by_node: dict[str, dict[str, PodInfo]] = {}
-        self._ports: dict[int, dict[tuple[str, str, int], int]] = {}
+        self._ports: dict[int, HostPorts] = {}
         self._priorities: dict[int, int] = {}
         self._images: dict[str, dict[int, int]] = {}
         self._resolved: dict[PodTerm, tuple[str, ...]] = {}
@@ -345,10 +347,9 @@ class Snapshot:
         self.scored[row, 0] += sign * shape.scored_cpu
         self.scored[row, 1] += sign * shape.scored_memory
         for port in shape.ports:
-            used = self._ports.setdefault(row, {})
-            used[port] = used.get(port, 0) + sign
-            if not used[port]:
-                del used[port]
+            if (used := self._ports.get(row)) is None:
+                used = self._ports[row] = HostPorts()
+            used.count(port, sign)
         priorities = self._priorities
         priorities[pod.priority] = priorities.get(pod.priority, 0) + sign
         if not priorities[pod.priority]:
@@ -362,9 +363,9 @@ class Snapshot:
             self.preferred.count(pod.preferred, row, sign, self.rows)
         self.use_changes.add(row)
 
-    def ports(self, row: int) -> Iterable[tuple[str, str, int]]:
+    def ports(self, row: int) -> HostPorts:
         """Host ports in use."""
-        return self._ports.get(row, {})
+        return self._ports.get(row, _NO_PORTS)
 
     def has_lower_priority(self, priority: int) -> bool:
         """Whether any pod on a node could be a victim for one of `priority`."""

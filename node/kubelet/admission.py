@@ -13,7 +13,7 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.node_affinity import admits, required_terms
-from rayplane.control_plane.api.pods.ports import HostPort, host_ports, ports_conflict
+from rayplane.control_plane.api.pods.ports import HostPort, HostPorts, host_ports
 from rayplane.control_plane.api.pods.resources import pod_requests, whole
 from rayplane.control_plane.api.taints import NO_EXECUTE, tolerates
 from rayplane.node.lifecycle import Rejected
@@ -91,7 +91,7 @@ class Allocations:
         self._capacity = capacity
         self._cpu = self._memory = self._pods = 0
         self._others: Counter[str] = Counter()
-        self._ports: Counter[HostPort] = Counter()
+        self._ports = HostPorts()
 
     def hold(self, room: Room) -> None:
         self._count(room, 1)
@@ -106,9 +106,7 @@ class Allocations:
         for name, amount in room.others:
             self._others[name] += sign * amount
         for port in room.ports:
-            self._ports[port] += sign
-            if not self._ports[port]:
-                del self._ports[port]
+            self._ports.count(port, sign)
 
     def refuse(self, wanted: Room) -> Rejected | None:
         """Say why a pod does not fit beside the others; None when it does."""
@@ -124,6 +122,6 @@ class Allocations:
 
     def refuse_ports(self, wanted: Room) -> Rejected | None:
         """The same for ports of the node."""
-        if any(ports_conflict(port, taken) for port in wanted.ports for taken in self._ports):
+        if self._ports.conflict(wanted.ports):
             return _failed("NodePorts", "node(s) didn't have free ports for the requested pod ports")
         return None

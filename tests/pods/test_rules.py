@@ -10,7 +10,7 @@ from hypothesis import given, settings
 
 from rayplane.control_plane.api.kinds.defaulting import default
 from rayplane.control_plane.api.machinery.quantity import NANO, Quantity
-from rayplane.control_plane.api.pods.ports import host_ports, named_port, ports_conflict
+from rayplane.control_plane.api.pods.ports import HostPorts, host_ports, named_port
 from rayplane.control_plane.api.pods.qos import computed_qos_class, qos_class
 from rayplane.control_plane.api.pods.resources import pod_limits, pod_requests, resources_changed
 from rayplane.control_plane.api.pods.state import (
@@ -241,9 +241,16 @@ def test_ports_are_those_of_containers_that_last() -> None:
 
 
 def test_host_ports_conflict_on_the_same_address_or_on_all() -> None:
-    assert ports_conflict(("TCP", "0.0.0.0", 1), ("TCP", "10.0.0.1", 1))
-    assert not ports_conflict(("TCP", "10.0.0.2", 1), ("TCP", "10.0.0.1", 1))
-    assert not ports_conflict(("TCP", "0.0.0.0", 1), ("UDP", "0.0.0.0", 1))
+    every, one, other = (("TCP", address, 1) for address in ("0.0.0.0", "10.0.0.1", "10.0.0.2"))
+    assert HostPorts([every]).conflict([one]) and HostPorts([one]).conflict([every])
+    assert HostPorts([one]).conflict([one]) and not HostPorts([other]).conflict([one])
+    assert not HostPorts([every]).conflict([("UDP", "0.0.0.0", 1), ("TCP", "0.0.0.0", 2)])
+    used = HostPorts([every, one, one])
+    used.count(every, -1)
+    used.count(one, -1)
+    assert used.conflict([one]) and not used.conflict([other])
+    used.count(one, -1)
+    assert not used.conflict([every])
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 import pytest
 
+from rayplane.control_plane.api.pods.ports import HostPort
 from rayplane.control_plane.scheduler import Failure, Placement
+from rayplane.control_plane.scheduler.events import Action, Event, Resource
+from rayplane.control_plane.scheduler.hints import HINTS
 from rayplane.control_plane.scheduler.nodes import NodeInfo
+from rayplane.control_plane.scheduler.plugins import PodView
+from rayplane.control_plane.scheduler.plugins.base import ALL
+from rayplane.control_plane.scheduler.plugins.node import NodePorts
+from rayplane.control_plane.scheduler.pods import PodInfo
 from tests.scheduler.build import World, claim, info, node, on, pod, storage_class, volume
 
 HOST = "kubernetes.io/hostname"
@@ -136,6 +146,32 @@ def test_host_ports_exclude_each_other() -> None:
     assert {world.place(pod(f"p{i}", host_port=80)) for i in range(2)} == {"a", "b"}
     assert "2 node(s) didn't have free ports for the requested pod ports" in world.fail(pod("q", host_port=80))
     assert world.place(pod("r", host_port=81)) == "a"
+
+
+class Counted(tuple[HostPort, ...]):
+    """Host ports; it is counted how many of them are looked at."""
+
+    looks = 0
+
+    def __iter__(self) -> Iterator[HostPort]:
+        for port in super().__iter__():
+            Counted.looks += 1
+            yield port
+
+
+def test_any_number_of_host_ports_is_looked_at_once_for_a_node() -> None:
+    def ported(name: str, first: int) -> PodInfo:
+        one = info(on("a", pod(name)))
+        ports = Counted(("TCP", f"10.0.0.{name}", number) for number in range(first, first + 1000))
+        return replace(one, shape=replace(one.shape, ports=ports))
+
+    world, Counted.looks = World(node("a")), 0
+    world.snapshot.set_pod(ported("1", 1))
+    wanted = PodView(ported("2", 500), world.cluster)
+    assert NodePorts().allowed(wanted, ALL).tolist()[0] and NodePorts().refusal(wanted, 0) is None
+    [freed] = [hint.helps for hint in HINTS["NodePorts"] if hint.resource is Resource.ASSIGNED_POD]
+    assert not freed(wanted.pod, Event(Resource.ASSIGNED_POD, Action.DELETE, ported("1", 1), None), world.snapshot)
+    assert Counted.looks <= 5 * 1000
 
 
 def test_a_node_that_changes_or_goes_is_seen() -> None:

@@ -3,7 +3,7 @@
 Source: Kubernetes API reference core/v1 ContainerPort; concepts "Service" (port definitions by name).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from rayplane.control_plane.api.pods.containers import Spec, lasting
@@ -23,11 +23,35 @@ def host_ports(spec: Spec) -> Iterator[HostPort]:
                 yield port.get("protocol") or "TCP", port.get("hostIP") or _ALL, number
 
 
-def ports_conflict(one: HostPort, other: HostPort) -> bool:
-    """Same protocol and port, on the same address or on all."""
-    if one[0] != other[0] or one[2] != other[2]:
+class HostPorts:
+    """Ports of a node that are in use, by how many: thousands are compared with thousands in one pass."""
+
+    __slots__ = ("_addresses",)
+
+    def __init__(self, ports: Iterable[HostPort] = ()) -> None:
+        self._addresses: dict[tuple[str, int], dict[str, int]] = {}
+        for port in ports:
+            self.count(port, 1)
+
+    def count(self, port: HostPort, sign: int) -> None:
+        """One more takes the port, or one less."""
+        protocol, address, number = port
+        users = self._addresses.setdefault((protocol, number), {})
+        users[address] = users.get(address, 0) + sign
+        if not users[address]:
+            del users[address]
+            if not users:
+                del self._addresses[protocol, number]
+
+    def conflict(self, wanted: Iterable[HostPort]) -> bool:
+        """Whether one of these is in use: same protocol and number, on the same address or, on either side, on all."""
+        if not self._addresses:
+            return False
+        for protocol, address, number in wanted:
+            users = self._addresses.get((protocol, number))
+            if users is not None and (address == _ALL or address in users or _ALL in users):
+                return True
         return False
-    return one[1] == other[1] or _ALL in (one[1], other[1])
 
 
 def named_port(spec: Spec, name: str, protocol: str = "TCP") -> int | None:

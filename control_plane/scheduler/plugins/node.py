@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 import numpy as np
 
 from rayplane.control_plane.api.node_affinity import NodeTerm, node_terms
-from rayplane.control_plane.api.pods.ports import ports_conflict
 from rayplane.control_plane.api.taints import (
     HARD_EFFECTS,
     NO_SCHEDULE,
@@ -200,16 +199,12 @@ class NodePorts(Plugin):
             return None
         snapshot = view.snapshot
         numbers = snapshot.numbers(rows)
-        return np.array([not self._taken(snapshot, view.pod.shape, row) for row in numbers.tolist()], dtype=np.bool_)
+        return np.array([not snapshot.ports(row).conflict(wanted) for row in numbers.tolist()], dtype=np.bool_)
 
     def refusal(self, view: PodView, row: int) -> Refusal | None:
-        if view.pod.shape.ports and self._taken(view.snapshot, view.pod.shape, row):
+        if view.snapshot.ports(row).conflict(view.pod.shape.ports):
             return Refusal(self.name, ("node(s) didn't have free ports for the requested pod ports",), True)
         return None
-
-    @staticmethod
-    def _taken(snapshot: Snapshot, shape: Shape, row: int) -> bool:
-        return any(ports_conflict(mine, other) for other in snapshot.ports(row) for mine in shape.ports)
 
 
 class ImageLocality(Plugin):
