@@ -13,7 +13,7 @@ from typing import Any
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.claims import SELECTED_NODE, is_bound
-from rayplane.control_plane.api.errors import ApiError, NotFound
+from rayplane.control_plane.api.errors import ApiError, Conflict, NotFound
 from rayplane.control_plane.api.kinds.scheduling.fields import GROUPS
 from rayplane.control_plane.api.kinds.scheduling.pod_group import INITIALLY_SCHEDULED
 from rayplane.control_plane.api.meta import Object
@@ -131,20 +131,19 @@ class Binder:
         answers = await self._batch(
             [ops.create("pods", binding(p.pod, p.node), subresource="binding") for p in placements]
         )
-        errors = [answer if isinstance(answer, ApiError) else None for answer in answers]
-        for placement, error in zip(placements, errors, strict=True):
-            if error is None:
-                self.tell(placement)
-        return errors
+        return [answer if isinstance(answer, ApiError) else None for answer in answers]
 
-    async def is_bound(self, placement: Placement) -> bool:
-        """Whether the pod has this very node already, by an earlier call."""
+    async def beyond(self, conflict: Conflict, placement: Placement) -> ApiError | None:
+        """The error of a binding in conflict with what is there: None if that is this very binding, by an earlier call.
+
+        What kept that from being found out is the error else.
+        """
         pod = placement.pod
         try:
             found = await self._client.get("pods", pod.name, pod.namespace)
-        except ApiError:
-            return False
-        return meta.uid(found) == pod.uid and meta.node_name(found) == placement.node
+        except ApiError as error:
+            return error
+        return None if meta.uid(found) == pod.uid and meta.node_name(found) == placement.node else conflict
 
     def tell(self, placement: Placement) -> None:
         """Tell users that the pod has its node."""

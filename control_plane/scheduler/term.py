@@ -121,7 +121,7 @@ class Term:
         if not (decisions or self._ready or self._broken):
             await self._rest(now)
             return
-        failures, self._broken = self._broken, []
+        failures, self._broken = [one for one in self._broken if self._is_queued(one.pod)], []
         spent_s = _now() - now
         self._count(decisions, spent_s)
         for decision in decisions:
@@ -284,7 +284,6 @@ class Term:
         """Have the pod bound by an extender, else a plug-in, else as all others; whether it is bound."""
         queued = self.queue.find(placement.pod.key)
         if await self._extended.bind(placement):
-            self._binder.tell(placement)
             self._is_bound(placement, queued)
             return True
         if await self._extensions.bind(placement):
@@ -305,13 +304,15 @@ class Term:
         there until an answer comes, or none can come any more.
         """
         all_bound, pause_s, give_up_at = True, 0.0, _now() + UNKNOWN_S
+        # The informer may be faster than the answer.
+        queued = {placement.pod.uid: self.queue.find(placement.pod.key) for placement in placements}
         while placements:
-            queued = [self.queue.find(p.pod.key) for p in placements]  # the informer may be faster than the answer
             errors = await self._binder.bind(placements)
             unknown = []
-            for placement, error, one in zip(placements, errors, queued, strict=True):
-                if error is None or (isinstance(error, Conflict) and await self._binder.is_bound(placement)):
-                    self._is_bound(placement, one)
+            for placement, answer in zip(placements, errors, strict=True):
+                error = await self._binder.beyond(answer, placement) if isinstance(answer, Conflict) else answer
+                if error is None or self._is_seen_bound(placement):
+                    self._is_bound(placement, queued[placement.pod.uid])
                 elif isinstance(error, _UNKNOWN) and self._is_queued(placement.pod) and _now() < give_up_at:
                     self._broken.append(Failure(placement.pod, _not_bound(error), is_fault=True))
                     unknown.append(placement)
@@ -328,7 +329,14 @@ class Term:
                 await asyncio.sleep(pause_s)
         return all_bound
 
+    def _is_seen_bound(self, placement: Placement) -> bool:
+        """Whether the informer has shown the pod on its node: what is only assumed there is queued still."""
+        known = self.snapshot.pods.get(placement.pod.key)
+        is_there = known is not None and (known.uid, known.node) == (placement.pod.uid, placement.node)
+        return is_there and not self._is_queued(placement.pod)
+
     def _is_bound(self, placement: Placement, queued: QueuedPod | None) -> None:
+        self._binder.tell(placement)
         if queued is not None:
             self._metrics.bound(queued.attempts, _now() - queued.came_at)
         if self._is_queued(placement.pod):

@@ -13,6 +13,7 @@ from typing import Any, cast
 import pytest
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.errors import ServiceUnavailable
 from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.client import ApiClient
 from rayplane.control_plane.scheduler import Cycle, Failure, Scheduler, SchedulerConfig, extensions, installed
@@ -22,7 +23,7 @@ from rayplane.control_plane.scheduler.queue import Place
 from rayplane.storage.env import Env, SystemClock
 from tests.fakes import FakeClient
 from tests.scheduler.build import World, claim, info, node, pod, storage_class
-from tests.scheduler.test_service import node_of, quiet, until
+from tests.scheduler.test_service import is_binding, node_of, quiet, until
 
 FILE = """
 apiVersion: kubescheduler.config.k8s.io/v1
@@ -323,6 +324,39 @@ async def test_what_was_reserved_is_given_back_when_the_pod_goes_while_it_waits_
     assert sorted(held) == ["gone", "kept"]
     api.remove("pods", "default/gone")
     await until(lambda: held == ["kept"])
+
+
+@pytest.mark.parametrize("turns", [0, 50])
+async def test_what_was_reserved_is_kept_by_a_pod_that_a_call_without_an_answer_bound(
+    api: FakeClient, start: Made, turns: int
+) -> None:
+    """Before or after the informer shows the pod on its node; it is told to be bound either way."""
+    told: list[str] = []
+    lost = iter([True])
+
+    class Mine(PodPlugin):
+        def reserve(self, state: State, pod: Any, node: str) -> None:
+            told.append("reserved")
+
+        def unreserve(self, state: State, pod: Any, node: str) -> None:
+            told.append("given back")
+
+        async def post_bind(self, state: State, pod: Any, node: str) -> None:
+            told.append("bound")
+
+    async def lose(operations: Any) -> None:
+        if is_binding(operations) and next(lost, False):
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            raise ServiceUnavailable("no answer")
+
+    api.after_batch = lose
+    await start(Mine)
+    api.put("nodes", node("n1"))
+    api.put("pods", pod("p"))
+    await until(lambda: len(told) > 1)
+    assert told == ["reserved", "bound"]
+    await until(lambda: api.events("Scheduled"))
 
 
 async def test_a_plugin_may_bind(api: FakeClient, start: Made) -> None:
