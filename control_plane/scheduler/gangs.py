@@ -118,7 +118,9 @@ class _Search:
         self.left -= 1 if is_alike else _SEARCH_COST
         helpful = self.helpful.get((pod.scheduler, pod.shape)) if is_alike else None
         if helpful is None:
-            helpful = self.helpful[pod.scheduler, pod.shape] = self.cycle.helpful(pod)
+            helpful = self.cycle.helpful(pod)
+        if is_alike:
+            self.helpful[pod.scheduler, pod.shape] = helpful
         return self.cycle.make_room(pod, helpful, candidates=_CANDIDATES)
 
 

@@ -256,6 +256,18 @@ def test_the_search_for_victims_is_bounded(monkeypatch: pytest.MonkeyPatch) -> N
     assert len(victims(world.together(*vips(4)))) == 4
 
 
+def test_where_deletions_help_one_pod_says_nothing_of_another_with_more_rules() -> None:
+    zone = "zone"
+    near = {"topologyKey": zone, "labelSelector": {"matchLabels": {"app": "db"}}}
+    rule = {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [near]}}
+    world = Grouped(*(node(name, cpu=cpu, labels={zone: name}) for name, cpu in (("a", "1"), ("b", "2"))))
+    world.run(on("a", pod("low0", cpu="1")), on("b", pod("low1", cpu="1")))
+    world.run(on("a", pod("db", labels={"app": "db"}, priority=20)))
+    world.add(group(least=3, priority=10))
+    found = world.together(member("v0", priority=10, affinity=rule), *(member(f"v{i}", priority=10) for i in (1, 2)))
+    assert sorted(victims(found)) == ["low0", "low1"]
+
+
 @pytest.mark.parametrize("reasons", [1, 100])
 def test_pods_that_keep_apart_are_placed_whether_or_not_each_is_told_why(
     reasons: int, monkeypatch: pytest.MonkeyPatch
