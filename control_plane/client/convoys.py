@@ -39,6 +39,12 @@ class _Convoy:
         self.waiting: list[asyncio.Future[pb.TxnResponse]] = []
         self.room = BYTES_MAX
 
+    def leave_behind_who_gave_up(self) -> None:
+        """What nobody waits for any more before it was sent is not sent."""
+        if any(answer.done() for answer in self.waiting):
+            there = [(t, a) for t, a in zip(self.transactions, self.waiting, strict=True) if not a.done()]
+            self.transactions, self.waiting = [t for t, _ in there], [a for _, a in there]
+
 
 class Convoys:
     """Convoys of one client. Each travels by a task of its own: a caller that is cancelled takes nobody with it."""
@@ -88,6 +94,7 @@ class Convoys:
 
     async def _send(self, convoy: _Convoy, timeout: float) -> None:
         self._close(convoy, timeout)
+        convoy.leave_behind_who_gave_up()
         error: Exception = RpcError(grpc.StatusCode.UNAVAILABLE, "the convoy of transactions was given up")
         try:
             if len(convoy.transactions) == 1:
@@ -119,6 +126,9 @@ class Convoys:
             ):
                 _settle(answer, outcome)
             return
+        if len(told.outcomes) != len(convoy.waiting):
+            what = f"{len(told.outcomes)} outcomes of {len(convoy.waiting)} transactions"
+            raise RpcError(grpc.StatusCode.INTERNAL, f"a member told {what}: what became of each is unknown")
         for answer, one in zip(convoy.waiting, told.outcomes, strict=True):
             _settle(answer, _read(one))
 

@@ -1,8 +1,8 @@
 """A client of etcd v3 (API reference: etcd documentation, "etcd API")."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from typing import Any
 
 from google.protobuf.message import Message
@@ -85,18 +85,12 @@ class EtcdClient:
     ) -> pb.TxnResponse:
         """Those of the same turn of the event loop travel together, each for itself."""
         request = pb.TxnRequest(compare=compare, success=success, failure=failure)
-        began = asyncio.get_running_loop().time()
-        try:
+        with self._measured("Txn"):
             return await self._convoys.txn(request, timeout)
-        finally:
-            self.durations.observe(asyncio.get_running_loop().time() - began, "Txn")
 
     async def _txn(self, request: pb.TxnRequest, timeout: float) -> pb.TxnResponse:
-        async def once(address: str, left: float) -> pb.TxnResponse:
-            response: pb.TxnResponse = await self._stub("KV", address).Txn(request, timeout=left)
-            return response
-
-        return await call_any(self.endpoints, once, timeout=timeout, idempotent=False, sticky=True)
+        response: pb.TxnResponse = await self._ask("KV", "Txn", request, timeout)
+        return response
 
     def _convoy_stub(self, address: str) -> Stub:
         return self._stub(_CONVOYS, address)
@@ -214,13 +208,23 @@ class EtcdClient:
     async def _call(
         self, service: str, method: str, request: Message, timeout: float, *, idempotent: bool = False
     ) -> Any:
+        with self._measured(method):
+            return await self._ask(service, method, request, timeout, idempotent=idempotent)
+
+    async def _ask(
+        self, service: str, method: str, request: Message, timeout: float, *, idempotent: bool = False
+    ) -> Any:
         async def once(address: str, left: float) -> Any:
             return await getattr(self._stub(service, address), method)(request, timeout=left)
 
+        return await call_any(self.endpoints, once, timeout=timeout, idempotent=idempotent, sticky=True)
+
+    @contextmanager
+    def _measured(self, method: str) -> Iterator[None]:
         loop = asyncio.get_running_loop()
         began = loop.time()
         try:
-            return await call_any(self.endpoints, once, timeout=timeout, idempotent=idempotent, sticky=True)
+            yield
         finally:
             self.durations.observe(loop.time() - began, method)
 

@@ -31,6 +31,7 @@ class Member:
         self.calls: list[list[str]] = []
         self.refused: dict[str, RpcError] = {}
         self.broken: RpcError | None = None
+        self.forgets = 0
         self.silent = asyncio.Event()
         self.silent.set()
         self.convoys = Convoys(Endpoints(["one"]), self._single, lambda _: cast(Stub, self))
@@ -56,7 +57,7 @@ class Member:
                 outcomes.append(Outcome(response=self._carry_out(request).SerializeToString()))
             except RpcError as e:
                 outcomes.append(Outcome(code=e.code.value[0], text=e.message))
-        return Outcomes(outcomes=outcomes)
+        return Outcomes(outcomes=outcomes[self.forgets :])
 
     async def all(self, *keys: str, value: bytes = b"", timeout: float = TIMEOUT_S) -> list[Any]:
         """The revision of each, or how it failed."""
@@ -125,6 +126,24 @@ async def test_a_caller_that_gives_up_takes_nobody_with_it() -> None:
         await gone
     member.silent.set()
     assert (await there).header.revision == 2
+
+
+async def test_what_its_caller_gave_up_before_it_left_is_not_sent() -> None:
+    member = Member()
+    gone, there = (asyncio.create_task(member.convoys.txn(put(key), TIMEOUT_S)) for key in ("1", "2"))
+    # Both have joined; the convoy's own turn comes after theirs.
+    await asyncio.sleep(0)
+    gone.cancel()
+    assert (await there).header.revision == 2
+    assert member.calls == [["2"]]
+
+
+async def test_a_member_that_tells_of_fewer_than_it_was_sent_is_no_answer_to_any() -> None:
+    member = Member()
+    member.forgets = 1
+    one, two = await member.all("1", "2")
+    assert one is two and one.code is grpc.StatusCode.INTERNAL and "1 outcomes of 2" in one.message
+    assert not one.unsent, "who asked must take it for a write that may have been done"
 
 
 async def test_a_call_that_nobody_waits_for_is_ended() -> None:

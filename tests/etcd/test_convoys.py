@@ -12,7 +12,7 @@ from rayplane.control_plane.etcd.server.services.convoys import TRANSACTIONS_MAX
 from rayplane.control_plane.rpc import RpcError, Stub
 from rayplane.proto.etcd import rpc_pb2 as pb
 from rayplane.proto.rayplane.v1.raft_pb2 import Convoy, Outcome
-from tests.etcd.harness import EtcdCluster, etcd_cluster
+from tests.etcd.harness import SETTLE_S, EtcdCluster, etcd_cluster
 
 
 def put(key: bytes, value: bytes = b"", **options: Any) -> pb.RequestOp:
@@ -180,3 +180,17 @@ async def test_callers_are_judged_one_by_one_once_authentication_is_on() -> None
         )
         assert response(mine).succeeded
         assert other.text == errors.PermissionDenied().message
+
+
+async def test_what_a_leader_does_not_take_is_handed_to_it_again_and_holds_nothing_up() -> None:
+    async with etcd_cluster(3, request_timeout_s=SETTLE_S) as cluster:
+        leader = await cluster.wait_leader()
+        gone, asked = (m for m in cluster.members if m is not leader)
+        await cluster.kill(cluster.name_of(gone))
+        # A leader that hands over takes nothing; when its heir does not answer it goes on, in the same term.
+        leader.driver.transfer_leader(gone.member_id)
+        term = leader.driver.term
+        txns = [pb.TxnRequest(success=[put(b"a")]), pb.TxnRequest(success=[put(b"b")])]
+        outcomes = await convoy(cluster, *txns, member=cluster.members.index(asked))
+        assert [o.code for o in outcomes] == [0, 0]
+        assert (leader.driver.term, leader.is_leader) == (term, True)

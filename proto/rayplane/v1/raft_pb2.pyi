@@ -69,17 +69,19 @@ class Message(_message.Message):
     def __init__(self, type: _Optional[int] = ..., to: _Optional[int] = ..., term: _Optional[int] = ..., log_term: _Optional[int] = ..., index: _Optional[int] = ..., entries: _Optional[_Iterable[_Union[Entry, _Mapping]]] = ..., commit: _Optional[int] = ..., reject: _Optional[bool] = ..., reject_hint: _Optional[int] = ..., context: _Optional[bytes] = ..., snapshot: _Optional[_Union[Snapshot, _Mapping]] = ..., durable: _Optional[int] = ..., **kwargs) -> None: ...
 
 class Batch(_message.Message):
-    __slots__ = ("cluster_id", "to", "messages", "proposals")
+    __slots__ = ("cluster_id", "to", "messages", "proposals", "refused")
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     FROM_FIELD_NUMBER: _ClassVar[int]
     TO_FIELD_NUMBER: _ClassVar[int]
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
     PROPOSALS_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
     cluster_id: int
     to: int
     messages: _containers.RepeatedCompositeFieldContainer[Message]
     proposals: _containers.RepeatedScalarFieldContainer[bytes]
-    def __init__(self, cluster_id: _Optional[int] = ..., to: _Optional[int] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., proposals: _Optional[_Iterable[bytes]] = ..., **kwargs) -> None: ...
+    refused: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, cluster_id: _Optional[int] = ..., to: _Optional[int] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., proposals: _Optional[_Iterable[bytes]] = ..., refused: _Optional[_Iterable[int]] = ..., **kwargs) -> None: ...
 
 class StreamEnd(_message.Message):
     __slots__ = ()

@@ -10,7 +10,6 @@ and wakes it. Applying is synchronous in pieces of `APPLY_MAX` entries, with oth
 """
 
 import asyncio
-import contextlib
 import random
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import Protocol
@@ -165,8 +164,10 @@ class Driver:
 
     # Input from peers
 
-    def receive(self, messages: Iterable[raft.Message], proposals: Iterable[bytes] = ()) -> None:
-        """What came from a peer. Raises Stopped, when this member cannot go on."""
+    def receive(self, messages: Iterable[raft.Message], proposals: Iterable[bytes] = ()) -> list[int]:
+        """What came from a peer; the ids of proposals that were not taken. Raises Stopped, when this member cannot
+        go on.
+        """
         if self._failed:
             raise errors.Stopped
         try:
@@ -177,11 +178,14 @@ class Driver:
             self._failed = True
             self._fail(e)
             raise errors.Stopped from e
+        refused = []
         for data in proposals:
-            # What cannot be taken is dropped: the proposer learns it from the next leader's first entry.
-            with contextlib.suppress(raft.ProposalDropped):
+            try:
                 self._node.propose(data)
+            except raft.ProposalDropped:
+                refused.append(decode_head(data)[0])
         self._wake.set()
+        return refused
 
     async def receive_snapshot(self, message: raft.Message, chunks: AsyncIterator[bytes]) -> None:
         """Keep the state that a leader sends, then let raft decide about it. Raises TooManyRequests, Stopped."""
@@ -190,6 +194,10 @@ class Driver:
         if message.snapshot.index > self.applied:
             await self._snapshots.receive(message.snapshot, chunks)
         self.receive([message])
+
+    def refused(self, peer: int, request_ids: Iterable[int]) -> None:
+        """A peer did not take these proposals."""
+        self.proposals.refused(peer, request_ids)
 
     def unreachable(self, peer: int) -> None:
         """Messages to a peer were lost."""

@@ -5,7 +5,7 @@ No timers of their own: all have the same time limit, so the oldest come first a
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -98,6 +98,13 @@ class Proposals:
     def fail_before(self, term: int) -> None:
         """An entry of `term` was applied: what was handed over in an earlier one and is not applied yet is lost."""
         self._fail(lambda p: 0 < p.term < term, errors.LeaderChanged)
+
+    def refused(self, peer: int, request_ids: Iterable[int]) -> None:
+        """The member to which these were forwarded did not take them: parked again, as before."""
+        for request_id in request_ids:
+            proposal = self._waiting.get(request_id)
+            if proposal is not None and proposal.forwarded_to == peer:
+                proposal.term = proposal.forwarded_to = 0
 
     def fail_forwarded(self, peer: int) -> None:
         """The connection to the leader broke: the outcome is unknown."""

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from rayplane.control_plane import etcd_errors as errors
@@ -79,6 +79,7 @@ class _Link:
         self._peer = peer
         self._messages: deque[raft.Message] = deque()
         self._proposals: deque[bytes] = deque()
+        self._not_taken: list[int] = []
         self._connection: _Connection | None = None
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"peer-{peer:x}")
 
@@ -111,6 +112,12 @@ class _Link:
         self._connection.wake.set()
         return True
 
+    def refuse(self, request_ids: Sequence[int]) -> None:
+        """The peer's proposals that were not taken; what is not told is waited for until its time is out."""
+        if self._connection is not None and len(self._not_taken) < PROPOSALS_QUEUED_MAX:
+            self._not_taken.extend(request_ids)
+            self._connection.wake.set()
+
     async def stop(self) -> None:
         await cancel_and_wait(self._task)
 
@@ -138,6 +145,7 @@ class _Link:
                 self._connection = None
                 self._messages.clear()
                 self._proposals.clear()
+                self._not_taken.clear()
             self._attempt += 1
             self._transport.traffic.send_failures[self._peer] += 1
             self._transport.observer.unreachable(self._peer)
@@ -149,7 +157,7 @@ class _Link:
 
     async def _batches(self, connection: _Connection) -> AsyncIterator[wire.Batch]:
         while True:
-            while connection.open and not self._messages and not self._proposals:
+            while connection.open and not (self._messages or self._proposals or self._not_taken):
                 connection.wake.clear()
                 await connection.wake.wait()
             if not connection.open:
@@ -168,6 +176,8 @@ class _Link:
             data = self._proposals.popleft()
             size += len(data)
             batch.proposals.append(data)
+        batch.refused.extend(self._not_taken)
+        self._not_taken.clear()
         transport.traffic.sent_bytes[self._peer] += size
         return batch
 
@@ -234,6 +244,12 @@ class PeerTransport:
         """Hand a proposal to the leader; False when it cannot be reached now."""
         link = self._links.get(peer)
         return link is not None and link.propose(data)
+
+    def refuse(self, peer: int, request_ids: Sequence[int]) -> None:
+        """Tell a peer which of its proposals were not taken."""
+        link = self._links.get(peer)
+        if link is not None:
+            link.refuse(request_ids)
 
     async def send_snapshot(self, message: raft.Message, chunks: Iterator[bytes]) -> None:
         """Ship a SNAP message and the state it speaks of. Raises RpcError."""

@@ -1,6 +1,6 @@
 """The Peer service: what a member answers the other members."""
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Protocol
 
 from rayplane.control_plane import etcd_errors as errors
@@ -29,7 +29,9 @@ class Inbox(Protocol):
     member_id: int
     cluster_id: int
 
-    def receive(self, messages: Iterable[raft.Message], proposals: Iterable[bytes]) -> None: ...
+    def receive(self, messages: Iterable[raft.Message], proposals: Iterable[bytes]) -> list[int]: ...
+
+    def refused(self, peer: int, request_ids: Iterable[int]) -> None: ...
 
     async def receive_snapshot(self, message: raft.Message, chunks: AsyncIterator[bytes]) -> None: ...
 
@@ -37,9 +39,11 @@ class Inbox(Protocol):
 
 
 class Received(Protocol):
-    """The transport, which counts what came."""
+    """The transport, which counts what came and tells what was not taken of it."""
 
     def received(self, peer: int, messages: Iterable[raft.Message], proposals: Iterable[bytes]) -> None: ...
+
+    def refuse(self, peer: int, request_ids: Sequence[int]) -> None: ...
 
 
 class Changes(MembershipChanges, Protocol):
@@ -81,7 +85,10 @@ class PeerService:
             self._check_removed(sender)
             messages, proposals = [message_from_wire(m) for m in batch.messages], batch.proposals
             self._traffic.received(sender, messages, proposals)
-            self._driver.receive(messages, proposals)
+            if refused := self._driver.receive(messages, proposals):
+                self._traffic.refuse(sender, refused)
+            if batch.refused:
+                self._driver.refused(sender, batch.refused)
         return wire.StreamEnd()
 
     async def Snapshot(self, requests: AsyncIterator[wire.SnapshotChunk], context: Context) -> wire.SnapshotReceived:
