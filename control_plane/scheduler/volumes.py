@@ -10,7 +10,7 @@ affinity), "Storage Capacity".
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -34,9 +34,9 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.node_affinity import NodeTerm, admits, node_terms
 from rayplane.control_plane.scheduler.claim_use import ClaimUse
 from rayplane.control_plane.scheduler.nodes import HOSTNAME, NodeInfo
-from rayplane.control_plane.scheduler.pods import DISK_MARK, MIGRATED, PodInfo
+from rayplane.control_plane.scheduler.pods import AMOUNT_MAX, DISK_MARK, MIGRATED, PodInfo
 from rayplane.control_plane.scheduler.rows import rows_of_selector, rows_of_terms
-from rayplane.control_plane.scheduler.snapshot import Bools, Snapshot
+from rayplane.control_plane.scheduler.snapshot import Bools, Ints, Snapshot
 
 NO_AFFINITY = "node(s) didn't match PersistentVolume's node affinity"
 NOTHING_TO_BIND = "node(s) didn't find available persistent volumes to bind"
@@ -100,6 +100,9 @@ class VolumeNeeds:
     problem: str = ""
     bound: tuple[Volume, ...] = ()
     waiting: tuple[Object, ...] = ()
+    """The smallest first: of volumes that exist it gets the small ones."""
+    rooms: dict[str, Ints | None] = field(default_factory=dict)
+    """What `VolumeIndex.room_for` has found out, by claim, in the decision that the needs are worked out for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +228,7 @@ class VolumeIndex:
                 waiting.append(claim)
         if unbound_immediate:
             return VolumeNeeds(UNBOUND_IMMEDIATE)
-        return VolumeNeeds("", tuple(bound), tuple(waiting))
+        return VolumeNeeds("", tuple(bound), tuple(sorted(waiting, key=requested_bytes)))
 
     def _waits_for_consumer(self, claim: Object) -> bool:
         storage = self.classes.get(class_of(claim))
@@ -270,7 +273,7 @@ class VolumeIndex:
             return found
         candidates = [self._candidates(claim, ()) for claim in needs.waiting]
         for claim, volumes in zip(needs.waiting, candidates, strict=True):
-            found &= self._served(claim, volumes, snapshot)
+            found &= self._served(claim, volumes, needs, snapshot)
         if len(needs.waiting) > 1 or snapshot.reports_volume_bytes:
             # Claims may want the same volume, and share a node's room: looked at node by node.
             free = self.free_bytes(snapshot)
@@ -279,7 +282,7 @@ class VolumeIndex:
                 found[row] = not self.refusal(needs, node, free.get(node.name))
         return found
 
-    def _served(self, claim: Object, candidates: Sequence[Volume], snapshot: Snapshot) -> Bools:
+    def _served(self, claim: Object, candidates: Sequence[Volume], needs: VolumeNeeds, snapshot: Snapshot) -> Bools:
         """Rows where one claim finds a volume, or gets one made."""
         selected = self._selected(claim)
         if selected:
@@ -291,7 +294,8 @@ class VolumeIndex:
         storage = self.classes[class_of(claim)]
         found = np.zeros(snapshot.rows, dtype=np.bool_)
         if storage.get("provisioner") != NO_PROVISIONER:
-            found = _allowed_rows(storage, snapshot) & self._rows_with_capacity(claim, storage, snapshot)
+            room = self.room_for(claim, needs, snapshot)
+            found = _allowed_rows(storage, snapshot) & (snapshot.valid if room is None else room >= 0)
         for volume in candidates:
             found |= snapshot.valid if volume.terms is None else rows_of_terms(snapshot, volume.terms)
             if found.all():
@@ -330,15 +334,31 @@ class VolumeIndex:
         found = [v for v in self._candidates(claim, taken) if v.admits(node)]
         return min(found, key=lambda v: (v.size, v.name), default=None)
 
-    def _rows_with_capacity(self, claim: Object, storage: Object, snapshot: Snapshot) -> Bools:
-        published = [c for c in self.capacities.values() if c.get("storageClassName") == meta.name(storage)]
+    def free_for(self, claim: Object) -> list[Volume]:
+        """Volumes that a claim may get, wherever they are."""
+        return self._candidates(claim, ())
+
+    def room_for(self, claim: Object, needs: VolumeNeeds, snapshot: Snapshot) -> Ints | None:
+        """For each row the largest capacity that has room for the claim, -1 where none has.
+
+        None where the claim's class has no CSIStorageCapacity: nobody says how much there is.
+        """
+        key = meta.key(claim)
+        if key not in needs.rooms:
+            needs.rooms[key] = self._room_for(claim, snapshot)
+        return needs.rooms[key]
+
+    def _room_for(self, claim: Object, snapshot: Snapshot) -> Ints | None:
+        published = [c for c in self.capacities.values() if c.get("storageClassName") == class_of(claim)]
         if not published:
-            return snapshot.valid
+            return None
         wanted = requested_bytes(claim)
-        found = np.zeros(snapshot.rows, dtype=np.bool_)
+        found = np.full(snapshot.rows, -1, dtype=np.int64)
         for capacity in published:
             if _has_room(capacity, wanted):
-                found |= rows_of_selector(snapshot, from_label_selector(capacity.get("nodeTopology")))
+                rows = rows_of_selector(snapshot, from_label_selector(capacity.get("nodeTopology")))
+                size = min(quantity.value(capacity.get("capacity") or "0"), AMOUNT_MAX)
+                found[rows] = np.maximum(found[rows], size)
         return found
 
     def _capacity_published(self, claim: Object, storage: Object, node: NodeInfo) -> bool:

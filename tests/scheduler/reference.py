@@ -18,7 +18,8 @@ HOST = "kubernetes.io/hostname"
 ZONE = "topology.kubernetes.io/zone"
 MEGA = 1024 * 1024
 WEIGHTS = {"TaintToleration": 3, "NodeAffinity": 2, "NodeResourcesFit": 1, "PodTopologySpread": 2,
-           "InterPodAffinity": 2, "NodeResourcesBalancedAllocation": 1, "ImageLocality": 1}  # fmt: skip
+           "InterPodAffinity": 2, "NodeResourcesBalancedAllocation": 1, "ImageLocality": 1,
+           "VolumeBinding": 1}  # fmt: skip
 
 
 @dataclass
@@ -33,6 +34,7 @@ class Ways:
     hard_weight: int = 1
     ignore_preferred: bool = False
     constraints: list[Obj] | None = None
+    storage: tuple[tuple[int, int], ...] = ((0, 10), (100, 0))
     weights: dict[str, int] = field(default_factory=lambda: dict(WEIGHTS))
 
 
@@ -160,6 +162,10 @@ class Reference:
         self.claims: dict[str, Obj] = {}
         self.volumes: dict[str, Obj] = {}
         self.limits: dict[str, int] = {}
+        self.classes: dict[str, Obj] = {}
+        self.capacities: list[Obj] = []
+        self.promised: dict[str, tuple[str, str]] = {}
+        """Node and volume, or "" for one that is to be made, of claims of placed pods that have none yet."""
 
     def everywhere(self) -> list[tuple[Place, Obj]]:
         return [(at, pod) for at in self.places for pod in at.pods]
@@ -176,6 +182,7 @@ class Reference:
             "NodeResourcesFit": self.has_room,
             "VolumeRestrictions": self.is_alone,
             "NodeVolumeLimits": self.attaches,
+            "VolumeBinding": lambda p, n: self.bindings(p, n) is not None,
             "VolumeZone": self.is_in_zone,
             "PodTopologySpread": self.is_even,
             "InterPodAffinity": self.is_near,
@@ -208,16 +215,79 @@ class Reference:
         return not any(set(once) & set(claims_of(other)) for _, other in self.everywhere())
 
     def attaches(self, pod: Obj, at: Place) -> bool:
-        there = {c for other in at.pods for c in claims_of(other)}
-        new = set(claims_of(pod)) - there
+        there = {c for other in at.pods for c in claims_of(other) if self.is_bound(c)}
+        new = {c for c in claims_of(pod) if self.is_bound(c)} - there
         return not new or at.name not in self.limits or len(there | new) <= self.limits[at.name]
 
     def is_in_zone(self, pod: Obj, at: Place) -> bool:
-        for claim in claims_of(pod):
+        for claim in filter(self.is_bound, claims_of(pod)):
             zone = self.volumes[self.claims[claim]["spec"]["volumeName"]]["metadata"].get("labels", {}).get(ZONE)
             if zone is not None and ZONE in at.labels and at.labels[ZONE] not in zone.split("__"):
                 return False
         return True
+
+    # -- volumes of claims that wait for their first consumer
+
+    def is_bound(self, claim: str) -> bool:
+        return "volumeName" in self.claims[claim]["spec"]
+
+    def bindings(self, pod: Obj, at: Place) -> list[tuple[str, str]] | None:
+        """The volume that each claim would get on a node, "" for a new one; None where one gets none."""
+        found: list[tuple[str, str]] = []
+        for claim in sorted((c for c in claims_of(pod) if not self.is_bound(c)), key=self.size):
+            if claim in self.promised and self.promised[claim][0] != at.name:
+                return None
+            taken = {volume for _, volume in found} | {v for c, (_, v) in self.promised.items() if c != claim}
+            fits = [name for name in self.volumes if name not in taken and self.is_fit(name, claim, at)]
+            fits.sort(key=lambda name: (volume_size(self.volumes[name]), name))
+            if not fits and not self.is_makeable(claim, at):
+                return None
+            found.append((claim, fits[0] if fits else ""))
+        return found
+
+    def size(self, claim: str) -> int:
+        return quantity.value(self.claims[claim]["spec"]["resources"]["requests"]["storage"])
+
+    def is_fit(self, name: str, claim: str, at: Place) -> bool:
+        volume, spec = self.volumes[name], self.claims[claim]["spec"]
+        if volume["spec"]["storageClassName"] != spec["storageClassName"] or volume_size(volume) < self.size(claim):
+            return False
+        terms = volume["spec"].get("nodeAffinity", {}).get("required", {}).get("nodeSelectorTerms")
+        return terms is None or any(is_term(term, at) for term in terms)
+
+    def is_makeable(self, claim: str, at: Place) -> bool:
+        of = self.claims[claim]["spec"]["storageClassName"]
+        published = any(c["storageClassName"] == of for c in self.capacities)
+        is_by_hand = self.classes[of]["provisioner"] == "kubernetes.io/no-provisioner"
+        return not is_by_hand and (not published or bool(self.with_room(claim, at)))
+
+    def with_room(self, claim: str, at: Place) -> list[Obj]:
+        """The capacities that a node reaches and that have room for a claim."""
+        of, found = self.claims[claim]["spec"]["storageClassName"], []
+        for one in self.capacities:
+            limit = quantity.value(one.get("maximumVolumeSize") or one["capacity"])
+            reaches = one["storageClassName"] == of and selects(one["nodeTopology"], at.labels)
+            if reaches and limit >= self.size(claim):
+                found.append(one)
+        return found
+
+    def storage_score(self, pod: Obj, at: Place) -> int:
+        asked: Counter[str] = Counter()
+        there: Counter[str] = Counter()
+        found = self.bindings(pod, at) or []
+        old = [(claim, volume) for claim, volume in found if volume]
+        for claim, volume in old:
+            of = self.claims[claim]["spec"]["storageClassName"]
+            asked[of] += self.size(claim)
+            there[of] += volume_size(self.volumes[volume])
+        for claim, _ in found if not old else []:
+            of = self.claims[claim]["spec"]["storageClassName"]
+            if room := self.with_room(claim, at):
+                asked[of] += self.size(claim)
+                there[of] = max(quantity.value(one["capacity"]) for one in room)
+        uses = [100 if asked[of] > there[of] or not there[of] else asked[of] * 100 // there[of] for of in asked]
+        scores = [along(self.ways.storage, use) for use in uses]
+        return math.floor(Fraction(sum(scores), len(scores)) + Fraction(1, 2)) if scores else 0
 
     # -- topology spread
 
@@ -413,6 +483,7 @@ class Reference:
                 "InterPodAffinity": near[at.name],
                 "NodeResourcesBalancedAllocation": self.balance_score(pod, at),
                 "ImageLocality": self.image_score(pod, at),
+                "VolumeBinding": self.storage_score(pod, at),
             }
             found[at.name] = sum(weight * parts[name] for name, weight in self.ways.weights.items())
         return found
@@ -463,6 +534,10 @@ def with_keys(rule: Obj, pod: Obj) -> Obj | None:
 def claims_of(pod: Obj) -> list[str]:
     names = [v["persistentVolumeClaim"]["claimName"] for v in pod["spec"].get("volumes", [])]
     return [f"{pod['metadata']['namespace']}/{name}" for name in names]
+
+
+def volume_size(volume: Obj) -> int:
+    return quantity.value(volume["spec"]["capacity"]["storage"])
 
 
 def along(shape: tuple[tuple[int, int], ...], percent: int) -> int:

@@ -225,6 +225,7 @@ BAD_ARGS: list[tuple[str, dict[str, Any], str]] = [
         "args.addedAffinity.requ",
     ),
     ("VolumeBinding", {"bindTimeoutSeconds": -1}, "should not be a negative value"),
+    ("VolumeBinding", {"shape": [{"utilization": 101, "score": 1}]}, "shape[0].utilization: Invalid value: 101"),
     ("DefaultPreemption", {"minCandidateNodesPercentage": 0, "minCandidateNodesAbsolute": 0}, "zero at the same time"),
     ("DynamicResources", {"bindingTimeout": "1ms"}, "must be at least 1 second"),
 ]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.scheduler.build import World, info, node, on, pod
+from rayplane.control_plane.scheduler.config import Profile
+from rayplane.control_plane.scheduler.plugins.args import VolumeBindingArgs
+from tests.scheduler.build import World, claim, info, node, on, pod, storage_class
 
 
 def test_the_default_profile_packs_and_the_other_spreads() -> None:
@@ -62,3 +64,17 @@ def test_explain_tells_scores_and_refusals_and_changes_nothing() -> None:
     assert allowed.total == pytest.approx(allowed.scores["NodeResourcesFit"]) and allowed.total > 0
     assert not world.snapshot.pods
     assert world.cycle.explain(info(pod("q", cpu="64"))).message.startswith("0/3 nodes are available: 1 node(s) were")
+
+
+@pytest.mark.parametrize(("shape", "best"), [(((0, 10), (100, 0)), "b"), (((0, 0), (100, 10)), "a")])
+def test_claims_to_be_made_go_where_most_storage_is_left_unless_a_shape_says_otherwise(
+    shape: tuple[tuple[int, int], ...], best: str
+) -> None:
+    profile = Profile(name="default-scheduler", args={"VolumeBinding": VolumeBindingArgs(shape=shape)})
+    world = World(node("a"), node("b"), profiles=(profile,))
+    world.volumes.classes["standard"] = storage_class("standard", provisioner="csi.x")
+    world.volumes.set_claim(claim("data", storage="5Gi"))
+    for name, size in (("a", "10Gi"), ("b", "100Gi")):
+        here = {"matchLabels": {"kubernetes.io/hostname": name}}
+        world.volumes.capacities[name] = {"storageClassName": "standard", "capacity": size, "nodeTopology": here}
+    assert world.place(pod("p", claims=("data",))) == best

@@ -17,6 +17,7 @@ from rayplane.control_plane.scheduler.plugins.args import (
     NodeAffinityArgs,
     SpreadArgs,
     Strategy,
+    VolumeBindingArgs,
 )
 from tests.scheduler.build import World, claim, info, node, on, pod, storage_class, volume
 from tests.scheduler.reference import HOST, MEGA, WEIGHTS, ZONE, Reference, Ways
@@ -73,6 +74,7 @@ TOLERATIONS = st.fixed_dictionaries(
         "effect": st.sampled_from(["NoSchedule", "PreferNoSchedule"]),
     },
 )
+CLAIMS = st.sampled_from([f"c{i}" for i in range(8)])
 
 
 @st.composite
@@ -181,7 +183,7 @@ def pods(draw: st.DrawFn) -> dict[str, Any]:
         namespace=draw(st.sampled_from(["default", "default", "other"])),
         requests={"x.io/y": "1"} if draw(MAYBE) else {},
         host_port=draw(st.sampled_from([0, 0, 0, 80, 81])),
-        claims=(f"c{draw(st.integers(0, 3))}",) if draw(MAYBE) else (),
+        claims=tuple(draw(st.lists(CLAIMS, max_size=3, unique=True))) if draw(MAYBE) else (),
         priority=draw(st.integers(0, 2)),
         **more,
     )
@@ -205,6 +207,7 @@ def ways(draw: st.DrawFn) -> Ways:
     found.ignore_preferred = draw(st.booleans())
     if draw(st.booleans()):
         found.constraints = draw(st.lists(constraints(defaults=True), max_size=2))
+    found.storage = draw(st.sampled_from([((0, 10), (100, 0)), ((0, 0), (100, 10)), ((10, 1), (60, 9), (90, 2))]))
     found.weights = {name: draw(st.integers(0, 5)) for name in WEIGHTS if draw(st.integers(0, 4))}
     return found
 
@@ -225,6 +228,7 @@ def profile(of: Ways) -> Profile:
             "InterPodAffinity": near,
             "NodeAffinity": NodeAffinityArgs(added_affinity=of.added),
             "PodTopologySpread": SpreadArgs(default_constraints=defaults),
+            "VolumeBinding": VolumeBindingArgs(shape=of.storage),
         },
     )
 
@@ -252,11 +256,37 @@ def pair(cluster: list[dict[str, Any]], of: Ways) -> tuple[World, Reference]:
             twin.claims[f"{namespace}/c{i}"] = one
             world.volumes.set_claim(one)
         world.volumes.set_volume(twin.volumes[f"v{i}"])
+    with_waiting_claims(world, twin)
     twin.limits = {"n0": 1, "n1": 2}
     for name, count in twin.limits.items():
         driver = {"name": "csi.x", "nodeID": name, "allocatable": {"count": count}}
         world.volumes.use.set_csi_node({"metadata": {"name": name}, "spec": {"drivers": [driver]}})
     return world, twin
+
+
+def with_waiting_claims(world: World, twin: Reference) -> None:
+    """Claims of three classes whose volumes are there, or can be made where there is room, or both."""
+    made = (("none", "kubernetes.io/no-provisioner"), ("some", "csi.y"), ("any", "csi.z"))
+    for of, provisioner in made:
+        twin.classes[of] = world.volumes.classes[of] = storage_class(of, provisioner=provisioner)
+    for i, (of, size) in enumerate([("none", "1Gi"), ("some", "1Gi"), ("some", "3Gi"), ("any", "2Gi")], start=4):
+        for namespace in twin.namespaces:
+            one = claim(f"c{i}", of=of, storage=size)
+            one["metadata"]["namespace"] = namespace
+            twin.claims[f"{namespace}/c{i}"] = one
+            world.volumes.set_claim(one)
+    for i, (of, size, where) in enumerate(
+        [("none", "2Gi", "n0"), ("none", "4Gi", "n1"), ("none", "7Gi", ""), ("some", "3Gi", "n1"), ("some", "4Gi", "")]
+    ):
+        one = twin.volumes[f"w{i}"] = volume(f"w{i}", of=of, size=size, on=(where,) if where else ())
+        world.volumes.set_volume(one)
+    for i, (of, size, most, topology) in enumerate(
+        [("some", "5Gi", "", {"kind": "a"}), ("some", "9Gi", "1Gi", {"kind": "a"}), ("some", "4Gi", "", {"kind": "b"})]
+    ):
+        capacity = {"storageClassName": of, "capacity": size, "nodeTopology": {"matchLabels": topology}}
+        capacity |= {"maximumVolumeSize": most} if most else {}
+        twin.capacities.append(capacity)
+        world.volumes.capacities[f"driver/c{i}"] = {"metadata": {"name": f"c{i}"}, **capacity}
 
 
 def check_sums(world: World) -> None:
@@ -284,7 +314,9 @@ def test_decisions_are_those_of_the_reference(
         decision = world.decide(one)
         if isinstance(decision, Placement):
             assert decision.node == twin.choose(one)
-            next(at for at in twin.places if at.name == decision.node).pods.append(one)
+            place = next(at for at in twin.places if at.name == decision.node)
+            twin.promised |= {name: (place.name, made) for name, made in twin.bindings(one, place) or ()}
+            place.pods.append(one)
         else:
             assert all(expected.values())
             check_preemption(twin, one, decision)
@@ -294,6 +326,27 @@ def test_decisions_are_those_of_the_reference(
             if busy:
                 gone = busy[0].pods.pop(0)
                 world.snapshot.remove_pod(f"{gone['metadata']['namespace']}/p{gone['metadata']['name'][1:]}")
+
+
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    cluster=nodes(),
+    asked=st.lists(st.lists(CLAIMS, min_size=1, max_size=4, unique=True), min_size=1, max_size=4),
+    of=ways(),
+)
+def test_storage_is_worth_what_the_reference_says(cluster: list[dict], asked: list[list[str]], of: Ways) -> None:
+    of.weights = {"VolumeBinding": 1}
+    world, twin = pair(cluster, of)
+    for number, claims in enumerate(asked):
+        one = pod(f"p{number}", claims=tuple(claims))
+        expected = {at.name: twin.storage_score(one, at) for at in twin.places if not twin.refused_by(one, at)}
+        told = {n.node: int(n.total) for n in world.cycle.explain(info(one)).nodes if n.refusal is None}
+        assert told == expected
+        decision = world.decide(one)
+        if isinstance(decision, Placement):
+            place = next(at for at in twin.places if at.name == decision.node)
+            twin.promised |= {name: (place.name, made) for name, made in twin.bindings(one, place) or ()}
+            place.pods.append(one)
 
 
 def check_preemption(twin: Reference, one: dict[str, Any], failure: Failure) -> None:

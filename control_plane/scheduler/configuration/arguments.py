@@ -160,17 +160,15 @@ def _affinity(given: _Given, path: str, errors: _Errors, _notes: _Notes) -> plug
     return plugin_args.NodeAffinityArgs(added_affinity=added)
 
 
-def _volumes(given: _Given, path: str, errors: _Errors, notes: _Notes) -> plugin_args.VolumeBindingArgs:
+def _volumes(given: _Given, path: str, errors: _Errors, _notes: _Notes) -> plugin_args.VolumeBindingArgs:
     timeout = given.get("bindTimeoutSeconds")
     if timeout is not None and timeout < 0:
         text = "invalid BindTimeoutSeconds, should not be a negative value"
         errors.append(invalid(f"{path}.bindTimeoutSeconds", timeout, text))
-    if given.get("shape") is not None:
-        _shape(given["shape"], f"{path}.shape", errors)
-        notes.append(f"{path}.shape changes nothing: nodes are not scored by the use of their volumes")
-    if timeout is None:
-        return plugin_args.VolumeBindingArgs()
-    return plugin_args.VolumeBindingArgs(bind_timeout_s=float(timeout))
+    found = plugin_args.VolumeBindingArgs()
+    if given.get("shape"):
+        found = replace(found, shape=_shape(given["shape"], f"{path}.shape", errors))
+    return found if timeout is None else replace(found, bind_timeout_s=float(timeout))
 
 
 def _preemption(given: _Given, path: str, errors: _Errors, _notes: _Notes) -> plugin_args.PreemptionArgs:

@@ -189,7 +189,7 @@ def _profile(name: str, asked: Mapping[str, Sequence[points.Weighted]], argument
     return Profile(
         name=name,
         filters=tuple(plugin for plugin, _ in asked["filter"]),
-        scores=tuple((plugin, weight) for plugin, weight in asked["score"] if plugin != "VolumeBinding"),
+        scores=tuple(asked["score"]),
         args=arguments,
         preempts=any(plugin == "DefaultPreemption" for plugin, _ in asked["postFilter"]),
         gates=any(plugin == "SchedulingGates" for plugin, _ in asked["preEnqueue"]),

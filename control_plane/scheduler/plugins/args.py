@@ -71,10 +71,11 @@ class SpreadArgs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VolumeBindingArgs:
-    """Arguments of VolumeBinding."""
+    """Arguments of VolumeBinding. `shape`: points as in FitArgs, of the use of storage."""
 
     bind_timeout_s: float = 600.0
     """A placed pod's volumes must be bound within this."""
+    shape: tuple[tuple[int, int], ...] = ((0, 10), (100, 0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

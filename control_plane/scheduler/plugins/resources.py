@@ -7,21 +7,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
 
 from rayplane.control_plane.scheduler.plugins.args import BalancedArgs, FitArgs, Strategy
 from rayplane.control_plane.scheduler.plugins.base import SCORE_MAX, Plugin, PodView, Refusal, Scope
+from rayplane.control_plane.scheduler.plugins.broken_line import along
 from rayplane.control_plane.scheduler.pods import CPU, MEMORY, PODS, STORAGE, Shape
 from rayplane.control_plane.scheduler.snapshot import NOWHERE, Bools, Floats, Ints, Rows, Snapshot
 
 _ORDER = {PODS: 0, CPU: 1, MEMORY: 2, STORAGE: 3}
 #: Columns of cpu and memory: pods that ask for none count for a little in scores.
 _SCORED_COLUMNS = 2
-#: Scores of a shape's points go from 0 to 10.
-_SHAPE_SCORE_MAX = 10
 #: Of a number.
 _BITS = 63
 
@@ -114,22 +112,11 @@ class NodeResourcesFit(Plugin):
     def _ratio(self, used: Ints, capacity: Ints, has: Bools) -> Ints:
         """The shape's score at each resource's percentage of use; resources of score 0 are left out of the mean."""
         percent = np.where(used > capacity, 100, used * 100 // capacity)
-        share = np.where(has, _along(self._args.shape, percent), 0)
+        share = np.where(has, along(self._args.shape, percent), 0)
         weights = np.where(share > 0, self._weights, 0)
         mean = (share * weights).sum(axis=1) / np.maximum(weights.sum(axis=1), 1)
         found: Ints = np.floor(mean + 0.5).astype(np.int64)
         return found
-
-
-def _along(shape: tuple[tuple[int, int], ...], percent: Ints) -> Ints:
-    """The broken line through the shape's points, in whole numbers that are cut towards zero."""
-    points = [(at, score * SCORE_MAX // _SHAPE_SCORE_MAX) for at, score in shape]
-    found = np.full(percent.shape, points[-1][1], dtype=np.int64)
-    for (x0, y0), (x1, y1) in reversed([*pairwise(points)]):
-        rise = (y1 - y0) * (percent - x0)
-        step = np.sign(rise) * (np.abs(rise) // max(x1 - x0, 1))
-        found = np.where(percent <= x1, y0 + step, found)
-    return np.where(percent <= points[0][0], points[0][1], found)
 
 
 def _codes(marks: Bools) -> Ints:

@@ -12,9 +12,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.scheduler.plugins.args import VolumeBindingArgs
 from rayplane.control_plane.scheduler.plugins.base import Cluster, Plugin, PodView, Refusal, Scope
+from rayplane.control_plane.scheduler.plugins.volume_scores import storage_scores
 from rayplane.control_plane.scheduler.pods import PodInfo
-from rayplane.control_plane.scheduler.snapshot import Bools, Rows
+from rayplane.control_plane.scheduler.snapshot import Bools, Ints, Rows
 from rayplane.control_plane.scheduler.volumes import NO_SPACE, READ_WRITE_ONCE_POD, ZONE_LABELS, Volume, VolumeNeeds
 
 #: Disks of pods that only one may write: field, what names one, and whether readers may share it.
@@ -27,10 +29,17 @@ _DISKS = {
 
 
 class VolumeBinding(Plugin):
-    """VolumeBinding: bound claims draw the pod to their volumes, waiting ones get theirs where the pod goes."""
+    """VolumeBinding: bound claims draw the pod to their volumes, waiting ones get theirs where the pod goes.
+
+    Unless told otherwise it is better the more storage is left there.
+    """
 
     name: ClassVar[str] = "VolumeBinding"
     scope: ClassVar[Scope] = Scope.CLUSTER
+
+    def __init__(self, args: VolumeBindingArgs | None = None) -> None:
+        super().__init__(args)
+        self._points = (args or VolumeBindingArgs()).shape
 
     def _needs(self, view: PodView) -> VolumeNeeds:
         found: VolumeNeeds | None = view.memo.get(self.name)
@@ -62,6 +71,12 @@ class VolumeBinding(Plugin):
         free = volumes.free_bytes(view.snapshot).get(node.name) if needs.waiting else None
         text = volumes.refusal(needs, node, free)
         return Refusal(self.name, (text,), text == NO_SPACE) if text else None
+
+    def score(self, view: PodView, rows: Rows, among: Bools | None) -> Ints | None:
+        if not view.pod.claims or among is None:
+            return None
+        found = storage_scores(view.cluster.volumes, self._needs(view), view.snapshot, among, self._points)
+        return None if found is None else found[rows]
 
     def reserve(self, view: PodView, row: int) -> None:
         view.cluster.volumes.promise(self.waiting(view), view.snapshot.info(row), view.pod.uid)
