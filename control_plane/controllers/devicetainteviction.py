@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.device_claims import CLAIMS
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.state import pod_is_active
 from rayplane.control_plane.api.taints import NO_EXECUTE, tolerates
@@ -30,7 +31,6 @@ from rayplane.control_plane.controllers.core import (
     soonest,
 )
 from rayplane.control_plane.controllers.devicetaintrules import IN_PROGRESS, NO_EFFECT, PERIOD_S, condition, selects
-from rayplane.control_plane.controllers.resourceclaims import CLAIMS
 from rayplane.control_plane.controllers.tainteviction import disrupted
 
 SLICES, RULES = "resourceslices.resource.k8s.io", "devicetaintrules.resource.k8s.io"

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.device_claims import CLAIMS, FINALIZER, RESERVED_MAX, consumer, consumers
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.state import pod_is_terminated
 from rayplane.control_plane.controllers.core import (
@@ -32,11 +33,9 @@ from rayplane.control_plane.controllers.core import (
     result,
 )
 
-CLAIMS, TEMPLATES = "resourceclaims.resource.k8s.io", "resourceclaimtemplates.resource.k8s.io"
-FINALIZER = "resource.kubernetes.io/delete-protection"
+TEMPLATES = "resourceclaimtemplates.resource.k8s.io"
 MADE_FOR = "resource.kubernetes.io/pod-claim-name"
 """Annotation of a claim that was made from a template: the name of the pod's claim."""
-RESERVED_MAX = 256
 _BASE_CHARS_MAX = 57
 Entry = Mapping[str, Any]
 
@@ -83,7 +82,7 @@ def _claim_keys(claim: Object, _: View) -> Iterable[str]:
     keys = [f"claim/{meta.key(claim)}"]
     if owner is not None and owner.get("kind") == "Pod":
         keys.append(f"pod/{meta.namespace(claim)}/{owner['name']}")
-    keys += [f"pod/{meta.namespace(claim)}/{one.get('name')}" for one in meta.status(claim).get("reservedFor") or ()]
+    keys += [f"pod/{meta.namespace(claim)}/{one.get('name')}" for one in consumers(claim)]
     return keys
 
 
@@ -195,14 +194,14 @@ def _reserved(pod: Object, view: View) -> list[Action]:
     for entry in pod_claims(pod):
         claim = view.get(CLAIMS, meta.namespace(pod), claim_of(pod, entry) or "")
         status = meta.status(claim) if claim is not None else {}
-        consumers = list(status.get("reservedFor") or ())
-        mine = any(one.get("uid") == meta.uid(pod) for one in consumers)
-        if claim is None or mine or not status.get("allocation") or len(consumers) >= RESERVED_MAX:
+        users = list(status.get("reservedFor") or ())
+        mine = any(one.get("uid") == meta.uid(pod) for one in users)
+        if claim is None or mine or not status.get("allocation") or len(users) >= RESERVED_MAX:
             continue
         if meta.is_deleting(claim):
             continue  # nobody new may have it
-        consumers.append({"resource": "pods", "name": meta.name(pod), "uid": meta.uid(pod)})
-        steps.append(UpdateStatus(CLAIMS, {**claim, "status": {**status, "reservedFor": consumers}}))
+        users.append(consumer(pod))
+        steps.append(UpdateStatus(CLAIMS, {**claim, "status": {**status, "reservedFor": users}}))
     return steps
 
 
@@ -211,9 +210,9 @@ def _reserved(pod: Object, view: View) -> list[Action]:
 
 def _of_claim(claim: Object, view: View) -> Result:
     status = meta.status(claim)
-    consumers = list(status.get("reservedFor") or ())
+    users = consumers(claim)
     valid, absent = [], []
-    for one in consumers:
+    for one in users:
         if one.get("apiGroup") or one.get("resource") != "pods":
             return NOTHING  # nobody knows what that is
         pod = view.get("pods", meta.namespace(claim), one.get("name") or "")
@@ -221,7 +220,7 @@ def _of_claim(claim: Object, view: View) -> Result:
             absent.append(("pods", meta.namespace(claim), one.get("name") or "", one.get("uid") or ""))
         elif meta.uid(pod) == one.get("uid") and not _is_done(pod):
             valid.append(one)
-    if len(valid) < len(consumers):
+    if len(valid) < len(users):
         return _released(claim, valid, absent)
     if valid:
         return NOTHING

@@ -7,8 +7,8 @@ objects), `plugins` (filters and scores, a table by name), `shapes` (what these 
 (one decision after the other, `explain`), `gangs` (pods of a pod group together), `preemption`, `queue` (active,
 backing off, unschedulable, gated), `events` and `hints` (what wakes whom), `gates`, `report` (messages), and
 `configuration` (files that say all this), `decisions` (a bounded record). The shell is `service` (leadership), `term`
-(the loop of one term), `observer` (informers), `binder` (writes), `explaining` (gRPC), `extensions` and `extended`
-(HTTP extenders, asked by `extender_client`).
+(the loop of one term), `observer` (informers), `binder` (writes), `preparation` (devices are made ready; `waits`),
+`explaining` (gRPC), `extensions` and `extended` (HTTP extenders, asked by `extender_client`).
 
 HTTP extenders: `extenders` says what they are told and what their answers mean. A pod in which one has a say is decided
 beside the loop, so that no other pod waits for the answer.

@@ -7,12 +7,12 @@ call is the error of all its operations.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.claims import SELECTED_NODE, is_bound
+from rayplane.control_plane.api.claims import SELECTED_NODE
+from rayplane.control_plane.api.device_claims import CLAIMS, FINALIZER, consumer, consumers
 from rayplane.control_plane.api.errors import ApiError, Conflict, NotFound
 from rayplane.control_plane.api.kinds.scheduling.fields import GROUPS
 from rayplane.control_plane.api.kinds.scheduling.pod_group import INITIALLY_SCHEDULED
@@ -24,12 +24,11 @@ from rayplane.control_plane.scheduler.devices import DeviceIndex
 from rayplane.control_plane.scheduler.gangs import Verdict
 from rayplane.control_plane.scheduler.groups import GroupIndex, GroupInfo
 from rayplane.control_plane.scheduler.pods import PodInfo
-from rayplane.control_plane.scheduler.volumes import VolumeIndex
 from rayplane.storage.env import Env
 
 log = logging.getLogger(__name__)
-DEVICE_CLAIMS = "resourceclaims.resource.k8s.io"
 _Results = list[Object | ApiError]
+_RELEASES_MAX = 3
 
 
 def binding(pod: PodInfo, node: str) -> Object:
@@ -106,16 +105,42 @@ def _of_group(group: GroupInfo, condition: Object) -> Any:
     return ops.patch(GROUPS, name, namespace, body, kind="strategic", subresource="status")
 
 
-def allocation_patch(claim: Object, pod: PodInfo, allocation: Mapping[str, Any] | None) -> Object | None:
+def allocation_patch(claim: Object, pod: PodInfo, allocation: Mapping[str, Any] | None, stamp: str) -> Object | None:
     """A merge patch of the claim's status; None when it says so already. It holds for the version seen only."""
-    status, mine = meta.status(claim), {"resource": "pods", "name": pod.name, "uid": pod.uid}
-    users = [*(status.get("reservedFor") or ())]
+    had, users = meta.status(claim).get("allocation"), consumers(claim)
     is_user = any(user.get("uid") == pod.uid for user in users)
-    if status.get("allocation") and is_user:
+    if had and is_user:
         return None
-    own = {"uid": meta.uid(claim), "resourceVersion": meta.resource_version(claim)}
-    more = [] if is_user else [mine]
-    return {"metadata": own, "status": {"allocation": allocation, "reservedFor": [*users, *more]}}
+    if not had and allocation is not None:
+        allocation = {**allocation, "allocationTimestamp": stamp}
+    more = [] if is_user else [consumer(pod.obj)]
+    return {"metadata": _seen(claim), "status": {"allocation": had or allocation, "reservedFor": [*users, *more]}}
+
+
+def release_patch(claim: Object, pod: PodInfo) -> Object:
+    """A merge patch of the claim's status: the pod uses it no more, and with the last user it loses its devices."""
+    others = [user for user in consumers(claim) if user.get("uid") != pod.uid]
+    freed = {} if others else {"allocation": None, "devices": None}
+    return {"metadata": _seen(claim), "status": {"reservedFor": others or None, **freed}}
+
+
+def _seen(claim: Object) -> Object:
+    """What makes a patch hold for this version of a claim only."""
+    return {"uid": meta.uid(claim), "resourceVersion": meta.resource_version(claim)}
+
+
+def _needs_mark(claim: Object) -> bool:
+    return not meta.status(claim).get("allocation") and FINALIZER not in meta.finalizers(claim)
+
+
+def _mark(claim: Object) -> Object:
+    return {"metadata": {**_seen(claim), "finalizers": [*meta.finalizers(claim), FINALIZER]}}
+
+
+def _of_claim(claim: Object, patch: Object, subresource: str = "") -> Any:
+    """The write of a merge patch of a claim to devices."""
+    name, namespace = meta.name(claim), meta.namespace(claim)
+    return ops.patch(CLAIMS, name, namespace, patch, kind="merge", subresource=subresource)
 
 
 class Binder:
@@ -165,16 +190,39 @@ class Binder:
 
     async def allocate(self, placement: Placement, devices: DeviceIndex) -> ApiError | None:
         """Write what the pod's claims to devices got, and that it uses them; the first error, if any."""
-        operations = []
-        for key in placement.devices:
-            claim = devices.claims.get(key)
+        found = await self._protected([devices.claims.get(key) for key in placement.devices])
+        operations, stamp = [], self._env.timestamp()
+        for key, claim in zip(placement.devices, found, strict=True):
+            if isinstance(claim, ApiError):
+                return claim
             if claim is None:
                 return NotFound(f'resourceclaim "{key.partition("/")[2]}" not found')
-            patch = allocation_patch(claim, placement.pod, devices.allocation(key))
+            patch = allocation_patch(claim, placement.pod, devices.allocation(key), stamp)
             if patch is not None:
-                name, namespace = meta.name(claim), meta.namespace(claim)
-                operations.append(ops.patch(DEVICE_CLAIMS, name, namespace, patch, kind="merge", subresource="status"))
+                operations.append(_of_claim(claim, patch, "status"))
         return next((a for a in await self._batch(operations) if isinstance(a, ApiError)), None)
+
+    async def _protected(self, claims: Sequence[Object | None]) -> list[Object | ApiError | None]:
+        """The claims, marked: one that has devices is not gone before they are given back."""
+        found: list[Object | ApiError | None] = [*claims]
+        bare = [at for at, one in enumerate(claims) if one is not None and _needs_mark(one)]
+        marks = [_of_claim(one, _mark(one)) for at in bare if (one := claims[at]) is not None]
+        for at, answer in zip(bare, await self._batch(marks, quiet=False), strict=True):
+            found[at] = answer
+        return found
+
+    async def release(self, pod: PodInfo, keys: Iterable[str]) -> None:
+        """Give back devices that are of no use to the pod; who else uses a claim keeps them."""
+        for namespace, name in map(meta.split_key, keys):
+            for _ in range(_RELEASES_MAX):
+                try:
+                    claim = await self._client.get(CLAIMS, name, namespace)
+                except ApiError as error:
+                    log.debug("devices of claim %s/%s are not given back: %s", namespace, name, error.message)
+                    break
+                [answer] = await self._batch([_of_claim(claim, release_patch(claim, pod), "status")])
+                if not isinstance(answer, Conflict):
+                    break
 
     async def tell_groups(self, verdicts: Sequence[Verdict], groups: GroupIndex) -> None:
         """Write into each pod group how it fared."""
@@ -221,88 +269,10 @@ class Binder:
                 log.info("victim %s was not deleted: %s", victim.key, answer.message)
         return kept
 
-    async def _batch(self, operations: list[Any]) -> _Results:
+    async def _batch(self, operations: list[Any], *, quiet: bool = True) -> _Results:
         if not operations:
             return []
         try:
-            return await self._client.batch(operations, quiet=True)
+            return await self._client.batch(operations, quiet=quiet)
         except ApiError as error:
             return [error] * len(operations)
-
-
-@dataclass(slots=True)
-class _Wait:
-    placement: Placement
-    deadline: float
-    missing: set[str] = field(default_factory=set)
-    #: Claims that have shown the selected node: if it disappears again, provisioning failed there.
-    shown: set[str] = field(default_factory=set)
-
-
-class VolumeWaits:
-    """Placed pods whose volumes are being bound. Pure: claims and the time come in, verdicts go out."""
-
-    def __init__(self, volumes: VolumeIndex) -> None:
-        self._volumes = volumes
-        self._waits: dict[str, _Wait] = {}
-        self._by_claim: dict[str, dict[str, None]] = {}
-
-    def __len__(self) -> int:
-        return len(self._waits)
-
-    def add(self, placement: Placement, deadline: float) -> None:
-        key = placement.pod.key
-        self._waits[key] = _Wait(placement, deadline, set(placement.claims))
-        for claim in placement.claims:
-            self._by_claim.setdefault(claim, {})[key] = None
-
-    def remove(self, pod_key: str) -> Placement | None:
-        wait = self._waits.pop(pod_key, None)
-        if wait is None:
-            return None
-        for claim in wait.placement.claims:
-            waiting = self._by_claim[claim]
-            del waiting[pod_key]
-            if not waiting:
-                del self._by_claim[claim]
-        return wait.placement
-
-    def claim_changed(self, key: str) -> list[tuple[Placement, str]]:
-        """Placements that this settles: with an empty text when all volumes are bound, else with what went wrong."""
-        settled = []
-        claim = self._volumes.claims.get(key)
-        for pod_key in [*self._by_claim.get(key, ())]:
-            verdict = self._verdict(self._waits[pod_key], key, claim)
-            if verdict is not None:
-                placement = self.remove(pod_key)
-                assert placement is not None
-                settled.append((placement, verdict))
-        return settled
-
-    def _verdict(self, wait: _Wait, key: str, claim: Object | None) -> str | None:
-        name = key.partition("/")[2]
-        prefix = 'running PreBind plugin "VolumeBinding": '
-        if claim is None:
-            return f'{prefix}persistentvolumeclaim "{name}" not found'
-        if is_bound(claim):
-            volume = self._volumes.volumes.get(meta.spec(claim)["volumeName"])
-            if volume is None:
-                return None  # its object is on its way
-            if volume.is_elsewhere(wait.placement.node):
-                # What is made from a snapshot is made where that is.
-                text = f'pv "{volume.name}" node affinity doesn\'t match node "{wait.placement.node}"'
-                return f"{prefix}binding volumes: {text}"
-            wait.missing.discard(key)
-            return None if wait.missing else ""
-        if meta.annotations(claim).get(SELECTED_NODE) == wait.placement.node:
-            wait.shown.add(key)
-        elif key in wait.shown:
-            return f'{prefix}binding volumes: provisioning failed for PVC "{name}"'
-        return None
-
-    def expired(self, now: float) -> list[Placement]:
-        late = [key for key, wait in self._waits.items() if wait.deadline <= now]
-        return [placement for key in late if (placement := self.remove(key)) is not None]
-
-    def next_deadline(self) -> float | None:
-        return min((wait.deadline for wait in self._waits.values()), default=None)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.device_claims import consumers
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.taints import Taint
 from rayplane.control_plane.scheduler.changes import ChangeLog
@@ -22,7 +23,6 @@ from rayplane.control_plane.scheduler.device_use import DeviceUse, uses_of
 from rayplane.control_plane.scheduler.nodes import NodeInfo
 from rayplane.control_plane.scheduler.work import Allowance
 
-RESERVED_MAX = 256
 #: Twice as many answers of expressions are remembered; no decision asks for as many.
 MATCHED_MAX = 1 << 16
 WISHES_MAX = 4096
@@ -185,6 +185,17 @@ class DeviceIndex:
         claim = self.claims.get(key)
         found: dict[str, Any] | None = (meta.status(claim).get("allocation") if claim else None) or None
         return found or self._promised.get(key)
+
+    def stale(self, keys: Iterable[str], uid: str) -> str:
+        """The first of these claims whose devices only some nodes reach, and which a pod alone uses, if anybody."""
+        for key in keys:
+            claim = self.claims.get(key)
+            allocation = meta.status(claim).get("allocation") if claim is not None else None
+            if claim is None or not (allocation or {}).get("nodeSelector"):
+                continue
+            if all(user.get("uid") == uid for user in consumers(claim)):
+                return key
+        return ""
 
     def wishes(self, key: str) -> ClaimWishes | str:
         """What a claim that is there asks for, or what stands against it; worked out once for each of its versions."""

@@ -19,8 +19,7 @@ from rayplane.control_plane.api.pods.resources import resources_changed
 from rayplane.control_plane.api.pods.state import pod_is_terminated
 from rayplane.control_plane.client import ApiClient, Informer
 from rayplane.control_plane.client.informer import Handler
-from rayplane.control_plane.scheduler.binder import VolumeWaits
-from rayplane.control_plane.scheduler.cycle import Cycle, Placement
+from rayplane.control_plane.scheduler.cycle import Cycle
 from rayplane.control_plane.scheduler.events import (
     Action,
     Event,
@@ -45,15 +44,14 @@ class Observer:
         self,
         cycle: Cycle,
         queue: SchedulingQueue,
-        waits: VolumeWaits,
         *,
         resources: frozenset[Resource],
-        settle: Callable[[str], None],
-        unreserve: Callable[[Placement], None],
+        settle: Callable[[Resource, str], None],
+        withdrawn: Callable[[str], None],
         wake: Callable[[], None],
     ) -> None:
-        """`resources` are those that plug-ins look at. `settle` is told the claims whose state changed, `unreserve`
-        the placements that are withdrawn, `wake` that there may be something to do.
+        """`resources` are those that plug-ins look at. `settle` is told the claims, of either kind, whose state
+        changed, `withdrawn` the pods that are not to be bound any more, `wake` that there may be something to do.
         """
         self._cycle = cycle
         self._snapshot = cycle.snapshot
@@ -61,10 +59,9 @@ class Observer:
         self._devices = cycle.cluster.devices
         self._groups = cycle.cluster.groups
         self._queue = queue
-        self._waits = waits
         self._resources = resources
         self._settle = settle
-        self._unreserve = unreserve
+        self._withdrawn = withdrawn
         self._wake = wake
         self._parser = PodParser()
         self._informers: list[Informer] = []
@@ -212,6 +209,7 @@ class Observer:
             self._devices.remove_claim(meta.key(claim))
         else:
             self._devices.set_claim(claim)
+        self._settle(Resource.RESOURCE_CLAIM, meta.key(claim))
         self._changed(Resource.RESOURCE_CLAIM, kind, old, claim)
 
     def _on_budget(self, kind: str, _old: Object | None, budget: Object) -> None:
@@ -234,7 +232,7 @@ class Observer:
         else:
             self._volumes.set_volume(volume)
             ref = meta.spec(volume).get("claimRef") or {}
-            self._settle(f"{ref.get('namespace')}/{ref.get('name')}")
+            self._settle(Resource.CLAIM, f"{ref.get('namespace')}/{ref.get('name')}")
         self._changed(Resource.VOLUME, kind, old, volume)
 
     def _on_claim(self, kind: str, old: Object | None, claim: Object) -> None:
@@ -242,7 +240,7 @@ class Observer:
             self._volumes.remove_claim(meta.key(claim))
         else:
             self._volumes.set_claim(claim)
-        self._settle(meta.key(claim))
+        self._settle(Resource.CLAIM, meta.key(claim))
         self._changed(Resource.CLAIM, kind, old, claim)
 
     # -- pod groups ----------------------------------------------------------------------------------------
@@ -322,9 +320,7 @@ class Observer:
         if group:
             self._groups.leave(group, key)
         self.forget_nomination(key)
-        placement = self._waits.remove(key)
-        if placement is not None:
-            self._unreserve(placement)
+        self._withdrawn(key)
         if self._queue.remove(key) is not None:
             assumed = self._snapshot.pods.get(key)
             if assumed is not None:

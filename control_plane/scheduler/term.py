@@ -11,7 +11,7 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ApiError, Conflict, NotFound, ServerTimeout, ServiceUnavailable, Timeout
 from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.client import ApiClient, EventRecorder
-from rayplane.control_plane.scheduler.binder import Binder, VolumeWaits
+from rayplane.control_plane.scheduler.binder import Binder
 from rayplane.control_plane.scheduler.config import SchedulerConfig
 from rayplane.control_plane.scheduler.cycle import Cycle, Explanation, Failure, Placement
 from rayplane.control_plane.scheduler.events import Action, Event, Resource
@@ -29,7 +29,9 @@ from rayplane.control_plane.scheduler.plugins import Cluster
 from rayplane.control_plane.scheduler.plugins.args import VolumeBindingArgs
 from rayplane.control_plane.scheduler.pods import PodInfo
 from rayplane.control_plane.scheduler.preemption import Preemption
+from rayplane.control_plane.scheduler.preparation import DevicePreparation
 from rayplane.control_plane.scheduler.queue import QueuedPod, SchedulingQueue
+from rayplane.control_plane.scheduler.waits import VolumeWaits
 from rayplane.storage.env import Env
 
 #: Pods that may wait at the same time for what plug-ins do before binding.
@@ -40,6 +42,7 @@ TURN_S, PAUSE_S = 0.25, 0.05
 UNKNOWN_S = 60.0
 _UNKNOWN = (ServerTimeout, ServiceUnavailable, Timeout)
 _AGAIN = Backoff(0.1, 5.0)
+_BINDING = 'running PreBind plugin "VolumeBinding": '
 
 
 class Term:
@@ -68,17 +71,20 @@ class Term:
             gate=with_groups(extensions.gate, self.cluster.groups),
             incoming=metrics.incoming,
         )
-        arguments = {profile.name: profile.args.get("VolumeBinding") for profile in config.profiles}
-        self._bind_timeouts_s = {name: (args or VolumeBindingArgs()).bind_timeout_s for name, args in arguments.items()}
+        self._bind_timeouts_s = _bind_timeouts_s(config)
         self._client = client
         self._recorder = EventRecorder(client, env, component="default-scheduler")
         self._binder = Binder(client, self._recorder, env)
         self._waits = VolumeWaits(self.volumes)
         self._ready: list[Placement] = []
+        self._wake = asyncio.Event()
+        self._devices = DevicePreparation(
+            self.cluster.devices, self._binder, self._recorder, env, config.profiles,
+            ready=self._prepared, lost=self._lost, wake=self._wake.set,
+        )  # fmt: skip
         self._alone = 0  # pods that are being bound by themselves
         self._broken: list[Failure] = []  # placements that came to nothing, to be told
         self._calls = asyncio.Semaphore(config.bind_calls_max)
-        self._wake = asyncio.Event()
         self._extended = ExtendedScheduling(
             clients_of(config.extenders), self.cycle, self.queue, decided=self._decided_elsewhere
         )
@@ -86,10 +92,9 @@ class Term:
         self._observer = Observer(
             self.cycle,
             self.queue,
-            self._waits,
             resources=hints.resources({*self.cycle.plugins, *self.cycle.groups_plugins, *extensions.hints()}),
             settle=self._settle,
-            unreserve=extensions.unreserve,
+            withdrawn=self._withdrawn,
             wake=self._wake.set,
         )
         groups = GroupCycle(self.cycle, extended=self._extended.concern)
@@ -114,8 +119,7 @@ class Term:
     async def _turn(self, tasks: asyncio.TaskGroup) -> None:
         """One batch of pods decided and its writes started; or a wait until there is something to do."""
         now = _now()
-        for placement in self._waits.expired(now):
-            self._lost(placement, 'running PreBind plugin "VolumeBinding": binding volumes: timed out')
+        await self._give_up(tasks, now)
         found, verdicts = self.explainer.decide(self._pods(tasks, now))
         decisions = [*self._taken(), *found]
         if not (decisions or self._ready or self._broken):
@@ -127,22 +131,9 @@ class Term:
         for decision in decisions:
             if isinstance(decision, Failure):
                 failures.append(self._failed(decision, now))
-                continue
-            if not self._is_reserved(decision):
-                continue
-            if decision.claims:
-                self._waits.add(decision, now + self._bind_timeouts_s[decision.pod.scheduler])
-                await self._start(tasks, self._select_node(decision))
-            else:
-                self._ready.append(decision)
-        devices = [placement for placement in self._ready if placement.devices]
-        self._ready = [placement for placement in self._ready if not placement.devices]
-        for placement in devices:
-            await self._start(tasks, self._allocate(placement))
-        ready = self._bound_alone(tasks)
-        size = self._config.bind_batch_max
-        for first in range(0, len(ready), size):
-            await self._start(tasks, self._bind(ready[first : first + size]))
+            elif self._is_reserved(decision):
+                await self._prepare(tasks, decision, now)
+        await self._bind_ready(tasks)
         if failures:
             await self._start(tasks, self._report(failures))
         if verdicts:
@@ -151,6 +142,32 @@ class Term:
             await self._start(tasks, self._binder.tell_groups(told, self.cluster.groups))
         # After a long turn others have the loop for a while: the Lease must be renewed, however slow the pods are.
         await asyncio.sleep(PAUSE_S if spent_s > TURN_S else 0)
+
+    async def _give_up(self, tasks: asyncio.TaskGroup, now: float) -> None:
+        """Take back placements whose volumes or devices do not come."""
+        for placement in self._waits.expired(now):
+            self._lost(placement, f"{_BINDING}binding volumes: timed out")
+        for placement, problem in self._devices.failed(now):
+            await self._start(tasks, self._devices.give_back(placement, problem))
+
+    async def _prepare(self, tasks: asyncio.TaskGroup, placement: Placement, now: float) -> None:
+        """Volumes come before all else."""
+        if placement.claims:
+            self._waits.add(placement, placement.claims, now + self._bind_timeouts_s[placement.pod.scheduler])
+            await self._start(tasks, self._select_node(placement))
+        else:
+            self._ready.append(placement)
+
+    async def _bind_ready(self, tasks: asyncio.TaskGroup) -> None:
+        """Start to bind the placed pods that wait for nothing, and to have the devices of others made ready."""
+        devices = [placement for placement in self._ready if placement.devices]
+        self._ready = [placement for placement in self._ready if not placement.devices]
+        for placement in devices:
+            await self._start(tasks, self._devices.prepare(placement))
+        ready = self._bound_alone(tasks)
+        size = self._config.bind_batch_max
+        for first in range(0, len(ready), size):
+            await self._start(tasks, self._bind(ready[first : first + size]))
 
     def _pods(self, tasks: asyncio.TaskGroup, now: float) -> Iterator[Sequence[PodInfo]]:
         """The next pods to decide, as many as a turn has time for: one by one, or those of a pod group together."""
@@ -192,8 +209,8 @@ class Term:
             pass
 
     def _until_deadline(self, now: float) -> float | None:
-        deadline = self._waits.next_deadline()
-        return None if deadline is None else max(0.0, deadline - now)
+        deadlines = (self._waits.next_deadline(), self._devices.waits.next_deadline())
+        return min((max(0.0, deadline - now) for deadline in deadlines if deadline is not None), default=None)
 
     # -- outcomes ------------------------------------------------------------------------------------------
 
@@ -216,6 +233,9 @@ class Term:
         # A victim that was not deleted is gone already, or the preemptor fails again and asks again.
         for victim in await self._binder.report(failures, self.cluster.groups):
             self.snapshot.set_terminating(victim, meta.is_deleting(victim.obj))
+        for failure in failures:
+            if stale := self._devices.stale(failure):
+                await self._binder.release(failure.pod, [stale])
 
     def _helped(self, failure: Failure) -> Failure:
         """A plug-in may have found a way to a node."""
@@ -342,23 +362,19 @@ class Term:
         if self._is_queued(placement.pod):
             self.queue.remove(placement.pod.key)
 
-    async def _allocate(self, placement: Placement) -> None:
-        """Devices first: a pod that has a node has its devices."""
-        error = await self._binder.allocate(placement, self.cluster.devices)
-        if error is None:
-            self._ready.append(replace(placement, devices=()))
-            self._wake.set()
-        else:
-            self._lost(placement, f'running PreBind plugin "DynamicResources": {error.message}')
+    def _prepared(self, placement: Placement) -> None:
+        """The pod's devices are its own."""
+        self._ready.append(replace(placement, devices=()))
+        self._wake.set()
 
     async def _select_node(self, placement: Placement) -> None:
         claims = [self.volumes.claims[key] for key in placement.claims if key in self.volumes.claims]
         error = await self._binder.select_node(placement, claims)
         if error is not None and self._waits.remove(placement.pod.key):
-            self._lost(placement, f'running PreBind plugin "VolumeBinding": {error.message}')
+            self._lost(placement, f"{_BINDING}{error.message}")
             return
         for key in placement.claims:  # it may have been bound before the wait was known
-            self._settle(key)
+            self._settle(Resource.CLAIM, key)
 
     def _lost(self, placement: Placement, message: str, plugins: frozenset[str] = frozenset()) -> None:
         """A placement came to nothing: the pod tries again later, or when something changes for those that said no.
@@ -378,13 +394,29 @@ class Term:
         self._observer.happened(Event(Resource.ASSIGNED_POD, Action.DELETE, freed, None))
         self._wake.set()
 
-    def _settle(self, claim: str) -> None:
+    def _settle(self, resource: Resource, claim: str) -> None:
+        """A claim to a volume, or to devices, has changed."""
+        if resource is Resource.RESOURCE_CLAIM:
+            self._devices.settle(claim)
+            return
         for placement, problem in self._waits.claim_changed(claim):
             if problem:
-                self._lost(placement, problem)
+                self._lost(placement, f"{_BINDING}{problem}")
             else:
                 self._ready.append(placement)
                 self._wake.set()
+
+    def _withdrawn(self, pod: str) -> None:
+        """A pod is not to be bound any more."""
+        placement = self._waits.remove(pod) or self._devices.waits.remove(pod)
+        if placement is not None:
+            self._extensions.unreserve(placement)
+
+
+def _bind_timeouts_s(config: SchedulerConfig) -> dict[str, float]:
+    """By profile."""
+    arguments = {p.name: p.args.get("VolumeBinding") or VolumeBindingArgs() for p in config.profiles}
+    return {name: args.bind_timeout_s for name, args in arguments.items()}
 
 
 def _not_bound(error: ApiError) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.device_claims import CLAIMS, FINALIZER
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.controllers.devicetainteviction import (
     RULES,
@@ -14,8 +15,6 @@ from rayplane.control_plane.controllers.devicetainteviction import (
     DeviceTaintEvictionController,
 )
 from rayplane.control_plane.controllers.resourceclaims import (
-    CLAIMS,
-    FINALIZER,
     MADE_FOR,
     TEMPLATES,
     ResourceClaimController,

@@ -301,4 +301,5 @@ def test_switches_without_effect_are_noted() -> None:
     assert not gone.notes and not gone.profiles[0].preempts and "DynamicResources" not in gone.profiles[0].filters
     args = {"filterTimeout": "1s", "bindingTimeout": "2s"}
     found = read(profiles=[{"pluginConfig": [{"name": "DynamicResources", "args": args}]}])
-    assert len(found.notes) == 2 and "bounded by its steps" in found.notes[0]
+    assert len(found.notes) == 1 and "bounded by its steps" in found.notes[0]
+    assert found.profiles[0].args["DynamicResources"].binding_timeout_s == 2.0

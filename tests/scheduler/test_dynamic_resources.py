@@ -206,11 +206,11 @@ def test_the_claim_is_told_its_devices_and_its_user_once() -> None:
     one = info(user("p", "x"))
     assert isinstance(here.cycle.schedule_one(one), Placement)
     allocation = here.cluster.devices.allocation("default/x")
-    patch = allocation_patch(claim, one, allocation)
-    assert patch is not None
-    assert patch["status"]["allocation"] == allocation
+    patch = allocation_patch(claim, one, allocation, "2026-01-01T00:00:00Z")
+    assert allocation is not None and patch is not None
+    assert patch["status"]["allocation"] == {**allocation, "allocationTimestamp": "2026-01-01T00:00:00Z"}
     assert patch["status"]["reservedFor"] == [{"resource": "pods", "name": "p", "uid": "uid-p"}]
-    assert allocation_patch({**claim, "status": patch["status"]}, one, allocation) is None
+    assert allocation_patch({**claim, "status": patch["status"]}, one, allocation, "") is None
 
 
 def test_a_claim_that_two_pods_share_stays_promised_while_one_of_them_counts_on_it() -> None:

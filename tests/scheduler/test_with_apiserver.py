@@ -1,4 +1,4 @@
-"""The scheduler against a real API server: the bindings, patches and events it writes are ones that are taken."""
+"""The scheduler against a real API server: what it writes is taken, and it has the right to write it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ from typing import Any
 import pytest
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.device_claims import CLAIMS, FINALIZER, results
 from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.client import ApiClient
+from rayplane.control_plane.rpc import Identity
+from rayplane.control_plane.rpc.memory import MemoryNetwork
 from rayplane.control_plane.scheduler import Scheduler, SchedulerConfig
 from tests.apiserver.conftest import Stack, make_env
 from tests.scheduler.build import claim, node, pod
+from tests.scheduler.test_dynamic_resources import DRIVER, exactly, offered, user, wanted
 
 
 @pytest.fixture
@@ -23,7 +27,8 @@ async def client() -> AsyncIterator[ApiClient]:
     client = stack.client()
     await client.create("serviceaccounts", {"metadata": {"name": "default", "namespace": "default"}})
     config = SchedulerConfig(identity="s0", api_endpoints=(stack.servers[0].grpc_address,), backoff=Backoff(0.05, 10.0))
-    scheduler = Scheduler(config, make_env(9), stack.network)
+    network = MemoryNetwork(stack.fabric, "host-of-scheduler", Identity("system:kube-scheduler"))
+    scheduler = Scheduler(config, make_env(9), network)
     await scheduler.start()
     yield client
     await scheduler.stop()
@@ -123,6 +128,44 @@ async def test_a_gang_through_the_api(client: ApiClient) -> None:
 
     await until(bound)
     assert (await condition())["observedGeneration"] == 1
+
+
+async def test_devices_through_the_api(client: ApiClient) -> None:
+    """A claim is marked, allocated, made ready by its driver, given back when that fails, and allocated again."""
+    await client.create("nodes", node("n1"))
+    await client.create("deviceclasses.resource.k8s.io", {"metadata": {"name": "gpu"}, "spec": {}})
+    fabric = {"bindingConditions": ["ready"], "bindingFailureConditions": ["broken"], "bindsToNode": True}
+    offer = offered("n1", {"name": "g0", **fabric}, {"name": "g1", **fabric})
+    offer["spec"]["pool"]["name"] = "pool"
+    await client.create("resourceslices.resource.k8s.io", offer)
+    held = wanted("x", exactly())
+    del held["metadata"]["uid"]
+    await client.create(CLAIMS, held)
+    await client.create("pods", fresh(user("p", "x")))
+
+    async def has(device: str) -> dict[str, Any] | None:
+        found = await client.get(CLAIMS, "x", "default")
+        return found if [one["device"] for one in results(meta.status(found).get("allocation"))] == [device] else None
+
+    async def says(device: str, condition: str) -> None:
+        assert FINALIZER in meta.finalizers(await until(lambda: has(device)))
+        told = {"type": condition, "status": "True", "reason": "Why", "message": "so"}
+        conditions = [{**told, "lastTransitionTime": "2026-01-01T00:00:00Z"}]
+        of_device = {"driver": DRIVER, "pool": "pool", "device": device, "conditions": conditions}
+        await client.patch(CLAIMS, "x", "default", {"status": {"devices": [of_device]}}, subresource="status")
+
+    async def bound() -> str:
+        return meta.node_name(await client.get("pods", "p", "default"))
+
+    await says("g0", "broken")
+
+    async def told() -> Any:
+        events = (await client.list("events")).items
+        return [one for one in events if 'claim x binding failed: reason=Why, message="so"' in one["message"]]
+
+    await until(told)
+    await says("g0", "ready")
+    assert await until(bound) == "n1"
 
 
 async def test_a_claims_node_is_selected(client: ApiClient) -> None:

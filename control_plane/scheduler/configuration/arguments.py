@@ -188,16 +188,18 @@ def _preemption(given: _Given, path: str, errors: _Errors, _notes: _Notes) -> pl
     return found
 
 
-def _dynamic(given: _Given, path: str, errors: _Errors, notes: _Notes) -> None:
+def _dynamic(given: _Given, path: str, errors: _Errors, notes: _Notes) -> plugin_args.DynamicResourcesArgs:
     if span(given, "filterTimeout", path, errors, default=0.0) < 0:
         errors.append(invalid(f"{path}.filterTimeout", given["filterTimeout"], "must be zero or positive"))
-    if span(given, "bindingTimeout", path, errors, default=600.0) < 1:
+    if given.get("filterTimeout") is not None:
+        notes.append(
+            f"{path}.filterTimeout changes nothing: the search for devices is bounded by its steps, not by time"
+        )
+    found = plugin_args.DynamicResourcesArgs()
+    timeout_s = span(given, "bindingTimeout", path, errors, default=found.binding_timeout_s)
+    if timeout_s < 1:
         errors.append(invalid(f"{path}.bindingTimeout", given["bindingTimeout"], "must be at least 1 second"))
-    idle = {
-        "filterTimeout": "the search for devices is bounded by its steps, not by time",
-        "bindingTimeout": "pods do not wait for the binding conditions of devices",
-    }
-    notes += [f"{path}.{key} changes nothing: {why}" for key, why in idle.items() if given.get(key) is not None]
+    return replace(found, binding_timeout_s=timeout_s)
 
 
 _READ: Final[Mapping[str, Callable[[_Given, str, _Errors, _Notes], Any]]] = {

@@ -79,6 +79,14 @@ class VolumeBindingArgs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DynamicResourcesArgs:
+    """Arguments of DynamicResources."""
+
+    binding_timeout_s: float = 600.0
+    """Devices must be ready for a placed pod within this, from when they were allocated."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PreemptionArgs:
     """Arguments of DefaultPreemption: how many nodes are tried out, at least."""
 

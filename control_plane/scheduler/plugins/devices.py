@@ -11,11 +11,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.device_claims import RESERVED_MAX, consumers
 from rayplane.control_plane.api.node_affinity import node_terms
 from rayplane.control_plane.scheduler.allocation import allocate, worth
 from rayplane.control_plane.scheduler.device_capacity import AllocationError
 from rayplane.control_plane.scheduler.device_requests import ClaimWishes
-from rayplane.control_plane.scheduler.devices import RESERVED_MAX, DeviceIndex
+from rayplane.control_plane.scheduler.devices import DeviceIndex
 from rayplane.control_plane.scheduler.framework import PluginError
 from rayplane.control_plane.scheduler.plugins.base import Cluster, Plugin, PodView, Refusal, Scope, scaled
 from rayplane.control_plane.scheduler.pods import PodInfo
@@ -136,7 +137,7 @@ class DynamicResources(Plugin):
                 return f'resourceclaim "{own}" not found'
             if meta.is_deleting(claim):
                 return f'resourceclaim "{own}" is being deleted'
-            users = [user.get("uid") for user in meta.status(claim).get("reservedFor") or ()]
+            users = [user.get("uid") for user in consumers(claim)]
             if pod.uid not in users and len(users) >= RESERVED_MAX:
                 return "resourceclaim in use"
             if devices.allocation(key) is None and isinstance(found := devices.wishes(key), str):

@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
+from rayplane.control_plane.api.device_claims import RESERVED_MAX
 from rayplane.control_plane.api.errors import forbidden, invalid, not_supported, required, too_long, too_many
 from rayplane.control_plane.api.kinds.conditions import validate_conditions
 from rayplane.control_plane.api.kinds.metadata import Errors, immutable
@@ -41,7 +42,6 @@ from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.machinery.columns import AGE, NAME, Cell, Column, Printer, age, spec_and_status
 from rayplane.control_plane.api.meta import Object, is_deleting, name
 
-_RESERVED_MAX: Final = 256
 _CONDITIONS_MAX: Final = 8
 _ADDRESSES_MAX: Final = 16
 _NETWORK_TEXTS: Final = (("interfaceName", 256), ("hardwareAddress", 128))
@@ -101,7 +101,7 @@ def _reserved(reserved: list[Mapping[str, Any]], errs: Errors) -> None:
     def consumer(one: Mapping[str, Any], path: str, found: Errors) -> None:
         found += [required(f"{path}.{field}") for field in ("resource", "name", "uid") if not one.get(field)]
 
-    if each(reserved, _RESERVED_MAX, "status.reservedFor", errs, consumer):
+    if each(reserved, RESERVED_MAX, "status.reservedFor", errs, consumer):
         distinct((one.get("uid") or "" for one in reserved), "status.reservedFor", errs)
 
 
