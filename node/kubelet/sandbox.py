@@ -179,6 +179,7 @@ class Sandbox:
             host_name=host_name(pod),
             directory=self.directory,
             host_network=not self.own_address,
+            pod=pod,
             files=etc_files(pod, self.ip, dns=parts.dns, machine_resolv=machine_resolv()) if parts.dns else {},
         )
 

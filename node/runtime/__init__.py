@@ -40,6 +40,7 @@ class PodPlace:
     host_name: str
     directory: str
     host_network: bool = False
+    pod: Object = field(default_factory=dict)
     files: Mapping[str, bytes] = field(default_factory=dict)
     """What every container of it has at these paths, where it has a file system of its own."""
 

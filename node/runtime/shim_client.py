@@ -158,7 +158,7 @@ class ShimClient:
     def _lost(self) -> None:
         log.error("the shim of this node host died; its containers are killed and started again")
         pids, self._pids = self._pids, {}
-        for pid in pids.values():
+        for pid in filter(None, pids.values()):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, signal.SIGKILL)
         self._disconnect()

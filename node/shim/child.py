@@ -32,6 +32,7 @@ class Child:
         self.output = -1
         self.log: Log | None = None
         self.kill_at: float | None = None
+        self.spaces = 0  # a number of what its processes share, where they do not all go with its first
 
 
 class Attached:

@@ -58,7 +58,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Shim:
-    """The loop and what it knows."""
+    """The loop and what it knows. `proc`: where it finds processes below it, by their numbers."""
+
+    proc = "/proc"
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
@@ -164,6 +166,13 @@ class Shim:
         """Start a process. Raises OSError, ValueError, SubprocessError."""
         return spawn(message, stdio, tty=message["tty"])
 
+    def shown(self, child: Child) -> int:
+        """The number of a child as it is told; 0 for one that has ended meanwhile."""
+        return child.pid
+
+    def left(self, child: Child) -> None:
+        """See to what is left of a container whose main process has ended."""
+
     def _start(self, message: dict[str, Any], fds: list[int]) -> None:
         directory, stdin, terminal = (*fds, -1, -1)[:3]
         if tty := terminal >= 0:
@@ -213,7 +222,7 @@ class Shim:
                 child.failure = error
                 return
         child.begun = True
-        self._send(ev="started", id=child.id, pid=child.pid)
+        self._send(ev="started", id=child.id, pid=self.shown(child))
         if child.output >= 0:
             self._balance(child)
 
@@ -341,6 +350,7 @@ class Shim:
             for other in self._children.values():
                 if other.of == child.id:
                     kill_group(other.pid, signal.SIGKILL)
+            self.left(child)
         while child.output >= 0 and self._pump(child):
             pass
         self._close_output(child)
@@ -358,9 +368,9 @@ class Shim:
 
     def _kill_strays(self) -> None:
         """Kill orphans whose container is no more."""
-        for pid in child_pids():
+        for pid in child_pids(self.proc):
             if pid not in self._by_pid:
-                mark = mark_of(pid)
+                mark = mark_of(self.proc, pid)
                 # Without a mark nobody can tell whose it is; it goes when the shim goes.
                 if mark and mark not in self._children:
                     kill(pid)
@@ -370,7 +380,7 @@ class Shim:
         for child in self._children.values():
             kill_group(child.pid, signal.SIGKILL)
         # Children of those just killed become ours: look again until there are none.
-        while pids := child_pids():
+        while pids := child_pids(self.proc):
             for pid in pids:
                 kill(pid)
             try:
@@ -436,15 +446,15 @@ def kill(pid: int, number: int = signal.SIGKILL) -> None:
         return
 
 
-def child_pids() -> list[int]:
-    with open(f"/proc/self/task/{os.getpid()}/children", "rb") as f:
+def child_pids(proc: str) -> list[int]:
+    with open(f"{proc}/self/task/{os.getpid()}/children", "rb") as f:
         return [int(pid) for pid in f.read().split()]
 
 
-def mark_of(pid: int) -> str:
+def mark_of(proc: str, pid: int) -> str:
     """The container a process was started for; empty when it cannot be told."""
     try:
-        with open(f"/proc/{pid}/environ", "rb") as f:
+        with open(f"{proc}/{pid}/environ", "rb") as f:
             for entry in f.read().split(b"\0"):
                 if entry.startswith(MARK.encode() + b"="):
                     return entry.partition(b"=")[2].decode()

@@ -38,14 +38,17 @@ def stub(host: NodeHost) -> Stub:
     return Stub(host.network.channel(host.advertised), pb.DESCRIPTOR.services_by_name["Node"])
 
 
-async def logs(host: NodeHost, pod: str, *, node: str = "n1", **options: Any) -> bytes:
-    request = pb.LogsRequest(ref=pb.ContainerRef(node=node, namespace="default", pod=pod), **options)
+async def logs(host: NodeHost, pod: str, *, node: str = "n1", container: str = "", **options: Any) -> bytes:
+    ref = pb.ContainerRef(node=node, namespace="default", pod=pod, container=container)
+    request = pb.LogsRequest(ref=ref, **options)
     return b"".join([chunk.data async for chunk in stub(host).Logs(request)])
 
 
-async def run_in(host: NodeHost, pod: str, *command: str, **first: Any) -> tuple[bytes, bytes, int]:
+async def run_in(
+    host: NodeHost, pod: str, *command: str, container: str = "", **first: Any
+) -> tuple[bytes, bytes, int]:
     async def requests() -> Any:
-        ref = pb.ContainerRef(node="n1", namespace="default", pod=pod)
+        ref = pb.ContainerRef(node="n1", namespace="default", pod=pod, container=container)
         yield pb.ExecRequest(ref=ref, command=command, **first)
 
     out = err = b""

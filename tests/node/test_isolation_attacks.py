@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 from rayplane.node.runtime.isolation import launch, syscalls
+from rayplane.node.runtime.isolation.namespaces import PodNamespaces
 from rayplane.node.runtime.isolation.users import give
 from rayplane.storage.env import Beneath
 from tests.fakes import FakeClient
 from tests.node.conftest import make_pod
 from tests.node.isolated import SLEEP, Isolating, ended, isolating, make_isolating
-from tests.node.processes import NODE, phase, run_in, shell, state
+from tests.node.processes import NODE, logs, phase, run_in, shell, state
 
 __all__ = ["make_isolating"]
 pytestmark = [pytest.mark.processes, isolating]
@@ -73,7 +74,7 @@ async def test_a_volume_is_not_mounted_over_proc(api: FakeClient, make_isolating
 
 
 def test_a_command_on_its_way_into_a_container_has_nothing_of_the_shims(monkeypatch: pytest.MonkeyPatch) -> None:
-    def tell(message: dict[str, Any], *, die_with_parent: bool) -> None:
+    def tell(message: dict[str, Any]) -> None:
         found = sorted(os.path.realpath(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd"))
         os.write(1, f"{secret in found} {Path('/proc/self/fd').stat().st_uid}".encode())
         os._exit(0)
@@ -83,7 +84,8 @@ def test_a_command_on_its_way_into_a_container_has_nothing_of_the_shims(monkeypa
     read, write = os.pipe()
     with tempfile.NamedTemporaryFile() as file, open(os.devnull) as nothing:
         secret = os.path.realpath(file.name)
-        forked = launch.enter({"tty": False}, os.getpid(), [nothing.fileno(), write, write])
+        pod = PodNamespaces({"user": nothing.fileno()})
+        forked = launch.enter({"tty": False}, pod, os.getpid(), [nothing.fileno(), write, write])
         assert forked.failure() is None
     os.close(write)
     with open(read) as answer:
@@ -93,7 +95,22 @@ def test_a_command_on_its_way_into_a_container_has_nothing_of_the_shims(monkeypa
 
 async def test_processes_of_containers_are_limited(api: FakeClient, make_isolating: Isolating) -> None:
     host = await make_isolating(NODE)
-    assert 0 < int(await ended(api, host, "ulimit -u 2>/dev/null || bash -c 'ulimit -u'")) <= launch.PROCESSES_MAX
+    script = "bash -c 'ulimit -u; ulimit -n; ulimit -c'"
+    processes, files, core = (int(n) for n in (await ended(api, host, script)).split())
+    assert 0 < processes <= 2048 and 1024 <= files <= 65536 and core == 0
+
+
+async def test_a_fork_bomb_leaves_room_for_its_neighbours(api: FakeClient, make_isolating: Isolating) -> None:
+    host = await make_isolating(NODE)
+    bomb = "try:\n  while os.fork(): pass\nexcept OSError: print('no more', flush=True)"
+    limited = f'ulimit -u 40; exec python3 -c "import os, time\n{bomb}\ntime.sleep(1000)"'
+    api.put("pods", make_pod("bomb", container={"command": ["bash", "-c", limited]}))
+    await api.until(lambda: "running" in state(api, "bomb"))
+    async with asyncio.timeout(20):
+        while b"no more" not in await logs(host, "bomb"):
+            await asyncio.sleep(0.01)
+    script = "ulimit -u 40; for n in 1 2 3 4 5 6 7 8 9; do sleep 1000 & done; echo all"
+    assert await ended(api, host, "", container={"command": ["bash", "-c", script]}) == "all\n"
 
 
 async def test_no_pod_speaks_or_hears_with_the_address_of_another(api: FakeClient, make_isolating: Isolating) -> None:

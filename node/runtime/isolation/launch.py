@@ -4,7 +4,6 @@ Runs in the shim's children, which have one thread. What fails is told through a
 shim can say why; a child never returns from here.
 """
 
-import contextlib
 import errno
 import fcntl
 import functools
@@ -13,27 +12,44 @@ import os
 import resource
 import signal
 import termios
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 from rayplane.node.runtime.isolation import syscalls
 from rayplane.node.runtime.isolation.mounts import build
+from rayplane.node.runtime.isolation.namespaces import PodNamespaces
 from rayplane.node.runtime.isolation.users import maps_many
 
 FAILED = 126
 _ERROR_MAX = 16 * 1024
 _TEXT_MAX = 300  # of characters, which JSON may take twelve bytes for
-#: Processes and threads of all pods of a machine's user namespace: what a fork bomb comes to.
-PROCESSES_MAX = 8192
-_IN_CONTAINER = (("net", syscalls.CLONE_NEWNET), ("ipc", syscalls.CLONE_NEWIPC), ("uts", syscalls.CLONE_NEWUTS))
+#: What a process of a container may have. Processes are those of a user within a pod: what a fork bomb comes to. A
+#: limit of one byte is the one that keeps programs for core dumps, which run outside, from being started.
+LIMITS = {
+    resource.RLIMIT_NPROC: (2048, 2048),
+    resource.RLIMIT_NOFILE: (65536, 1 << 20),
+    resource.RLIMIT_CORE: (1, 1),
+}
+_OF_CONTAINER = (
+    syscalls.CLONE_NEWNS
+    | syscalls.CLONE_NEWPID
+    | syscalls.CLONE_NEWNET
+    | syscalls.CLONE_NEWIPC
+    | syscalls.CLONE_NEWUTS
+    | syscalls.CLONE_NEWCGROUP
+)
 
 
 class Forked:
-    """A child that is on its way to a program. `pending`: what it says before; closed by its exec."""
+    """A child that is on its way to a program. `pending`: what it says before; closed by its exec.
+
+    `among_others`: what it starts may outlive it.
+    """
 
     def __init__(self, pid: int, pending: int) -> None:
         self.pid = pid
         self.pending = pending
+        self.among_others = False
         self.returncode: int | None = None
 
     def failure(self) -> OSError | None:
@@ -47,32 +63,62 @@ class Forked:
         return OSError(said["errno"], said["text"], said["path"])
 
 
-def start(message: dict[str, Any], pod: Sequence[int], stdio: Sequence[int]) -> Forked:
-    """Start a container's main process: the first one of a process namespace of its own.
+def start(message: dict[str, Any], pod: PodNamespaces, stdio: Sequence[int], *, beside: int = 0) -> Forked:
+    """Start a container's main process in the namespaces of its pod.
 
-    `pod`: descriptors of the pod's network, IPC and UTS namespaces.
+    It is the first one of a process namespace of its own, unless its pod has one for all containers, or `message` says
+    `host_pid`: then it is among the machine's. `beside`: a process whose process numbers it shares.
     """
-    _know_machine()
-    read, write = os.pipe2(os.O_CLOEXEC)
-    pid = syscalls.clone(syscalls.CLONE_NEWPID | syscalls.CLONE_NEWNS | syscalls.CLONE_NEWCGROUP)
-    if pid == 0:
+    own = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWCGROUP
+    if not (beside or message["host_pid"] or "pid" in pod.fds):
+        own |= syscalls.CLONE_NEWPID
+    other = os.pidfd_open(beside) if beside else -1
 
-        def inside() -> None:
-            _stand_alone(stdio, tty=message["tty"])
-            for fd in pod:
-                syscalls.setns(fd)
-            build(message["mounts"])
-            _run(message, die_with_parent=True)
+    def join() -> int:
+        if other >= 0:
+            syscalls.setns(other, syscalls.CLONE_NEWPID)
+        pod.enter()
+        return own
 
-        _child(inside, write)
-    os.close(write)
-    return Forked(pid, read)
+    def inside() -> None:
+        _stand_alone(stdio, tty=message["tty"])
+        build(message["mounts"])
+        _run(message)
+
+    try:
+        forked = _fork(message, join, inside, (other, *stdio, *pod.fds.values()))
+        forked.among_others = not own & syscalls.CLONE_NEWPID
+        return forked
+    finally:
+        if other >= 0:
+            os.close(other)
 
 
-def enter(message: dict[str, Any], main: int, stdio: Sequence[int]) -> Forked:
+def enter(message: dict[str, Any], pod: PodNamespaces, main: int, stdio: Sequence[int]) -> Forked:
     """Start a command in the container whose main process is `main`. Raises OSError when that is gone."""
-    kinds = (*_IN_CONTAINER, ("mnt", syscalls.CLONE_NEWNS), ("pid", syscalls.CLONE_NEWPID))
-    spaces = [(os.open(f"/proc/{main}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC), kind) for name, kind in kinds]
+    container = os.pidfd_open(main)
+
+    def join() -> int:
+        syscalls.setns(container, _OF_CONTAINER)
+        pod.enter_users()
+        return 0
+
+    def inside() -> None:
+        _stand_alone(stdio, tty=message["tty"])
+        _run(message)
+
+    try:
+        return _fork(message, join, inside, (container, *stdio, *pod.fds.values()))
+    finally:
+        os.close(container)
+
+
+def _fork(message: dict[str, Any], join: Callable[[], int], inside: Callable[[], None], kept: Iterable[int]) -> Forked:
+    """A child in other namespaces. One between goes there first, and has a child for this process, which stays outside.
+
+    `join`: go to namespaces, return those (flags) that the child has for itself. `kept`: descriptors they need: the
+    child may be seen by processes of the pod from then on, and has nothing that is not the pod's.
+    """
     _know_machine()
     read, write = os.pipe2(os.O_CLOEXEC)
     told, tell = os.pipe2(os.O_CLOEXEC)
@@ -80,30 +126,22 @@ def enter(message: dict[str, Any], main: int, stdio: Sequence[int]) -> Forked:
         between = os.fork()
         if between == 0:
 
-            def inside() -> None:
-                # Processes of the container see this one from now on: it has nothing that is not the container's.
-                kept = {write, tell, *stdio, *(fd for fd, _ in spaces)}
-                for fd in [int(name) for name in os.listdir("/proc/self/fd")]:
-                    if fd not in kept:
-                        with contextlib.suppress(OSError):  # that of the listing
-                            os.close(fd)
-                for fd, kind in spaces:
-                    syscalls.setns(fd, kind)
-                    os.close(fd)
-                # A process namespace takes in only children of who enters it.
-                pid = os.fork()
-                if pid:
-                    os.write(tell, pid.to_bytes(8))
-                    os._exit(0)
-                _stand_alone(stdio, tty=message["tty"])
-                _run(message, die_with_parent=False)
+            def there() -> None:
+                syscalls.close_all_but({write, tell, *(fd for fd in kept if fd >= 0)})
+                pid = syscalls.clone(join() | syscalls.CLONE_PARENT)
+                if pid == 0:
+                    inside()
+                os.write(tell, pid.to_bytes(8))
+                os._exit(0)
 
-            _child(inside, write)
+            _child(there, write)
+    except BaseException:
+        os.close(read)
+        os.close(told)
+        raise
     finally:
         os.close(write)
         os.close(tell)
-        for fd, _ in spaces:
-            os.close(fd)
     with open(told, "rb") as answer:
         pid = int.from_bytes(answer.read(8))
     os.waitpid(between, 0)
@@ -150,22 +188,26 @@ def _stand_alone(stdio: Sequence[int], *, tty: bool) -> None:
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
-def _run(message: dict[str, Any], *, die_with_parent: bool) -> NoReturn:
+def _run(message: dict[str, Any]) -> NoReturn:
     cwd = message["cwd"]
     os.makedirs(cwd, exist_ok=True)
-    _, most = resource.getrlimit(resource.RLIMIT_NPROC)
-    most = min(most, PROCESSES_MAX) if most >= 0 else PROCESSES_MAX
-    resource.setrlimit(resource.RLIMIT_NPROC, (most, most))
+    _limit()
     become(message["identity"])
     os.chdir(cwd)
-    if die_with_parent:
-        # After the change of numbers, which would take it back.
-        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+    # After the change of numbers, which would take it back.
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
     argv: list[str] = message["argv"]
     try:
         os.execvpe(argv[0], argv, message["env"])
     except OSError as e:
         raise OSError(e.errno, e.strerror, argv[0]) from e
+
+
+def _limit() -> None:
+    for which, (soft, hard) in LIMITS.items():
+        _, most = resource.getrlimit(which)
+        hard = min(most, hard) if most >= 0 else hard
+        resource.setrlimit(which, (min(soft, hard), hard))
 
 
 def become(identity: dict[str, Any]) -> None:

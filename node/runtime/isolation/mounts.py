@@ -108,8 +108,6 @@ class Builder:
         os.mkdir(f"{target}/pts")
         syscalls.mount("devpts", f"{target}/pts", "devpts", syscalls.MS_NOSUID, "newinstance,ptmxmode=0666,mode=0620")
         os.symlink("pts/ptmx", f"{target}/ptmx")
-        os.mkdir(f"{target}/shm", 0o1777)
-        syscalls.mount("shm", f"{target}/shm", "tmpfs", _CALM | syscalls.MS_NOEXEC, f"mode=1777,size={step['shm']}")
 
     def read_only(self, step: Mapping[str, Any]) -> None:
         make_read_only(self.at(step) or _NEW_ROOT)

@@ -12,7 +12,6 @@ import hashlib
 import os
 import socket
 import struct
-from dataclasses import dataclass, field
 from typing import Any
 
 from pyroute2 import IPRoute
@@ -32,7 +31,6 @@ WIRE_HEADER = bytes.fromhex(_WIRE_MAC.replace(":", "")) * 2 + _IPV4.to_bytes(2)
 _SIOCETHTOOL, _ETHTOOL_STXCSUM = 0x8946, 0x17
 _EXISTS = 17
 _LOCAL_TABLE = 255
-_OWN = (("net", syscalls.CLONE_NEWNET), ("ipc", syscalls.CLONE_NEWIPC), ("uts", syscalls.CLONE_NEWUTS))
 _MACHINE_SETTINGS = {
     "net/ipv4/ip_forward": "1",
     "net/ipv4/conf/all/send_redirects": "0",
@@ -49,23 +47,13 @@ _POD_SETTINGS = {
 }
 
 
-@dataclass(slots=True)
-class PodNamespaces:
-    """Open namespaces of one pod: network, IPC, UTS."""
-
-    fds: list[int] = field(default_factory=list)
-
-    def close(self) -> None:
-        while self.fds:
-            os.close(self.fds.pop())
-
-
 class MachineNetwork:
     """The network namespace that this process is in. Raises NetlinkError and OSError."""
 
     def __init__(self) -> None:
         self._routes = IPRoute()
-        self._mine = PodNamespaces(_open_own())
+        self._mine = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        self._owner = os.readlink("/proc/self")  # of all shims, of which each is the first of its own processes
         self._wire = 0
         self._loopback = _up(self._routes, "lo")
         _set(_MACHINE_SETTINGS)
@@ -87,7 +75,7 @@ class MachineNetwork:
 
         Packets have an Ethernet header, `WIRE_HEADER` for those that are written.
         """
-        name, far = f"{_WIRE}{os.getpid()}", f"far{os.getpid()}"
+        name, far = f"{_WIRE}{self._owner}", f"far{self._owner}"
         self._remove(name)
         self._remove_wires_of_the_dead()
         self._routes.link("add", ifname=name, kind="veth", peer={"ifname": far, "mtu": MTU}, mtu=MTU, address=_WIRE_MAC)
@@ -108,27 +96,20 @@ class MachineNetwork:
         with contextlib.suppress(NetlinkError):  # another host's device has it now
             self._routes.route("del", dst=cidr, oif=self._wire)
 
-    def add_pod(self, uid: str, address: str, gateway: str, host_name: str) -> PodNamespaces:
-        """Make a pod's namespaces with its interface."""
-        inside = self._enter_new(host_name)
+    def add_pod(self, uid: str, address: str, gateway: str, net: int) -> None:
+        """Connect a pod's network namespace, an open descriptor, by an interface."""
+        peer: dict[str, Any] = {"ifname": INTERFACE, "net_ns_fd": net, "mtu": MTU}
+        # One of before goes only after its namespace has, which nobody can wait for.
+        self.remove_pod(uid)
+        self._routes.link("add", ifname=_name(uid), kind="veth", peer=peer, mtu=MTU, state="up")
+        (mine,) = self._routes.link_lookup(ifname=_name(uid))
+        _set({f"net/ipv4/conf/{_name(uid)}/rp_filter": "1"})
+        self._routes.route("replace", dst=f"{address}/32", oif=mine, scope="link", prefsrc=gateway)
+        syscalls.setns(net, syscalls.CLONE_NEWNET)
         try:
-            net = inside.fds[0]
-            peer: dict[str, Any] = {"ifname": INTERFACE, "net_ns_fd": net, "mtu": MTU}
-            # One of before goes only after its namespace has, which nobody can wait for.
-            self.remove_pod(uid)
-            self._routes.link("add", ifname=_name(uid), kind="veth", peer=peer, mtu=MTU, state="up")
-            (mine,) = self._routes.link_lookup(ifname=_name(uid))
-            _set({f"net/ipv4/conf/{_name(uid)}/rp_filter": "1"})
-            self._routes.route("replace", dst=f"{address}/32", oif=mine, scope="link", prefsrc=gateway)
-            syscalls.setns(net, syscalls.CLONE_NEWNET)
-            try:
-                _configure(address, gateway)
-            finally:
-                syscalls.setns(self._mine.fds[0], syscalls.CLONE_NEWNET)
-        except BaseException:
-            inside.close()
-            raise
-        return inside
+            _configure(address, gateway)
+        finally:
+            syscalls.setns(self._mine, syscalls.CLONE_NEWNET)
 
     def remove_pod(self, uid: str) -> None:
         """Remove a pod's interface, and the way to its address with it."""
@@ -138,7 +119,7 @@ class MachineNetwork:
         """The network outlives a shim while another has it, and so would its device."""
         for link in self._routes.get_links():
             pid = link.get("ifname", "").removeprefix(_WIRE)
-            if pid.isdigit() and not os.path.exists(f"/proc/{pid}"):
+            if pid.isdigit() and not _lives(pid):
                 self._remove(f"{_WIRE}{pid}")
 
     def _remove(self, name: str) -> None:
@@ -146,16 +127,14 @@ class MachineNetwork:
             with contextlib.suppress(NetlinkError):  # it went meanwhile
                 self._routes.link("del", index=index)
 
-    def _enter_new(self, host_name: str) -> PodNamespaces:
-        """New namespaces; this process is in its own again afterwards."""
-        syscalls.unshare(sum(kind for _, kind in _OWN))
-        try:
-            syscalls.set_host_name(host_name)
-            _set(_POD_SETTINGS)
-            return PodNamespaces(_open_own())
-        finally:
-            for fd, (_, kind) in zip(self._mine.fds, _OWN, strict=True):
-                syscalls.setns(fd, kind)
+
+def _lives(pid: str) -> bool:
+    """Whether a process runs: whoever took it in when its parent died may leave it unburied for long."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as f:
+            return f.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except OSError:
+        return False
 
 
 def _without_offload(name: str) -> None:
@@ -180,8 +159,9 @@ def _up(routes: IPRoute, name: str) -> int:
     return int(index)
 
 
-def _open_own() -> list[int]:
-    return [os.open(f"/proc/thread-self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name, _ in _OWN]
+def prepare_pod() -> None:
+    """Set what pods find in their network namespace, from within."""
+    _set(_POD_SETTINGS)
 
 
 def _set(settings: dict[str, str]) -> None:

@@ -35,26 +35,29 @@ def probe() -> Found:
 
 def _attempt(directory: str) -> None:
     """Make everything that a pod has, and run a program there. Raises what stands in the way."""
-    from rayplane.node.runtime.isolation import launch
-    from rayplane.node.runtime.isolation.network import MachineNetwork
+    from rayplane.node.runtime.isolation import launch, memory, namespaces
+    from rayplane.node.runtime.isolation.network import MachineNetwork, prepare_pod
     from rayplane.node.runtime.isolation.rootfs import STAGE, Box, machine_of, plan
-    from rayplane.node.runtime.isolation.shim import isolate
+    from rayplane.node.runtime.isolation.shim import go_apart, isolate
     from rayplane.node.runtime.isolation.users import Identity
 
     isolate(0, [directory])
+    go_apart()
     network = MachineNetwork()
     network.add_node("10.0.0.1", "10.0.0.0/24")
-    pod = network.add_pod("probe", "10.0.0.2", "10.0.0.1", "probe")
+    pod = namespaces.make(("user", "net", "ipc", "uts"), prepare_pod)
+    network.add_pod("probe", "10.0.0.2", "10.0.0.1", pod.fds["net"])
     message = {
         "argv": ["true"],
         "env": {"PATH": "/usr/bin:/bin"},
         "cwd": "/",
         "tty": False,
         "identity": Identity(uid=1, gid=1).to_json(),
-        "mounts": plan(machine_of([]), Box(f"{STAGE}/0", {})),
+        "host_pid": False,
+        "mounts": plan(machine_of([]), Box(f"{STAGE}/0", {}, shm=memory.place(memory.MACHINE, memory.SHM))),
     }
     with open(os.devnull, "r+b") as nothing:
-        started = launch.start(message, pod.fds, [nothing.fileno()] * 3)
+        started = launch.start(message, pod, [nothing.fileno()] * 3)
     failure = started.failure()
     _, status = os.waitpid(started.pid, 0)
     if failure is not None or status:

@@ -18,9 +18,12 @@ from rayplane.node.runtime import Mount
 STAGE = "/sys"
 """Where the shim has the directories of pods, and a new root stands until it is the root: no program is ever there."""
 NEW_ROOT = f"{STAGE}/root"
+PROC = f"{STAGE}/proc"
+"""Where the shim sees the processes below it, by the numbers that it has for them; /proc is the machine's."""
+OWN = f"{STAGE}/own"
+"""Where it has what pods keep in memory."""
 SHARED = ("usr", "etc", "opt", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "nix", "gnu")
 _OWN = {"tmp": 0o1777, "var/tmp": 0o1777, "run": 0o755, "var/log": 0o755, "var/lib": 0o755, "root": 0o711, "sys": 0o555}
-SHM = "64m"
 
 Step = dict[str, Any]
 
@@ -65,6 +68,10 @@ class Box:
     mounts: Sequence[Mount] = ()
     read_only: bool = False
     fs_group: int | None = None
+    shm: str = ""
+    """Where the shim has what is its /dev/shm."""
+    host_pid: bool = False
+    """Whether it sees the machine's processes."""
 
 
 def layers(machine: Machine) -> list[str]:
@@ -90,7 +97,8 @@ def plan(machine: Machine, box: Box) -> list[Step]:
     lowers = _lowers(machine)
     steps += [{"do": "directory", "at": f"/{path}", "mode": mode} for path, mode in _OWN.items()]
     steps += [_layer(name, at, source, box) for name, at, source in lowers]
-    steps += [{"do": "proc", "at": "/proc"}, {"do": "devices", "at": "/dev", "shm": SHM}, {"do": "pivot"}]
+    steps += [{"do": "bind", "from": PROC, "at": "/proc"} if box.host_pid else {"do": "proc", "at": "/proc"}]
+    steps += [{"do": "devices", "at": "/dev"}, {"do": "bind", "from": box.shm, "at": "/dev/shm"}, {"do": "pivot"}]
     steps += [{"do": "bind", "from": source, "at": path} for path, source in box.files.items()]
     for mount in sorted(box.mounts, key=lambda m: len(_target(m))):
         steps.append({"do": "bind", **_source(mount), "at": _target(mount), "read_only": mount.read_only})

@@ -18,9 +18,10 @@ from typing import Any
 
 from rayplane.control_plane.api import meta
 from rayplane.node.environment import expand
-from rayplane.node.errors import RuntimeFailed, SandboxError
+from rayplane.node.errors import ContainerConfigError, RuntimeFailed, SandboxError
 from rayplane.node.runtime import Listener, Mount, PodPlace, StartOrder
 from rayplane.node.runtime.command import CommandLine, own_command
+from rayplane.node.runtime.isolation import memory
 from rayplane.node.runtime.isolation.rootfs import STAGE, Box, layers, machine_of, plan
 from rayplane.node.runtime.isolation.users import give, identity
 from rayplane.node.runtime.pod_network import bound, connected
@@ -70,6 +71,7 @@ class IsolatedRuntime(ProcessRuntime):
         self._services = services
         self._places: dict[str, PodPlace] = {}
         self._nodes: dict[str, str] = {}
+        self._mains: dict[str, dict[str, str]] = {}  # by pod, the last run of each container
         self._made: set[str] = set()  # uids of pods and addresses of nodes that the shim has
 
     async def open(self) -> None:
@@ -117,7 +119,7 @@ class IsolatedRuntime(ProcessRuntime):
     async def add_pod(self, place: PodPlace) -> None:
         self._places[place.uid] = place
         self._write_files(place)
-        if place.host_network or place.uid in self._made:
+        if place.uid in self._made:
             return
         try:
             self._make_network()
@@ -144,7 +146,7 @@ class IsolatedRuntime(ProcessRuntime):
         Raises RuntimeFailed.
         """
         place = self._places[uid]
-        if not place.host_network and uid not in self._made:
+        if uid not in self._made:
             self._make_network()
             self._made.add(uid)
 
@@ -165,9 +167,20 @@ class IsolatedRuntime(ProcessRuntime):
                 self._made.add(address)
 
     def remove_pod(self, uid: str) -> None:
+        self._mains.pop(uid, None)
         if self._places.pop(uid, None) is not None and uid in self._made:
             self._made.discard(uid)
             self.shim.order("", op="unpod", of=uid)
+
+    def started(self, uid: str, container: str, run: str) -> None:
+        self._mains.setdefault(uid, {})[container] = run
+
+    def main_of(self, uid: str, container: str) -> str:
+        """The last run of a container of the same pod. Raises ContainerConfigError."""
+        try:
+            return self._mains[uid][container]
+        except KeyError:
+            raise ContainerConfigError(f"target container {container} is not running") from None
 
     def place(self, uid: str) -> PodPlace:
         return self._places[uid]
@@ -256,7 +269,8 @@ class IsolatedRun(ProcessRun):
             env["TERM"] = "xterm"
         env |= {**order.env, MARK: order.container_id}
         argv = [expand(part, env) for part in own_command(order.container)]
-        line = CommandLine(argv, env, order.container.get("workingDir") or "/", {"identity": who.to_json()})
+        more = {"pod": meta.uid(order.pod), "identity": who.to_json()}
+        line = CommandLine(argv, env, order.container.get("workingDir") or "/", more)
         check_line(line)
         return line
 
@@ -280,13 +294,15 @@ class IsolatedRun(ProcessRun):
         runtime.give(log, 0o666)
         runtime.give(tree.files.root, 0o755)
         files[order.container.get("terminationMessagePath") or "/dev/termination-log"] = log
-        context = order.container.get("securityContext") or {}
+        context, spec = order.container.get("securityContext") or {}, meta.spec(order.pod)
         return Box(
             runtime.staged(directory),
             {path: runtime.staged(source) for path, source in files.items()},
             [self._mount(m) for m in order.mounts],
             read_only=bool(context.get("readOnlyRootFilesystem")),
-            fs_group=(meta.spec(order.pod).get("securityContext") or {}).get("fsGroup"),
+            shm=memory.place(memory.MACHINE if spec.get("hostIPC") else place.uid, memory.SHM),
+            host_pid=bool(spec.get("hostPID")),
+            fs_group=(spec.get("securityContext") or {}).get("fsGroup"),
         )
 
     def _mount(self, mount: Mount) -> Mount:
@@ -297,9 +313,12 @@ class IsolatedRun(ProcessRun):
         return replace(mount, source=staged)
 
     def _place(self) -> dict[str, Any]:
-        host_network = meta.spec(self._order.pod).get("hostNetwork")
-        pod = "" if host_network else meta.uid(self._order.pod)
-        return {"pod": pod, "mounts": plan(self._runtime.machine, self._box)}
+        order, runtime = self._order, self._runtime
+        uid, spec, target = meta.uid(order.pod), meta.spec(order.pod), order.container.get("targetContainerName")
+        beside = runtime.main_of(uid, target) if target else ""
+        runtime.started(uid, order.container["name"], order.container_id)
+        where = {"host_pid": bool(spec.get("hostPID")), "beside": beside}
+        return {**where, "mounts": plan(runtime.machine, self._box)}
 
     def _exec_command(self, command: list[str]) -> list[str]:
         check_words(command)
@@ -309,7 +328,18 @@ class IsolatedRun(ProcessRun):
 def _pod_order(place: PodPlace) -> dict[str, Any]:
     """What the shim is told of a pod."""
     own = {"address": place.ip, "gateway": place.gateway, "host_name": place.host_name}
-    return {"op": "pod", "of": place.uid, **own}
+    return {"op": "pod", "of": place.uid, **own, **_shares(place)}
+
+
+def _shares(place: PodPlace) -> dict[str, Any]:
+    """What containers of a pod share: with each other, and not with the machine."""
+    spec = meta.spec(place.pod)
+    kinds = ["user", "uts"]
+    kinds += [] if place.host_network else ["net"]
+    kinds += [] if spec.get("hostIPC") else ["ipc"]
+    kinds += ["pid"] if spec.get("shareProcessNamespace") and not spec.get("hostPID") else []
+    keeps = {} if spec.get("hostIPC") else {memory.SHM: memory.SHM_BYTES}
+    return {"kinds": kinds, "sysctls": {}, "memory": keeps}
 
 
 def _network_id(members: str) -> str:

@@ -2,38 +2,45 @@
 
 Started as `shim.py CONTROL MEMBERS DIRECTORY...`: the descriptor of its control socket; the file that names the shims
 which share the machine's user and network namespaces; the directories of the machine that hold files of pods. Those
-appear in `STAGE`, as 0, 1 and so on: the way to them may be closed to whom root is in the namespace.
+appear in `STAGE`, as 0, 1 and so on: the way to them may be closed to whom root is in the namespace. It is two
+processes: one outside, which waits, and the first of a process namespace, which does the work.
 
 further orders:
 in:  {op: services, cidr}
      {op: node, address, cidr}
-     {op: pod, id, of, address, gateway, host_name}      answered with {ev: done} or {ev: failed}
+     {op: pod, id, of, address, gateway, host_name, kinds, sysctls, memory}
+                                                         answered with {ev: done} or {ev: failed}; kinds: of namespaces
+                                                         (see `namespaces`); memory: what it keeps there, with sizes
      {op: unpod, id, of}                                 of: the pod's uid
      {op: wire, id}                                      answered with {ev: wire, header} and a descriptor, once
      {op: route, cidr} {op: unroute, cidr}               to the device of the last `wire`
      {op: socket, id, kind}                              answered with {ev: socket} and a descriptor; kind: tcp or udp
-     {op: start} and {op: exec} also have `identity`, a start `pod` (empty: the machine's own network) and `mounts`
+     {op: start} and {op: exec} also have `pod` and `identity`, a start `mounts`, `host_pid` and `beside` (a container)
 out: {ev: isolated} once, {ev: failed, id: ""} when the kernel does not let it
 """
 
 import errno
 import os
+import select
+import signal
 import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(os.path.abspath(__file__)).parents[4]))
 
-from rayplane.node.runtime.isolation import launch, syscalls
+from rayplane.node.runtime.isolation import launch, memory, namespaces, strays, syscalls
 from rayplane.node.runtime.isolation.launch import Forked
 from rayplane.node.runtime.isolation.members import joining
-from rayplane.node.runtime.isolation.network import WIRE_HEADER, MachineNetwork, PodNamespaces
-from rayplane.node.runtime.isolation.rootfs import NEW_ROOT, STAGE
+from rayplane.node.runtime.isolation.namespaces import PodNamespaces
+from rayplane.node.runtime.isolation.network import WIRE_HEADER, MachineNetwork, prepare_pod
+from rayplane.node.runtime.isolation.rootfs import NEW_ROOT, OWN, PROC, STAGE
 from rayplane.node.runtime.isolation.users import RANGE_COUNT, RANGE_FIRST, maps_many
-from rayplane.node.shim.shim import Shim
+from rayplane.node.shim.child import Child
+from rayplane.node.shim.shim import WATCH_S, Shim
 
 _KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 _JOINED = (("user", syscalls.CLONE_NEWUSER), ("net", syscalls.CLONE_NEWNET))
@@ -45,10 +52,12 @@ _OWN = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS
 class IsolatedShim(Shim):
     """A shim that knows the namespaces of its pods."""
 
+    proc = PROC
+
     def __init__(self, control: socket.socket, network: MachineNetwork) -> None:
         super().__init__(control)
         self._network = network
-        self._pods: dict[str, PodNamespaces] = {"": PodNamespaces()}
+        self._pods: dict[str, PodNamespaces] = {}
         self._orders |= {
             "services": self._services,
             "node": self._node,
@@ -61,18 +70,38 @@ class IsolatedShim(Shim):
         }
 
     def spawn(self, message: dict[str, Any], stdio: tuple[int, int, int]) -> Forked:
-        if message["op"] == "exec":
-            return launch.enter(message, self._main_of(message["of"]), stdio)
         pod = self._pods.get(message["pod"])
         if pod is None:
             raise OSError(errno.ESRCH, "the pod has no sandbox", None)
-        return launch.start(message, pod.fds, stdio)
+        if message["op"] == "exec":
+            return launch.enter(message, pod, self._main_of(message["of"]), stdio)
+        beside = self._main_of(message["beside"]) if message["beside"] else 0
+        return launch.start(message, pod, stdio, beside=beside)
 
     def _main_of(self, container: str) -> int:
         child = self._children.get(container)
-        if child is None:
+        if child is None or child.of:
             raise OSError(errno.ESRCH, "the container does not run", None)
         return child.pid
+
+    def shown(self, child: Child) -> int:
+        """The number that a child has outside."""
+        try:
+            if isinstance(child.process, Forked) and child.process.among_others:
+                child.spaces = os.stat(f"{PROC}/{child.pid}/ns/mnt").st_ino
+            fd = os.pidfd_open(child.pid)
+        except OSError:
+            return 0  # its end is told next
+        try:
+            with open(f"/proc/self/fdinfo/{fd}") as f:
+                return next(int(line.split()[1]) for line in f if line.startswith("Pid:"))
+        finally:
+            os.close(fd)
+
+    def left(self, child: Child) -> None:
+        """Kill what a container has left behind: with a first process of its own the others went, else they did not."""
+        if child.spaces:
+            strays.kill_sharing("mnt", child.spaces)
 
     def _services(self, message: dict[str, Any], fds: list[int]) -> None:
         self._network.add_services(message["cidr"])
@@ -82,20 +111,41 @@ class IsolatedShim(Shim):
 
     def _pod(self, message: dict[str, Any], fds: list[int]) -> None:
         ident, uid = message["id"], message["of"]
+
+        def furnish() -> None:
+            syscalls.set_host_name(message["host_name"])
+            if "net" in message["kinds"]:
+                prepare_pod()
+            for name, value in message["sysctls"].items():
+                with open(f"/proc/sys/{name}", "w") as f:
+                    f.write(value)
+
         try:
             if uid in self._pods:
-                self._pods.pop(uid).close()
-            self._pods[uid] = self._network.add_pod(uid, message["address"], message["gateway"], message["host_name"])
+                self._remove(uid)
+            pod = self._pods[uid] = namespaces.make(message["kinds"], furnish)
+            memory.keep(uid, message["memory"])
+            if "net" in pod.fds:
+                self._network.add_pod(uid, message["address"], message["gateway"], pod.fds["net"])
         except Exception as e:  # NetlinkError is no OSError
-            self._send(ev="failed", id=ident, error=f"cannot make the pod's network: {e}")
+            if uid in self._pods:
+                self._remove(uid)
+            self._send(ev="failed", id=ident, error=f"cannot make the pod's namespaces: {e}")
         else:
             self._send(ev="done", id=ident)
 
     def _unpod(self, message: dict[str, Any], fds: list[int]) -> None:
-        pod = self._pods.pop(message["of"], None)
-        if pod is not None:
-            pod.close()
-            self._network.remove_pod(message["of"])
+        if message["of"] in self._pods:
+            self._remove(message["of"])
+
+    def _remove(self, uid: str) -> None:
+        pod = self._pods.pop(uid)
+        users = os.fstat(pod.fds["user"]).st_ino if "user" in pod.fds else 0
+        pod.close()
+        if users:
+            strays.kill_below(users)
+        self._network.remove_pod(uid)
+        memory.drop(uid)
 
     def _wire(self, message: dict[str, Any], fds: list[int]) -> None:
         try:
@@ -144,7 +194,8 @@ def _show(directories: Sequence[str]) -> None:
     """Have directories in `STAGE`."""
     syscalls.mount("", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE)
     syscalls.mount("tmpfs", STAGE, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "mode=755,size=64k")
-    os.mkdir(NEW_ROOT)
+    for place in (NEW_ROOT, PROC, OWN):
+        os.mkdir(place)
     for number, directory in enumerate(directories):
         os.mkdir(f"{STAGE}/{number}")
         syscalls.mount(directory, f"{STAGE}/{number}", "", syscalls.MS_BIND | syscalls.MS_REC)
@@ -181,12 +232,35 @@ def _write_maps(process: str, groups: str, uids: str, gids: str) -> None:
             f.write(text)
 
 
+def go_apart(control: socket.socket | None = None) -> None:
+    """Go on as the first process of a namespace: whatever is below it, whoever it belongs to, ends with it, and none of
+    them can end it. The process before stays outside to wait, and has nothing of `control` any more."""
+    syscalls.unshare(syscalls.CLONE_NEWPID)
+    host = os.getppid()
+    pid = os.fork()
+    if pid:
+        if control is not None:
+            control.close()
+        _wait(pid, host)
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+    syscalls.mount("proc", PROC, "proc", syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC)
+    syscalls.mount("own", OWN, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "mode=711,size=8m")
+    memory.keep(memory.MACHINE, {memory.SHM: memory.SHM_BYTES})
+
+
+def _wait(pid: int, host: int) -> NoReturn:
+    ended = os.pidfd_open(pid)
+    while os.getppid() == host and not select.select([ended], [], [], WATCH_S)[0]:
+        pass
+    os._exit(0)
+
+
 def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
-    syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
     try:
         with joining(sys.argv[2]) as peer:
             isolate(peer, sys.argv[3:])
+        go_apart(control)
         network = MachineNetwork()
     except Exception as e:
         control.send(Shim.encode(ev="failed", id="", error=str(e)))

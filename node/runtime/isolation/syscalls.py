@@ -7,7 +7,9 @@ import ctypes
 import os
 import platform
 import signal
+from collections.abc import Iterable
 
+CLONE_PARENT = 0x0000_8000
 CLONE_NEWNS = 0x0002_0000
 CLONE_NEWCGROUP = 0x0200_0000
 CLONE_NEWUTS = 0x0400_0000
@@ -28,7 +30,7 @@ _CAPABILITY_VERSION_3 = 0x2008_0522
 #: (clone, pivot_root) by machine; the arguments of clone that are used here come in one order on all of them.
 _NUMBERS = {"x86_64": (56, 155), "aarch64": (220, 41), "riscv64": (220, 41)}
 
-_CLOSE_RANGE, _CLOSE_RANGE_CLOEXEC = 436, 4  # one number on all machines, as of all newer calls
+_CLOSE_RANGE, _CLOSE_RANGE_CLOEXEC, _MOST = 436, 4, 0xFFFF_FFFF  # one number on all machines, as of all newer calls
 _OPEN_TREE, _MOVE_MOUNT = 428, 429
 _OPEN_TREE_CLONE, _AT_EMPTY_PATH, _AT_RECURSIVE, _MOVE_MOUNT_F_EMPTY_PATH = 0x1, 0x1000, 0x8000, 0x4
 _AT_FDCWD = -100
@@ -64,7 +66,7 @@ def unshare(flags: int) -> None:
 
 
 def setns(fd: int, kind: int = 0) -> None:
-    """Go into the namespace that `fd` shows; `kind`: the flag it must be of."""
+    """Go into the namespace that `fd` shows, which must be of this kind; by a pidfd, into those of a process."""
     _check(_libc.setns(fd, kind), "setns")
 
 
@@ -109,7 +111,21 @@ def prctl(option: int, value: int = 0, more: int = 0) -> None:
 
 def close_on_exec(first: int) -> None:
     """Have no descriptor from `first` on in the program that comes."""
-    words = (ctypes.c_uint(first), ctypes.c_uint(0xFFFF_FFFF), ctypes.c_uint(_CLOSE_RANGE_CLOEXEC))
+    _close_range(first, _MOST, _CLOSE_RANGE_CLOEXEC)
+
+
+def close_all_but(kept: Iterable[int]) -> None:
+    """Close every descriptor that is not among `kept`."""
+    first = 0
+    for fd in sorted(set(kept)):
+        if fd > first:
+            _close_range(first, fd - 1, 0)
+        first = fd + 1
+    _close_range(first, _MOST, 0)
+
+
+def _close_range(first: int, last: int, flags: int) -> None:
+    words = (ctypes.c_uint(first), ctypes.c_uint(last), ctypes.c_uint(flags))
     _check(_libc.syscall(ctypes.c_long(_CLOSE_RANGE), *words), "close_range")
 
 

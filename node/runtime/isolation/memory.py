@@ -1,0 +1,50 @@
+"""Memory file systems of pods: /dev/shm, which containers of a pod share, and volumes of medium Memory.
+
+They stand in the shim's mount namespace, below `OWN`, live as long as their pod, and go with the shim.
+"""
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Mapping
+
+from rayplane.node.runtime.isolation import syscalls
+from rayplane.node.runtime.isolation.rootfs import OWN
+
+SHM_BYTES = 64 << 20
+"""As container runtimes give to /dev/shm."""
+SHM = "shm"
+MACHINE = ""
+"""Stands for the pod whose /dev/shm those have that share the machine's."""
+
+
+def place(uid: str, name: str) -> str:
+    """Where the shim has something of a pod."""
+    return f"{_directory(uid)}/{name}"
+
+
+def _directory(uid: str) -> str:
+    return f"{OWN}/{hashlib.blake2s(uid.encode(), digest_size=12).hexdigest()}"
+
+
+def keep(uid: str, sizes: Mapping[str, int]) -> None:
+    """Make file systems for a pod. `sizes`: their bytes by name. Raises OSError."""
+    flags = syscalls.MS_NOSUID | syscalls.MS_NODEV
+    os.makedirs(_directory(uid), mode=0o711, exist_ok=True)
+    for name, size in sizes.items():
+        at = place(uid, name)
+        os.mkdir(at)
+        mode = "1777" if name == SHM else "777"
+        noexec = syscalls.MS_NOEXEC if name == SHM else 0
+        syscalls.mount(name, at, "tmpfs", flags | noexec, f"mode={mode},size={size}")
+
+
+def drop(uid: str) -> None:
+    """Let go of what a pod has here. What still runs of it keeps it until then."""
+    directory = _directory(uid)
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir(directory):
+            with contextlib.suppress(OSError):  # it was not mounted yet
+                syscalls.unmount(f"{directory}/{name}")
+            os.rmdir(f"{directory}/{name}")
+        os.rmdir(directory)
