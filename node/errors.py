@@ -61,6 +61,12 @@ class ContainerConfigError(NodeError):
     reason = "CreateContainerConfigError"
 
 
+class ContainerCreateError(ContainerConfigError):
+    """The container asks for what no process can have."""
+
+    reason = "CreateContainerError"
+
+
 class MountError(NodeError):
     """A volume of the pod cannot be set up now; the message names it."""
 

@@ -25,8 +25,9 @@ from rayplane.node.kubelet.addresses import NodeAddresses
 from rayplane.node.kubelet.admission import Allocations, Room, room_of, unwanted
 from rayplane.node.kubelet.fence import Fence
 from rayplane.node.kubelet.metrics import KubeletMetrics
-from rayplane.node.kubelet.pod_worker import PodWorker, Probes, Statuses, WorkerParts
+from rayplane.node.kubelet.pod_worker import PodWorker
 from rayplane.node.kubelet.sandbox import ObjectLookup, PodVolumes, Sandbox, SandboxParts, Tokens
+from rayplane.node.kubelet.worker_parts import Probes, Statuses, WorkerParts
 from rayplane.node.lifecycle import Rejected, Resumed, Suspended
 from rayplane.node.lifecycle.model import Run
 from rayplane.node.runtime import Runtime
@@ -141,7 +142,7 @@ class Kubelet:
         found: Counter[str] = Counter()
         for worker in self._workers.values():
             for container in worker.machine.by_name.values():
-                if container.run in (Run.RUNNING, Run.STOPPING):
+                if container.run in (Run.OPENING, Run.RUNNING, Run.STOPPING):
                     found["running"] += 1
                 elif container.name in worker.runs:
                     found["exited"] += 1

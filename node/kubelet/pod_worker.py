@@ -9,19 +9,15 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 from rayplane.node.errors import AddressesExhausted, ContainerConfigError, NodeError, SandboxError
-from rayplane.node.events import Events
-from rayplane.node.kubelet.addresses import NodeAddresses
-from rayplane.node.kubelet.admission import Allocations, Room
-from rayplane.node.kubelet.fence import Fence
-from rayplane.node.kubelet.metrics import KubeletMetrics
+from rayplane.node.kubelet.admission import Room
+from rayplane.node.kubelet.hooks import outcome
 from rayplane.node.kubelet.sandbox import Sandbox, needs_lookup
-from rayplane.node.kubelet.status_manager import WrittenPod
+from rayplane.node.kubelet.worker_parts import WorkerParts
 from rayplane.node.lifecycle import (
     DeadlineChanged,
     Effect,
@@ -29,13 +25,14 @@ from rayplane.node.lifecycle import (
     Event,
     Exited,
     FinalizePod,
+    HookRan,
     Moment,
     PodMachine,
     PrepareSandbox,
     Probed,
     Record,
     Rejected,
-    RestartTiming,
+    RunHook,
     SandboxFailed,
     SandboxReady,
     SetTimer,
@@ -51,60 +48,9 @@ from rayplane.node.lifecycle import (
     render_status,
 )
 from rayplane.node.lifecycle.model import Run, Stage
-from rayplane.node.runtime import ContainerRun, Runtime, StartOrder
-from rayplane.node.tasks import Tasks
-from rayplane.storage.env import Env
+from rayplane.node.runtime import ContainerRun, StartOrder
 
 log = logging.getLogger(__name__)
-
-
-class Statuses(Protocol):
-    """A writer that takes note of pods whose status may have changed."""
-
-    def mark(self, subject: WrittenPod) -> None: ...
-
-    def forget(self, subject: WrittenPod) -> None: ...
-
-
-class Probes(Protocol):
-    """A prober of containers; see Prober."""
-
-    async def run(
-        self,
-        probe: str,
-        container: dict[str, Any],
-        run: ContainerRun,
-        *,
-        ip: str,
-        runs: Callable[[], bool],
-        report: Callable[[bool, str], None],
-    ) -> None: ...
-
-
-class MakeSandbox(Protocol):
-    """A factory that makes the sandbox of a pod; see Sandbox."""
-
-    def __call__(self, pod: Object, ip: str, *, own_address: bool) -> Sandbox: ...
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerParts:
-    """Parts that the workers of one node share. `gone`: told of a worker whose pod is no more."""
-
-    env: Env
-    restarts: RestartTiming
-    runtime: Runtime
-    runs_processes: bool
-    addresses: NodeAddresses
-    room: Allocations
-    fence: Fence
-    sandbox: MakeSandbox
-    statuses: Statuses
-    prober: Probes
-    events: Events
-    tasks: Tasks
-    gone: "Callable[[PodWorker], None]"
-    metrics: KubeletMetrics
 
 
 class PodWorker:
@@ -118,6 +64,7 @@ class PodWorker:
         "_draining",
         "_finalize",
         "_holds_room",
+        "_hooks",
         "_inbox",
         "_parts",
         "_seen_at",
@@ -143,8 +90,10 @@ class PodWorker:
         self._finalize = False
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._timers: dict[object, asyncio.TimerHandle] = {}
+        self._hooks: dict[str, asyncio.Task[None]] = {}  # that run, by container
         self.pod = pod
         self.machine = PodMachine(pod, parts.restarts)
+        self.machine.shows_resources = parts.runs_processes
         self.runs: dict[str, ContainerRun] = {}
         self.previous: dict[str, ContainerRun] = {}
         self.sandbox: Sandbox | None = None
@@ -344,10 +293,32 @@ class PodWorker:
 
     def _stop_container(self, effect: StopContainer) -> None:
         container = self.machine.by_name[effect.container]
+        self.end_hook(effect.container)
         run = self.runs.get(effect.container)
         # Without a run of this attempt its start is still being looked up, and will see that it is to stop.
         if run is not None and container.attempt == effect.attempt:
             run.stop(effect.grace_s)
+
+    def _run_hook(self, effect: RunHook) -> None:
+        self.end_hook(effect.container)
+        run = self.runs[effect.container]
+        if not run.real:
+            self.post(HookRan(effect.container, effect.attempt, effect.hook))
+            return
+        self._hooks[effect.container] = self._spawn(self._hook(effect, run), f"{effect.hook} {effect.container}")
+
+    async def _hook(self, effect: RunHook, run: ContainerRun) -> None:
+        container = self.machine.by_name[effect.container].spec
+        hook: dict[str, Any] = container["lifecycle"][effect.hook]
+        failed = await outcome(hook, run, container, ip=self.machine.ip, limit_s=effect.limit_s)
+        self._hooks.pop(effect.container, None)
+        self.post(HookRan(effect.container, effect.attempt, effect.hook, failed))
+
+    def end_hook(self, container: str) -> None:
+        """What it was to do is done, or there is no more time, or nobody to do it."""
+        hook = self._hooks.pop(container, None)
+        if hook is not None:
+            hook.cancel()
 
     def _start_probe(self, effect: StartProbe) -> None:
         delay = self.runs[effect.container].probe_delay(effect.probe)
@@ -365,15 +336,18 @@ class PodWorker:
     async def _probe(self, effect: StartProbe) -> None:
         container = self.machine.by_name[effect.container]
 
-        def report(ok: bool, message: str) -> None:
-            self.post(Probed(effect.container, effect.attempt, effect.probe, ok, message))
+        # Whether a container is ready matters to whoever it still serves while it ends.
+        states = (Run.RUNNING, Run.STOPPING) if effect.probe == "readiness" else (Run.RUNNING,)
+
+        def report(ok: bool, message: str, decides: bool) -> None:
+            self.post(Probed(effect.container, effect.attempt, effect.probe, ok, message, decides))
 
         await self._parts.prober.run(
             effect.probe,
             container.spec,
             self.runs[effect.container],
             ip=self.machine.ip,
-            runs=lambda: container.attempt == effect.attempt and container.run is Run.RUNNING,
+            runs=lambda: container.attempt == effect.attempt and container.run in states,
             report=report,
         )
 
@@ -438,11 +412,12 @@ class PodWorker:
         self._timers.pop(slot, None)
         self.post(event)
 
-    def _spawn(self, work: Coroutine[Any, Any, None], what: str) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None], what: str) -> asyncio.Task[None]:
         task = self._parts.tasks.spawn(work, f"{what} of {meta.key(self.pod)}")
         self._tasks[task] = None
         done: Callable[[asyncio.Task[None]], object] = lambda t: self._tasks.pop(t, None)  # noqa: E731
         task.add_done_callback(done)
+        return task
 
 
 class _RunListener:
@@ -463,6 +438,7 @@ class _RunListener:
 
     def exited(self, exit_code: int, signal: int, message: str) -> None:
         effect = self._effect
+        self._worker.end_hook(effect.container)
         self._worker.post(Exited(effect.container, effect.attempt, exit_code, signal, message))
 
 
@@ -470,6 +446,7 @@ _CARRY_OUT: dict[type, Callable[[PodWorker, Any], None]] = {
     PrepareSandbox: PodWorker._prepare_sandbox,
     StartContainer: PodWorker._start_container,
     StopContainer: PodWorker._stop_container,
+    RunHook: PodWorker._run_hook,
     StartProbe: PodWorker._start_probe,
     SetTimer: PodWorker._set_timer,
     Record: PodWorker._record,

@@ -1,6 +1,7 @@
 """Prober: probes real containers by HTTP, TCP, gRPC and commands, with Kubernetes' periods and thresholds.
 
-One task per probe, for as long as the container's run lasts. Results go to the pod's life cycle when they change.
+One task per probe, for as long as the container's run lasts. Results go to the pod's life cycle when they change, and
+each failure goes there to be told.
 Until its first success a readiness probe is tried every second even if its period is longer: more tries cannot do
 harm then, and a pod that is ready should be seen to be.
 """
@@ -71,12 +72,12 @@ class Prober:
         *,
         ip: str,
         runs: Callable[[], bool],
-        report: Callable[[bool, str], None],
+        report: Callable[[bool, str, bool], None],
     ) -> None:
         """Probe one run of a container until it ends, or until the result is final.
 
         `probe`: startup, readiness or liveness; `container`: its part of the pod's spec; `runs`: whether this run goes
-        on; `report`: told the result when it has changed, and why it failed, or what is odd about a success.
+        on; `report`: told the result, why it failed or what is odd about a success, and whether it counts from now on.
         """
         spec = container[f"{probe}Probe"]
         thresholds = Thresholds.of(spec)
@@ -86,11 +87,13 @@ class Prober:
         while runs():
             ok, message = await self._try(spec, run, container, ip=ip, timeout=thresholds.timeout_s)
             ever |= ok
+            if not runs():
+                return
             verdict = counter.add(ok)
-            if verdict is not None:
-                report(verdict, message)
-                if probe == "startup" or (probe == "liveness" and not verdict):
-                    return
+            if verdict is not None or message or not ok:
+                report(ok, message, verdict is not None)
+            if verdict is not None and (probe == "startup" or (probe == "liveness" and not verdict)):
+                return
             hurry = probe == "readiness" and not ever
             await asyncio.sleep(min(UNREADY_PERIOD_S, thresholds.period_s) if hurry else thresholds.period_s)
 

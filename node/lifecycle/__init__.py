@@ -1,6 +1,6 @@
 """The life of a pod on its node, as a pure state machine.
 
-Owns which container runs when (init containers in order, sidecars, restart policies, crash-loop back-off), how a
+Owns which container runs when (init containers in order, sidecars, restart policies, crash-loop back-off, hooks), how a
 pod ends (completion, failure, deadline, deletion with grace) and what its status says at any moment. Does not own
 processes, timers, addresses, volumes or the API: those are effects that `node.kubelet` carries out and answers with
 events. No I/O, clock or randomness: the same events with the same moments give the same effects.
@@ -15,15 +15,20 @@ from rayplane.node.lifecycle.model import (
     Effect,
     EphemeralAdded,
     Event,
+    Evicted,
     Exited,
     FinalizePod,
+    HookRan,
     Moment,
     PrepareSandbox,
     Probed,
     Record,
     Rejected,
+    Resized,
+    ResizePending,
     RestartTiming,
     Resumed,
+    RunHook,
     SandboxFailed,
     SandboxReady,
     SetTimer,
@@ -47,16 +52,21 @@ __all__ = [
     "Effect",
     "EphemeralAdded",
     "Event",
+    "Evicted",
     "Exited",
     "FinalizePod",
+    "HookRan",
     "Moment",
     "PodMachine",
     "PrepareSandbox",
     "Probed",
     "Record",
     "Rejected",
+    "ResizePending",
+    "Resized",
     "RestartTiming",
     "Resumed",
+    "RunHook",
     "SandboxFailed",
     "SandboxReady",
     "SetTimer",

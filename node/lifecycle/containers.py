@@ -6,6 +6,8 @@ from typing import Any
 from rayplane.control_plane.api.pods.containers import is_sidecar
 from rayplane.node.lifecycle.model import Container, Role, Run, Termination
 
+RESTART = "Restart"
+RESTART_ALL = "RestartAllContainers"
 _LOST = ("The container could not be located when the node came back", "Unknown", 255)
 
 
@@ -32,6 +34,11 @@ def ephemeral_containers(parts: Iterable[dict[str, Any]]) -> list[Container]:
     return [Container(part["name"], Role.EPHEMERAL, part, "Never") for part in parts]
 
 
+def hook_of(c: Container, hook: str) -> dict[str, Any] | None:
+    found: dict[str, Any] | None = (c.spec.get("lifecycle") or {}).get(hook)
+    return found
+
+
 def has_initialized(c: Container) -> bool:
     """Tell whether the containers after this one need not wait for it."""
     if c.role is Role.SIDECAR:
@@ -41,7 +48,20 @@ def has_initialized(c: Container) -> bool:
 
 
 def restarts(c: Container, exit_code: int) -> bool:
-    return c.policy == "Always" or (c.policy == "OnFailure" and exit_code != 0)
+    """Whether it runs again when it ended so: by its rules, else by its policy."""
+    if c.role is Role.INIT and exit_code == 0:
+        return False  # it has done its part
+    return bool(rule_for(c, exit_code)) or c.policy == "Always" or (c.policy == "OnFailure" and exit_code != 0)
+
+
+def rule_for(c: Container, exit_code: int) -> str:
+    """What the first of its rules that an exit code fits says: RESTART or RESTART_ALL; empty for none."""
+    for rule in c.spec.get("restartPolicyRules") or ():
+        codes = rule.get("exitCodes") or {}
+        among = exit_code in (codes.get("values") or ())
+        if among == (codes.get("operator") == "In"):
+            return str(rule.get("action") or RESTART)
+    return ""
 
 
 def recall(c: Container, known: dict[str, Any], stamp: str) -> None:

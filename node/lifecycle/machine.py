@@ -1,7 +1,7 @@
 """The state machine of a pod: all transitions of its life cycle.
 
-`_CONTAINER` says what an event does to a container in each state, `_POD` what an event does to a pod in each stage,
-and `_advance` draws the consequences until nothing changes.
+`runs` says what an event does to a container in each state, `_POD` what an event does to a pod in each stage, and
+`_advance` draws the consequences until nothing changes.
 
 Source: Kubernetes documentation, "Pod Lifecycle", "Init Containers" and "Sidecar Containers".
 """
@@ -12,21 +12,23 @@ from typing import Any
 from rayplane.control_plane.api.meta import Object, parse_time
 from rayplane.control_plane.api.pods.state import TERMINAL_PHASES
 from rayplane.node.errors import LifecycleError
-from rayplane.node.lifecycle.containers import containers_of, ephemeral_containers, has_initialized, recall, restarts
+from rayplane.node.lifecycle.containers import containers_of, ephemeral_containers, has_initialized, hook_of, recall
 from rayplane.node.lifecycle.model import (
-    START_ERROR,
+    POST_START,
+    PRE_STOP,
     Container,
+    ContainerEvent,
     DeadlineChanged,
     Effect,
     EphemeralAdded,
     Event,
-    Exited,
+    Evicted,
     FinalizePod,
     Moment,
     PrepareSandbox,
-    Probed,
-    Record,
     Rejected,
+    Resized,
+    ResizePending,
     RestartTiming,
     Resumed,
     Role,
@@ -35,85 +37,67 @@ from rayplane.node.lifecycle.model import (
     SandboxReady,
     SetTimer,
     Stage,
-    StartContainer,
-    Started,
-    StartFailed,
-    StartProbe,
-    StopContainer,
+    Stop,
     StopRequested,
     Suspended,
     TearDown,
-    Termination,
     TimerFired,
     TimerKey,
     Vanished,
 )
+from rayplane.node.lifecycle.runs import GRACE_MIN_S, LIVE, ContainerRuns
 
 DEFAULT_GRACE_S = 30.0
-_NEVER = "1970-01-01T00:00:00Z"
-START_ERROR_CODE = 128
-"""Exit code of a container whose program could not be started."""
-_PROBES = {
-    "startup": "startupProbe",
-    "readiness": "readinessProbe",
-    "liveness": "livenessProbe",
-}
 _RANK = {"Pending": 0, "Running": 1, "Succeeded": 2, "Failed": 2}
 
 
-class PodMachine:
+class PodMachine(ContainerRuns):
     """One pod on one node.
 
     `step` takes an event and gives effects. Readable state: `stage`, `phase`, `containers` (init containers first, in
     the order of the spec), `ip`, `reason`/`message` (why the pod failed, when its containers did not decide it).
+    `shows_resources`: whether the status says what resources containers have.
     """
 
     __slots__ = (
-        "_effects",
-        "_now",
-        "_timing",
-        "by_name",
+        "_ending_since",
+        "apps_begun",
         "conditions",
-        "containers",
         "deleting",
+        "disruption",
         "ends_failed",
-        "grace_s",
         "ip",
         "message",
         "phase",
-        "pod_name",
-        "pod_uid",
         "reason",
         "rejected",
+        "resize_pending",
         "sandboxes",
+        "shows_resources",
         "spec",
-        "stage",
         "start_stamp",
-        "suspended",
         "vanished",
     )
 
     def __init__(self, pod: Object, timing: RestartTiming) -> None:
         meta = pod["metadata"]
         self.spec: dict[str, Any] = pod["spec"]
-        self.pod_name = (meta["name"], meta["namespace"])
-        self.pod_uid = meta.get("uid", "")
-        self._timing = timing
-        self.stage = Stage.NEW
+        super().__init__(containers_of(self.spec), (meta["name"], meta["namespace"]), meta.get("uid", ""), timing)
         self.phase = "Pending"
         self.reason = self.message = ""
         self.ip = ""
         self.start_stamp = ""
         self.sandboxes = 0
-        self.suspended = self.deleting = self.vanished = self.ends_failed = self.rejected = False
+        self.apps_begun = False
+        self.deleting = self.vanished = self.ends_failed = self.rejected = False
+        self.disruption = ("", "")
+        self.resize_pending = ("", "")
+        self.shows_resources = False
         grace = self.spec.get("terminationGracePeriodSeconds")
         # Below zero is one second, as when a pod is deleted.
         self.grace_s = DEFAULT_GRACE_S if grace is None else float(grace if grace >= 0 else 1)
-        self.containers = containers_of(self.spec)
-        self.by_name = {c.name: c for c in self.containers}
         self.conditions: dict[str, tuple[str, str]] = {}
-        self._effects: list[Effect] = []
-        self._now = Moment(0.0, "")
+        self._ending_since = 0.0
 
     # --- what callers may ask ---------------------------------------------------------------------
 
@@ -124,10 +108,6 @@ class PodMachine:
     def initialized(self) -> bool:
         """All init containers completed and all sidecars started, at some time in this sandbox."""
         return self.apps_begun or all(has_initialized(c) for c in self.containers)
-
-    @property
-    def apps_begun(self) -> bool:
-        return any(c.attempt for c in self.of_role(Role.APP))
 
     # --- start ------------------------------------------------------------------------------------
 
@@ -157,7 +137,7 @@ class PodMachine:
         """
         self._now = now
         self._effects = []
-        if isinstance(event, Started | StartFailed | Exited | Probed):
+        if isinstance(event, ContainerEvent):
             self._container_event(event)
         elif event is not None:
             try:
@@ -169,120 +149,6 @@ class PodMachine:
         self._advance()
         self._set_phase()
         return self._effects
-
-    def _container_event(self, event: Started | StartFailed | Exited | Probed) -> None:
-        container = self.by_name.get(event.container)
-        if container is None or container.attempt != event.attempt:
-            return  # of an older run
-        try:
-            handler = _CONTAINER[container.run, type(event)]
-        except KeyError:
-            raise LifecycleError(f"{event} came while {event.container} is {container.run.value}") from None
-        if handler is not None:
-            handler(self, container, event)
-
-    # --- container transitions --------------------------------------------------------------------
-
-    def _started(self, c: Container, event: Started) -> None:
-        c.container_id = event.container_id
-        c.started_at, c.started_stamp = self._now.at, self._now.stamp
-        if c.ended is not None:
-            c.restart_count += 1
-        c.fault = None
-        image = c.spec.get("image") or ""
-        self._record("Pulled", f'Container image "{image}" already present on machine')
-        self._record("Created", f"Created container: {c.name}")
-        self._record("Started", f"Started container {c.name}")
-        if c.run is Run.STOPPING:
-            return
-        c.run = Run.RUNNING
-        if _PROBES["startup"] in c.spec:
-            self._effects.append(StartProbe(c.name, c.attempt, "startup"))
-        else:
-            self._passed_startup(c)
-
-    def _passed_startup(self, c: Container) -> None:
-        c.startup_passed = True
-        c.ready = _PROBES["readiness"] not in c.spec
-        for probe in ("readiness", "liveness"):
-            if _PROBES[probe] in c.spec:
-                self._effects.append(StartProbe(c.name, c.attempt, probe))
-
-    def _start_failed(self, c: Container, event: StartFailed) -> None:
-        if c.run is Run.STOPPING:
-            c.run = Run.DONE if self.stage is Stage.ENDING else Run.IDLE
-            return
-        text = f"Error: {event.message}"
-        self._record("Failed", text, warning=True)
-        if event.reason == START_ERROR:
-            self._ended_at_start(c, event)
-            return
-        c.fault = (event.reason, event.message)
-        c.run = Run.FAULT
-        self._timer(c, self._timing.retry_s)
-
-    def _ended_at_start(self, c: Container, event: StartFailed) -> None:
-        """A program that cannot be started is a run that ended as it began, and counts as one."""
-        c.restart_count += c.ended is not None
-        c.fault = None
-        c.ended = Termination(
-            START_ERROR_CODE, START_ERROR, _NEVER, self._now.stamp, c.container_id, message=event.message
-        )
-        self._run_is_over(c, START_ERROR_CODE, 0.0)
-
-    def _exited(self, c: Container, event: Exited) -> None:
-        ran_s = self._now.at - c.started_at if c.started_stamp else 0.0
-        c.ended = Termination(
-            exit_code=event.exit_code,
-            reason="Completed" if event.exit_code == 0 else "Error",
-            started=c.started_stamp or self._now.stamp,
-            finished=self._now.stamp,
-            container_id=c.container_id,
-            signal=event.signal,
-            message=event.message,
-        )
-        c.startup_passed = c.ready = False
-        c.started_stamp = ""
-        self._run_is_over(c, event.exit_code, ran_s)
-
-    def _run_is_over(self, c: Container, exit_code: int, ran_s: float) -> None:
-        if self.stage is not Stage.ACTIVE or not restarts(c, exit_code):
-            c.run = Run.DONE
-            return
-        if self.suspended:
-            c.run = Run.IDLE
-            return
-        self._back_off(c, ran_s)
-
-    def _back_off(self, c: Container, ran_s: float) -> None:
-        c.waited_s = 0.0 if ran_s >= self._timing.reset_after_s else c.backoff_s
-        c.backoff_s = self._timing.backoff.after_s(c.waited_s)
-        if c.waited_s == 0:
-            c.run = Run.IDLE
-            return
-        c.run = Run.BACKOFF
-        name, space = self.pod_name
-        pod = f"{name}_{space}({self.pod_uid})"
-        text = f"Back-off restarting failed container {c.name} in pod {pod}"
-        self._record("BackOff", text, warning=True)
-        self._timer(c, c.waited_s)
-
-    def _probed(self, c: Container, event: Probed) -> None:
-        if not event.ok:
-            text = f"{event.probe.capitalize()} probe failed: {event.message}"
-            self._record("Unhealthy", text, warning=True)
-        elif event.message:
-            self._record("ProbeWarning", f"{event.probe.capitalize()} probe warning: {event.message}", warning=True)
-        if event.probe == "readiness":
-            c.ready = event.ok and c.startup_passed
-        elif event.probe == "startup" and event.ok:
-            if not c.startup_passed:
-                self._passed_startup(c)
-        elif not event.ok:
-            text = f"Container {c.name} failed {event.probe} probe, will be restarted"
-            self._record("Killing", text)
-            grace = (c.spec.get(_PROBES[event.probe]) or {}).get("terminationGracePeriodSeconds")
-            self._stop(c, self.grace_s if grace is None else float(grace))
 
     # --- pod transitions --------------------------------------------------------------------------
 
@@ -322,10 +188,22 @@ class PodMachine:
         if self.stage is Stage.ENDED:
             return
         if shorter:
-            for c in self.containers:
-                if c.run is Run.STOPPING:
-                    self._effects.append(StopContainer(c.name, c.attempt, self.grace_s))
-        self.stage = Stage.ENDING
+            self._hasten()
+        self._begin_to_end()
+
+    def _hasten(self) -> None:
+        """There is less time now, and it counts from now."""
+        self._ending_since = self._now.at
+        for c in self.containers:
+            if c.run is Run.STOPPING:
+                c.stop_by = min(c.stop_by, self._now.at + self.grace_s)
+                if c.stop is not Stop.TURN:
+                    self._tell(c, self.grace_s)
+
+    def _begin_to_end(self) -> None:
+        if self.stage is not Stage.ENDING:
+            self.stage = Stage.ENDING
+            self._ending_since = self._now.at
 
     def _vanished(self, _: Vanished) -> None:
         self.vanished = True
@@ -346,12 +224,36 @@ class PodMachine:
         self._record(event.reason, event.message, warning=True)
         self._fail(event.reason, event.message)
 
+    def _evicted(self, event: Evicted) -> None:
+        self.disruption = event.disruption
+        self.grace_s = min(self.grace_s, event.grace_s)
+        self._fail(event.reason, event.message)
+
+    def _resize_pending(self, event: ResizePending) -> None:
+        self.shows_resources = True
+        if self.resize_pending == (event.reason, event.message):
+            return
+        self.resize_pending = event.reason, event.message
+        self._record(f"Resize{event.reason}", f"Pod resize {event.reason}: {event.message}", warning=True)
+
+    def _resized(self, event: Resized) -> None:
+        self.shows_resources, self.resize_pending = True, ("", "")
+        for part in event.containers:
+            c = self.by_name[part["name"]]
+            c.spec = part
+            if c.name not in event.restart:
+                c.in_force = part.get("resources")
+            elif c.run in (Run.OPENING, Run.RUNNING):
+                c.again = True
+                self._record("Killing", f"Container {c.name} resize requires restart")
+                self._stop(c, self.grace_s)
+
     def _suspended(self, _: Suspended) -> None:
         self.suspended = True
         for c in self.containers:
-            if c.run in (Run.STARTING, Run.RUNNING, Run.STOPPING):
+            if c.run in LIVE or c.run is Run.STOPPING:
                 c.run = Run.STOPPING
-                self._effects.append(StopContainer(c.name, c.attempt, 0.0))
+                self._tell(c, 0.0)
 
     def _resumed(self, _: Resumed) -> None:
         self.suspended = False
@@ -364,9 +266,11 @@ class PodMachine:
             self.start_stamp = self.start_stamp or self._now.stamp
             self._effects.append(PrepareSandbox())
         if self.stage is Stage.ACTIVE:
-            if all(c.run is Run.DONE for c in self.of_role(Role.APP)):
-                self.stage = Stage.ENDING
-            elif not self.suspended:
+            if self.restarting_all:
+                self._have_all_ended()
+            elif all(c.run is Run.DONE for c in self.of_role(Role.APP)):
+                self._begin_to_end()
+            if not self.suspended and not self.restarting_all and self.stage is Stage.ACTIVE:
                 self._start_in_turn()
         if self.stage is Stage.ENDING:
             self._wind_down()
@@ -377,6 +281,14 @@ class PodMachine:
             self.stage = Stage.GONE
             if not self.vanished:
                 self._effects.append(FinalizePod())
+
+    def _have_all_ended(self) -> None:
+        """Once all have, they begin anew, init containers first."""
+        if any(c.run in LIVE or c.run in (Run.STOPPING, Run.BACKOFF) for c in self.containers):
+            return
+        self.restarting_all = self.apps_begun = False
+        for c in self.of_role(Role.INIT, Role.SIDECAR, Role.APP):
+            c.run, c.again, c.startup_passed = Run.IDLE, False, False
 
     def _start_in_turn(self) -> None:
         begun = self.apps_begun
@@ -392,45 +304,45 @@ class PodMachine:
                 continue
             if c.role is Role.INIT and c.run is Run.DONE:
                 self.ends_failed = True
-                self.stage = Stage.ENDING
+                self._begin_to_end()
             return
+        self.apps_begun = True
         for c in self.of_role(Role.APP):
             if c.run is Run.IDLE:
                 self._start(c)
+            if c.run in (Run.STARTING, Run.OPENING) and hook_of(c, POST_START):
+                return  # those after it may need what its hook waits for
 
     def _wind_down(self) -> None:
-        """Stop what runs: the containers at once, then the sidecars one by one, the last one first."""
-        waiting = False
-        for c in self.of_role(Role.INIT, Role.APP, Role.EPHEMERAL):
-            waiting |= self._end(c)
-        for c in reversed(list(self.of_role(Role.SIDECAR))):
-            if waiting:
-                return
-            waiting |= self._end(c)
+        """Stop what runs: the containers at once, then the sidecars one by one, the last one first.
 
-    def _end(self, c: Container) -> bool:
-        """Have the container end for good; whether it is still to exit."""
+        PreStop hooks run as soon as the pod begins to end, whoever's turn it is.
+        """
+        turn = True
+        for c in self.of_role(Role.INIT, Role.APP, Role.EPHEMERAL):
+            turn &= self._end(c, turn=True)
+        for c in reversed(list(self.of_role(Role.SIDECAR))):
+            turn &= self._end(c, turn=turn)
+
+    def _end(self, c: Container, *, turn: bool) -> bool:
+        """Have the container end for good; whether it has."""
         if c.run in (Run.IDLE, Run.BACKOFF, Run.FAULT):
             c.run = Run.DONE
-        elif c.run in (Run.STARTING, Run.RUNNING):
+        elif c.run in LIVE and (turn or (c.run is not Run.STARTING and self.grace_s > 0 and hook_of(c, PRE_STOP))):
             self._record("Killing", f"Stopping container {c.name}")
-            self._stop(c, self.grace_s)
-        return c.run is not Run.DONE
+            self._stop(c, self._grace_left())
+        elif c.run is Run.STOPPING and c.stop is Stop.TURN and turn:
+            self._tell_what_is_left(c)
+        return c.run is Run.DONE
 
-    def _start(self, c: Container) -> None:
-        c.run = Run.STARTING
-        c.attempt += 1
-        c.startup_passed = c.ready = False
-        self._effects.append(StartContainer(c.name, c.attempt))
-
-    def _stop(self, c: Container, grace_s: float) -> None:
-        c.run = Run.STOPPING
-        self._effects.append(StopContainer(c.name, c.attempt, grace_s))
+    def _grace_left(self) -> float:
+        passed = self._now.at - self._ending_since
+        return max(GRACE_MIN_S, self.grace_s - passed) if passed > 0 and self.grace_s > 0 else self.grace_s
 
     def _fail(self, reason: str, message: str) -> None:
         self.reason, self.message = reason, message
         self.ends_failed = True
-        self.stage = Stage.ENDING
+        self._begin_to_end()
 
     def _set_phase(self) -> None:
         phase = self._phase_now()
@@ -446,32 +358,10 @@ class PodMachine:
         ran = all(c.run in (Run.RUNNING, Run.STOPPING) or c.ended is not None for c in apps)
         return "Running" if ran and self.sandboxes else "Pending"
 
-    def _record(self, reason: str, message: str, *, warning: bool = False) -> None:
-        self._effects.append(Record("Warning" if warning else "Normal", reason, message))
-
-    def _timer(self, c: Container, wait_s: float) -> None:
-        key = TimerKey("container", c.name, c.attempt)
-        self._effects.append(SetTimer(key, self._now.at + wait_s))
-
 
 # --- tables ---------------------------------------------------------------------------------------
 
-_Handler = Callable[[PodMachine, Container, Any], None] | None
 _M = PodMachine
-
-_CONTAINER: dict[tuple[Run, type], _Handler] = {
-    (Run.STARTING, Started): _M._started,
-    (Run.STARTING, StartFailed): _M._start_failed,
-    (Run.STARTING, Exited): _M._exited,
-    (Run.RUNNING, Exited): _M._exited,
-    (Run.RUNNING, Probed): _M._probed,
-    (Run.STOPPING, Started): _M._started,  # it was asked to stop before its start was through
-    (Run.STOPPING, StartFailed): _M._start_failed,
-    (Run.STOPPING, Exited): _M._exited,
-    # Results of a probe that was under way when the run ended are of no use.
-    **{(run, Probed): None for run in Run if run is not Run.RUNNING},
-}
-
 _PodHandler = Callable[[PodMachine, Any], None] | None
 _LIVE = (Stage.NEW, Stage.PREPARING, Stage.ACTIVE)
 _LATE = (Stage.ENDING, Stage.ENDED, Stage.GONE)
@@ -494,6 +384,12 @@ _POD: dict[tuple[Stage, type], _PodHandler] = {
     **{(stage, DeadlineChanged): None for stage in _LATE},
     **{(stage, Rejected): _M._reject for stage in _LIVE},
     **{(stage, Rejected): None for stage in _LATE},
+    **{(stage, Evicted): _M._evicted for stage in _LIVE},
+    **{(stage, Evicted): None for stage in _LATE},
+    **{(stage, ResizePending): _M._resize_pending for stage in _LIVE},
+    **{(stage, ResizePending): None for stage in _LATE},
+    **{(stage, Resized): _M._resized for stage in _LIVE},
+    **{(stage, Resized): None for stage in _LATE},
     **{(stage, Suspended): _M._suspended for stage in Stage},
     **{(stage, Resumed): _M._resumed for stage in Stage},
 }

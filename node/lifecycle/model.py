@@ -55,11 +55,21 @@ class Run(Enum):
 
     IDLE = "idle"  # never started in this sandbox, or to be started when its turn comes
     STARTING = "starting"
+    OPENING = "opening"  # it runs, and so does its postStart hook
     RUNNING = "running"
-    STOPPING = "stopping"  # a stop was asked for; it has not exited yet
+    STOPPING = "stopping"  # it is to end (`Stop` says how far that is); it has not exited yet
     BACKOFF = "backoff"  # exited; started again when the timer fires
     FAULT = "fault"  # could not be started; tried again when the timer fires
     DONE = "done"  # will not run again
+
+
+class Stop(Enum):
+    """Progress of a stop of a container."""
+
+    NONE = "none"
+    HOOK = "hook"  # its preStop hook runs
+    TURN = "turn"  # the hook is done; it waits for the containers that end before it
+    TOLD = "told"
 
 
 class Role(Enum):
@@ -84,17 +94,23 @@ class Termination:
 
 @dataclass(slots=True)
 class Container:
-    """State of one container. `spec` is the container's part of the pod's spec (read-only)."""
+    """State of one container. `spec` is the container's part of the pod's spec (read-only); `in_force`: the resources
+    that its run has.
+    """
 
     name: str
     role: Role
-    spec: dict[str, Any]
+    spec: dict[str, Any]  # with the resources that are set aside for it
     policy: str  # restart policy in force: Always, OnFailure, Never
     run: Run = Run.IDLE
     attempt: int = 0
     container_id: str = ""
     started_stamp: str = ""
     started_at: float = 0.0
+    stop: Stop = Stop.NONE
+    stop_by: float = 0.0  # when it is to have ended, since it is stopping
+    in_force: dict[str, Any] | None = None
+    again: bool = False  # it is stopped to run anew, whatever its policy says
     startup_passed: bool = False
     ready: bool = False
     restart_count: int = 0
@@ -128,6 +144,7 @@ class Started:
 
 
 START_ERROR = "StartError"
+POST_START, PRE_STOP = "postStart", "preStop"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,9 +166,9 @@ class Exited:
 
 @dataclass(frozen=True, slots=True)
 class Probed:
-    """A probe's result changed (thresholds were applied by the prober).
+    """A probe's result. `message`: why it failed, or what is odd about a success.
 
-    `message`: why it failed, or what is odd about a success.
+    `decides`: the container counts as this from now on (thresholds were applied by the prober); else it is only told.
     """
 
     container: str
@@ -159,6 +176,17 @@ class Probed:
     probe: str  # startup, readiness, liveness
     ok: bool
     message: str = ""
+    decides: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class HookRan:
+    """A hook has ended. `failed`: why it did not do what it should, empty when it did."""
+
+    container: str
+    attempt: int
+    hook: str  # POST_START, PRE_STOP
+    failed: str = ""
 
 
 class TimerKey(NamedTuple):
@@ -207,6 +235,35 @@ class Rejected:
 
 
 @dataclass(frozen=True, slots=True)
+class Evicted:
+    """The node ends the pod for its own sake. `reason` and `message` are the pod's then.
+
+    `disruption`: reason and message of its DisruptionTarget condition; empty for none.
+    """
+
+    reason: str
+    message: str
+    grace_s: float
+    disruption: tuple[str, str] = ("", "")
+
+
+@dataclass(frozen=True, slots=True)
+class ResizePending:
+    """A refusal of the resources that the pod's spec asks for now, for good or for a while: Infeasible, Deferred."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resized:
+    """Containers have other resources from now on. `restart`: those that take them only by a new run."""
+
+    containers: tuple[dict[str, Any], ...]
+    restart: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class Suspended:
     """The node has lost the cluster: stop everything, start nothing until `Resumed`."""
 
@@ -216,7 +273,7 @@ class Resumed:
     pass
 
 
-ContainerEvent = Started | StartFailed | Exited | Probed
+ContainerEvent = Started | StartFailed | Exited | Probed | HookRan
 Event = (
     ContainerEvent
     | SandboxReady
@@ -227,6 +284,9 @@ Event = (
     | EphemeralAdded
     | DeadlineChanged
     | Rejected
+    | Evicted
+    | ResizePending
+    | Resized
     | Suspended
     | Resumed
 )
@@ -261,8 +321,21 @@ class StopContainer:
 
 
 @dataclass(frozen=True, slots=True)
+class RunHook:
+    """An order answered with HookRan, unless the container is stopped or exits before.
+
+    `limit_s`: after so long the hook has failed.
+    """
+
+    container: str
+    attempt: int
+    hook: str
+    limit_s: float = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
 class StartProbe:
-    """An order to probe until the container's run ends, answered with Probed on every change."""
+    """An order to probe until the container's run ends, answered with Probed on every change and every failure."""
 
     container: str
     attempt: int
@@ -296,4 +369,6 @@ class FinalizePod:
     """The deletion of the API object for good (grace 0, uid as precondition), after its last status was written."""
 
 
-Effect = PrepareSandbox | StartContainer | StopContainer | StartProbe | SetTimer | Record | TearDown | FinalizePod
+Effect = (
+    PrepareSandbox | StartContainer | StopContainer | RunHook | StartProbe | SetTimer | Record | TearDown | FinalizePod
+)

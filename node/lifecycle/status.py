@@ -6,6 +6,7 @@ from typing import Any
 from rayplane.control_plane.api.machinery.remembering import remembered
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.qos import qos_class
+from rayplane.control_plane.api.pods.resources import reported
 from rayplane.control_plane.durations import format_duration
 from rayplane.node.lifecycle.containers import has_initialized
 from rayplane.node.lifecycle.machine import PodMachine
@@ -18,8 +19,11 @@ _OWNED = (
     "ContainersReady",
     "PodScheduled",
 )
+_PASSING = ("AllContainersRestarting", "PodResizePending", "PodResizeInProgress")
 _Condition = tuple[str, str, str]  # status, reason, message
 _TRUE: _Condition = ("True", "", "")
+MESSAGES_MAX = 12 * 1024
+"""Bytes of the termination messages of all containers of a pod together; each has an equal part."""
 
 
 def render_status(machine: PodMachine, pod: Object, *, host_ip: str, stamp: str) -> dict[str, Any]:
@@ -69,9 +73,15 @@ def _container_statuses(machine: PodMachine) -> dict[str, Any]:
 
 
 def _conditions(machine: PodMachine, pod: Object, stamp: str) -> list[dict[str, Any]]:
-    foreign = [c for c in (pod.get("status") or {}).get("conditions") or () if c["type"] not in _OWNED]
+    own = _own_conditions(machine)
+    for kind in _PASSING:
+        if kind not in own:
+            machine.conditions.pop(kind, None)
+    known = (pod.get("status") or {}).get("conditions") or ()
+    foreign = [c for c in known if c["type"] not in _OWNED and c["type"] not in own and c["type"] not in _PASSING]
+    generation = pod["metadata"].get("generation")
     out = []
-    for kind, (value, reason, message) in _wanted(machine, foreign).items():
+    for kind, (value, reason, message) in (_wanted(machine, foreign) | own).items():
         before, since = machine.conditions.get(kind, ("", ""))
         if before != value or not since:
             since = stamp
@@ -81,8 +91,24 @@ def _conditions(machine: PodMachine, pod: Object, stamp: str) -> list[dict[str, 
             condition["reason"] = reason
         if message:
             condition["message"] = message
+        if generation:
+            condition["observedGeneration"] = generation
         out.append(condition)
     return [*out, *foreign]
+
+
+def _own_conditions(machine: PodMachine) -> dict[str, _Condition]:
+    """Those that a pod only has when there is something to say."""
+    found: dict[str, _Condition] = {}
+    if machine.disruption[0]:
+        found["DisruptionTarget"] = ("True", *machine.disruption)
+    if machine.restarting_all:
+        found["AllContainersRestarting"] = _TRUE
+    if machine.resize_pending[0]:
+        found["PodResizePending"] = ("True", *machine.resize_pending)
+    if any(c.in_force != c.spec.get("resources") for c in machine.containers if c.run in (Run.RUNNING, Run.STOPPING)):
+        found["PodResizeInProgress"] = _TRUE
+    return found
 
 
 def _wanted(machine: PodMachine, foreign: list[dict[str, Any]]) -> dict[str, _Condition]:
@@ -122,14 +148,14 @@ def _containers_ready(machine: PodMachine) -> _Condition:
 def _pod_ready(machine: PodMachine, containers_ready: _Condition, foreign: list[dict[str, Any]]) -> _Condition:
     if containers_ready[0] != "True":
         return containers_ready
-    true = {c["type"] for c in foreign if c.get("status") == "True"}
-    gates = [g["conditionType"] for g in machine.spec.get("readinessGates") or ()]
-    missing = [gate for gate in gates if gate not in true]
-    if missing:
-        text = "; ".join(f'corresponding condition of pod readiness gate "{g}" does not exist.'
-                         for g in missing)  # fmt: skip
-        return "False", "ReadinessGatesNotReady", text
-    return _TRUE
+    given = {c["type"]: c.get("status") for c in foreign}
+    missing = []
+    for gate in (g["conditionType"] for g in machine.spec.get("readinessGates") or ()):
+        if gate not in given:
+            missing.append(f'corresponding condition of pod readiness gate "{gate}" does not exist.')
+        elif given[gate] != "True":
+            missing.append(f'the status of pod readiness gate "{gate}" is not "True", but {given[gate]}')
+    return ("False", "ReadinessGatesNotReady", ", ".join(missing)) if missing else _TRUE
 
 
 # --- containers -----------------------------------------------------------------------------------
@@ -153,10 +179,14 @@ def _container_status(machine: PodMachine, c: Container) -> dict[str, Any]:
         "lastState": {},
     }
     if c.ended is not None and (running or "waiting" in status["state"]):
-        status["lastState"] = {"terminated": _terminated(c.ended)}
+        status["lastState"] = {"terminated": _terminated(machine, c.ended)}
     container_id = c.container_id or (c.ended.container_id if c.ended else "")
     if container_id:
         status["containerID"] = container_id
+    if signal := (c.spec.get("lifecycle") or {}).get("stopSignal"):
+        status["stopSignal"] = signal
+    if machine.shows_resources and c.run is not Run.DONE:
+        status |= reported(c.spec.get("resources"), c.in_force)
     return status
 
 
@@ -171,7 +201,7 @@ def _state(machine: PodMachine, c: Container, running: bool) -> dict[str, Any]:
     if running:
         return {"running": {"startedAt": c.started_stamp}}
     if c.run is Run.DONE and c.ended is not None:
-        return {"terminated": _terminated(c.ended)}
+        return {"terminated": _terminated(machine, c.ended)}
     if c.run is Run.BACKOFF:
         name, space = machine.pod_name
         text = (
@@ -186,11 +216,15 @@ def _state(machine: PodMachine, c: Container, running: bool) -> dict[str, Any]:
     return {"waiting": {"reason": "PodInitializing" if initializing else "ContainerCreating"}}
 
 
-def _terminated(end: Termination) -> dict[str, Any]:
+def _terminated(machine: PodMachine, end: Termination) -> dict[str, Any]:
+    own_part = MESSAGES_MAX // len(machine.containers)
+    message = end.message
+    if len(message) * 4 > own_part:
+        message = message.encode()[:own_part].decode(errors="ignore")
     state: dict[str, Any] = {"exitCode": end.exit_code, "reason": end.reason}
     for key, value in (
         ("signal", end.signal),
-        ("message", end.message),
+        ("message", message),
         ("startedAt", end.started),
         ("finishedAt", end.finished),
         ("containerID", end.container_id),

@@ -18,6 +18,7 @@ There are no images and no chroot. What a manifest may rely on:
 """
 
 import re
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,6 +80,13 @@ def command_line(order: StartOrder, layout: Layout, *, path: str) -> CommandLine
     env["PYTHONPATH"] = f"{PRELOAD}:{env['PYTHONPATH']}" if env.get("PYTHONPATH") else PRELOAD
     env[MARK] = order.container_id  # by which what is left of the container is found: no pod may change it
     return CommandLine(argv, env, layout.cwd)
+
+
+def signal_number(name: str | None) -> int:
+    """The number of a signal as a container's stopSignal names it: SIGUSR1, SIGRTMIN+3. Unknown ones are SIGTERM."""
+    base, sign, offset = re.match(r"(SIG[A-Z]+[0-9]*)([+-]?)(\d*)", name or "SIGTERM").groups()  # type: ignore[union-attr]
+    number = int(getattr(signal, base, signal.SIGTERM))
+    return number + int(f"{sign}{offset}") if offset else number
 
 
 def localizer(order: StartOrder, layout: Layout) -> Callable[[str], str]:

@@ -32,6 +32,8 @@ class ProcessExec:
         self._transports: list[asyncio.BaseTransport] = []
         self._exit: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._on_end: Callable[[], None] | None = None
+        self._said = b""
+        """Why the command did not run."""
 
     async def begin(self, command: list[str], line: CommandLine, *, stdin: bool, on_end: Callable[[], None]) -> None:
         """Start the command; one that cannot run exits with 126 or 127. Raises RuntimeFailed when the order fails."""
@@ -88,6 +90,7 @@ class ProcessExec:
 
     def _report(self, message: dict[str, Any]) -> None:
         if message["ev"] == "failed":
+            self._said = f"exec failed: unable to start container process: {message['error']}\n".encode()
             self._end(message.get("code", 126))
         elif message["ev"] == "exited":
             self._end(int(message["code"]))
@@ -140,6 +143,9 @@ class ProcessExec:
                     open_streams -= 1
                 else:
                     yield chunk
+            await asyncio.wait([self._exit])
+            if self._said:
+                yield (self._said, b"") if self._tty else (b"", self._said)
         finally:
             await cancel_and_wait(*pumps)
 

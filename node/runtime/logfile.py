@@ -64,15 +64,16 @@ class LogFile:
             # In a thread too: whoever gives up may do so while another thread opens or reads.
             run(None, cursor.close)
 
-    def tail(self, size: int) -> bytes:
-        """The last `size` bytes of text, without stamps."""
+    def tail(self, size: int, lines: int) -> bytes:
+        """The end of its text, without stamps: at most so many bytes, of at most so many lines."""
         cursor = _Cursor(self._files, self._name, LogOptions())
         try:
             cursor.open()
             data = cursor.end(TAIL_BYTES)
         finally:
             cursor.close()
-        return b"".join(parse_line(line).text for line in _split(data))[-size:]
+        stored = [line for line in _split(data) if line][-lines:]
+        return b"".join(parse_line(line).text for line in stored)[-size:]
 
 
 class _Wanted:

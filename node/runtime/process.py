@@ -6,7 +6,6 @@ which rely on an image's entry point still make pods that run.
 
 import asyncio
 import contextlib
-import logging
 import os
 import posixpath
 import socket
@@ -16,14 +15,21 @@ from dataclasses import replace
 from typing import Any
 
 from rayplane.control_plane.api.meta import Object
-from rayplane.node.errors import ContainerConfigError, NotRunning, RuntimeFailed
+from rayplane.node.errors import ContainerConfigError, ContainerCreateError, NotRunning, RuntimeFailed
 from rayplane.node.lifecycle.model import START_ERROR
 from rayplane.node.runtime import ContainerRun, ExecSession, Listener, LogOptions, StartOrder, Usage
 from rayplane.node.runtime.attach import Attached, StandardInput, Terminal
-from rayplane.node.runtime.command import CommandLine, Layout, command_line, localizer, own_command, own_paths
+from rayplane.node.runtime.command import (
+    CommandLine,
+    Layout,
+    command_line,
+    localizer,
+    own_command,
+    own_paths,
+    signal_number,
+)
 from rayplane.node.runtime.copying import copy_command
 from rayplane.node.runtime.exec_session import ProcessExec
-from rayplane.node.runtime.hooks import run_hook
 from rayplane.node.runtime.logfile import LOG_BYTES_MAX, LogFile
 from rayplane.node.runtime.nothing_shared import NothingShared
 from rayplane.node.runtime.pipes import chunks, connect_output
@@ -32,14 +38,10 @@ from rayplane.node.runtime.simulated import SimulatedRuntime
 from rayplane.node.runtime.tree import TERMINATION_LOG, ContainerTree
 from rayplane.node.runtime.usage import ProcessTable, UsageMeter
 
-log = logging.getLogger(__name__)
-
 CREATE_ERROR = "CreateContainerError"
 TERMINATION_MESSAGE_MAX = 4096
-FALLBACK_MESSAGE_MAX = 2048
+FALLBACK_MESSAGE_MAX, FALLBACK_LINES_MAX = 2048, 80
 EXEC_MAX = 256
-# After a preStop hook the container has at least this long to end, as in Kubernetes.
-GRACE_AFTER_HOOK_S = 2.0
 
 
 class ProcessRuntime(NothingShared):
@@ -91,8 +93,6 @@ class ProcessRun:
         self._pid = 0
         self._over = False
         self._meter = UsageMeter()
-        self._starting: asyncio.Task[None] | None = None
-        self._stopping: asyncio.Task[None] | None = None
 
     # --- start ------------------------------------------------------------------------------------
 
@@ -109,6 +109,7 @@ class ProcessRun:
                     **self._place(),
                     log=self._log_name,
                     log_bytes=LOG_BYTES_MAX,
+                    stop_signal=signal_number((self._order.container.get("lifecycle") or {}).get("stopSignal")),
                 )
         except ContainerConfigError as e:
             self._failed(str(e), e.reason)
@@ -156,17 +157,11 @@ class ProcessRun:
         if event == "started":
             self._pid = message["pid"]
             self._listener.started()
-            hook = self._hook("postStart")
-            if hook:
-                self._starting = asyncio.get_running_loop().create_task(self._after_start(hook), name="postStart")
         elif event == "failed":
             # A shim that died says nothing of the program: it is started again.
             self._failed(message["error"], CREATE_ERROR if message.get("lost") else START_ERROR)
         else:
             self._end()
-            for task in (self._starting, self._stopping):
-                if task is not None:
-                    task.cancel()
             code = int(message["code"])
             self._listener.exited(code, int(message["signal"]), self._termination_message(code))
 
@@ -178,49 +173,17 @@ class ProcessRun:
             self._stdin.close()
 
     def stop(self, grace_s: float) -> None:
-        if self._over:
-            return
-        hook = self._hook("preStop")
-        if grace_s > 0 and self._stopping is None and hook:
-            self._stopping = asyncio.get_running_loop().create_task(self._stop_with_hook(hook, grace_s), name="preStop")
-            return
-        if self._stopping is not None:
-            self._stopping.cancel()
-        self._kill(grace_s)
-
-    async def _stop_with_hook(self, hook: dict[str, Any], grace_s: float) -> None:
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        try:
-            async with asyncio.timeout(grace_s):
-                await run_hook(hook, self, self._order.container, ip=self._order.pod_ip)
-        except Exception as e:  # whatever it was: the container is to end
-            log.info("preStop hook of %s failed: %s", self._order.container_id, e)
-        self._kill(max(GRACE_AFTER_HOOK_S, grace_s - (loop.time() - began)))
-
-    def _hook(self, name: str) -> dict[str, Any]:
-        hook: dict[str, Any] = (self._order.container.get("lifecycle") or {}).get(name) or {}
-        return hook
-
-    async def _after_start(self, hook: dict[str, Any]) -> None:
-        try:
-            await run_hook(hook, self, self._order.container, ip=self._order.pod_ip)
-        except Exception as e:
-            # As in Kubernetes, a container whose postStart hook fails is killed and its restart policy decides.
-            log.info("postStart hook of %s failed: %s", self._order.container_id, e)
-            self._kill(GRACE_AFTER_HOOK_S)
-
-    def _kill(self, grace_s: float) -> None:
-        self._runtime.shim.order(self._order.container_id, op="kill", grace=grace_s)
+        if not self._over:
+            self._runtime.shim.order(self._order.container_id, op="kill", grace=grace_s)
 
     def _termination_message(self, code: int) -> str:
         try:
-            message = self._tree.files.read(TERMINATION_LOG, TERMINATION_MESSAGE_MAX)
+            message = self._tree.files.read_end(TERMINATION_LOG, TERMINATION_MESSAGE_MAX)
         except OSError:
             message = b""
         policy = self._order.container.get("terminationMessagePolicy")
         if not message and code != 0 and policy == "FallbackToLogsOnError":
-            message = self._log.tail(FALLBACK_MESSAGE_MAX)
+            message = self._log.tail(FALLBACK_MESSAGE_MAX, FALLBACK_LINES_MAX)
         return message.decode(errors="replace")
 
     # --- while it runs ----------------------------------------------------------------------------
@@ -283,13 +246,15 @@ class ProcessRun:
 
 
 def check_line(line: CommandLine) -> None:
-    """Raises ContainerConfigError or RuntimeFailed for what no process can have."""
+    """Raises ContainerCreateError for what no process can have."""
     for name, value in line.env.items():
         if not name or "=" in name or "\0" in name or "\0" in value:
-            raise ContainerConfigError(f"environment variable {name!r}: neither name nor value can hold NUL or =")
-    check_words(line.argv)
+            raise ContainerCreateError(f"environment variable {name!r}: neither name nor value can hold NUL or =")
+    if any("\0" in word for word in (*line.argv, line.cwd)):
+        raise ContainerCreateError("command, arguments and working directory cannot hold NUL")
 
 
 def check_words(words: Sequence[str]) -> None:
+    """Raises RuntimeFailed."""
     if any("\0" in word for word in words):
         raise RuntimeFailed("a command cannot hold NUL")

@@ -1,6 +1,7 @@
 """A process below a shim, and those who are attached to it."""
 
 import os
+import signal
 import time
 from typing import Any, Protocol
 
@@ -25,6 +26,7 @@ class Child:
         self.id: str = message["id"]
         self.of: str = message.get("of", "")
         self.argv: list[str] = message["argv"]
+        self.stop_signal: int = message.get("stop_signal") or signal.SIGTERM
         self.process = process
         self.begun = False
         self.failure: OSError | None = None  # why it did not come to its program
@@ -55,3 +57,18 @@ class Attached:
             return
         self.waiting = self.waiting[taken:]
         self.since = time.monotonic()
+
+
+def reset_signals() -> None:
+    """Have a child meet every signal as a program of its own does, whatever its shim and its host make of them.
+
+    Whoever starts the host in a script's background has it ignore SIGINT and SIGQUIT.
+    """
+    signal.set_wakeup_fd(-1)
+    for number in range(1, signal.NSIG):
+        if number not in (signal.SIGKILL, signal.SIGSTOP) and signal.getsignal(number) is not signal.SIG_DFL:
+            try:
+                signal.signal(number, signal.SIG_DFL)
+            except (OSError, ValueError):  # the C library keeps some for itself
+                continue
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())

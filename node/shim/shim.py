@@ -8,8 +8,8 @@ left behind in another session is found by the variable RAYPLANE_CONTAINER_ID an
 killed, its children die by their parent-death signal.
 
 Protocol: JSON in datagrams on the socket given as descriptor `argv[1]`.
-in:  {op: start, id, argv, env, cwd, log, log_bytes} with the descriptor of the directory that gets the file `log`, and
-     for a process with a standard input one more, for one with a terminal two: its end and ours
+in:  {op: start, id, argv, env, cwd, log, log_bytes, [stop_signal]} with the descriptor of the directory that gets
+     the file `log`, and for a process with a standard input one more, for one with a terminal two: its end and ours
      {op: exec, id, of, argv, env, cwd, tty} with three descriptors
      {op: attach, id} with one for what a container writes from now on, closed when that ends
      {op: kill, id, grace} {op: alive, seconds}
@@ -40,7 +40,8 @@ from typing import Any
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(os.path.abspath(__file__)).parents[3]))
 
-from rayplane.node.shim.child import Attached, Child, Process
+from rayplane.node.shim import orders
+from rayplane.node.shim.child import Attached, Child, Process, reset_signals
 from rayplane.node.shim.container_log import Log
 
 MARK = "RAYPLANE_CONTAINER_ID"
@@ -53,6 +54,7 @@ FDS_MAX = 3
 WATCH_S = 1.0
 #: Whoever is attached and takes nothing for so long is given up.
 STUCK_S = 10.0
+_STARTS = ("start", "exec")
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -127,14 +129,21 @@ class Shim:
             if not data:
                 self._running = False
                 return
-            message = json.loads(data)
-            try:
-                self._orders[message["op"]](message, fds)
-            except Exception as e:  # whatever one order met: the shim lives for all the others
-                self._send(ev="failed", id=message["id"], error=describe(e, message))
-            finally:
-                for fd in fds:
-                    os.close(fd)
+            self._obey(data, fds)
+
+    def _obey(self, data: bytes, fds: list[int]) -> None:
+        message: dict[str, Any] = {}
+        try:
+            message = orders.parse(data)
+            orders.check(message, len(fds))
+            if message["op"] in _STARTS and message["id"] in self._children:
+                raise ValueError(f"{message['id']} was started before")
+            self._orders[message["op"]](message, fds)
+        except Exception as e:  # whatever one order met: the shim lives for all the others
+            self._send(ev="failed", id=str(message.get("id") or ""), error=describe(e, message))
+        finally:
+            for fd in fds:
+                os.close(fd)
 
     @staticmethod
     def encode(**message: Any) -> bytes:
@@ -308,7 +317,7 @@ class Shim:
         at = time.monotonic() + grace_s
         if grace_s > 0 and child.kill_at is None:
             # As container runtimes do: the main process is asked, the others die with it.
-            kill(child.pid, signal.SIGTERM)
+            kill(child.pid, child.stop_signal)
         child.kill_at = at if child.kill_at is None else min(at, child.kill_at)
 
     def _kill_late(self) -> None:
@@ -401,6 +410,7 @@ class Spawned(subprocess.Popen):  # type: ignore[type-arg]
 def spawn(message: dict[str, Any], stdio: tuple[int, int, int], *, tty: bool) -> Spawned:
     def before_exec() -> None:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        reset_signals()
         if tty:
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
@@ -422,7 +432,8 @@ def exit_code(error: Exception, message: dict[str, Any]) -> int:
 
 
 def describe(error: Exception, message: dict[str, Any]) -> str:
-    program = message.get("argv", [""])[0]
+    argv = message.get("argv")
+    program = argv[0] if isinstance(argv, list) and argv else ""
     said = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.filename == program:
         if isinstance(error, FileNotFoundError):

@@ -96,6 +96,11 @@ class Beneath:
         with _closing(self.open_file(path)) as fd:
             return os.pread(fd, limit, 0)
 
+    def read_end(self, path: Path, limit: int) -> bytes:
+        """At most `limit` bytes of the end of a regular file."""
+        with _closing(self.open_file(path)) as fd:
+            return os.pread(fd, limit, max(0, os.fstat(fd).st_size - limit))
+
     def names(self, path: Path = "") -> list[str]:
         """Names in a directory, sorted."""
         with self.open_dir(path) as fd:

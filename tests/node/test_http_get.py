@@ -80,7 +80,7 @@ async def probed(port: int, **probe: Any) -> tuple[bool, str]:
         RUN,
         ip="127.0.0.1",
         runs=lambda: not found,
-        report=lambda ok, message: found.append((ok, message)),
+        report=lambda ok, message, _: found.append((ok, message)),
     )
     return found[0]
 

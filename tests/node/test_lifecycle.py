@@ -13,14 +13,18 @@ from rayplane.node.lifecycle import (
     Effect,
     EphemeralAdded,
     Event,
+    Evicted,
     Exited,
     FinalizePod,
+    HookRan,
     Moment,
     PodMachine,
     PrepareSandbox,
     Probed,
     Record,
+    ResizePending,
     Resumed,
+    RunHook,
     SandboxFailed,
     SandboxReady,
     SetTimer,
@@ -37,7 +41,7 @@ from rayplane.node.lifecycle import (
     Vanished,
     render_status,
 )
-from rayplane.node.lifecycle.model import START_ERROR, Run, Stage
+from rayplane.node.lifecycle.model import START_ERROR, Run, Stage, Stop
 from tests.tiers import examples
 
 STAMP = "2026-01-01T00:00:00Z"
@@ -72,6 +76,8 @@ class Life:
             self.step(SandboxReady("10.0.0.2"))
         elif isinstance(effect, StartContainer):
             self.step(Started(effect.container, effect.attempt, "id"))
+        elif isinstance(effect, RunHook):
+            self.step(HookRan(effect.container, effect.attempt, effect.hook))
         elif isinstance(effect, StopContainer):
             self.step(Exited(effect.container, effect.attempt, 143))
 
@@ -443,6 +449,7 @@ def test_an_impossible_event_is_refused() -> None:
 # --- random lives ---------------------------------------------------------------------------------
 
 _RANK = {"Pending": 0, "Running": 1, "Succeeded": 2, "Failed": 2}
+_HOOKS: dict[str, Any] = {"postStart": {"sleep": {}}, "preStop": {"sleep": {}}}
 _SPEC = st.fixed_dictionaries(
     {
         "restartPolicy": st.sampled_from(["Always", "OnFailure", "Never"]),
@@ -468,6 +475,7 @@ class World:
         self.starting: dict[str, int] = {}
         self.running: dict[str, int] = {}
         self.probes: list[StartProbe] = []
+        self.hooks: dict[str, RunHook] = {}
 
     def take(self, effects: list[Effect]) -> None:
         for effect in effects:
@@ -476,6 +484,11 @@ class World:
             elif isinstance(effect, StartContainer):
                 assert effect.container not in self.running and effect.container not in self.starting
                 self.starting[effect.container] = effect.attempt
+            elif isinstance(effect, RunHook):
+                assert effect.container in self.running
+                self.hooks[effect.container] = effect
+            elif isinstance(effect, StopContainer):
+                self.hooks.pop(effect.container, None)
             elif isinstance(effect, StartProbe):
                 self.probes.append(effect)
             elif isinstance(effect, TearDown):
@@ -491,8 +504,11 @@ class World:
             choices += [Started(name, attempt, "id"), StartFailed(name, attempt, "X", "y")]
         choices += [Exited(n, a, code) for n, a in self.running.items() for code in (0, 1)]
         choices += [Probed(p.container, p.attempt, p.probe, ok) for p in self.probes for ok in (True, False)]
+        hooks = [HookRan(h.container, h.attempt, h.hook, failed) for h in self.hooks.values() for failed in ("", "no")]
+        choices += hooks
         choices += [TimerFired(key) for key in self.life.timers]
         choices += [StopRequested(30.0), Suspended(), Resumed(), DeadlineChanged(60), None]
+        choices += [ResizePending("Deferred", "full"), Evicted("Evicted", "low", 0.0)]
         choices += [EphemeralAdded(tuple({"name": f"e{n}"} for n in range(count))) for count in (1, 2)]
         event = draw(st.sampled_from(choices))
         if isinstance(event, SandboxReady | SandboxFailed):
@@ -503,6 +519,9 @@ class World:
             del self.starting[event.container]
         elif isinstance(event, Exited):
             del self.running[event.container]
+            self.hooks.pop(event.container, None)
+        elif isinstance(event, HookRan):
+            del self.hooks[event.container]
         elif isinstance(event, TimerFired):
             self.life.now = max(self.life.now, self.life.timers.pop(event.key))
         return event  # type: ignore[no-any-return]
@@ -524,10 +543,14 @@ def test_whatever_happens(data: st.DataObject, spec: dict[str, Any]) -> None:
         for container in [c for part in status if part.endswith("ontainerStatuses") for c in status[part]]:
             assert container["restartCount"] >= counts.get(container["name"], 0)
             assert len(container["state"]) == 1
+            assert container["name"] not in world.running or "terminated" not in container["state"]
             counts[container["name"]] = container["restartCount"]
         if ended:
             assert life.machine.stage in (Stage.ENDED, Stage.GONE)
         ended = ended or life.machine.stage is Stage.ENDED
-        apps = [c for c in life.machine.containers if c.name.startswith("c")]
-        if any(c.run is not Run.IDLE and c.attempt for c in apps):
+        if life.machine.apps_begun:
             assert life.condition("Initialized") == "True" or ended
+        # Whoever is told to end has been told, or has a hook or somebody before it to wait for.
+        for c in life.machine.containers:
+            assert c.run is not Run.STOPPING or c.stop is not Stop.NONE
+            assert c.stop is not Stop.HOOK or c.run is not Run.STOPPING or c.name in world.hooks

@@ -258,7 +258,7 @@ async def test_hostile_mounts_of_a_pod_fail_and_the_node_goes_on(
     api.put("pods", shell("nul", "sleep 1", container={"env": [{"name": "A", "value": "x\0y"}]}))
     api.put("pods", shell("args", "sleep 1", container={"args": ["x\0y"]}))
     waiting = {"bad-0": "CreateContainerConfigError", "bad-1": "CreateContainerConfigError"}
-    waiting |= {"nul": "CreateContainerConfigError", "args": "CrashLoopBackOff"}
+    waiting |= {"nul": "CreateContainerError", "args": "CreateContainerError"}
     for name, reason in waiting.items():
         await api.until(lambda n=name, r=reason: (state(api, n).get("waiting") or {}).get("reason") == r)
     shim = host.kubelet("n1").runtime.shim.pid  # type: ignore[attr-defined]

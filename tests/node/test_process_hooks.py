@@ -4,7 +4,9 @@ import asyncio
 
 import pytest
 
+from rayplane.node.host import NodeHost
 from tests.fakes import FakeClient
+from tests.node.conftest import make_pod
 from tests.node.processes import NODE, QUICK, MakeHost, logs, phase, run_in, shell, state
 
 pytestmark = pytest.mark.processes
@@ -41,8 +43,44 @@ async def test_hooks(api: FakeClient, make_host: MakeHost) -> None:
 async def test_a_failing_post_start_hook_kills_the_container(api: FakeClient, make_host: MakeHost) -> None:
     await make_host(NODE, timing=QUICK)
     hooks = {"postStart": {"exec": {"command": ["false"]}}}
-    api.put("pods", shell("web", "sleep 1000", container={"lifecycle": hooks}, restartPolicy="Never"))
+    api.put("pods", shell("web", "exec sleep 1000", container={"lifecycle": hooks}, restartPolicy="Never"))
     await api.until(lambda: phase(api, "web") == "Failed")
+    await api.until(lambda: "FailedPostStartHook" in reasons(api))
+
+
+async def test_a_container_waits_for_the_hook_of_the_one_before_it(api: FakeClient, make_host: MakeHost) -> None:
+    host = await make_host(NODE, timing=QUICK)
+    hooks = {"postStart": {"exec": {"command": ["sh", "-c", "until test -e /d/go; do sleep 0.02; done"]}}}
+    mounts = {"volumeMounts": [{"name": "d", "mountPath": "/d"}]}
+    first = {"name": "first", "command": ["sleep", "1000"], "lifecycle": hooks, **mounts}
+    second = {"name": "second", "command": ["sleep", "1000"], **mounts}
+    pod = make_pod("web", volumes=[{"name": "d", "emptyDir": {}}])
+    pod["spec"]["containers"] = [first, second]
+    api.put("pods", pod)
+    kubelet = host.kubelet("n1")
+    await api.until(lambda: any(w.machine.by_name["first"].container_id for w in kubelet.workers))
+    assert kubelet.worker("default", "web").machine.by_name["second"].attempt == 0
+    await run_in(host, "web", "touch", "/d/go")
+    await api.until(lambda: phase(api, "web") == "Running")
+
+
+async def test_a_container_ends_by_the_signal_that_it_asks_for(api: FakeClient, make_host: MakeHost) -> None:
+    host = await make_host(NODE, timing=QUICK)
+    script = "trap 'echo usr1; exit 0' USR1; trap 'echo term; exit 1' TERM; echo up; while :; do sleep 0.01; done"
+    pod = shell("web", script, container={"lifecycle": {"stopSignal": "SIGUSR1"}})
+    pod["metadata"]["finalizers"] = ["example.com/keep"]
+    api.put("pods", pod)
+    while await until_logs(api, host) != b"up\n":
+        await asyncio.sleep(0.01)
+    assert api.pod("web")["status"]["containerStatuses"][0]["stopSignal"] == "SIGUSR1"
+    await api.delete("pods", "web", "default")
+    await api.until(lambda: phase(api, "web") == "Succeeded")
+    assert await logs(host, "web") == b"up\nusr1\n"
+
+
+async def until_logs(api: FakeClient, host: NodeHost) -> bytes:
+    await api.until(lambda: "running" in state(api, "web"))
+    return await logs(host, "web")
 
 
 @pytest.mark.parametrize("host", ["a..b", "x" * 300])
@@ -58,3 +96,8 @@ async def test_hooks_and_probes_that_cannot_be_made_fail_and_stop_nothing(
     await api.until(lambda: "Unhealthy" in {e["reason"] for e in api.objects.get("events", {}).values()})
     await api.delete("pods", "web", "default")
     await api.until(lambda: phase(api, "web") == "Failed")
+    await api.until(lambda: "FailedPreStopHook" in reasons(api))
+
+
+def reasons(api: FakeClient) -> set[str]:
+    return {e["reason"] for e in api.objects.get("events", {}).values()}

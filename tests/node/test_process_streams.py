@@ -30,7 +30,11 @@ async def test_exec_runs_beside_the_container(api: FakeClient, make_host: MakeHo
     assert (out, err, code) == (b"in", b"err\n", 5)
     out, _, code = await run_in(host, "web", "sh", "-c", "test -t 0 && stty size", tty=True, width=90, height=33)
     assert (out.strip(), code) == (b"33 90", 0)
-    assert (await run_in(host, "web", "no-such-program"))[2] == 127
+    out, err, code = await run_in(host, "web", "no-such-program")
+    assert (out, code) == (b"", 127)
+    why = b'unable to start container process: exec: "no-such-program": executable file not found in $PATH'
+    assert err == b"exec failed: " + why + b"\n"
+    assert (await run_in(host, "web", "/etc"))[2] == 126
 
 
 async def test_logs_follow_and_previous(api: FakeClient, make_host: MakeHost) -> None:

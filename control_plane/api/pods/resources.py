@@ -204,6 +204,13 @@ def report_of(pod: Object) -> tuple[Any, ...] | None:
     return infeasible, allocated, actuated, containers
 
 
+def reported(set_aside: Mapping[str, Any] | None, in_force: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a container's status says of its resources: those set aside for it on its node, and those of its run."""
+    requests = (set_aside or {}).get("requests")
+    found = {part: amounts for part, amounts in (in_force or {}).items() if part in ("limits", "requests") and amounts}
+    return ({"allocatedResources": requests} if requests else {}) | ({"resources": found} if found else {})
+
+
 class _Report:
     """A node's word on a pod that is or was being resized."""
 

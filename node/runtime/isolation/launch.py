@@ -19,6 +19,7 @@ from rayplane.node.runtime.isolation import syscalls
 from rayplane.node.runtime.isolation.mounts import build
 from rayplane.node.runtime.isolation.namespaces import PodNamespaces
 from rayplane.node.runtime.isolation.users import maps_many
+from rayplane.node.shim.child import reset_signals
 
 FAILED = 126
 _ERROR_MAX = 16 * 1024
@@ -174,10 +175,7 @@ def _short(words: object) -> str | None:
 def _stand_alone(stdio: Sequence[int], *, tty: bool) -> None:
     os.setsid()
     os.umask(0o022)
-    for number in range(1, signal.NSIG):
-        if number not in (signal.SIGKILL, signal.SIGSTOP) and signal.getsignal(number) is not None:
-            signal.signal(number, signal.SIG_DFL)
-    signal.set_wakeup_fd(-1)
+    reset_signals()
     # Copies first: a descriptor of the three may stand where another is to be.
     copies = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3) for fd in stdio]
     for number, fd in enumerate(copies):
