@@ -44,8 +44,9 @@ from rayplane.storage.env import Env, SubDisk
 
 if TYPE_CHECKING:
     from rayplane.node.dns.cluster_dns import ClusterDns
+    from rayplane.node.nftables.kernel import KernelTable
     from rayplane.node.overlay.carrier import Carrier
-    from rayplane.node.proxy.proxy import ServiceProxy
+    from rayplane.node.proxy.proxy import ProxyConfig, ServiceProxy
     from rayplane.node.runtime.pod_network import PodNetwork
 
 log = logging.getLogger(__name__)
@@ -73,6 +74,7 @@ class NodeHost:
         self.proxy: ServiceProxy | None = None
         self.dns: ClusterDns | None = None
         self.carrier: Carrier | None = None
+        self.kernel: KernelTable | None = None
         self._recorder = EventRecorder(self.client, env, component="kubelet", host=config.nodes[0].name)
         self._events = Events(self._recorder, per_s=config.events_per_s)
         self._tasks = Tasks()
@@ -141,6 +143,8 @@ class NodeHost:
         if self.carrier is not None and not self._runtimes[PROCESS].trouble:
             self.carrier.start()
             stack.push_async_callback(self.carrier.stop)
+        if self.kernel is not None:
+            stack.callback(self.kernel.close)
         stack.push_async_callback(self._objects.stop)
         stack.push_async_callback(self._tasks.cancel)
         await self._start_kubelets()
@@ -226,7 +230,7 @@ class NodeHost:
             return
         # Imported here so that a simulation never loads what opens sockets.
         from rayplane.node.ingress.ingress import Ingress
-        from rayplane.node.proxy.proxy import ProxyConfig, ServiceProxy
+        from rayplane.node.proxy.proxy import ServiceProxy
         from rayplane.node.proxy.rules import SLICES, SLICES_BY_SERVICE, services_of
 
         await self._nodes.synced()
@@ -238,7 +242,7 @@ class NodeHost:
         if config.dns and config.runs_processes:
             await self._start_dns(services, slices)
         self.proxy = ServiceProxy(
-            ProxyConfig(self.advertised, config.loopback_networks, self._pod_network(), config.batch_window_s),
+            self._proxy_config(),
             services=services,
             slices=slices,
             nodes=self._nodes,
@@ -254,6 +258,20 @@ class NodeHost:
             ingress = Ingress(config.ingress_address, self.client, services, self.proxy)
             self._stack.push_async_callback(ingress.stop)
             await ingress.start()
+
+    def _proxy_config(self) -> "ProxyConfig":
+        from rayplane.node.proxy.proxy import ProxyConfig
+
+        config = self.config
+        return ProxyConfig(
+            self.advertised,
+            config.loopback_networks,
+            self._pod_network(),
+            config.batch_window_s,
+            config.services,
+            config.dns,
+            self.kernel,
+        )
 
     async def _start_dns(self, services: Informer, slices: Informer) -> None:
         from rayplane.node.dns.cluster_dns import ClusterDns, DnsConfig
@@ -297,6 +315,7 @@ class NodeHost:
                 self.pod_files = PodFiles(root)
 
     def _isolated(self, simulated: SimulatedRuntime, pods: str) -> Runtime:
+        from rayplane.node.nftables.kernel import KernelTable
         from rayplane.node.overlay.carrier import Carrier
         from rayplane.node.runtime.isolation.runtime import IsolatedRuntime
         from rayplane.node.runtime.isolation.users import give
@@ -308,6 +327,7 @@ class NodeHost:
         runtime = IsolatedRuntime(
             simulated, (pods, volumes), (*programs,), members=config.machine_file, services=config.services
         )
+        self.kernel = KernelTable(runtime.open_netfilter)
         names = [node.name for node in config.nodes]
         self.carrier = Carrier(
             runtime,

@@ -11,7 +11,7 @@ from rayplane.node.dns.upstream import PORT as THEIR_PORT
 from rayplane.node.dns.upstream import ResolvConf, Upstream
 from rayplane.node.dns.zone import Zone
 from rayplane.node.kubelet.etc_files import RESOLV_CONF
-from rayplane.node.proxy.rules import outside
+from rayplane.node.proxy.rules import outside_ip
 from rayplane.node.runtime.pod_network import DIRECT, PodNetwork
 
 
@@ -81,7 +81,7 @@ class ClusterDns:
         config, ports = self._config, (PORT, OTHER_PORT)
         if config.network is not DIRECT:
             yield Place(config.network, config.address)
-            yield Place(DIRECT, outside((config.address, PORT))[0], ports)
+            yield Place(DIRECT, outside_ip(config.address), ports)
         else:
             yield Place(DIRECT, config.address, ports)
             yield from (Place(DIRECT, ip, ports) for ip in self._node_ips() if ip)

@@ -12,7 +12,7 @@ from rayplane.control_plane.client import ApiClient, Informer
 from rayplane.control_plane.rpc import http1, reverse_proxy
 from rayplane.node.ingress.routes import BackendRef, RoutingTable
 from rayplane.node.ingress.status import INGRESSES
-from rayplane.node.proxy.rules import Endpoint, outside, service_port
+from rayplane.node.proxy.rules import Endpoint, outside_ip, service_port
 from rayplane.node.runtime.pod_network import DIRECT
 
 CONNECT_TIMEOUT_S = 3.0
@@ -92,7 +92,7 @@ class Ingress:
         targets = [(e.ip, e.port) for e in self._in_turn(near)]
         if len(near) < len(endpoints):
             # Pods elsewhere are reached through the service's own address, by the service proxy.
-            targets.append(outside((meta.spec(service)["clusterIP"], port["port"])))
+            targets.append((outside_ip(meta.spec(service)["clusterIP"]), port["port"]))
         return targets
 
     def _in_turn(self, endpoints: list[Endpoint]) -> list[Endpoint]:

@@ -1,12 +1,16 @@
-"""The service proxy of one host: sockets of services, kept as `rules` say."""
+"""The service proxy of one host: packet rules and sockets of services, kept as `rules` say.
+
+Where the kernel takes packet rules, pods meet those, and sockets of the pods' network serve only what is outside of it.
+People at this machine always meet sockets.
+"""
 
 import asyncio
-import contextlib
 import errno
 import ipaddress
 import logging
 import random
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+import socket
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,17 +20,25 @@ from rayplane.control_plane.api.node_annotations import HOST_ADDRESS, RUNTIME
 from rayplane.control_plane.api.node_labels import ZONE
 from rayplane.control_plane.client import Informer
 from rayplane.control_plane.rpc import Stub
-from rayplane.control_plane.rpc.sockets import stop_listening
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.node.events import Events
-from rayplane.node.proxy.pipes import CHUNK, ForwardPipe, Pipe, TcpPipe, splice
+from rayplane.node.nftables.kernel import KernelTable
+from rayplane.node.nftables.ruleset import NOTHING
+from rayplane.node.proxy import packet_rules
+from rayplane.node.proxy.datagrams import UdpListener
+from rayplane.node.proxy.health_check import HealthListener
+from rayplane.node.proxy.listeners import Judge, Listener, Places, TcpListener
+from rayplane.node.proxy.pipes import ForwardPipe, Pipe, TcpPipe
 from rayplane.node.proxy.rules import (
     SLICES_BY_SERVICE,
+    TCP,
+    UDP,
     Endpoint,
     HostView,
     Socket,
     Target,
     endpoints_of,
+    left_out,
     outside,
     plan_service,
     services_of,
@@ -39,9 +51,7 @@ log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 3.0
 BIND_RETRY_S = 2.0
-BACKLOG = 512
-AFFINITY_MAX = 10_000
-CONNECTIONS_MAX = 10_000
+KERNEL_RETRY_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +66,14 @@ class ProxyConfig:
     """Where pods and services have their addresses; `DIRECT` when that is this machine's own."""
     batch_window_s: float
     """How long changes wait for company."""
+    services: str = ""
+    """The network of the services' addresses; see NodeHostConfig."""
+    dns: str = ""
+    """The address of the cluster's DNS server, whose sockets are others' business."""
+    kernel: KernelTable | None = None
+    """Packet rules of the pods' network; None where there are none."""
+    judge: Judge = lambda client, endpoint: True
+    """Whether a pod's address may speak with an endpoint outside of that network."""
 
 
 class ServiceProxy:
@@ -79,6 +97,9 @@ class ServiceProxy:
         rng: random.Random,
     ) -> None:
         self._config = config
+        self._kernel = config.kernel
+        self._in_kernel = False
+        """Whether pods meet packet rules."""
         self._services = services
         self._nodes = nodes
         self._node_ips = node_ips
@@ -88,8 +109,12 @@ class ServiceProxy:
         self._rng = rng
         self._slices = slices
         self._plans: dict[str, dict[Socket, Target]] = {}
-        self._listeners: dict[Socket, _Listener] = {}
-        self._stale: dict[Socket, _Listener] = {}
+        self._listeners: dict[Socket, Listener] = {}
+        self._stale: dict[Socket, Listener] = {}
+        self._datagrams: dict[str, packet_rules.Datagrams] = {}
+        self._lost: packet_rules.Datagrams = {}
+        self._told: dict[str, str] = {}
+        """What was said to be left out, by service."""
         self._dirty: dict[str, None] = {}
         self._own = [ipaddress.ip_network(n) for n in config.loopback_networks]
         self._wake = asyncio.Event()
@@ -99,6 +124,11 @@ class ServiceProxy:
         self._services.add_handler(lambda kind, old, new: self._mark(meta.key(new)))
         self._slices.add_handler(lambda kind, old, new: self._mark(*services_of(new)))
         self._nodes.add_handler(self._node_event)
+        if self._kernel is not None:
+            self._kernel.table.put("services", packet_rules.frame(self._config.services))
+            dns = [Socket(self._config.dns, 53, protocol) for protocol in (TCP, UDP)] if self._config.dns else []
+            self._kernel.table.put("dns", packet_rules.relayed(dns))
+            self._wake.set()
         self._task = asyncio.get_running_loop().create_task(self._run(), name="service proxy")
 
     async def stop(self) -> None:
@@ -133,9 +163,13 @@ class ServiceProxy:
             raise
         return pipe
 
+    async def _connect_udp(self, endpoint: Endpoint) -> socket.socket:
+        if self._far_host(endpoint) is not None:
+            raise OSError(errno.EHOSTUNREACH, "datagrams reach pods of other machines only where pods are isolated")
+        return await self._network_of(endpoint).connect_udp(endpoint.ip, endpoint.port)
+
     def _network_of(self, endpoint: Endpoint) -> PodNetwork:
-        """What is no pod is outside of the pods' network: an API server, somebody's own address."""
-        return self._config.network if endpoint.pod and endpoint.node else DIRECT
+        return self._config.network if _is_pod(endpoint) else DIRECT
 
     def _view(self) -> HostView:
         simulated = (meta.name(n) for n in self._nodes.list() if meta.annotations(n).get(RUNTIME) == "simulated")
@@ -169,6 +203,8 @@ class ServiceProxy:
     def reopen(self) -> None:
         """Listen anew: the network that services had their addresses in is gone."""
         self._stale.update(self._listeners)
+        if self._kernel is not None:
+            self._kernel.reopen()
         self._wake.set()
 
     async def _run(self) -> None:
@@ -180,19 +216,76 @@ class ServiceProxy:
             dirty, self._dirty = self._dirty, {}
             view = self._view()
             for key in dirty:
-                self._plan(key, view)
+                try:
+                    self._plan(key, view)
+                except Exception:
+                    # One object of a form that is not its kind's must not end the others' service.
+                    log.exception("service %s is not served", key)
+            await self._apply_to_kernel()
             await self._apply()
 
     def _plan(self, key: str, view: HostView) -> None:
         service = self._services.get_key(key)
-        if service is None:
+        plan: dict[Socket, Target] = {}
+        if service is not None:
+            slices = self._slices.by_index(SLICES_BY_SERVICE, key)
+            plan = plan_service(service, slices, view)
+            self._tell_left_out(service, left_out(service, slices))
+        else:
+            self._told.pop(key, None)
+        if self._kernel is not None:
+            wanted = packet_rules.of_service(plan, view.node_ips, _is_pod) if plan else NOTHING
+            self._kernel.table.put(f"service {key}", wanted)
+            self._note_datagrams(key, plan)
+        # Sockets give no answer where there is nobody to ask; who listens nowhere says so.
+        sockets = {one: target for one, target in plan.items() if target.endpoints or target.health is not None}
+        for address in [a for a in sockets if self._is_foreign(a.ip)]:
+            assert service is not None
+            self._events.record(service, "Warning", "CannotListen", f"{address.ip} is no address of this cluster")
+            del sockets[address]
+        if sockets:
+            self._plans[key] = sockets
+        else:
             self._plans.pop(key, None)
+
+    def _note_datagrams(self, key: str, plan: Mapping[Socket, Target]) -> None:
+        """Remember where datagrams of a service may go now, and which of its sockets lost a place."""
+        before = self._datagrams.pop(key, {})
+        now = packet_rules.datagram_places(plan)
+        self._lost.update(
+            (socket, now.get(socket, frozenset()))
+            for socket, was in before.items()
+            if was - now.get(socket, frozenset())
+        )
+        if now:
+            self._datagrams[key] = now
+
+    def _tell_left_out(self, service: Object, words: str) -> None:
+        key = meta.key(service)
+        if words and self._told.get(key) != words:
+            self._events.record(service, "Warning", "NotServed", f"not served: {words}")
+        if words:
+            self._told[key] = words
+        else:
+            self._told.pop(key, None)
+
+    async def _apply_to_kernel(self) -> None:
+        if self._kernel is None:
             return
-        plan = plan_service(service, self._slices.by_index(SLICES_BY_SERVICE, key), view)
-        for address in [a for a in plan if self._is_foreign(a[0])]:
-            self._events.record(service, "Warning", "CannotListen", f"{address[0]} is no address of this cluster")
-            del plan[address]
-        self._plans[key] = plan
+        before = self._in_kernel
+        try:
+            await self._kernel.apply()
+            lost, self._lost = self._lost, {}
+            if lost:
+                # A flow of datagrams knows no end, and goes on to where it was translated to.
+                await self._kernel.end_flows(lambda flow: packet_rules.is_lost(flow, lost))
+            self._in_kernel = True
+        except OSError as e:
+            self._in_kernel = False
+            log.warning("services of pods are served by sockets, since the kernel takes no packet rules: %s", e)
+            asyncio.get_running_loop().call_later(KERNEL_RETRY_S, self._wake.set)
+        if before != self._in_kernel:
+            log.info("services of pods are served by %s", "packet rules" if self._in_kernel else "sockets")
 
     def _is_foreign(self, address: str) -> bool:
         """Whether it is a loopback address of another cluster or of the machine itself, user-chosen or restored.
@@ -209,38 +302,55 @@ class ServiceProxy:
         for key in sorted(self._plans, reverse=True):
             wanted.update(self._plans[key])
         stale, self._stale = self._stale, {}
+        for address, target in wanted.items():
+            listener = self._listeners.get(address)
+            if listener is not None and listener.places != self._places(address, target):
+                stale[address] = listener
         for address in [a for a in self._listeners if a not in wanted or a in stale]:
             await self._listeners.pop(address).close()
         for address, target in wanted.items():
             listener = self._listeners.get(address)
             if listener is None:
-                turn = self._rng.getrandbits(16)
-                listener = _Listener(address, self._places(address), self.dial, self._tasks, turn=turn)
-                if not await self._open(listener, target):
+                listener = self._make(address, target)
+                if not await self._open(listener, address):
                     continue
                 self._listeners[address] = listener
             listener.target = target
 
-    def _places(self, address: Socket) -> list[tuple[PodNetwork, Socket]]:
-        """Where to listen for an address: in the pods' network, and for people at this machine too."""
-        places: list[tuple[PodNetwork, Socket]] = [(DIRECT, outside(address))]
-        network = self._config.network
-        if network is not DIRECT and outside(address) != address:
-            places.insert(0, (network, address))
-        return places
+    def _make(self, address: Socket, target: Target) -> Listener:
+        places, turn = self._places(address, target), self._rng.getrandbits(16)
+        if target.health is not None:
+            return HealthListener(places, target, self._tasks)
+        if address.protocol == UDP:
+            return UdpListener(places, target, self._connect_udp, self._may_speak, self._tasks, turn=turn)
+        return TcpListener(places, target, self.dial, self._may_speak, self._tasks, turn=turn)
 
-    async def _open(self, listener: "_Listener", target: Target) -> bool:
+    def _may_speak(self, client: str, endpoint: Endpoint) -> bool:
+        """What is in the pods' network, packet rules see."""
+        return _is_pod(endpoint) or self._config.judge(client, endpoint)
+
+    def _places(self, address: Socket, target: Target) -> Places:
+        """Where to listen for an address: for people at this machine, and for pods whom no packet rules lead."""
+        places: Places = [(DIRECT, outside(address))]
+        network = self._config.network
+        if network is DIRECT or outside(address) == address:
+            return places
+        if self._in_kernel and target.health is None and packet_rules.is_in_kernel(target, _is_pod):
+            return places
+        return [(network, address), *places]
+
+    async def _open(self, listener: Listener, address: Socket) -> bool:
         try:
             await listener.open()
         except OSError as e:
-            self._refused(listener.address, target, e)
+            self._refused(address, listener.target, e)
             return False
         return True
 
     def _refused(self, address: Socket, target: Target, error: OSError) -> None:
         if error.errno == errno.EADDRNOTAVAIL:
             return  # an external address which another machine has
-        text = f"cannot listen on {address[0]}:{address[1]}: {error.strerror}"
+        text = f"cannot listen on {address.ip}:{address.port}: {error.strerror}"
         if error.errno == errno.EACCES:
             text += "; use a port from 1024 on, or set net.ipv4.ip_unprivileged_port_start=0 on the machine"
         else:
@@ -251,89 +361,9 @@ class ServiceProxy:
         log.warning("service %s: %s", target.service, text)
 
 
-class _Listener:
-    """One socket of a service."""
-
-    def __init__(
-        self,
-        address: Socket,
-        places: list[tuple[PodNetwork, Socket]],
-        dial: Callable[[Endpoint], Awaitable[Pipe]],
-        tasks: Tasks,
-        *,
-        turn: int,
-    ) -> None:
-        self.address = address
-        self._places = places
-        self.target: Target | None = None
-        self._dial = dial
-        self._tasks = tasks
-        self._servers: list[asyncio.Server] = []
-        self._turn = turn
-        self._clients: dict[str, tuple[Endpoint, float]] = {}
-        self._connections = 0
-
-    async def open(self) -> None:
-        """Begin to listen. Raises OSError."""
-        try:
-            for network, (ip, port) in self._places:
-                sock = await network.listen(ip, port)
-                self._servers.append(await asyncio.start_server(self._accept, sock=sock, backlog=BACKLOG, limit=CHUNK))
-        except OSError:
-            await self.close()
-            raise
-
-    async def close(self) -> None:
-        """Take no more connections; those under way go on."""
-        while self._servers:
-            await stop_listening(self._servers.pop())
-
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._connections >= CONNECTIONS_MAX:
-            writer.transport.abort()
-            return
-        self._connections += 1
-        self._tasks.spawn(self._serve(TcpPipe(reader, writer), writer), f"connection to {self.address}")
-
-    async def _serve(self, client: TcpPipe, writer: asyncio.StreamWriter) -> None:
-        peer = writer.get_extra_info("peername")
-        try:
-            backend = await self._connect(peer[0] if peer else "")
-            if backend is None:
-                await client.close(broken=True)
-            else:
-                await splice(client, backend)
-        finally:
-            self._connections -= 1
-
-    async def _connect(self, client: str) -> Pipe | None:
-        for endpoint in self._choices(client):
-            with contextlib.suppress(OSError):
-                pipe = await self._dial(endpoint)
-                self._remember(client, endpoint)
-                return pipe
-        return None
-
-    def _choices(self, client: str) -> Iterator[Endpoint]:
-        """Every endpoint once: the client's own first, then in turn."""
-        if self.target is None:
-            return
-        endpoints = self.target.endpoints
-        own = self._clients.get(client)
-        now = asyncio.get_running_loop().time()
-        if self.target.affinity_s and own is not None and own[0] in endpoints and own[1] > now:
-            yield own[0]
-        self._turn += 1
-        for i in range(len(endpoints)):
-            yield endpoints[(self._turn + i) % len(endpoints)]
-
-    def _remember(self, client: str, endpoint: Endpoint) -> None:
-        if self.target is None or not self.target.affinity_s:
-            return
-        self._clients.pop(client, None)
-        if len(self._clients) >= AFFINITY_MAX:
-            del self._clients[next(iter(self._clients))]
-        self._clients[client] = (endpoint, asyncio.get_running_loop().time() + self.target.affinity_s)
+def _is_pod(endpoint: Endpoint) -> bool:
+    """Whether it is in the pods' network. What is no pod is outside: an API server, somebody's own address."""
+    return bool(endpoint.pod and endpoint.node)
 
 
 def _machine(address: str) -> str:

@@ -1,6 +1,8 @@
 """Rules of the service proxy: the sockets a host needs for a service, and the endpoints behind each. Pure.
 
 Where all endpoints carry hints, traffic stays on the node or in the zone of whoever asks while there is an endpoint.
+With a traffic policy of `Local` nobody answers where there is none on the node; pods of a machine reach the external
+addresses of such a service as they reach its cluster address. What a service has beyond the limits below is left out.
 Source: Kubernetes documentation, "Virtual IPs and Service Proxies" and "EndpointSlices".
 """
 
@@ -8,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from ipaddress import ip_network
+from typing import Any, NamedTuple
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
@@ -18,6 +21,13 @@ SLICES = "endpointslices.discovery.k8s.io"
 SLICES_BY_SERVICE = "service"
 """Index of an informer of slices: by `services_of`."""
 DEFAULT_AFFINITY_S = 10800
+TCP, UDP = "TCP", "UDP"
+PORTS_MAX = 1000
+"""Of one service that are served."""
+PLACES_MAX = 50_000
+"""Ports of one service times its endpoints."""
+SOURCES_MAX = 1000
+"""Ranges of sources of one service."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -37,15 +47,34 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Destination of connections to one socket. `affinity_s`: how long a client keeps its endpoint; 0: not at all."""
+    """Destination of connections to one socket; without endpoints they get no answer.
+
+    `affinity_s`: how long a client keeps its endpoint; 0: not at all. `sources`: networks of who may connect; empty:
+    everybody. `inside`: the endpoints for pods of this machine, where those are others. `health`: how many endpoints
+    are here, for a socket that tells just that; None for all others.
+    """
 
     service: str  # namespace/name
     endpoints: tuple[Endpoint, ...]
     affinity_s: int = 0
+    sources: tuple[str, ...] = ()
+    inside: tuple[Endpoint, ...] | None = None
+    health: int | None = None
+
+    @property
+    def for_pods(self) -> tuple[Endpoint, ...]:
+        return self.endpoints if self.inside is None else self.inside
 
 
-Socket = tuple[str, int]
-"""Address and port to listen on."""
+class Socket(NamedTuple):
+    """An address that a service is asked at."""
+
+    ip: str
+    port: int
+    protocol: str = TCP
+
+    def __str__(self) -> str:
+        return f"{self.ip}:{self.port}/{self.protocol}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +97,11 @@ class HostView:
 
 def outside(address: Socket) -> Socket:
     """The same numbers in 127/8, where people at the machine find what is in the pods' own network (10/8)."""
-    ip, port = address
-    return (f"127.{ip.removeprefix('10.')}" if ip.startswith("10.") else ip), port
+    return address._replace(ip=outside_ip(address.ip))
+
+
+def outside_ip(ip: str) -> str:
+    return f"127.{ip.removeprefix('10.')}" if ip.startswith("10.") else ip
 
 
 def services_of(one: Object) -> list[str]:
@@ -85,23 +117,58 @@ def plan_service(service: Object, slices: Iterable[Object], view: HostView) -> d
         return {}
     slices = list(slices)
     plan: dict[Socket, Target] = {}
-    for port in spec.get("ports") or ():
-        if (port.get("protocol") or "TCP") != "TCP":
-            continue
-        endpoints = endpoints_of(slices, port.get("name") or "", view)
+    for port in served_ports(service, slices):
+        endpoints = endpoints_of(slices, port.get("name") or "", view, protocol=_protocol(port))
         if not endpoints:
             continue
         plan.update(_cluster_sockets(service, port, endpoints, view))
         plan.update(_external_sockets(service, port, endpoints, view))
-    return plan
+    return plan | _health_sockets(service, slices, view)
 
 
-def endpoints_of(slices: Iterable[Object], port_name: str, view: HostView) -> tuple[Endpoint, ...]:
+def _health_sockets(service: Object, slices: list[Object], view: HostView) -> dict[Socket, Target]:
+    """Where balancers ask whether a node has endpoints of a service that they keep to."""
+    spec = meta.spec(service)
+    number = spec.get("healthCheckNodePort")
+    if not number or spec.get("type") != "LoadBalancer" or spec.get("externalTrafficPolicy") != "Local":
+        return {}
+    return {
+        Socket(ip, number): Target(meta.key(service), (), health=local_endpoints(slices, view.of_node(node)))
+        for node, ip in view.node_ips.items()
+        if ip
+    }
+
+
+def served_ports(service: Object, slices: Iterable[Object]) -> list[dict[str, Any]]:
+    """The ports of a service that are served: those of TCP and UDP, as many as the limits let."""
+    endpoints = sum(len(one.get("endpoints") or ()) for one in slices)
+    ports = [port for port in meta.spec(service).get("ports") or () if _protocol(port) in (TCP, UDP)]
+    return ports[: min(PORTS_MAX, max(1, PLACES_MAX // max(1, endpoints)))]
+
+
+def left_out(service: Object, slices: Iterable[Object]) -> str:
+    """What of a service is not served, in words; empty when all of it is."""
+    ports = meta.spec(service).get("ports") or ()
+    others = sorted({_protocol(port) for port in ports} - {TCP, UDP})
+    missing = sum(_protocol(port) in (TCP, UDP) for port in ports) - len(served_ports(service, slices))
+    sources = len(meta.spec(service).get("loadBalancerSourceRanges") or ()) - SOURCES_MAX
+    words = [f"{missing} of its ports: a service has at most {PORTS_MAX}, fewer with many endpoints"] if missing else []
+    words += [f"{sources} of its source ranges: a service has at most {SOURCES_MAX}"] if sources > 0 else []
+    return "; ".join([*words, *(f"ports of {protocol}" for protocol in others)])
+
+
+def _protocol(port: Mapping[str, Any]) -> str:
+    return port.get("protocol") or TCP
+
+
+def endpoints_of(
+    slices: Iterable[Object], port_name: str, view: HostView, *, protocol: str = TCP
+) -> tuple[Endpoint, ...]:
     """Ready endpoints that can be connected to, sorted; while none is ready, those that end but still serve."""
     ready: dict[Endpoint, None] = {}
     ending: dict[Endpoint, None] = {}
     for one in slices:
-        number = _slice_port(one, port_name)
+        number = _slice_port(one, port_name, protocol)
         if number is None or one.get("addressType", "IPv4") != "IPv4":
             continue
         for entry in one.get("endpoints") or ():
@@ -118,7 +185,7 @@ def endpoints_of(slices: Iterable[Object], port_name: str, view: HostView) -> tu
                     ready[endpoint] = None
                 elif conditions.get("serving") and conditions.get("terminating"):
                     ending[endpoint] = None
-    return tuple(sorted(ready or ending))
+    return tuple(sorted(ready or ending))[:PLACES_MAX]
 
 
 def _hints(entry: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -158,35 +225,61 @@ def _cluster_sockets(
         endpoints = tuple(e for e in endpoints if e.node in view.node_ips)
     else:
         endpoints = preferred(endpoints, view)
-    if not endpoints:
-        return {}
     target = Target(meta.key(service), endpoints, _affinity(spec))
     addresses = spec.get("clusterIPs") or [spec["clusterIP"]]
-    return {(address, port["port"]): target for address in addresses if ":" not in address}
+    return {Socket(address, port["port"], _protocol(port)): target for address in addresses if ":" not in address}
 
 
 def _external_sockets(
     service: Object, port: dict[str, Any], endpoints: tuple[Endpoint, ...], view: HostView
 ) -> dict[Socket, Target]:
-    spec, key = meta.spec(service), meta.key(service)
+    spec, key, protocol = meta.spec(service), meta.key(service), _protocol(port)
     local_only = spec.get("externalTrafficPolicy") == "Local"
-    affinity = _affinity(spec)
     plan: dict[Socket, Target] = {}
-    balancer = (meta.status(service).get("loadBalancer") or {}).get("ingress") or ()
-    addresses = [*(spec.get("externalIPs") or ()), *(i["ip"] for i in balancer if i.get("ip"))]
-    here = tuple(e for e in endpoints if e.node in view.node_ips) if local_only else preferred(endpoints, view)
-    if here:
-        plan.update({(address, port["port"]): Target(key, here, affinity) for address in addresses})
+    balanced = [one for one in (meta.status(service).get("loadBalancer") or {}).get("ingress") or () if one.get("ip")]
+    sources = source_ranges(spec) if spec.get("type") == "LoadBalancer" else ()
+    near = preferred(endpoints, view)
+    here = tuple(e for e in endpoints if e.node in view.node_ips) if local_only else near
+    target = Target(key, here, _affinity(spec), (), near)
+    for address in spec.get("externalIPs") or ():
+        plan[Socket(address, port["port"], protocol)] = target
+    for one in balanced:
+        # Of a balancer that is a proxy of its own, packets must go through it.
+        if one.get("ipMode") != "Proxy":
+            plan[Socket(one["ip"], port["port"], protocol)] = replace(target, sources=sources)
     if port.get("nodePort"):
         for node, address in sorted(view.node_ips.items()):
-            own = (
-                tuple(e for e in endpoints if e.node == node)
-                if local_only
-                else preferred(endpoints, view.of_node(node))
-            )
-            if own and address:
-                plan[address, port["nodePort"]] = Target(key, own, affinity)
+            of_node = view.of_node(node)
+            own = tuple(e for e in endpoints if e.node == node) if local_only else preferred(endpoints, of_node)
+            if address:
+                inside = preferred(endpoints, of_node)
+                plan[Socket(address, port["nodePort"], protocol)] = Target(key, own, _affinity(spec), (), inside)
     return plan
+
+
+def source_ranges(spec: Mapping[str, Any]) -> tuple[str, ...]:
+    """Networks that may use a balancer's address. Where all that is written is none, nobody may."""
+    written = (spec.get("loadBalancerSourceRanges") or ())[:SOURCES_MAX]
+    found = []
+    for text in written:
+        try:
+            network = ip_network(text.strip(), strict=False)
+        except ValueError:
+            continue  # written past the API's validation
+        if network.version == 4:
+            found.append(str(network))
+    return tuple(found) or (("255.255.255.255/32",) if written else ())
+
+
+def local_endpoints(slices: Iterable[Object], view: HostView) -> int:
+    """How many ready endpoints this host's nodes have, as whoever checks a node's health is told."""
+    found = {
+        (entry.get("nodeName"), *(entry.get("addresses") or ()))
+        for one in slices
+        for entry in one.get("endpoints") or ()
+        if entry.get("nodeName") in view.node_ips and (entry.get("conditions") or {}).get("ready") is not False
+    }
+    return len(found)
 
 
 def _affinity(spec: dict[str, Any]) -> int:
@@ -196,9 +289,9 @@ def _affinity(spec: dict[str, Any]) -> int:
     return int(config.get("timeoutSeconds") or DEFAULT_AFFINITY_S)
 
 
-def _slice_port(one: Object, name: str) -> int | None:
+def _slice_port(one: Object, name: str, protocol: str) -> int | None:
     for port in one.get("ports") or ():
-        if (port.get("name") or "") == name and (port.get("protocol") or "TCP") == "TCP":
+        if (port.get("name") or "") == name and _protocol(port) == protocol:
             number = port.get("port")
             return int(number) if number else None
     return None

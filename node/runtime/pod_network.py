@@ -11,6 +11,9 @@ class PodNetwork(Protocol):
     async def connect(self, ip: str, port: int) -> socket.socket:
         """A TCP connection, not blocking. Raises OSError."""
 
+    async def connect_udp(self, ip: str, port: int) -> socket.socket:
+        """A UDP socket that speaks with nobody else, not blocking. Raises OSError."""
+
     async def listen(self, ip: str, port: int) -> socket.socket:
         """A TCP socket bound there, which other hosts of this machine may bind too. Raises OSError."""
 
@@ -24,6 +27,9 @@ class OwnNetwork:
     async def connect(self, ip: str, port: int) -> socket.socket:
         sock = socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET, socket.SOCK_STREAM)
         return await connected(sock, ip, port)
+
+    async def connect_udp(self, ip: str, port: int) -> socket.socket:
+        return joined(socket.socket(socket.AF_INET, socket.SOCK_DGRAM), ip, port)
 
     async def listen(self, ip: str, port: int) -> socket.socket:
         return bound(socket.socket(socket.AF_INET, socket.SOCK_STREAM), ip, port)
@@ -42,6 +48,17 @@ def bound(sock: socket.socket, ip: str, port: int) -> socket.socket:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.setblocking(False)
         sock.bind((ip, port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def joined(sock: socket.socket, ip: str, port: int) -> socket.socket:
+    """A UDP socket when it speaks with one peer. Raises OSError; it is closed then."""
+    try:
+        sock.setblocking(False)
+        sock.connect((ip, port))
     except BaseException:
         sock.close()
         raise

@@ -12,7 +12,7 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.state import pod_is_ready
 from rayplane.node.config import NodeConfig
 from rayplane.node.host import NodeHost
-from rayplane.node.proxy.rules import SLICES, Endpoint, HostView, endpoints_of, plan_service
+from rayplane.node.proxy.rules import SLICES, Endpoint, HostView, Socket, endpoints_of, plan_service
 from tests.fakes import FakeClient
 from tests.node.conftest import make_pod
 
@@ -60,8 +60,8 @@ def ips(endpoints: tuple[Endpoint, ...]) -> list[str]:
 
 def test_cluster_ip_goes_to_ready_endpoints() -> None:
     plan = plan_service(service(), slices(endpoint("10.0.0.1"), endpoint("10.0.0.2", ready=False)), VIEW)
-    assert list(plan) == [("127.96.0.5", 80)]
-    target = plan["127.96.0.5", 80]
+    assert list(plan) == [Socket("127.96.0.5", 80)]
+    target = plan[Socket("127.96.0.5", 80)]
     assert target.endpoints == (Endpoint("10.0.0.1", 8080, "n1", "default/10.0.0.1"),)
     assert target.affinity_s == 0
 
@@ -91,8 +91,8 @@ def test_node_ports_of_nodes_in_two_zones_lead_to_their_own() -> None:
              (("10.0.0.1", "east"), ("10.0.0.2", "west"))]  # fmt: skip
     ported = service(type="NodePort", ports=[{"name": "http", "port": 80, "nodePort": 30080}])
     plan = plan_service(ported, slices(*found), here)
-    assert ips(plan["127.77.1.1", 30080].endpoints) == ["10.0.0.1"]
-    assert ips(plan["127.77.2.1", 30080].endpoints) == ["10.0.0.2"]
+    assert ips(plan[Socket("127.77.1.1", 30080)].endpoints) == ["10.0.0.1"]
+    assert ips(plan[Socket("127.77.2.1", 30080)].endpoints) == ["10.0.0.2"]
 
 
 def test_no_socket_for_headless_simulated_or_empty_services() -> None:
@@ -114,24 +114,26 @@ def test_node_ports_and_external_addresses() -> None:
     one = service(type="LoadBalancer", ports=ports, externalIPs=["127.99.0.9"]) | {"status": balancer}
     plan = plan_service(one, slices(endpoint("10.0.0.1")), VIEW)
     assert sorted(plan) == [
-        ("127.77.1.1", 30080),
-        ("127.77.2.1", 30080),
-        ("127.96.0.5", 80),
-        ("127.99.0.3", 80),
-        ("127.99.0.9", 80),
+        Socket("127.77.1.1", 30080),
+        Socket("127.77.2.1", 30080),
+        Socket("127.96.0.5", 80),
+        Socket("127.99.0.3", 80),
+        Socket("127.99.0.9", 80),
     ]
     one["spec"]["externalTrafficPolicy"] = "Local"
     plan = plan_service(one, slices(endpoint("10.0.0.1", "n2"), endpoint("10.0.0.3", "far")), VIEW)
-    assert ("127.77.1.1", 30080) not in plan
-    assert ips(plan["127.77.2.1", 30080].endpoints) == ["10.0.0.1"]
-    assert ips(plan["127.96.0.5", 80].endpoints) == ["10.0.0.1", "10.0.0.3"]
+    assert plan[Socket("127.77.1.1", 30080)].endpoints == ()
+    assert ips(plan[Socket("127.77.2.1", 30080)].endpoints) == ["10.0.0.1"]
+    assert ips(plan[Socket("127.96.0.5", 80)].endpoints) == ["10.0.0.1", "10.0.0.3"]
+    # Pods of the machine reach what is outside for others as they reach the cluster's address.
+    assert ips(plan[Socket("127.77.2.1", 30080)].for_pods) == ["10.0.0.1", "10.0.0.3"]
 
 
 def test_internal_policy_and_affinity() -> None:
     one = service(internalTrafficPolicy="Local", sessionAffinity="ClientIP")
     plan = plan_service(one, slices(endpoint("10.0.0.1", "far"), endpoint("10.0.0.2")), VIEW)
-    assert ips(plan["127.96.0.5", 80].endpoints) == ["10.0.0.2"]
-    assert plan["127.96.0.5", 80].affinity_s == 10800
+    assert ips(plan[Socket("127.96.0.5", 80)].endpoints) == ["10.0.0.2"]
+    assert plan[Socket("127.96.0.5", 80)].affinity_s == 10800
 
 
 # --- real connections -----------------------------------------------------------------------------
@@ -218,7 +220,7 @@ async def test_addresses_of_other_clusters_are_left_alone(api: FakeClient, make_
     for one in slices(endpoint("127.77.1.9", node="elsewhere")):
         api.put(SLICES, one)
     await api.until(lambda: proxy._listeners)
-    assert [*proxy._listeners] == [("127.96.77.5", 18085)]
+    assert [*proxy._listeners] == [Socket("127.96.77.5", 18085)]
 
     def said() -> list[str]:
         return [e["message"] for e in api.objects.get("events", {}).values() if e["reason"] == "CannotListen"]

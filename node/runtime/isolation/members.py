@@ -19,7 +19,7 @@ def joining(path: str) -> Iterator[int]:
         fcntl.flock(fd, fcntl.LOCK_EX)
         living = [*_living(fd)]
         yield next((pid for pid, _ in living), 0)
-        text = "".join(f"{pid} {started}\n" for pid, started in [*living, (os.getpid(), _started(os.getpid()))])
+        text = "".join(f"{pid} {born}\n" for pid, born in [*living, (os.getpid(), started(os.getpid()))])
         os.ftruncate(fd, 0)
         os.pwrite(fd, text.encode(), 0)
     finally:
@@ -29,12 +29,12 @@ def joining(path: str) -> Iterator[int]:
 def _living(fd: int) -> Iterator[tuple[int, str]]:
     """Process id and start time of those named that are still there."""
     for line in os.pread(fd, 64 * 1024, 0).decode(errors="replace").splitlines():
-        pid, _, started = line.partition(" ")
-        if pid.isdigit() and started and _started(int(pid)) == started:
-            yield int(pid), started
+        pid, _, born = line.partition(" ")
+        if pid.isdigit() and born and started(int(pid)) == born:
+            yield int(pid), born
 
 
-def _started(pid: int) -> str:
+def started(pid: int) -> str:
     """When a process began, in ticks since the machine did (proc_pid_stat(5)); empty for none."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as f:

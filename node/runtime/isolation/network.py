@@ -39,6 +39,8 @@ _MACHINE_SETTINGS = {
     "net/ipv4/conf/all/rp_filter": "0",
     "net/ipv4/conf/default/rp_filter": "0",
     "net/ipv4/ip_unprivileged_port_start": "0",
+    # Whoever asks for what is not there is told so each time.
+    "net/ipv4/icmp_ratelimit": "0",
 }
 _POD_SETTINGS = {
     # A user other than root may listen on port 80 and ping, as container runtimes allow.

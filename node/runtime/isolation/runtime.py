@@ -24,7 +24,7 @@ from rayplane.node.runtime.command import CommandLine, own_command
 from rayplane.node.runtime.isolation import memory
 from rayplane.node.runtime.isolation.rootfs import STAGE, Box, layers, machine_of, plan
 from rayplane.node.runtime.isolation.users import give, identity
-from rayplane.node.runtime.pod_network import bound, connected
+from rayplane.node.runtime.pod_network import bound, connected, joined
 from rayplane.node.runtime.process import ProcessRun, ProcessRuntime, check_line, check_words
 from rayplane.node.runtime.shim_client import SOCKET, ShimClient
 from rayplane.node.runtime.simulated import SimulatedRuntime
@@ -210,6 +210,13 @@ class IsolatedRuntime(ProcessRuntime):
 
     async def connect(self, ip: str, port: int) -> socket.socket:
         return await connected(await self._socket(), ip, port)
+
+    async def connect_udp(self, ip: str, port: int) -> socket.socket:
+        return joined(await self._socket("udp"), ip, port)
+
+    async def open_netfilter(self) -> int:
+        """A descriptor by which the pods' network takes packet rules (see `nftables.kernel`). Raises OSError."""
+        return (await self._socket("netfilter")).detach()
 
     async def listen(self, ip: str, port: int) -> socket.socket:
         """A socket bound to an address of the machine's network, which other hosts may bind too. Raises OSError."""

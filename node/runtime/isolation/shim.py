@@ -14,7 +14,7 @@ in:  {op: services, cidr}
      {op: unpod, id, of}                                 of: the pod's uid
      {op: wire, id}                                      answered with {ev: wire, header} and a descriptor, once
      {op: route, cidr} {op: unroute, cidr}               to the device of the last `wire`
-     {op: socket, id, kind}                              answered with {ev: socket} and a descriptor; kind: tcp or udp
+     {op: socket, id, kind}                              answered with {ev: socket} and a descriptor; kind: of _KINDS
      {op: start} and {op: exec} also have `pod` and `identity`, a start `mounts`, `host_pid` and `beside` (a container)
 out: {ev: isolated} once, {ev: failed, id: ""} when the kernel does not let it
 """
@@ -42,7 +42,12 @@ from rayplane.node.runtime.isolation.users import RANGE_COUNT, RANGE_FIRST, maps
 from rayplane.node.shim.child import Child
 from rayplane.node.shim.shim import WATCH_S, Shim
 
-_KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
+_NETFILTER = 12
+_KINDS = {
+    "tcp": (socket.AF_INET, socket.SOCK_STREAM, 0),
+    "udp": (socket.AF_INET, socket.SOCK_DGRAM, 0),
+    "netfilter": (socket.AF_NETLINK, socket.SOCK_RAW, _NETFILTER),
+}
 _JOINED = (("user", syscalls.CLONE_NEWUSER), ("net", syscalls.CLONE_NEWNET))
 _SHARED = syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNET
 #: What each shim has for itself, so that it may come back to it.
@@ -160,7 +165,7 @@ class IsolatedShim(Shim):
         self._network.unroute(message["cidr"])
 
     def _socket(self, message: dict[str, Any], fds: list[int]) -> None:
-        with socket.socket(socket.AF_INET, _KINDS[message["kind"]]) as one:
+        with socket.socket(*_KINDS[message["kind"]]) as one:
             self._send(ev="socket", id=message["id"], fds=[os.dup(one.fileno())])
 
 

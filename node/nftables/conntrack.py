@@ -1,0 +1,62 @@
+"""Connections that the kernel knows, and ending some of them (linux/netfilter/nfnetlink_conntrack.h). Pure.
+
+A connection keeps the place that it was translated to, and passes rules that came after it: both only until it is
+forgotten.
+"""
+
+import struct
+from dataclasses import dataclass
+
+from rayplane.node.nftables.messages import IPV4, attribute_values, netlink
+
+_SUBSYSTEM, _GET, _DELETE = 1, 1, 2
+_REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
+KIND = _SUBSYSTEM << 8
+_ORIGINAL, _REPLY = 1, 2
+_IP, _PROTOCOL = 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """A connection: who began it and whom he named, and where it goes. `raw`: what names it to the kernel."""
+
+    protocol: int
+    source: bytes
+    destination: bytes
+    port: int
+    to: bytes
+    to_port: int
+    raw: bytes
+
+
+def list_flows() -> bytes:
+    return netlink(KIND | _GET, _REQUEST | _DUMP, 1, struct.pack(">BBH", IPV4, 0, 0))
+
+
+def end_flow(flow: Flow, sequence: int) -> bytes:
+    return netlink(KIND | _DELETE, _REQUEST | _ACK, sequence, struct.pack(">BBH", IPV4, 0, 0) + flow.raw)
+
+
+def read_flow(body: bytes) -> Flow | None:
+    """What a message of `list_flows`' answer tells; None for what has no ports."""
+    found = dict(attribute_values(body[4:]))
+    if _ORIGINAL not in found or _REPLY not in found:
+        return None
+    original, reply = _tuple(found[_ORIGINAL]), _tuple(found[_REPLY])
+    if original is None or reply is None:
+        return None
+    protocol, source, destination, _, port = original
+    _, to, _, to_port, _ = reply
+    whole = found[_ORIGINAL]
+    raw = struct.pack("=HH", 4 + len(whole), _ORIGINAL | 0x8000) + whole
+    return Flow(protocol, source, destination, port, to, to_port, raw)
+
+
+def _tuple(data: bytes) -> tuple[int, bytes, bytes, int, int] | None:
+    """Protocol, source, destination, and the ports of both."""
+    parts = dict(attribute_values(data))
+    ip, transport = (dict(attribute_values(parts.get(kind, b""))) for kind in (_IP, _PROTOCOL))
+    if not {1, 2} <= ip.keys() or not {1, 2, 3} <= transport.keys():
+        return None
+    source_port, port = (int.from_bytes(transport[kind][:2]) for kind in (2, 3))
+    return transport[1][0], ip[1], ip[2], source_port, port
