@@ -260,15 +260,17 @@ def _external_sockets(
 def source_ranges(spec: Mapping[str, Any]) -> tuple[str, ...]:
     """Networks that may use a balancer's address. Where all that is written is none, nobody may."""
     written = (spec.get("loadBalancerSourceRanges") or ())[:SOURCES_MAX]
-    found = []
-    for text in written:
-        try:
-            network = ip_network(text.strip(), strict=False)
-        except ValueError:
-            continue  # written past the API's validation
-        if network.version == 4:
-            found.append(str(network))
-    return tuple(found) or (("255.255.255.255/32",) if written else ())
+    found = tuple(network for network in map(_ipv4_network, written) if network)
+    return found or (("255.255.255.255/32",) if written else ())
+
+
+def _ipv4_network(text: str) -> str:
+    """Empty for what is none, or was written past the API's validation."""
+    try:
+        network = ip_network(text.strip(), strict=False)
+    except ValueError:
+        return ""
+    return str(network) if network.version == 4 else ""
 
 
 def local_endpoints(slices: Iterable[Object], view: HostView) -> int:
