@@ -36,9 +36,9 @@ class Room:
 NOTHING = Room(0, 0, 0)
 
 
-def room_of(pod: Object) -> Room:
-    """Return what a pod takes of a node."""
-    requests = pod_requests(pod)
+def room_of(pod: Object, *, reported: bool = True) -> Room:
+    """Return what a pod takes of a node. Without `reported`: what its spec asks for now."""
+    requests = pod_requests(pod, reported=reported)
     others = tuple((name, whole(name, amount)) for name, amount in requests.items() if name not in _COUNTED_APART)
     cpu, memory = whole("cpu", requests.get("cpu", 0)), whole("memory", requests.get("memory", 0))
     return Room(cpu, memory, others=others, ports=tuple(host_ports(meta.spec(pod))))
@@ -107,6 +107,14 @@ class Allocations:
             self._others[name] += sign * amount
         for port in room.ports:
             self._ports.count(port, sign)
+
+    def exceeded(self, wanted: Room) -> str | None:
+        """Say what a pod wants more of than there is; None when it would fit into an empty node."""
+        amounts = (("cpu", wanted.cpu, self._capacity.cpu), ("memory", wanted.memory, self._capacity.memory))
+        for name, asked, most in amounts:
+            if asked > most:
+                return f"Node didn't have enough capacity: {name}, requested: {asked}, capacity: {most}"
+        return None
 
     def refuse(self, wanted: Room) -> Rejected | None:
         """Say why a pod does not fit beside the others; None when it does."""

@@ -26,6 +26,7 @@ from rayplane.node.kubelet.admission import Allocations, Room, room_of, unwanted
 from rayplane.node.kubelet.fence import Fence
 from rayplane.node.kubelet.metrics import KubeletMetrics
 from rayplane.node.kubelet.pod_worker import PodWorker
+from rayplane.node.kubelet.resizes import Resizes
 from rayplane.node.kubelet.sandbox import ObjectLookup, PodVolumes, Sandbox, SandboxParts, Tokens
 from rayplane.node.kubelet.worker_parts import Probes, Statuses, WorkerParts
 from rayplane.node.lifecycle import Rejected, Resumed, Suspended
@@ -83,6 +84,7 @@ class Kubelet:
         self._doubted: dict[str, Object] = {}  # pods that wait for a second look, by uid
         capacity = Room(quantity.milli(config.cpu), quantity.value(config.memory), config.max_pods)
         self._room = Allocations(capacity)
+        self._resizes = Resizes(self._room)
         self._files = shared.files if config.runs_processes else None
         self._parts = self._worker_parts()
 
@@ -114,6 +116,8 @@ class Kubelet:
             events=shared.events,
             tasks=shared.tasks,
             gone=self._drop,
+            respecified=self._resizes.look,
+            freed=self._resizes.look_again,
             metrics=self.metrics,
         )
 
@@ -250,6 +254,8 @@ class Kubelet:
             self.addresses.avoid(address)
         worker = self._workers[uid] = self._by_key[key] = PodWorker(pod, room, self._parts)
         worker.begin(suspended=self.suspended, refusal=self._refusal(worker, refusal))
+        if meta.get_condition(pod, "PodResizePending") is not None:
+            self._resizes.look(worker)
 
     def _refusal(self, worker: PodWorker, known: Rejected | None) -> Rejected | None:
         """Why a new pod does not fit. Pods that ran here before have their room already."""
@@ -260,6 +266,7 @@ class Kubelet:
     def _drop(self, worker: PodWorker) -> None:
         """The pod is gone from the API and from here."""
         worker.close()
+        self._resizes.forget(worker)
         uid, key = meta.uid(worker.pod), meta.key(worker.pod)
         self._workers.pop(uid, None)
         if self._by_key.get(key) is worker:

@@ -129,6 +129,15 @@ class PodWorker:
         if self._holds_room:
             self._holds_room = False
             self._parts.room.release(self.room)
+            self._parts.freed()
+
+    def change_room(self, room: Room) -> None:
+        """Hold other room of the node than before."""
+        if self._holds_room:
+            self._parts.room.release(self.room)
+            self._parts.room.hold(room)
+        self.room = room
+        self._parts.freed()
 
     def update(self, pod: Object) -> None:
         old, self.pod = self.pod, pod
@@ -142,6 +151,8 @@ class PodWorker:
             self.post(DeadlineChanged(limit))
         if added := self._added(pod):
             self.post(EphemeralAdded(added))
+        if meta.generation(pod) != meta.generation(old):
+            self._parts.respecified(self)
         if self.sandbox is not None and self.sandbox.live:
             self.sandbox.refresh(pod)
 

@@ -275,10 +275,12 @@ class Sandbox:
     # --- changes ----------------------------------------------------------------------------------
 
     def refresh(self, pod: Object) -> None:
-        """The pod's object changed: labels and annotations may show in files."""
+        """The pod's object changed: labels, annotations and resources may show in files."""
         old, self._pod = self._pod, pod
         if any("downwardAPI" in v or "projected" in v for v in self._volumes) and (
-            meta.labels(old) != meta.labels(pod) or meta.annotations(old) != meta.annotations(pod)
+            meta.labels(old) != meta.labels(pod)
+            or meta.annotations(old) != meta.annotations(pod)
+            or meta.generation(old) != meta.generation(pod)
         ):
             self._source_changed()
 

@@ -49,7 +49,10 @@ class MakeSandbox(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class WorkerParts:
-    """Parts that the workers of one node share. `gone`: told of a worker whose pod is no more."""
+    """Parts that the workers of one node share.
+
+    `gone`: told of a worker whose pod is no more; `respecified`: of one whose pod's spec has changed; `freed`: of room.
+    """
 
     env: Env
     restarts: RestartTiming
@@ -64,4 +67,6 @@ class WorkerParts:
     events: Events
     tasks: Tasks
     gone: Callable[[Any], None]
+    respecified: Callable[[Any], None]
+    freed: Callable[[], None]
     metrics: KubeletMetrics

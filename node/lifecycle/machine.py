@@ -27,8 +27,8 @@ from rayplane.node.lifecycle.model import (
     Moment,
     PrepareSandbox,
     Rejected,
-    Resized,
     ResizePending,
+    Respecified,
     RestartTiming,
     Resumed,
     Role,
@@ -234,18 +234,19 @@ class PodMachine(ContainerRuns):
         if self.resize_pending == (event.reason, event.message):
             return
         self.resize_pending = event.reason, event.message
-        self._record(f"Resize{event.reason}", f"Pod resize {event.reason}: {event.message}", warning=True)
+        if event.reason:
+            self._record(f"Resize{event.reason}", f"Pod resize {event.reason}: {event.message}", warning=True)
 
-    def _resized(self, event: Resized) -> None:
-        self.shows_resources, self.resize_pending = True, ("", "")
+    def _respecified(self, event: Respecified) -> None:
+        restart = dict(event.restart)
         for part in event.containers:
             c = self.by_name[part["name"]]
             c.spec = part
-            if c.name not in event.restart:
+            if c.name not in restart:
                 c.in_force = part.get("resources")
             elif c.run in (Run.OPENING, Run.RUNNING):
                 c.again = True
-                self._record("Killing", f"Container {c.name} resize requires restart")
+                self._record("Killing", restart[c.name])
                 self._stop(c, self.grace_s)
 
     def _suspended(self, _: Suspended) -> None:
@@ -388,8 +389,8 @@ _POD: dict[tuple[Stage, type], _PodHandler] = {
     **{(stage, Evicted): None for stage in _LATE},
     **{(stage, ResizePending): _M._resize_pending for stage in _LIVE},
     **{(stage, ResizePending): None for stage in _LATE},
-    **{(stage, Resized): _M._resized for stage in _LIVE},
-    **{(stage, Resized): None for stage in _LATE},
+    **{(stage, Respecified): _M._respecified for stage in _LIVE},
+    **{(stage, Respecified): None for stage in _LATE},
     **{(stage, Suspended): _M._suspended for stage in Stage},
     **{(stage, Resumed): _M._resumed for stage in Stage},
 }

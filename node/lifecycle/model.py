@@ -249,18 +249,19 @@ class Evicted:
 
 @dataclass(frozen=True, slots=True)
 class ResizePending:
-    """A refusal of the resources that the pod's spec asks for now, for good or for a while: Infeasible, Deferred."""
+    """A refusal of the resources that the pod's spec asks for now: Infeasible, Deferred; empty: nothing is refused."""
 
     reason: str
     message: str
 
 
 @dataclass(frozen=True, slots=True)
-class Resized:
-    """Containers have other resources from now on. `restart`: those that take them only by a new run."""
+class Respecified:
+    """Containers are something else from now on. `restart`: which of them take that only by a new run, and what is told
+    of that."""
 
     containers: tuple[dict[str, Any], ...]
-    restart: frozenset[str] = frozenset()
+    restart: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,7 +287,7 @@ Event = (
     | Rejected
     | Evicted
     | ResizePending
-    | Resized
+    | Respecified
     | Suspended
     | Resumed
 )

@@ -10,8 +10,8 @@ from rayplane.node.lifecycle import (
     HookRan,
     Probed,
     Record,
-    Resized,
     ResizePending,
+    Respecified,
     RunHook,
     SandboxReady,
     StartContainer,
@@ -224,7 +224,9 @@ def test_a_resize_is_in_force_at_once_or_with_the_next_run() -> None:
     life.step(ResizePending("Deferred", "full"))
     pending = [c for c in life.status["conditions"] if c["type"] == "PodResizePending"]
     assert [(c["reason"], c["message"]) for c in pending] == [("Deferred", "full")]
-    life.step(Resized(tuple({**a, "resources": large} for a in apps), frozenset({"b"})))
+    life.step(ResizePending("", ""))
+    changed = tuple({**a, "resources": large} for a in apps)
+    life.step(Respecified(changed, (("b", "Container b resize requires restart"),)))
     a, b = life.status["containerStatuses"]
     assert (a["resources"], a["allocatedResources"]) == (large, {"cpu": "2"})
     assert (b["resources"], b["allocatedResources"]) == (small, {"cpu": "2"})

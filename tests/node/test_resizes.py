@@ -1,0 +1,89 @@
+"""In-place resizes: who is given what he asks for, when, and at what price."""
+
+from typing import Any
+
+import pytest
+
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
+from rayplane.node.config import NodeConfig
+from rayplane.node.kubelet.admission import Allocations, Room, room_of
+from rayplane.node.kubelet.resizing import new_images, new_resources, refusal
+from tests.fakes import FakeClient
+from tests.node.conftest import make_pod
+from tests.node.processes import MakeHost
+
+
+def sized(name: str, cpu: str, *, generation: int = 1, **container: Any) -> Object:
+    pod = make_pod(name, container={"resources": {"requests": {"cpu": cpu}}, **container})
+    pod["metadata"]["generation"] = generation
+    return pod
+
+
+def pending(pod: Object) -> tuple[str, str]:
+    found = meta.get_condition(pod, "PodResizePending") or {}
+    return found.get("reason", ""), found.get("message", "")
+
+
+def allocated(pod: Object) -> str:
+    containers = meta.status(pod).get("containerStatuses") or [{}]
+    return str((containers[0].get("allocatedResources") or {}).get("cpu", ""))
+
+
+@pytest.mark.parametrize(
+    ("policy", "section", "restarts"),
+    [("NotRequired", "cpu", False), ("RestartContainer", "cpu", True), ("RestartContainer", "memory", False)],
+)
+def test_a_container_is_run_anew_if_a_resource_that_asks_for_that_changes(
+    policy: str, section: str, restarts: bool
+) -> None:
+    policies = [{"resourceName": "cpu", "restartPolicy": policy}]
+    before = {"name": "c", "resources": {"requests": {"cpu": "1", "memory": "1Gi"}}, "resizePolicy": policies}
+    after = {**before, "resources": {"requests": {**before["resources"]["requests"], section: "2"}}}  # type: ignore[dict-item, index]
+    asked = new_resources({"spec": {"containers": [after]}}, {"c": before})
+    assert asked.containers == (after,)
+    assert asked.restart == ((("c", "Container c resize requires restart"),) if restarts else ())
+    assert new_images({"spec": {"containers": [after]}}, {"c": before}).containers == ()
+
+
+def test_what_never_fits_is_infeasible_and_what_does_not_fit_now_is_deferred() -> None:
+    room = Allocations(Room(4000, 1 << 30, 10))
+    have = room_of(sized("a", "1"))
+    for held in (have, room_of(sized("b", "2"))):
+        room.hold(held)
+    for cpu, reason, text in (
+        ("5", "Infeasible", "Node didn't have enough capacity: cpu, requested: 5000, capacity: 4000"),
+        ("3", "Deferred", "Node didn't have enough resource: cpu, requested: 3000, used: 2000, capacity: 4000"),
+    ):
+        found = refusal(sized("a", cpu), have, room_of(sized("a", cpu)), room)
+        assert found is not None and (found.reason, found.message) == (reason, text)
+    assert refusal(sized("a", "2"), have, room_of(sized("a", "2")), room) is None
+    mirror = sized("a", "2")
+    mirror["metadata"]["annotations"]["kubernetes.io/config.mirror"] = "x"
+    found = refusal(mirror, have, room_of(mirror), room)
+    assert found is not None and found.message == "In-place resize of static-pods is not supported"
+
+
+async def test_a_deferred_resize_comes_when_there_is_room(api: FakeClient, make_host: MakeHost) -> None:
+    await make_host(NodeConfig("n1", cpu="4"))
+    api.put("pods", sized("a", "1"))
+    api.put("pods", sized("b", "2"))
+    await api.until(lambda: all(meta.status(api.pod(name)).get("phase") == "Running" for name in "ab"))
+    grown = sized("a", "3", generation=2)
+    api.put("pods", {**api.pod("a"), "spec": grown["spec"], "metadata": grown["metadata"]})
+    await api.until(lambda: pending(api.pod("a"))[0] == "Deferred")
+    assert allocated(api.pod("a")) == "1"
+    await api.delete("pods", "b", "default")
+    await api.until(lambda: allocated(api.pod("a")) == "3")
+    assert pending(api.pod("a")) == ("", "")
+    assert api.pod("a")["status"]["containerStatuses"][0]["restartCount"] == 0
+
+
+async def test_another_image_is_run_anew(api: FakeClient, make_host: MakeHost) -> None:
+    await make_host(NodeConfig("n1"))
+    api.put("pods", sized("a", "1"))
+    await api.until(lambda: meta.status(api.pod("a")).get("phase") == "Running")
+    changed = sized("a", "1", generation=2, image="app:2")
+    api.put("pods", {**api.pod("a"), "spec": changed["spec"], "metadata": changed["metadata"]})
+    await api.until(lambda: api.pod("a")["status"]["containerStatuses"][0]["image"] == "app:2")
+    assert api.pod("a")["status"]["containerStatuses"][0]["restartCount"] == 1
