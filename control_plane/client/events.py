@@ -1,6 +1,7 @@
 """Events that tell users what components did (core/v1 Event; the aggregation of client-go's `record`).
 
-Repeats of the same event become a count on one object. At most `KNOWN_MAX` are remembered, written or waiting; when
+Repeats of the same event become a count on one object, and so do many that differ in their text alone (`correlation`).
+At most `KNOWN_MAX` are remembered, written or waiting; when
 the API is away for long the oldest are dropped, as events are a courtesy and never worth blocking for.
 """
 
@@ -14,6 +15,7 @@ from rayplane.control_plane.api.errors import AlreadyExists, ApiError, NotFound
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ops
 from rayplane.control_plane.client.api import ApiClient
+from rayplane.control_plane.client.correlation import Correlator
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.storage.env import Env
 
@@ -22,6 +24,7 @@ log = logging.getLogger(__name__)
 KNOWN_MAX = 4096
 BATCH_MAX = 200
 FLUSH_S = 0.2
+COMBINED = "(combined from similar events): "
 
 _Key = tuple[str, str, str, str, str]
 
@@ -37,7 +40,10 @@ class _Known:
 class EventRecorder:
     """A recorder that writes events in batches in the background; `event` never waits and never fails."""
 
-    def __init__(self, client: ApiClient, env: Env, *, component: str, host: str = "") -> None:
+    def __init__(
+        self, client: ApiClient, env: Env, *, component: str, host: str = "", correlates: bool = True
+    ) -> None:
+        """`correlates` False: each text is told by itself, however many there are, as by events.k8s.io's recorder."""
         self._client = client
         self._env = env
         self._source = {"component": component} | ({"host": host} if host else {})
@@ -45,6 +51,7 @@ class EventRecorder:
         self._host = host
         self._known: OrderedDict[_Key, _Known] = OrderedDict()
         self._pending: OrderedDict[_Key, None] = OrderedDict()
+        self._correlator = Correlator() if correlates else None
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -59,7 +66,11 @@ class EventRecorder:
     def event(self, about: Object, kind: str, reason: str, message: str) -> None:
         """`kind` is Normal or Warning; `reason` a CamelCase word; `message` a sentence for people."""
         reference = meta.object_reference(about)
-        key = (reference.get("uid", ""), reference.get("name", ""), kind, reason, message)
+        object_key = reference.get("uid", ""), reference.get("name", "")
+        correlator, now = self._correlator, asyncio.get_running_loop().time()
+        key: _Key = (*object_key, kind, reason, message)
+        if correlator is not None and correlator.is_one_of_many(key[:-1], message, now):
+            key, message = (*key[:-1], COMBINED), COMBINED + message
         known = self._known.get(key)
         if known is None:
             known = self._known[key] = _Known(self._fresh(reference, kind, reason, message))
@@ -68,10 +79,13 @@ class EventRecorder:
                 self._pending.pop(old, None)
         else:
             self._known.move_to_end(key)
+            known.event["message"] = message
             known.event["count"] += 1
             known.event["lastTimestamp"] = self._env.timestamp()
-        self._pending[key] = None
-        self._wake.set()
+        # What waits to be written anyway costs nothing more.
+        if key in self._pending or correlator is None or correlator.has_room(object_key, now):
+            self._pending[key] = None
+            self._wake.set()
 
     def _fresh(self, reference: dict[str, str], kind: str, reason: str, message: str) -> Object:
         stamp = self._env.timestamp()
@@ -109,7 +123,7 @@ class EventRecorder:
                 "events",
                 meta.name(k.event),
                 meta.namespace(k.event),
-                {f: k.event[f] for f in ("count", "lastTimestamp")},
+                {f: k.event[f] for f in ("count", "lastTimestamp", "message")},
             )
             if k.written
             else ops.create("events", k.event)

@@ -73,7 +73,7 @@ class Term:
         )
         self._bind_timeouts_s = _bind_timeouts_s(config)
         self._client = client
-        self._recorder = EventRecorder(client, env, component="default-scheduler")
+        self._recorder = EventRecorder(client, env, component="default-scheduler", correlates=False)
         self._binder = Binder(client, self._recorder, env)
         self._waits = VolumeWaits(self.volumes)
         self._ready: list[Placement] = []

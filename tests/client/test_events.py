@@ -6,12 +6,18 @@ import random
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import EventRecorder
 from rayplane.control_plane.client import events as module
+from rayplane.control_plane.client.correlation import BURST, REFILL_S, SIMILAR_MAX, SIMILAR_S
+from rayplane.control_plane.client.events import COMBINED
 from rayplane.control_plane.simulation import VirtualLoop
 from rayplane.control_plane.simulation.cell import VirtualClock
 from rayplane.storage.env import Env, SimulatedDisk
 from tests.fakes import FakeClient, Store
 
 POD: Object = {"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "default", "name": "web", "uid": "u1"}}
+
+
+def pod(name: str) -> Object:
+    return {**POD, "metadata": {"namespace": "default", "name": name, "uid": name}}
 
 
 def recorder() -> tuple[EventRecorder, FakeClient, Store]:
@@ -57,7 +63,7 @@ def test_events_wait_while_the_api_is_away_and_only_so_many() -> None:
         events, client, store = recorder()
         client.parted = True
         for n in range(module.KNOWN_MAX + 10):
-            events.event(POD, "Normal", "Counted", f"number {n}")
+            events.event(pod(str(n)), "Normal", "Counted", f"number {n}")
         await asyncio.sleep(60)
         assert not written(store)
         client.parted = False
@@ -65,6 +71,33 @@ def test_events_wait_while_the_api_is_away_and_only_so_many() -> None:
         messages = {e["message"] for e in written(store)}
         assert f"number {module.KNOWN_MAX + 9}" in messages
         assert 0 < len(messages) <= module.KNOWN_MAX
+        await events.stop()
+
+    VirtualLoop().run(main())
+
+
+def test_many_that_differ_in_their_text_alone_become_one_and_an_object_has_only_so_many() -> None:
+    async def main() -> None:
+        events, client, store = recorder()
+        for n in range(1000):
+            events.event(POD, "Normal", "SuccessfulCreate", f"Created pod: web-{n}")
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(1)
+        *single, combined = sorted(written(store), key=lambda e: e["count"])
+        assert [e["message"] for e in single] == [f"Created pod: web-{n}" for n in range(SIMILAR_MAX - 1)]
+        assert combined["message"].startswith(COMBINED) and combined["count"] < 1000
+        assert len(client.calls) <= BURST, "no more is written of an object at a time"
+        events.event(pod("other"), "Normal", "Pulled", "pulled")
+        await asyncio.sleep(REFILL_S)
+        events.event(POD, "Normal", "SuccessfulCreate", "Created pod: last")
+        await asyncio.sleep(1)
+        combined = max(written(store), key=lambda e: e["count"])
+        assert (combined["count"], combined["message"]) == (1000 - len(single) + 1, COMBINED + "Created pod: last")
+        assert "pulled" in {e["message"] for e in written(store)}, "another object has room of its own"
+        await asyncio.sleep(SIMILAR_S + 1)
+        events.event(POD, "Normal", "SuccessfulCreate", "Created pod: much later")
+        await asyncio.sleep(1)
+        assert "Created pod: much later" in {e["message"] for e in written(store)}
         await events.stop()
 
     VirtualLoop().run(main())
