@@ -1,4 +1,4 @@
-"""How fast the pods of one Deployment come to run on simulated nodes."""
+"""How fast the pods of one Deployment come to run on simulated nodes, and go again."""
 
 import asyncio
 import contextlib
@@ -47,7 +47,7 @@ def pods(
     host: Hosts = "ray,process",
     json: Json = "",
 ) -> None:
-    """Pods created, bound and Running per second, and CPU seconds per 1000 pods."""
+    """Pods created, bound, Running and gone again per second, and CPU seconds per 1000 pods."""
     machine = description()
     chosen = hosts(host)
     per_host = -(-nodes // node_hosts)
@@ -63,16 +63,24 @@ def pods(
                     if before is not None:
                         row["account"] = rows_of(before, await counts(running), pods)
                     row |= await resting(running, idle) if idle else {}
+                    before = await counts(running) if account else None
+                    row |= await _delete(running, pods, timeout)
+                    if before is not None:
+                        row["account_of_deletion"] = rows_of(before, await counts(running), pods)
                 rows.append({"host": one, "pods": pods, "nodes": node_hosts * per_host} | registered | row)
         return rows
 
-    notes = ["CPU is that of all the cluster's processes, from the Deployment's creation until 1 s after all pods run."]
+    notes = [
+        "CPU is that of all the cluster's processes, from the Deployment's creation until 1 s after all pods run.",
+        "Gone: after the Deployment was deleted in the background; their CPU until 1 s after the last.",
+    ]
     if kill_leader:
         told = f"{', '.join(FORBIDDEN)} must be 0"
         notes.append(f"The leading member was killed {kill_leader:g} s after all were back, again and again; {told}.")
     found = run(measure())
     for row in found if account else ():
         say.print(table(f"what each part does for a pod ({row['host']})", row["account"]))
+        say.print(table(f"what each part does for a pod that goes ({row['host']})", row["account_of_deletion"]))
     show("pods", found, machine, target=json, notes=notes)
     if any(row.get(what) for row in found for what in FORBIDDEN):
         raise typer.Exit(1)
@@ -142,6 +150,44 @@ async def _deploy(running: Running, count: int, timeout: float, kill_leader: flo
         "wait_p99_s": round(percentile(waits, 99), 2),
         "cpu_s_per_1000": round(cpu * 1000 / count, 2),
         "cpu_s_of_each": cpu_by_name(before, after),
+    }
+
+
+async def _delete(running: Running, count: int, timeout: float) -> dict[str, Any]:
+    """Delete the Deployment, and see its pods go."""
+    api, left, gone = running.admin.api, dict[str, None](), asyncio.Event()
+    done = 0
+
+    def see(kind: str, old: Object | None, pod: Object) -> None:
+        nonlocal done
+        if kind != "DELETED":
+            left[meta.key(pod)] = None
+        elif meta.key(pod) in left:
+            del left[meta.key(pod)]
+            done += 1
+            if not left:
+                gone.set()
+
+    informer = Informer(api, "pods", namespace="default", label_selector=f"app={NAME}")
+    informer.add_handler(see)
+    informer.start()
+    try:
+        await informer.synced()
+        before, start = running.usage(), time.monotonic()
+        await api.delete("deployments.apps", NAME, "default", propagation="Background")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await gone.wait()
+        seconds = time.monotonic() - start
+        await asyncio.sleep(1.0)
+        after = running.usage()
+    finally:
+        await informer.stop()
+    return {
+        "gone": done,
+        "gone_per_s": round(done / seconds, 1),
+        "gone_cpu_s_per_1000": round(cpu_between(before, after) * 1000 / count, 2),
+        "gone_cpu_s_of_each": cpu_by_name(before, after),
     }
 
 

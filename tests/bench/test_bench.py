@@ -48,6 +48,7 @@ def test_pods_sees_every_pod_run() -> None:
     account = {line["measure"]: line["for_each_pod"] for line in row["account"]}
     assert account["writes: POST pods"] == account["writes: POST pods/binding"] == 1
     assert account["keys written, in each member"] >= 3
+    assert row["gone"] == 6 and row["gone_per_s"] > 0 and row["gone_cpu_s_per_1000"] > 0
 
 
 def test_nodes_starts_pods_and_lets_them_talk() -> None:
