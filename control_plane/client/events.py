@@ -40,9 +40,7 @@ class _Known:
 class EventRecorder:
     """A recorder that writes events in batches in the background; `event` never waits and never fails."""
 
-    def __init__(
-        self, client: ApiClient, env: Env, *, component: str, host: str = "", correlates: bool = True
-    ) -> None:
+    def __init__(self, client: ApiClient, env: Env, *, component: str, host: str = "", correlates: bool = True) -> None:
         """`correlates` False: each text is told by itself, however many there are, as by events.k8s.io's recorder."""
         self._client = client
         self._env = env

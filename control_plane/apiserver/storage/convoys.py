@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from rayplane.control_plane.client.etcd import EtcdClient
 from rayplane.proto.etcd import rpc_pb2 as pb
 
-#: Several rounds where disks and machines are quick, about one where they are busy: those under way end before that, and
+#: Several rounds where disks and machines are quick, about one where they are busy. Those under way mostly end before:
 #: only one that hangs is overtaken.
 HOLD_S = 0.01
 

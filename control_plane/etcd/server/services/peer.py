@@ -29,9 +29,7 @@ class Inbox(Protocol):
     member_id: int
     cluster_id: int
 
-    def receive(
-        self, messages: Iterable[raft.Message], proposals: Iterable[bytes], *, sender: int
-    ) -> list[int]: ...
+    def receive(self, messages: Iterable[raft.Message], proposals: Iterable[bytes], *, sender: int) -> list[int]: ...
 
     def refused(self, peer: int, request_ids: Iterable[int]) -> None: ...
 
