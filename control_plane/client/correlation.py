@@ -1,4 +1,4 @@
-"""Correlation of events: which are told one by one, and how many of one object (client-go's `record`: aggregator, filter).
+"""Correlation of events: which are told one by one, and how many of one object (client-go's `record`).
 
 Events that differ in nothing but their text, as of the pods that a ReplicaSet makes, are told as one once there are
 many; and of one object only so many are written in a while. Pure: the caller says what time it is, in seconds.
