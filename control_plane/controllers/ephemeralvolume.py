@@ -5,7 +5,7 @@ Source: Kubernetes concepts "Ephemeral Volumes", and its ephemeral volume contro
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
@@ -21,7 +21,6 @@ from rayplane.control_plane.controllers.core import (
     Result,
     View,
     Watch,
-    own_key,
     result,
 )
 
@@ -34,20 +33,30 @@ def _owning_pod(claim: Object, _view: View) -> Iterable[str]:
         yield f"{meta.namespace(claim)}/{owner['name']}"
 
 
+def _templates(pod: Object) -> Iterator[tuple[Object, Object]]:
+    """The volumes of a pod that claims are made for, each with what its claim is to be."""
+    for volume in meta.spec(pod).get("volumes") or ():
+        template = (volume.get("ephemeral") or {}).get("volumeClaimTemplate")
+        if template is not None:
+            yield volume, template
+
+
+def _pod_with_claims(pod: Object, _view: View) -> Iterable[str]:
+    return (meta.key(pod),) if any(_templates(pod)) else ()
+
+
 class EphemeralVolumeController(BaseController):
     name = "ephemeral-volume"
     component = "ephemeral_volume"
-    watches = (Watch("pods", own_key), Watch(CLAIMS, _owning_pod))
+    watches = (Watch("pods", _pod_with_claims), Watch(CLAIMS, _owning_pod))
 
     def reconcile(self, key: str, view: View, now: Moment) -> Result:
         pod = view.get("pods", *meta.split_key(key))
         if pod is None or meta.is_deleting(pod) or pod_is_terminated(pod):
             return NOTHING
         actions: list[Action] = []
-        for volume in meta.spec(pod).get("volumes") or ():
-            template = (volume.get("ephemeral") or {}).get("volumeClaimTemplate")
-            if template is not None:
-                actions += self._claim(pod, claim_name(volume, meta.name(pod)), template, view)
+        for volume, template in _templates(pod):
+            actions += self._claim(pod, claim_name(volume, meta.name(pod)), template, view)
         return result(actions)
 
     def _claim(self, pod: Object, name: str, template: Object, view: View) -> list[Action]:

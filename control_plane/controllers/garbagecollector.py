@@ -119,16 +119,17 @@ class GarbageCollector(BaseController):
 
     def _mapping(self, resource: str) -> Any:
         def keys(o: Object, view: View) -> Iterable[str]:
-            found = []
-            if meta.metadata(o).get("ownerReferences") or _is_finalizing(o):
+            refs, found = meta.metadata(o).get("ownerReferences") or (), []
+            owners = [self._cached_owner(ref, meta.namespace(o), view) for ref in refs]
+            # As long as its owners live there is nothing to do; when one goes, that is heard of.
+            if _is_finalizing(o) or any(owner is None or _is_deleting_dependents(owner) for owner in owners):
                 found.append(f"object/{resource}/{meta.namespace(o)}/{meta.name(o)}")
             current = view.get(resource, meta.namespace(o), meta.name(o))
             if current is None or meta.uid(current) != meta.uid(o):
                 self._departs(o)
                 found.append(f"owner/{meta.uid(o)}")
             # An owner that waits for this dependent may be able to go on.
-            for ref in meta.metadata(o).get("ownerReferences") or ():
-                owner = self._cached_owner(ref, meta.namespace(o), view)
+            for ref, owner in zip(refs, owners, strict=True):
                 if owner is not None and _is_finalizing(owner):
                     known = self._kinds[_named(ref)]
                     found.append(f"object/{known.resource}/{meta.namespace(owner)}/{meta.name(owner)}")

@@ -34,7 +34,7 @@ from rayplane.control_plane.controllers.core import (
     Write,
 )
 from rayplane.control_plane.controllers.indexes import indexes_of
-from rayplane.control_plane.controllers.manager.expectations import Barrier
+from rayplane.control_plane.controllers.manager.expectations import Barrier, Shown
 from rayplane.control_plane.timings import KUBERNETES
 from tests.controllers import rights
 from tests.controllers.cluster import CONDITIONAL, Cluster
@@ -107,7 +107,8 @@ class Slot:
 
     def __init__(self, controller: Controller, cluster: Disturbed) -> None:
         self.controller, self.cluster = controller, cluster
-        self.cache, self.barrier = Cache(), Barrier(CONFIG.barrier_timeout_s)
+        self.cache, self.shown = Cache(), Shown()
+        self.barrier = Barrier(CONFIG.barrier_timeout_s, self.shown)
         self.resources = {watch.resource for watch in controller.watches}
         self.pending: dict[str, deque[tuple[float, str, Object]]] = {resource: deque() for resource in self.resources}
         self.queue: dict[str, None] = dict.fromkeys(controller.resync_keys)
@@ -121,6 +122,7 @@ class Slot:
     def see(self, resource: str, kind: str, obj: Object) -> None:
         old = self.cache.take(resource, kind, obj)
         kind = "MODIFIED" if old is not None and kind == "ADDED" else kind
+        self.shown.note(resource, obj)
         self.queue.update(dict.fromkeys(self.barrier.seen(resource, kind, obj)))
         for watch in self.controller.watches:
             if watch.resource != resource:

@@ -27,7 +27,7 @@ from rayplane.control_plane.controllers.core import (
 )
 from rayplane.control_plane.controllers.manager import manager
 from rayplane.control_plane.controllers.manager.executor import ActionFailed, Executor
-from rayplane.control_plane.controllers.manager.expectations import Barrier
+from rayplane.control_plane.controllers.manager.expectations import Barrier, Shown
 from rayplane.control_plane.controllers.manager.live_reads import LiveReads
 from rayplane.control_plane.controllers.manager.manager import Term
 from rayplane.control_plane.controllers.manager.runner import COSTS_MAX, REST_FACTOR, REST_MAX_S, Costs
@@ -306,16 +306,21 @@ def pod(version: int, name: str = "a", **own: Any) -> meta.Object:
     return {"metadata": {"name": name, "uid": name, "resourceVersion": str(version), **own}}
 
 
+def seen(barrier: Barrier, resource: str, kind: str, obj: meta.Object) -> list[str]:
+    barrier._shown.note(resource, obj)
+    return barrier.seen(resource, kind, obj)
+
+
 def test_barrier_holds_a_key_until_its_last_write_is_seen() -> None:
-    barrier = Barrier(timeout_s=30)
+    barrier = Barrier(30, Shown())
     barrier.wrote("k", "pods", pod(5), now=0)
     barrier.wrote("k", "pods", pod(7), now=0)
     barrier.wrote("other", "pods", pod(6), now=0)
     assert barrier.wait_for("k", 0) == 30
-    assert barrier.seen("pods", "ADDED", pod(5)) == []
-    assert barrier.seen("services", "ADDED", pod(9)) == []
-    assert barrier.seen("pods", "ADDED", pod(6)) == ["other"]
-    assert barrier.seen("pods", "MODIFIED", pod(8)) == ["k"]
+    assert seen(barrier, "pods", "ADDED", pod(5)) == []
+    assert seen(barrier, "services", "ADDED", pod(9)) == []
+    assert seen(barrier, "pods", "ADDED", pod(6)) == ["other"]
+    assert seen(barrier, "pods", "MODIFIED", pod(8)) == ["k"]
     assert barrier.wait_for("k", 0) == 0
     barrier.wrote("k", "pods", pod(8), now=0)  # already seen
     assert barrier.wait_for("k", 0) == 0
@@ -326,19 +331,19 @@ def test_barrier_holds_a_key_until_its_last_write_is_seen() -> None:
     [("DELETED", pod(9)), ("MODIFIED", pod(9, deletionTimestamp="x")), ("ADDED", pod(9, uid="new"))],
 )
 def test_barrier_waits_for_a_deleted_object_to_leave(event: tuple[str, meta.Object]) -> None:
-    barrier = Barrier(timeout_s=30)
+    barrier = Barrier(30, Shown())
     barrier.deleted("k", "pods", pod(3), cached=pod(3), now=0)
-    assert barrier.seen("pods", "MODIFIED", pod(4)) == []
+    assert seen(barrier, "pods", "MODIFIED", pod(4)) == []
     assert barrier.wait_for("k", 1) == 29
-    assert barrier.seen("pods", *event) == ["k"]
+    assert seen(barrier, "pods", *event) == ["k"]
     assert barrier.wait_for("k", 1) == 0
 
 
 def test_barrier_lets_go_in_the_end() -> None:
-    barrier = Barrier(timeout_s=30)
+    barrier = Barrier(30, Shown())
     barrier.deleted("k", "pods", pod(3), cached=pod(3), now=0)
     assert barrier.wait_for("k", 31) == 0
-    assert barrier.seen("pods", "DELETED", pod(9)) == []
+    assert seen(barrier, "pods", "DELETED", pod(9)) == []
 
 
 def test_costs_of_keys_that_went_are_forgotten() -> None:

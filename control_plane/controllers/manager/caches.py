@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ApiClient, Informer
 from rayplane.control_plane.controllers.indexes import indexes_of
+from rayplane.control_plane.controllers.manager.expectations import Shown
 from rayplane.control_plane.tasks import Turn
 
 
@@ -43,6 +44,7 @@ class Caches:
         """That of all who work on what is cached."""
         self._informers: dict[str, Informer] = {}
         self._started = False
+        self.shown = Shown()
         self.view = CacheView(self._informers)
 
     def informer(self, resource: str) -> Informer:
@@ -50,6 +52,7 @@ class Caches:
         found = self._informers.get(resource)
         if found is None:
             found = Informer(self._client, resource, indexers=indexes_of(resource))
+            found.add_handler(lambda kind, old, obj: self.shown.note(resource, obj))
             self._informers[resource] = found
             if self._started:
                 found.start()

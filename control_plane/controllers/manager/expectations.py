@@ -34,20 +34,37 @@ def version_of(o: Object) -> int:
     return int(text) if text.isdigit() else 0
 
 
+class Shown:
+    """The newest version of each resource that the caches have shown; one for all controllers over the same caches."""
+
+    def __init__(self) -> None:
+        self._newest: dict[str, int] = {}
+
+    def note(self, resource: str, obj: Object) -> None:
+        """A cache has taken in an object."""
+        version = version_of(obj)
+        if version > self._newest.get(resource, 0):
+            self._newest[resource] = version
+
+    def newest(self, resource: str) -> int:
+        return self._newest.get(resource, 0)
+
+
 class Barrier:
     """The held keys of one controller. Bounded by the number of its keys; each is let go after `timeout_s` at last."""
 
-    def __init__(self, timeout_s: float) -> None:
+    def __init__(self, timeout_s: float, shown: Shown) -> None:
+        """`shown` is to hear of an event before `seen` does."""
         self._timeout_s = timeout_s
+        self._shown = shown
         self._held: dict[str, _Held] = {}
-        self._seen: dict[str, int] = {}
         self._waiting: dict[str, list[tuple[int, str]]] = {}
         self._leaving: dict[tuple[str, str], str] = {}
 
     def wrote(self, key: str, resource: str, answer: Object, *, now: float) -> None:
         """An own write was answered with `answer`."""
         version = version_of(answer)
-        if version <= self._seen.get(resource, 0):
+        if version <= self._shown.newest(resource):
             return
         held = self._held.setdefault(key, _Held(now + self._timeout_s))
         if version > held.marks.get(resource, 0):
@@ -64,17 +81,14 @@ class Barrier:
 
     def seen(self, resource: str, kind: str, obj: Object) -> list[str]:
         """A cache has taken in an event; the keys that may go on now."""
-        free = []
-        version = version_of(obj)
-        if version > self._seen.get(resource, 0):
-            self._seen[resource] = version
-            waiting = self._waiting.get(resource)
-            while waiting and waiting[0][0] <= version:
-                mark, key = heapq.heappop(waiting)
-                held = self._held.get(key)
-                if held is not None and held.marks.get(resource) == mark:
-                    del held.marks[resource]
-                    free += self._release_if_empty(key, held)
+        free: list[str] = []
+        waiting = self._waiting.get(resource)
+        while waiting and waiting[0][0] <= self._shown.newest(resource):
+            mark, key = heapq.heappop(waiting)
+            held = self._held.get(key)
+            if held is not None and held.marks.get(resource) == mark:
+                del held.marks[resource]
+                free += self._release_if_empty(key, held)
         if self._leaving:
             place = (resource, meta.key(obj))
             owner = self._leaving.get(place)

@@ -74,7 +74,7 @@ class ControllerRunner:
         self._env = env
         self._workers = workers
         self._queue = WorkQueue(metrics=metrics)
-        self._barrier = Barrier(barrier_timeout_s)
+        self._barrier = Barrier(barrier_timeout_s, caches.shown)
         self._teller = Teller(story, controller.name)
         self._tasks: list[asyncio.Task[None]] = []
         self._attached: set[str] = set()
@@ -95,9 +95,10 @@ class ControllerRunner:
         def handle(kind: str, old: Object | None, obj: Object) -> None:
             for key in self._barrier.seen(resource, kind, obj):
                 self._queue.add(key)
+            before = old if kind == "MODIFIED" else None
             for watch in watches:
                 try:
-                    self._map(watch, kind, old, obj)
+                    self._map(watch, kind, before, obj)
                 except Exception:
                     # An object that cannot be mapped must not stop the cache that all controllers share.
                     log.exception("%s: cannot map %s to keys", self._controller.name, resource)
@@ -105,16 +106,17 @@ class ControllerRunner:
         self._caches.informer(resource).add_handler(handle)
 
     def _map(self, watch: Watch, kind: str, old: Object | None, obj: Object) -> None:
+        """`old`: what was modified."""
         if watch.observe is not None and kind != "DELETED":
             watch.observe(obj, asyncio.get_running_loop().time())
         if watch.keys is None:
             return
-        if kind == "MODIFIED" and old is not None and not watch.changed(old, obj):
+        if old is not None and not watch.changed(old, obj):
             return
         view = self._caches.view
         keys = dict.fromkeys(watch.keys(obj, view))
-        if kind == "MODIFIED" and old is not None:
-            keys.update(dict.fromkeys(watch.keys(old, view)))
+        if old is not None:
+            keys |= dict.fromkeys(watch.keys(old, view))
         for key in keys:
             self._teller.changed(key, watch.resource, kind, obj)
             delay = watch.delay_s
