@@ -52,6 +52,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RETRY_S = 1.0
+SECCOMP_PROFILES = "seccomp"
+"""Directory of filters that pods name as `localhostProfile`, below the host's own."""
 
 
 class NodeHost:
@@ -325,7 +327,13 @@ class NodeHost:
         assert volumes is not None
         programs = dict.fromkeys((sys.prefix, sys.base_prefix))
         runtime = IsolatedRuntime(
-            simulated, (pods, volumes), (*programs,), members=config.machine_file, services=config.services
+            simulated,
+            (pods, volumes),
+            (*programs,),
+            members=config.machine_file,
+            services=config.services,
+            profiles=self.env.disk.local_path(SECCOMP_PROFILES) or "",
+            node_memory=max(quantity.value(node.memory) for node in config.nodes),
         )
         self.kernel = KernelTable(runtime.open_netfilter)
         names = [node.name for node in config.nodes]

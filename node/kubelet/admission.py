@@ -16,6 +16,7 @@ from rayplane.control_plane.api.node_affinity import admits, required_terms
 from rayplane.control_plane.api.pods.ports import HostPort, HostPorts, host_ports
 from rayplane.control_plane.api.pods.resources import pod_requests, whole
 from rayplane.control_plane.api.taints import NO_EXECUTE, tolerates
+from rayplane.node.kernel_parameters import forbidden
 from rayplane.node.lifecycle import Rejected
 
 _COUNTED_APART = frozenset({"cpu", "memory", "pods"})
@@ -78,6 +79,14 @@ def unwanted(pod: Object, node: Object) -> Rejected | None:
         if taint.get("effect") == NO_EXECUTE and not any(tolerates(t, taint) for t in tolerations):
             return _failed("TaintToleration", "node(s) had taints that the pod didn't tolerate")
     return None
+
+
+def forbids(pod: Object) -> Rejected | None:
+    """Why a node does not let a pod have what it asks of the kernel; None when it may."""
+    name = forbidden(meta.spec(pod))
+    if not name:
+        return None
+    return Rejected("SysctlForbidden", f'Pod was rejected: forbidden sysctl: "{name}" not allowlisted')
 
 
 def _failed(predicate: str, why: str) -> Rejected:

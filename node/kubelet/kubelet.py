@@ -22,7 +22,7 @@ from rayplane.node.errors import NotHere
 from rayplane.node.events import Events
 from rayplane.node.kubelet import registration
 from rayplane.node.kubelet.addresses import NodeAddresses
-from rayplane.node.kubelet.admission import Allocations, Room, room_of, unwanted
+from rayplane.node.kubelet.admission import Allocations, Room, forbids, room_of, unwanted
 from rayplane.node.kubelet.fence import Fence
 from rayplane.node.kubelet.metrics import KubeletMetrics
 from rayplane.node.kubelet.pod_worker import PodWorker
@@ -261,7 +261,8 @@ class Kubelet:
         """Why a new pod does not fit. Pods that ran here before have their room already."""
         if _has_begun(worker.pod):
             return None
-        return self._room.refuse(worker.room) or known or self._room.refuse_ports(worker.room)
+        refusal = self._room.refuse(worker.room) or known or self._room.refuse_ports(worker.room)
+        return refusal or forbids(worker.pod)
 
     def _drop(self, worker: PodWorker) -> None:
         """The pod is gone from the API and from here."""

@@ -180,6 +180,7 @@ class Sandbox:
             directory=self.directory,
             host_network=not self.own_address,
             pod=pod,
+            volumes={v["name"]: path for v in self._volumes if _is_owned(v) and (path := self._paths.get(v["name"]))},
             files=etc_files(pod, self.ip, dns=parts.dns, machine_resolv=machine_resolv()) if parts.dns else {},
         )
 
@@ -359,6 +360,11 @@ def machine_resolv() -> str:
         return Path(RESOLV_CONF).read_text(errors="replace")
     except OSError:
         return ""
+
+
+def _is_owned(volume: dict[str, Any]) -> bool:
+    """Whether files of a volume are given to its pod's group."""
+    return _is_claim(volume) or "emptyDir" in volume
 
 
 def _is_claim(volume: dict[str, Any]) -> bool:

@@ -41,6 +41,8 @@ class PodPlace:
     directory: str
     host_network: bool = False
     pod: Object = field(default_factory=dict)
+    volumes: Mapping[str, str] = field(default_factory=dict)
+    """Path on this machine by name, of those that are directories of this cluster's."""
     files: Mapping[str, bytes] = field(default_factory=dict)
     """What every container of it has at these paths, where it has a file system of its own."""
 

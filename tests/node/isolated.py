@@ -36,8 +36,8 @@ def make_isolating(make_host: Isolating, tmp_path: Path) -> Isolating:
     return make
 
 
-async def ended(api: FakeClient, host: NodeHost, script: str, **spec: Any) -> str:
+async def ended(api: FakeClient, host: NodeHost, script: str, *, name: str = "job", **spec: Any) -> str:
     """The output of a pod that runs a script to its end."""
-    api.put("pods", shell("job", script, restartPolicy="Never", **spec))
-    await api.until(lambda: phase(api, "job") in ("Succeeded", "Failed"))
-    return (await logs(host, "job")).decode()
+    api.put("pods", shell(name, script, restartPolicy="Never", **spec))
+    await api.until(lambda: phase(api, name) in ("Succeeded", "Failed"))
+    return (await logs(host, name)).decode()

@@ -85,7 +85,7 @@ def test_a_command_on_its_way_into_a_container_has_nothing_of_the_shims(monkeypa
     with tempfile.NamedTemporaryFile() as file, open(os.devnull) as nothing:
         secret = os.path.realpath(file.name)
         pod = PodNamespaces({"user": nothing.fileno()})
-        forked = launch.enter({"tty": False}, pod, os.getpid(), [nothing.fileno(), write, write])
+        forked = launch.enter({"tty": False, "oom_score": 0}, pod, os.getpid(), [nothing.fileno(), write, write])
         assert forked.failure() is None
     os.close(write)
     with open(read) as answer:

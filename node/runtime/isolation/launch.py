@@ -4,6 +4,8 @@ Runs in the shim's children, which have one thread. What fails is told through a
 shim can say why; a child never returns from here.
 """
 
+import base64
+import contextlib
 import errno
 import fcntl
 import functools
@@ -11,6 +13,7 @@ import json
 import os
 import resource
 import signal
+import stat
 import termios
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
@@ -18,11 +21,12 @@ from typing import Any, NoReturn
 from rayplane.node.runtime.isolation import syscalls
 from rayplane.node.runtime.isolation.mounts import build
 from rayplane.node.runtime.isolation.namespaces import PodNamespaces
-from rayplane.node.runtime.isolation.users import maps_many
+from rayplane.node.runtime.isolation.users import known_groups, maps_many
 from rayplane.node.shim.child import reset_signals
 
 FAILED = 126
 _ERROR_MAX = 16 * 1024
+_USERS_MAX = 1 << 20
 _TEXT_MAX = 300  # of characters, which JSON may take twelve bytes for
 #: What a process of a container may have. Processes are those of a user within a pod: what a fork bomb comes to. A
 #: limit of one byte is the one that keeps programs for core dumps, which run outside, from being started.
@@ -129,6 +133,7 @@ def _fork(message: dict[str, Any], join: Callable[[], int], inside: Callable[[],
 
             def there() -> None:
                 syscalls.close_all_but({write, tell, *(fd for fd in kept if fd >= 0)})
+                _score(message["oom_score"])
                 pid = syscalls.clone(join() | syscalls.CLONE_PARENT)
                 if pid == 0:
                     inside()
@@ -150,6 +155,14 @@ def _fork(message: dict[str, Any], join: Callable[[], int], inside: Callable[[],
     if not pid:
         raise forked.failure() or OSError(errno.ESRCH, "the container does not run", message["argv"][0])
     return forked
+
+
+def _score(value: int) -> None:
+    """How soon the kernel ends it when memory is short. Nobody but root may make that later than it was."""
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
+    with contextlib.suppress(PermissionError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write(str(value))
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
 
 
 def _child(work: Callable[[], None], write: int) -> NoReturn:
@@ -194,6 +207,8 @@ def _run(message: dict[str, Any]) -> NoReturn:
     os.chdir(cwd)
     # After the change of numbers, which would take it back.
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+    if message["identity"]["no_new_privileges"]:
+        _confine(message["identity"])
     argv: list[str] = message["argv"]
     try:
         os.execvpe(argv[0], argv, message["env"])
@@ -209,21 +224,63 @@ def _limit() -> None:
 
 
 def become(identity: dict[str, Any]) -> None:
-    """Take an identity (see `users.Identity`)."""
-    uid, gid, kept = identity["uid"], identity["gid"], frozenset(identity["capabilities"])
+    """Take an identity (see `users.Identity`).
+
+    A filter of system calls needs a right to be set, unless nothing after it can have more rights: then it comes last.
+    """
+    uid, kept = identity["uid"], frozenset(identity["capabilities"])
+    gid, groups = _groups(identity)
+    if maps_many():
+        _bound(kept, identity)
+        os.setgroups(groups)
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
+    else:
+        if (uid, gid) != (0, 0):
+            _see_as(uid, gid)
+        _bound(kept, identity)
+    if uid == 0:
+        syscalls.set_capabilities(frozenset(n for n in kept if n <= _last_capability()))
+    elif not maps_many():
+        syscalls.set_capabilities(frozenset())
+    if identity["no_new_privileges"]:
+        syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+
+
+def _bound(kept: frozenset[int], identity: dict[str, Any]) -> None:
+    """Let go for good of capabilities, while there still are such that allow it."""
     for number in range(_last_capability() + 1):
         if number not in kept:
             syscalls.prctl(syscalls.PR_CAPBSET_DROP, number)
-    if maps_many():
-        os.setgroups(identity["groups"])
-        os.setresgid(gid, gid, gid)
-        os.setresuid(uid, uid, uid)
-    elif (uid, gid) != (0, 0):
-        _see_as(uid, gid)
-    if uid == 0:
-        syscalls.set_capabilities(frozenset(n for n in kept if n <= _last_capability()))
-    if identity["no_new_privileges"]:
-        syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+    if not identity["no_new_privileges"]:
+        _confine(identity)
+
+
+def _confine(identity: dict[str, Any]) -> None:
+    if identity["filter"]:
+        syscalls.set_filter(base64.b64decode(identity["filter"]))
+
+
+def _groups(identity: dict[str, Any]) -> tuple[int, list[int]]:
+    """Group and further groups, as far as an identity leaves them to the container's files."""
+    gid, groups = identity["gid"], identity["groups"]
+    if gid is not None and not identity["merges"]:
+        return gid, groups
+    own, more = known_groups(_text_of("/etc/passwd"), _text_of("/etc/group"), identity["uid"])
+    if identity["merges"]:
+        groups = [*dict.fromkeys([*groups, *more])]
+    return (own or 0) if gid is None else gid, groups
+
+
+def _text_of(path: str) -> str:
+    """A small file of the container's; empty for what is none."""
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC), "rb") as file:
+            return (
+                file.read(_USERS_MAX).decode(errors="replace") if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else ""
+            )
+    except OSError:
+        return ""
 
 
 def _see_as(uid: int, gid: int) -> None:
@@ -236,7 +293,6 @@ def _see_as(uid: int, gid: int) -> None:
         with open(f"/proc/self/{name}", "w") as f:
             f.write(text)
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
-    syscalls.set_capabilities(frozenset())
 
 
 def _know_machine() -> None:

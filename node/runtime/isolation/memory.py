@@ -14,6 +14,8 @@ from rayplane.node.runtime.isolation.rootfs import OWN
 SHM_BYTES = 64 << 20
 """As container runtimes give to /dev/shm."""
 SHM = "shm"
+VOLUME = "volume-"
+"""Before the name of a volume, as the name of what keeps it."""
 MACHINE = ""
 """Stands for the pod whose /dev/shm those have that share the machine's."""
 
@@ -27,16 +29,17 @@ def _directory(uid: str) -> str:
     return f"{OWN}/{hashlib.blake2s(uid.encode(), digest_size=12).hexdigest()}"
 
 
-def keep(uid: str, sizes: Mapping[str, int]) -> None:
-    """Make file systems for a pod. `sizes`: their bytes by name. Raises OSError."""
+def keep(uid: str, wanted: Mapping[str, Mapping[str, int]]) -> None:
+    """Make file systems for a pod. `wanted`: by name, `size` in bytes and the group of files, `gid`. Raises OSError."""
     flags = syscalls.MS_NOSUID | syscalls.MS_NODEV
     os.makedirs(_directory(uid), mode=0o711, exist_ok=True)
-    for name, size in sizes.items():
+    for name, settings in wanted.items():
         at = place(uid, name)
         os.mkdir(at)
-        mode = "1777" if name == SHM else "777"
+        mode = 0o1777 if name == SHM else 0o2777 if "gid" in settings else 0o777
         noexec = syscalls.MS_NOEXEC if name == SHM else 0
-        syscalls.mount(name, at, "tmpfs", flags | noexec, f"mode={mode},size={size}")
+        data = ",".join([f"mode={mode:o}", *(f"{setting}={value}" for setting, value in settings.items())])
+        syscalls.mount(name, at, "tmpfs", flags | noexec, data)
 
 
 def drop(uid: str) -> None:

@@ -11,13 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rayplane.node.runtime.isolation import syscalls
-from rayplane.node.runtime.isolation.users import maps_many
 from rayplane.storage.env import Beneath
 
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 _LINKS = {"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2"}
 _CALM = syscalls.MS_NOSUID | syscalls.MS_NODEV
 _NEW_ROOT = "/"
+#: Below /proc: what containers may read only, and what they do not see.
+_KEPT = ("bus", "fs", "irq", "sys", "sysrq-trigger")
+_HIDDEN = ("acpi", "asound", "interrupts", "kcore", "keys", "latency_stats", "sched_debug", "scsi", "timer_list")
 
 
 class Builder:
@@ -57,7 +59,7 @@ class Builder:
         self.place(source, target)
         syscalls.attach(source, target)
         if step.get("read_only"):
-            make_read_only(target)
+            syscalls.make_tree_read_only(target)
 
     def overlay(self, step: Mapping[str, Any]) -> None:
         """Layers below what the container writes."""
@@ -96,6 +98,20 @@ class Builder:
         os.makedirs(target, exist_ok=True)
         syscalls.mount("proc", target, "proc", _CALM | syscalls.MS_NOEXEC)
 
+    def mask(self, step: Mapping[str, Any]) -> None:
+        """Hide what /proc tells of the machine and its devices, and let nobody write what is of the machine."""
+        for name in _KEPT:
+            target = f"{self.at(step)}/{name}"
+            if os.path.exists(target):
+                syscalls.mount(target, target, "", syscalls.MS_BIND | syscalls.MS_REC)
+                make_read_only(target)
+        for name in _HIDDEN:
+            target = f"{self.at(step)}/{name}"
+            if os.path.isdir(target):
+                syscalls.mount("tmpfs", target, "tmpfs", _CALM | syscalls.MS_RDONLY, "size=0")
+            elif os.path.exists(target):
+                syscalls.mount("/dev/null", target, "", syscalls.MS_BIND)
+
     def devices(self, step: Mapping[str, Any]) -> None:
         """/dev as containers have it, without anything of the machine that could be harmed."""
         target = self.at(step)
@@ -112,14 +128,6 @@ class Builder:
     def read_only(self, step: Mapping[str, Any]) -> None:
         make_read_only(self.at(step) or _NEW_ROOT)
 
-    def owner(self, step: Mapping[str, Any]) -> None:
-        """Give a volume to a group, as fsGroup asks. Where all files are one user's there is none to give them to."""
-        if not maps_many():
-            return
-        path = f"/proc/self/fd/{self.source(step)}"
-        os.chown(path, -1, step["group"])
-        os.chmod(path, 0o2770)
-
 
 _STEPS: dict[str, Callable[[Builder, Mapping[str, Any]], None]] = {
     "root": Builder.root,
@@ -130,9 +138,9 @@ _STEPS: dict[str, Callable[[Builder, Mapping[str, Any]], None]] = {
     "pivot": Builder.pivot,
     "tmpfs": Builder.tmpfs,
     "proc": Builder.proc,
+    "mask": Builder.mask,
     "devices": Builder.devices,
     "read_only": Builder.read_only,
-    "owner": Builder.owner,
 }
 
 

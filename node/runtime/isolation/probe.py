@@ -54,6 +54,7 @@ def _attempt(directory: str) -> None:
         "tty": False,
         "identity": Identity(uid=1, gid=1).to_json(),
         "host_pid": False,
+        "oom_score": 0,
         "mounts": plan(machine_of([]), Box(f"{STAGE}/0", {}, shm=memory.place(memory.MACHINE, memory.SHM))),
     }
     with open(os.devnull, "r+b") as nothing:

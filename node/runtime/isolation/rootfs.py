@@ -67,11 +67,12 @@ class Box:
     files: Mapping[str, str]
     mounts: Sequence[Mount] = ()
     read_only: bool = False
-    fs_group: int | None = None
     shm: str = ""
     """Where the shim has what is its /dev/shm."""
     host_pid: bool = False
     """Whether it sees the machine's processes."""
+    unmasked: bool = False
+    """Whether it sees and writes all that is in /proc."""
 
 
 def layers(machine: Machine) -> list[str]:
@@ -91,13 +92,13 @@ def _lowers(machine: Machine) -> list[tuple[str, str, str]]:
 
 def plan(machine: Machine, box: Box) -> list[Step]:
     """The steps that make a container's root. Raises ContainerConfigError."""
-    steps: list[Step] = _owners(box)
-    steps += [{"do": "root", "from": f"{box.directory}/root", "on": NEW_ROOT}]
+    steps: list[Step] = [{"do": "root", "from": f"{box.directory}/root", "on": NEW_ROOT}]
     steps += [{"do": "link", "at": f"/{name}", "to": to} for name, to in machine.links.items()]
     lowers = _lowers(machine)
     steps += [{"do": "directory", "at": f"/{path}", "mode": mode} for path, mode in _OWN.items()]
     steps += [_layer(name, at, source, box) for name, at, source in lowers]
     steps += [{"do": "bind", "from": PROC, "at": "/proc"} if box.host_pid else {"do": "proc", "at": "/proc"}]
+    steps += [] if box.unmasked else [{"do": "mask", "at": "/proc"}]
     steps += [{"do": "devices", "at": "/dev"}, {"do": "bind", "from": box.shm, "at": "/dev/shm"}, {"do": "pivot"}]
     steps += [{"do": "bind", "from": source, "at": path} for path, source in box.files.items()]
     for mount in sorted(box.mounts, key=lambda m: len(_target(m))):
@@ -112,12 +113,6 @@ def plan(machine: Machine, box: Box) -> list[Step]:
 def _layer(name: str, at: str, source: str, box: Box) -> Step:
     upper, work = (f"{box.directory}/{name}-{part}" for part in ("upper", "work"))
     return {"do": "overlay", "at": at, "lower": [source], "upper": upper, "work": work}
-
-
-def _owners(box: Box) -> list[Step]:
-    if box.fs_group is None:
-        return []
-    return [{"do": "owner", **_source(m), "group": box.fs_group} for m in box.mounts if m.scratch]
 
 
 def _source(mount: Mount) -> Step:

@@ -13,6 +13,7 @@ import stat
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,11 @@ from rayplane.node.errors import ContainerConfigError, RuntimeFailed, SandboxErr
 from rayplane.node.runtime import Listener, Mount, PodPlace, StartOrder
 from rayplane.node.runtime.command import CommandLine, own_command
 from rayplane.node.runtime.isolation import memory
+from rayplane.node.runtime.isolation.ownership import give_to_group
+from rayplane.node.runtime.isolation.pods import memory_volumes, oom_score, shares
 from rayplane.node.runtime.isolation.rootfs import STAGE, Box, layers, machine_of, plan
-from rayplane.node.runtime.isolation.users import give, identity
+from rayplane.node.runtime.isolation.seccomp import filter_of
+from rayplane.node.runtime.isolation.users import RANGE_FIRST, give, identity
 from rayplane.node.runtime.pod_network import bound, connected, joined
 from rayplane.node.runtime.process import ProcessRun, ProcessRuntime, check_line, check_words
 from rayplane.node.runtime.shim_client import SOCKET, ShimClient
@@ -45,7 +49,8 @@ class IsolatedRuntime(ProcessRuntime):
 
     `directories`: those of the machine that hold files of pods and volumes; `programs`: those of installations that
     containers may use; `members`: path of the file that all node hosts of the cluster on this machine share;
-    `services`: the network of the services' addresses, on each machine.
+    `services`: the network of the services' addresses, on each machine; `profiles`: directory of the filters of system
+    calls that pods may name; `node_memory`: bytes that a node has.
     """
 
     def __init__(
@@ -56,6 +61,8 @@ class IsolatedRuntime(ProcessRuntime):
         *,
         members: str,
         services: str,
+        profiles: str = "",
+        node_memory: int = 0,
     ) -> None:
         self._own = [os.path.realpath(d) for d in directories]
         self._directories = [*self._own, *programs]
@@ -68,6 +75,8 @@ class IsolatedRuntime(ProcessRuntime):
         self.header = b""
         self.watchers: list[Callable[[], None]] = []
         """Told when sockets and devices of the pods' network are worth nothing any more."""
+        self.profiles = Beneath(profiles)
+        self.node_memory = node_memory
         self._services = services
         self._places: dict[str, PodPlace] = {}
         self._nodes: dict[str, str] = {}
@@ -119,12 +128,13 @@ class IsolatedRuntime(ProcessRuntime):
     async def add_pod(self, place: PodPlace) -> None:
         self._places[place.uid] = place
         self._write_files(place)
+        await self._own_volumes(place)
         if place.uid in self._made:
             return
         try:
             self._make_network()
             self._made.add(place.uid)
-            answer = await self._ask(f"pod-{next(_ids)}", **_pod_order(place))
+            answer = await self._ask(f"pod-{next(_ids)}", **_pod_order(place, self.node_memory))
         except (RuntimeFailed, SandboxError) as e:
             self._made.discard(place.uid)
             raise SandboxError(str(e)) from e
@@ -140,6 +150,18 @@ class IsolatedRuntime(ProcessRuntime):
             file.write_bytes(content)
             self.give(str(file), 0o644)
 
+    async def _own_volumes(self, place: PodPlace) -> None:
+        """Let the pod, and the group of its files, have those of its volumes that are of this cluster."""
+        if os.geteuid() != 0:
+            return  # all files are one user's
+        context = meta.spec(place.pod).get("securityContext") or {}
+        group, on_mismatch = context.get("fsGroup"), context.get("fsGroupChangePolicy") == "OnRootMismatch"
+        for path in [path for path in place.volumes.values() if self.staged(path) != path]:
+            self.give(path, 0o777)
+            if group is not None:
+                change = partial(give_to_group, path, RANGE_FIRST + int(group), on_mismatch=on_mismatch)
+                await asyncio.get_running_loop().run_in_executor(None, change)
+
     def ensure(self, uid: str) -> None:
         """Have the pod's namespaces made again if they went with a shim, before what is ordered next.
 
@@ -154,7 +176,7 @@ class IsolatedRuntime(ProcessRuntime):
                 if message["ev"] == "failed":
                     self._made.discard(uid)
 
-            self.shim.order(f"pod-{next(_ids)}", answered, **_pod_order(place))
+            self.shim.order(f"pod-{next(_ids)}", answered, **_pod_order(place, self.node_memory))
 
     def _make_network(self) -> None:
         """Have the shim make what all pods of the machine share, unless it has."""
@@ -266,6 +288,7 @@ class IsolatedRun(ProcessRun):
         spec = meta.spec(order.pod)
         self._box = self._make_box()
         who = identity(spec, order.container)
+        who = replace(who, filter=filter_of(spec, order.container, who.capabilities, runtime.profiles))
         env = {
             "PATH": runtime.path,
             "HOME": "/root" if who.uid == 0 else "/",
@@ -276,7 +299,8 @@ class IsolatedRun(ProcessRun):
             env["TERM"] = "xterm"
         env |= {**order.env, MARK: order.container_id}
         argv = [expand(part, env) for part in own_command(order.container)]
-        more = {"pod": meta.uid(order.pod), "identity": who.to_json()}
+        score = oom_score(order.pod, order.container, runtime.node_memory)
+        more = {"pod": meta.uid(order.pod), "identity": who.to_json(), "oom_score": score}
         line = CommandLine(argv, env, order.container.get("workingDir") or "/", more)
         check_line(line)
         return line
@@ -309,11 +333,13 @@ class IsolatedRun(ProcessRun):
             read_only=bool(context.get("readOnlyRootFilesystem")),
             shm=memory.place(memory.MACHINE if spec.get("hostIPC") else place.uid, memory.SHM),
             host_pid=bool(spec.get("hostPID")),
-            fs_group=(spec.get("securityContext") or {}).get("fsGroup"),
+            unmasked=bool(context.get("privileged")) or context.get("procMount") == "Unmasked",
         )
 
     def _mount(self, mount: Mount) -> Mount:
-        runtime = self._runtime
+        runtime, place = self._runtime, self._runtime.place(meta.uid(self._order.pod))
+        if mount.volume in memory_volumes(place.pod, runtime.node_memory):
+            return replace(mount, source=memory.place(place.uid, f"{memory.VOLUME}{mount.volume}"))
         staged = runtime.staged(mount.source)
         if staged != mount.source and os.geteuid() == 0 and os.path.isdir(mount.source):
             runtime.give(mount.source, 0o777)
@@ -332,21 +358,10 @@ class IsolatedRun(ProcessRun):
         return command
 
 
-def _pod_order(place: PodPlace) -> dict[str, Any]:
+def _pod_order(place: PodPlace, node_memory: int) -> dict[str, Any]:
     """What the shim is told of a pod."""
     own = {"address": place.ip, "gateway": place.gateway, "host_name": place.host_name}
-    return {"op": "pod", "of": place.uid, **own, **_shares(place)}
-
-
-def _shares(place: PodPlace) -> dict[str, Any]:
-    """What containers of a pod share: with each other, and not with the machine."""
-    spec = meta.spec(place.pod)
-    kinds = ["user", "uts"]
-    kinds += [] if place.host_network else ["net"]
-    kinds += [] if spec.get("hostIPC") else ["ipc"]
-    kinds += ["pid"] if spec.get("shareProcessNamespace") and not spec.get("hostPID") else []
-    keeps = {} if spec.get("hostIPC") else {memory.SHM: memory.SHM_BYTES}
-    return {"kinds": kinds, "sysctls": {}, "memory": keeps}
+    return {"op": "pod", "of": place.uid, **own, **shares(place.pod, node_memory)}
 
 
 def _network_id(members: str) -> str:

@@ -10,12 +10,13 @@ in:  {op: services, cidr}
      {op: node, address, cidr}
      {op: pod, id, of, address, gateway, host_name, kinds, sysctls, memory}
                                                          answered with {ev: done} or {ev: failed}; kinds: of namespaces
-                                                         (see `namespaces`); memory: what it keeps there, with sizes
+                                                         (see `namespaces`); memory: what it keeps there (see `memory`)
      {op: unpod, id, of}                                 of: the pod's uid
      {op: wire, id}                                      answered with {ev: wire, header} and a descriptor, once
      {op: route, cidr} {op: unroute, cidr}               to the device of the last `wire`
      {op: socket, id, kind}                              answered with {ev: socket} and a descriptor; kind: of _KINDS
-     {op: start} and {op: exec} also have `pod` and `identity`, a start `mounts`, `host_pid` and `beside` (a container)
+     {op: start} and {op: exec} also have `pod`, `identity` and `oom_score`, a start `mounts`, `host_pid` and `beside`
+                                                         (a container)
 out: {ev: isolated} once, {ev: failed, id: ""} when the kernel does not let it
 """
 
@@ -250,7 +251,7 @@ def go_apart(control: socket.socket | None = None) -> None:
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
     syscalls.mount("proc", PROC, "proc", syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC)
     syscalls.mount("own", OWN, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "mode=711,size=8m")
-    memory.keep(memory.MACHINE, {memory.SHM: memory.SHM_BYTES})
+    memory.keep(memory.MACHINE, {memory.SHM: {"size": memory.SHM_BYTES}})
 
 
 def _wait(pid: int, host: int) -> NoReturn:

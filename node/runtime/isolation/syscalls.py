@@ -34,6 +34,8 @@ _CLOSE_RANGE, _CLOSE_RANGE_CLOEXEC, _MOST = 436, 4, 0xFFFF_FFFF  # one number on
 _OPEN_TREE, _MOVE_MOUNT = 428, 429
 _OPEN_TREE_CLONE, _AT_EMPTY_PATH, _AT_RECURSIVE, _MOVE_MOUNT_F_EMPTY_PATH = 0x1, 0x1000, 0x8000, 0x4
 _AT_FDCWD = -100
+_MOUNT_SETATTR, _MOUNT_ATTR_RDONLY = 442, 0x1
+_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
 
 # The interpreter's lock stays held in a call: a process that is cloned has one thread, and goes on in Python.
 _libc = ctypes.PyDLL(None, use_errno=True)
@@ -127,6 +129,25 @@ def close_all_but(kept: Iterable[int]) -> None:
 def _close_range(first: int, last: int, flags: int) -> None:
     words = (ctypes.c_uint(first), ctypes.c_uint(last), ctypes.c_uint(flags))
     _check(_libc.syscall(ctypes.c_long(_CLOSE_RANGE), *words), "close_range")
+
+
+def set_filter(program: bytes) -> None:
+    """Have the kernel look at every system call from now on by a program of 8-byte instructions (seccomp(2))."""
+    held = ctypes.create_string_buffer(program, len(program))
+    header = _FilterProgram(len(program) // 8, ctypes.addressof(held))
+    words = (ctypes.c_ulong(_SECCOMP_MODE_FILTER), ctypes.byref(header), ctypes.c_ulong(0), ctypes.c_ulong(0))
+    _check(_libc.prctl(_PR_SET_SECCOMP, *words), "seccomp")
+
+
+class _FilterProgram(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p))
+
+
+def make_tree_read_only(target: str) -> None:
+    """Make what is mounted there and below read-only."""
+    attributes = (ctypes.c_uint64 * 4)(_MOUNT_ATTR_RDONLY, 0, 0, 0)
+    words = (ctypes.c_int(_AT_FDCWD), os.fsencode(target), ctypes.c_uint(_AT_RECURSIVE), ctypes.byref(attributes))
+    _check(_libc.syscall(ctypes.c_long(_MOUNT_SETATTR), *words, ctypes.c_size_t(ctypes.sizeof(attributes))), target)
 
 
 def set_capabilities(numbers: "frozenset[int]") -> None:

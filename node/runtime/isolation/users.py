@@ -12,9 +12,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rayplane.node.errors import ContainerConfigError
+
 RANGE_FIRST = 1_000_000_000
 """Numbers of the machine that pods of root have, from here on; systemd leaves this part of its range to containers."""
 RANGE_COUNT = 65536
+NOBODY = 65534
+GROUPS_MAX = 1024
 
 _NAMES = """
     CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE
@@ -62,13 +66,19 @@ def give(path: str, mode: int, group: int = 0) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A user with groups and capabilities, as whom a container runs. Numbers are those it sees."""
+    """A user with groups and capabilities, as whom a container runs. Numbers are those it sees.
+
+    `gid`: None for the one that the container's /etc/passwd says; `merges`: /etc/group adds to the groups; `filter`: of
+    system calls (see `seccomp`), empty for none.
+    """
 
     uid: int = 0
-    gid: int = 0
+    gid: int | None = None
     groups: tuple[int, ...] = ()
+    merges: bool = True
     capabilities: frozenset[str] = USUAL
     no_new_privileges: bool = False
+    filter: str = ""
 
     def to_json(self) -> dict[str, Any]:
         numbers = sorted(CAPABILITIES.index(name) for name in self.capabilities)
@@ -76,26 +86,34 @@ class Identity:
             "uid": self.uid,
             "gid": self.gid,
             "groups": self.groups,
+            "merges": self.merges,
             "capabilities": numbers,
             "no_new_privileges": self.no_new_privileges,
+            "filter": self.filter,
         }
 
 
 def identity(pod: Mapping[str, Any], container: Mapping[str, Any]) -> Identity:
-    """The identity of a container by its own and its pod's security context."""
+    """The identity of a container by its own and its pod's security context. Raises ContainerConfigError."""
     outer, own = pod.get("securityContext") or {}, container.get("securityContext") or {}
 
-    def setting(name: str) -> int:
+    def setting(name: str) -> Any:
         value = own.get(name)
-        return int((outer.get(name) if value is None else value) or 0)
+        return outer.get(name) if value is None else value
 
+    uid, gid = setting("runAsUser"), setting("runAsGroup")
+    if setting("runAsNonRoot"):
+        if uid == 0:
+            raise ContainerConfigError("container's runAsUser breaks non-root policy")
+        uid = NOBODY if uid is None else uid  # programs of the machine have no user of their own
     groups = [int(g) for g in outer.get("supplementalGroups") or ()]
     if outer.get("fsGroup") is not None:
         groups.append(int(outer["fsGroup"]))
     return Identity(
-        uid=setting("runAsUser"),
-        gid=setting("runAsGroup"),
+        uid=int(uid or 0),
+        gid=None if gid is None else int(gid),
         groups=tuple(dict.fromkeys(groups)),
+        merges=outer.get("supplementalGroupsPolicy") != "Strict",
         capabilities=_capabilities(own),
         no_new_privileges=own.get("allowPrivilegeEscalation") is False,
     )
@@ -110,6 +128,21 @@ def _capabilities(context: Mapping[str, Any]) -> frozenset[str]:
     kept = frozenset[str]() if "ALL" in dropped else USUAL
     kept = known if "ALL" in added else kept | (added & known)
     return kept - dropped
+
+
+def known_groups(passwd: str, group: str, uid: int) -> tuple[int | None, list[int]]:
+    """A user's own group, and those he is a member of, by the text of /etc/passwd and /etc/group."""
+    name, own = "", None
+    for fields in (line.split(":") for line in passwd.splitlines()):
+        if len(fields) > 3 and fields[2] == str(uid) and fields[3].isdecimal():
+            name, own = fields[0], int(fields[3])
+            break
+    found = [
+        int(fields[2])
+        for fields in (line.split(":") for line in group.splitlines())
+        if name and len(fields) > 3 and fields[2].isdecimal() and name in fields[3].split(",")
+    ]
+    return own, found[:GROUPS_MAX]
 
 
 def _names(names: Iterable[str] | None) -> frozenset[str]:

@@ -1,0 +1,138 @@
+"""What is read of a pod's security context, without a kernel to hold it."""
+
+from typing import Any
+
+import pytest
+
+from rayplane.node.errors import ContainerConfigError
+from rayplane.node.kernel_parameters import forbidden
+from rayplane.node.kubelet.admission import forbids
+from rayplane.node.runtime.isolation import seccomp
+from rayplane.node.runtime.isolation.pods import memory_volumes, oom_score, shares
+from rayplane.node.runtime.isolation.rootfs import Box, Machine, plan
+from rayplane.node.runtime.isolation.users import Identity, identity, known_groups
+from tests.node.conftest import make_pod
+
+GIB = 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("name", "refused"),
+    [
+        ("net.ipv4.tcp_syncookies", False),
+        ("net/ipv4/tcp_syncookies", False),
+        ("net.ipv4/tcp_syncookies", True),
+        ("kernel.shm_rmid_forced", False),
+        ("kernel.msgmax", True),
+        ("net.ipv4.conf.all.forwarding", True),
+    ],
+)
+def test_kernel_parameters_that_are_not_known_to_be_a_pods_own_are_refused(name: str, refused: bool) -> None:
+    pod = make_pod("p", securityContext={"sysctls": [{"name": name, "value": "1"}]})
+    assert bool(forbidden(pod["spec"])) == refused
+    refusal = forbids(pod)
+    assert (refusal is not None and refusal.reason == "SysctlForbidden") == refused
+
+
+def test_a_user_has_the_groups_that_the_containers_files_say() -> None:
+    passwd = "root:x:0:0::/:\n# odd\nx:x\nu:x:77:88::/:\n"
+    group = "a:x:5:u,v\nb:x:6:uu\nc:x:7:v,u\nd:x:bad:u\ne\n"
+    assert known_groups(passwd, group, 77) == (88, [5, 7])
+    assert known_groups(passwd, group, 0) == (0, [])
+    assert known_groups(passwd, group, 5) == (None, [])
+
+
+def test_an_identity_is_the_containers_before_the_pods() -> None:
+    outer = {"runAsUser": 5, "runAsGroup": 6, "supplementalGroups": [7, 8], "fsGroup": 8, "runAsNonRoot": True}
+    assert identity({"securityContext": outer}, {}) == Identity(uid=5, gid=6, groups=(7, 8))
+    own = {"securityContext": {"runAsUser": 9, "capabilities": {"drop": ["ALL"], "add": ["CAP_NET_RAW"]}}}
+    found = identity({"securityContext": outer | {"supplementalGroupsPolicy": "Strict"}}, own)
+    assert (found.uid, found.merges, found.capabilities) == (9, False, frozenset({"NET_RAW"}))
+    with pytest.raises(ContainerConfigError):
+        identity({"securityContext": outer}, {"securityContext": {"runAsUser": 0}})
+
+
+@pytest.mark.parametrize(
+    ("resources", "score"),
+    [
+        ({}, 1000),
+        ({"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"cpu": "1", "memory": "1Gi"}}, -997),
+        ({"requests": {"memory": "1Gi"}}, 750),
+        ({"requests": {"memory": "4Gi"}}, 3),
+        ({"requests": {"cpu": "1"}}, 999),
+    ],
+)
+def test_who_asked_for_much_memory_goes_late(resources: dict[str, Any], score: int) -> None:
+    pod = make_pod("p", container={"resources": resources})
+    assert oom_score(pod, pod["spec"]["containers"][0], 4 * GIB) == score
+
+
+def test_a_volume_in_memory_is_bounded_by_itself_its_pod_and_its_node() -> None:
+    def sizes(limit: str, **spec: Any) -> dict[str, dict[str, int]]:
+        source = {"medium": "Memory"} | ({"sizeLimit": limit} if limit else {})
+        volumes = [{"name": "m", "emptyDir": source}, {"name": "disk", "emptyDir": {}}]
+        return memory_volumes(make_pod("p", volumes=volumes, **spec), 4 * GIB)
+
+    limited = {"resources": {"limits": {"memory": "2Gi"}}}
+    assert sizes("") == {"m": {"size": 4 * GIB}}
+    assert sizes("", container=limited) == {"m": {"size": 2 * GIB}}
+    assert sizes("1Gi", container=limited, securityContext={"fsGroup": 5}) == {"m": {"size": GIB, "gid": 5}}
+    assert sizes("3Gi", container=limited) == {"m": {"size": 2 * GIB}}
+
+
+@pytest.mark.parametrize(
+    ("spec", "kinds"),
+    [
+        ({}, "user uts net ipc"),
+        ({"hostNetwork": True, "hostIPC": True}, "user uts"),
+        ({"shareProcessNamespace": True}, "user uts net ipc pid"),
+        ({"hostPID": True}, "user uts net ipc"),
+    ],
+)
+def test_every_pod_has_a_user_namespace_of_its_own(spec: dict[str, Any], kinds: str) -> None:
+    assert shares(make_pod("p", **spec), 0)["kinds"] == kinds.split()
+
+
+def test_proc_is_masked_before_anything_is_mounted_there() -> None:
+    steps = [step["do"] for step in plan(Machine({}, ()), Box("/sys/0", {}, shm="/sys/own/shm"))]
+    assert steps.index("proc") < steps.index("mask") < steps.index("pivot")
+    assert "mask" not in [s["do"] for s in plan(Machine({}, ()), Box("/sys/0", {}, shm="/x", unmasked=True))]
+
+
+# --- filters of system calls ----------------------------------------------------------------------
+
+
+def test_a_capability_lifts_what_is_refused_without_it() -> None:
+    def refused(*capabilities: str) -> set[str]:
+        return {name for rule in seccomp.usual(frozenset(capabilities)).rules for name in rule.names if not rule.args}
+
+    assert {"mount", "setns", "keyctl", "bpf", "clone3"} <= refused()
+    assert refused() - refused("SYS_ADMIN") >= {"mount", "setns", "clone3"} and "keyctl" in refused("SYS_ADMIN")
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        [],
+        {},
+        {"defaultAction": "SCMP_ACT_NOTIFY"},
+        {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["read"], "action": "no"}]},
+        {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["x"] * 5000, "action": "SCMP_ACT_ERRNO"}]},
+        {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["read"], "action": "SCMP_ACT_LOG", "args": [3]}]},
+    ],
+)
+def test_a_profile_that_is_none_says_so(document: Any) -> None:
+    with pytest.raises(ContainerConfigError):
+        seccomp.read(document)
+
+
+@pytest.mark.skipif(seccomp.library() is None, reason="no libseccomp here")
+@pytest.mark.parametrize("default", ["SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO"])
+def test_a_profile_becomes_what_the_kernel_takes(default: str) -> None:
+    args = [{"index": 0, "value": 1, "op": "SCMP_CMP_MASKED_EQ", "valueTwo": 1}]
+    rules = [
+        {"names": ["read", "no_such_call"], "action": "SCMP_ACT_ALLOW"},
+        {"names": ["clone"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1, "args": args},
+    ]
+    program = seccomp.compiled(seccomp.read({"defaultAction": default, "syscalls": rules}))
+    assert len(program) > 32
