@@ -54,6 +54,11 @@ def claim_of(pod: Object, entry: Entry) -> str | None:
     return None
 
 
+def of_resources(pod: Object) -> str:
+    """The name of the claim that the scheduler made for the pod's extended resources; empty for none."""
+    return (meta.status(pod).get("extendedResourceClaimStatus") or {}).get("resourceClaimName") or ""
+
+
 def _is_done(pod: Object) -> bool:
     """True when no container of the pod runs or is going to."""
     return pod_is_terminated(pod) or (meta.is_deleting(pod) and not meta.node_name(pod))
@@ -61,9 +66,10 @@ def _is_done(pod: Object) -> bool:
 
 def _pod_keys(pod: Object, _: View) -> Iterable[str]:
     entries = pod_claims(pod)
-    if not entries:
-        return ()
     names = [name for entry in entries if (name := claim_of(pod, entry))]
+    names += [name] if (name := of_resources(pod)) else []
+    if not (entries or names):
+        return ()
     return [f"pod/{meta.key(pod)}", *(f"claim/{meta.namespace(pod)}/{name}" for name in names)]
 
 
@@ -73,6 +79,7 @@ def _pod_changed(old: Object, new: Object) -> bool:
         or _is_done(old) != _is_done(new)
         or meta.is_deleting(old) != meta.is_deleting(new)
         or meta.status(old).get("resourceClaimStatuses") != meta.status(new).get("resourceClaimStatuses")
+        or of_resources(old) != of_resources(new)
         or meta.uid(old) != meta.uid(new)
     )
 

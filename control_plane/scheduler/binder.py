@@ -20,6 +20,7 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ApiClient, EventRecorder, ops
 from rayplane.control_plane.scheduler import report
 from rayplane.control_plane.scheduler.cycle import Failure, Placement
+from rayplane.control_plane.scheduler.device_resources import is_made_for
 from rayplane.control_plane.scheduler.devices import DeviceIndex
 from rayplane.control_plane.scheduler.gangs import Verdict
 from rayplane.control_plane.scheduler.groups import GroupIndex, GroupInfo
@@ -137,6 +138,13 @@ def _mark(claim: Object) -> Object:
     return {"metadata": {**_seen(claim), "finalizers": [*meta.finalizers(claim), FINALIZER]}}
 
 
+def _unmade(claim: Object) -> list[Any]:
+    """The writes that take a claim away that only one pod was to use."""
+    left = [one for one in meta.finalizers(claim) if one != FINALIZER]
+    freed = _of_claim(claim, {"metadata": {**_seen(claim), "finalizers": left}})
+    return [freed, ops.delete(CLAIMS, meta.name(claim), meta.namespace(claim), uid=meta.uid(claim))]
+
+
 def _of_claim(claim: Object, patch: Object, subresource: str = "") -> Any:
     """The write of a merge patch of a claim to devices."""
     name, namespace = meta.name(claim), meta.namespace(claim)
@@ -189,27 +197,48 @@ class Binder:
         return next((a for a in await self._batch(operations) if isinstance(a, ApiError)), None)
 
     async def allocate(self, placement: Placement, devices: DeviceIndex) -> ApiError | None:
-        """Write what the pod's claims to devices got, and that it uses them; the first error, if any."""
-        found = await self._protected([devices.claims.get(key) for key in placement.devices])
+        """Write what the pod's claims to devices got, and that it uses them; the first error, if any.
+
+        A claim for its extended resources is made first, and told in the pod's status.
+        """
+        pod = placement.pod
+        made = next((devices.to_make[key] for key in placement.devices if key in devices.to_make), None)
+        found = await self._protected(placement.devices, devices)
         operations, stamp = [], self._env.timestamp()
         for key, claim in zip(placement.devices, found, strict=True):
             if isinstance(claim, ApiError):
                 return claim
             if claim is None:
                 return NotFound(f'resourceclaim "{key.partition("/")[2]}" not found')
-            patch = allocation_patch(claim, placement.pod, devices.allocation(key), stamp)
+            patch = allocation_patch(claim, pod, devices.allocation(key), stamp)
             if patch is not None:
                 operations.append(_of_claim(claim, patch, "status"))
-        return next((a for a in await self._batch(operations) if isinstance(a, ApiError)), None)
+        error = next((a for a in await self._batch(operations) if isinstance(a, ApiError)), None)
+        if error is None and made is not None:
+            error = await self._tell_claim(pod, made.status)
+        return error
 
-    async def _protected(self, claims: Sequence[Object | None]) -> list[Object | ApiError | None]:
-        """The claims, marked: one that has devices is not gone before they are given back."""
-        found: list[Object | ApiError | None] = [*claims]
-        bare = [at for at, one in enumerate(claims) if one is not None and _needs_mark(one)]
-        marks = [_of_claim(one, _mark(one)) for at in bare if (one := claims[at]) is not None]
-        for at, answer in zip(bare, await self._batch(marks, quiet=False), strict=True):
-            found[at] = answer
+    async def _protected(self, keys: Sequence[str], devices: DeviceIndex) -> list[Object | ApiError | None]:
+        """The claims, made where they are to be, and marked: who has devices is not gone before they are given back."""
+        found: list[Object | ApiError | None] = [devices.claims.get(key) for key in keys]
+        writes: dict[int, Any] = {}
+        for number, key in enumerate(keys):
+            claim, made = devices.claims.get(key), devices.to_make.get(key)
+            if claim is None and made is not None:
+                writes[number] = ops.create(CLAIMS, made.claim)
+            elif claim is not None and _needs_mark(claim):
+                writes[number] = _of_claim(claim, _mark(claim))
+        answers = await self._batch([*writes.values()], quiet=False)
+        for number, answer in zip(writes, answers, strict=True):
+            found[number] = answer
         return found
+
+    async def _tell_claim(self, pod: PodInfo, status: Mapping[str, Any] | None) -> ApiError | None:
+        """Write the claim for the pod's extended resources into its status; None takes it out."""
+        body = {"metadata": {"uid": pod.uid}, "status": {"extendedResourceClaimStatus": status}}
+        operation = ops.patch("pods", pod.name, pod.namespace, body, kind="merge", subresource="status")
+        [answer] = await self._batch([operation])
+        return answer if isinstance(answer, ApiError) else None
 
     async def release(self, pod: PodInfo, keys: Iterable[str]) -> None:
         """Give back devices that are of no use to the pod; who else uses a claim keeps them."""
@@ -220,8 +249,12 @@ class Binder:
                 except ApiError as error:
                     log.debug("devices of claim %s/%s are not given back: %s", namespace, name, error.message)
                     break
-                [answer] = await self._batch([_of_claim(claim, release_patch(claim, pod), "status")])
-                if not isinstance(answer, Conflict):
+                if is_made_for(claim, pod.obj):
+                    answers = await self._batch(_unmade(claim))
+                    await self._tell_claim(pod, None)
+                else:
+                    answers = await self._batch([_of_claim(claim, release_patch(claim, pod), "status")])
+                if not any(isinstance(answer, Conflict) for answer in answers):
                     break
 
     async def tell_groups(self, verdicts: Sequence[Verdict], groups: GroupIndex) -> None:

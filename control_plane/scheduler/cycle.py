@@ -302,7 +302,7 @@ class Cycle:
         devices: tuple[str, ...] = ()
         for plugin in plugins.reserving:
             claims += plugin.waiting(view)
-            devices += plugin.promised(view)
+            devices += plugin.promised(view, row)
             plugin.reserve(view, row)
         pod.node = node
         self.snapshot.set_pod(pod)

@@ -7,7 +7,7 @@ DeviceTaintRule.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from rayplane.control_plane.api import meta
@@ -18,9 +18,11 @@ from rayplane.control_plane.scheduler.changes import ChangeLog
 from rayplane.control_plane.scheduler.device_capacity import AllocationError
 from rayplane.control_plane.scheduler.device_expressions import DeviceExpressions
 from rayplane.control_plane.scheduler.device_requests import ClaimWishes, problem_of, wishes_of
+from rayplane.control_plane.scheduler.device_resources import ResourceClaimed, claim_name, resources_of
 from rayplane.control_plane.scheduler.device_slices import Device, DeviceId, Pool, PoolId, Slice, hard_taints, parsed
 from rayplane.control_plane.scheduler.device_use import DeviceUse, uses_of
 from rayplane.control_plane.scheduler.nodes import NodeInfo
+from rayplane.control_plane.scheduler.pods import PodInfo
 from rayplane.control_plane.scheduler.work import Allowance
 
 #: Twice as many answers of expressions are remembered; no decision asks for as many.
@@ -50,6 +52,11 @@ class DeviceIndex:
         self._holders: dict[str, set[str]] = {}  # uids of the pods that a claim is promised to
         self._wishes: OrderedDict[str, tuple[Object, int, str | ClaimWishes]] = OrderedDict()
         self._classes_seen = 0
+        #: The classes behind extended resources.
+        self.resources: Mapping[str, str] = {}
+        self.tell_resources: Callable[[Collection[str]], None] = lambda _: None
+        #: Claims for such resources of pods placed since, which the API has not yet; by key.
+        self.to_make: dict[str, ResourceClaimed] = {}
         self._matched: _Answers = {}
         self._matched_before: _Answers = {}
         #: Nodes whose own devices were taken or given back.
@@ -119,6 +126,7 @@ class DeviceIndex:
     def set_claim(self, claim: Object) -> None:
         key = meta.key(claim)
         self.claims[key] = claim
+        self.to_make.pop(key, None)
         allocation = meta.status(claim).get("allocation")
         if allocation:
             self._drop_promise(key)
@@ -144,6 +152,7 @@ class DeviceIndex:
     def forget(self, keys: Iterable[str], uid: str) -> None:
         """A placed pod came to nothing: what it alone counted on is free again."""
         for key in keys:
+            self.to_make.pop(key, None)
             holders = self._holders.get(key, set())
             holders.discard(uid)
             if not holders and self._drop_promise(key):
@@ -170,13 +179,17 @@ class DeviceIndex:
 
     def set_class(self, obj: Object) -> None:
         self.classes[meta.name(obj)] = obj
-        self.version += 1
-        self._classes_seen += 1
+        self._classes_changed()
 
     def remove_class(self, name: str) -> None:
         self.classes.pop(name, None)
+        self._classes_changed()
+
+    def _classes_changed(self) -> None:
         self.version += 1
         self._classes_seen += 1
+        self.resources = resources_of(self.classes)
+        self.tell_resources(self.resources)
 
     # -- questions -----------------------------------------------------------------------------------------
 
@@ -185,6 +198,11 @@ class DeviceIndex:
         claim = self.claims.get(key)
         found: dict[str, Any] | None = (meta.status(claim).get("allocation") if claim else None) or None
         return found or self._promised.get(key)
+
+    @staticmethod
+    def key_of_resources(pod: PodInfo) -> str:
+        """The key of the claim for a pod's extended resources, if it has one."""
+        return f"{pod.namespace}/{claim_name(pod.obj)}"
 
     def stale(self, keys: Iterable[str], uid: str) -> str:
         """The first of these claims whose devices only some nodes reach, and which a pod alone uses, if anybody."""

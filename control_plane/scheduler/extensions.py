@@ -28,7 +28,7 @@ from rayplane.control_plane.scheduler.framework import (
     words_of,
 )
 from rayplane.control_plane.scheduler.gates import Gates
-from rayplane.control_plane.scheduler.hints import ADDED_AFFINITY, Hint
+from rayplane.control_plane.scheduler.hints import ADDED_AFFINITY, DELEGATED, Hint
 from rayplane.control_plane.scheduler.plugins import Registry
 from rayplane.control_plane.scheduler.pods import PodInfo
 from rayplane.control_plane.scheduler.queue import Gate, by_priority
@@ -121,6 +121,8 @@ class Extensions:
         given = (profile.args.get("NodeAffinity") for profile in self.profiles)
         if any(args is not None and args.added_affinity for args in given):
             found["NodeAffinity"] = ADDED_AFFINITY
+        if any({"NodeResourcesFit", "DynamicResources"} <= {*profile.filters} for profile in self.profiles):
+            found["NodeResourcesFit"] = DELEGATED
         for made in self._made.values():
             for name, plugin in made.items():
                 kinds = plugin.wakes_on

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.pods.ports import HostPorts
 from rayplane.control_plane.api.taints import HARD_EFFECTS
+from rayplane.control_plane.scheduler.device_resources import resources_of
 from rayplane.control_plane.scheduler.events import Action, Event, Resource
 from rayplane.control_plane.scheduler.groups import GANGS
 from rayplane.control_plane.scheduler.nodes import NodeInfo
@@ -81,6 +82,12 @@ def _more_room(pod: PodInfo, event: Event, _snapshot: Snapshot) -> bool:
     return all(room.get(resource, 0) >= count for resource, count in asked) and any(
         room.get(resource, 0) > before.get(resource, 0) for resource, _ in asked
     )
+
+
+def _asks_for_devices(pod: PodInfo, event: Event, _snapshot: Snapshot) -> bool:
+    """The class of devices may stand behind a resource that it asks for."""
+    resources = resources_of({meta.name(event.new): event.new})
+    return not resources.keys().isdisjoint(pod.shape.requests)
 
 
 def _spread_domains(pod: PodInfo, event: Event, _snapshot: Snapshot) -> bool:
@@ -232,7 +239,8 @@ HINTS: Mapping[str, tuple[Hint, ...]] = {
         Hint(Resource.ATTACHMENT, Action.DELETE),
     ),
     "DynamicResources": (
-        Hint(Resource.NODE, Action.ADD | Action.NODE_LABELS | Action.NODE_TAINTS),
+        # A resource that a node reports no more may be one that devices stand behind.
+        Hint(Resource.NODE, Action.ADD | Action.NODE_LABELS | Action.NODE_TAINTS | Action.NODE_ALLOCATABLE),
         Hint(Resource.PENDING_POD, Action.POD_CLAIMS_MADE, _is_own),
         Hint(Resource.RESOURCE_CLAIM, _ANY),
         Hint(Resource.RESOURCE_SLICE, _ANY),
@@ -253,6 +261,10 @@ ADDED_AFFINITY = (
     Hint(Resource.NODE, Action.ADD | Action.NODE_LABELS, lambda pod, event, _: _is_admitted(pod, event.new)),
 )
 """Of NodeAffinity, where a profile adds rules of its own to those of pods: these are not looked at."""
+
+
+DELEGATED = (*HINTS["NodeResourcesFit"], Hint(Resource.DEVICE_CLASS, _CHANGED, _asks_for_devices))
+"""Of NodeResourcesFit, where devices may stand behind what nodes lack."""
 
 
 class Hints:

@@ -17,6 +17,7 @@ from rayplane.control_plane.client import EventRecorder
 from rayplane.control_plane.scheduler.binder import Binder
 from rayplane.control_plane.scheduler.config import Profile
 from rayplane.control_plane.scheduler.cycle import Failure, Placement
+from rayplane.control_plane.scheduler.device_resources import is_made_for
 from rayplane.control_plane.scheduler.devices import DeviceIndex
 from rayplane.control_plane.scheduler.plugins.args import DynamicResourcesArgs
 from rayplane.control_plane.scheduler.waits import DeviceWaits
@@ -100,6 +101,9 @@ class DevicePreparation:
         if failure.is_fault or _PLUGIN not in failure.plugins:
             return ""
         pod = failure.pod
+        own = self._devices.key_of_resources(pod)
+        if (left := self._devices.claims.get(own)) is not None and is_made_for(left, pod.obj):
+            return own
         return self._devices.stale((key for _, key in pod.device_claims), pod.uid)
 
 

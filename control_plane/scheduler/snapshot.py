@@ -9,7 +9,7 @@ Invariant: `requested` is the sum over the pods of each row, always; pods of nod
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -50,6 +50,8 @@ class Snapshot:
         self.namespace_changes = 0
         #: Rows whose pods changed, and rows whose node changed.
         self.use_changes, self.node_changes = ChangeLog[int](), ChangeLog[int]()
+        #: Resources that devices stand behind on nodes that do not report them.
+        self.delegated: frozenset[str] = frozenset()
         #: Told of the claims of pods that come and go.
         self.claim_use: ClaimUse | None = None
         self._volume_nodes = 0  # nodes that say how many bytes they have for volumes
@@ -186,6 +188,14 @@ class Snapshot:
         self._free_rows.append(row)
         self.members += 1
         self.node_changes.add(row)
+
+    def set_delegated(self, resources: Collection[str]) -> None:
+        """Devices stand behind these resources, and no others: whatever is known of nodes may be so no more."""
+        now = frozenset(resources)
+        if now != self.delegated:
+            self.delegated = now
+            for row in self.index.values():
+                self.node_changes.add(row)
 
     def _taint_code(self, taints: tuple[Taint, ...]) -> int:
         if not taints:

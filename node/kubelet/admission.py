@@ -38,9 +38,14 @@ NOTHING = Room(0, 0, 0)
 
 
 def room_of(pod: Object, *, reported: bool = True) -> Room:
-    """Return what a pod takes of a node. Without `reported`: what its spec asks for now."""
+    """Return what a pod takes of a node. Without `reported`: what its spec asks for now.
+
+    Resources that devices stand behind are none of the node's own.
+    """
     requests = pod_requests(pod, reported=reported)
-    others = tuple((name, whole(name, amount)) for name, amount in requests.items() if name not in _COUNTED_APART)
+    mapped = (meta.status(pod).get("extendedResourceClaimStatus") or {}).get("requestMappings") or ()
+    apart = _COUNTED_APART.union(one.get("resourceName") for one in mapped)
+    others = tuple((name, whole(name, amount)) for name, amount in requests.items() if name not in apart)
     cpu, memory = whole("cpu", requests.get("cpu", 0)), whole("memory", requests.get("memory", 0))
     return Room(cpu, memory, others=others, ports=tuple(host_ports(meta.spec(pod))))
 

@@ -121,6 +121,22 @@ def test_claims_by_name_are_left_to_users() -> None:
     assert not cluster.list(CLAIMS) and not cluster.statuses()
 
 
+def test_the_claim_for_the_extended_resources_of_a_pod_goes_when_the_pod_is_done() -> None:
+    cluster = Claiming()
+    pod = cluster.add("pods", "p", spec={"containers": []})
+    pod = cluster.place(pod, "n1")
+    made = cluster.shared(pod, name="made")
+    owner = meta.owner_reference(pod)
+    cluster.put(CLAIMS, {**made, "metadata": {**made["metadata"], "ownerReferences": [owner]}})
+    told = {"extendedResourceClaimStatus": {"resourceClaimName": "made", "requestMappings": []}}
+    pod = cluster.update("pods", {**pod, "status": {**meta.status(pod), **told}}, subresource="status")
+    cluster.settle()
+    assert cluster.claim("made") is not None
+    cluster.update("pods", {**pod, "status": {**meta.status(pod), "phase": "Succeeded"}}, subresource="status")
+    cluster.settle()
+    assert cluster.claim("made") is None
+
+
 NAMED = {"name": "gpu", "resourceClaimName": "shared"}
 
 

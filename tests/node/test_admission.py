@@ -105,6 +105,10 @@ def test_other_resources_are_counted_where_the_node_has_them() -> None:
     assert refused is not None
     text = "Node didn't have enough resource: example.org/dongle, requested: 2, used: 1, capacity: 2"
     assert (refused.reason, refused.message) == ("OutOfexample.org/dongle", f"Pod was rejected: {text}")
+    mapped = {"requestMappings": [{"resourceName": "example.org/dongle"}], "resourceClaimName": "c"}
+    container = {"resources": {"requests": {"example.org/dongle": "2"}}}
+    behind = {"spec": {"containers": [container]}, "status": {"extendedResourceClaimStatus": mapped}}
+    assert held.refuse_others(room_of(behind), has) is None, "devices stand behind it"
     full = held.refuse_others(wanting(**{"ephemeral-storage": "2Ki"}), has)
     assert full is not None and full.reason == "OutOfephemeral-storage"
 

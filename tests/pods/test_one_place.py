@@ -52,6 +52,7 @@ EXCEPTIONS = {
     # Writes what a RuntimeClass says.
     "control_plane/apiserver/admission/runtime_classes.py": {"overhead"},
     "control_plane/scheduler/device_requests.py": {"requests"},
+    "control_plane/scheduler/device_resources.py": {"requests"},
     "control_plane/scheduler/device_results.py": {"requests"},
     # The fields of a claim's status that a node may not write.
     "control_plane/apiserver/admission/noderestriction.py": {"allocatedResources"},

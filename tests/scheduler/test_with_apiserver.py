@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.device_claims import CLAIMS, FINALIZER, results
+from rayplane.control_plane.api.device_claims import CLAIMS, FINALIZER, consumers, results
 from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.client import ApiClient
 from rayplane.control_plane.rpc import Identity
@@ -166,6 +166,34 @@ async def test_devices_through_the_api(client: ApiClient) -> None:
     await until(told)
     await says("g0", "ready")
     assert await until(bound) == "n1"
+
+
+async def test_extended_resources_of_devices_through_the_api(client: ApiClient) -> None:
+    """The claim is made with devices, the pod's status names it, and both are what the API server takes."""
+    await client.create("nodes", node("n1"))
+    spec = {"extendedResourceName": "example.com/gpu"}
+    await client.create("deviceclasses.resource.k8s.io", {"metadata": {"name": "gpu"}, "spec": spec})
+    offer = offered("n1", {"name": "g0"}, {"name": "g1"})
+    await client.create("resourceslices.resource.k8s.io", offer)
+    for name, resource in (("p", "example.com/gpu"), ("q", "deviceclass.resource.kubernetes.io/gpu")):
+        one = fresh(pod(name))
+        one["spec"]["containers"][0]["resources"] = {"requests": {resource: "1"}, "limits": {resource: "1"}}
+        await client.create("pods", one)
+
+    async def bound() -> list[dict[str, Any]] | None:
+        pods = (await client.list("pods", "default")).items
+        return pods if all(map(meta.node_name, pods)) else None
+
+    found = await until(bound)
+    claims = {meta.name(one): one for one in (await client.list(CLAIMS, "default")).items}
+    had = []
+    for one in found:
+        told = one["status"]["extendedResourceClaimStatus"]
+        held = claims[told["resourceClaimName"]]
+        assert [user["name"] for user in consumers(held)] == [meta.name(one)]
+        assert told["requestMappings"][0]["requestName"] == results(held["status"]["allocation"])[0]["request"]
+        had += [result["device"] for result in results(held["status"]["allocation"])]
+    assert sorted(had) == ["g0", "g1"]
 
 
 async def test_a_claims_node_is_selected(client: ApiClient) -> None:

@@ -37,6 +37,12 @@ def lifecycled(spec: Spec) -> list[Any]:
     return [*(spec.get("containers") or ()), *(spec.get("initContainers") or ())]
 
 
+def in_order(spec: Spec) -> list[tuple[Any, bool]]:
+    """Those of the pod's own life as they start, and whether each ends before the next one starts."""
+    first = [(one, not is_sidecar(one)) for one in spec.get("initContainers") or ()]
+    return [*first, *((one, False) for one in spec.get("containers") or ())]
+
+
 def named(spec: Spec, name: str | None) -> Any | None:
     """The container, init container or sidecar of that name."""
     return next((one for one in lifecycled(spec) if one.get("name") == name), None)

@@ -66,6 +66,7 @@ class Cluster:
 
     def __post_init__(self) -> None:
         self.snapshot.claim_use = self.volumes.use
+        self.devices.tell_resources = self.snapshot.set_delegated
 
 
 @dataclass(slots=True)
@@ -170,8 +171,8 @@ class Plugin:
         """Keys of the claims whose node must be selected before the pod is bound."""
         return ()
 
-    def promised(self, view: PodView) -> tuple[str, ...]:
-        """Keys of the claims to devices that are written before the pod is bound."""
+    def promised(self, view: PodView, row: int) -> tuple[str, ...]:
+        """Keys of the claims to devices that are written before the pod is bound to a node."""
         return ()
 
     def reserve(self, view: PodView, row: int) -> None:

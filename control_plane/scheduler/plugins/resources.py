@@ -36,17 +36,29 @@ class NodeResourcesFit(Plugin):
         self._weights = np.array([weight for _, weight in self._args.resources], dtype=np.int64)
 
     def allowed(self, view: PodView, rows: Rows) -> Bools | None:
-        snapshot = view.snapshot
-        columns, amounts = self._wanted(snapshot, view.pod.shape)
-        used = snapshot.requested[rows][:, columns] + amounts
-        return np.all(used <= snapshot.allocatable[rows][:, columns], axis=1)
+        snapshot, shape = view.snapshot, view.pod.shape
+        columns, amounts = self._wanted(snapshot, shape)
+        has = snapshot.allocatable[rows][:, columns]
+        enough = snapshot.requested[rows][:, columns] + amounts <= has
+        if snapshot.delegated:
+            enough |= self._is_delegated(snapshot, shape, has)
+        return np.all(enough, axis=1)
+
+    def _is_delegated(self, snapshot: Snapshot, shape: Shape, has: Ints) -> Bools:
+        """What a node does not report and devices may stand behind is DynamicResources' to judge."""
+        names = [name for name in shape.requests if not self._args.ignores(name)]
+        found: Bools = np.array([name in snapshot.delegated for name in names], dtype=np.bool_) & (has == 0)
+        return found
 
     def allows(self, view: PodView, row: int) -> bool:
         snapshot, args = view.snapshot, self._args
         requested, allocatable, columns = snapshot.requested, snapshot.allocatable, snapshot.columns
         for resource, wanted in view.pod.shape.requests.items():
             column = columns.get(resource, NOWHERE)
-            if requested.item(row, column) + wanted > allocatable.item(row, column) and not args.ignores(resource):
+            has = allocatable.item(row, column)
+            if requested.item(row, column) + wanted > has and not (
+                args.ignores(resource) or (not has and resource in snapshot.delegated)
+            ):
                 return False
         return True
 
@@ -68,7 +80,7 @@ class NodeResourcesFit(Plugin):
         columns, amounts = self._wanted(snapshot, shape)
         names = [name for name in shape.requests if not self._args.ignores(name)]
         has = snapshot.allocatable[rows][:, columns]
-        lacks = snapshot.requested[rows][:, columns] + amounts > has
+        lacks = (snapshot.requested[rows][:, columns] + amounts > has) & ~self._is_delegated(snapshot, shape, has)
         is_lost = (lacks & (amounts > has)).any(axis=1)
         marks = np.column_stack((is_lost, lacks))
         alike = _codes(marks)
