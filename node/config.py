@@ -96,6 +96,8 @@ class NodeHostConfig:
     """The address of the cluster's DNS server; empty for none."""
     pod_dir: str = "pods"
     """Files and logs of real pods, on the injected disk."""
+    answer_dir: str = "answers"
+    """Files that logs of simulated containers may be read from, on the injected disk."""
     proxy: bool | None = None
     """Whether to listen on service addresses; None: when a node here runs real processes."""
     loopback_networks: tuple[str, ...] = ()

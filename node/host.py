@@ -21,6 +21,7 @@ from rayplane.node.errors import ConfigError
 from rayplane.node.events import Events
 from rayplane.node.ingress.status import IngressStatus
 from rayplane.node.kubelet import metrics
+from rayplane.node.kubelet.account_writes import AccountWrites
 from rayplane.node.kubelet.host_pods import HostPods
 from rayplane.node.kubelet.kubelet import Kubelet, Shared
 from rayplane.node.kubelet.node_lease import NodeLeases, stand_in
@@ -28,9 +29,12 @@ from rayplane.node.kubelet.node_status import NodeStatuses
 from rayplane.node.kubelet.prober import Prober
 from rayplane.node.kubelet.referenced_objects import ReferencedObjects
 from rayplane.node.kubelet.registrar import registered
+from rayplane.node.kubelet.stage_catalog import StageCatalog
+from rayplane.node.kubelet.stage_player import PlayerParts
 from rayplane.node.kubelet.status_manager import StatusManager
 from rayplane.node.kubelet.token_manager import TokenManager
 from rayplane.node.runtime import Runtime
+from rayplane.node.runtime.answers import Answers
 from rayplane.node.runtime.simulated import SimulatedRuntime
 from rayplane.node.streaming.service import NodeService
 from rayplane.node.streaming.sessions import Sessions
@@ -87,6 +91,9 @@ class NodeHost:
         self._leases = NodeLeases(self.client, env, config.timing)
         self._prober = Prober()
         self._pods = HostPods(self.kubelets, self._events)
+        self._stages = StageCatalog(self.client)
+        self._answers = Answers(self.client, env, env.disk.local_path(config.answer_dir))
+        self._simulated = SimulatedRuntime(env.rng, env.timestamp, self._answers)
         simulated = {n.name for n in config.nodes if not n.runs_processes}
         self._attachments = Attachments(self.client, self._nodes, self._tell_in_use, simulated=simulated)
         self._volumes = VolumeManager(
@@ -149,6 +156,8 @@ class NodeHost:
             stack.callback(self.kernel.close)
         stack.push_async_callback(self._objects.stop)
         stack.push_async_callback(self._tasks.cancel)
+        stack.push_async_callback(self._stages.stop)
+        await self._stages.start()
         await self._start_kubelets()
         self._tasks.spawn(self._release_volumes(), "release of volumes")
         await self._start_traffic()
@@ -158,7 +167,7 @@ class NodeHost:
         await self._stack.aclose()
 
     async def _serve(self) -> None:
-        handler = NodeService(self._pods, self.sessions, self.env.clock, self._page)
+        handler = NodeService(self._pods, self.sessions, self.env.clock, self._page, self._answers.prepare)
         node = Service(node_pb2.DESCRIPTOR.services_by_name["Node"], handler, callers=callers.NODE)
         served = [node, *self._volumes.services()]
         if self.carrier is not None:
@@ -172,7 +181,8 @@ class NodeHost:
     async def _start_kubelets(self) -> None:
         shared = self._shared()
         for node in self.config.nodes:
-            self.kubelets[node.name] = self._kubelet(node, shared)
+            kubelet = self.kubelets[node.name] = self._kubelet(node, shared)
+            self._stages.watchers.append(kubelet.stages_changed)
         kubelets = [*self.kubelets.values()]
         self._stack.callback(self._close_kubelets)
         self._statuses.start()
@@ -190,6 +200,8 @@ class NodeHost:
         return Kubelet(node, self._runtimes[node.runtime], shared, status_changed=self._node_statuses.mark)
 
     def _shared(self) -> Shared:
+        tokens = TokenManager(self.client, self.env.rng)
+        writes = AccountWrites(self.client, tokens)
         return Shared(
             client=self.client,
             env=self.env,
@@ -202,7 +214,9 @@ class NodeHost:
             statuses=self._statuses,
             prober=self._prober,
             objects=self._objects,
-            tokens=TokenManager(self.client, self.env.rng),
+            tokens=tokens,
+            stages=PlayerParts(self._stages, writes, self.env, self._events, self._tasks),
+            simulated=self._simulated,
             volumes=self._volumes,
             files=self.pod_files,
             dns=self.config.dns if self.config.isolates else "",
@@ -299,7 +313,7 @@ class NodeHost:
         return [*(self.config.external_addresses or (self.config.ingress_address.rpartition(":")[0],))]
 
     def _make_runtimes(self) -> None:
-        simulated = SimulatedRuntime(self.env.rng, self.env.timestamp)
+        simulated = self._simulated
         for name in dict.fromkeys(n.runtime for n in self.config.nodes):
             if name != PROCESS:
                 self._runtimes[name] = simulated

@@ -21,6 +21,7 @@ from rayplane.control_plane.apiserver.flowcontrol.fairness import LEVELS, SCHEMA
 from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry
 from rayplane.control_plane.apiserver.requests import SYSTEM, DeleteOptions, Target, WriteOptions
 from rayplane.control_plane.rpc.tls import Credentials
+from rayplane.control_plane.stages.definitions import definitions
 from rayplane.control_plane.tasks import cancel_and_wait
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ _TIGHTENED = frozenset(
 
 async def ensure(registry: ObjectRegistry, config: ApiServerConfig) -> None:
     """Create what is missing. Safe on all servers at once. ApiError when etcd refuses."""
-    for o in (*bootstrap_objects(), *_of_this_cluster(config)):
+    for o in (*bootstrap_objects(), *definitions(), *_of_this_cluster(config)):
         if o["kind"] not in _FLOW_CONTROL:
             await _ensure(registry, o)
     await keep_flow_control(registry)

@@ -21,6 +21,8 @@ from rayplane.control_plane.cli.options import (
     state_dir,
     wants_json,
 )
+from rayplane.control_plane.cli.stages import put as put_stages
+from rayplane.control_plane.cli.stages import read as read_stages
 from rayplane.control_plane.cluster import launch, ray_cluster
 from rayplane.control_plane.cluster.access import access, endpoints, refresh
 from rayplane.control_plane.cluster.config import NONE, ClusterConfig, scheduler_configuration
@@ -110,6 +112,9 @@ def up(
         str,
         typer.Option(help="KubeSchedulerConfiguration of the schedulers: a file, or `none`; kept with the cluster."),
     ] = "",
+    stages: Annotated[
+        list[str] | None, typer.Option(help="Stages of simulated pods to put into the cluster: a file or directory.")
+    ] = None,
     log_format: Annotated[str, typer.Option(help="Of all logs: `text` or `json`.")] = "text",
     state: State = None,
 ) -> None:
@@ -154,8 +159,10 @@ def up(
             errors.print(f"--scheduler-config: {note}")
     directory = state_dir(name, state)
     encryption = _read("--encryption-config", encryption_config)
+    played = read_stages(stages) if stages else []
     with progress() as say:
         found = run(launch.up(config, directory, say, encryption=encryption))
+    run(put_stages(directory, played))
     _print_access(directory, found)
 
 

@@ -11,6 +11,7 @@ import typer
 from google.protobuf.json_format import MessageToDict
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.cli import waiting
 from rayplane.control_plane.cli.kinds import Kinds
 from rayplane.control_plane.cli.options import Name, Output, State, console, run, state_dir, wants_json
 from rayplane.control_plane.cli.printing import plain
@@ -48,28 +49,31 @@ def why(
     nobody looked, there was nothing to do, it waits until then, or it failed with that error.
     """
     as_json = wants_json(output)
-    asked, answers, silent = run(_ask(state_dir(name, state), what, namespace))
+    asked, answers, silent, missing = run(_ask(state_dir(name, state), what, namespace))
     if as_json:
         replicas = [MessageToDict(answer, always_print_fields_with_no_presence=True) for answer in answers]
-        print(json.dumps({"object": asked, "replicas": replicas, "silent": silent}, indent=2))
+        told = {"object": asked, "replicas": replicas, "silent": silent, "waits": [one.to_json() for one in missing]}
+        print(json.dumps(told, indent=2))
         return
-    for line in lines(asked, answers, silent):
+    for line in (*lines(asked, answers, silent), *waiting.lines(missing)):
         console.print(plain(line), markup=False)
 
 
 async def _ask(
     directory: Any, what: Sequence[str], namespace: str
-) -> tuple[dict[str, str], list[pb.WhyResponse], dict[str, str]]:
-    """What was asked for, and what the replicas say; of those that say nothing, why."""
+) -> tuple[dict[str, str], list[pb.WhyResponse], dict[str, str], list[waiting.Missing]]:
+    """What was asked for, and what the replicas say; of those that say nothing, why; and what a pod waits for."""
     async with access(directory) as admin:
         request = await _request(admin, what, namespace)
         replicas = (await current_topology(admin)).of(Role.CONTROLLERS)
         found = await asyncio.gather(*(_told(admin, replica, request) for replica in replicas))
+        missing = await waiting.waits(admin.api, request.namespace, request.name) if request.resource == "pods" else []
     answers = [one for one in found if isinstance(one, pb.WhyResponse)]
     silent = {r.name: one for r, one in zip(replicas, found, strict=True) if isinstance(one, str)}
     if not answers:
         raise ClusterError("no controller manager answers: " + "; ".join(f"{n}: {e}" for n, e in silent.items()))
-    return {"resource": request.resource, "namespace": request.namespace, "name": request.name}, answers, silent
+    asked = {"resource": request.resource, "namespace": request.namespace, "name": request.name}
+    return asked, answers, silent, missing
 
 
 async def _request(admin: Access, what: Sequence[str], namespace: str) -> pb.WhyRequest:

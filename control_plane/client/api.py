@@ -123,6 +123,12 @@ class ApiClient:
         made._metadata = {**self._metadata, "impersonate-user": user}
         return made
 
+    def bearing(self, token: str) -> "ApiClient":
+        """The same client, whose calls are made as the owner of a token."""
+        made = copy.copy(self)
+        made._metadata = {**self._metadata, "impersonate-token": token}
+        return made
+
     get = _single(ops.get, idempotent=True)
 
     async def list(

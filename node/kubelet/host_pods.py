@@ -7,7 +7,7 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.node.errors import NotHere
 from rayplane.node.events import Events
 from rayplane.node.kubelet.kubelet import Kubelet
-from rayplane.node.kubelet.pod_worker import PodWorker
+from rayplane.node.kubelet.stage_player import Worker
 from rayplane.node.lifecycle import Suspended
 
 
@@ -25,11 +25,11 @@ class HostPods:
             raise NotHere(f"node {node} is not on this host")
         return kubelet
 
-    def worker(self, node: str, namespace: str, name: str) -> PodWorker:
+    def worker(self, node: str, namespace: str, name: str) -> Worker:
         """Return the worker of a pod. Raises NotHere."""
         return self.kubelet(node).worker(namespace, name)
 
-    def workers(self, node: str) -> list[PodWorker]:
+    def workers(self, node: str) -> list[Worker]:
         """Return the workers of a node. Raises NotHere."""
         return self.kubelet(node).workers
 

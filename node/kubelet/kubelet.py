@@ -17,6 +17,7 @@ from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ApiClient
+from rayplane.control_plane.stages.templates import Given
 from rayplane.node.config import NodeConfig, NodeTiming
 from rayplane.node.errors import NotHere
 from rayplane.node.events import Events
@@ -28,10 +29,15 @@ from rayplane.node.kubelet.metrics import KubeletMetrics
 from rayplane.node.kubelet.pod_worker import PodWorker
 from rayplane.node.kubelet.resizes import Resizes
 from rayplane.node.kubelet.sandbox import ObjectLookup, PodVolumes, Sandbox, SandboxParts, Tokens
+from rayplane.node.kubelet.stage_functions import functions
+from rayplane.node.kubelet.stage_player import PlayerParts, StagePlayer, Worker
+from rayplane.node.kubelet.staged_node import StagedNode
+from rayplane.node.kubelet.staged_pod import StagedPod, is_staged
 from rayplane.node.kubelet.worker_parts import Probes, Statuses, WorkerParts
 from rayplane.node.lifecycle import Rejected, Resumed, Suspended
 from rayplane.node.lifecycle.model import Run
 from rayplane.node.runtime import Runtime
+from rayplane.node.runtime.simulated import SimulatedRuntime
 from rayplane.node.tasks import Tasks
 from rayplane.node.volumes.pod_files import PodFiles
 from rayplane.storage.env import Env
@@ -58,6 +64,8 @@ class Shared:
     objects: ObjectLookup
     tokens: Tokens
     volumes: PodVolumes
+    stages: PlayerParts
+    simulated: SimulatedRuntime
     files: PodFiles | None
     """Directories of pods, where containers are processes."""
     dns: str = ""
@@ -79,14 +87,16 @@ class Kubelet:
         self.fence = Fence(shared.timing.fence_after_s, self._suspend)
         self._shared = shared
         self._status_changed = status_changed
-        self._workers: dict[str, PodWorker] = {}  # by uid
-        self._by_key: dict[str, PodWorker] = {}
+        self._workers: dict[str, Worker] = {}  # by uid
+        self._by_key: dict[str, Worker] = {}
         self._doubted: dict[str, Object] = {}  # pods that wait for a second look, by uid
         capacity = Room(quantity.milli(config.cpu), quantity.value(config.memory), config.max_pods)
         self._room = Allocations(capacity)
         self._resizes = Resizes(self._room)
         self._files = shared.files if config.runs_processes else None
         self._parts = self._worker_parts()
+        self._player = StagePlayer(shared.stages, self)
+        self._staged_node = StagedNode(shared.stages, partial(self.given, str), partial(status_changed, self))
 
     def _worker_parts(self) -> WorkerParts:
         shared, config = self._shared, self.config
@@ -131,10 +141,10 @@ class Kubelet:
         return self.addresses.node_ip
 
     @property
-    def workers(self) -> list[PodWorker]:
+    def workers(self) -> list[Worker]:
         return [*self._workers.values()]
 
-    def worker(self, namespace: str, name: str) -> PodWorker:
+    def worker(self, namespace: str, name: str) -> Worker:
         """Return the worker of a pod. Raises NotHere."""
         worker = self._by_key.get(f"{namespace}/{name}")
         if worker is None:
@@ -172,6 +182,10 @@ class Kubelet:
         self.node_event(node)
 
     def node_status(self, node: Object) -> dict[str, Any]:
+        return self._staged_node.over(self._own_status(node))
+
+    def _own_status(self, node: Object) -> dict[str, Any]:
+        """Return the status as it is without stages."""
         return registration.node_status(
             self.config,
             node,
@@ -190,6 +204,11 @@ class Kubelet:
         if self.take_cidr(node) or lost or not registration.follows_capacity(node):
             self._status_changed(self)
         self.addresses.tell()
+        self._look_at_node()
+
+    def _look_at_node(self) -> None:
+        if self.node is not None and self._staged_node.concerned and not self.config.runs_processes:
+            self._staged_node.look(self.node, self._own_status(self.node))
 
     def take_cidr(self, node: Object) -> bool:
         """Take the addresses of its pods from the Node; whether they are new."""
@@ -215,7 +234,7 @@ class Kubelet:
             if worker is not None:
                 worker.remove()
         elif worker is not None:
-            worker.update(pod)
+            self._update(worker, pod)
         elif uid in self._doubted:
             self._doubted[uid] = pod
         else:
@@ -252,28 +271,86 @@ class Kubelet:
         address = meta.status(pod).get("podIP")
         if address and not meta.spec(pod).get("hostNetwork"):
             self.addresses.avoid(address)
-        worker = self._workers[uid] = self._by_key[key] = PodWorker(pod, room, self._parts)
-        worker.begin(suspended=self.suspended, refusal=self._refusal(worker, refusal))
+        refusal = self._refusal(pod, room, refusal)
+        if refusal is None and self._is_for_stages(pod):
+            self._stage(pod, room)
+            return
+        worker = PodWorker(pod, room, self._parts)
+        self._workers[uid] = self._by_key[key] = worker
+        worker.begin(suspended=self.suspended, refusal=refusal)
         if meta.get_condition(pod, "PodResizePending") is not None:
             self._resizes.look(worker)
+        if self._player.active and not self.config.runs_processes:
+            self._player.look(worker)
 
-    def _refusal(self, worker: PodWorker, known: Rejected | None) -> Rejected | None:
+    def _refusal(self, pod: Object, room: Room, known: Rejected | None) -> Rejected | None:
         """Why a new pod does not fit. Pods that ran here before have their room already."""
-        if _has_begun(worker.pod):
+        if _has_begun(pod):
             return None
-        refusal = self._room.refuse(worker.room) or known or self._room.refuse_ports(worker.room)
-        return refusal or forbids(worker.pod)
+        return self._room.refuse(room) or known or self._room.refuse_ports(room) or forbids(pod)
 
-    def _drop(self, worker: PodWorker) -> None:
+    def _drop(self, worker: Worker) -> None:
         """The pod is gone from the API and from here."""
         worker.close()
-        self._resizes.forget(worker)
+        if isinstance(worker, PodWorker):
+            self._resizes.forget(worker)
         uid, key = meta.uid(worker.pod), meta.key(worker.pod)
+        self._player.forget(uid)
         self._workers.pop(uid, None)
         if self._by_key.get(key) is worker:
             del self._by_key[key]
         if self._files is not None:
             self._shared.tasks.spawn(self._files.remove(uid), f"removal of the files of {key}")
+
+    # --- stages -----------------------------------------------------------------------------------
+
+    def _update(self, worker: Worker, pod: Object) -> None:
+        plays = self._player.active and not self.config.runs_processes
+        # Its worker would end it at once.
+        if plays and meta.is_deleting(pod) and isinstance(worker, PodWorker) and self._player.begins(pod):
+            worker = self._take_over(worker)
+        worker.update(pod)
+        if plays or isinstance(worker, StagedPod):
+            self._player.look(worker)
+
+    def _is_for_stages(self, pod: Object) -> bool:
+        """Whether stages decide the life of a pod that is new here, from its beginning or from where they left it."""
+        if self.config.runs_processes:
+            return False
+        return is_staged(pod) or (self._player.active and not _has_begun(pod) and self._player.begins(pod))
+
+    def _stage(self, pod: Object, room: Room) -> None:
+        worker = StagedPod(pod, room, self._parts, self._shared.simulated, self._drop)
+        self._workers[meta.uid(pod)] = self._by_key[meta.key(pod)] = worker
+        worker.begin()
+        self._player.look(worker)
+
+    def _take_over(self, worker: PodWorker) -> StagedPod:
+        self._resizes.forget(worker)
+        sandbox = worker.retire()
+        pod = worker.pod
+        staged = StagedPod(pod, worker.room, self._parts, self._shared.simulated, self._drop, sandbox)
+        self._workers[meta.uid(pod)] = self._by_key[meta.key(pod)] = staged
+        staged.begin()
+        return staged
+
+    def stages_changed(self) -> None:
+        """There are other stages than before."""
+        for worker in self.workers if not self.config.runs_processes else ():
+            self._player.look_anew(worker)
+        self._look_at_node()
+
+    def worker_of(self, uid: str) -> Worker | None:
+        return self._workers.get(uid)
+
+    def staged(self, uid: str) -> StagedPod | None:
+        worker = self._workers.get(uid)
+        return self._take_over(worker) if isinstance(worker, PodWorker) else worker
+
+    def given(self, address: Callable[[], str]) -> Given:
+        shared = self._shared
+        port = int(shared.address.rpartition(":")[2])
+        return functions(shared.env, node=self.name, node_ip=self.node_ip, port=port, address=address)
 
     # --- fencing ----------------------------------------------------------------------------------
 
@@ -303,6 +380,8 @@ class Kubelet:
                 worker.remove()
 
     def close(self) -> None:
+        self._player.close()
+        self._staged_node.close()
         for worker in self.workers:
             worker.close()
 

@@ -182,6 +182,14 @@ class PodWorker:
         self._parts.addresses.forget(self.prepare)
         self._parts.statuses.forget(self)
 
+    def retire(self) -> Sandbox | None:
+        """Give the pod up to another: nothing of it runs here any more. Its sandbox is for the other to give back."""
+        self.close()
+        self._give_up_room()
+        for run in self.runs.values():
+            run.stop(0)
+        return self.sandbox
+
     def prepare(self) -> None:
         """Make the sandbox, now that the node has addresses."""
         self._carry_out(PrepareSandbox())

@@ -27,6 +27,12 @@ def _ready(trouble: str) -> tuple[str, str, str, str]:
     return "Ready", "True", "KubeletReady", "kubelet is posting ready status"
 
 
+def healthy_conditions() -> list[dict[str, str]]:
+    """Conditions of a node in order, as far as they say nothing of times."""
+    told = (*_HEALTHY, _ready(""))
+    return [{"type": kind, "status": value, "reason": reason, "message": text} for kind, value, reason, text in told]
+
+
 def node_object(
     config: NodeConfig, *, host_address: str, volume_capacity: str, heartbeat: str = "", network: str = ""
 ) -> Object:

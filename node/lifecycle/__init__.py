@@ -9,6 +9,7 @@ Concurrency: none. One `PodMachine` is stepped by one caller.
 """
 
 from rayplane.node.lifecycle.machine import PodMachine
+from rayplane.node.lifecycle.mirror import mirror
 from rayplane.node.lifecycle.model import (
     KUBERNETES_RESTARTS,
     DeadlineChanged,
@@ -81,5 +82,6 @@ __all__ = [
     "TimerFired",
     "TimerKey",
     "Vanished",
+    "mirror",
     "render_status",
 ]

@@ -81,6 +81,8 @@ class LogOptions:
     tail_lines: int | None = None
     since: str = ""
     limit_bytes: int | None = None
+    previous: bool = False
+    """Of the run before the one that is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ Annotations (each also as `<name>.<container>` for one container; times as secon
 | annotation | meaning | default |
 |---|---|---|
 | rayplane.io/start-delay | from the start order to running | 0 |
-| rayplane.io/run-duration | then the container exits | for ever; 1 s in a Job's pod; 0 for init containers |
+| rayplane.io/run-duration | then the container exits | `usual_run_s`; 0 for init containers |
 | rayplane.io/exit-code | with this code | 0 |
 | rayplane.io/crash-rate | crashes per second of running, with exit code 1 | 0 |
 | rayplane.io/stop-delay | from the stop order to the exit (at most the grace period) | 0 |
@@ -33,20 +33,24 @@ from rayplane.control_plane.api.pods.resources import container_requests
 from rayplane.control_plane.durations import parse_span
 from rayplane.node.errors import Unsupported
 from rayplane.node.runtime import ExecSession, Listener, LogOptions, StartOrder, Usage
+from rayplane.node.runtime.answers import Answers, ScriptedExec
 from rayplane.node.runtime.attach import FROM_NOW, Attached
 from rayplane.node.runtime.logs import LogLine, select_lines
 from rayplane.node.runtime.nothing_shared import NothingShared
+from rayplane.node.runtime.pod_network import DIRECT
 
 PREFIX = "rayplane.io/"
 JOB_RUN_S = 1.0
+HELM_HOOK = "helm.sh/hook"
 
 
 class SimulatedRuntime(NothingShared):
     """A runtime that starts containers that are data. `rng` decides when they crash."""
 
-    def __init__(self, rng: random.Random, stamp: Callable[[], str]) -> None:
-        self._rng = rng
-        self._stamp = stamp
+    def __init__(self, rng: random.Random, stamp: Callable[[], str], answers: Answers | None = None) -> None:
+        self.rng = rng
+        self.stamp = stamp
+        self.answers = answers
 
     async def open(self) -> None:
         """Do nothing: there is nothing to open."""
@@ -58,24 +62,28 @@ class SimulatedRuntime(NothingShared):
         """Simulated containers need no watchdog: they live in the process that watches."""
 
     def start(self, order: StartOrder, listener: Listener) -> "SimulatedRun":
-        run = SimulatedRun(order, listener, stamp=self._stamp)
+        run = SimulatedRun(order, listener, self)
         try:
-            run.begin(self._rng)
+            run.begin(self.rng)
         except ValueError as e:
             listener.failed("CreateContainerConfigError", f"an annotation {PREFIX}...: {e}")
         return run
+
+    def show(self, order: StartOrder) -> "SimulatedRun":
+        """A run that somebody else begins and ends."""
+        return SimulatedRun(order, _NOBODY, self)
 
 
 class SimulatedRun:
     """One run of a simulated container."""
 
-    __slots__ = ("_listener", "_order", "_over", "_stamp", "_timer", "_waiters")
+    __slots__ = ("_listener", "_order", "_over", "_runtime", "_timer", "_waiters")
     real = False
 
-    def __init__(self, order: StartOrder, listener: Listener, *, stamp: Callable[[], str]) -> None:
+    def __init__(self, order: StartOrder, listener: Listener, runtime: SimulatedRuntime) -> None:
         self._order = order
         self._listener = listener
-        self._stamp = stamp
+        self._runtime = runtime
         self._timer: asyncio.TimerHandle | None = None
         self._over = False
         self._waiters: list[asyncio.Future[None]] = []
@@ -125,7 +133,11 @@ class SimulatedRun:
             self._after(grace_s, self._exit, 137, 0)
 
     async def connect(self, host: str, port: int) -> socket.socket:
-        raise OSError(errno.ECONNREFUSED, "a simulated container listens nowhere")
+        answers = self._runtime.answers
+        target = await answers.forward(self._order.pod, port) if answers is not None else None
+        if target is None:
+            raise OSError(errno.ECONNREFUSED, "a simulated container listens nowhere")
+        return await DIRECT.connect(*target)
 
     def probe_delay(self, probe: str) -> tuple[float, bool] | None:
         if probe == "readiness":
@@ -140,33 +152,64 @@ class SimulatedRun:
         return 0.0, True
 
     async def logs(self, options: LogOptions) -> AsyncIterator[bytes]:
-        name = self._order.container["name"]
-        lines = [LogLine(self._order.stamp, f"simulated container {name} started\n".encode())]
-        text = self._text("log")
-        if text:
-            lines.append(LogLine(self._order.stamp, text.encode() + b"\n"))
-        data = select_lines(lines, options)
+        data = select_lines(await self._lines(options.previous), options)
         if data:
             yield data
-        if options.follow and not self._over:
+        if options.follow:
+            await self._ended()
+
+    async def _lines(self, previous: bool) -> list[LogLine]:
+        name, stamp, answers = self._order.container["name"], self._order.stamp, self._runtime.answers
+        if answers is not None:
+            said = await answers.output("Logs", self._order.pod, name, previous=previous)
+            if said is not None:
+                return [LogLine(stamp, line) for line in said.splitlines(keepends=True)]
+        lines = [LogLine(stamp, f"simulated container {name} started\n".encode())]
+        text = self._text("log")
+        if text:
+            lines.append(LogLine(stamp, text.encode() + b"\n"))
+        return lines
+
+    async def exec(self, command: list[str], *, tty: bool, stdin: bool, size: tuple[int, int] = (0, 0)) -> ExecSession:
+        order, answers = self._order, self._runtime.answers
+        answer = await answers.answer(order.pod, order.container["name"], command) if answers is not None else None
+        if answer is None:
+            raise Unsupported(
+                "simulated containers run no commands: give it answers in an Exec of kwok.x-k8s.io, or use a node with "
+                "the process runtime"
+            )
+        return ScriptedExec(answer)
+
+    async def attach(self, *, stdin: bool) -> ExecSession:
+        order, answers = self._order, self._runtime.answers
+        said = await answers.output("Attach", order.pod, order.container["name"]) if answers is not None else None
+        return Attached(self._follow(said)) if said is not None else Attached(self.logs(FROM_NOW))
+
+    async def _follow(self, said: bytes) -> AsyncIterator[bytes]:
+        yield said
+        await self._ended()
+
+    async def _ended(self) -> None:
+        if not self._over:
             waiter = asyncio.get_running_loop().create_future()
             self._waiters.append(waiter)
             await waiter
-
-    async def exec(self, command: list[str], *, tty: bool, stdin: bool, size: tuple[int, int] = (0, 0)) -> ExecSession:
-        raise Unsupported("simulated containers run no commands: use a node with the process runtime")
-
-    async def attach(self, *, stdin: bool) -> ExecSession:
-        return Attached(self.logs(FROM_NOW))
 
     def usage(self, pod: Object) -> Usage:
         if self._over:
             return Usage()
         container = self._order.container
-        requests = container_requests(container)
-        cpu = self._amount(pod, "cpu-usage") or quantity.parse(requests.get("cpu") or 0)
-        memory = self._amount(pod, "memory-usage") or quantity.parse(requests.get("memory") or 0)
-        return Usage(cpu.milli * 1_000_000, memory.value)
+        requests, answers = container_requests(container), self._runtime.answers
+        cores = memory_bytes = None
+        if answers is not None:
+            chance = self._runtime.rng.random
+            cores, memory_bytes = answers.usage(pod, container["name"], self._order.stamp, chance)
+        if cores is None:
+            cpu = self._amount(pod, "cpu-usage") or quantity.parse(requests.get("cpu") or 0)
+            cores = cpu.milli / 1000
+        if memory_bytes is None:
+            memory_bytes = (self._amount(pod, "memory-usage") or quantity.parse(requests.get("memory") or 0)).value
+        return Usage(round(cores * 1e9), round(memory_bytes))
 
     def _amount(self, pod: Object, name: str) -> quantity.Quantity | None:
         """An amount that the pod says, as it is now; None where it says none, or what is none."""
@@ -180,8 +223,7 @@ class SimulatedRun:
         inits = pod["spec"].get("initContainers") or ()
         if any(c is container or c["name"] == container["name"] for c in inits):
             return None if is_sidecar(container) else 0.0
-        owner = meta.controller_of(pod)
-        return JOB_RUN_S if owner is not None and owner.get("kind") == "Job" else None
+        return usual_run_s(pod, container)
 
     def _text(self, name: str) -> str:
         return annotation(self._order.pod, self._order.container, name)
@@ -195,6 +237,49 @@ class SimulatedRun:
             callback(*args)
         elif delay_s != float("inf"):
             self._timer = asyncio.get_running_loop().call_later(delay_s, callback, *args)
+
+
+def usual_run_s(pod: Object, container: dict[str, Any]) -> float | None:
+    """How long a container runs, of which nobody says; None: for ever.
+
+    Pods of Jobs, pods that a Helm test makes, and pods of nobody that are not to be restarted whatever happens end by
+    themselves: of the last only containers that say what they run, since without a command an image may well serve.
+    `sleep N` takes its time.
+    """
+    owner = meta.controller_of(pod)
+    if owner is not None:
+        return JOB_RUN_S if owner.get("kind") == "Job" else None
+    ends = pod["spec"].get("restartPolicy") in ("Never", "OnFailure")
+    if "test" in meta.annotations(pod).get(HELM_HOOK, ""):
+        return _slept_s(container, JOB_RUN_S) if ends else None
+    runs = container.get("command") or container.get("args")
+    return _slept_s(container, JOB_RUN_S) if ends and runs else None
+
+
+def _slept_s(container: dict[str, Any], otherwise_s: float) -> float | None:
+    words = [*(container.get("command") or ()), *(container.get("args") or ())]
+    if len(words) != 2 or words[0].rpartition("/")[2] != "sleep":
+        return otherwise_s
+    try:
+        return parse_span(words[1])
+    except ValueError:
+        return None
+
+
+class _Nobody:
+    """A listener of runs that nobody is told of."""
+
+    def started(self) -> None:
+        return
+
+    def failed(self, reason: str, message: str) -> None:
+        return
+
+    def exited(self, exit_code: int, signal: int, message: str) -> None:
+        return
+
+
+_NOBODY = _Nobody()
 
 
 def annotation(pod: Object, container: dict[str, Any], name: str) -> str:

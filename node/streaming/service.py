@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
+import errno
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import Protocol, TypeVar
 
@@ -53,13 +54,22 @@ class NodeService:
     """Handlers of `rayplane.v1.Node`. Failures are NodeErrors, whose `code` travels as the gRPC status."""
 
     def __init__(
-        self, pods: PodLookup, sessions: Sessions, clock: Clock, metrics: Callable[[str, str], tuple[bytes, str]]
+        self,
+        pods: PodLookup,
+        sessions: Sessions,
+        clock: Clock,
+        metrics: Callable[[str, str], tuple[bytes, str]],
+        prepare: Callable[[], Awaitable[None]],
     ) -> None:
-        """`metrics` gives a node's page and its type, of those that a scraper takes; NotHere for other hosts' nodes."""
+        """`metrics` gives a node's page and its type, of those that a scraper takes; NotHere for other hosts' nodes.
+
+        `prepare` is awaited before usage is looked at.
+        """
         self._pods = pods
         self._sessions = sessions
         self._clock = clock
         self._metrics = metrics
+        self._prepare = prepare
 
     # --- logs -------------------------------------------------------------------------------------
 
@@ -96,6 +106,7 @@ class NodeService:
             tail_lines=request.tail_lines if request.HasField("tail_lines") else None,
             since=since,
             limit_bytes=max(0, request.limit_bytes) if request.HasField("limit_bytes") else None,
+            previous=request.previous,
         )
 
     # --- exec -------------------------------------------------------------------------------------
@@ -144,12 +155,14 @@ class NodeService:
         self, worker: StreamedPod, first: pb.PortForwardRequest, requests: AsyncIterator[pb.PortForwardRequest]
     ) -> AsyncGenerator[pb.PortForwardResponse, None]:
         ip = worker.machine.ip
-        run = next((run for run in worker.runs.values() if run.real), None)
+        run = min(worker.runs.values(), key=lambda one: not one.real, default=None)
         if run is None:
             raise NotRunning(f"pod {meta.key(worker.pod)} has no real process that could listen")
         try:
             reader, writer = await asyncio.open_connection(sock=await run.connect(ip, first.port))
         except OSError as e:
+            if not run.real and e.errno == errno.ECONNREFUSED:
+                raise NotRunning(f"pod {meta.key(worker.pod)} has no real process that could listen") from e
             why = e.strerror or str(e)
             raise ConnectFailed(f"cannot connect to {ip}:{first.port}: {why}") from e
         # An empty answer says that the connection stands.
@@ -169,6 +182,7 @@ class NodeService:
     # --- stats ------------------------------------------------------------------------------------
 
     async def Stats(self, request: pb.StatsRequest, context: Context) -> pb.StatsResponse:
+        await self._prepare()
         response = pb.StatsResponse()
         for worker in self._pods.workers(request.node):
             namespace, name = meta.namespace(worker.pod), meta.name(worker.pod)

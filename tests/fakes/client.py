@@ -26,7 +26,7 @@ _Events = list[WatchEvent]
 _PATCHES = {pb.MERGE: "merge", pb.JSON: "json", pb.STRATEGIC: "strategic"}
 _GONE: Object = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}
 _SHOWN_WHEN_GONE = frozenset({"pods", "services", "persistentvolumes", "persistentvolumeclaims", "serviceaccounts"})
-_WRITES = frozenset({"create", "update", "update_status", "patch", "delete", "batch"})
+_WRITES = frozenset({"apply", "create", "update", "update_status", "patch", "delete", "batch"})
 
 
 class FakeClient:
@@ -124,6 +124,9 @@ class FakeClient:
     def acting(self, user: str) -> _Acting:
         return _Acting(self, self.actors, user)
 
+    def bearing(self, token: str) -> _Acting:
+        return _Acting(self, self.actors, token)
+
     async def get(self, resource: str, name: str, namespace: str = "", *, subresource: str = "") -> Object:
         return await self._call("get", lambda: copied(self.store.require(resource, namespace, name)))
 
@@ -148,9 +151,23 @@ class FakeClient:
         return await self.update(resource, obj, subresource="status")
 
     async def patch(
-        self, resource: str, name: str, namespace: str, body: Any, *, kind: str = "merge", subresource: str = ""
+        self,
+        resource: str,
+        name: str,
+        namespace: str,
+        body: Any,
+        *,
+        kind: str = "merge",
+        subresource: str = "",
+        **_: Any,
     ) -> Object:
         return await self._call("patch", lambda: self._patch(resource, name, namespace, body, kind, subresource))
+
+    async def apply(self, resource: str, obj: Object, **_: Any) -> Object:
+        """Nobody's fields are asked about: what is there is merged."""
+        if self.store.get(resource, meta.namespace(obj), meta.name(obj)) is None:
+            return await self.create(resource, obj)
+        return await self.patch(resource, meta.name(obj), meta.namespace(obj), obj)
 
     async def delete(
         self,

@@ -154,6 +154,8 @@ NODE_RULES = (
     _rule(_READ, "storage.k8s.io", ("csidrivers",)),
     _rule(_READ, "node.k8s.io", ("runtimeclasses",)),
     _rule(("get",), "resource.k8s.io", ("resourceclaims",)),
+    # How simulated pods behave, and answer.
+    _rule(_READ, "kwok.x-k8s.io", _ALL),
     _rule(("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"), "resource.k8s.io", (
         "resourceslices",
     )),

@@ -24,6 +24,7 @@ from rayplane.control_plane.apiserver.admission import (
     quota,
     rights,
     secrets,
+    stages,
 )
 from rayplane.control_plane.apiserver.admission.configuration import AdmissionSettings
 from rayplane.control_plane.apiserver.admission.events import EventRates
@@ -108,7 +109,7 @@ class Admission:
             validators["EventRateLimit"] = EventRates(settings.events).admit
         if missing := sorted(on & {"EventRateLimit", "ImagePolicyWebhook"} - validators.keys()):
             raise ValueError(f"admission plug-in {', '.join(missing)} needs an AdmissionConfiguration that names it")
-        self._validators = Plugins(_those(on, validators))
+        self._validators = Plugins((*_those(on, validators), stages.judge))
         more = optional(self._kinds, lookup, authorizer, settings=settings, provide=self._provide)
         default = classes.DefaultClasses(lookup)
         always = {

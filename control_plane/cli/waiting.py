@@ -1,0 +1,111 @@
+"""ConfigMaps and Secrets that a pod waits for since they are not there, and whose pods could make them."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.errors import ApiError, NotFound
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.containers import lifecycled
+from rayplane.control_plane.client import ApiClient
+from rayplane.node.environment import Reference, env_references
+from rayplane.node.volumes.projected import volume_references
+
+PODS_MAX = 500
+ACCOUNTS_MAX = 20
+SHOWN_MAX = 3
+_KINDS = {"secrets": "Secret", "configmaps": "ConfigMap"}
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """An object that a pod needs and nobody has made. `makers`: pods whose accounts may make it, and the accounts."""
+
+    resource: str
+    namespace: str
+    name: str
+    simulated: bool
+    makers: tuple[tuple[str, str], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+async def waits(api: ApiClient, namespace: str, name: str) -> list[Missing]:
+    """What a pod waits for; nothing where it does not wait, or the API does not tell."""
+    try:
+        pod = await api.get("pods", name, namespace)
+        if meta.status(pod).get("phase") != "Pending" or not meta.node_name(pod):
+            return []
+        needed = [ref for ref in _needed(pod) if await _is_missing(api, namespace, ref)]
+        if not needed:
+            return []
+        simulated = await _is_simulated(api, meta.node_name(pod))
+        pods = (await api.list("pods", namespace, limit=PODS_MAX)).items
+        return [
+            Missing(ref.resource, namespace, ref.name, simulated, await _makers(api, ref, pods, pod)) for ref in needed
+        ]
+    except ApiError:
+        return []
+
+
+def _needed(pod: Object) -> list[Reference]:
+    spec = meta.spec(pod)
+    found = [ref for container in lifecycled(spec) for ref in env_references(container)]
+    found += [ref for volume in spec.get("volumes") or () for ref in volume_references(volume)]
+    return [*dict.fromkeys(ref for ref in found if not ref.optional)]
+
+
+async def _is_missing(api: ApiClient, namespace: str, ref: Reference) -> bool:
+    try:
+        await api.get(ref.resource, ref.name, namespace)
+    except NotFound:
+        return True
+    return False
+
+
+async def _is_simulated(api: ApiClient, node: str) -> bool:
+    info = meta.status(await api.get("nodes", node)).get("nodeInfo") or {}
+    return "simulated" in (info.get("containerRuntimeVersion") or "")
+
+
+async def _makers(
+    api: ApiClient, ref: Reference, pods: Sequence[Object], waiting: Object
+) -> tuple[tuple[str, str], ...]:
+    """The first pod of each account that may make the object, and the account."""
+    by_account: dict[str, str] = {}
+    for pod in pods:
+        account = meta.spec(pod).get("serviceAccountName") or "default"
+        if meta.uid(pod) != meta.uid(waiting):
+            by_account.setdefault(account, meta.name(pod))
+    accounts = [*by_account][:ACCOUNTS_MAX]
+    allowed = await asyncio.gather(*(_may_make(api, account, ref, meta.namespace(waiting)) for account in accounts))
+    return tuple((by_account[account], account) for account, may in zip(accounts, allowed, strict=True) if may)
+
+
+async def _may_make(api: ApiClient, account: str, ref: Reference, namespace: str) -> bool:
+    groups = ["system:serviceaccounts", f"system:serviceaccounts:{namespace}", "system:authenticated"]
+    asked = {"verb": "create", "resource": ref.resource, "namespace": namespace}
+    spec = {"user": f"system:serviceaccount:{namespace}:{account}", "groups": groups, "resourceAttributes": asked}
+    review = {"metadata": {}, "spec": spec}
+    answer = await api.create("subjectaccessreviews.authorization.k8s.io", review)
+    return bool(meta.status(answer).get("allowed"))
+
+
+def lines(missing: Sequence[Missing]) -> Iterator[str]:
+    """What is waited for, for people."""
+    for one in missing:
+        kind = _KINDS[one.resource]
+        yield f"It waits for {kind} {one.namespace}/{one.name}, which is not there."
+        shown = ", ".join(f"{pod} (service account {account})" for pod, account in one.makers[:SHOWN_MAX])
+        more = f" and {len(one.makers) - SHOWN_MAX} more" if len(one.makers) > SHOWN_MAX else ""
+        if shown:
+            yield f"    May make it: {shown}{more}."
+        if one.simulated and shown:
+            yield "    Pods of simulated nodes run no programs: a Stage with an `apply` step makes it in their name."
+        elif one.simulated:
+            yield "    Pods of simulated nodes run no programs: make it by hand, or by a Stage with an `apply` step."
+        else:
+            yield "    Make it, or look into the logs of whatever should have."

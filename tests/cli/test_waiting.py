@@ -1,0 +1,99 @@
+"""`rayplane why pod`: what a pod waits for, and who could make it."""
+
+from typing import Any
+
+import pytest
+
+from rayplane.control_plane.cli import stages, waiting
+from rayplane.control_plane.cli.manifests import ManifestError
+from tests.fakes import FakeClient
+
+ENV = [
+    {"name": "A", "valueFrom": {"secretKeyRef": {"name": "key", "key": "k"}}},
+    {"name": "B", "valueFrom": {"configMapKeyRef": {"name": "maybe", "key": "k", "optional": True}}},
+]
+VOLUMES = [{"name": "v", "configMap": {"name": "conf"}}, {"name": "w", "secret": {"secretName": "there"}}]
+
+
+class Api(FakeClient):
+    """An API at which one account may make Secrets."""
+
+    async def create(self, resource: str, obj: dict[str, Any], **options: Any) -> dict[str, Any]:
+        if not resource.startswith("subjectaccessreviews"):
+            return await super().create(resource, obj, **options)
+        spec = obj["spec"]
+        asked = spec["resourceAttributes"]
+        allowed = spec["user"] == "system:serviceaccount:default:maker" and asked["resource"] == "secrets"
+        return {"status": {"allowed": allowed and asked["verb"] == "create"}}
+
+
+def pod(name: str, account: str = "default", **spec: Any) -> dict[str, Any]:
+    spec = {"nodeName": "n1", "serviceAccountName": account, "containers": [{"name": "c"}], **spec}
+    return {
+        "metadata": {"name": name, "namespace": "default", "uid": name},
+        "spec": spec,
+        "status": {"phase": "Pending"},
+    }
+
+
+def node(runtime: str) -> dict[str, Any]:
+    return {"metadata": {"name": "n1"}, "status": {"nodeInfo": {"containerRuntimeVersion": f"rayplane-{runtime}://1"}}}
+
+
+async def said(api: Api) -> list[str]:
+    return list(waiting.lines(await waiting.waits(api, "default", "web")))  # type: ignore[arg-type]
+
+
+async def test_what_is_missing_is_told_with_who_may_make_it() -> None:
+    api = Api()
+    api.put("nodes", node("simulated"))
+    api.put("secrets", {"metadata": {"name": "there", "namespace": "default"}})
+    api.put("pods", pod("web", containers=[{"name": "c", "env": ENV}], volumes=VOLUMES))
+    api.put("pods", pod("setup", "maker"))
+    assert await said(api) == [
+        "It waits for Secret default/key, which is not there.",
+        "    May make it: setup (service account maker).",
+        "    Pods of simulated nodes run no programs: a Stage with an `apply` step makes it in their name.",
+        "It waits for ConfigMap default/conf, which is not there.",
+        "    Pods of simulated nodes run no programs: make it by hand, or by a Stage with an `apply` step.",
+    ]
+    api.put("nodes", node("process"))
+    assert (await said(api))[-1] == "    Make it, or look into the logs of whatever should have."
+
+
+async def test_a_pod_that_has_what_it_needs_or_runs_waits_for_nothing() -> None:
+    api = Api()
+    api.put("nodes", node("simulated"))
+    api.put("pods", pod("web"))
+    assert await said(api) == []
+    running = pod("web", volumes=VOLUMES)
+    running["status"]["phase"] = "Running"
+    api.put("pods", running)
+    assert await said(api) == []
+    api.remove("pods", "default/web")
+    assert await said(api) == []
+
+
+GOOD = b"""
+apiVersion: kwok.x-k8s.io/v1alpha1
+kind: Stage
+metadata: {name: a}
+spec: {resourceRef: {kind: Pod}, selector: {}, next: {statusTemplate: "phase: Running"}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (GOOD.replace(b"phase: Running", b"{{ foo }}"), r"document 2: Stage a: spec.next.statusTemplate: .*line 1:"),
+        (GOOD.replace(b"Stage", b"Stages"), "document 2: kwok.x-k8s.io/v1alpha1 Stages: use one of Stage,"),
+        (GOOD.replace(b"selector: {}", b"selector: [1]"), "document 2: Stage a: spec.selector"),
+    ],
+)
+def test_stages_of_a_file_are_checked_before_anything_is_done(text: bytes, why: str, tmp_path: Any) -> None:
+    file = tmp_path / "stages.yaml"
+    file.write_bytes(GOOD)
+    assert [one.object["metadata"]["name"] for one in stages.read([str(file)])] == ["a"]
+    file.write_bytes(GOOD + b"---\n" + text)
+    with pytest.raises(ManifestError, match=why):
+        stages.read([str(file)])
