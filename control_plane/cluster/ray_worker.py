@@ -19,6 +19,9 @@ _ENVIRONMENT, _LANGUAGE = "--serialized-runtime-env-context=", "--language="
 _SETUP = "setup_worker.py"
 #: A fifth of the memory of Ray's imports: it asks clouds for accelerators, and looks at runtime environments.
 _SELDOM = "jsonschema requests"
+#: Ray's serializers for objects of other libraries (pydantic, starlette, arrow), which it imports for them if they are
+#: installed: 4 MB of each worker. What travels through Ray here is none of theirs.
+_SERIALIZERS = "ray.util.serialization_addons"
 
 
 class Later(types.ModuleType):
@@ -30,6 +33,13 @@ class Later(types.ModuleType):
         return getattr(importlib.import_module(self.__name__), name)
 
 
+def no_serializers() -> types.ModuleType:
+    """A module in the place of `_SERIALIZERS`."""
+    module: Any = types.ModuleType(_SERIALIZERS)
+    module.apply = lambda context: None
+    return module  # type: ignore[no-any-return]
+
+
 def main() -> None:
     program, *options = sys.argv[1:]
     folder = Path(program).parent
@@ -38,6 +48,7 @@ def main() -> None:
     sys.argv = [program, *(option for option in options if not option.startswith(_LANGUAGE))]
     sys.path[0] = str(folder)
     sys.modules.update({name: Later(name) for name in _SELDOM.split() if name not in sys.modules})
+    sys.modules[_SERIALIZERS] = no_serializers()
     runpy.run_path(program, run_name="__main__")
 
 

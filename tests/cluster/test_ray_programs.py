@@ -19,6 +19,16 @@ import json, sys
 print(json.dumps([sys.argv, sys.path[0], [type(sys.modules[name]).__name__ for name in ("requests", "jsonschema")]]))
 """
 USES = "import requests; import requests.adapters; print(requests.get.__module__, requests.adapters.__name__)"
+CONNECTS = """
+import sys
+import ray
+from ray._private.serialization import SerializationContext
+SerializationContext(ray._private.worker.global_worker)
+import ray.util.serialization_addons
+before = "pydantic" in sys.modules
+import pydantic
+print(before, pydantic.BaseModel.__name__)
+"""
 PORTS = {name: name.lower() for name in ray_hook._PORTS}
 RAYLET = ["raylet", "--session_dir=/s", "--node_id=7", "--dashboard_agent_command=a b", "--runtime_env_agent_command=c"]
 
@@ -38,6 +48,11 @@ def test_a_worker_is_the_program_that_ray_names_and_loads_later_what_it_never_ne
     assert folder == str(tmp_path)
     assert kinds == ["Later", "Later"]
     assert worker(tmp_path, USES, "--language=PYTHON") == "requests.api requests.adapters"
+
+
+@pytest.mark.processes
+def test_a_worker_gets_no_serializers_for_libraries_that_nothing_here_sends_objects_of(tmp_path: Path) -> None:
+    assert worker(tmp_path, CONNECTS, "--language=PYTHON") == "False BaseModel", "who needs one imports it as ever"
 
 
 @pytest.mark.processes
