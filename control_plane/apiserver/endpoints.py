@@ -131,6 +131,7 @@ class EndpointKeeper:
         self._members_known = self._members_known or bool(set(found) & set(configured))
         self._etcd.endpoints.replace(found if self._members_known else list(configured))
         await self._etcd.prefer_leader()
+        self._registry.hub.follow_leader()
 
     async def _announce(self) -> None:
         assert self._own is not None

@@ -48,6 +48,11 @@ class Endpoints:
         known = address in self._addresses and self._works(address, asyncio.get_running_loop().time())
         self._preferred = address if known else ""
 
+    @property
+    def preferred(self) -> str:
+        """The one that sticky picks keep to; "" where there is none."""
+        return self._preferred
+
     def pick(self, *, sticky: bool = False) -> str:
         """The next address in turn that has not failed lately; `sticky` keeps to the last one while it works."""
         if sticky and self._preferred:

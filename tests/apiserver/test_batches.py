@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 import grpc
 
 from rayplane.control_plane.apiserver.grpc import batches
+from rayplane.control_plane.apiserver.storage.convoys import ConvoyedTxns
 from rayplane.control_plane.apiserver.storage.grouping import GROUP_MAX, GroupedTxns
 from rayplane.control_plane.apiserver.storage.store import absent, at_revision, put_op
 from rayplane.control_plane.client import ops
@@ -87,7 +88,7 @@ def create(group: GroupedTxns, key: str) -> Awaitable[etcd_pb.TxnResponse]:
 
 async def test_transactions_of_one_turn_are_one_transaction() -> None:
     etcd = FakeEtcd()
-    group = GroupedTxns(etcd)  # type: ignore[arg-type]
+    group = GroupedTxns(ConvoyedTxns(etcd))  # type: ignore[arg-type]
     before, calls = etcd.revision, etcd.calls
     answers = await asyncio.gather(*(create(group, f"/k{n}") for n in range(30)))
     assert all(a.succeeded for a in answers)
@@ -98,7 +99,7 @@ async def test_transactions_of_one_turn_are_one_transaction() -> None:
 
 async def test_one_that_fails_does_not_keep_the_others_from_their_write() -> None:
     etcd = FakeEtcd()
-    group = GroupedTxns(etcd)  # type: ignore[arg-type]
+    group = GroupedTxns(ConvoyedTxns(etcd))  # type: ignore[arg-type]
     await create(group, "/k3")
     answers = await asyncio.gather(*(create(group, f"/k{n}") for n in range(6)))
     assert [a.succeeded for a in answers] == [n != 3 for n in range(6)]
@@ -107,7 +108,7 @@ async def test_one_that_fails_does_not_keep_the_others_from_their_write() -> Non
 
 async def test_one_key_twice_and_more_than_fit_are_several_transactions() -> None:
     etcd = FakeEtcd()
-    group = GroupedTxns(etcd)  # type: ignore[arg-type]
+    group = GroupedTxns(ConvoyedTxns(etcd))  # type: ignore[arg-type]
     first = await create(group, "/k")
     again = [group.txn([at_revision("/k", first.header.revision)], [put_op("/k", b"%d" % n)], []) for n in range(2)]
     answers = await asyncio.gather(*again)
@@ -120,7 +121,7 @@ async def test_one_key_twice_and_more_than_fit_are_several_transactions() -> Non
 async def test_an_error_reaches_everybody_in_the_group() -> None:
     etcd = FakeEtcd()
     etcd.down = RpcError(grpc.StatusCode.UNAVAILABLE, "gone")
-    group = GroupedTxns(etcd)  # type: ignore[arg-type]
+    group = GroupedTxns(ConvoyedTxns(etcd))  # type: ignore[arg-type]
     answers = await asyncio.gather(*(create(group, f"/k{n}") for n in range(5)), return_exceptions=True)
     assert all(isinstance(a, RpcError) and a.message == "gone" for a in answers)
     etcd.down = None
@@ -129,7 +130,7 @@ async def test_an_error_reaches_everybody_in_the_group() -> None:
 
 async def test_nobody_waits_for_ever_when_the_one_that_carries_the_group_is_cancelled() -> None:
     etcd = FakeEtcd()
-    group = GroupedTxns(etcd)  # type: ignore[arg-type]
+    group = GroupedTxns(ConvoyedTxns(etcd))  # type: ignore[arg-type]
     tasks = [asyncio.ensure_future(create(group, f"/k{n}")) for n in range(3)]
     await asyncio.sleep(0)
     await asyncio.sleep(0)

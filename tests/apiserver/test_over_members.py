@@ -39,6 +39,25 @@ async def test_a_server_asks_the_leader_first() -> None:
         await server.stop()
 
 
+async def test_a_server_watches_the_leader_also_when_it_is_another_by_now() -> None:
+    async with etcd_cluster(3) as etcd:
+        leader = await etcd.wait_leader()
+        config = ApiServerConfig(etcd_endpoints=tuple(etcd.endpoints), grpc_address="api:6443", https_address=None)
+        server = ApiServer(config, make_env(0), MemoryNetwork(etcd.fabric, "api"))
+        await server.start()
+        async with asyncio.timeout(50):
+            while not leader.watches.counts().watchers:
+                await asyncio.sleep(0.01)
+            heir = next(m for m in etcd.members if m is not leader)
+            leader.driver.transfer_leader(heir.member_id)
+            while leader.watches.counts().watchers or not heir.watches.counts().watchers:
+                await asyncio.sleep(0.01)
+        client = ApiClient(MemoryNetwork(etcd.fabric, "client"), [server.grpc_address])
+        await client.create("namespaces", {"metadata": {"name": "after"}})
+        await server.registry.hub.fresh()
+        await server.stop()
+
+
 async def test_nothing_acknowledged_is_lost_when_the_leader_dies() -> None:
     async with etcd_cluster(3) as etcd:
         servers = []

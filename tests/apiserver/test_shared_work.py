@@ -33,7 +33,7 @@ def write(group: GroupedTxns, key: str, value: bytes = b"v") -> Awaitable[pb.Txn
 @pytest.mark.parametrize("cancelled", range(3))
 @pytest.mark.parametrize("turns", range(4))
 async def test_a_cancelled_write_leaves_its_group_and_all_later_ones_their_answers(cancelled: int, turns: int) -> None:
-    group = GroupedTxns(FakeEtcd())  # type: ignore[arg-type]
+    group = GroupedTxns(ConvoyedTxns(FakeEtcd()))  # type: ignore[arg-type]
     writes = [asyncio.ensure_future(write(group, f"/k{n}")) for n in range(3)]
     for _ in range(turns):
         await asyncio.sleep(0)
@@ -51,7 +51,7 @@ async def test_a_write_that_is_refused_does_not_fail_its_group() -> None:
                 raise RpcError(grpc.StatusCode.INVALID_ARGUMENT, "etcdserver: request is too large")
             return await super().txn(compare, success, failure, timeout=timeout)
 
-    group = GroupedTxns(Strict())  # type: ignore[arg-type]
+    group = GroupedTxns(ConvoyedTxns(Strict()))  # type: ignore[arg-type]
     answers = await asyncio.gather(
         write(group, "/a"), write(group, "/b", b"x" * 200), write(group, "/c"), return_exceptions=True
     )
@@ -68,7 +68,7 @@ async def test_no_group_is_larger_than_etcd_takes() -> None:
                 raise RpcError(grpc.StatusCode.RESOURCE_EXHAUSTED, "grpc: received message larger than max")
             return await super().txn(compare, success, failure, timeout=timeout)
 
-    group = GroupedTxns(Measured())  # type: ignore[arg-type]
+    group = GroupedTxns(ConvoyedTxns(Measured()))  # type: ignore[arg-type]
     answers = await asyncio.gather(*(write(group, f"/{n}", b"x" * 100_000) for n in range(40)))
     assert all(a.succeeded for a in answers)
     assert max(sizes) <= GROUP_BYTES_MAX and len(sizes) < 10
@@ -79,7 +79,7 @@ async def test_a_group_that_stops_tells_all_who_wait() -> None:
         async def txn(self, *args, **options):  # type: ignore[no-untyped-def]
             await asyncio.get_running_loop().create_future()
 
-    group = GroupedTxns(Stuck())  # type: ignore[arg-type]
+    group = GroupedTxns(ConvoyedTxns(Stuck()))  # type: ignore[arg-type]
     first = asyncio.ensure_future(write(group, "/a"))
     await asyncio.sleep(0.01)
     second = asyncio.ensure_future(write(group, "/b"))
@@ -124,6 +124,21 @@ def test_writes_that_come_together_set_out_together_and_later_ones_when_those_ar
         etcd.may_end.set()
         assert all(answer.succeeded for answer in await asyncio.gather(*first, *second))
         assert etcd.came[b"/c"] == etcd.came[b"/d"] > etcd.came[b"/a"]
+
+    VirtualLoop().run(main())
+
+
+def test_groups_of_small_writes_set_out_with_the_others() -> None:
+    async def main() -> None:
+        etcd = Slow()
+        convoys = ConvoyedTxns(etcd)  # type: ignore[arg-type]
+        first = convoyed(convoys, "/a")
+        await asyncio.sleep(HOLD_S / 4)
+        small = asyncio.ensure_future(write(GroupedTxns(convoys), "/event"))
+        await asyncio.sleep(HOLD_S / 4)
+        assert set(etcd.came) == {b"/a"}
+        etcd.may_end.set()
+        await asyncio.gather(*first, small)
 
     VirtualLoop().run(main())
 

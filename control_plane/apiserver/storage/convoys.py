@@ -8,7 +8,7 @@ Each transaction stays one by itself, with its own revision (unlike those in `gr
 import asyncio
 from collections.abc import Sequence
 
-from rayplane.control_plane.client.etcd import EtcdClient
+from rayplane.control_plane.client.etcd import TIMEOUT_S, EtcdClient
 from rayplane.proto.etcd import rpc_pb2 as pb
 
 #: Several rounds where disks and machines are quick, about one where they are busy. Those under way mostly end before:
@@ -27,7 +27,12 @@ class ConvoyedTxns:
         self._timer: asyncio.TimerHandle | None = None
 
     async def txn(
-        self, compare: Sequence[pb.Compare], success: Sequence[pb.RequestOp], failure: Sequence[pb.RequestOp]
+        self,
+        compare: Sequence[pb.Compare],
+        success: Sequence[pb.RequestOp],
+        failure: Sequence[pb.RequestOp] = (),
+        *,
+        timeout: float = TIMEOUT_S,
     ) -> pb.TxnResponse:
         """The answer to this transaction. Raises RpcError."""
         loop = asyncio.get_running_loop()
@@ -42,7 +47,7 @@ class ConvoyedTxns:
             loop.call_soon(self._close)
         self._under_way += 1
         try:
-            return await self._etcd.txn(compare, success, failure)
+            return await self._etcd.txn(compare, success, failure, timeout=timeout)
         finally:
             self._under_way -= 1
             if not self._under_way:

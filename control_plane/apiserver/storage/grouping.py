@@ -13,8 +13,8 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rayplane.control_plane.apiserver.storage.convoys import ConvoyedTxns
 from rayplane.control_plane.apiserver.storage.outcomes import surely_not_done
-from rayplane.control_plane.client.etcd import EtcdClient
 from rayplane.control_plane.rpc import RpcError
 from rayplane.control_plane.rpc.errors import Code
 from rayplane.control_plane.tasks import cancel_and_wait
@@ -44,8 +44,9 @@ class GroupedTxns:
     group, and is not sent if that is still possible.
     """
 
-    def __init__(self, etcd: EtcdClient) -> None:
-        self._etcd = etcd
+    def __init__(self, convoyed: ConvoyedTxns) -> None:
+        """A group sets out with the convoys of all other writes."""
+        self._convoyed = convoyed
         self._waiting: list[_Waiting] = []
         self._gathering = False
         # One task for each turn of the loop in which something came: never more than there are callers.
@@ -96,7 +97,7 @@ class GroupedTxns:
             compare = [c for w in group for c in w.compare]
             try:
                 success = [o for w in group for o in w.success]
-                response = await self._etcd.txn(compare, success, timeout=_TIMEOUT_S)
+                response = await self._convoyed.txn(compare, success, timeout=_TIMEOUT_S)
             except RpcError as e:
                 if e.code in _NOBODYS_FAULT or not surely_not_done(e):
                     raise
@@ -108,7 +109,7 @@ class GroupedTxns:
                     _answer(w, one)
                 return
         answers = await asyncio.gather(
-            *(self._etcd.txn(w.compare, w.success, w.failure, timeout=_TIMEOUT_S) for w in group),
+            *(self._convoyed.txn(w.compare, w.success, w.failure, timeout=_TIMEOUT_S) for w in group),
             return_exceptions=True,
         )
         for w, answer in zip(group, answers, strict=True):

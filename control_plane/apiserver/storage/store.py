@@ -191,8 +191,8 @@ class Storage:
         self._etcd = etcd
         self._fence = Fence(etcd, server)
         self._stopped = False
-        self._grouped = GroupedTxns(etcd)
         self._convoyed = ConvoyedTxns(etcd)
+        self._grouped = GroupedTxns(self._convoyed)
         self._update_attempts = update_attempts
 
     async def stop(self) -> None:

@@ -76,6 +76,7 @@ class WatchHub:
         self._ask = asyncio.Event()
         self._answered_at = -math.inf
         self._restart = asyncio.Event()
+        self._source = ""  # the member that the stream is of
         self._tasks: list[asyncio.Task[None]] = []
         self._stopped = False
 
@@ -93,6 +94,12 @@ class WatchHub:
         self._begin_at(begin)
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._follow()), loop.create_task(self._answer())]
+
+    def follow_leader(self) -> None:
+        """The stream comes from the member that is preferred now: others hear later of what is done."""
+        preferred = self._etcd.endpoints.preferred
+        if preferred and preferred != self._source:
+            self._restart.set()
 
     async def _revision(self) -> int:
         """etcd's revision now (linearizable). Raises RpcError."""
@@ -256,6 +263,7 @@ class WatchHub:
     async def _stream(self) -> bool:
         """Follow until the stream ends; True when the changes that come next are compacted."""
         # The leader knows first of a change, and tells of it together with its answer to who made it.
+        self._source = self._etcd.endpoints.pick(sticky=True)
         responses = self._etcd.watch(_ALL, _ALL, start_revision=self.revision + 1, sticky=True)
         async with contextlib.aclosing(responses):  # type: ignore[type-var]
             restart = asyncio.ensure_future(self._restart.wait())

@@ -36,8 +36,8 @@ from rayplane.storage.env.failpoints import hit
 APPLY_MAX = 256
 APPLY_BYTES = 64 * 1024
 #: How long followers may wait for the word that an entry is committed, where none of their clients do: with the next
-#: entries it costs nothing.
-COMMIT_HELD_S = 0.005
+#: entries it costs nothing. Who watches would rather watch the leader.
+COMMIT_HELD_S = 0.02
 #: Compacted changes removed from the backend per tick, besides twice as many as were written in it: what is written
 #: may never outrun what is removed.
 SCRUB_PER_TICK = 2_000
