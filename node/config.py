@@ -98,6 +98,10 @@ class NodeHostConfig:
     """Files and logs of real pods, on the injected disk."""
     answer_dir: str = "answers"
     """Files that logs of simulated containers may be read from, on the injected disk."""
+    log_file_bytes: int = 10 * 1024 * 1024
+    """A file of a container's log holds so much (containerLogMaxSize),"""
+    log_files: int = 5
+    """and there are so many of them, the one that is written among them (containerLogMaxFiles)."""
     proxy: bool | None = None
     """Whether to listen on service addresses; None: when a node here runs real processes."""
     loopback_networks: tuple[str, ...] = ()

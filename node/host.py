@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from rayplane.node.nftables.kernel import KernelTable
     from rayplane.node.overlay.carrier import Carrier
     from rayplane.node.proxy.proxy import ProxyConfig, ServiceProxy
+    from rayplane.node.runtime.logfile import LogLimits
     from rayplane.node.runtime.pod_network import PodNetwork
 
 log = logging.getLogger(__name__)
@@ -327,7 +328,7 @@ class NodeHost:
             if self.config.isolates:
                 self._runtimes[name] = self._isolated(simulated, root)
             else:
-                self._runtimes[name] = ProcessRuntime(simulated)
+                self._runtimes[name] = ProcessRuntime(simulated, logs=self._log_limits())
                 self.pod_files = PodFiles(root)
 
     def _isolated(self, simulated: SimulatedRuntime, pods: str) -> Runtime:
@@ -349,6 +350,7 @@ class NodeHost:
             profiles=self.env.disk.local_path(SECCOMP_PROFILES) or "",
             node_memory=max(quantity.value(node.memory) for node in config.nodes),
         )
+        runtime.logs = self._log_limits()
         self.kernel = KernelTable(runtime.open_netfilter)
         names = [node.name for node in config.nodes]
         self.carrier = Carrier(
@@ -361,6 +363,11 @@ class NodeHost:
         )
         runtime.watchers += [self.carrier.reopen, self._reopen_traffic]
         return runtime
+
+    def _log_limits(self) -> "LogLimits":
+        from rayplane.node.runtime.logfile import LogLimits
+
+        return LogLimits(self.config.log_file_bytes, self.config.log_files)
 
     def _reopen_traffic(self) -> None:
         if self.dns is not None:

@@ -80,7 +80,7 @@ class Attached:
 
     def __init__(
         self,
-        output: AsyncIterator[bytes],
+        output: AsyncIterator[tuple[bytes, bytes]],
         stdin: StandardInput | None = None,
         *,
         once: bool = False,
@@ -106,8 +106,8 @@ class Attached:
 
     async def output(self) -> AsyncIterator[tuple[bytes, bytes]]:
         async with contextlib.aclosing(self._output) as chunks:  # type: ignore[type-var]
-            async for data in chunks:
-                yield data, b""
+            async for chunk in chunks:
+                yield chunk
 
     async def wait(self) -> int:
         """Return 0: how the process ended stands in the pod's status."""

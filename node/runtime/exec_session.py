@@ -1,17 +1,16 @@
 """A command in a real container: its pipes or terminal, and its end."""
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.node.errors import RuntimeFailed
 from rayplane.node.runtime.command import CommandLine
-from rayplane.node.runtime.pipes import chunks, connect_input, connect_output, set_size
+from rayplane.node.runtime.pipes import connect_input, connect_output, merged, set_size
 from rayplane.node.runtime.shim_client import ShimClient
 
-QUEUE_MAX = 16
 _ids = iter(range(1, 1 << 62))
 
 
@@ -127,27 +126,12 @@ class ProcessExec:
             set_size(self._terminal, width, height)
 
     async def output(self) -> AsyncIterator[tuple[bytes, bytes]]:
-        queue: asyncio.Queue[tuple[bytes, bytes] | None] = asyncio.Queue(QUEUE_MAX)
-
-        async def pump(index: int, reader: asyncio.StreamReader) -> None:
-            async for data in chunks(reader):
-                await queue.put((b"", data) if index else (data, b""))
-            await queue.put(None)
-
-        pumps = [asyncio.create_task(pump(i, r)) for i, r in enumerate(self._readers)]
-        try:
-            open_streams = len(pumps)
-            while open_streams:
-                chunk = await queue.get()
-                if chunk is None:
-                    open_streams -= 1
-                else:
-                    yield chunk
-            await asyncio.wait([self._exit])
-            if self._said:
-                yield (self._said, b"") if self._tty else (b"", self._said)
-        finally:
-            await cancel_and_wait(*pumps)
+        async with contextlib.aclosing(merged(self._readers)) as chunks:  # type: ignore[type-var]
+            async for chunk in chunks:
+                yield chunk
+        await asyncio.wait([self._exit])
+        if self._said:
+            yield (self._said, b"") if self._tty else (b"", self._said)
 
     async def wait(self) -> int:
         return await self._exit

@@ -1,4 +1,4 @@
-"""Readers of the log files that the shim writes: `<name>.1` (older lines, if any) and `<name>`.
+"""Readers of the log files that the shim writes: `<name>`, and older lines in `<name>.1`, `<name>.2` and so on.
 
 A chunk at a time, whatever a file holds: a container may have written to its own. What may take long runs in a thread.
 """
@@ -6,20 +6,29 @@ A chunk at a time, whatever a file holds: a container may have written to its ow
 import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from datetime import datetime
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 
-from rayplane.control_plane.api.meta import parse_time
 from rayplane.node.runtime import LogOptions
-from rayplane.node.runtime.logs import LogLine, parse_line, render
+from rayplane.node.runtime.logs import Wanted, parse_line
+from rayplane.node.shim.container_log import generation
 from rayplane.storage.env import Beneath
 
-LOG_BYTES_MAX = 5 * 1024 * 1024
+GENERATIONS_MAX = 64
+"""More files than that no log has."""
 CHUNK = 256 * 1024
 LINE_BYTES_MAX = 512 * 1024
 """A longer line is cut up. The shim writes none."""
 TAIL_BYTES = 128 * 1024
 POLL_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class LogLimits:
+    """Bounds of each container's log, as a kubelet's containerLogMaxSize and containerLogMaxFiles."""
+
+    file_bytes: int = 10 * 1024 * 1024
+    files: int = 5
 
 
 class LogFile:
@@ -43,23 +52,23 @@ class LogFile:
     async def _rendered(self, options: LogOptions) -> AsyncIterator[bytes]:
         run = asyncio.get_running_loop().run_in_executor
         over, rest = self._is_over(), b""
-        wanted = _Wanted(options)
+        wanted = Wanted(options)
         cursor = _Cursor(self._files, self._name, options)
         try:
             await run(None, cursor.open)
             while data := await run(None, cursor.more):
-                *lines, rest = _split(rest + data)
-                yield await run(None, wanted.render, lines)
+                whole, rest = _split(rest + data)
+                yield await run(None, wanted.render, whole)
             while options.follow:
                 if data := cursor.more():
-                    *lines, rest = _split(rest + data)
-                    yield wanted.render(lines)
+                    whole, rest = _split(rest + data)
+                    yield wanted.render(whole)
                 elif over:
                     break
                 elif not (over := self._is_over()):
                     await asyncio.sleep(POLL_S)
             if over and rest:
-                yield wanted.render([rest])
+                yield wanted.render(rest)
         finally:
             # In a thread too: whoever gives up may do so while another thread opens or reads.
             run(None, cursor.close)
@@ -72,44 +81,17 @@ class LogFile:
             data = cursor.end(TAIL_BYTES)
         finally:
             cursor.close()
-        stored = [line for line in _split(data) if line][-lines:]
-        return b"".join(parse_line(line).text for line in stored)[-size:]
+        *whole, rest = data.split(b"\n")
+        stored = [line + b"\n" for line in whole] + ([rest] if rest else [])
+        return b"".join(parse_line(line).text for line in stored[-lines:])[-size:]
 
 
-class _Wanted:
-    """Lines that are wanted, and their form. Stamps only grow, so `since` is looked at until it is passed."""
-
-    def __init__(self, options: LogOptions) -> None:
-        self._timestamps = options.timestamps
-        self._since = parse_time(options.since) if options.since else None
-
-    def render(self, lines: list[bytes]) -> bytes:
-        return b"".join(render(line, timestamps=self._timestamps) for line in self._young(lines))
-
-    def _young(self, lines: list[bytes]) -> Iterator[LogLine]:
-        for stored in lines:
-            line = parse_line(stored)
-            if self._since is not None and _older(line, self._since):
-                continue
-            self._since = None
-            yield line
-
-
-def _older(line: LogLine, since: datetime) -> bool:
-    try:
-        return parse_time(line.stamp) < since
-    except ValueError:
-        return True  # not the shim's line
-
-
-def _split(data: bytes) -> list[bytes]:
+def _split(data: bytes) -> tuple[bytes, bytes]:
     """Whole lines with their newlines, and what follows the last."""
-    *whole, rest = data.split(b"\n")
-    lines = [line + b"\n" for line in whole]
-    if len(rest) > LINE_BYTES_MAX:
-        lines.append(rest)
-        rest = b""
-    return [*lines, rest]
+    end = data.rfind(b"\n") + 1
+    if len(data) - end > LINE_BYTES_MAX:
+        return data, b""
+    return data[:end], data[end:]
 
 
 class _Cursor:
@@ -125,12 +107,17 @@ class _Cursor:
             self._find()
 
     def _find(self) -> None:
-        # The newer one first: should it be rotated meanwhile, it is found twice, and nothing is missed.
-        found = [self._open(self._name), self._open(f"{self._name}.1")]
-        if found[0] and found[1] and os.path.sameopenfile(found[0][0], found[1][0]):
-            os.close(found[1][0])
-            found.pop()
-        self._todo = [one for one in reversed(found) if one is not None]
+        # Newer ones first: should there be a rotation meanwhile, one is found twice, and nothing is missed.
+        found: list[tuple[int, int, int]] = []
+        for number in range(GENERATIONS_MAX):
+            one = self._open(generation(self._name, number))
+            if one is None and number:
+                break
+            if one is not None and found and os.path.sameopenfile(found[-1][0], one[0]):
+                os.close(one[0])
+            elif one is not None:
+                found.append(one)
+        self._todo = found[::-1]
         if self._options.tail_lines is not None:
             self._skip_to(self._options.tail_lines)
 
@@ -171,10 +158,30 @@ class _Cursor:
 
     def _rotated(self, fd: int) -> bool:
         """Whether there is a newer file by now; go on with it then."""
-        newer = self._open(self._name)
+        oldest = 0
+        for number in range(GENERATIONS_MAX):
+            if self._is(number, fd):
+                return number > 0 and self._go_on(number - 1, number, fd)
+            if number and self._files.lstat(generation(self._name, number)) is None:
+                break
+            oldest = number
+        # It is no more, and so may be those that came after it.
+        return self._files.lstat(self._name) is not None and self._go_on(oldest, None, fd)
+
+    def _is(self, number: int, fd: int) -> bool:
+        found = self._open(generation(self._name, number))
+        if found is None:
+            return False
+        same = os.path.sameopenfile(found[0], fd)
+        os.close(found[0])
+        return same
+
+    def _go_on(self, number: int, ours: int | None, fd: int) -> bool:
+        """Go on with a file, if the one read so far (`fd`) still stands at `ours`: else there was a rotation."""
+        newer = self._open(generation(self._name, number))
         if newer is None:
             return False
-        if os.path.sameopenfile(newer[0], fd):
+        if ours is not None and not self._is(ours, fd):
             os.close(newer[0])
             return False
         self._todo.append(newer)

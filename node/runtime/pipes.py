@@ -6,10 +6,13 @@ import fcntl
 import os
 import struct
 import termios
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import BinaryIO
 
+from rayplane.control_plane.tasks import cancel_and_wait
+
 CHUNK = 32 * 1024
+QUEUE_MAX = 16
 #: Rows or columns of a terminal.
 _SIDE_MAX = 65_535
 
@@ -36,6 +39,28 @@ async def chunks(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
     with contextlib.suppress(OSError):
         while data := await reader.read(CHUNK):
             yield data
+
+
+async def merged(readers: Sequence[asyncio.StreamReader]) -> AsyncIterator[tuple[bytes, bytes]]:
+    """What comes from the first and from the second reader, if there is one, as it comes, until both end."""
+    queue: asyncio.Queue[tuple[bytes, bytes] | None] = asyncio.Queue(QUEUE_MAX)
+
+    async def pump(index: int, reader: asyncio.StreamReader) -> None:
+        async for data in chunks(reader):
+            await queue.put((b"", data) if index else (data, b""))
+        await queue.put(None)
+
+    pumps = [asyncio.create_task(pump(i, r)) for i, r in enumerate(readers)]
+    try:
+        open_streams = len(pumps)
+        while open_streams:
+            chunk = await queue.get()
+            if chunk is None:
+                open_streams -= 1
+            else:
+                yield chunk
+    finally:
+        await cancel_and_wait(*pumps)
 
 
 def set_size(terminal: int, width: int, height: int) -> None:

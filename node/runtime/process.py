@@ -30,9 +30,9 @@ from rayplane.node.runtime.command import (
 )
 from rayplane.node.runtime.copying import copy_command
 from rayplane.node.runtime.exec_session import ProcessExec
-from rayplane.node.runtime.logfile import LOG_BYTES_MAX, LogFile
+from rayplane.node.runtime.logfile import LogFile, LogLimits
 from rayplane.node.runtime.nothing_shared import NothingShared
-from rayplane.node.runtime.pipes import chunks, connect_output
+from rayplane.node.runtime.pipes import connect_output, merged
 from rayplane.node.runtime.shim_client import ShimClient
 from rayplane.node.runtime.simulated import SimulatedRuntime
 from rayplane.node.runtime.tree import TERMINATION_LOG, ContainerTree
@@ -47,8 +47,11 @@ EXEC_MAX = 256
 class ProcessRuntime(NothingShared):
     """A runtime that starts containers as processes; `simulated` takes those without a command."""
 
-    def __init__(self, simulated: SimulatedRuntime, shim: ShimClient | None = None) -> None:
+    def __init__(
+        self, simulated: SimulatedRuntime, shim: ShimClient | None = None, logs: LogLimits | None = None
+    ) -> None:
         self._simulated = simulated
+        self.logs = logs or LogLimits()
         self.shim = shim or ShimClient()
         self.table = ProcessTable()
         self.execs = 0
@@ -108,7 +111,8 @@ class ProcessRun:
                     **self._line.to_json(),
                     **self._place(),
                     log=self._log_name,
-                    log_bytes=LOG_BYTES_MAX,
+                    log_bytes=self._runtime.logs.file_bytes,
+                    log_files=self._runtime.logs.files,
                     stop_signal=signal_number((self._order.container.get("lifecycle") or {}).get("stopSignal")),
                 )
         except ContainerConfigError as e:
@@ -209,14 +213,21 @@ class ProcessRun:
     async def attach(self, *, stdin: bool) -> ExecSession:
         if self._over:
             raise NotRunning(f"container {self._order.container['name']} does not run")
-        ours, theirs = os.pipe2(os.O_CLOEXEC)
+        streams = 1 if self._order.container.get("tty") else 2
+        pipes = [os.pipe2(os.O_CLOEXEC) for _ in range(streams)]
         try:
-            self._runtime.shim.order(self._order.container_id, op="attach", fds=[theirs])
+            self._runtime.shim.order(self._order.container_id, op="attach", fds=[theirs for _, theirs in pipes])
         finally:
-            os.close(theirs)
-        reader, transport = await connect_output(ours)
+            for _, theirs in pipes:
+                os.close(theirs)
+        ends = [await connect_output(ours) for ours, _ in pipes]
         once = bool(self._order.container.get("stdinOnce"))
-        return Attached(chunks(reader), self._stdin if stdin else None, once=once, close=transport.close)
+
+        def close() -> None:
+            for _, transport in ends:
+                transport.close()
+
+        return Attached(merged([reader for reader, _ in ends]), self._stdin if stdin else None, once=once, close=close)
 
     def _exec_command(self, command: list[str]) -> list[str]:
         """The command with real paths. Raises RuntimeFailed."""

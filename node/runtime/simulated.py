@@ -183,7 +183,8 @@ class SimulatedRun:
     async def attach(self, *, stdin: bool) -> ExecSession:
         order, answers = self._order, self._runtime.answers
         said = await answers.output("Attach", order.pod, order.container["name"]) if answers is not None else None
-        return Attached(self._follow(said)) if said is not None else Attached(self.logs(FROM_NOW))
+        output = self._follow(said) if said is not None else self.logs(FROM_NOW)
+        return Attached((data, b"") async for data in output)
 
     async def _follow(self, said: bytes) -> AsyncIterator[bytes]:
         yield said

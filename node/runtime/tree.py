@@ -11,6 +11,7 @@ Paths come from the pod's object, links from its processes; neither leads out of
 import contextlib
 import os
 import posixpath
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -19,6 +20,7 @@ from rayplane.node.runtime import Mount
 from rayplane.storage.env import Beneath
 
 TERMINATION_LOG = "termination-log"
+_LOG = re.compile(r"[^/]*\.log(\.[0-9]+)?")
 
 
 class ContainerTree:
@@ -95,12 +97,12 @@ class ContainerTree:
     def _drop_old_logs(self, current: str) -> None:
         found = {}
         for name in self.files.names():
-            status = self.files.lstat(name) if name.endswith((".log", ".log.1")) else None
+            status = self.files.lstat(name) if _LOG.fullmatch(name) else None
             if status is not None:
                 found[name] = status.st_mtime_ns
-        newest = max(found, key=lambda name: found[name], default="").removesuffix(".1")
+        newest = _log_of(max(found, key=lambda name: found[name], default=""))
         for name in found:
-            if name.removesuffix(".1") not in (newest, current):
+            if _log_of(name) not in (newest, current):
                 self.files.remove(name)
 
     # --- paths ------------------------------------------------------------------------------------
@@ -133,6 +135,11 @@ class ContainerTree:
         inside = [m for m in self.mounts if (at := _inner(m)) and (path == at or path.startswith(f"{at}/"))]
         mount = max(inside, key=lambda m: len(_inner(m)), default=None)
         return mount, path.removeprefix(_inner(mount)).strip("/") if mount is not None else path
+
+
+def _log_of(name: str) -> str:
+    """The name of a log without what tells its older files apart."""
+    return name.partition(".log")[0] + ".log"
 
 
 def _inner(mount: Mount) -> str:

@@ -31,17 +31,20 @@ class Child:
         self.begun = False
         self.failure: OSError | None = None  # why it did not come to its program
         self.pid = process.pid
-        self.output = -1
+        self.outputs: dict[int, bytes] = {}  # descriptors to the names of their streams
         self.log: Log | None = None
         self.kill_at: float | None = None
         self.spaces = 0  # a number of what its processes share, where they do not all go with its first
 
 
 class Attached:
-    """Somebody who gets a copy of a container's output. While he is behind, the container waits for him."""
+    """Somebody who gets a copy of a container's output. While he is behind, the container waits for him.
 
-    def __init__(self, child: Child, fd: int) -> None:
-        self.child, self.fd = child, fd
+    `streams`: those that he gets.
+    """
+
+    def __init__(self, child: Child, fd: int, streams: tuple[bytes, ...]) -> None:
+        self.child, self.fd, self.streams = child, fd, streams
         self.waiting = b""
         self.since = 0.0
         os.set_blocking(fd, False)

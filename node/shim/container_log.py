@@ -1,20 +1,27 @@
-"""The log of one container, as its shim writes it."""
+"""The log of one container, as its shim writes it: lines in the format of CRI, in a few files that are bounded.
+
+A line is its stamp, its stream, a tag and the text. The tag is F, or P for a piece that its line goes on behind: what
+is longer than LINE_MAX is cut, and the last line may have no end.
+
+Source: "CRI: log management", kubernetes/design-proposals-archive; containerd's pieces of 16 KiB.
+"""
 
 import os
 import time
 
-LINE_MAX = 256 * 1024
+LINE_MAX = 16 * 1024
+STDOUT, STDERR = b"stdout", b"stderr"
 
 
 class Log:
-    """Output of one container: a stamp before each line; at `limit` bytes the file becomes `<name>.1`.
+    """Output of one container. At `limit` bytes the file becomes `<name>.1`, that `<name>.2` and so on, `files` in all.
 
     `directory` is an open descriptor, closed with the log. The container may plant links in there: none is followed.
     """
 
-    def __init__(self, directory: int, name: str, limit: int) -> None:
-        self._directory, self._name, self._limit = directory, name, limit
-        self._rest = b""
+    def __init__(self, directory: int, name: str, limit: int, files: int = 2) -> None:
+        self._directory, self._name, self._limit, self._files = directory, name, limit, files
+        self._rest = {STDOUT: b"", STDERR: b""}
         self._open()
 
     def _open(self) -> None:
@@ -22,18 +29,22 @@ class Log:
         self._fd = os.open(self._name, flags, 0o600, dir_fd=self._directory)
         self._size = os.fstat(self._fd).st_size
 
-    def add(self, data: bytes) -> None:
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        if len(self._rest) > LINE_MAX:
-            lines.append(self._rest)
-            self._rest = b""
-        if lines:
-            now = stamp()
-            self._write(b"".join(now + line + b"\n" for line in lines))
+    def add(self, data: bytes, stream: bytes = STDOUT) -> None:
+        data = self._rest[stream] + data
+        end = data.rfind(b"\n") + 1
+        begin = stamp() + stream
+        if end:
+            self._write(_stored(data[: end - 1], begin))
+        rest = data[end:]
+        while len(rest) > LINE_MAX:
+            self._write(b"%s P %s\n" % (begin, rest[:LINE_MAX]))
+            rest = rest[LINE_MAX:]
+        self._rest[stream] = rest
 
     def close(self) -> None:
-        if self._rest:
-            self._write(stamp() + self._rest)
+        for stream, rest in self._rest.items():
+            if rest:
+                self._write(b"%s%s P %s\n" % (stamp(), stream, rest))
         os.close(self._fd)
         os.close(self._directory)
 
@@ -47,9 +58,12 @@ class Log:
             return
 
     def _rotate(self) -> None:
-        full, older = self._fd, f"{self._name}.1"
+        full = self._fd
         try:
-            os.replace(self._name, older, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+            for older in range(self._files - 1, 0, -1):
+                self._rename(generation(self._name, older - 1), generation(self._name, older))
+            if self._files == 1:
+                os.unlink(self._name, dir_fd=self._directory)
             self._open()
         except OSError:
             # The container has put something in the way: its log stays small all the same.
@@ -57,6 +71,31 @@ class Log:
             self._size = 0
         else:
             os.close(full)
+
+    def _rename(self, name: str, older: str) -> None:
+        try:
+            os.replace(name, older, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+        except FileNotFoundError:
+            return
+
+
+def generation(name: str, number: int) -> str:
+    """The name of a log's file: 0 is the one that is written, greater numbers are older."""
+    return f"{name}.{number}" if number else name
+
+
+def _stored(lines: bytes, begin: bytes) -> bytes:
+    """Whole lines as they are stored; `lines`: without the last one's end."""
+    whole, parts = begin + b" F ", lines.split(b"\n")
+    if max(map(len, parts)) <= LINE_MAX:
+        return whole + (b"\n" + whole).join(parts) + b"\n"
+    found = []
+    for line in parts:
+        while len(line) > LINE_MAX:
+            found.append(b"%s P %s\n" % (begin, line[:LINE_MAX]))
+            line = line[LINE_MAX:]
+        found.append(b"%s%s\n" % (whole, line))
+    return b"".join(found)
 
 
 def stamp() -> bytes:

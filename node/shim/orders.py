@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-_FDS = {"start": (1, 3), "exec": (3, 3), "attach": (1, 1)}
+_FDS = {"start": (1, 3), "exec": (3, 3), "attach": (1, 2)}
 #: Fields that an order cannot do without, beside `op`.
 _NEEDED = {
     "start": ("id", "argv", "env", "cwd", "log", "log_bytes"),
@@ -79,6 +79,7 @@ _FIELDS: dict[str, Callable[[object], bool]] = {
     "tty": lambda value: isinstance(value, bool),
     "log": _is_name,
     "log_bytes": _is_count,
+    "log_files": _is_count,
     "stop_signal": _is_signal,
     "grace": _is_span,
     "seconds": _is_span,

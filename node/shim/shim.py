@@ -8,10 +8,12 @@ left behind in another session is found by the variable RAYPLANE_CONTAINER_ID an
 killed, its children die by their parent-death signal.
 
 Protocol: JSON in datagrams on the socket given as descriptor `argv[1]`.
-in:  {op: start, id, argv, env, cwd, log, log_bytes, [stop_signal]} with the descriptor of the directory that gets
-     the file `log`, and for a process with a standard input one more, for one with a terminal two: its end and ours
+in:  {op: start, id, argv, env, cwd, log, log_bytes, [log_files], [stop_signal]} with the descriptor of the
+     directory that gets the file `log`, and for a process with a standard input one more, for one with a terminal two:
+     its end and ours
      {op: exec, id, of, argv, env, cwd, tty} with three descriptors
-     {op: attach, id} with one for what a container writes from now on, closed when that ends
+     {op: attach, id} with one for what a container writes from now on, or two, the second for its errors; closed when
+     that ends
      {op: kill, id, grace} {op: alive, seconds}
 out: {ev: started, id, pid} {ev: failed, id, error, [code]} {ev: exited, id, code, signal}
 
@@ -42,7 +44,7 @@ if __name__ == "__main__":
 
 from rayplane.node.shim import orders
 from rayplane.node.shim.child import Attached, Child, Process, reset_signals
-from rayplane.node.shim.container_log import Log
+from rayplane.node.shim.container_log import STDERR, STDOUT, Log
 
 MARK = "RAYPLANE_CONTAINER_ID"
 MESSAGE_MAX = 192 * 1024
@@ -55,6 +57,7 @@ WATCH_S = 1.0
 #: Whoever is attached and takes nothing for so long is given up.
 STUCK_S = 10.0
 _STARTS = ("start", "exec")
+_STREAMS = (STDOUT, STDERR)
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -184,26 +187,28 @@ class Shim:
 
     def _start(self, message: dict[str, Any], fds: list[int]) -> None:
         directory, stdin, terminal = (*fds, -1, -1)[:3]
-        if tty := terminal >= 0:
-            read, write = os.dup(terminal), os.dup(stdin)
-        else:
-            read, write = os.pipe2(os.O_CLOEXEC)
+        tty = terminal >= 0
+        pipes = [(os.dup(terminal), os.dup(stdin))] if tty else [os.pipe2(os.O_CLOEXEC) for _ in _STREAMS]
         log = None
         try:
-            log = Log(os.dup(directory), message["log"], message["log_bytes"])
-            stdio = (stdin if stdin >= 0 else self._nothing, write, write)
+            log = Log(os.dup(directory), message["log"], message["log_bytes"], message.get("log_files", 2))
+            stdio = (stdin if stdin >= 0 else self._nothing, pipes[0][1], pipes[-1][1])
             process = self.spawn({**message, "tty": tty}, stdio)
         except (OSError, ValueError, subprocess.SubprocessError) as e:
-            os.close(read)
+            for read, _ in pipes:
+                os.close(read)
             if log is not None:
                 log.close()
             self._send(ev="failed", id=message["id"], error=describe(e, message))
             return
         finally:
-            os.close(write)
-        os.set_blocking(read, False)
+            for _, write in pipes:
+                os.close(write)
         child = Child(message, process)
-        child.output, child.log = read, log
+        child.log = log
+        for (read, _), stream in zip(pipes, _STREAMS, strict=False):
+            os.set_blocking(read, False)
+            child.outputs[read] = stream
         self._add(child)
 
     def _exec(self, message: dict[str, Any], fds: list[int]) -> None:
@@ -232,38 +237,40 @@ class Shim:
                 return
         child.begun = True
         self._send(ev="started", id=child.id, pid=self.shown(child))
-        if child.output >= 0:
+        if child.outputs:
             self._balance(child)
 
-    def _pump(self, child: Child) -> bool:
+    def _pump(self, child: Child, output: int) -> bool:
         """Move some output to the log; whether there may be more now."""
         try:
-            data = os.read(child.output, READ_BYTES)
+            data = os.read(output, READ_BYTES)
         except BlockingIOError:
             return False
         except OSError:
             # A terminal whose last process is gone.
             data = b""
+        stream = child.outputs[output]
         if data and child.log is not None:
-            child.log.add(data)
+            child.log.add(data, stream)
             for one in self._attached_to(child):
-                self._hand_on(one, data)
+                if stream in one.streams:
+                    self._hand_on(one, data)
             return True
-        self._close_output(child)
+        self._close_output(child, output)
         return False
 
-    def _close_output(self, child: Child) -> None:
-        if child.output >= 0:
-            self._watch(child.output, 0)
-            os.close(child.output)
-            child.output = -1
+    def _close_output(self, child: Child, output: int) -> None:
+        del child.outputs[output]
+        self._watch(output, 0)
+        os.close(output)
 
     # --- attached ---------------------------------------------------------------------------------
 
     def _attach(self, message: dict[str, Any], fds: list[int]) -> None:
         child = self._children.get(message["id"])
         if child is not None:
-            self._attached.append(Attached(child, os.dup(fds[0])))
+            for fd, streams in zip(fds, (_STREAMS[: 3 - len(fds)], _STREAMS[1:]), strict=False):
+                self._attached.append(Attached(child, os.dup(fd), streams))
 
     def _attached_to(self, child: Child) -> list[Attached]:
         return [one for one in self._attached if one.child is child]
@@ -289,8 +296,8 @@ class Shim:
         for one in self._attached_to(child):
             behind |= bool(one.waiting)
             self._watch(one.fd, selectors.EVENT_WRITE if one.waiting else 0, partial(self._hand_on, one))
-        if child.output >= 0:
-            self._watch(child.output, 0 if behind else selectors.EVENT_READ, lambda: self._pump(child))
+        for output in child.outputs:
+            self._watch(output, 0 if behind else selectors.EVENT_READ, partial(self._pump, child, output))
 
     def _watch(self, fd: int, events: int, call: Callable[[], object] | None = None) -> None:
         watched = fd in self._selector.get_map()
@@ -360,9 +367,11 @@ class Shim:
                 if other.of == child.id:
                     kill_group(other.pid, signal.SIGKILL)
             self.left(child)
-        while child.output >= 0 and self._pump(child):
-            pass
-        self._close_output(child)
+        for output in [*child.outputs]:
+            while output in child.outputs and self._pump(child, output):
+                pass
+            if output in child.outputs:
+                self._close_output(child, output)
         for one in self._attached_to(child):
             self._hand_on(one)
         if child.log is not None:

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.processes
 
 async def test_attaching_types_to_the_process_and_shows_what_it_says(api: FakeClient, make_host: MakeHost) -> None:
     host = await make_host(NODE)
-    script = "while read line; do echo got $line; done; echo over; exit 3"
+    script = "while read line; do echo got $line; done; echo bad >&2; echo over; exit 3"
     api.put("pods", shell("talk", script, container={"stdin": True, "stdinOnce": True}, restartPolicy="Never"))
     await api.until(lambda: "running" in state(api, "talk"))
     closed = asyncio.Event()
@@ -33,13 +33,14 @@ async def test_attaching_types_to_the_process_and_shows_what_it_says(api: FakeCl
         await closed.wait()
         yield pb.ExecRequest(stdin_closed=True)
 
-    seen, code = b"", -1
+    seen, errors, code = b"", b"", -1
     async for response in stub(host).Exec(requests()):
         seen += response.stdout
+        errors += response.stderr
         if seen.endswith(b"got two\n"):
             closed.set()
         code = response.exit_code if response.HasField("exit_code") else code
-    assert (seen, code) == (b"got one\ngot two\nover\n", 0)
+    assert (seen, errors, code) == (b"got one\ngot two\nover\n", b"bad\n", 0)
     await api.until(lambda: phase(api, "talk") == "Failed")
     assert state(api, "talk")["terminated"]["exitCode"] == 3
 
@@ -113,7 +114,8 @@ def test_who_takes_nothing_is_given_up_and_the_container_goes_on(monkeypatch: py
     with ours, theirs, os.fdopen(container, "wb", 0) as container_end:
         below = shim.Shim(theirs)
         child = children.Child({"id": "c", "argv": []}, SimpleNamespace(pid=1))  # type: ignore[arg-type]
-        child.output, child.log = output, SimpleNamespace(add=lambda data: None)  # type: ignore[assignment]
+        child.outputs[output] = b"stdout"
+        child.log = SimpleNamespace(add=lambda data, stream: None)  # type: ignore[assignment]
         os.set_blocking(output, False)
         below._children["c"] = child
         below._attach({"id": "c"}, [write])
@@ -126,7 +128,7 @@ def test_who_takes_nothing_is_given_up_and_the_container_goes_on(monkeypatch: py
 
         while is_read():
             container_end.write(b"x" * 8192)
-            below._pump(child)
+            below._pump(child, output)
         below._give_up_stuck()
         assert not is_read()
         monkeypatch.setattr(shim, "STUCK_S", -1.0)
@@ -134,5 +136,5 @@ def test_who_takes_nothing_is_given_up_and_the_container_goes_on(monkeypatch: py
         assert is_read() and below._attached == []
         with os.fdopen(read, "rb") as end:
             assert end.read()
-        below._close_output(child)
+        below._close_output(child, output)
         below._selector.close()

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import random
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from rayplane.node.runtime import LogOptions
 from rayplane.node.runtime import logfile as module
 from rayplane.node.runtime.logfile import LogFile
 from rayplane.node.runtime.logs import parse_line, select_lines
-from rayplane.node.shim.container_log import Log
+from rayplane.node.shim.container_log import LINE_MAX, STDERR, STDOUT, Log, generation
 from rayplane.storage.env import Beneath
 from tests.tiers import examples
 
@@ -28,8 +29,11 @@ def stamped(number: int) -> bytes:
 
 @settings(deadline=None, max_examples=examples(80), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    lines=st.lists(st.binary(max_size=30).map(lambda b: b.replace(b"\n", b"")), max_size=30),
-    cut=st.integers(0, 30),
+    lines=st.lists(
+        st.tuples(st.binary(max_size=30).map(lambda b: b.replace(b"\n", b"")), st.sampled_from([b"F", b"F", b"P"])),
+        max_size=30,
+    ),
+    cuts=st.lists(st.integers(0, 30), max_size=3).map(sorted),
     ended=st.booleans(),
     tail=st.none() | st.integers(0, 35),
     since=st.none() | st.integers(0, 40),
@@ -39,8 +43,8 @@ def stamped(number: int) -> bytes:
 )
 def test_pieces_are_the_whole(
     tmp_path_factory: pytest.TempPathFactory,
-    lines: list[bytes],
-    cut: int,
+    lines: list[tuple[bytes, bytes]],
+    cuts: list[int],
     ended: bool,
     tail: int | None,
     since: int | None,
@@ -49,12 +53,11 @@ def test_pieces_are_the_whole(
     chunk: int,
 ) -> None:
     directory = tmp_path_factory.mktemp("logs")
-    stored = [stamped(n) + line + b"\n" for n, line in enumerate(lines)]
+    stored = [b"%sstdout %s %s\n" % (stamped(n), tag, line) for n, (line, tag) in enumerate(lines)]
     if stored and not ended:
         stored[-1] = stored[-1][:-1]
-    if cut:
-        (directory / "1.log.1").write_bytes(b"".join(stored[:cut]))
-    (directory / "1.log").write_bytes(b"".join(stored[cut:]))
+    for number, (begin, end) in enumerate(reversed([*pairwise([0, *cuts, len(stored)])])):
+        (directory / generation("1.log", number)).write_bytes(b"".join(stored[begin:end]))
     options = LogOptions(
         timestamps=timestamps,
         tail_lines=tail,
@@ -101,7 +104,7 @@ async def test_a_huge_file_is_never_in_memory(tmp_path: Path, monkeypatch: pytes
 
 async def test_a_follower_sees_every_line_while_the_log_rotates(tmp_path: Path) -> None:
     over = False
-    log = Log(os.open(tmp_path, os.O_RDONLY), "1.log", 4000)
+    log = Log(os.open(tmp_path, os.O_RDONLY), "1.log", 4000, 5)
     log.add(b"0\n")
     file = LogFile(Beneath(tmp_path), "1.log", lambda: over)
     seen = b""
@@ -115,16 +118,60 @@ async def test_a_follower_sees_every_line_while_the_log_rotates(tmp_path: Path) 
     task = asyncio.create_task(follow())
     number = 1
     for _ in range(30):
-        for _ in range(chance.randint(1, 40)):
+        for _ in range(chance.randint(1, 250)):  # of which a file takes some 80
             log.add(b"%d\n" % number)
             number += 1
-        while not seen.endswith(b"%d\n" % (number - 1)):
+        written = b"".join(b"%d\n" % n for n in range(number))
+        while seen != written:
+            assert written.startswith(seen)
             await asyncio.sleep(0.005)
     log.close()
     over = True
     await task
-    assert seen == b"".join(b"%d\n" % n for n in range(number))
-    assert (tmp_path / "1.log.1").exists()
+    assert seen == written
+    assert sorted(os.listdir(tmp_path)) == ["1.log", *(f"1.log.{n}" for n in range(1, 5))]
+
+
+def lines_of(path: Path) -> list[list[bytes]]:
+    return [line.split(b" ", 3)[1:] for line in path.read_bytes().splitlines()]
+
+
+def test_lines_are_stored_as_container_runtimes_do(tmp_path: Path) -> None:
+    log = Log(os.open(tmp_path, os.O_RDONLY), "1.log", 1 << 20)
+    log.add(b"one\ntw")
+    log.add(b"bad\n", STDERR)
+    log.add(b"o\n\nthr")
+    log.add(b"x" * (LINE_MAX + 1) + b"\n", STDERR)
+    log.add(b"y" * (2 * LINE_MAX + 1), STDERR)
+    log.close()
+    first, second = b"x" * LINE_MAX, b"y" * LINE_MAX
+    out = [[b"F", b"one"], [b"F", b"two"], [b"F", b""], [b"P", b"thr"]]
+    err = [[b"F", b"bad"], [b"P", first], [b"F", b"x"], [b"P", second], [b"P", second], [b"P", b"y"]]
+    assert [line[1:] for line in lines_of(tmp_path / "1.log") if line[0] == STDOUT] == out
+    assert [line[1:] for line in lines_of(tmp_path / "1.log") if line[0] == STDERR] == err
+
+
+async def test_a_line_in_pieces_is_read_as_one_with_one_stamp(tmp_path: Path) -> None:
+    log = Log(os.open(tmp_path, os.O_RDONLY), "1.log", 1 << 20)
+    log.add(b"x" * (2 * LINE_MAX + 5) + b"\nshort\n")
+    log.close()
+    file = LogFile(Beneath(tmp_path), "1.log", lambda: True)
+    assert await read(file) == b"x" * (2 * LINE_MAX + 5) + b"\nshort\n"
+    long, short = (await read(file, timestamps=True)).splitlines()
+    assert long.partition(b" ")[2] == b"x" * (2 * LINE_MAX + 5)
+    assert short.endswith(b"Z short")
+
+
+async def test_a_log_holds_so_many_files_and_no_more(tmp_path: Path) -> None:
+    log = Log(os.open(tmp_path, os.O_RDONLY), "1.log", 1000, 3)
+    for number in range(200):
+        log.add(b"%d\n" % number)
+    log.close()
+    assert sorted(os.listdir(tmp_path)) == ["1.log", "1.log.1", "1.log.2"]
+    text = await read(LogFile(Beneath(tmp_path), "1.log", lambda: True))
+    numbers = [int(line) for line in text.splitlines()]
+    assert numbers == [*range(numbers[0], 200)] and len(numbers) > 50
+    assert await read(LogFile(Beneath(tmp_path), "1.log", lambda: True), tail_lines=40) == text[-160:]
 
 
 def test_a_log_stays_small_whatever_is_in_its_way(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ import grpc
 import pytest
 
 from rayplane.control_plane.rpc import RpcError
-from rayplane.node.runtime.logfile import LOG_BYTES_MAX
 from rayplane.proto.rayplane.v1 import node_pb2 as pb
 from tests.fakes import FakeClient
 from tests.node.conftest import make_pod
@@ -86,7 +85,7 @@ async def test_calls_about_pods_that_are_not_here(api: FakeClient, make_host: Ma
 
 
 async def test_a_log_keeps_its_end_when_it_grows_large(api: FakeClient, make_host: MakeHost) -> None:
-    host = await make_host(NODE)
+    host = await make_host(NODE, log_file_bytes=5 << 20, log_files=2)
     script = "yes 'a line of twenty byte' | head -n 600000; echo end"
     api.put("pods", shell("web", script, restartPolicy="Never"))
     await api.until(lambda: phase(api, "web") == "Succeeded")
@@ -94,7 +93,7 @@ async def test_a_log_keeps_its_end_when_it_grows_large(api: FakeClient, make_hos
     assert text.endswith(b"a line of twenty byte\nend\n")
     assert len(text) < 12_000_000
     assert host.pod_files is not None
-    assert log_bytes(host.pod_files.root) <= 2 * LOG_BYTES_MAX + 1_000_000
+    assert log_bytes(host.pod_files.root) <= 11 << 20
 
 
 async def test_copies_go_to_the_container_and_come_back(api: FakeClient, make_host: MakeHost, tmp_path: Path) -> None:
