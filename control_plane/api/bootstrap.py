@@ -20,13 +20,12 @@ from rayplane.control_plane.api.bootstrap_flow import flow_schemas, priority_lev
 from rayplane.control_plane.api.claims import LOCAL, REPLICATED
 from rayplane.control_plane.api.machinery.resources import builtin_registry
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.priority import SYSTEM_CRITICAL
 from rayplane.control_plane.identities import FRONT_PROXY
 
 NAMESPACES = ("default", "kube-system", "kube-public", NODE_LEASES)
 INGRESS_CLASS = "rayplane"
 DEFAULT_STORAGE_CLASS = "storageclass.kubernetes.io/is-default-class"
-SYSTEM_CRITICAL = 2_000_000_000
-"""Priority of system-cluster-critical; no user's PriorityClass may have more than half of it."""
 
 
 def _object(api_version: str, kind: str, name: str, **rest: Any) -> Object:

@@ -130,6 +130,18 @@ class Allocations:
                 return f"Node didn't have enough capacity: {name}, requested: {asked}, capacity: {most}"
         return None
 
+    def lacking(self, wanted: Room, allocatable: Mapping[str, str]) -> dict[str, int]:
+        """By resource, how much more a pod wants than is left; ports are not counted so."""
+        amounts = [
+            ("pods", 1, self._pods, self._capacity.pods),
+            ("cpu", wanted.cpu, self._cpu, self._capacity.cpu),
+            ("memory", wanted.memory, self._memory, self._capacity.memory),
+        ]
+        for name, amount in wanted.others:
+            if name in allocatable:
+                amounts.append((name, amount, self._others[name], quantity.value(allocatable[name])))
+        return {name: taken + asked - most for name, asked, taken, most in amounts if asked and taken + asked > most}
+
     def refuse(self, wanted: Room) -> Rejected | None:
         """Say why a pod does not fit beside the others; None when it does."""
         return refuse(wanted, Room(self._cpu, self._memory, self._pods), self._capacity)

@@ -16,12 +16,13 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.priority import is_critical
 from rayplane.control_plane.client import ApiClient
 from rayplane.control_plane.stages.templates import Given
 from rayplane.node.config import NodeConfig, NodeTiming
 from rayplane.node.errors import NotHere
 from rayplane.node.events import Events
-from rayplane.node.kubelet import registration
+from rayplane.node.kubelet import preemption, registration
 from rayplane.node.kubelet.addresses import NodeAddresses
 from rayplane.node.kubelet.admission import Allocations, Room, forbids, room_of, unwanted
 from rayplane.node.kubelet.fence import Fence
@@ -34,7 +35,7 @@ from rayplane.node.kubelet.stage_player import PlayerParts, StagePlayer, Worker
 from rayplane.node.kubelet.staged_node import StagedNode
 from rayplane.node.kubelet.staged_pod import StagedPod, is_staged
 from rayplane.node.kubelet.worker_parts import Probes, Statuses, WorkerParts
-from rayplane.node.lifecycle import Rejected, Resumed, Suspended
+from rayplane.node.lifecycle import Evicted, Rejected, Resumed, Suspended
 from rayplane.node.lifecycle.model import Run
 from rayplane.node.runtime import Runtime
 from rayplane.node.runtime.simulated import SimulatedRuntime
@@ -243,7 +244,7 @@ class Kubelet:
                 self._doubted[uid] = pod
                 self._shared.tasks.spawn(self._look_again(uid), f"second look at {key}")
             else:
-                self._add(pod, room, None)
+                self._admit(pod, room, None)
 
     def _may_not_belong(self, pod: Object, room: Room, node: Object) -> Rejected | None:
         """Why a new pod is not for this node, as far as is known of the node: which may be of a moment ago."""
@@ -261,7 +262,53 @@ class Kubelet:
         pod = self._doubted.pop(uid, None)
         if pod is not None:
             room = room_of(pod)
-            self._add(pod, room, self._may_not_belong(pod, room, node))
+            self._admit(pod, room, self._may_not_belong(pod, room, node))
+
+    def _admit(self, pod: Object, room: Room, refusal: Rejected | None) -> None:
+        """Take a new pod, or refuse it; a critical one that lacks room waits until others have ended for it."""
+        victims = self._victims(pod, room)
+        if not victims:
+            self._add(pod, room, refusal)
+            return
+        uid = meta.uid(pod)
+        self._doubted[uid] = pod
+        self._room.hold(room)  # what becomes free is not for others
+        for worker in victims:
+            if not worker.is_ending:
+                self._preempt(worker)
+        self._shared.tasks.spawn(self._let_in(uid, room, victims), f"room for {meta.key(pod)}")
+
+    def _preempt(self, worker: PodWorker) -> None:
+        reason, message = preemption.REASON, preemption.MESSAGE
+        self.metrics.preemptions += 1
+        self._shared.events.record(worker.pod, "Warning", reason, message)
+        worker.post(Evicted(reason, message, worker.machine.grace_s, preemption.DISRUPTION))
+
+    def _victims(self, pod: Object, room: Room) -> list[PodWorker]:
+        """Whom to end for a critical pod for which nothing but room is lacking."""
+        node = self.node or {}
+        if _has_begun(pod) or not is_critical(pod) or forbids(pod) or (self.node is not None and unwanted(pod, node)):
+            return []
+        lacking = self._room.lacking(room, meta.status(node).get("allocatable") or {})
+        if not lacking or self._room.refuse_ports(room):
+            return []
+        # Where stages decide how a pod lives, they decide how it ends.
+        plain = (worker for worker in self.workers if isinstance(worker, PodWorker))
+        holding = {meta.uid(worker.pod): worker for worker in plain if worker.takes_room}
+        holders = [preemption.Holder(worker.pod, worker.room, worker.is_ending) for worker in holding.values()]
+        found = preemption.victims(pod, lacking, holders)
+        return [holding[meta.uid(one.pod)] for one in found]
+
+    async def _let_in(self, uid: str, room: Room, victims: list[PodWorker]) -> None:
+        """Take a pod for which others are ending, once they have: it is judged by what there is then."""
+        try:
+            for worker in victims:
+                await worker.gave_up_room()
+        finally:
+            self._room.release(room)
+        pod = self._doubted.pop(uid, None)
+        if pod is not None:
+            self._add(pod, room, None if self.node is None else self._may_not_belong(pod, room, self.node))
 
     def _add(self, pod: Object, room: Room, refusal: Rejected | None) -> None:
         key, uid = meta.key(pod), meta.uid(pod)

@@ -37,10 +37,12 @@ _START_S = (
 class KubeletMetrics:
     """Counts of one node, kept as things happen."""
 
-    __slots__ = ("pod_start", "started_containers", "started_pods")
+    __slots__ = ("pod_start", "preemptions", "started_containers", "started_pods")
 
     def __init__(self) -> None:
         self.started_pods = self.started_containers = 0
+        self.preemptions = 0
+        """Pods ended to make room for critical ones."""
         self.pod_start = Histogram(_START_S)
         """Seconds from when a pod was first seen until its first container was started."""
 
@@ -56,6 +58,8 @@ def collect(
     yield counter("kubelet_started_pods_total", "Pods started.", started, "node")
     started = {(node,): m.started_containers for node, m in nodes.items()}
     yield counter("kubelet_started_containers_total", "Containers started.", started, "node")
+    preempted = {(node,): m.preemptions for node, m in nodes.items()}
+    yield counter("kubelet_preemptions", "Pods ended to make room for critical ones.", preempted, "node")
     starts = {(node,): m.pod_start for node, m in nodes.items()}
     yield histogram("kubelet_pod_start_duration_seconds", "Time until the first container starts.", starts, "node")
 

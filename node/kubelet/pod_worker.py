@@ -63,6 +63,7 @@ class PodWorker:
         "_closed",
         "_draining",
         "_finalize",
+        "_freed",
         "_holds_room",
         "_hooks",
         "_inbox",
@@ -85,6 +86,7 @@ class PodWorker:
         self._inbox: deque[Event | None] = deque()
         self._draining = False
         self._holds_room = False
+        self._freed: asyncio.Event | None = None
         self._closed = False
         self._seen_at = asyncio.get_running_loop().time()
         self._finalize = False
@@ -125,7 +127,20 @@ class PodWorker:
         """Tells whether the pod runs or is going to."""
         return self._holds_room
 
+    @property
+    def is_ending(self) -> bool:
+        """Tells whether the pod ends, or has."""
+        return self.machine.deleting or self.machine.stage in (Stage.ENDING, Stage.ENDED, Stage.GONE)
+
+    async def gave_up_room(self) -> None:
+        """Wait until the pod holds no room of the node any more."""
+        if self._holds_room and not self._closed:
+            self._freed = self._freed or asyncio.Event()
+            await self._freed.wait()
+
     def _give_up_room(self) -> None:
+        if self._freed is not None:
+            self._freed.set()
         if self._holds_room:
             self._holds_room = False
             self._parts.room.release(self.room)
@@ -174,6 +189,8 @@ class PodWorker:
     def close(self) -> None:
         """Drop everything that is not a process; for a host that stops or a pod that is gone."""
         self._closed = True
+        if self._freed is not None:
+            self._freed.set()
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()

@@ -11,6 +11,7 @@ from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_CHANGE_COUNTS,
 from rayplane.control_plane.api.kinds.scheduling.fields import HIGHEST_USER_PRIORITY
 from rayplane.control_plane.api.machinery.columns import AGE, NAME, Cell, Column, Printer, age
 from rayplane.control_plane.api.meta import Object, name
+from rayplane.control_plane.api.pods.priority import SYSTEM_CRITICAL
 
 
 def _default(obj: Object) -> None:
@@ -36,7 +37,7 @@ def _validate(obj: Object) -> Errors:
 
 
 def _system_problem(own: str, value: int, *, is_default: bool) -> str:
-    known = {"system-cluster-critical": 2_000_000_000, "system-node-critical": 2_000_001_000}
+    known = {"system-cluster-critical": SYSTEM_CRITICAL, "system-node-critical": SYSTEM_CRITICAL + 1000}
     if own not in known:
         return f"{own} is not a known system priority class"
     if value != known[own]:
