@@ -14,14 +14,15 @@ HTTP extenders: `extenders` says what they are told and what their answers mean.
 beside the loop, so that no other pod waits for the answer.
 
 Plug-ins in Python that other packages bring: `framework` says what they are, `adapters` ask them as the cycle asks its
-own, `extensions` has all else of them.
+own, `extensions` has all else of them; `plugin_watch` measures them, `plugin_threads` runs what may take long.
 
 Does not own: the objects' truth (API servers), provisioning of volumes, evicting from lost nodes, starting pods.
 
-Concurrency: one asyncio loop, no threads. A cycle takes a batch of pods from the queue and decides them without
-awaiting; each placement is assumed in the snapshot at once, so the next decision sees it. Writes go out in batches
-while further cycles run; a failed write takes the assumption back. Only the holder of the Lease `kube-scheduler`
-schedules, and a binding of one that lost it without noticing is refused, for the pod has a node by then.
+Concurrency: one asyncio loop; no threads but those of plug-ins. A cycle takes a batch of pods from the queue and
+decides them without awaiting; each placement is assumed in the snapshot at once, so the next decision sees it. Writes
+go out in batches while further cycles run; a failed write takes the assumption back. Only the holder of the Lease
+`kube-scheduler` schedules, and a binding of one that lost it without noticing is refused, for the pod has a node by
+then.
 
 Profiles (`spec.schedulerName`; `config.Profile`): each lists by name the plug-ins that filter, in order, and those that
 score, with weights, and has their arguments; unless told otherwise Kubernetes' default ones. `Cycle` takes the table of

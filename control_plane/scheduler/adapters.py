@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.scheduler.framework import (
     Node,
     PluginError,
@@ -15,8 +16,8 @@ from rayplane.control_plane.scheduler.framework import (
     Unresolvable,
     called,
     defines,
-    told,
 )
+from rayplane.control_plane.scheduler.plugin_watch import PluginCalls
 from rayplane.control_plane.scheduler.plugins import IN_TREE, Plugin, PodView, Refusal, Registry, Scope
 from rayplane.control_plane.scheduler.plugins.base import SCORE_MAX
 from rayplane.control_plane.scheduler.snapshot import Bools, Ints, Rows
@@ -31,20 +32,21 @@ def state_of(view: PodView) -> State:
 
 
 class Adapter(Plugin):
-    """A plug-in of the cycle that asks a PodPlugin, which is its argument."""
+    """A plug-in of the cycle that asks a PodPlugin, whose calls are its argument."""
 
     name: ClassVar[str] = ""
     scope: ClassVar[Scope] = Scope.CLUSTER
 
     def __init__(self, args: Any = None) -> None:
         super().__init__(args)
-        self._own: PodPlugin = args
+        self._calls: PluginCalls = args
+        self._own: PodPlugin = self._calls.plugin
 
-    def _ask(self, point: str, method: str, *args: Any) -> Any:
-        return called(self.name, point, lambda: getattr(self._own, method)(*args))
+    def _ask(self, point: str, method: str, state: State, pod: Object, *args: Any) -> Any:
+        return self._calls.called(point, pod, lambda: getattr(self._own, method)(state, pod, *args))
 
-    def _told(self, point: str, method: str, *args: Any) -> str:
-        return told(self.name, point, lambda: getattr(self._own, method)(*args))
+    def _told(self, point: str, method: str, state: State, pod: Object, *args: Any) -> str:
+        return self._calls.told(point, pod, lambda: getattr(self._own, method)(state, pod, *args))
 
     def _node(self, view: PodView, row: int) -> Node:
         name = view.snapshot.info(row).name
@@ -82,7 +84,7 @@ class Adapter(Plugin):
         if defines(type(self._own), "pre_score"):
             self._ask("preScore", "pre_score", state, pod, nodes)
         given = {node.name: self._ask("score", "score", state, pod, node) for node in nodes}
-        found = called(self.name, "score", lambda: dict(self._own.normalize(state, pod, given)))
+        found = self._calls.called("score", pod, lambda: dict(self._own.normalize(state, pod, given)))
         points = {row: self._checked(found.get(node.name, 0)) for row, node in zip(asked, nodes, strict=True)}
         return np.array([points.get(row, 0) for row in numbers], dtype=np.int64)
 

@@ -11,6 +11,7 @@ import inspect
 import logging
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from rayplane.control_plane.scheduler import adapters
@@ -29,6 +30,8 @@ from rayplane.control_plane.scheduler.framework import (
 )
 from rayplane.control_plane.scheduler.gates import Gates
 from rayplane.control_plane.scheduler.hints import ADDED_AFFINITY, DELEGATED, Hint
+from rayplane.control_plane.scheduler.plugin_threads import PluginThreads
+from rayplane.control_plane.scheduler.plugin_watch import PluginCalls, PluginWatch
 from rayplane.control_plane.scheduler.plugins import Registry
 from rayplane.control_plane.scheduler.pods import PodInfo
 from rayplane.control_plane.scheduler.queue import Gate, by_priority
@@ -88,7 +91,9 @@ class Extensions:
 
     def __init__(self, profiles: tuple[Profile, ...], classes: Mapping[str, type[PodPlugin]]) -> None:
         """ValueError for a profile that names a plug-in that is not there."""
-        self._made: dict[str, dict[str, PodPlugin]] = {}
+        self.watch = PluginWatch(_now)
+        self._made: dict[str, dict[str, PluginCalls]] = {}
+        self._threads = PluginThreads()
         self._by_point: dict[str, Mapping[str, tuple[str, ...]]] = {p.name: p.others for p in profiles}
         self._binds = {profile.name: profile.binds for profile in profiles}
         self._gates = Gates(profiles)
@@ -101,7 +106,8 @@ class Extensions:
         for name in names - set(classes):
             raise ValueError(f"profile {profile.name}: there is no scheduler plug-in {name} on this machine")
         made = self._made[profile.name] = {
-            name: _instance(name, classes[name], profile.args.get(name) or {}) for name in sorted(names)
+            name: PluginCalls(name, _instance(name, classes[name], profile.args.get(name) or {}), self.watch)
+            for name in sorted(names)
         }
         filters = tuple(dict.fromkeys((*profile.filters, *self._of(profile.name, "preFilter"), *_broken(made))))
         return replace(profile, filters=filters, args={**profile.args, **made})
@@ -109,9 +115,9 @@ class Extensions:
     def _of(self, profile: str, point: str) -> tuple[str, ...]:
         return self._by_point.get(profile, {}).get(point, ())
 
-    def _asked(self, pod: PodInfo, point: str) -> list[tuple[str, PodPlugin]]:
+    def _asked(self, pod: PodInfo, point: str) -> list[PluginCalls]:
         made = self._made.get(pod.scheduler, {})
-        return [(name, made[name]) for name in self._of(pod.scheduler, point)]
+        return [made[name] for name in self._of(pod.scheduler, point)]
 
     # -- the queue -----------------------------------------------------------------------------------------
 
@@ -124,10 +130,10 @@ class Extensions:
         if any({"NodeResourcesFit", "DynamicResources"} <= {*profile.filters} for profile in self.profiles):
             found["NodeResourcesFit"] = DELEGATED
         for made in self._made.values():
-            for name, plugin in made.items():
-                kinds = plugin.wakes_on
+            for name, one in made.items():
+                kinds = one.plugin.wakes_on
                 resources = [r for r in Resource if kinds is None or r.value in kinds]
-                found[name] = tuple(Hint(resource, ~Action(0), _helps(name, plugin)) for resource in resources)
+                found[name] = tuple(Hint(resource, ~Action(0), _helps(one)) for resource in resources)
         return found
 
     def gate(self, pod: PodInfo) -> Gate | None:
@@ -135,20 +141,20 @@ class Extensions:
         own = self._gates(pod)
         if own is not None:
             return own
-        for name, plugin in self._asked(pod, "preEnqueue"):
+        for one in self._asked(pod, "preEnqueue"):
             try:
-                said = told(name, "preEnqueue", plugin.pre_enqueue, pod.obj)
+                said = one.told("preEnqueue", pod.obj, one.plugin.pre_enqueue, pod.obj)
             except PluginError as e:
-                return Gate(name, str(e))
+                return Gate(one.name, str(e))
             if said:
-                return Gate(name, said)
+                return Gate(one.name, said)
         return None
 
     def order(self, pod: PodInfo) -> Any:
         """The key that pods are sorted by."""
-        for name, plugin in self._asked(pod, "queueSort"):
+        for one in self._asked(pod, "queueSort"):
             try:
-                return SortKey(called(name, "queueSort", plugin.sort_key, pod.obj), pod)
+                return SortKey(one.called("queueSort", pod.obj, one.plugin.sort_key, pod.obj), pod)
             except PluginError as e:
                 log.debug("pod %s: %s", pod.key, e)
                 return SortKey(None, pod)
@@ -158,9 +164,9 @@ class Extensions:
 
     def post_filter(self, pod: PodInfo, found: Explanation) -> str:
         """The node that a plug-in has found a way to; empty when none has."""
-        refusals = {one.node: ", ".join(one.refusal.reasons) for one in found.nodes if one.refusal is not None}
-        for name, plugin in self._asked(pod, "postFilter"):
-            node = told(name, "postFilter", plugin.post_filter, {}, pod.obj, refusals)
+        refusals = {n.node: ", ".join(n.refusal.reasons) for n in found.nodes if n.refusal is not None}
+        for one in self._asked(pod, "postFilter"):
+            node = one.told("postFilter", pod.obj, one.plugin.post_filter, {}, pod.obj, refusals)
             if node in refusals:
                 return node
         return ""
@@ -180,10 +186,10 @@ class Extensions:
         pod = placement.pod
         held = self._reserved[pod.key] = _Reserved(pod.uid)
         try:
-            for name, plugin in self._asked(pod, "reserve"):
-                said = told(name, "reserve", plugin.reserve, held.state, pod.obj, placement.node)
+            for one in self._asked(pod, "reserve"):
+                said = one.told("reserve", pod.obj, one.plugin.reserve, held.state, pod.obj, placement.node)
                 if said:
-                    raise Rejection(name, said)
+                    raise Rejection(one.name, said)
         except (PluginError, Rejection):
             self.unreserve(placement)
             raise
@@ -195,9 +201,9 @@ class Extensions:
         if held is None or held.uid != pod.uid:
             return
         del self._reserved[pod.key]
-        for name, plugin in reversed(self._asked(pod, "reserve")):
+        for one in reversed(self._asked(pod, "reserve")):
             try:
-                called(name, "reserve", plugin.unreserve, held.state, pod.obj, placement.node)
+                one.called("reserve", pod.obj, one.plugin.unreserve, held.state, pod.obj, placement.node)
             except PluginError as e:
                 log.error("pod %s: giving back: %s", pod.key, e)
 
@@ -209,16 +215,16 @@ class Extensions:
         """All that comes before binding. Rejection, PluginError."""
         pod, state = placement.pod, self.state(placement.pod)
         for point in ("permit", "preBind"):
-            for name, plugin in self._asked(pod, point):
-                said = await self._waited(name, point, plugin, state, placement)
+            for one in self._asked(pod, point):
+                said = await self._waited(one, point, state, placement)
                 if said:
-                    raise Rejection(name, said)
+                    raise Rejection(one.name, said)
 
     async def bind(self, placement: Placement) -> bool:
         """Whether a plug-in bound the pod. PluginError."""
         pod, state = placement.pod, self.state(placement.pod)
-        for name, plugin in self._asked(pod, "bind"):
-            if await self._waited(name, "bind", plugin, state, placement):
+        for one in self._asked(pod, "bind"):
+            if await self._waited(one, "bind", state, placement):
                 return True
         if not self._binds.get(pod.scheduler, True):
             raise PluginError("no Bind plugin of the profile bound the pod")
@@ -228,19 +234,30 @@ class Extensions:
         """The pod is bound: what was reserved is used, and plug-ins hear of it."""
         pod, state = placement.pod, self.state(placement.pod)
         self._reserved.pop(pod.key, None)
-        for name, plugin in self._asked(pod, "postBind"):
+        for one in self._asked(pod, "postBind"):
             try:
-                await self._waited(name, "postBind", plugin, state, placement)
+                await self._waited(one, "postBind", state, placement)
             except PluginError as e:
                 log.error("pod %s: %s", pod.key, e)
 
-    async def _waited(self, name: str, point: str, plugin: PodPlugin, state: State, placement: Placement) -> str:
-        """What a plug-in answers, now or later, as a text; PluginError."""
-        method = METHODS[point]
-        answer = called(name, point, lambda: getattr(plugin, method)(state, placement.pod.obj, placement.node))
-        if inspect.isawaitable(answer):
-            answer = await _answer(name, point, plugin, answer)
-        return told(name, point, lambda: answer)
+    async def _waited(self, one: PluginCalls, point: str, state: State, placement: Placement) -> str:
+        """What a plug-in answers, now or later, as a text; PluginError. What is not `async` runs in a thread."""
+        name, plugin, pod = one.name, one.plugin, placement.pod.obj
+        method = getattr(plugin, METHODS[point])
+        begun, is_error = _now(), True
+        try:
+            if inspect.iscoroutinefunction(method):
+                answer = called(name, point, method, state, pod, placement.node)
+            else:
+                ask = self._threads.run(partial(called, name, point, method, state, pod, placement.node))
+                answer = await _answer(name, point, plugin, ask)
+            if inspect.isawaitable(answer):
+                answer = await _answer(name, point, plugin, answer)
+            said = told(name, point, lambda: answer)
+            is_error = False
+            return said
+        finally:
+            self.watch.took(name, point, _now() - begun, is_error=is_error)
 
 
 async def _answer(name: str, point: str, plugin: PodPlugin, answer: Awaitable[Any]) -> Any:
@@ -248,13 +265,17 @@ async def _answer(name: str, point: str, plugin: PodPlugin, answer: Awaitable[An
     try:
         async with asyncio.timeout(plugin.timeout_s):
             return await answer
-    except GeneratorExit:
+    except (GeneratorExit, PluginError):
         raise
     except BaseException as e:
         task = asyncio.current_task()
         if isinstance(e, asyncio.CancelledError) and task is not None and task.cancelling():
             raise
         raise failed(name, point, e) from e
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _instance(name: str, plugin: type[PodPlugin], args: Mapping[str, Any]) -> PodPlugin:
@@ -267,13 +288,13 @@ def _instance(name: str, plugin: type[PodPlugin], args: Mapping[str, Any]) -> Po
         return _Broken(PluginError(f'plugin "{name}" cannot be made: {words_of(e)}'))
 
 
-def _broken(made: Mapping[str, PodPlugin]) -> list[str]:
-    return [name for name, plugin in made.items() if isinstance(plugin, _Broken)]
+def _broken(made: Mapping[str, PluginCalls]) -> list[str]:
+    return [name for name, one in made.items() if isinstance(one.plugin, _Broken)]
 
 
-def _helps(name: str, plugin: PodPlugin) -> Any:
+def _helps(one: PluginCalls) -> Any:
     def helps(pod: PodInfo, event: Event, _snapshot: Snapshot) -> bool:
         old, new = (getattr(side, "obj", side) for side in (event.old, event.new))
-        return bool(told(name, "enqueue", plugin.helps, pod.obj, event.resource.value, old, new))
+        return bool(one.told("enqueue", pod.obj, one.plugin.helps, pod.obj, event.resource.value, old, new))
 
     return helps

@@ -50,8 +50,9 @@ class PodPlugin:
     """A plug-in that has nothing to say. Others override what they have an opinion on, and are asked nothing else.
 
     A text refuses, None or "" does not. Pods and nodes are those of the API and shared: not to be changed. Methods
-    run on the scheduler's own loop and must not wait, but `permit`, `pre_bind`, `bind` and `post_bind`: these may be
-    `async`, for at most `timeout_s`.
+    run on the scheduler's own loop and must not wait, as all pods wait for them: for one pod at one extension point at
+    most `timeout_s`, and from a tenth of a second on that is logged and told. Not so `permit`, `pre_bind`, `bind` and
+    `post_bind`: they may be `async`, and run in a thread where they are not, for at most `timeout_s`.
     """
 
     wakes_on: ClassVar[tuple[str, ...] | None] = None

@@ -59,6 +59,7 @@ class Scheduler:
     def collect(self) -> Iterable[Family]:
         """For Prometheus."""
         yield from self._elector.collect()
+        yield from self._extensions.watch.collect()
         yield from self._metrics.collect(self.pending(), self._term.queue.refused() if self._term else {})
 
     async def start(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -33,6 +34,8 @@ from rayplane.control_plane.scheduler.preparation import DevicePreparation
 from rayplane.control_plane.scheduler.queue import QueuedPod, SchedulingQueue
 from rayplane.control_plane.scheduler.waits import VolumeWaits
 from rayplane.storage.env import Env
+
+log = logging.getLogger(__name__)
 
 #: Pods that may wait at the same time for what plug-ins do before binding.
 ALONE_MAX = 1024
@@ -144,7 +147,10 @@ class Term:
         await asyncio.sleep(PAUSE_S if spent_s > TURN_S else 0)
 
     async def _give_up(self, tasks: asyncio.TaskGroup, now: float) -> None:
-        """Take back placements whose volumes or devices do not come."""
+        """Take back placements whose volumes or devices do not come; and tell who holds up the loop."""
+        for slow in self._extensions.watch.slow():
+            log.warning("pod %s: %s", meta.key(slow.pod), slow)
+            self._recorder.event(slow.pod, "Warning", "SlowSchedulerPlugin", str(slow))
         for placement in self._waits.expired(now):
             self._lost(placement, f"{_BINDING}binding volumes: timed out")
         for placement, problem in self._devices.failed(now):

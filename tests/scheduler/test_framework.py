@@ -388,7 +388,7 @@ async def test_a_way_that_a_plugin_finds(api: FakeClient, start: Made) -> None:
     await until(lambda: api.pod("p").get("status", {}).get("nominatedNodeName") == "n1")
 
 
-def test_what_packages_offer(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_packages_offer(monkeypatch: pytest.MonkeyPatch) -> None:
     name = f"{__name__}:OnlyLabelled"
     offered = [
         EntryPoint("OnlyLabelled", name, "rayplane.scheduler_plugins"),
