@@ -108,7 +108,7 @@ class Convoys:
                 _settle(answer, error)
 
     async def _send_all(self, convoy: _Convoy, timeout: float) -> None:
-        request = wire.Convoy(transactions=[r.SerializeToString() for r in convoy.transactions])
+        request = wire.Convoy(transactions=convoy.transactions)
 
         async def once(address: str, left: float) -> wire.Outcomes:
             told: wire.Outcomes = await self._stub(address).Txns(request, timeout=left)
@@ -136,7 +136,7 @@ class Convoys:
 def _read(outcome: wire.Outcome) -> pb.TxnResponse | RpcError:
     if outcome.code:
         return RpcError(_CODES.get(outcome.code, grpc.StatusCode.UNKNOWN), outcome.text)
-    return pb.TxnResponse.FromString(outcome.response)
+    return outcome.response
 
 
 def _settle(answer: "asyncio.Future[pb.TxnResponse]", outcome: pb.TxnResponse | BaseException) -> None:

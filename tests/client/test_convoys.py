@@ -46,7 +46,7 @@ class Member:
         return self._carry_out(request)
 
     async def Txns(self, convoy: Convoy, timeout: float) -> Outcomes:
-        requests = [pb.TxnRequest.FromString(t) for t in convoy.transactions]
+        requests = list(convoy.transactions)
         self.calls.append([key_of(r) for r in requests])
         await self.silent.wait()
         if self.broken is not None:
@@ -54,7 +54,7 @@ class Member:
         outcomes = []
         for request in requests:
             try:
-                outcomes.append(Outcome(response=self._carry_out(request).SerializeToString()))
+                outcomes.append(Outcome(response=self._carry_out(request)))
             except RpcError as e:
                 outcomes.append(Outcome(code=e.code.value[0], text=e.message))
         return Outcomes(outcomes=outcomes[self.forgets :])

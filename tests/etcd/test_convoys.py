@@ -7,6 +7,7 @@ import pytest
 
 from rayplane.control_plane import etcd_errors as errors
 from rayplane.control_plane.client import convoys as client
+from rayplane.control_plane.etcd.server.codec import Kind
 from rayplane.control_plane.etcd.server.config import MemberConfig
 from rayplane.control_plane.etcd.server.services.convoys import TRANSACTIONS_MAX
 from rayplane.control_plane.rpc import RpcError, Stub
@@ -33,13 +34,13 @@ def absent(key: bytes) -> pb.Compare:
 
 async def convoy(cluster: EtcdCluster, *txns: pb.TxnRequest, member: int = 0, **metadata: str) -> list[Outcome]:
     stub = Stub(cluster.network.channel(cluster.endpoints[member]), client.SERVICE)
-    told = await stub.Txns(Convoy(transactions=[t.SerializeToString() for t in txns]), metadata=metadata)
+    told = await stub.Txns(Convoy(transactions=txns), metadata=metadata)
     return list(told.outcomes)
 
 
 def response(outcome: Outcome) -> pb.TxnResponse:
     assert not outcome.code, outcome.text
-    return pb.TxnResponse.FromString(outcome.response)
+    return outcome.response
 
 
 async def hashes(cluster: EtcdCluster) -> set[int]:
@@ -119,7 +120,7 @@ async def test_all_is_refused_where_nothing_could_be_taken() -> None:
         for name in others:
             await cluster.kill(name)
         lost = asyncio.create_task(convoy(cluster, txn, txn, member=cluster.members.index(leader)))
-        while len(leader.driver.proposals) < 2:
+        while not leader.driver.proposals:
             await asyncio.sleep(0)
         leader.driver.proposals.fail_all(errors.LeaderChanged)
         with pytest.raises(RpcError) as unknown:
@@ -136,22 +137,46 @@ async def test_of_those_that_fail_for_different_reasons_each_is_told_its_own() -
         leader = await cluster.wait_leader()
         for name in [name for name, node in cluster.nodes.items() if node.member is not leader]:
             await cluster.kill(name)
-        txn = pb.TxnRequest(success=[put(b"a")])
-        lost = asyncio.create_task(convoy(cluster, txn, txn, member=cluster.members.index(leader)))
-        proposals = leader.driver.proposals
-        while len(proposals) < 2:
+        fine, twice = pb.TxnRequest(success=[put(b"a")]), pb.TxnRequest(success=[put(b"a"), put(b"a")])
+        lost = asyncio.create_task(convoy(cluster, fine, twice, member=cluster.members.index(leader)))
+        while not leader.driver.proposals:
             await asyncio.sleep(0)
-        first = proposals.take(next(iter(proposals._waiting)))
-        assert first is not None
-        # The one was surely not done, the other may have been: who asked acts upon that.
-        first.future.set_exception(errors.NoLeader())
-        proposals.fail_all(errors.LeaderChanged)
-        assert [o.text for o in await lost] == [errors.NoLeader().message, errors.LeaderChanged().message]
+        # The one may have been done, the other surely was not: who asked acts upon that.
+        leader.driver.proposals.fail_all(errors.LeaderChanged)
+        assert [o.text for o in await lost] == [errors.LeaderChanged().message, errors.DuplicateKey().message]
+
+
+async def test_all_of_a_convoy_are_one_entry_of_the_log() -> None:
+    async with etcd_cluster(3) as cluster:
+        leader = await cluster.wait_leader()
+        before = leader.applied
+        outcomes = await convoy(cluster, *(pb.TxnRequest(success=[put(b"%d" % n)]) for n in range(50)))
+        assert {o.response.succeeded for o in outcomes} == {True}
+        assert leader.applied == before + 1
+        assert len(await hashes(cluster)) == 1
+
+
+async def test_a_convoy_that_authentication_overtook_does_nothing() -> None:
+    async with etcd_cluster(1) as cluster:
+        leader = await cluster.wait_leader()
+        auth = cluster.stub("Auth")
+        await auth.UserAdd(pb.AuthUserAddRequest(name="root", password="root"))
+        await auth.RoleAdd(pb.AuthRoleAddRequest(name="root"))
+        await auth.UserGrantRole(pb.AuthUserGrantRoleRequest(user="root", role="root"))
+        enabled = asyncio.ensure_future(leader._proposer.propose(Kind.AUTH_ENABLE, pb.AuthEnableRequest()))
+        late = asyncio.ensure_future(
+            leader._proposer.propose(Kind.CONVOY, Convoy(transactions=[pb.TxnRequest(success=[put(b"a")])]))
+        )
+        await enabled
+        (refusal,) = await late
+        assert isinstance(refusal, errors.EtcdError) and not leader.store.range(b"a").kvs
 
 
 def test_a_member_takes_all_that_a_client_sends_in_one_call_however_small_its_requests_are() -> None:
     size = client.BYTES_MAX // client.TRANSACTIONS_MAX
-    full = Convoy(transactions=[bytes(size)] * client.TRANSACTIONS_MAX)
+    txn = pb.TxnRequest(success=[put(b"k", bytes(size - 16))])
+    assert size - 8 <= txn.ByteSize() <= size
+    full = Convoy(transactions=[txn] * client.TRANSACTIONS_MAX)
     member = MemberConfig(name="m", client_address="m:1", peer_address="m:2", max_request_bytes=size + 512)
     assert full.ByteSize() <= member.max_message_bytes
     assert len(full.transactions) <= TRANSACTIONS_MAX

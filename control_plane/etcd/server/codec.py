@@ -49,6 +49,7 @@ class Kind(IntEnum):
     ROLE_DELETE = 21
     ROLE_GRANT_PERMISSION = 22
     ROLE_REVOKE_PERMISSION = 23
+    CONVOY = 24
 
 
 _TYPES: dict[int, type[Message]] = {
@@ -75,6 +76,7 @@ _TYPES: dict[int, type[Message]] = {
     Kind.ROLE_DELETE: pb.AuthRoleDeleteRequest,
     Kind.ROLE_GRANT_PERMISSION: pb.AuthRoleGrantPermissionRequest,
     Kind.ROLE_REVOKE_PERMISSION: pb.AuthRoleRevokePermissionRequest,
+    Kind.CONVOY: wire.Convoy,
 }
 
 
@@ -83,12 +85,7 @@ class CorruptEntry(Exception):
 
 
 def encode_request(request_id: int, kind: Kind, request: Message) -> bytes:
-    return with_head(request_id, kind, request.SerializeToString())
-
-
-def with_head(request_id: int, kind: Kind, serialized: bytes) -> bytes:
-    """An entry's data for a request that is serialized already."""
-    return _HEAD.pack(request_id, kind) + serialized
+    return _HEAD.pack(request_id, kind) + request.SerializeToString()
 
 
 def decode_head(data: bytes) -> tuple[int, int]:

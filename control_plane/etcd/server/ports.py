@@ -1,6 +1,5 @@
 """Ports: what the parts of a member may ask of its replication, a few methods each, never the whole member."""
 
-from collections.abc import Sequence
 from typing import Any, Protocol
 
 from google.protobuf.message import Message
@@ -40,10 +39,10 @@ class Proposer(Protocol):
     """The way into the log."""
 
     async def propose(self, kind: Kind, request: Message) -> Any:
-        """Its response, the header's revision set. Raises EtcdError: its refusal, or that its outcome is unknown."""
+        """Its response, the header's revision set; of a convoy those of its transactions, or their refusals.
 
-    async def propose_each(self, kind: Kind, requests: Sequence[tuple[bytes, Message]]) -> list[Message | Exception]:
-        """What becomes of each of several requests, given serialized and read. Raises EtcdError when none was taken."""
+        Raises EtcdError: its refusal, or that its outcome is unknown.
+        """
 
     def propose_unwatched(self, kind: Kind, request: Message) -> None:
         """For what is repeated anyway when it is lost; in the member's own name."""

@@ -206,18 +206,18 @@ class Standing(_message.Message):
 class Convoy(_message.Message):
     __slots__ = ("transactions",)
     TRANSACTIONS_FIELD_NUMBER: _ClassVar[int]
-    transactions: _containers.RepeatedScalarFieldContainer[bytes]
-    def __init__(self, transactions: _Optional[_Iterable[bytes]] = ...) -> None: ...
+    transactions: _containers.RepeatedCompositeFieldContainer[_rpc_pb2.TxnRequest]
+    def __init__(self, transactions: _Optional[_Iterable[_Union[_rpc_pb2.TxnRequest, _Mapping]]] = ...) -> None: ...
 
 class Outcome(_message.Message):
     __slots__ = ("response", "code", "text")
     RESPONSE_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
-    response: bytes
+    response: _rpc_pb2.TxnResponse
     code: int
     text: str
-    def __init__(self, response: _Optional[bytes] = ..., code: _Optional[int] = ..., text: _Optional[str] = ...) -> None: ...
+    def __init__(self, response: _Optional[_Union[_rpc_pb2.TxnResponse, _Mapping]] = ..., code: _Optional[int] = ..., text: _Optional[str] = ...) -> None: ...
 
 class Outcomes(_message.Message):
     __slots__ = ("outcomes",)

@@ -5,7 +5,7 @@ No timers of their own: all have the same time limit, so the oldest come first a
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,19 +13,9 @@ from google.protobuf.message import Message
 
 from rayplane.control_plane import etcd_errors as errors
 from rayplane.control_plane.etcd import raft
-from rayplane.control_plane.etcd.server.codec import Kind, encode_request, with_head
+from rayplane.control_plane.etcd.server.codec import Kind, encode_request
 from rayplane.control_plane.etcd.server.config import MemberConfig
 from rayplane.control_plane.etcd.server.state_machine.auth.store import INTERNAL, AuthStore, as_caller
-
-
-class Answer(Protocol):
-    """The place where the outcome of a proposal is put: a future, or one of several that are waited for together."""
-
-    def done(self) -> bool: ...
-
-    def set_result(self, result: Message, /) -> None: ...
-
-    def set_exception(self, error: Exception, /) -> None: ...
 
 
 @dataclass(slots=True)
@@ -34,44 +24,10 @@ class Proposal:
 
     data: bytes
     request: Message | None
-    future: Answer
+    future: "asyncio.Future[Any]"
     deadline: float
     term: int = 0
     forwarded_to: int = 0
-
-
-class Outcomes:
-    """The outcomes of requests that are waited for together, in their order; `complete` when all are known."""
-
-    def __init__(self, count: int) -> None:
-        self.each: list[Message | Exception | None] = [None] * count
-        self.complete = asyncio.get_running_loop().create_future()
-        self._left = count
-
-    def settle(self, at: int, outcome: Message | Exception) -> None:
-        self.each[at] = outcome
-        self._left -= 1
-        if not self._left and not self.complete.done():
-            self.complete.set_result(None)
-
-
-class _Place:
-    """One of several outcomes, as the apply step sees it."""
-
-    __slots__ = ("_among", "_at")
-
-    def __init__(self, among: Outcomes, at: int) -> None:
-        self._among = among
-        self._at = at
-
-    def done(self) -> bool:
-        return self._among.each[self._at] is not None
-
-    def set_result(self, result: Message) -> None:
-        self._among.settle(self._at, result)
-
-    def set_exception(self, error: Exception) -> None:
-        self._among.settle(self._at, error)
 
 
 class Proposals:
@@ -197,31 +153,6 @@ class Proposer:
         except asyncio.CancelledError:
             proposals.take(request_id)
             raise
-
-    async def propose_each(self, kind: Kind, requests: Sequence[tuple[bytes, Message]]) -> list[Message | Exception]:
-        """Put several requests, at least one, through the log at once, each for itself; what becomes of each, in order.
-
-        `requests`: serialized, and read. Raises Stopped, TooManyRequests when none of them was taken.
-        """
-        if self._draining:
-            raise errors.Stopped
-        proposals = self._proposals
-        if len(proposals) + len(requests) > self._config.max_pending_proposals:
-            raise errors.TooManyRequests
-        deadline, outcomes = self._loop.time() + self._config.request_timeout_s, Outcomes(len(requests))
-        ids = []
-        for at, (data, request) in enumerate(requests):
-            ids.append(request_id := self.next_request_id())
-            proposal = Proposal(with_head(request_id, kind, data), request, _Place(outcomes, at), deadline)
-            proposals.add(request_id, proposal)
-            self._submit(proposal)
-        try:
-            await outcomes.complete
-        except asyncio.CancelledError:
-            for request_id in ids:
-                proposals.take(request_id)
-            raise
-        return [outcome for outcome in outcomes.each if outcome is not None]
 
     def propose_unwatched(self, kind: Kind, request: Message) -> None:
         """Propose, in the member's own name, what is repeated anyway when it is lost."""

@@ -5,7 +5,7 @@ A call costs a member more than the transaction in it does.
 
 import asyncio
 
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
 from rayplane.control_plane import etcd_errors as errors
 from rayplane.control_plane.etcd.server.codec import Kind
@@ -13,11 +13,10 @@ from rayplane.control_plane.etcd.server.ports import Proposer
 from rayplane.control_plane.etcd.server.services.kv import KVService
 from rayplane.control_plane.rpc import Context, RpcError
 from rayplane.control_plane.rpc.errors import error_of
-from rayplane.proto.etcd import rpc_pb2 as pb
 from rayplane.proto.rayplane.v1 import raft_pb2 as wire
 
-TRANSACTIONS_MAX = 1_000
-"""In one call."""
+TRANSACTIONS_MAX = 256
+"""In one call: it is applied in one step, of some ten milliseconds."""
 
 
 class ConvoysService:
@@ -34,31 +33,38 @@ class ConvoysService:
         if len(transactions) > TRANSACTIONS_MAX:
             raise RpcError(errors.Code.INVALID_ARGUMENT, f"a convoy has {TRANSACTIONS_MAX} transactions at most")
         found: dict[int, Message | BaseException] = {}
-        together: dict[int, tuple[bytes, Message]] = {}
-        apart: dict[int, pb.TxnRequest] = {}
-        for at, data in enumerate(transactions):
+        together: list[int] = []
+        apart: list[int] = []
+        for at, txn in enumerate(transactions):
             try:
-                txn = pb.TxnRequest.FromString(data)
-                if kv.check_txn(txn).writes and not kv.callers.enabled:
-                    together[at] = data, txn
-                else:
-                    apart[at] = txn
-            except (errors.EtcdError, DecodeError) as e:
+                writes = kv.check_txn(txn).writes
+            except errors.EtcdError as e:
                 found[at] = e
+                continue
+            (together if writes and not kv.callers.enabled else apart).append(at)
         if together:
-            outcomes = await self._proposer.propose_each(Kind.TXN, list(together.values()))
-            found.update(zip(together, outcomes, strict=True))
+            all_of_them = len(together) == len(transactions)
+            convoy = request if all_of_them else wire.Convoy(transactions=[transactions[at] for at in together])
+            found.update(zip(together, await self._propose(convoy), strict=True))
         if apart:
-            answers = (kv.Txn(txn, context) for txn in apart.values())
+            answers = (kv.Txn(transactions[at], context) for at in apart)
             found.update(zip(apart, await asyncio.gather(*answers, return_exceptions=True), strict=True))
         return self._told([found[at] for at in range(len(transactions))])
+
+    async def _propose(self, convoy: wire.Convoy) -> list[Message | BaseException]:
+        """One entry for all: they are done in a row, or none is known to be."""
+        try:
+            outcomes: list[Message | BaseException] = await self._proposer.propose(Kind.CONVOY, convoy)
+        except errors.EtcdError as e:
+            return [e] * len(convoy.transactions)
+        return outcomes
 
     def _told(self, found: list[Message | BaseException]) -> wire.Outcomes:
         told, failures = wire.Outcomes(), []
         add, stamp = told.outcomes.add, self._kv.stamp
         for one in found:
             if isinstance(one, Message):
-                add(response=stamp(one).SerializeToString())
+                add(response=stamp(one))
             elif isinstance(one, Exception):
                 failures.append(error := error_of(one))
                 add(code=error.code.value[0], text=error.message)

@@ -24,6 +24,7 @@ from rayplane.control_plane.etcd.server.state_machine.auth.store import NOBODY, 
 from rayplane.control_plane.etcd.server.state_machine.auth.tokens import SimpleTokens
 from rayplane.control_plane.etcd.server.state_machine.lessor import Lessor
 from rayplane.control_plane.etcd.server.state_machine.membership import Membership
+from rayplane.control_plane.etcd_errors import EtcdError
 from rayplane.proto.etcd import rpc_pb2 as pb
 from rayplane.proto.rayplane.v1 import raft_pb2 as wire
 from rayplane.storage.mvcc import Change, CompactedError, FutureRevisionError, Store
@@ -81,11 +82,14 @@ class StateMachine:
         encoded = conf_state_to_wire(state).SerializeToString()
         self.store.backend.put("meta", _CONF_STATE, encoded)
 
-    def apply(self, kind: int, request: Message, now: float, *, told: bool = True) -> Message | None:
+    def apply(self, kind: int, request: Any, now: float, *, told: bool = True) -> Any:
         """Apply one request; the response has the header's revision set. Raises EtcdError when it is refused.
 
-        `told` False: nobody waits for the response, which is left out where that spares work.
+        Of a convoy: the response of each transaction, or its refusal. `told` False: nobody waits for the response,
+        which is left out where that spares work.
         """
+        if kind == Kind.CONVOY:
+            return [self._one_of_many(txn, now, told=told) for txn in request.transactions]
         try:
             if self.auth.enabled:
                 authorize(self.auth, self.lessor, NOBODY, kind, request)
@@ -100,12 +104,19 @@ class StateMachine:
         self.members.check(change, member)
         self.members.apply(change, member)
 
+    def _one_of_many(self, request: pb.TxnRequest, now: float, *, told: bool) -> Message | EtcdError | None:
+        try:
+            response: Message | None = self.apply(Kind.TXN, request, now, told=told)
+        except EtcdError as e:
+            return e
+        return response
+
     # Callers
 
     def _as_caller(self, request: wire.AsCaller, now: float) -> Message:
         kind = request.kind
-        if kind == Kind.AS_CALLER:
-            raise CorruptEntry("a request in somebody's name is in somebody's name again")
+        if kind in (Kind.AS_CALLER, Kind.CONVOY):
+            raise CorruptEntry(f"a request in somebody's name is of kind {Kind(kind).name}, which has its own names")
         inner = parse_request(request.request, kind)
         if self.auth.enabled:
             authorize(self.auth, self.lessor, Caller(request.user, request.auth_revision), kind, inner)
