@@ -56,6 +56,8 @@ class NodeConfig:
     max_pods: int = 110
     runtime: str = SIMULATED
     """`simulated` (containers are data) or `process` (containers are processes of this machine)."""
+    processes: bool = False
+    """Pods of a simulated node may ask for processes by a RuntimeClass, as those of others may ask for none."""
     arch: str = "amd64"
     """Label kubernetes.io/arch."""
     zone: str = ""
@@ -65,7 +67,13 @@ class NodeConfig:
 
     @property
     def runs_processes(self) -> bool:
+        """Tells whether its pods are processes unless they ask for something else."""
         return self.runtime == PROCESS
+
+    @property
+    def takes_processes(self) -> bool:
+        """Tells whether any of its pods may be."""
+        return self.processes or self.runs_processes
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,4 +156,5 @@ class NodeHostConfig:
 
     @property
     def runs_processes(self) -> bool:
-        return any(n.runs_processes for n in self.nodes)
+        """Tells whether there may be processes here."""
+        return any(n.takes_processes for n in self.nodes)

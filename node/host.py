@@ -16,7 +16,7 @@ from rayplane.control_plane.component_base.debugging import Debugging
 from rayplane.control_plane.component_base.metrics import Family, gauge
 from rayplane.control_plane.rpc import Network, Service
 from rayplane.node import callers
-from rayplane.node.config import PROCESS, NodeConfig, NodeHostConfig
+from rayplane.node.config import PROCESS, SIMULATED, NodeConfig, NodeHostConfig
 from rayplane.node.errors import ConfigError
 from rayplane.node.events import Events
 from rayplane.node.ingress.status import IngressStatus
@@ -95,7 +95,7 @@ class NodeHost:
         self._stages = StageCatalog(self.client)
         self._answers = Answers(self.client, env, env.disk.local_path(config.answer_dir))
         self._simulated = SimulatedRuntime(env.rng, env.timestamp, self._answers)
-        simulated = {n.name for n in config.nodes if not n.runs_processes}
+        simulated = {n.name for n in config.nodes if not n.takes_processes}
         self._attachments = Attachments(self.client, self._nodes, self._tell_in_use, simulated=simulated)
         self._volumes = VolumeManager(
             [n.name for n in config.nodes],
@@ -198,7 +198,7 @@ class NodeHost:
         await self._watch_pods()
 
     def _kubelet(self, node: NodeConfig, shared: Shared) -> Kubelet:
-        return Kubelet(node, self._runtimes[node.runtime], shared, status_changed=self._node_statuses.mark)
+        return Kubelet(node, self._runtimes, shared, status_changed=self._node_statuses.mark)
 
     def _shared(self) -> Shared:
         tokens = TokenManager(self.client, self.env.rng)
@@ -315,21 +315,20 @@ class NodeHost:
 
     def _make_runtimes(self) -> None:
         simulated = self._simulated
-        for name in dict.fromkeys(n.runtime for n in self.config.nodes):
-            if name != PROCESS:
-                self._runtimes[name] = simulated
-                continue
-            # Imported here so that a simulation never loads what forks.
-            from rayplane.node.runtime.process import ProcessRuntime
+        self._runtimes[SIMULATED] = simulated
+        if not self.config.runs_processes:
+            return
+        # Imported here so that a simulation never loads what forks.
+        from rayplane.node.runtime.process import ProcessRuntime
 
-            root = self.env.disk.local_path(self.config.pod_dir)
-            if root is None:
-                raise ConfigError("nodes: the process runtime needs a real disk")
-            if self.config.isolates:
-                self._runtimes[name] = self._isolated(simulated, root)
-            else:
-                self._runtimes[name] = ProcessRuntime(simulated, logs=self._log_limits())
-                self.pod_files = PodFiles(root)
+        root = self.env.disk.local_path(self.config.pod_dir)
+        if root is None:
+            raise ConfigError("nodes: the process runtime needs a real disk")
+        if self.config.isolates:
+            self._runtimes[PROCESS] = self._isolated(simulated, root)
+        else:
+            self._runtimes[PROCESS] = ProcessRuntime(simulated, logs=self._log_limits())
+            self.pod_files = PodFiles(root)
 
     def _isolated(self, simulated: SimulatedRuntime, pods: str) -> Runtime:
         from rayplane.node.nftables.kernel import KernelTable

@@ -68,7 +68,9 @@ def up(
     nodes_per_host: Annotated[int, typer.Option(help="Nodes of each node host.")] = 1,
     node_cpu: Annotated[str, typer.Option(help="CPU of a node.")] = "4",
     node_memory: Annotated[str, typer.Option(help="Memory of a node.")] = "8Gi",
-    runtime: Annotated[str, typer.Option(help="`simulated` or `process`.")] = "simulated",
+    runtime: Annotated[
+        str, typer.Option(help="`simulated`, `process`, or `mixed`: simulated unless a RuntimeClass says `process`.")
+    ] = "simulated",
     isolation: Annotated[
         str,
         typer.Option(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from rayplane.control_plane.cluster.config import (
+    MIXED,
     NAMESPACES,
     NONE,
     SPREAD,
@@ -205,7 +206,8 @@ def _node_host(spec: Spec, env: Env, network: Network, tls_dir: str | None, sock
             cpu=spec.config.node_cpu,
             memory=spec.config.node_memory,
             max_pods=spec.config.node_pods,
-            runtime=spec.config.runtime,
+            runtime="simulated" if spec.config.runtime == MIXED else spec.config.runtime,
+            processes=spec.config.runtime == MIXED,
             zone=spec.instance.machine.address,
         )
         for name in spec.instance.nodes

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 RAY, PROCESS = "ray", "process"
 PACK, SPREAD = "pack", "spread"
 AUTO, NAMESPACES = "auto", "namespaces"
+MIXED = "mixed"
 NONE = "none"
 """In place of what is kept with the cluster: there is none any more."""
 KEPT = (
@@ -152,7 +153,7 @@ class ClusterConfig:
     node_cpu: str = "4"
     node_memory: str = "8Gi"
     runtime: str = "simulated"
-    """`simulated` or `process`."""
+    """`simulated`, `process`, or `mixed`: simulated, but for pods whose RuntimeClass has the handler `process`."""
     isolation: str = ""
     """`namespaces` or `none`; `auto` or empty: what the cluster has, or what the machine of the first `up` can."""
     timing: str = ""
@@ -190,7 +191,7 @@ class ClusterConfig:
         check_name(self.name)
         for flag, value, allowed in (
             ("--host", self.host, (RAY, PROCESS)),
-            ("--runtime", self.runtime, ("simulated", "process")),
+            ("--runtime", self.runtime, ("simulated", "process", MIXED)),
             ("--isolation", self.isolation or AUTO, (AUTO, NAMESPACES, NONE)),
             ("--timing", self.timing or DEFAULT_PROFILE, tuple(PROFILES)),
             ("--log-format", self.log_format, FORMATS),
@@ -249,7 +250,8 @@ class ClusterConfig:
 
     @property
     def runs_processes(self) -> bool:
-        return self.runtime == "process"
+        """Tells whether there may be processes on its nodes."""
+        return self.runtime in ("process", MIXED)
 
     @property
     def kubeconfigs(self) -> list[str]:

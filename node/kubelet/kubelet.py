@@ -7,7 +7,7 @@ sandbox with a new address.
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,13 +19,14 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.priority import is_critical
 from rayplane.control_plane.client import ApiClient
 from rayplane.control_plane.stages.templates import Given
-from rayplane.node.config import NodeConfig, NodeTiming
+from rayplane.node.config import PROCESS, SIMULATED, NodeConfig, NodeTiming
 from rayplane.node.errors import NotHere
 from rayplane.node.events import Events
 from rayplane.node.kubelet import preemption, registration
 from rayplane.node.kubelet.addresses import NodeAddresses
 from rayplane.node.kubelet.admission import Allocations, Room, forbids, room_of, unwanted
 from rayplane.node.kubelet.fence import Fence
+from rayplane.node.kubelet.handlers import Handlers
 from rayplane.node.kubelet.metrics import KubeletMetrics
 from rayplane.node.kubelet.pod_worker import PodWorker
 from rayplane.node.kubelet.resizes import Resizes
@@ -77,11 +78,17 @@ class Kubelet:
     """One node. `status_changed` is called when its status should be written."""
 
     def __init__(
-        self, config: NodeConfig, runtime: Runtime, shared: Shared, *, status_changed: Callable[["Kubelet"], None]
+        self,
+        config: NodeConfig,
+        runtimes: Mapping[str, Runtime],
+        shared: Shared,
+        *,
+        status_changed: Callable[["Kubelet"], None],
     ) -> None:
+        """`runtimes`: of its host, by name."""
         self.config = config
         self.name = config.name
-        self.runtime = runtime
+        self.runtime = runtimes[PROCESS if config.takes_processes else SIMULATED]
         self.node: Object | None = None
         self.addresses = NodeAddresses()
         self.metrics = KubeletMetrics()
@@ -94,21 +101,23 @@ class Kubelet:
         capacity = Room(quantity.milli(config.cpu), quantity.value(config.memory), config.max_pods)
         self._room = Allocations(capacity)
         self._resizes = Resizes(self._room)
-        self._files = shared.files if config.runs_processes else None
-        self._parts = self._worker_parts()
+        self._files = shared.files if config.takes_processes else None
+        names = (SIMULATED, PROCESS) if config.takes_processes else (SIMULATED,)
+        self._parts = {name: self._worker_parts(name, runtimes[name]) for name in names}
+        self._handlers = Handlers(shared.client, config.name, names, config.runtime)
         self._player = StagePlayer(shared.stages, self)
         self._staged_node = StagedNode(shared.stages, partial(self.given, str), partial(status_changed, self))
 
-    def _worker_parts(self) -> WorkerParts:
-        shared, config = self._shared, self.config
+    def _worker_parts(self, handler: str, runtime: Runtime) -> WorkerParts:
+        shared, config, processes = self._shared, self.config, handler == PROCESS
         sandboxes = SandboxParts(
             node=config,
             addresses=self.addresses,
             objects=shared.objects,
             tokens=shared.tokens,
             volumes=shared.volumes,
-            files=self._files,
-            runtime=self.runtime,
+            files=self._files if processes else None,
+            runtime=runtime,
             dns=shared.dns,
             events=shared.events,
             tasks=shared.tasks,
@@ -116,8 +125,8 @@ class Kubelet:
         return WorkerParts(
             env=shared.env,
             restarts=shared.timing.restarts,
-            runtime=self.runtime,
-            runs_processes=config.runs_processes,
+            runtime=runtime,
+            runs_processes=processes,
             addresses=self.addresses,
             room=self._room,
             fence=self.fence,
@@ -240,11 +249,12 @@ class Kubelet:
             self._doubted[uid] = pod
         else:
             room = room_of(pod)
-            if self.node is not None and self._may_not_belong(pod, room, self.node):
+            doubted = self.node is not None and self._may_not_belong(pod, room, self.node)
+            if doubted or self._handlers.is_asked(pod):
                 self._doubted[uid] = pod
                 self._shared.tasks.spawn(self._look_again(uid), f"second look at {key}")
             else:
-                self._admit(pod, room, None)
+                self._admit(pod, room, self._handlers.default, None)
 
     def _may_not_belong(self, pod: Object, room: Room, node: Object) -> Rejected | None:
         """Why a new pod is not for this node, as far as is known of the node: which may be of a moment ago."""
@@ -253,22 +263,28 @@ class Kubelet:
         return unwanted(pod, node) or self._room.refuse_others(room, meta.status(node).get("allocatable") or {})
 
     async def _look_again(self, uid: str) -> None:
-        """Judge a pod by the node as it is now: whoever bound it may have known more."""
+        """Judge a pod by the node as it is now, which whoever bound it may have known, and by its class."""
         node = self.node or {}
         try:
             node = await self._shared.client.get("nodes", self.name)
         except ApiError as e:
             log.info("node %s judges a pod by what it knows: %s", self.name, e.message)
+        handler = await self._handlers.of(self._doubted.get(uid) or {})
         pod = self._doubted.pop(uid, None)
-        if pod is not None:
-            room = room_of(pod)
-            self._admit(pod, room, self._may_not_belong(pod, room, node))
+        if pod is None:
+            return
+        room = room_of(pod)
+        refusal = self._may_not_belong(pod, room, node)
+        if isinstance(handler, Rejected):
+            self._add(pod, room, self._handlers.default, refusal or handler)
+        else:
+            self._admit(pod, room, handler, refusal)
 
-    def _admit(self, pod: Object, room: Room, refusal: Rejected | None) -> None:
+    def _admit(self, pod: Object, room: Room, handler: str, refusal: Rejected | None) -> None:
         """Take a new pod, or refuse it; a critical one that lacks room waits until others have ended for it."""
         victims = self._victims(pod, room)
         if not victims:
-            self._add(pod, room, refusal)
+            self._add(pod, room, handler, refusal)
             return
         uid = meta.uid(pod)
         self._doubted[uid] = pod
@@ -276,7 +292,7 @@ class Kubelet:
         for worker in victims:
             if not worker.is_ending:
                 self._preempt(worker)
-        self._shared.tasks.spawn(self._let_in(uid, room, victims), f"room for {meta.key(pod)}")
+        self._shared.tasks.spawn(self._let_in(uid, room, handler, victims), f"room for {meta.key(pod)}")
 
     def _preempt(self, worker: PodWorker) -> None:
         reason, message = preemption.REASON, preemption.MESSAGE
@@ -299,7 +315,7 @@ class Kubelet:
         found = preemption.victims(pod, lacking, holders)
         return [holding[meta.uid(one.pod)] for one in found]
 
-    async def _let_in(self, uid: str, room: Room, victims: list[PodWorker]) -> None:
+    async def _let_in(self, uid: str, room: Room, handler: str, victims: list[PodWorker]) -> None:
         """Take a pod for which others are ending, once they have: it is judged by what there is then."""
         try:
             for worker in victims:
@@ -308,9 +324,10 @@ class Kubelet:
             self._room.release(room)
         pod = self._doubted.pop(uid, None)
         if pod is not None:
-            self._add(pod, room, None if self.node is None else self._may_not_belong(pod, room, self.node))
+            refusal = None if self.node is None else self._may_not_belong(pod, room, self.node)
+            self._add(pod, room, handler, refusal)
 
-    def _add(self, pod: Object, room: Room, refusal: Rejected | None) -> None:
+    def _add(self, pod: Object, room: Room, handler: str, refusal: Rejected | None) -> None:
         key, uid = meta.key(pod), meta.uid(pod)
         namesake = self._by_key.get(key)
         if namesake is not None:
@@ -319,15 +336,15 @@ class Kubelet:
         if address and not meta.spec(pod).get("hostNetwork"):
             self.addresses.avoid(address)
         refusal = self._refusal(pod, room, refusal)
-        if refusal is None and self._is_for_stages(pod):
+        if refusal is None and handler == SIMULATED and self._is_for_stages(pod):
             self._stage(pod, room)
             return
-        worker = PodWorker(pod, room, self._parts)
+        worker = PodWorker(pod, room, self._parts[handler])
         self._workers[uid] = self._by_key[key] = worker
         worker.begin(suspended=self.suspended, refusal=refusal)
         if meta.get_condition(pod, "PodResizePending") is not None:
             self._resizes.look(worker)
-        if self._player.active and not self.config.runs_processes:
+        if self._player.active and worker.is_simulated:
             self._player.look(worker)
 
     def _refusal(self, pod: Object, room: Room, known: Rejected | None) -> Rejected | None:
@@ -352,7 +369,7 @@ class Kubelet:
     # --- stages -----------------------------------------------------------------------------------
 
     def _update(self, worker: Worker, pod: Object) -> None:
-        plays = self._player.active and not self.config.runs_processes
+        plays = self._player.active and worker.is_simulated
         # Its worker would end it at once.
         if plays and meta.is_deleting(pod) and isinstance(worker, PodWorker) and self._player.begins(pod):
             worker = self._take_over(worker)
@@ -362,12 +379,10 @@ class Kubelet:
 
     def _is_for_stages(self, pod: Object) -> bool:
         """Whether stages decide the life of a pod that is new here, from its beginning or from where they left it."""
-        if self.config.runs_processes:
-            return False
         return is_staged(pod) or (self._player.active and not _has_begun(pod) and self._player.begins(pod))
 
     def _stage(self, pod: Object, room: Room) -> None:
-        worker = StagedPod(pod, room, self._parts, self._shared.simulated, self._drop)
+        worker = StagedPod(pod, room, self._parts[SIMULATED], self._shared.simulated, self._drop)
         self._workers[meta.uid(pod)] = self._by_key[meta.key(pod)] = worker
         worker.begin()
         self._player.look(worker)
@@ -376,15 +391,16 @@ class Kubelet:
         self._resizes.forget(worker)
         sandbox = worker.retire()
         pod = worker.pod
-        staged = StagedPod(pod, worker.room, self._parts, self._shared.simulated, self._drop, sandbox)
+        staged = StagedPod(pod, worker.room, self._parts[SIMULATED], self._shared.simulated, self._drop, sandbox)
         self._workers[meta.uid(pod)] = self._by_key[meta.key(pod)] = staged
         staged.begin()
         return staged
 
     def stages_changed(self) -> None:
         """There are other stages than before."""
-        for worker in self.workers if not self.config.runs_processes else ():
-            self._player.look_anew(worker)
+        for worker in self.workers:
+            if worker.is_simulated:
+                self._player.look_anew(worker)
         self._look_at_node()
 
     def worker_of(self, uid: str) -> Worker | None:

@@ -123,6 +123,10 @@ class PodWorker:
             self.post(refusal)
 
     @property
+    def is_simulated(self) -> bool:
+        return not self._parts.runs_processes
+
+    @property
     def takes_room(self) -> bool:
         """Tells whether the pod runs or is going to."""
         return self._holds_room

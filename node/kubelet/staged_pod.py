@@ -96,6 +96,11 @@ class StagedPod:
     # --- what the kubelet says --------------------------------------------------------------------
 
     @property
+    def is_simulated(self) -> bool:
+        """Return True: stages are for such pods only."""
+        return True
+
+    @property
     def takes_room(self) -> bool:
         return self._holds_room
 

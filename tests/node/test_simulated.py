@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rayplane.node.runtime import LogOptions, StartOrder
-from rayplane.node.runtime.simulated import SimulatedRuntime
+from rayplane.node.runtime.simulated import JOB_RUN_S, SimulatedRuntime, usual_run_s
 
 
 class _Selector(selectors.DefaultSelector):
@@ -129,3 +129,27 @@ def test_followed_logs_end_with_the_container() -> None:
         assert asyncio.get_running_loop().time() == 60
 
     virtually(main())
+
+
+@pytest.mark.parametrize(
+    ("policy", "container", "annotations", "seconds"),
+    [
+        ("Never", {"command": ["psql"]}, {}, JOB_RUN_S),
+        ("OnFailure", {"args": ["migrate"]}, {}, JOB_RUN_S),
+        ("Never", {"command": ["/bin/sleep", "90"]}, {}, 90.0),
+        ("Never", {"command": ["sleep"], "args": ["2m"]}, {}, 120.0),
+        ("Never", {"command": ["sleep", "infinity"]}, {}, None),
+        ("Never", {}, {}, None),
+        ("Always", {"command": ["psql"]}, {}, None),
+        ("Never", {}, {"helm.sh/hook": "test"}, JOB_RUN_S),
+        ("Always", {}, {"helm.sh/hook": "test"}, None),
+    ],
+)
+def test_pods_of_nobody_end_where_they_run_a_command_to_its_end(
+    policy: str, container: dict[str, Any], annotations: dict[str, str], seconds: float | None
+) -> None:
+    pod: dict[str, Any] = {"metadata": {"name": "p", "annotations": annotations}, "spec": {"restartPolicy": policy}}
+    assert usual_run_s(pod, {"name": "c", **container}) == seconds
+    owner = {"kind": "ReplicaSet", "name": "r", "uid": "u", "controller": True}
+    owned = {**pod, "metadata": {**pod["metadata"], "ownerReferences": [owner]}}
+    assert usual_run_s(owned, {"name": "c", **container}) is None

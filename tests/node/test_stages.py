@@ -133,6 +133,16 @@ async def test_a_deleted_pod_goes_when_its_stage_says_or_at_once_where_none_does
     await api.until(lambda: api.events("Going"))
 
 
+async def test_a_stage_may_end_a_pod_that_lived_as_ever(api: FakeClient, make_host: MakeHost) -> None:
+    deleting = key(".metadata.deletionTimestamp", operator="Exists")
+    put(api, "gone", deleting, next={"event": {"type": "Normal", "reason": "Going", "message": "m"}, "delete": True})
+    await make_host(NodeConfig("n1"))
+    api.put("pods", make_pod("web"))
+    await api.until(lambda: phase(api, "web") == "Running")
+    await api.delete("pods", "web", "default")
+    await api.until(lambda: not api.objects["pods"] and api.events("Going"))
+
+
 async def test_stages_that_follow_each_other_without_a_delay_are_held_and_told(
     api: FakeClient, make_host: MakeHost
 ) -> None:
@@ -164,11 +174,23 @@ async def test_what_a_stage_makes_it_makes_as_the_pods_service_account(api: Fake
     api.put("pods", make_pod("web", serviceAccountName="maker"))
     await api.until(lambda: api.events("StageFailed"))
     assert api.objects["secrets"]["default/web-key"]["stringData"] == {"a": "b"}
-    assert api.actors == [("token-of-maker", "apply")] * 2
+    assert api.actors == [("token-of-maker", "create")] * 2
     assert api.events("StageFailed") == ["Stage make: as service account maker: no"]
     # What comes after a step that failed is not done, and the pod goes on as it was.
     assert refused == ["clusterroles.rbac.authorization.k8s.io"] and not api.events("Made")
     assert phase(api, "web") == "Running"
+
+
+async def test_what_is_there_is_applied_anew_when_the_pod_has_changed(api: FakeClient, make_host: MakeHost) -> None:
+    secret = "{apiVersion: v1, kind: Secret, metadata: {name: key}, stringData: {a: {{ .metadata.labels.a | Quote }}}}"
+    put(api, "make", RUNS, key(".metadata.labels.a", operator="Exists"), steps=[{"apply": {"template": secret}}])
+    await make_host(NodeConfig("n1"))
+    for value in ("b", "c"):
+        pod = api.objects.get("pods", {}).get("default/web") or make_pod("web")
+        api.put("pods", {**pod, "metadata": {**pod["metadata"], "labels": {"a": value}}})
+        await api.until(
+            lambda value=value: api.objects.get("secrets", {}).get("default/key", {}).get("stringData") == {"a": value}
+        )
 
 
 async def test_a_template_that_fails_is_told_and_the_pod_stays(api: FakeClient, make_host: MakeHost) -> None:
