@@ -212,6 +212,12 @@ class Cycle:
         row = -1 if plugins.problem(view) else self._choose(view, plugins, state)
         return self._place(view, plugins, row) if row >= 0 else None
 
+    def fits(self, pod: PodInfo, node: str) -> bool:
+        """Whether the pod would do on a node as things are in the snapshot, and with those that are to come there."""
+        row = self.snapshot.index[node]
+        with assumed(self.snapshot, self._nominated.before(pod, node), node):
+            return self._plugins[pod.scheduler].refusal(PodView(pod, self.cluster), row) is None
+
     def is_alike(self, pod: PodInfo) -> bool:
         """Whether all pods of the pod's shape fare as it does, while no room is freed."""
         view, plugins = PodView(pod, self.cluster), self._plugins[pod.scheduler]

@@ -1,36 +1,30 @@
 """The group cycle: the pods of a pod group are decided together, all that its policy wants or none.
 
 Each pod is decided as by itself, seeing the ones before it. Where fewer find nodes than the group needs, all that were
-assumed are taken back, and it is looked whether deleting pods of lower priority would let enough of them in: each of
-the pods that find no node asks for the least, as if the victims before were gone and the pods before placed. Victims
-are named only if that does for the group: nobody is deleted in vain.
+assumed are taken back, and it is looked whether deleting pods of lower priority would let enough of them in
+(`gang_room`). Victims are named only if that does for the group: nobody is deleted in vain.
 
-Pure. Source: KEP-4671 (workload scheduling cycle), KEP-5710 (workload-aware preemption); kubernetes/pkg/scheduler
-(podGroupCycle). There victims are found by emptying the whole cluster and putting back who still fits.
+Pure. Source: KEP-4671 (workload scheduling cycle); kubernetes/pkg/scheduler (podGroupCycle).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from rayplane.control_plane.scheduler import report
 from rayplane.control_plane.scheduler.cycle import Cycle, Failure, Placement, fault
+from rayplane.control_plane.scheduler.gang_room import Try, make_room
 from rayplane.control_plane.scheduler.groups import GANGS, GroupInfo, mismatch
 from rayplane.control_plane.scheduler.hints import NO_NODES
 from rayplane.control_plane.scheduler.pods import PodInfo, Shape
 from rayplane.control_plane.scheduler.preemption import Preemption
-from rayplane.control_plane.scheduler.snapshot import Ints
 
 _EXTENDERS = "an HTTP extender has a say in pods of this group, and is not asked about pods that are decided together"
+_LEFT = "the other pods of the group have their nodes"
 _NOBODY = "preemption: No preemption victims found for incoming preemptor"
-SEARCHES_MAX = 4096
-"""Searches for victims that one decision may take; one that may have to try node by node counts as `_SEARCH_COST`."""
-_SEARCH_COST, _CANDIDATES = 16, 4
 _REASONS_MAX = 64
 """Pods of one decision for which it is found out why they get no node; the others are told what the first was."""
-_TOO_MANY = "preemption: too many pods of the group would need others to be deleted for them"
-_IN_VAIN = "preemption: Preemption is not helpful for scheduling"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,72 +52,6 @@ class GroupDecision:
     verdict: Verdict | None
 
 
-@dataclass(slots=True)
-class _Try:
-    """One go at placing a group."""
-
-    needed: int
-    remaining: int
-    placements: dict[str, Placement] = field(default_factory=dict)
-    failures: dict[str, Failure] = field(default_factory=dict)
-    nominated: dict[str, str] = field(default_factory=dict)
-    """Where pods were to go before they were placed, by pod."""
-    broken: Failure | None = None
-
-    def placed(self, placement: Placement, nominated: str) -> None:
-        self.placements[placement.pod.key] = placement
-        if nominated:
-            self.nominated[placement.pod.key] = nominated
-
-    @property
-    def is_hopeless(self) -> bool:
-        return self.broken is not None or len(self.placements) + self.remaining < self.needed
-
-    @property
-    def is_enough(self) -> bool:
-        return self.broken is None and bool(self.placements) and len(self.placements) >= self.needed
-
-
-@dataclass(slots=True)
-class _Search:
-    """A search for victims: pods are placed one after the other, and those in their way are gone meanwhile."""
-
-    cycle: Cycle
-    done: _Try
-    left: int
-    gone: list[PodInfo] = field(default_factory=list)
-    found: dict[str, Preemption] = field(default_factory=dict)
-    helpful: dict[tuple[str, Shape], Ints] = field(default_factory=dict)
-    """Where deletions may help, by what pods that are alike have in common."""
-
-    def room_for(self, pod: PodInfo) -> None:
-        cycle, victims = self.cycle, tuple[PodInfo, ...]()
-        self.done.remaining -= 1
-        placement = cycle.find(pod)
-        if placement is None:
-            room = self._ask(pod)
-            if isinstance(room, str):
-                return
-            victims = room.victims
-            for victim in victims:
-                cycle.snapshot.remove_pod(victim.key)
-            self.gone += victims
-            placement = cycle.place(pod, [room.node])
-        if placement is not None:
-            self.done.placed(placement, "")
-            self.found[pod.key] = Preemption(placement.node, victims)
-
-    def _ask(self, pod: PodInfo) -> Preemption | str:
-        is_alike = self.cycle.is_alike(pod)
-        self.left -= 1 if is_alike else _SEARCH_COST
-        helpful = self.helpful.get((pod.scheduler, pod.shape)) if is_alike else None
-        if helpful is None:
-            helpful = self.cycle.helpful(pod)
-        if is_alike:
-            self.helpful[pod.scheduler, pod.shape] = helpful
-        return self.cycle.make_room(pod, helpful, candidates=_CANDIDATES)
-
-
 class GroupCycle:
     """A cycle's way with groups of pods."""
 
@@ -148,7 +76,7 @@ class GroupCycle:
         if done.is_enough:
             found = [done.placements.get(pod.key) or replace(done.failures[pod.key], soon=True) for pod in pods]
             return GroupDecision(found, Verdict(group, pods[0].scheduler, is_scheduled=True))
-        self._take_back(done)
+        done.take_back(self._cycle)
         return self._refuse(group, pods, done, len(there))
 
     def explain(self, pods: Sequence[PodInfo]) -> str:
@@ -162,13 +90,13 @@ class GroupCycle:
         if wrong:
             return wrong
         done = self._place(group, pods, len(there))
-        self._take_back(done)
+        done.take_back(self._cycle)
         return "" if done.is_enough else _said(group, done, len(there))
 
     # -- placing -------------------------------------------------------------------------------------------
 
-    def _place(self, group: GroupInfo, pods: Sequence[PodInfo], there: int) -> _Try:
-        done = _Try(group.least - there, len(pods))
+    def _place(self, group: GroupInfo, pods: Sequence[PodInfo], there: int) -> Try:
+        done = Try(group.least - there, len(pods))
         alike: dict[tuple[str, Shape], Failure] = {}
         for pod in pods:
             if done.is_hopeless:
@@ -183,7 +111,7 @@ class GroupCycle:
                 alike[pod.scheduler, pod.shape] = decision
         return done
 
-    def _attempt(self, pod: PodInfo, done: _Try) -> Placement | Failure:
+    def _attempt(self, pod: PodInfo, done: Try) -> Placement | Failure:
         nominated = self._cycle.nominated_node(pod.key)
         known = next(iter(done.failures.values())) if len(done.failures) >= _REASONS_MAX else None
         try:
@@ -202,15 +130,9 @@ class GroupCycle:
             done.placed(decision, nominated)
         return decision
 
-    def _take_back(self, done: _Try) -> None:
-        for placement in reversed(done.placements.values()):
-            self._cycle.forget(placement.pod)
-            if placement.pod.key in done.nominated:
-                self._cycle.nominate(placement.pod, done.nominated[placement.pod.key])
-
     # -- a group that gets no nodes ------------------------------------------------------------------------
 
-    def _refuse(self, group: GroupInfo, pods: Sequence[PodInfo], done: _Try, there: int) -> GroupDecision:
+    def _refuse(self, group: GroupInfo, pods: Sequence[PodInfo], done: Try, there: int) -> GroupDecision:
         said = _said(group, done, there)
         if done.broken is not None:
             found = [done.failures.get(pod.key) or Failure(pod, said, is_fault=True) for pod in pods]
@@ -227,10 +149,27 @@ class GroupCycle:
             found = [replace(one, keeps_nomination=stays) for one in refused]
             return GroupDecision(found, Verdict(group, pods[0].scheduler, is_scheduled=False, message=said))
         victims = sum(len(one.victims) for one in room.values())
+        if not victims and (decision := self._settle(group, pods, room, there)) is not None:
+            return decision
         found = [replace(one, preemption=room.get(one.pod.key)) for one in _refused(pods, said, blamed, done)]
         return GroupDecision(
             found, Verdict(group, pods[0].scheduler, is_scheduled=False, message=said, victims=victims)
         )
+
+    def _settle(
+        self, group: GroupInfo, pods: Sequence[PodInfo], room: Mapping[str, Preemption], there: int
+    ) -> GroupDecision | None:
+        """Place the pods where they fit beside all others."""
+        done = Try(group.least - there, len(pods))
+        for pod in pods:
+            placement = self._cycle.place(pod, [room[pod.key].node]) if pod.key in room else None
+            if placement is not None:
+                done.placed(placement, "")
+        if not done.is_enough:
+            done.take_back(self._cycle)
+            return None
+        found = [done.placements.get(pod.key) or Failure(pod, _LEFT, soon=True) for pod in pods]
+        return GroupDecision(found, Verdict(group, pods[0].scheduler, is_scheduled=True))
 
     def _guarded(self, group: GroupInfo, pods: Sequence[PodInfo], there: int) -> dict[str, Preemption] | str:
         try:
@@ -246,28 +185,18 @@ class GroupCycle:
                 return "" if why == report.NO_PREEMPTION else why
         if not cycle.snapshot.has_lower_priority(group.priority):
             return _NOBODY
-        search = _Search(cycle, _Try(group.least - there, len(pods)), SEARCHES_MAX)
         # Room that was kept for one of them, and is no more, is in nobody's way.
         kept = {pod.key: (pod, node) for pod in pods if (node := cycle.nominated_node(pod.key))}
         try:
             for key in kept:
                 cycle.forget_nomination(key)
-            for pod in pods:
-                if search.done.is_hopeless or search.left < 0:
-                    break
-                search.room_for(pod)
+            return make_room(cycle, pods, group.least - there, group.priority)
         finally:
-            self._take_back(search.done)
-            for victim in search.gone:
-                cycle.snapshot.set_pod(victim)
             for pod, node in kept.values():
                 cycle.nominate(pod, node)
-        if search.left < 0:
-            return _TOO_MANY
-        return search.found if search.done.is_enough and search.gone else _IN_VAIN
 
 
-def _said(group: GroupInfo, done: _Try, there: int) -> str:
+def _said(group: GroupInfo, done: Try, there: int) -> str:
     if done.broken is not None:
         return f"failed to schedule other pod from a pod group: {done.broken.message}"
     if group.least <= there:  # it has what it needs; these are more
@@ -275,7 +204,7 @@ def _said(group: GroupInfo, done: _Try, there: int) -> str:
     return report.gang_not_met(group.least, there + len(done.placements), done.remaining)
 
 
-def _refused(pods: Iterable[PodInfo], said: str, blamed: frozenset[str], done: _Try | None = None) -> list[Failure]:
+def _refused(pods: Iterable[PodInfo], said: str, blamed: frozenset[str], done: Try | None = None) -> list[Failure]:
     """Each with its own reason where it has one, else the group's. Whatever helps one of them may help the group."""
     own = done.failures if done is not None else {}
     return [replace(own.get(pod.key) or Failure(pod, said), plugins=blamed) for pod in pods]

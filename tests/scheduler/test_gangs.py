@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rayplane.control_plane.backoff import Backoff
-from rayplane.control_plane.scheduler import Failure, Placement, gangs
+from rayplane.control_plane.scheduler import Failure, Placement, gang_room, gangs
 from rayplane.control_plane.scheduler.events import Action, Event, Resource
 from rayplane.control_plane.scheduler.gangs import GroupCycle, GroupDecision
 from rayplane.control_plane.scheduler.gates import with_groups
@@ -247,13 +247,17 @@ def test_the_search_for_victims_is_bounded(monkeypatch: pytest.MonkeyPatch) -> N
     world = Grouped(*(node(f"n{i}", cpu="1") for i in range(4)))
     world.run(*(on(f"n{i}", pod(f"low{i}", cpu="1")) for i in range(4)))
     world.add(group(least=4, priority=10))
-    monkeypatch.setattr(gangs, "SEARCHES_MAX", 3)
+    monkeypatch.setattr(gang_room, "EMPTIED_MAX", 0)
+    monkeypatch.setattr(gang_room, "SEARCHES_MAX", 3)
     found = world.together(*vips(4))
     assert victims(found) == [] and found.verdict is not None
     assert found.verdict.message.endswith("too many pods of the group would need others to be deleted for them")
     assert len(world.snapshot.pods) == 4
-    monkeypatch.setattr(gangs, "SEARCHES_MAX", 4)
+    monkeypatch.setattr(gang_room, "SEARCHES_MAX", 4)
     assert len(victims(world.together(*vips(4)))) == 4
+    monkeypatch.setattr(gang_room, "SEARCHES_MAX", 3)
+    monkeypatch.setattr(gang_room, "EMPTIED_MAX", 4)
+    assert len(victims(world.together(*vips(4)))) == 4, "few enough to be looked at as a whole"
 
 
 def test_where_deletions_help_one_pod_says_nothing_of_another_with_more_rules() -> None:
