@@ -6,10 +6,10 @@ through no symbolic link: what somebody else put there stays, and so does the di
 
 import contextlib
 import os
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from rayplane.storage.env import Beneath
 from rayplane.storage.env.private import make_private_dir, write_private
 
 MARKER = ".rayplane"
@@ -51,6 +51,8 @@ def remove(path: Path) -> None:
     if path.is_symlink():
         return
     if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
+        # Pods, and the file systems they write through, leave directories that even their owner may not list.
+        with contextlib.suppress(OSError):
+            Beneath(path.parent).remove(path.name)
     else:
         path.unlink(missing_ok=True)

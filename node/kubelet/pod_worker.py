@@ -476,10 +476,10 @@ class _RunListener:
     def failed(self, reason: str, message: str) -> None:
         self._worker.post(StartFailed(self._effect.container, self._effect.attempt, reason, message))
 
-    def exited(self, exit_code: int, signal: int, message: str) -> None:
+    def exited(self, exit_code: int, signal: int, message: str, reason: str = "") -> None:
         effect = self._effect
         self._worker.end_hook(effect.container)
-        self._worker.post(Exited(effect.container, effect.attempt, exit_code, signal, message))
+        self._worker.post(Exited(effect.container, effect.attempt, exit_code, signal, message, reason))
 
 
 _CARRY_OUT: dict[type, Callable[[PodWorker, Any], None]] = {

@@ -162,6 +162,7 @@ class Exited:
     exit_code: int
     signal: int = 0
     message: str = ""  # termination message
+    reason: str = ""  # where it is more than its code tells: OOMKilled
 
 
 @dataclass(frozen=True, slots=True)

@@ -201,7 +201,7 @@ class ContainerRuns:
         ran_s = self._now.at - c.started_at if c.started_stamp else 0.0
         c.ended = Termination(
             exit_code=event.exit_code,
-            reason="Completed" if event.exit_code == 0 else "Error",
+            reason=event.reason or ("Completed" if event.exit_code == 0 else "Error"),
             started=c.started_stamp or self._now.stamp,
             finished=self._now.stamp,
             container_id=c.container_id,

@@ -69,7 +69,8 @@ class Listener(Protocol):
 
     def failed(self, reason: str, message: str) -> None: ...
 
-    def exited(self, exit_code: int, signal: int, message: str) -> None: ...
+    def exited(self, exit_code: int, signal: int, message: str, reason: str = "") -> None:
+        """`reason`: what its exit code does not tell (OOMKilled)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,11 +102,12 @@ class ProcessRun:
     def begin(self) -> None:
         try:
             self._line = self._prepare()
-            with self._tree.files.open_dir() as logs, self._open_input() as stdin:
+            with self._tree.files.open_dir() as logs, self._open_input() as stdin, self._open_groups() as groups:
                 self._runtime.shim.order(
                     self._order.container_id,
                     self._report,
-                    fds=[logs, *stdin],
+                    fds=[logs, *stdin, *groups],
+                    groups=len(groups),
                     op="start",
                     **self._line.to_json(),
                     **self._place(),
@@ -121,6 +122,11 @@ class ProcessRun:
             self._failed(f"cannot make the container's root: {e}")
         except RuntimeFailed as e:
             self._failed(str(e))
+
+    @contextlib.contextmanager
+    def _open_groups(self) -> Iterator[list[int]]:
+        """What the shim needs to put the process in its control groups, where it has some."""
+        yield []
 
     @contextlib.contextmanager
     def _open_input(self) -> Iterator[list[int]]:
@@ -167,7 +173,8 @@ class ProcessRun:
         else:
             self._end()
             code = int(message["code"])
-            self._listener.exited(code, int(message["signal"]), self._termination_message(code))
+            reason = self._why(message)
+            self._listener.exited(code, int(message["signal"]), self._termination_message(code), reason)
 
     # --- end --------------------------------------------------------------------------------------
 
@@ -179,6 +186,10 @@ class ProcessRun:
     def stop(self, grace_s: float) -> None:
         if not self._over:
             self._runtime.shim.order(self._order.container_id, op="kill", grace=grace_s)
+
+    def _why(self, message: dict[str, Any]) -> str:
+        """What is to be told of its end beside its code."""
+        return str(message.get("why") or "")
 
     def _termination_message(self, code: int) -> str:
         try:

@@ -276,7 +276,7 @@ class _Nobody:
     def failed(self, reason: str, message: str) -> None:
         return
 
-    def exited(self, exit_code: int, signal: int, message: str) -> None:
+    def exited(self, exit_code: int, signal: int, message: str, reason: str = "") -> None:
         return
 
 

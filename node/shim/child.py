@@ -34,6 +34,9 @@ class Child:
         self.outputs: dict[int, bytes] = {}  # descriptors to the names of their streams
         self.log: Log | None = None
         self.kill_at: float | None = None
+        self.memory_max = 0  # bytes that are looked after here; 0 for none
+        self.groups: list[int] = []  # descriptors of control groups
+        self.why = ""  # it was ended, told with its end
         self.spaces = 0  # a number of what its processes share, where they do not all go with its first
 
 

@@ -37,7 +37,7 @@ def check(message: dict[str, Any], fds: int) -> None:
         if field in message and not looks_right(message[field]):
             raise ValueError(f"{field} is not what it must be")
     fewest, most = _FDS.get(str(op), (0, 0))
-    if not fewest <= fds <= most:
+    if not fewest <= fds - message.get("groups", 0) <= most:
         raise ValueError(f"{fds} descriptors came with it")
 
 
@@ -81,6 +81,8 @@ _FIELDS: dict[str, Callable[[object], bool]] = {
     "log_bytes": _is_count,
     "log_files": _is_count,
     "stop_signal": _is_signal,
+    "groups": lambda value: value == 0 or _is_count(value),
+    "memory_max": lambda value: value == 0 or _is_count(value),
     "grace": _is_span,
     "seconds": _is_span,
 }

@@ -10,12 +10,12 @@ killed, its children die by their parent-death signal.
 Protocol: JSON in datagrams on the socket given as descriptor `argv[1]`.
 in:  {op: start, id, argv, env, cwd, log, log_bytes, [log_files], [stop_signal]} with the descriptor of the
      directory that gets the file `log`, and for a process with a standard input one more, for one with a terminal two:
-     its end and ours
+     its end and ours; at last `groups` of files that the process writes to; with `memory_max` it is looked after
      {op: exec, id, of, argv, env, cwd, tty} with three descriptors
      {op: attach, id} with one for what a container writes from now on, or two, the second for its errors; closed when
      that ends
      {op: kill, id, grace} {op: alive, seconds}
-out: {ev: started, id, pid} {ev: failed, id, error, [code]} {ev: exited, id, code, signal}
+out: {ev: started, id, pid} {ev: failed, id, error, [code]} {ev: exited, id, code, signal, why}
 
 Imports of this project only what is beside it, so that it starts in a few milliseconds. Single-threaded, one epoll
 loop.
@@ -52,8 +52,9 @@ ERROR_CHARS = 1000
 #: Descriptors that the shim may have, where the machine allows it; a container takes about ten.
 FILES_MAX = 65536
 READ_BYTES = 64 * 1024
-FDS_MAX = 3
+FDS_MAX = 8
 WATCH_S = 1.0
+OOM_KILLED = "OOMKilled"
 #: Whoever is attached and takes nothing for so long is given up.
 STUCK_S = 10.0
 _STARTS = ("start", "exec")
@@ -78,6 +79,7 @@ class Shim:
         self._unsent: deque[tuple[bytes, list[int]]] = deque()
         self._alive_until: float | None = None
         self._running = True
+        self.look_at = float("inf")
         self._orders: dict[str, Callable[[dict[str, Any], list[int]], None]] = {
             "start": self._start,
             "exec": self._exec,
@@ -103,6 +105,8 @@ class Shim:
                 key.data()
             self._reap()
             self._kill_late()
+            if time.monotonic() >= self.look_at:
+                self.look()
             self._give_up_stuck()
             self._send_more()
             if os.getppid() != self._host:
@@ -114,7 +118,7 @@ class Shim:
 
     def _timeout(self) -> float:
         now = time.monotonic()
-        due = [c.kill_at for c in self._children.values() if c.kill_at is not None]
+        due = [self.look_at, *(c.kill_at for c in self._children.values() if c.kill_at is not None)]
         if self._alive_until is not None:
             due.append(self._alive_until)
         return max(0.0, min([now + WATCH_S, *due]) - now)
@@ -182,18 +186,22 @@ class Shim:
         """The number of a child as it is told; 0 for one that has ended meanwhile."""
         return child.pid
 
+    def look(self) -> None:
+        """Look after what runs, when it is `look_at`, and set that anew."""
+
     def left(self, child: Child) -> None:
         """See to what is left of a container whose main process has ended."""
 
     def _start(self, message: dict[str, Any], fds: list[int]) -> None:
-        directory, stdin, terminal = (*fds, -1, -1)[:3]
+        first = len(fds) - message.get("groups", 0)
+        directory, stdin, terminal = (*fds[:first], -1, -1)[:3]
         tty = terminal >= 0
         pipes = [(os.dup(terminal), os.dup(stdin))] if tty else [os.pipe2(os.O_CLOEXEC) for _ in _STREAMS]
         log = None
         try:
             log = Log(os.dup(directory), message["log"], message["log_bytes"], message.get("log_files", 2))
             stdio = (stdin if stdin >= 0 else self._nothing, pipes[0][1], pipes[-1][1])
-            process = self.spawn({**message, "tty": tty}, stdio)
+            process = self.spawn({**message, "tty": tty, "groups": fds[first:]}, stdio)
         except (OSError, ValueError, subprocess.SubprocessError) as e:
             for read, _ in pipes:
                 os.close(read)
@@ -209,6 +217,8 @@ class Shim:
         for (read, _), stream in zip(pipes, _STREAMS, strict=False):
             os.set_blocking(read, False)
             child.outputs[read] = stream
+        child.memory_max = message.get("memory_max", 0)
+        child.groups = [os.dup(fd) for fd in fds[first:]]
         self._add(child)
 
     def _exec(self, message: dict[str, Any], fds: list[int]) -> None:
@@ -376,13 +386,15 @@ class Shim:
             self._hand_on(one)
         if child.log is not None:
             child.log.close()
+        while child.groups:
+            os.close(child.groups.pop())
         if child.failure is not None:
             words = {"argv": child.argv}
             error, number = describe(child.failure, words), exit_code(child.failure, words)
             self._send(ev="failed", id=child.id, error=error, code=number)
             return
         number = -code if code < 0 else 0
-        self._send(ev="exited", id=child.id, code=128 + number if number else code, signal=number)
+        self._send(ev="exited", id=child.id, code=128 + number if number else code, signal=number, why=child.why)
 
     def _kill_strays(self) -> None:
         """Kill orphans whose container is no more."""

@@ -23,6 +23,11 @@ def running(api: FakeClient, name: str) -> bool:
     return bool(statuses) and all("running" in status["state"] for status in statuses)
 
 
+def state_of(api: FakeClient, name: str, container: str) -> dict[str, Any]:
+    statuses = api.pod(name)["status"].get("containerStatuses") or ()
+    return next((status["state"] for status in statuses if status["name"] == container), {})
+
+
 def two(name: str, one: str, other: str, **spec: Any) -> Object:
     pod = shell(name, one, **spec)
     pod["spec"]["containers"].append({"name": "other", "image": "app:1", "command": ["sh", "-c", other]})
@@ -45,7 +50,7 @@ async def test_what_a_container_leaves_among_others_goes_with_it(api: FakeClient
     host = await make_isolating(NODE)
     stray = "setsid sh -c 'exec env -i sleep 7777' & while ! pgrep -x -f 'sleep 7777'; do sleep 0.01; done; exit 0"
     api.put("pods", two("box", stray, SLEEP, shareProcessNamespace=True, restartPolicy="Never"))
-    await api.until(lambda: "terminated" in (state(api, "box")))
+    await api.until(lambda: "terminated" in state(api, "box") and "running" in state_of(api, "box", "other"))
     out, _, _ = await run_in(host, "box", "sh", "-c", PROCESSES, container="other")
     assert b"sleep 1000" in out and b"sleep 7777" not in out
 

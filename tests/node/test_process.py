@@ -174,7 +174,7 @@ def test_nothing_outlives_a_killed_host(tmp_path: Path) -> None:
         class Listener:
             def started(self): print("started", flush=True)
             def failed(self, reason, message): print(reason, message, flush=True)
-            def exited(self, code, signal, message): print("exited", flush=True)
+            def exited(self, code, signal, message, reason=""): print("exited", flush=True)
 
         async def main():
             runtime = ProcessRuntime(SimulatedRuntime(random.Random(1), str))
@@ -233,7 +233,7 @@ async def test_the_shim_stops_containers_whose_host_is_silent(tmp_path: Path) ->
         def failed(self, reason: str, message: str) -> None:
             ended.set_exception(AssertionError(message))
 
-        def exited(self, exit_code: int, signal: int, message: str) -> None:
+        def exited(self, exit_code: int, signal: int, message: str, reason: str = "") -> None:
             ended.set_result(exit_code)
 
     runtime = ProcessRuntime(SimulatedRuntime(random.Random(1), str))

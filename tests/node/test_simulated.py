@@ -48,7 +48,7 @@ class Recorder:
     def failed(self, reason: str, message: str) -> None:
         self._note(reason)
 
-    def exited(self, exit_code: int, signal: int, message: str) -> None:
+    def exited(self, exit_code: int, signal: int, message: str, reason: str = "") -> None:
         self._note(f"exited {exit_code}")
 
 

@@ -132,7 +132,10 @@ def _fork(message: dict[str, Any], join: Callable[[], int], inside: Callable[[],
         if between == 0:
 
             def there() -> None:
-                syscalls.close_all_but({write, tell, *(fd for fd in kept if fd >= 0)})
+                groups = message.get("groups") or ()
+                syscalls.close_all_but({write, tell, *groups, *(fd for fd in kept if fd >= 0)})
+                for fd in groups:
+                    os.write(fd, b"0")
                 _score(message["oom_score"])
                 pid = syscalls.clone(join() | syscalls.CLONE_PARENT)
                 if pid == 0:

@@ -5,24 +5,28 @@ for it. Namespaces of pods that went with a shim are made again with the next co
 """
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import os
 import socket
 import stat
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
 from rayplane.node.environment import expand
 from rayplane.node.errors import ContainerConfigError, RuntimeFailed, SandboxError
-from rayplane.node.runtime import Listener, Mount, PodPlace, StartOrder
+from rayplane.node.runtime import Listener, Mount, PodPlace, StartOrder, Usage
 from rayplane.node.runtime.command import CommandLine, own_command
 from rayplane.node.runtime.isolation import memory
+from rayplane.node.runtime.isolation.cgroups import Group, find
+from rayplane.node.runtime.isolation.limits import of_container, of_pod
 from rayplane.node.runtime.isolation.ownership import give_to_group
 from rayplane.node.runtime.isolation.pods import memory_volumes, oom_score, shares
 from rayplane.node.runtime.isolation.rootfs import STAGE, Box, layers, machine_of, plan
@@ -33,8 +37,9 @@ from rayplane.node.runtime.process import ProcessRun, ProcessRuntime, check_line
 from rayplane.node.runtime.shim_client import SOCKET, ShimClient
 from rayplane.node.runtime.simulated import SimulatedRuntime
 from rayplane.node.runtime.tree import TERMINATION_LOG
-from rayplane.node.shim.shim import MARK
-from rayplane.storage.env import Beneath
+from rayplane.node.runtime.usage import SessionUse
+from rayplane.node.shim.shim import MARK, OOM_KILLED
+from rayplane.storage.env import Beneath, one_name
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +73,8 @@ class IsolatedRuntime(ProcessRuntime):
         self._directories = [*self._own, *programs]
         command = [sys.executable, "-I", _SHIM, SOCKET, members, *self._directories]
         super().__init__(simulated, ShimClient(command, lost=self._shim_lost))
+        self._group_name = f"{members} {next(iter(directories), '')}"
+        self.group: Group | None = None
         self.machine = machine_of(programs, self.staged)
         self.path = ":".join([PATH, *(f"{p}/bin" for p in self.machine.programs)])
         self.network = self
@@ -87,9 +94,15 @@ class IsolatedRuntime(ProcessRuntime):
         """Start the shim. Where the machine does not let it isolate there is `trouble`, and it is not tried again."""
         for directory in self._own:
             os.makedirs(directory, mode=0o700, exist_ok=True)
+        self.group = await asyncio.get_running_loop().run_in_executor(None, _host_group, self._group_name)
         answer = await self._ask("", op="alive", seconds=ANSWER_S)
         if answer["ev"] == "failed":
             self.trouble = self.shim.broken = f"this machine does not let pods be isolated: {answer['error']}"
+
+    async def close(self) -> None:
+        await super().close()
+        if self.group is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self.group.remove)
 
     def keep_alive(self, seconds: float) -> None:
         if not self.trouble:
@@ -129,6 +142,10 @@ class IsolatedRuntime(ProcessRuntime):
         self._places[place.uid] = place
         self._write_files(place)
         await self._own_volumes(place)
+        if self.group is not None:
+            group = self.pod_group(place.uid)
+            group.make(hands_on=True)
+            group.set(of_pod(place.pod))
         if place.uid in self._made:
             return
         try:
@@ -190,9 +207,15 @@ class IsolatedRuntime(ProcessRuntime):
 
     def remove_pod(self, uid: str) -> None:
         self._mains.pop(uid, None)
+        if self.group is not None:
+            asyncio.get_running_loop().run_in_executor(None, self.pod_group(uid).remove)
         if self._places.pop(uid, None) is not None and uid in self._made:
             self._made.discard(uid)
             self.shim.order("", op="unpod", of=uid)
+
+    def pod_group(self, uid: str) -> Group:
+        assert self.group is not None
+        return self.group.below(one_name(uid))
 
     def started(self, uid: str, container: str, run: str) -> None:
         self._mains.setdefault(uid, {})[container] = run
@@ -280,6 +303,48 @@ class IsolatedRun(ProcessRun):
     """One run of a container in a root of its own."""
 
     _runtime: IsolatedRuntime
+    _group: Group | None = None
+
+    @contextlib.contextmanager
+    def _open_groups(self) -> Iterator[list[int]]:
+        runtime, order = self._runtime, self._order
+        fds: list[int] = []
+        if runtime.group is not None:
+            self._group = runtime.pod_group(meta.uid(order.pod)).below(f"{order.container['name']}-{order.attempt}")
+            self._group.make()
+            self._group.set(of_container(order.container))
+            fds = self._group.entries()
+        try:
+            yield fds
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def _why(self, message: dict[str, Any]) -> str:
+        group = self._group
+        if group is None:
+            return super()._why(message)
+        short = bool(message["code"]) and group.use().kills > 0
+        asyncio.get_running_loop().run_in_executor(None, group.remove)
+        return OOM_KILLED if short else super()._why(message)
+
+    def usage(self, pod: Object) -> Usage:
+        if self._group is None or self._over:
+            return super().usage(pod)
+        use, now = self._group.use(), asyncio.get_running_loop().time()
+        return self._meter.measure(SessionUse(use.cpu_ns, use.memory_bytes), now)
+
+    def resize(self, pod: Object, container: dict[str, Any]) -> None:
+        """Let it have other resources from now on. Raises RuntimeFailed."""
+        limits, runtime = of_container(container), self._runtime
+        try:
+            if self._group is not None:
+                runtime.pod_group(meta.uid(pod)).set(of_pod(pod))
+                self._group.set(limits)
+            else:
+                runtime.shim.order(self._order.container_id, op="limit", memory_max=limits.memory)
+        except OSError as e:
+            raise RuntimeFailed(f"cannot change the container's resources: {e}") from e
 
     def _prepare(self) -> CommandLine:
         tree, order, runtime = self._tree, self._order, self._runtime
@@ -351,6 +416,7 @@ class IsolatedRun(ProcessRun):
         beside = runtime.main_of(uid, target) if target else ""
         runtime.started(uid, order.container["name"], order.container_id)
         where = {"host_pid": bool(spec.get("hostPID")), "beside": beside}
+        where["memory_max"] = 0 if runtime.group is not None else of_container(order.container).memory
         return {**where, "mounts": plan(runtime.machine, self._box)}
 
     def _exec_command(self, command: list[str]) -> list[str]:
@@ -362,6 +428,19 @@ def _pod_order(place: PodPlace, node_memory: int) -> dict[str, Any]:
     """What the shim is told of a pod."""
     own = {"address": place.ip, "gateway": place.gateway, "host_name": place.host_name}
     return {"op": "pod", "of": place.uid, **own, **shares(place.pod, node_memory)}
+
+
+def _host_group(name: str) -> Group | None:
+    """A fresh group of control for a host; None where the machine does not let it have one."""
+    try:
+        group = find(name)
+        if group is not None:
+            group.remove()
+            group.make(hands_on=True)
+    except OSError as e:
+        log.warning("containers are held to their memory by looking: no control group can be had: %s", e)
+        return None
+    return group
 
 
 def _network_id(members: str) -> str:

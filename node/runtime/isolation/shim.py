@@ -11,6 +11,7 @@ in:  {op: services, cidr}
      {op: pod, id, of, address, gateway, host_name, kinds, sysctls, memory}
                                                          answered with {ev: done} or {ev: failed}; kinds: of namespaces
                                                          (see `namespaces`); memory: what it keeps there (see `memory`)
+     {op: limit, id, memory_max}                         of a container that runs
      {op: unpod, id, of}                                 of: the pod's uid
      {op: wire, id}                                      answered with {ev: wire, header} and a descriptor, once
      {op: route, cidr} {op: unroute, cidr}               to the device of the last `wire`
@@ -26,6 +27,7 @@ import select
 import signal
 import socket
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -33,7 +35,7 @@ from typing import Any, NoReturn
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(os.path.abspath(__file__)).parents[4]))
 
-from rayplane.node.runtime.isolation import launch, memory, namespaces, strays, syscalls
+from rayplane.node.runtime.isolation import hogs, launch, memory, namespaces, processes, strays, syscalls
 from rayplane.node.runtime.isolation.launch import Forked
 from rayplane.node.runtime.isolation.members import joining
 from rayplane.node.runtime.isolation.namespaces import PodNamespaces
@@ -41,7 +43,7 @@ from rayplane.node.runtime.isolation.network import WIRE_HEADER, MachineNetwork,
 from rayplane.node.runtime.isolation.rootfs import NEW_ROOT, OWN, PROC, STAGE
 from rayplane.node.runtime.isolation.users import RANGE_COUNT, RANGE_FIRST, maps_many
 from rayplane.node.shim.child import Child
-from rayplane.node.shim.shim import WATCH_S, Shim
+from rayplane.node.shim.shim import OOM_KILLED, WATCH_S, Shim, kill_group
 
 _NETFILTER = 12
 _KINDS = {
@@ -69,6 +71,7 @@ class IsolatedShim(Shim):
             "node": self._node,
             "pod": self._pod,
             "unpod": self._unpod,
+            "limit": self._limit,
             "socket": self._socket,
             "wire": self._wire,
             "route": self._route,
@@ -80,15 +83,42 @@ class IsolatedShim(Shim):
         if pod is None:
             raise OSError(errno.ESRCH, "the pod has no sandbox", None)
         if message["op"] == "exec":
-            return launch.enter(message, pod, self._main_of(message["of"]), stdio)
-        beside = self._main_of(message["beside"]) if message["beside"] else 0
+            main = self._main_of(message["of"])
+            return launch.enter(message | {"groups": main.groups}, pod, main.pid, stdio)
+        if message.get("memory_max"):
+            self.look_at = min(self.look_at, time.monotonic() + hogs.PAUSE_S)
+        beside = self._main_of(message["beside"]).pid if message["beside"] else 0
         return launch.start(message, pod, stdio, beside=beside)
 
-    def _main_of(self, container: str) -> int:
+    def _main_of(self, container: str) -> Child:
         child = self._children.get(container)
         if child is None or child.of:
             raise OSError(errno.ESRCH, "the container does not run", None)
-        return child.pid
+        return child
+
+    def _limit(self, message: dict[str, Any], fds: list[int]) -> None:
+        child = self._children.get(message["id"])
+        if child is not None:
+            child.memory_max = message["memory_max"]
+            self.look_at = time.monotonic()
+
+    def look(self) -> None:
+        """End containers that have more memory than they may."""
+        limited = {child.id: child for child in self._children.values() if child.memory_max}
+        if not limited:
+            self.look_at = float("inf")
+            return
+        found, pause = processes.over({ident: self._roots(child) for ident, child in limited.items()}, limited)
+        for ident in found:
+            limited[ident].why = OOM_KILLED
+            kill_group(limited[ident].pid, signal.SIGKILL)
+        self.look_at = time.monotonic() + pause
+
+    def _roots(self, child: Child) -> list[int]:
+        """Processes of a container that all others of it are below."""
+        beside = [other.pid for other in self._children.values() if other.of == child.id]
+        adopted = strays.sharing("mnt", child.spaces) if child.spaces else []
+        return [child.pid, *beside, *adopted]
 
     def shown(self, child: Child) -> int:
         """The number that a child has outside."""

@@ -17,6 +17,16 @@ _DEPTH = 32  # as deep as user namespaces go
 _NS_GET_PARENT = 0xB702
 
 
+def sharing(kind: str, number: int) -> list[int]:
+    """Processes that are in a namespace of this kind."""
+    found = []
+    for pid in [int(name) for name in os.listdir(PROC) if name.isdigit()]:
+        with contextlib.suppress(OSError):  # it went
+            if os.stat(f"{PROC}/{pid}/ns/{kind}").st_ino == number:
+                found.append(pid)
+    return found
+
+
 def kill_sharing(kind: str, number: int) -> None:
     """Kill what is in a namespace of this kind."""
     _kill(lambda pid: os.stat(f"{PROC}/{pid}/ns/{kind}").st_ino == number)

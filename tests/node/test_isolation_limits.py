@@ -1,0 +1,127 @@
+"""Limits of isolated containers: what happens to one that wants more, and that its neighbours go on."""
+
+import asyncio
+import os
+from typing import Any
+
+import pytest
+
+from rayplane.node.host import NodeHost
+from rayplane.node.runtime.isolation import runtime as isolated_runtime
+from rayplane.node.runtime.isolation.cgroups import find
+from tests.fakes import FakeClient
+from tests.node.conftest import make_pod
+from tests.node.isolated import SLEEP, Isolating, isolating, make_isolating
+from tests.node.processes import NODE, phase, run_in, shell, state
+
+__all__ = ["make_isolating"]
+pytestmark = [pytest.mark.processes, isolating]
+HOG = "x = []\nwhile True: x.append(bytearray(b'x') * (1 << 20))"
+GROUPS = find("test") is not None
+ways = pytest.mark.parametrize(
+    "groups", [pytest.param(True, marks=pytest.mark.skipif(not GROUPS, reason="no control groups here")), False]
+)
+
+
+@pytest.fixture
+def looking(groups: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not groups:
+        monkeypatch.setattr(isolated_runtime, "find", lambda name: None)
+
+
+def limited(memory: str, **limits: str) -> dict[str, Any]:
+    return {"resources": {"limits": {"memory": memory, **limits}}}
+
+
+def restarts(api: FakeClient, name: str) -> int:
+    statuses = api.pod(name)["status"].get("containerStatuses") or [{}]
+    return int(statuses[0].get("restartCount") or 0)
+
+
+@ways
+async def test_who_takes_more_memory_than_he_may_is_killed_and_told_so(
+    api: FakeClient, make_isolating: Isolating, looking: None, groups: bool
+) -> None:
+    host = await make_isolating(NODE)
+    assert (host._runtimes["process"].group is not None) == groups  # type: ignore[attr-defined]
+    api.put("pods", shell("calm", SLEEP, container=limited("64Mi")))
+    hog = {"command": ["python3", "-c", HOG], **limited("64Mi")}
+    api.put("pods", make_pod("hog", container=hog, restartPolicy="Never"))
+    await api.until(lambda: phase(api, "hog") == "Failed")
+    ended = state(api, "hog")["terminated"]
+    assert (ended["reason"], ended["exitCode"]) == ("OOMKilled", 137)
+    assert "running" in state(api, "calm")
+
+
+@ways
+async def test_a_child_that_takes_the_memory_counts(
+    api: FakeClient, make_isolating: Isolating, looking: None, groups: bool
+) -> None:
+    host = await make_isolating(NODE)
+    script = f"setsid env -u RAYPLANE_CONTAINER_ID python3 -c '{HOG}'; wait; exit 1"
+    script = script.replace("b'x'", 'b"x"')
+    pod = shell("hog", script, container=limited("64Mi"), shareProcessNamespace=True, restartPolicy="Never")
+    api.put("pods", pod)
+    await api.until(lambda: phase(api, "hog") == "Failed")
+    assert state(api, "hog")["terminated"]["reason"] == "OOMKilled"
+    assert host is not None
+
+
+@ways
+async def test_memory_is_used_by_whom_stats_say(
+    api: FakeClient, make_isolating: Isolating, looking: None, groups: bool
+) -> None:
+    host = await make_isolating(NODE)
+    script = "import time\nx = bytearray(b'x') * (40 << 20)\nprint('ready', flush=True)\ntime.sleep(1000)"
+    api.put("pods", make_pod("user", container={"command": ["python3", "-c", script]}))
+    await api.until(lambda: "running" in state(api, "user"))
+    run = worker_run(host, "user")
+    async with asyncio.timeout(20):
+        while run.usage(api.pod("user")).memory_bytes < 40 << 20:
+            await asyncio.sleep(0.01)
+    assert run.usage(api.pod("user")).memory_bytes < 80 << 20
+
+
+@ways
+async def test_a_limit_that_changes_holds_at_once(
+    api: FakeClient, make_isolating: Isolating, looking: None, groups: bool
+) -> None:
+    host = await make_isolating(NODE)
+    script = "import time\nx = bytearray(b'x') * (40 << 20)\nprint('ready', flush=True)\ntime.sleep(1000)"
+    container = {"command": ["python3", "-c", script], **limited("256Mi")}
+    api.put("pods", make_pod("user", container=container, restartPolicy="Never"))
+    await api.until(lambda: "running" in state(api, "user"))
+    run, pod = worker_run(host, "user"), api.pod("user")
+    async with asyncio.timeout(20):
+        while run.usage(pod).memory_bytes < 40 << 20:
+            await asyncio.sleep(0.01)
+    run.resize(pod, container | limited("512Mi"))
+    assert "running" in state(api, "user")
+    if not groups:
+        # The kernel refuses to go below what is used, or takes it away, as its version is.
+        run.resize(pod, container | limited("16Mi"))
+        await api.until(lambda: phase(api, "user") == "Failed")
+        assert state(api, "user")["terminated"]["reason"] == "OOMKilled"
+
+
+@pytest.mark.skipif(not GROUPS, reason="no control groups here")
+async def test_groups_go_with_their_pods(api: FakeClient, make_isolating: Isolating) -> None:
+    host = await make_isolating(NODE)
+    group = host._runtimes["process"].group  # type: ignore[attr-defined]
+    api.put("pods", shell("box", SLEEP, container=limited("64Mi", cpu="500m")))
+    await api.until(lambda: "running" in state(api, "box"))
+    pod = group.below("uid-box")
+    assert pod.below("main-1").use().memory_bytes > 0
+    assert (await run_in(host, "box", "cat", "/proc/self/cgroup"))[0].decode().count(":/\n") >= 3
+    api.remove("pods", "default/box")
+    await api.until(lambda: gone(pod))
+    await host.stop()
+    assert gone(group)
+
+
+def gone(group: Any) -> bool:
+    return not any(os.path.exists(path) for path in group.paths)
+
+
+def worker_run(host: NodeHost, pod: str) -> Any:
+    return host.kubelet("n1").worker("default", pod).runs["main"]
