@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -40,6 +41,7 @@ from rayplane.node.streaming.service import NodeService
 from rayplane.node.streaming.sessions import Sessions
 from rayplane.node.tasks import Tasks
 from rayplane.node.volumes.attachments import Attachments
+from rayplane.node.volumes.drivers.replicated.barrier import socket_directory
 from rayplane.node.volumes.drivers.replicated.lease_directory import LeaseDirectory
 from rayplane.node.volumes.pod_files import PodFiles
 from rayplane.node.volumes.volume_manager import VolumeManager
@@ -333,17 +335,20 @@ class NodeHost:
     def _isolated(self, simulated: SimulatedRuntime, pods: str) -> Runtime:
         from rayplane.node.nftables.kernel import KernelTable
         from rayplane.node.overlay.carrier import Carrier
+        from rayplane.node.runtime.isolation.rootfs import STAGE
         from rayplane.node.runtime.isolation.runtime import IsolatedRuntime
         from rayplane.node.runtime.isolation.users import give
 
-        self.pod_files = PodFiles(pods, give)
         config, volumes = self.config, self.env.disk.local_path(self.config.volume_dir)
         assert volumes is not None
+        kept = [_state_of(config.machine_file), os.path.dirname(os.path.realpath(pods))]
+        self.pod_files = PodFiles(pods, give, kept=[*kept, STAGE])
         programs = dict.fromkeys((sys.prefix, sys.base_prefix))
         runtime = IsolatedRuntime(
             simulated,
-            (pods, volumes),
+            (pods, volumes, socket_directory()),
             (*programs,),
+            kept=kept,
             members=config.machine_file,
             services=config.services,
             profiles=self.env.disk.local_path(SECCOMP_PROFILES) or "",
@@ -410,3 +415,10 @@ class NodeHost:
         if kubelet is not None and kind != "DELETED":
             kubelet.node_event(node)
             self._attachments.node_changed(kubelet.name)
+
+
+def _state_of(machine_file: str) -> str:
+    """The directory of the cluster on this machine, with its keys if they are there."""
+    data = os.path.dirname(os.path.realpath(machine_file))
+    above = os.path.dirname(data)
+    return above if os.path.exists(f"{above}/.rayplane") else data

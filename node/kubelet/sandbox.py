@@ -338,6 +338,7 @@ class Sandbox:
                 sub_path=m.get("subPath") or expand(m.get("subPathExpr") or "", env),
                 read_only=bool(m.get("readOnly")) or m["name"] in projected,
                 scratch=m["name"] in scratch,
+                sync_socket=self._sync_sockets.get(m["name"], ""),
             )
             for m in container.get("volumeMounts") or ()
             if m["name"] in self._paths

@@ -28,6 +28,7 @@ class Mount:
     sub_path: str = ""  # of the source, not yet looked at
     read_only: bool = False
     scratch: bool = False  # an emptyDir of the pod
+    sync_socket: str = ""  # path on this machine of the socket where its processes wait until what they wrote is safe
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,6 +128,9 @@ def _own_env(order: StartOrder, layout: Layout, path: str) -> dict[str, str]:
     }
     if order.container.get("tty"):
         env["TERM"] = "xterm"
-    for mount in order.mounts:
-        env[f"RAYPLANE_MOUNT_{re.sub('[^A-Z0-9]', '_', mount.volume.upper())}"] = mount.source
-    return env
+    return env | {mount_variable(mount.volume): mount.source for mount in order.mounts}
+
+
+def mount_variable(volume: str) -> str:
+    """The variable that tells a container where a volume is."""
+    return f"RAYPLANE_MOUNT_{re.sub('[^A-Z0-9]', '_', volume.upper())}"

@@ -7,6 +7,7 @@ the like change all at once, through a symbolic link `..data` that is replaced a
 import asyncio
 import logging
 import os
+import stat
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,18 +20,36 @@ log = logging.getLogger(__name__)
 
 _DATA = "..data"
 _VERSION = "..v"
+#: By the type of a hostPath, what must be there.
+_HOST_PATHS: dict[str, tuple[Callable[[str], bool], str]] = {
+    "Directory": (os.path.isdir, "a directory"),
+    "DirectoryOrCreate": (os.path.isdir, "a directory"),
+    "File": (os.path.isfile, "a file"),
+    "FileOrCreate": (os.path.isfile, "a file"),
+    "Socket": (lambda path: _mode(path, stat.S_ISSOCK), "a socket file"),
+    "CharDevice": (lambda path: _mode(path, stat.S_ISCHR), "a character device"),
+    "BlockDevice": (lambda path: _mode(path, stat.S_ISBLK), "a block device"),
+}
 _OF_GROUP = 0o440  # what Kubernetes adds to files of a pod that has an fsGroup
+
+
+def _mode(path: str, is_so: Callable[[int], bool]) -> bool:
+    try:
+        return is_so(os.stat(path).st_mode)
+    except OSError:
+        return False
 
 
 class PodFiles:
     """The directories of a host's pods.
 
     `root` is this host's own. Pods write below it, so that nothing there is followed out of it. `give`: lets pods that
-    run as others have a file or directory, with its mode and group.
+    run as others have a file or directory, with its mode and group. `kept`: directories of the machine for no pod.
     """
 
-    def __init__(self, root: str, give: Callable[..., None] | None = None) -> None:
+    def __init__(self, root: str, give: Callable[..., None] | None = None, *, kept: Iterable[str] = ()) -> None:
         self._give = give
+        self._kept = [os.path.realpath(path) for path in kept]
         self.root = Path(os.path.realpath(root))
         self._versions = 0
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -75,18 +94,18 @@ class PodFiles:
         if not is_whole(path):
             raise mount_failed(pod, volume["name"], f"hostPath {path} must be absolute and must not contain '..'")
         path = os.path.realpath(path)
-        if path == str(self.root) or path.startswith(f"{self.root}/"):
+        if any(path == kept or path.startswith(f"{kept}/") for kept in (str(self.root), *self._kept)):
             raise mount_failed(
-                pod, volume["name"], f"hostPath {path} holds files of pods: use a volume of this pod's own"
+                pod, volume["name"], f"hostPath {path} holds files of the cluster: use a volume of this pod's own"
             )
-        if kind == "FileOrCreate" and not os.path.exists(path):
+        # Without a type container runtimes make a directory too.
+        if kind in ("", "DirectoryOrCreate") and not os.path.exists(path):
+            os.makedirs(path)
+        elif kind == "FileOrCreate" and not os.path.exists(path):
             Path(path).touch()
-        elif kind == "Directory" and not os.path.isdir(path):
-            raise mount_failed(pod, volume["name"], f"hostPath type check failed: {path} is not a directory")
-        elif kind == "File" and not os.path.isfile(path):
-            raise mount_failed(pod, volume["name"], f"hostPath type check failed: {path} is not a file")
-        elif kind in ("", "DirectoryOrCreate") and not os.path.exists(path):
-            os.makedirs(path)  # without a type container runtimes make it too
+        is_so, what = _HOST_PATHS.get(kind, (os.path.exists, "there"))
+        if not is_so(path):
+            raise mount_failed(pod, volume["name"], f"hostPath type check failed: {path} is not {what}")
         return path
 
     def project(self, directory: str, files: Mapping[str, VolumeFile], group: int | None = None) -> None:

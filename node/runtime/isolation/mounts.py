@@ -112,6 +112,10 @@ class Builder:
             elif os.path.exists(target):
                 syscalls.mount("/dev/null", target, "", syscalls.MS_BIND)
 
+    def hide(self, step: Mapping[str, Any]) -> None:
+        if os.path.isdir(self.at(step)):
+            syscalls.mount("tmpfs", self.at(step), "tmpfs", _CALM | syscalls.MS_RDONLY, "size=4k")
+
     def devices(self, step: Mapping[str, Any]) -> None:
         """/dev as containers have it, without anything of the machine that could be harmed."""
         target = self.at(step)
@@ -139,6 +143,7 @@ _STEPS: dict[str, Callable[[Builder, Mapping[str, Any]], None]] = {
     "tmpfs": Builder.tmpfs,
     "proc": Builder.proc,
     "mask": Builder.mask,
+    "hide": Builder.hide,
     "devices": Builder.devices,
     "read_only": Builder.read_only,
 }

@@ -71,6 +71,8 @@ class Box:
     """Where the shim has what is its /dev/shm."""
     host_pid: bool = False
     """Whether it sees the machine's processes."""
+    hidden: Sequence[str] = ()
+    """Directories of the machine that are not seen below what is mounted."""
     unmasked: bool = False
     """Whether it sees and writes all that is in /proc."""
 
@@ -103,6 +105,12 @@ def plan(machine: Machine, box: Box) -> list[Step]:
     steps += [{"do": "bind", "from": source, "at": path} for path, source in box.files.items()]
     for mount in sorted(box.mounts, key=lambda m: len(_target(m))):
         steps.append({"do": "bind", **_source(mount), "at": _target(mount), "read_only": mount.read_only})
+        shown = posixpath.join(mount.source, mount.sub_path.strip("/")).rstrip("/")
+        steps += [
+            {"do": "hide", "at": f"{_target(mount)}{path.removeprefix(shown)}"}
+            for path in box.hidden
+            if path == shown or path.startswith(f"{shown}/")
+        ]
     if box.read_only:
         # At last: volumes need directories to be mounted on. What a volume is mounted over cannot be reached any more.
         covered = {_target(mount) for mount in box.mounts}

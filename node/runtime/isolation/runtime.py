@@ -12,7 +12,7 @@ import os
 import socket
 import stat
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.node.environment import expand
 from rayplane.node.errors import ContainerConfigError, RuntimeFailed, SandboxError
 from rayplane.node.runtime import Listener, Mount, PodPlace, StartOrder, Usage
-from rayplane.node.runtime.command import CommandLine, own_command
+from rayplane.node.runtime.command import CommandLine, mount_variable, own_command
 from rayplane.node.runtime.isolation import memory
 from rayplane.node.runtime.isolation.cgroups import Group, find
 from rayplane.node.runtime.isolation.limits import of_container, of_pod
@@ -45,6 +45,7 @@ log = logging.getLogger(__name__)
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ANSWER_S = 30.0
+SYNC = "RAYPLANE_VOLUME_SYNC"
 _SHIM = str(Path(__file__).with_name("shim.py"))
 _ids = iter(range(1, 1 << 62))
 
@@ -55,7 +56,8 @@ class IsolatedRuntime(ProcessRuntime):
     `directories`: those of the machine that hold files of pods and volumes; `programs`: those of installations that
     containers may use; `members`: path of the file that all node hosts of the cluster on this machine share;
     `services`: the network of the services' addresses, on each machine; `profiles`: directory of the filters of system
-    calls that pods may name; `node_memory`: bytes that a node has.
+    calls that pods may name; `node_memory`: bytes that a node has; `kept`:
+    directories that no pod sees.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class IsolatedRuntime(ProcessRuntime):
         members: str,
         services: str,
         profiles: str = "",
+        kept: Sequence[str] = (),
         node_memory: int = 0,
     ) -> None:
         self._own = [os.path.realpath(d) for d in directories]
@@ -84,6 +87,7 @@ class IsolatedRuntime(ProcessRuntime):
         """Told when sockets and devices of the pods' network are worth nothing any more."""
         self.profiles = Beneath(profiles)
         self.node_memory = node_memory
+        self.hidden = [STAGE, *map(os.path.realpath, kept)]
         self._services = services
         self._places: dict[str, PodPlace] = {}
         self._nodes: dict[str, str] = {}
@@ -359,10 +363,17 @@ class IsolatedRun(ProcessRun):
             "HOME": "/root" if who.uid == 0 else "/",
             "HOSTNAME": runtime.place(meta.uid(order.pod)).host_name,
             "LANG": "C.UTF-8",
+            "PYTHONUNBUFFERED": "1",
+            # What programs are told that run without a file system of their own: so that one goes with both.
+            "POD_IP": order.pod_ip,
+            "RAYPLANE_ROOT": "/",
+            **{mount_variable(mount.volume): mount.mount_path for mount in order.mounts},
         }
         if order.container.get("tty"):
             env["TERM"] = "xterm"
         env |= {**order.env, MARK: order.container_id}
+        for path in _sync_sockets(order.mounts):
+            env[SYNC] = path
         argv = [expand(part, env) for part in own_command(order.container)]
         score = oom_score(order.pod, order.container, runtime.node_memory)
         more = {"pod": meta.uid(order.pod), "identity": who.to_json(), "oom_score": score}
@@ -390,6 +401,10 @@ class IsolatedRun(ProcessRun):
         runtime.give(log, 0o666)
         runtime.give(tree.files.root, 0o755)
         files[order.container.get("terminationMessagePath") or "/dev/termination-log"] = log
+        for path, socket_file in _sync_sockets(order.mounts).items():
+            files[path] = socket_file
+            if os.geteuid() == 0:
+                runtime.give(socket_file, 0o666)
         context, spec = order.container.get("securityContext") or {}, meta.spec(order.pod)
         return Box(
             runtime.staged(directory),
@@ -398,6 +413,7 @@ class IsolatedRun(ProcessRun):
             read_only=bool(context.get("readOnlyRootFilesystem")),
             shm=memory.place(memory.MACHINE if spec.get("hostIPC") else place.uid, memory.SHM),
             host_pid=bool(spec.get("hostPID")),
+            hidden=runtime.hidden,
             unmasked=bool(context.get("privileged")) or context.get("procMount") == "Unmasked",
         )
 
@@ -422,6 +438,11 @@ class IsolatedRun(ProcessRun):
     def _exec_command(self, command: list[str]) -> list[str]:
         check_words(command)
         return command
+
+
+def _sync_sockets(mounts: Iterable[Mount]) -> dict[str, str]:
+    """Where a container finds the sockets of its volumes, with their paths on the machine."""
+    return {f"/run/rayplane/{m.volume}.sync": m.sync_socket for m in mounts if m.sync_socket}
 
 
 def _pod_order(place: PodPlace, node_memory: int) -> dict[str, Any]:

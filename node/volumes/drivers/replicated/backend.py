@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.node.volumes.backend import Published, Snapshot, Source, Usage, VolumeInfo, check_volume
 from rayplane.node.volumes.drivers.copying import Copies
-from rayplane.node.volumes.drivers.replicated.barrier import SyncBarrier
+from rayplane.node.volumes.drivers.replicated.barrier import SyncBarrier, socket_directory
 from rayplane.node.volumes.drivers.replicated.directory import Directory, VolumeRecord
 from rayplane.node.volumes.drivers.replicated.duplicate import ship
 from rayplane.node.volumes.drivers.replicated.manifest import Version
@@ -35,7 +35,6 @@ from rayplane.node.volumes.errors import (
     called,
 )
 from rayplane.storage.env import Clock, Disk
-from rayplane.storage.env.sockets import short_directory
 from rayplane.storage.errors import Code
 
 WRITE_ATTEMPTS = 5
@@ -397,10 +396,7 @@ class ReplicatedBackend:
 
     def _socket(self, volume_id: str) -> str:
         name = hashlib.sha256(f"{self._disk.local_path()}/{self.node}/{volume_id}".encode()).hexdigest()[:20]
-        if self._config.socket_directory:
-            return os.path.join(self._config.socket_directory, f"{name}.sync")
-        below = f"rayplane-{os.getuid()}/{name}.sync"
-        return os.path.join(short_directory(len(below)), below)
+        return os.path.join(self._config.socket_directory or socket_directory(), f"{name}.sync")
 
     async def _watch(self, volume_id: str, publication: Publication) -> None:
         await publication.fenced.wait()

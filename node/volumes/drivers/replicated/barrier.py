@@ -13,11 +13,18 @@ from collections.abc import Awaitable, Callable
 
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.node.volumes.errors import VolumeError
-from rayplane.storage.env.sockets import ADDRESS_BYTES_MAX
+from rayplane.storage.env.sockets import ADDRESS_BYTES_MAX, short_directory
 
 CONNECTIONS_MAX = 256
 """Further ones are closed at once."""
 LINE_BYTES_MAX = 1024
+_NAME_ROOM = len("/0123456789abcdef0123.sync")
+
+
+def socket_directory() -> str:
+    """Where the sockets of volumes are unless told."""
+    name = f"rayplane-{os.getuid()}"
+    return os.path.join(short_directory(len(name) + _NAME_ROOM), name)
 
 
 class SyncBarrier:
