@@ -117,6 +117,8 @@ class NodeHostConfig:
     any."""
     ingress_address: str = ""
     """host:port of the cluster's ingress; empty: this host serves none."""
+    ingress_tls_address: str = ""
+    """The same for HTTPS."""
     external_addresses: tuple[str, ...] = ()
     """Further addresses the ingress answers Ingress objects with; empty: the host part of `ingress_address`."""
     batch_window_s: float = 0.02

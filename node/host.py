@@ -248,7 +248,7 @@ class NodeHost:
         if not wanted:
             return
         # Imported here so that a simulation never loads what opens sockets.
-        from rayplane.node.ingress.ingress import Ingress
+        from rayplane.node.ingress.ingress import Ingress, IngressAddresses
         from rayplane.node.proxy.proxy import ServiceProxy
         from rayplane.node.proxy.rules import SLICES, SLICES_BY_SERVICE, services_of
 
@@ -274,7 +274,8 @@ class NodeHost:
         self._stack.push_async_callback(self.proxy.stop)
         await self.proxy.start()
         if config.ingress_address:
-            ingress = Ingress(config.ingress_address, self.client, services, self.proxy)
+            addresses = IngressAddresses(config.ingress_address, config.ingress_tls_address)
+            ingress = Ingress(addresses, self.client, services, self.proxy, self._objects, self._events)
             self._stack.push_async_callback(ingress.stop)
             await ingress.start()
 

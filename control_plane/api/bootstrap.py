@@ -18,13 +18,13 @@ from rayplane.control_plane.api.authorization.controller_policy import ACCOUNTS,
 from rayplane.control_plane.api.authorization.node_identity import NODE_LEASES
 from rayplane.control_plane.api.bootstrap_flow import flow_schemas, priority_levels
 from rayplane.control_plane.api.claims import LOCAL, REPLICATED
+from rayplane.control_plane.api.ingresses import INGRESS_CLASS
 from rayplane.control_plane.api.machinery.resources import builtin_registry
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.priority import SYSTEM_CRITICAL
 from rayplane.control_plane.identities import FRONT_PROXY
 
 NAMESPACES = ("default", "kube-system", "kube-public", NODE_LEASES)
-INGRESS_CLASS = "rayplane"
 DEFAULT_STORAGE_CLASS = "storageclass.kubernetes.io/is-default-class"
 
 

@@ -374,7 +374,7 @@ def _print_access(directory: StateDir, state: ClusterState) -> None:
     console.print(f"  API       {found['apiserver']}")
     console.print(f"  gRPC      {' '.join(found['grpc'])}")
     console.print(f"  etcd      {' '.join(found['etcd'])}")
-    console.print(f"  ingress   {found['ingress']}")
+    console.print(f"  ingress   {found['ingress']}  {found['ingressTls']}")
     if ray_cluster.listens_widely(state.host):
         console.print("  CAREFUL   this version of Ray listens beyond loopback; see SECURITY.md, or use Ray 2.60")
     console.print(f"  end it    rayplane down{directory.flags(name)}")

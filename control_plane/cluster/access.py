@@ -74,6 +74,7 @@ def endpoints(directory: StateDir, state: ClusterState) -> dict[str, Any]:
         "grpc": list(topology.endpoints(Role.APISERVER, "grpc")),
         "etcd": [f"https://{e}" for e in topology.endpoints(Role.MEMBER, "client")],
         "ingress": f"http://{state.plan.ingress_address}",
+        "ingressTls": f"https://{state.plan.ingress_tls_address}",
         "ca": str(directory.admin / "ca.crt"),
         "cert": str(directory.admin / "tls.crt"),
         "key": str(directory.admin / "tls.key"),

@@ -225,6 +225,7 @@ def _node_host(spec: Spec, env: Env, network: Network, tls_dir: str | None, sock
         loopback_networks=(spec.plan.pod_cidr, spec.plan.service_cidr, spec.plan.external_cidr),
         # Without certificates this is a simulation, which has no sockets for an ingress to listen on.
         ingress_address=spec.plan.ingress_address if spec.credentials else "",
+        ingress_tls_address=spec.plan.ingress_tls_address if spec.credentials else "",
     )
     return NodeHost(config, env, network)
 

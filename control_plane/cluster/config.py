@@ -124,6 +124,10 @@ class AddressPlan:
         return f"127.{self._base + 9}.0.1:8080"
 
     @property
+    def ingress_tls_address(self) -> str:
+        return f"127.{self._base + 9}.0.1:8443"
+
+    @property
     def claim_address(self) -> tuple[str, int]:
         """Whoever listens here owns the slot."""
         return f"127.{self._base + 9}.255.254", 20_000

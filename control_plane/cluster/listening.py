@@ -111,6 +111,7 @@ def of_traffic(plan: AddressPlan, services: Iterable[Object]) -> list[Listener]:
         ("load balancer services", f"{plan.external_cidr}:*", carried),
         (f"node ports ({len(node_ports)})", f"{plan.pod_cidr}:{NODE_PORTS}", carried),
         ("ingress", plan.ingress_address, "HTTP, carried to the pods of the Ingress's services"),
+        ("ingress", plan.ingress_tls_address, "HTTPS, the same"),
         ("pods", f"{plan.pod_cidr}:*", "what their programs speak"),
         # Where pods have a network of their own, the addresses of services are in that; this is the machine's.
         ("cluster DNS", f"127.{plan.dns.partition('.')[2]}:*", "DNS by UDP and TCP, for programs of this machine"),

@@ -35,6 +35,9 @@ class HttpLimits:
     body_bytes_per_s: int = 4096
     """A body of known length comes at least as fast, after the grace."""
 
+    chunked_bytes_per_s: int = 0
+    """So does one of unknown length, which may be a conversation: 0 for those that may be silent."""
+
     untaken_s: float = 300.0
     """An answer or stream of which the client takes nothing for so long ends: longer than one reads a page of logs."""
 

@@ -326,13 +326,14 @@ class Guard(web.RequestHandler):
 
     def _is_slow(self, now: float) -> bool:
         request, limits = self._current_request, self._server.limits
-        if request is None or request.content_length is None or request.content.is_eof():
+        if request is None or request.content.is_eof():
             return False
+        least = limits.body_bytes_per_s if request.content_length is not None else limits.chunked_bytes_per_s
         # It waits for us. Until 3.14.3 aiohttp had one pause for both reasons.
         if self._reading_paused or getattr(self, "_buffer_paused", False):
             self._body_at, self._body_bytes = now, 0
             return False
-        due = (now - self._body_at - limits.body_grace_s) * limits.body_bytes_per_s
+        due = (now - self._body_at - limits.body_grace_s) * least
         return self._body_bytes < due
 
     def _is_untaken(self, wire: asyncio.Transport, now: float) -> bool:

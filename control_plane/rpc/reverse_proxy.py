@@ -5,7 +5,7 @@ Bodies are passed on as they come, in both directions, so a slow reader slows it
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 import aiohttp
 from aiohttp import web
@@ -33,7 +33,7 @@ HOP_BY_HOP = frozenset(
 )
 AS_THE_CLIENT_SAYS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 
-Body = bytes | aiohttp.StreamReader | None
+Body = bytes | aiohttp.StreamReader | AsyncIterator[bytes] | None
 Starting = Callable[[CIMultiDict[str]], None]
 Joined = web.WebSocketResponse | aiohttp.ClientWebSocketResponse
 
@@ -78,8 +78,11 @@ async def forward(
     body: Body,
     *,
     located: Callable[[str], str] = str,
+    timeout: aiohttp.ClientTimeout | None = None,
 ) -> web.StreamResponse:
     """The server's answer, handed to the client; `url` is encoded, `located` changes where a Location points.
+
+    `timeout`: in place of the session's.
 
     Raises ClientConnectorError and TimeoutError before anything was sent, Broken before anything was answered.
     """
@@ -91,6 +94,7 @@ async def forward(
             data=body,
             allow_redirects=False,
             skip_auto_headers=AS_THE_CLIENT_SAYS,
+            timeout=timeout or session.timeout,
         )
     except (aiohttp.ClientConnectorError, TimeoutError):
         raise

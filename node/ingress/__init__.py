@@ -1,9 +1,10 @@
 """The cluster's ingress: HTTP requests from one address to services, by host and path.
 
-Owns the routing table (`routes`, pure) and the reverse proxy (`ingress`). Does not own TCP services (`node.proxy`) or
-certificates: connections are plain HTTP/1.1, WebSockets included. Serves Ingress objects of class `rayplane`, and those
-that name no class.
+Owns the routing table (`routes`, pure), what annotations say (`annotations`), which requests are refused (`hygiene`),
+the certificates shown (`certificates`) and the reverse proxy (`ingress`). Does not own TCP services (`node.proxy`).
+Connections are HTTP/1.1 in the clear or over TLS, WebSockets included. Serves Ingress objects of class `rayplane`, and
+those that name no class.
 
 Concurrency: one task per connection. Bodies are streamed with bounded buffers. Every node host of a machine listens
-on the same address with SO_REUSEPORT.
+on the same addresses with SO_REUSEPORT.
 """

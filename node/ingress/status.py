@@ -5,15 +5,14 @@ import logging
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ApiError
+from rayplane.control_plane.api.ingresses import INGRESSES, is_served
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ApiClient, Informer, WorkQueue
 from rayplane.control_plane.tasks import cancel_and_wait
-from rayplane.node.ingress.routes import is_served
 from rayplane.storage.env import Env
 
 log = logging.getLogger(__name__)
 
-INGRESSES = "ingresses.networking.k8s.io"
 JITTER_S = 0.2
 
 

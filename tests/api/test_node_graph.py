@@ -5,9 +5,13 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rayplane.control_plane.api.authorization import node as node_authorization
 from rayplane.control_plane.api.authorization.node_graph import CLAIMS, VOLUMES, NodeGraph, Ref, pod_references
 from rayplane.control_plane.api.authorization.node_identity import host_identity, nodes_of
+from rayplane.control_plane.api.authorization.rbac import Attributes
+from rayplane.control_plane.api.ingresses import INGRESSES
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.identities import NODE_HOSTS
 from rayplane.control_plane.rpc import tls
 
 NAMES = ("a", "b")
@@ -98,3 +102,34 @@ def test_one_certificate_names_hundreds_of_nodes() -> None:
     assert nodes_of(identity.user, identity.groups) == set(wanted)
     assert nodes_of("jane", identity.groups) is None
     assert nodes_of("system:node:x", ("system:masters",)) is None
+
+
+def ingress(name: str, secret: str, **spec: Any) -> Object:
+    tls = [{"secretName": secret, "hosts": ["h"]}] if secret else []
+    return {"metadata": {"name": name, "namespace": "d"}, "spec": {"tls": tls, **spec}}
+
+
+def asks(graph: NodeGraph, verb: str, secret: str, *groups: str, namespace: str = "d") -> bool:
+    request = Attributes(
+        user="system:node:n1", groups=groups, verb=verb, resource="secrets", namespace=namespace, name=secret
+    )
+    return node_authorization.decide(request, frozenset({"n1"}), graph).allowed
+
+
+def test_hosts_of_nodes_see_the_certificates_that_ingresses_show_and_no_other_secret() -> None:
+    graph = NodeGraph()
+    for name in ("one", "two"):
+        graph.put(INGRESSES, ingress(name, "cert"))
+    graph.put(INGRESSES, ingress("foreign", "other", ingressClassName="nginx"))
+    assert asks(graph, "get", "cert", NODE_HOSTS) and asks(graph, "watch", "cert", NODE_HOSTS)
+    assert asks(graph, "get", "rayplane-ingress-tls", NODE_HOSTS, namespace="kube-system")
+    # Not a node that is no host, not to change it, not all of them, not those of others.
+    assert not asks(graph, "get", "cert")
+    assert not asks(graph, "update", "cert", NODE_HOSTS)
+    assert not asks(graph, "list", "", NODE_HOSTS)
+    assert not asks(graph, "get", "cert", NODE_HOSTS, namespace="e")
+    assert not asks(graph, "get", "other", NODE_HOSTS)
+    graph.put(INGRESSES, ingress("one", ""))
+    assert asks(graph, "get", "cert", NODE_HOSTS)
+    graph.remove(INGRESSES, ingress("two", "cert"))
+    assert not asks(graph, "get", "cert", NODE_HOSTS)

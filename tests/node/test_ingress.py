@@ -64,7 +64,7 @@ def ingress(name: str, *rules: tuple[str, str, str, str], age: int = 0, **spec: 
 
 def found(table: RoutingTable, host: str, path: str) -> str | None:
     backend = table.find(host, path)
-    return backend.service if backend is not None else None
+    return backend.backend.service if backend is not None and backend.backend is not None else None
 
 
 def test_paths() -> None:
@@ -95,7 +95,8 @@ def test_the_older_ingress_wins_and_foreign_classes_are_ignored() -> None:
 def test_default_backend() -> None:
     backend = {"service": {"name": "fallback", "port": {"name": "http"}}}
     table = RoutingTable([ingress("i", ("h", "/a", "Exact", "a"), defaultBackend=backend)])
-    assert table.find("other", "/") == BackendRef("default", "fallback", "http")
+    found = table.find("other", "/")
+    assert found is not None and found.backend == BackendRef("default", "fallback", "http")
 
 
 @given(st.lists(st.sampled_from(["/", "/a", "/a/", "/a/b", "/ab"]), unique=True), st.sampled_from(["a", "ab", "b"]))
@@ -113,6 +114,45 @@ def test_prefixes_match_whole_elements(prefixes: list[str], last: str) -> None:
     assert (longest is None) == (result is None)
     if result is not None:
         assert len(elements(result)) == longest
+
+
+HOSTS = ["a.x", "b.x", "*.x", "*.a.x", ""]
+PATHS = ["/", "/a", "/a/", "/a/b", "/ab", "/a/b/c"]
+KINDS = ["Exact", "Prefix", "ImplementationSpecific"]
+RULES = st.tuples(st.sampled_from(HOSTS), st.sampled_from(PATHS), st.sampled_from(KINDS))
+
+
+@given(
+    st.lists(RULES, unique=True, max_size=8),
+    st.sampled_from(["a.x", "b.x", "c.x", "d.a.x", "x", "y"]),
+    st.sampled_from([*PATHS, "/abc", "/b", "/a/b/"]),
+)
+def test_a_request_goes_where_the_plain_definition_says(
+    rules: list[tuple[str, str, str]], host: str, path: str
+) -> None:
+    """The most specific host, of its paths the longest, of equal ones the exact, then the first."""
+    ingresses = [ingress(f"i{n}", (*rule, f"s{n}"), age=n) for n, rule in enumerate(rules)]
+
+    def of_host(rule: str) -> int:
+        if rule == host:
+            return 3
+        first, _, rest = host.partition(".")
+        if rule.startswith("*.") and first and rest == rule[2:]:
+            return 2
+        return 1 if not rule else 0
+
+    def fits(rule: str, kind: str) -> bool:
+        if kind == "Exact":
+            return path == rule
+        wanted, given_ = ([e for e in text.split("/") if e] for text in (rule, path))
+        return given_[: len(wanted)] == wanted
+
+    ranked = [
+        (of_host(h), len(p.rstrip("/")), kind == "Exact", -n, f"s{n}")
+        for n, (h, p, kind) in enumerate(rules)
+        if of_host(h) and fits(p, kind)
+    ]
+    assert found(RoutingTable(ingresses), host, path) == (max(ranked)[-1] if ranked else None)
 
 
 @pytest.fixture

@@ -80,6 +80,20 @@ async def test_a_body_that_drips_is_cut_off_and_one_that_comes_is_not() -> None:
         assert (await said(address, body)).endswith(b"POST / 1000")
 
 
+async def test_chunks_that_drip_are_cut_off_where_they_have_a_least_rate() -> None:
+    request = b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"
+    async with serving(replace(QUICK, chunked_bytes_per_s=4096)) as address:
+        assert await said(address, request) == b""
+        assert (await said(address, request + b"0\r\n\r\n")).endswith(b"POST / 3")
+    async with serving(QUICK) as address:
+        # A conversation may be silent for as long as it likes.
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(request)
+        await asyncio.wait([asyncio.ensure_future(reader.read())], timeout=5 * QUICK.body_grace_s)
+        assert not reader.at_eof()
+        writer.close()
+
+
 async def test_who_does_not_take_an_answer_is_cut_off() -> None:
     ended = asyncio.Event()
 

@@ -18,6 +18,7 @@ from rayplane.control_plane.api.authorization.node_graph import (
 )
 from rayplane.control_plane.api.authorization.node_identity import NODE_LEASES, nodes_text
 from rayplane.control_plane.api.authorization.rbac import Attributes, Decision, Rule
+from rayplane.control_plane.identities import NODE_HOSTS
 
 _READ = frozenset({"get", "list", "watch"})
 _OWN = frozenset({"get", "create", "update", "patch", "delete"})
@@ -57,6 +58,15 @@ def _read(request: Attributes, nodes: frozenset[str], graph: NodeGraph) -> Decis
     if not request.namespace:
         return Decision(False, "can only read namespaced object of this type")
     return _related(request, nodes, graph)
+
+
+def _secrets(request: Attributes, nodes: frozenset[str], graph: NodeGraph) -> Decision:
+    """What the node's pods need, and for hosts, which serve the ingress, the certificates that it shows."""
+    decision = _read(request, nodes, graph)
+    if decision.allowed or NODE_HOSTS not in request.groups or request.verb not in _READ or request.subresource:
+        return decision
+    shown = bool(request.name) and graph.is_shown(Ref("secrets", request.namespace, request.name))
+    return _ALLOWED if shown else decision
 
 
 def _get(request: Attributes, nodes: frozenset[str], graph: NodeGraph) -> Decision:
@@ -152,7 +162,7 @@ def _pods(request: Attributes, nodes: frozenset[str], graph: NodeGraph) -> Decis
 
 
 _SPECIAL: dict[str, Callable[[Attributes, frozenset[str], NodeGraph], Decision]] = {
-    "secrets": _read,
+    "secrets": _secrets,
     "configmaps": _read,
     CLAIMS: _claims,
     VOLUMES: _get,

@@ -1,5 +1,7 @@
 """The graph from nodes over the pods bound to them to secrets, config maps, claims of both kinds, volumes and accounts.
 
+Beside it, the Secrets whose certificates Ingresses show: those are for the hosts of nodes, which all serve them.
+
 Fed object by object from watches; knows names only, so it is as small as the references between objects. Pure, owned by
 one event loop.
 Source: Kubernetes reference "Using Node Authorization".
@@ -11,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.ingresses import DEFAULT_CERTIFICATE, INGRESSES, is_served, tls_parts
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.containers import every
 from rayplane.control_plane.api.pods.state import is_mirror
@@ -56,6 +59,9 @@ class NodeGraph:
     _by_secret: dict[Ref, set[Ref]] = field(default_factory=dict)
     _of_a_node: dict[Ref, str] = field(default_factory=dict)
     """The nodes of what names one itself: attachments and resource slices."""
+    _shown: dict[Ref, frozenset[Ref]] = field(default_factory=dict)
+    """Secrets by the Ingress that names them."""
+    _shows: Counter[Ref] = field(default_factory=Counter)
 
     def put(self, resource: str, o: Object) -> None:
         ref = Ref(resource, meta.namespace(o), meta.name(o))
@@ -63,6 +69,10 @@ class NodeGraph:
             self._put_pod(ref, o)
         elif resource == VOLUMES:
             self._put_volume(ref, o)
+        elif resource == INGRESSES:
+            self._forget_ingress(ref)
+            if is_served(o):
+                self._put_ingress(ref, o)
         else:
             self._of_a_node[ref] = meta.spec(o).get("nodeName") or ""
 
@@ -72,6 +82,8 @@ class NodeGraph:
             self._forget_pod(ref)
         elif resource == VOLUMES:
             self._forget_volume(ref)
+        elif resource == INGRESSES:
+            self._forget_ingress(ref)
         else:
             self._of_a_node.pop(ref, None)
 
@@ -86,6 +98,20 @@ class NodeGraph:
             volume = self._volumes.get(ref)
             return volume is not None and self._uses(volume.claim, nodes)
         return self._uses(ref, nodes) or any(self.reaches(v, nodes) for v in self._by_secret.get(ref, ()))
+
+    def is_shown(self, ref: Ref) -> bool:
+        """Whether an Ingress shows the certificate of a Secret, or that is the one for all."""
+        return ref in self._shows or (ref.namespace, ref.name) == DEFAULT_CERTIFICATE
+
+    def _put_ingress(self, ref: Ref, ingress: Object) -> None:
+        self._shown[ref] = frozenset(Ref("secrets", ref.namespace, secret) for secret, _ in tls_parts(ingress))
+        self._shows.update(self._shown[ref])
+
+    def _forget_ingress(self, ref: Ref) -> None:
+        for secret in self._shown.pop(ref, ()):
+            self._shows[secret] -= 1
+            if not self._shows[secret]:
+                del self._shows[secret]
 
     def _uses(self, ref: Ref, nodes: frozenset[str]) -> bool:
         users = self._users.get(ref)

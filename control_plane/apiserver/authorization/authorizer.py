@@ -8,6 +8,7 @@ from rayplane.control_plane.api.authorization import node as node_authorization
 from rayplane.control_plane.api.authorization import rbac
 from rayplane.control_plane.api.authorization.node_graph import ATTACHMENTS, SLICES, VOLUMES, NodeGraph
 from rayplane.control_plane.api.errors import Forbidden
+from rayplane.control_plane.api.ingresses import INGRESSES
 from rayplane.control_plane.api.machinery.field_selectors import ALL_FIELDS, FieldSelector
 from rayplane.control_plane.api.machinery.selectors import EVERYTHING, LabelSelector
 from rayplane.control_plane.api.meta import Object, name
@@ -70,7 +71,7 @@ class Authorizer:
         self._nodes = Follower(
             kinds,
             hub,
-            ("pods", VOLUMES, ATTACHMENTS, SLICES),
+            ("pods", VOLUMES, ATTACHMENTS, SLICES, INGRESSES),
             clear=self._clear_nodes,
             put=self._put_node,
             remove=self._drop,
