@@ -30,6 +30,10 @@ class NodeTiming:
     """Between two refreshes of the node's status when nothing changed."""
     restarts: RestartTiming
     """Back-off of containers."""
+    pressure_every_s: float = 10.0
+    """Between two looks at what the node has left."""
+    pressure_transition_s: float = 300.0
+    """How long a condition of pressure lasts after its last sight."""
 
     @staticmethod
     def of(timings: Timings) -> "NodeTiming":
@@ -42,7 +46,33 @@ class NodeTiming:
             fence_after_s=leases.fence_s,
             status_every_s=60.0 if fast else 300.0,
             restarts=RestartTiming(Backoff(1.0, 30.0), 60.0, 1.0) if fast else KUBERNETES_RESTARTS,
+            pressure_every_s=2.0 if fast else 10.0,
+            pressure_transition_s=10.0 if fast else 300.0,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class EvictionLimits:
+    """Thresholds below which a node evicts pods, by signal, as a kubelet's configuration has them.
+
+    A disk that others fill is ordinary on a machine of people: unlike a kubelet's, these are not shares of it.
+    """
+
+    hard: Mapping[str, str] = field(
+        default_factory=lambda: {
+            "memory.available": "100Mi",
+            "nodefs.available": "100Mi",
+            "nodefs.inodesFree": "1000",
+            "imagefs.available": "100Mi",
+        }
+    )
+    soft: Mapping[str, str] = field(default_factory=dict)
+    soft_grace: Mapping[str, str] = field(default_factory=dict)
+    """How long each soft one must be met."""
+    minimum_reclaim: Mapping[str, str] = field(default_factory=dict)
+    """So much more is to be there before one counts as over."""
+    soft_pod_grace_s: float = 0.0
+    """Grace of pods that go for a soft threshold, at most their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +94,8 @@ class NodeConfig:
     """Label topology.kubernetes.io/zone, when not empty."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """Further labels."""
+    eviction: EvictionLimits = field(default_factory=EvictionLimits)
+    """When the node evicts pods to save itself, where they are processes."""
 
     @property
     def runs_processes(self) -> bool:
@@ -110,6 +142,11 @@ class NodeHostConfig:
     """A file of a container's log holds so much (containerLogMaxSize),"""
     log_files: int = 5
     """and there are so many of them, the one that is written among them (containerLogMaxFiles)."""
+    shutdown_grace_s: float = 0.0
+    """How long all pods have to end when the host is told to stop; 0: they are ended with it, and go on when it is
+    back."""
+    shutdown_grace_critical_s: float = 0.0
+    """The part of that which is for critical pods, after the others have ended."""
     proxy: bool | None = None
     """Whether to listen on service addresses; None: when a node here runs real processes."""
     loopback_networks: tuple[str, ...] = ()

@@ -14,7 +14,7 @@ from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ApiClient, EventRecorder, Informer
 from rayplane.control_plane.component_base.debugging import Debugging
-from rayplane.control_plane.component_base.metrics import Family, gauge
+from rayplane.control_plane.component_base.metrics import Family, counter, gauge
 from rayplane.control_plane.rpc import Network, Service
 from rayplane.node import callers
 from rayplane.node.config import PROCESS, SIMULATED, NodeConfig, NodeHostConfig
@@ -30,6 +30,7 @@ from rayplane.node.kubelet.node_status import NodeStatuses
 from rayplane.node.kubelet.prober import Prober
 from rayplane.node.kubelet.referenced_objects import ReferencedObjects
 from rayplane.node.kubelet.registrar import registered
+from rayplane.node.kubelet.shutdown import periods_of
 from rayplane.node.kubelet.stage_catalog import StageCatalog
 from rayplane.node.kubelet.stage_player import PlayerParts
 from rayplane.node.kubelet.status_manager import StatusManager
@@ -50,6 +51,8 @@ from rayplane.storage.env import Env, SubDisk
 
 if TYPE_CHECKING:
     from rayplane.node.dns.cluster_dns import ClusterDns
+    from rayplane.node.kubelet.eviction_manager import Vitals
+    from rayplane.node.kubelet.kubelet import RunsOfPods
     from rayplane.node.nftables.kernel import KernelTable
     from rayplane.node.overlay.carrier import Carrier
     from rayplane.node.proxy.proxy import ProxyConfig, ServiceProxy
@@ -59,6 +62,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RETRY_S = 1.0
+SETTLE_S = 5.0
+"""How long a host that stops waits until the API knows how its pods have ended."""
 SECCOMP_PROFILES = "seccomp"
 """Directory of filters that pods name as `localhostProfile`, below the host's own."""
 
@@ -111,6 +116,7 @@ class NodeHost:
             capacity_bytes=quantity.value(config.volume_capacity),
         )
         self._runtimes: dict[str, Runtime] = {}
+        self._left = False
         self._stack = contextlib.AsyncExitStack()
 
     def kubelet(self, name: str) -> Kubelet:
@@ -123,6 +129,8 @@ class NodeHost:
         pods = {name: sum(w.takes_room and bool(w.runs) for w in k.workers) for name, k in kubelets.items()}
         states = {(name, state): n for name, k in kubelets.items() for state, n in k.containers().items()}
         yield from metrics.collect({name: k.metrics for name, k in kubelets.items()}, pods, states)
+        gone = {(name, s): n for name, k in kubelets.items() if k.eviction for s, n in k.eviction.evictions.items()}
+        yield counter("kubelet_evictions", "Pods evicted, by signal.", gone, "node", "eviction_signal")
         space = self._volumes.space()
         capacity = {(node,): total for node, (total, _) in space.items()}
         free = {(node,): left for node, (_, left) in space.items()}
@@ -167,6 +175,11 @@ class NodeHost:
 
     async def stop(self) -> None:
         """End all pods and give everything back. May be called again."""
+        periods = periods_of(self.config.shutdown_grace_s, self.config.shutdown_grace_critical_s)
+        if periods and not self._left:
+            self._left = True
+            await asyncio.gather(*(kubelet.leave(periods) for kubelet in self.kubelets.values()))
+            await self._statuses.settle(SETTLE_S)
         await self._stack.aclose()
 
     async def _serve(self) -> None:
@@ -197,6 +210,10 @@ class NodeHost:
         self._node_statuses.start([*kubelets])
         self._stack.push_async_callback(self._node_statuses.stop)
         self._nodes.add_handler(self._node_event)
+        for kubelet in kubelets:
+            if kubelet.eviction is not None:
+                kubelet.eviction.start()
+                self._stack.push_async_callback(kubelet.eviction.stop)
         await self._watch_pods()
 
     def _kubelet(self, node: NodeConfig, shared: Shared) -> Kubelet:
@@ -223,7 +240,14 @@ class NodeHost:
             volumes=self._volumes,
             files=self.pod_files,
             dns=self.config.dns if self.config.isolates else "",
+            vitals=self._vitals,
         )
+
+    def _vitals(self, node: NodeConfig, runs: "RunsOfPods") -> "Vitals":
+        from rayplane.node.kubelet.vitals import MachineVitals
+
+        assert self.pod_files is not None
+        return MachineVitals(node, runs, self.pod_files.root)
 
     def _close_kubelets(self) -> None:
         for kubelet in self.kubelets.values():

@@ -5,9 +5,10 @@ that comes back finds its pods at the API; nothing of them runs any more, so the
 sandbox with a new address.
 """
 
+import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,15 +23,17 @@ from rayplane.control_plane.stages.templates import Given
 from rayplane.node.config import PROCESS, SIMULATED, NodeConfig, NodeTiming
 from rayplane.node.errors import NotHere
 from rayplane.node.events import Events
-from rayplane.node.kubelet import preemption, registration
+from rayplane.node.kubelet import preemption, pressure, registration
 from rayplane.node.kubelet.addresses import NodeAddresses
 from rayplane.node.kubelet.admission import Allocations, Room, forbids, room_of, unwanted
+from rayplane.node.kubelet.eviction_manager import EvictionManager, Vitals
 from rayplane.node.kubelet.fence import Fence
 from rayplane.node.kubelet.handlers import Handlers
 from rayplane.node.kubelet.metrics import KubeletMetrics
 from rayplane.node.kubelet.pod_worker import PodWorker
 from rayplane.node.kubelet.resizes import Resizes
 from rayplane.node.kubelet.sandbox import ObjectLookup, PodVolumes, Sandbox, SandboxParts, Tokens
+from rayplane.node.kubelet.shutdown import Period, end_in_groups
 from rayplane.node.kubelet.stage_functions import functions
 from rayplane.node.kubelet.stage_player import PlayerParts, StagePlayer, Worker
 from rayplane.node.kubelet.staged_node import StagedNode
@@ -38,13 +41,18 @@ from rayplane.node.kubelet.staged_pod import StagedPod, is_staged
 from rayplane.node.kubelet.worker_parts import Probes, Statuses, WorkerParts
 from rayplane.node.lifecycle import Evicted, Rejected, Resumed, Suspended
 from rayplane.node.lifecycle.model import Run
-from rayplane.node.runtime import Runtime
+from rayplane.node.runtime import ContainerRun, Runtime
 from rayplane.node.runtime.simulated import SimulatedRuntime
 from rayplane.node.tasks import Tasks
 from rayplane.node.volumes.pod_files import PodFiles
 from rayplane.storage.env import Env
 
 log = logging.getLogger(__name__)
+
+
+RunsOfPods = Callable[[], Mapping[str, Mapping[str, ContainerRun]]]
+"""Runs by container, of each pod by its uid."""
+MakeVitals = Callable[[NodeConfig, RunsOfPods], Vitals]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +80,8 @@ class Shared:
     """Directories of pods, where containers are processes."""
     dns: str = ""
     """See NodeHostConfig."""
+    vitals: MakeVitals | None = None
+    """Tells what a node has left, where containers are processes."""
 
 
 class Kubelet:
@@ -105,6 +115,9 @@ class Kubelet:
         names = (SIMULATED, PROCESS) if config.takes_processes else (SIMULATED,)
         self._parts = {name: self._worker_parts(name, runtimes[name]) for name in names}
         self._handlers = Handlers(shared.client, config.name, names, config.runtime)
+        self.eviction = self._eviction_manager()
+        self._leaving = False
+        self._freed = asyncio.Event()
         self._player = StagePlayer(shared.stages, self)
         self._staged_node = StagedNode(shared.stages, partial(self.given, str), partial(status_changed, self))
 
@@ -137,7 +150,7 @@ class Kubelet:
             tasks=shared.tasks,
             gone=self._drop,
             respecified=self._resizes.look,
-            freed=self._resizes.look_again,
+            freed=self._room_freed,
             metrics=self.metrics,
         )
 
@@ -203,8 +216,19 @@ class Kubelet:
             port=int(self._shared.address.rpartition(":")[2]),
             stamp=self._shared.env.timestamp(),
             in_use=self._shared.volumes.in_use(self.name),
-            trouble=self.runtime.trouble,
+            trouble=self._trouble(),
+            pressure=self.pressure,
         )
+
+    def _trouble(self) -> str:
+        if self._leaving:
+            return "node is shutting down"
+        return f"container runtime is down: {self.runtime.trouble}" if self.runtime.trouble else ""
+
+    @property
+    def pressure(self) -> frozenset[str]:
+        """Types of the node's conditions of pressure that are true."""
+        return self.eviction.conditions if self.eviction is not None else frozenset()
 
     def node_event(self, node: Object) -> None:
         """The Node changed; its pod CIDR may have come."""
@@ -351,6 +375,10 @@ class Kubelet:
         """Why a new pod does not fit. Pods that ran here before have their room already."""
         if _has_begun(pod):
             return None
+        if self._leaving:
+            return Rejected("NodeShutdown", "Pod was rejected: Pod was rejected as the node is shutting down.")
+        if (refused := pressure.refusal(pod, self.pressure)) is not None:
+            return refused
         return self._room.refuse(room) or known or self._room.refuse_ports(room) or forbids(pod)
 
     def _drop(self, worker: Worker) -> None:
@@ -414,6 +442,38 @@ class Kubelet:
         shared = self._shared
         port = int(shared.address.rpartition(":")[2])
         return functions(shared.env, node=self.name, node_ip=self.node_ip, port=port, address=address)
+
+    def _room_freed(self) -> None:
+        self._freed.set()
+        self._resizes.look_again()
+
+    # --- hard times -------------------------------------------------------------------------------
+
+    def _eviction_manager(self) -> EvictionManager | None:
+        shared, config = self._shared, self.config
+        if shared.vitals is None or not config.runs_processes:
+            return None
+        vitals = shared.vitals(config, lambda: {meta.uid(w.pod): w.runs for w in self.workers})
+        return EvictionManager(
+            config.eviction,
+            vitals,
+            lambda: self.workers,
+            every_s=shared.timing.pressure_every_s,
+            transition_s=shared.timing.pressure_transition_s,
+            changed=lambda: self._status_changed(self),
+            told=lambda reason, text: self._tell("Warning", reason, text),
+        )
+
+    def _tell(self, kind: str, reason: str, text: str) -> None:
+        if self.node is not None:
+            self._shared.events.record(self.node, kind, reason, text)
+
+    async def leave(self, periods: Iterable[Period]) -> None:
+        """Take no pods any more, and end those that are here, the least important ones first."""
+        self._leaving = True
+        self._status_changed(self)
+        self._tell("Normal", "NodeNotReady", f"Node {self.name} status is now: NodeNotReady")
+        await end_in_groups(lambda: self.workers, periods, self._freed)
 
     # --- fencing ----------------------------------------------------------------------------------
 

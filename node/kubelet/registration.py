@@ -1,7 +1,7 @@
 """Registration of a node: the Node and the Lease that a kubelet writes (core/v1 Node). Pure."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from rayplane.control_plane.api import node_annotations
@@ -14,22 +14,35 @@ from rayplane.node.config import NodeConfig
 
 KUBELET_VERSION = "v1.37.0"
 _DISK = "100Gi"
-_HEALTHY = (
-    ("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
-    ("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
-    ("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
-)
+_PRESSURE = {
+    "MemoryPressure": (
+        ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+        ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
+    ),
+    "DiskPressure": (
+        ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+        ("KubeletHasDiskPressure", "kubelet has disk pressure"),
+    ),
+    "PIDPressure": (
+        ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+        ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
+    ),
+}
+
+
+def _pressures(real: Collection[str]) -> list[tuple[str, str, str, str]]:
+    return [(kind, str(kind in real), *words[kind in real]) for kind, words in _PRESSURE.items()]
 
 
 def _ready(trouble: str) -> tuple[str, str, str, str]:
     if trouble:
-        return "Ready", "False", "KubeletNotReady", f"container runtime is down: {trouble}"
+        return "Ready", "False", "KubeletNotReady", trouble
     return "Ready", "True", "KubeletReady", "kubelet is posting ready status"
 
 
 def healthy_conditions() -> list[dict[str, str]]:
     """Conditions of a node in order, as far as they say nothing of times."""
-    told = (*_HEALTHY, _ready(""))
+    told = (*_pressures(()), _ready(""))
     return [{"type": kind, "status": value, "reason": reason, "message": text} for kind, value, reason, text in told]
 
 
@@ -80,15 +93,16 @@ def node_status(
     stamp: str,
     in_use: Sequence[str] = (),
     trouble: str = "",
+    pressure: Collection[str] = (),
 ) -> dict[str, Any]:
     """The node's status.
 
     `known`: the Node as last seen, for the times at which conditions changed; `in_use`: names of volumes; `trouble`:
-    why its runtime runs nothing.
+    why it runs nothing; `pressure`: types of the conditions of pressure that are true.
     """
     before = {c["type"]: c for c in (known.get("status") or {}).get("conditions") or ()}
     conditions = []
-    for kind, value, reason, message in (*_HEALTHY, _ready(trouble)):
+    for kind, value, reason, message in (*_pressures(pressure), _ready(trouble)):
         old = before.get(kind) or {}
         same = old.get("status") == value
         since = (same and old.get("lastTransitionTime")) or stamp

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 BATCH_MAX = 256
 RETRIES = Backoff(0.5, 5.0)
+SETTLE_POLL_S = 0.02
 
 
 class WrittenPod(Protocol):
@@ -60,6 +61,7 @@ class StatusManager:
         self._client = client
         self._window_s = window_s
         self._marked: dict[WrittenPod, None] = {}
+        self._writing = False
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -70,6 +72,13 @@ class StatusManager:
         if self._task is not None:
             await cancel_and_wait(self._task)
             self._task = None
+
+    async def settle(self, limit_s: float) -> None:
+        """Return when everything that is marked has been written, after `limit_s` at the latest."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + limit_s
+        while (self._marked or self._writing) and loop.time() < until:
+            await asyncio.sleep(SETTLE_POLL_S)
 
     def mark(self, subject: WrittenPod) -> None:
         self._marked[subject] = None
@@ -92,10 +101,12 @@ class StatusManager:
         while True:
             await self._wake.wait()
             await asyncio.sleep(self._window_s)
+            self._writing = True
             writes = self._take()
             if not self._marked:
                 self._wake.clear()
             if not writes:
+                self._writing = False
                 continue
             try:
                 operations = [w.operation for w in writes]
@@ -107,6 +118,7 @@ class StatusManager:
                     self.mark(write.subject)
                 raise
             late = [w for w, answer in zip(writes, answers, strict=True) if not self._settle(w, answer)]
+            self._writing = False
             if not late:
                 pauses.reset()
                 continue

@@ -225,6 +225,7 @@ class PodMachine(ContainerRuns):
         self._fail(event.reason, event.message)
 
     def _evicted(self, event: Evicted) -> None:
+        self._record(event.reason, event.message, warning=True)
         self.disruption = event.disruption
         self.grace_s = min(self.grace_s, event.grace_s)
         self._fail(event.reason, event.message)

@@ -93,6 +93,7 @@ class Usage:
 
     cpu_nanocores: int = 0
     memory_bytes: int = 0
+    processes: int = 0
 
 
 class ExecSession(Protocol):

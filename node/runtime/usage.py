@@ -16,6 +16,7 @@ class SessionUse:
 
     cpu_ns: int = 0
     memory_bytes: int = 0
+    processes: int = 0
 
 
 class ProcessTable:
@@ -49,7 +50,7 @@ class UsageMeter:
             at, before = self._last
             self._rate = max(0, int((use.cpu_ns - before) / (now - at)))
             self._last = (now, use.cpu_ns)
-        return Usage(self._rate, use.memory_bytes)
+        return Usage(self._rate, use.memory_bytes, use.processes)
 
 
 def _read_sessions() -> dict[int, SessionUse]:
@@ -65,5 +66,6 @@ def _read_sessions() -> dict[int, SessionUse]:
             continue
         use = sessions.setdefault(int(fields[3]), SessionUse())
         use.cpu_ns += (int(fields[11]) + int(fields[12])) * _TICK_NS
+        use.processes += 1
         use.memory_bytes += int(fields[21]) * _PAGE
     return sessions
