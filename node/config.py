@@ -30,6 +30,8 @@ class NodeTiming:
     """Between two refreshes of the node's status when nothing changed."""
     restarts: RestartTiming
     """Back-off of containers."""
+    manifests_every_s: float = 20.0
+    """Between two looks at the manifests of static pods."""
     pressure_every_s: float = 10.0
     """Between two looks at what the node has left."""
     pressure_transition_s: float = 300.0
@@ -46,6 +48,7 @@ class NodeTiming:
             fence_after_s=leases.fence_s,
             status_every_s=60.0 if fast else 300.0,
             restarts=RestartTiming(Backoff(1.0, 30.0), 60.0, 1.0) if fast else KUBERNETES_RESTARTS,
+            manifests_every_s=2.0 if fast else 20.0,
             pressure_every_s=2.0 if fast else 10.0,
             pressure_transition_s=10.0 if fast else 300.0,
         )
@@ -94,6 +97,8 @@ class NodeConfig:
     """Label topology.kubernetes.io/zone, when not empty."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """Further labels."""
+    static_pods: str = ""
+    """Path of a directory of manifests on this machine, whose pods the node runs by itself; empty for none."""
     eviction: EvictionLimits = field(default_factory=EvictionLimits)
     """When the node evicts pods to save itself, where they are processes."""
 

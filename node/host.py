@@ -24,12 +24,13 @@ from rayplane.node.ingress.status import IngressStatus
 from rayplane.node.kubelet import metrics
 from rayplane.node.kubelet.account_writes import AccountWrites
 from rayplane.node.kubelet.host_pods import HostPods
-from rayplane.node.kubelet.kubelet import Kubelet, Shared
+from rayplane.node.kubelet.kubelet import Kubelet
 from rayplane.node.kubelet.node_lease import NodeLeases, stand_in
 from rayplane.node.kubelet.node_status import NodeStatuses
 from rayplane.node.kubelet.prober import Prober
 from rayplane.node.kubelet.referenced_objects import ReferencedObjects
 from rayplane.node.kubelet.registrar import registered
+from rayplane.node.kubelet.shared import Shared
 from rayplane.node.kubelet.shutdown import periods_of
 from rayplane.node.kubelet.stage_catalog import StageCatalog
 from rayplane.node.kubelet.stage_player import PlayerParts
@@ -52,7 +53,7 @@ from rayplane.storage.env import Env, SubDisk
 if TYPE_CHECKING:
     from rayplane.node.dns.cluster_dns import ClusterDns
     from rayplane.node.kubelet.eviction_manager import Vitals
-    from rayplane.node.kubelet.kubelet import RunsOfPods
+    from rayplane.node.kubelet.shared import RunsOfPods
     from rayplane.node.nftables.kernel import KernelTable
     from rayplane.node.overlay.carrier import Carrier
     from rayplane.node.proxy.proxy import ProxyConfig, ServiceProxy
@@ -214,6 +215,8 @@ class NodeHost:
             if kubelet.eviction is not None:
                 kubelet.eviction.start()
                 self._stack.push_async_callback(kubelet.eviction.stop)
+            await kubelet.static.start()
+            self._stack.push_async_callback(kubelet.static.stop)
         await self._watch_pods()
 
     def _kubelet(self, node: NodeConfig, shared: Shared) -> Kubelet:

@@ -9,7 +9,6 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -18,70 +17,33 @@ from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.priority import is_critical
-from rayplane.control_plane.client import ApiClient
+from rayplane.control_plane.api.pods.state import is_mirror, is_static
 from rayplane.control_plane.stages.templates import Given
-from rayplane.node.config import PROCESS, SIMULATED, NodeConfig, NodeTiming
+from rayplane.node.config import PROCESS, SIMULATED, NodeConfig
 from rayplane.node.errors import NotHere
-from rayplane.node.events import Events
 from rayplane.node.kubelet import preemption, pressure, registration
 from rayplane.node.kubelet.addresses import NodeAddresses
 from rayplane.node.kubelet.admission import Allocations, Room, forbids, room_of, unwanted
-from rayplane.node.kubelet.eviction_manager import EvictionManager, Vitals
+from rayplane.node.kubelet.eviction_manager import EvictionManager
 from rayplane.node.kubelet.fence import Fence
 from rayplane.node.kubelet.handlers import Handlers
 from rayplane.node.kubelet.metrics import KubeletMetrics
 from rayplane.node.kubelet.pod_worker import PodWorker
 from rayplane.node.kubelet.resizes import Resizes
-from rayplane.node.kubelet.sandbox import ObjectLookup, PodVolumes, Sandbox, SandboxParts, Tokens
+from rayplane.node.kubelet.sandbox import Sandbox, SandboxParts
+from rayplane.node.kubelet.shared import Shared
 from rayplane.node.kubelet.shutdown import Period, end_in_groups
 from rayplane.node.kubelet.stage_functions import functions
-from rayplane.node.kubelet.stage_player import PlayerParts, StagePlayer, Worker
+from rayplane.node.kubelet.stage_player import StagePlayer, Worker
 from rayplane.node.kubelet.staged_node import StagedNode
 from rayplane.node.kubelet.staged_pod import StagedPod, is_staged
-from rayplane.node.kubelet.worker_parts import Probes, Statuses, WorkerParts
+from rayplane.node.kubelet.static_pods import StaticPods
+from rayplane.node.kubelet.worker_parts import WorkerParts
 from rayplane.node.lifecycle import Evicted, Rejected, Resumed, Suspended
 from rayplane.node.lifecycle.model import Run
-from rayplane.node.runtime import ContainerRun, Runtime
-from rayplane.node.runtime.simulated import SimulatedRuntime
-from rayplane.node.tasks import Tasks
-from rayplane.node.volumes.pod_files import PodFiles
-from rayplane.storage.env import Env
+from rayplane.node.runtime import Runtime
 
 log = logging.getLogger(__name__)
-
-
-RunsOfPods = Callable[[], Mapping[str, Mapping[str, ContainerRun]]]
-"""Runs by container, of each pod by its uid."""
-MakeVitals = Callable[[NodeConfig, RunsOfPods], Vitals]
-
-
-@dataclass(frozen=True, slots=True)
-class Shared:
-    """Parts that the kubelets of one host share."""
-
-    client: ApiClient
-    env: Env
-    timing: NodeTiming
-    address: str
-    """host:port of the host's gRPC services, as others dial it."""
-    volume_capacity: str
-    heartbeat: str
-    """The node whose Lease stands for those of all; empty where each has its own."""
-    tasks: Tasks
-    events: Events
-    statuses: Statuses
-    prober: Probes
-    objects: ObjectLookup
-    tokens: Tokens
-    volumes: PodVolumes
-    stages: PlayerParts
-    simulated: SimulatedRuntime
-    files: PodFiles | None
-    """Directories of pods, where containers are processes."""
-    dns: str = ""
-    """See NodeHostConfig."""
-    vitals: MakeVitals | None = None
-    """Tells what a node has left, where containers are processes."""
 
 
 class Kubelet:
@@ -118,6 +80,7 @@ class Kubelet:
         self.eviction = self._eviction_manager()
         self._leaving = False
         self._freed = asyncio.Event()
+        self.static = StaticPods(shared.client, self, shared.env.timestamp, shared.timing)
         self._player = StagePlayer(shared.stages, self)
         self._staged_node = StagedNode(shared.stages, partial(self.given, str), partial(status_changed, self))
 
@@ -261,6 +224,9 @@ class Kubelet:
     # --- pods -------------------------------------------------------------------------------------
 
     def pod_event(self, kind: str, pod: Object) -> None:
+        if is_mirror(pod):
+            self.static.mirror_event(kind, pod)
+            return
         key, uid = meta.key(pod), meta.uid(pod)
         worker = self._workers.get(uid)
         if kind == "DELETED":
@@ -285,6 +251,21 @@ class Kubelet:
         if _has_begun(pod):
             return None
         return unwanted(pod, node) or self._room.refuse_others(room, meta.status(node).get("allocatable") or {})
+
+    # What static pods ask for; see StaticHost.
+
+    def add_static(self, pod: Object) -> None:
+        self._add(pod, room_of(pod), self._handlers.default, None)
+
+    def end_static(self, uid: str) -> None:
+        worker = self._workers.get(uid)
+        if worker is not None:
+            worker.remove()
+
+    def mirrored(self, uid: str, mirror: str) -> None:
+        worker = self._workers.get(uid)
+        if isinstance(worker, PodWorker):
+            worker.mirrored(mirror)
 
     async def _look_again(self, uid: str) -> None:
         """Judge a pod by the node as it is now, which whoever bound it may have known, and by its class."""
@@ -321,7 +302,6 @@ class Kubelet:
     def _preempt(self, worker: PodWorker) -> None:
         reason, message = preemption.REASON, preemption.MESSAGE
         self.metrics.preemptions += 1
-        self._shared.events.record(worker.pod, "Warning", reason, message)
         worker.post(Evicted(reason, message, worker.machine.grace_s, preemption.DISRUPTION))
 
     def _victims(self, pod: Object, room: Room) -> list[PodWorker]:
@@ -364,8 +344,10 @@ class Kubelet:
             self._stage(pod, room)
             return
         worker = PodWorker(pod, room, self._parts[handler])
+        if is_static(pod):
+            worker.mirror = ""
         self._workers[uid] = self._by_key[key] = worker
-        worker.begin(suspended=self.suspended, refusal=refusal)
+        worker.begin(suspended=self.suspended and not is_static(pod), refusal=refusal)
         if meta.get_condition(pod, "PodResizePending") is not None:
             self._resizes.look(worker)
         if self._player.active and worker.is_simulated:
@@ -451,7 +433,7 @@ class Kubelet:
 
     def _eviction_manager(self) -> EvictionManager | None:
         shared, config = self._shared, self.config
-        if shared.vitals is None or not config.runs_processes:
+        if shared.vitals is None or not config.takes_processes:
             return None
         vitals = shared.vitals(config, lambda: {meta.uid(w.pod): w.runs for w in self.workers})
         return EvictionManager(
@@ -485,7 +467,8 @@ class Kubelet:
         """Stop every pod: the cluster may be about to start them elsewhere."""
         log.warning("node %s has lost the cluster and stops its pods", self.name)
         for worker in self.workers:
-            worker.post(Suspended())
+            if not is_static(worker.pod):  # which nobody starts elsewhere
+                worker.post(Suspended())
 
     async def resume(self) -> None:
         """The cluster is back: run again what is still bound here. Raises ApiError when it went away again."""
@@ -497,7 +480,7 @@ class Kubelet:
         self.fence.open()
         for worker in self.workers:
             # A pod that came meanwhile may be younger than the list.
-            if meta.uid(worker.pod) in bound or meta.uid(worker.pod) not in known:
+            if meta.uid(worker.pod) in bound or meta.uid(worker.pod) not in known or is_static(worker.pod):
                 worker.post(Resumed())
             else:
                 worker.remove()

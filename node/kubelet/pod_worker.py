@@ -16,6 +16,7 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.node.errors import AddressesExhausted, ContainerConfigError, NodeError, SandboxError
 from rayplane.node.kubelet.admission import Room
 from rayplane.node.kubelet.hooks import outcome
+from rayplane.node.kubelet.run_listener import RunListener
 from rayplane.node.kubelet.sandbox import Sandbox, needs_lookup
 from rayplane.node.kubelet.worker_parts import WorkerParts
 from rayplane.node.lifecycle import (
@@ -23,7 +24,6 @@ from rayplane.node.lifecycle import (
     Effect,
     EphemeralAdded,
     Event,
-    Exited,
     FinalizePod,
     HookRan,
     Moment,
@@ -37,7 +37,6 @@ from rayplane.node.lifecycle import (
     SandboxReady,
     SetTimer,
     StartContainer,
-    Started,
     StartFailed,
     StartProbe,
     StopContainer,
@@ -72,6 +71,7 @@ class PodWorker:
         "_tasks",
         "_timers",
         "machine",
+        "mirror",
         "pod",
         "previous",
         "removed",
@@ -100,6 +100,7 @@ class PodWorker:
         self.previous: dict[str, ContainerRun] = {}
         self.sandbox: Sandbox | None = None
         self.room = room
+        self.mirror: str | None = None  # uid of a static pod's mirror, empty while there is none
         self.removed = False  # the API object is gone
         self.written = b""
 
@@ -321,7 +322,7 @@ class PodWorker:
             self._parts.metrics.pod_start.observe(asyncio.get_running_loop().time() - self._seen_at)
         if name in self.runs:
             self.previous[name] = self.runs[name]
-        listener = _RunListener(self, effect, order.container_id)
+        listener = RunListener(self, effect, order.container_id)
         # A simulated container calls back at once: its events wait until the run is known.
         nested, self._draining = self._draining, True
         try:
@@ -420,6 +421,16 @@ class PodWorker:
 
     # --- what the status writer asks --------------------------------------------------------------
 
+    @property
+    def api_uid(self) -> str:
+        return meta.uid(self.pod) if self.mirror is None else self.mirror
+
+    def mirrored(self, uid: str) -> None:
+        """The API shows this static pod by another one, which has no status yet."""
+        if uid != self.mirror:
+            self.mirror, self.written = uid, b""
+            self._parts.statuses.mark(self)
+
     def status(self) -> dict[str, Any]:
         stamp = self._parts.env.timestamp()
         return render_status(self.machine, self.pod, host_ip=self._parts.addresses.node_ip, stamp=stamp)
@@ -458,28 +469,6 @@ class PodWorker:
         done: Callable[[asyncio.Task[None]], object] = lambda t: self._tasks.pop(t, None)  # noqa: E731
         task.add_done_callback(done)
         return task
-
-
-class _RunListener:
-    """A listener that turns the runtime's callbacks into events of the run they are about, as Kubernetes' PLEG does."""
-
-    __slots__ = ("_effect", "_id", "_worker")
-
-    def __init__(self, worker: PodWorker, effect: StartContainer, container_id: str) -> None:
-        self._worker = worker
-        self._effect = effect
-        self._id = container_id
-
-    def started(self) -> None:
-        self._worker.post(Started(self._effect.container, self._effect.attempt, self._id))
-
-    def failed(self, reason: str, message: str) -> None:
-        self._worker.post(StartFailed(self._effect.container, self._effect.attempt, reason, message))
-
-    def exited(self, exit_code: int, signal: int, message: str, reason: str = "") -> None:
-        effect = self._effect
-        self._worker.end_hook(effect.container)
-        self._worker.post(Exited(effect.container, effect.attempt, exit_code, signal, message, reason))
 
 
 _CARRY_OUT: dict[type, Callable[[PodWorker, Any], None]] = {

@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.bootstrap import SYSTEM_CRITICAL
 from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.priority import is_critical
 from rayplane.control_plane.api.pods.qos import BEST_EFFORT, qos_class
 from rayplane.control_plane.api.pods.resources import container_limits, container_requests, pod_requests
-from rayplane.control_plane.api.pods.state import is_mirror
 from rayplane.control_plane.api.taints import MEMORY_PRESSURE, NO_SCHEDULE, tolerates
 from rayplane.control_plane.durations import parse_span
 from rayplane.node.config import EvictionLimits
@@ -158,11 +157,6 @@ class PodUse:
     @property
     def memory(self) -> int:
         return sum(self.containers.values())
-
-
-def is_critical(pod: Object) -> bool:
-    """Whether the node rather suffers than ends it."""
-    return is_mirror(pod) or (meta.spec(pod).get("priority") or 0) >= SYSTEM_CRITICAL
 
 
 def ranked(pods: Iterable[Object], signal: str, use: Callable[[Object], PodUse]) -> list[Object]:

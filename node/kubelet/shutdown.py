@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.bootstrap import SYSTEM_CRITICAL
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.priority import SYSTEM_CRITICAL
 from rayplane.node.kubelet.pressure import TERMINATION_BY_KUBELET
 from rayplane.node.lifecycle import Event, Evicted
 

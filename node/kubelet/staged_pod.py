@@ -210,6 +210,10 @@ class StagedPod:
         return {**dict.fromkeys(self._dropped), **meta.status(self.pod)}
 
     @property
+    def api_uid(self) -> str:
+        return meta.uid(self.pod)
+
+    @property
     def wants_final_delete(self) -> bool:
         return self._finalize
 

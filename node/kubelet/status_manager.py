@@ -35,6 +35,10 @@ class WrittenPod(Protocol):
     written: bytes
     """Digest of the status last written."""
 
+    @property
+    def api_uid(self) -> str:
+        """The uid that the pod has at the API; empty while it is not there."""
+
     def status(self) -> dict[str, Any]: ...
 
     @property
@@ -167,7 +171,9 @@ class StatusManager:
 def _write(subject: WrittenPod) -> _Write | None:
     """The next write a pod needs: its status if that changed, then its deletion if it ended."""
     pod = subject.pod
-    name, namespace, uid = meta.name(pod), meta.namespace(pod), meta.uid(pod)
+    name, namespace, uid = meta.name(pod), meta.namespace(pod), subject.api_uid
+    if not uid:
+        return None
     if not subject.wants_final_delete or subject.wants_final_status:
         status = subject.status()
         digest = hashlib.blake2b(orjson.dumps(status), digest_size=16).digest()

@@ -9,15 +9,15 @@ from typing import Final
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.pods.state import is_mirror
+from rayplane.control_plane.api.pods.state import is_mirror, is_static
 
 SYSTEM_CRITICAL: Final = 2_000_000_000
 """Priority of system-cluster-critical; no user's PriorityClass may have more than half of it."""
 
 
 def is_critical(pod: Object) -> bool:
-    """Whether a node makes room for the pod."""
-    return is_mirror(pod) or (meta.spec(pod).get("priority") or 0) >= SYSTEM_CRITICAL
+    """Whether a node makes room for the pod, and rather suffers than ends it."""
+    return is_mirror(pod) or is_static(pod) or (meta.spec(pod).get("priority") or 0) >= SYSTEM_CRITICAL
 
 
 def yields_to(pod: Object, other: Object) -> bool:

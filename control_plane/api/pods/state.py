@@ -12,11 +12,18 @@ TERMINAL_PHASES = frozenset({"Succeeded", "Failed"})
 
 
 MIRROR = "kubernetes.io/config.mirror"
+CONFIG_SOURCE = "kubernetes.io/config.source"
+"""Where a node has a pod from, if not from the API."""
 
 
 def is_mirror(pod: Object) -> bool:
     """Whether the pod only shows what a node runs by itself (a static pod)."""
     return MIRROR in meta.annotations(pod)
+
+
+def is_static(pod: Object) -> bool:
+    """Whether a node has the pod from a manifest of its own."""
+    return meta.annotations(pod).get(CONFIG_SOURCE, "api") != "api" and not is_mirror(pod)
 
 
 def pod_phase(pod: Object) -> str:

@@ -1,0 +1,50 @@
+"""Parts that the kubelets of one host share."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from rayplane.control_plane.client import ApiClient
+from rayplane.node.config import NodeConfig, NodeTiming
+from rayplane.node.events import Events
+from rayplane.node.kubelet.eviction_manager import Vitals
+from rayplane.node.kubelet.sandbox import ObjectLookup, PodVolumes, Tokens
+from rayplane.node.kubelet.stage_player import PlayerParts
+from rayplane.node.kubelet.worker_parts import Probes, Statuses
+from rayplane.node.runtime import ContainerRun
+from rayplane.node.runtime.simulated import SimulatedRuntime
+from rayplane.node.tasks import Tasks
+from rayplane.node.volumes.pod_files import PodFiles
+from rayplane.storage.env import Env
+
+RunsOfPods = Callable[[], Mapping[str, Mapping[str, ContainerRun]]]
+"""Runs by container, of each pod by its uid."""
+MakeVitals = Callable[[NodeConfig, RunsOfPods], Vitals]
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """Parts that the kubelets of one host share."""
+
+    client: ApiClient
+    env: Env
+    timing: NodeTiming
+    address: str
+    """host:port of the host's gRPC services, as others dial it."""
+    volume_capacity: str
+    heartbeat: str
+    """The node whose Lease stands for those of all; empty where each has its own."""
+    tasks: Tasks
+    events: Events
+    statuses: Statuses
+    prober: Probes
+    objects: ObjectLookup
+    tokens: Tokens
+    volumes: PodVolumes
+    stages: PlayerParts
+    simulated: SimulatedRuntime
+    files: PodFiles | None
+    """Directories of pods, where containers are processes."""
+    dns: str = ""
+    """See NodeHostConfig."""
+    vitals: MakeVitals | None = None
+    """Tells what a node has left, where containers are processes."""
