@@ -75,8 +75,10 @@ class _Known:
             self._pending[rows], self.allowed[rows] = True, False
         self._at = snapshot.node_changes.count, devices.node_changes.count
         self._version = devices.version
-        wanted = np.flatnonzero(self._pending if mask is None else self._pending & mask)
-        for row in (*wanted[wanted >= self._next].tolist(), *wanted[wanted < self._next].tolist()):
+        wanted: list[int] = np.flatnonzero(self._pending if mask is None else self._pending & mask).tolist()
+        if len(wanted) > 1:
+            wanted.sort(key=lambda row: (row < self._next, row))
+        for row in wanted:
             self._next = row
             try:
                 allowance.need()
@@ -171,6 +173,8 @@ class DynamicResources(Plugin):
                 return "resourceclaim in use"
             if devices.allocation(key) is None and isinstance(found := devices.wishes(key), str):
                 return found
+        if not self._backed(view):
+            return ""
         # A claim of an attempt that came to nothing has to go first: its devices may be none that are good now.
         old = devices.claims.get(devices.key_of_resources(pod))
         return LEFT_OVER if old is not None and pod.key not in view.snapshot.pods else ""
@@ -215,11 +219,10 @@ class DynamicResources(Plugin):
         """What is known of the nodes' devices for these claims; None where all have theirs."""
         if not variant.wishes or variant.problem:
             return None
-        if variant.known is None:
-            variant.known = self._kept(b"".join(one.digest for one in variant.wishes))
-        known, snapshot = variant.known, view.snapshot
-        known.refresh(variant.wishes, view.cluster.devices, snapshot, variant.mask, self._allowance)
-        return known
+        if variant.known is None:  # for this decision
+            variant.known = known = self._kept(b"".join(one.digest for one in variant.wishes))
+            known.refresh(variant.wishes, view.cluster.devices, view.snapshot, variant.mask, self._allowance)
+        return variant.known
 
     def allowed(self, view: PodView, rows: Rows) -> Bools | None:
         if not self.concerns(view):

@@ -40,7 +40,7 @@ class NodeResourcesFit(Plugin):
         columns, amounts = self._wanted(snapshot, shape)
         has = snapshot.allocatable[rows][:, columns]
         enough = snapshot.requested[rows][:, columns] + amounts <= has
-        if snapshot.delegated:
+        if not snapshot.delegated.isdisjoint(shape.requests):
             enough |= self._is_delegated(snapshot, shape, has)
         return np.all(enough, axis=1)
 
@@ -80,7 +80,9 @@ class NodeResourcesFit(Plugin):
         columns, amounts = self._wanted(snapshot, shape)
         names = [name for name in shape.requests if not self._args.ignores(name)]
         has = snapshot.allocatable[rows][:, columns]
-        lacks = (snapshot.requested[rows][:, columns] + amounts > has) & ~self._is_delegated(snapshot, shape, has)
+        lacks = snapshot.requested[rows][:, columns] + amounts > has
+        if not snapshot.delegated.isdisjoint(shape.requests):
+            lacks &= ~self._is_delegated(snapshot, shape, has)
         is_lost = (lacks & (amounts > has)).any(axis=1)
         marks = np.column_stack((is_lost, lacks))
         alike = _codes(marks)
