@@ -10,4 +10,4 @@ OBJECTS = each(EVERYONE, "Get", "List", "ListStream", "Create", "Update", "Patch
 )
 DISCOVERY = each(EVERYONE, "Endpoints")
 PODS = each(EVERYONE, "Logs", "Exec", "Attach", "PortForward")
-AGGREGATION = each(EVERYONE, "Purge", "Collect", "Read")
+AGGREGATION = each(EVERYONE, "Purge", "Collect", "Read", "Patch")

@@ -272,8 +272,12 @@ class ApiClient:
         name: str = "",
         subresource: str = "",
         query: str = "",
+        kind: str = "",
     ) -> Any | None:
-        """What an aggregated API answers to a GET; None where nobody serves any of the versions. Raises ApiError."""
+        """What an aggregated API answers to a GET; None where nobody serves any of the versions. Raises ApiError.
+
+        `kind`: in place of the resource, in these versions if possible.
+        """
         request = aggregation_pb2.ReadRequest(
             group=group,
             versions=versions,
@@ -282,8 +286,26 @@ class ApiClient:
             name=name,
             subresource=subresource,
             query=query,
+            kind=kind,
         )
         found = await self._call("Aggregation", "Read", request, timeout=_READ_TIMEOUT_S)
+        return orjson.loads(found.json) if found.served else None
+
+    async def patch_aggregated(
+        self, api_version: str, kind: str, name: str, namespace: str, steps: Sequence[Any], *, subresource: str = ""
+    ) -> Any | None:
+        """What an aggregated API answers to a JSON patch; None where nobody serves the kind. Raises ApiError."""
+        group, _, version = api_version.rpartition("/")
+        request = aggregation_pb2.PatchAggregatedRequest(
+            group=group,
+            versions=[version],
+            namespace=namespace,
+            name=name,
+            subresource=subresource,
+            kind=kind,
+            patch=orjson.dumps(steps),
+        )
+        found = await self._call("Aggregation", "Patch", request, timeout=_READ_TIMEOUT_S)
         return orjson.loads(found.json) if found.served else None
 
     async def watch(

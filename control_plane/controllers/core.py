@@ -279,7 +279,7 @@ class Migrate:
 class Rescale:
     """The setting of an object's replicas through its scale, if they still are what they were.
 
-    `done` and `failed`: the status to write then; `{error}` in what `failed` says becomes the error's text.
+    `done`, or `failed` with `{error}`, is the status then. `elsewhere`: apiVersion and kind in an aggregated API.
     """
 
     resource: str
@@ -288,6 +288,7 @@ class Rescale:
     replicas: int
     done: UpdateStatus
     failed: UpdateStatus
+    elsewhere: tuple[str, str] | None = None
 
 
 Write = Create | Update | UpdateStatus | Patch | Delete

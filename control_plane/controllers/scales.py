@@ -30,11 +30,15 @@ class NoScale(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Scaled:
-    """An object that has a scale. `resource`: how the API is asked for it."""
+    """An object that has a scale. `resource`: how the API is asked for it.
+
+    `elsewhere`: apiVersion and kind of one that an aggregated API keeps, of which nothing but the scale is known.
+    """
 
     resource: str
     obj: Object
     scale: Object
+    elsewhere: tuple[str, str] | None = None
 
     @property
     def uid(self) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
+import orjson
 import pytest
 import pytest_asyncio
 from aiohttp import web
@@ -17,7 +18,8 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.config import Timing
 from rayplane.control_plane.controllers.autoscaling import metrics
 from rayplane.control_plane.controllers.autoscaling.metrics import Answer, Query
-from rayplane.control_plane.controllers.manager.autoscaler import Metrics
+from rayplane.control_plane.controllers.core import Rescale, UpdateStatus
+from rayplane.control_plane.controllers.manager.autoscaler import Metrics, Rescaler
 from tests.apiserver.test_aggregation import Setting, extended
 
 CUSTOM, EXTERNAL = "custom.metrics.k8s.io", "external.metrics.k8s.io"
@@ -154,3 +156,62 @@ async def test_places_that_are_none(setting: Setting, place: dict[str, str]) -> 
     with pytest.raises(errors.BadRequest):
         await setting.client.read_aggregated(EXTERNAL, ["v1beta1"], **place)  # type: ignore[arg-type]
     assert not setting.extension.seen
+
+
+FLEET = ("ext.example.com/v1", "Fleet")
+
+
+async def fleets(setting: Setting) -> tuple[Object, list[Any]]:
+    """Have the extension serve a kind that has a scale: the scale, and the patches that came."""
+    group, version = FLEET[0].split("/")
+    root = f"/apis/{group}/{version}"
+    scale: Object = {"kind": "Scale", "metadata": {"name": "web"}, "spec": {"replicas": 2}, "status": {}}
+    verbs = {"singularName": "", "namespaced": True, "verbs": ["get", "list", "patch"]}
+    rows = [{"name": "fleets", "kind": "Fleet", **verbs}, {"name": "fleets/scale", "kind": "Scale", **verbs}]
+    document = {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": FLEET[0], "resources": rows}
+    patches: list[Any] = []
+
+    async def discovery(_: web.BaseRequest) -> web.StreamResponse:
+        return web.json_response(document)
+
+    async def of_web(request: web.BaseRequest) -> web.StreamResponse:
+        if request.method == "PATCH":
+            assert request.content_type == "application/json-patch+json"
+            patches.extend(orjson.loads(await request.read()))
+        return web.json_response(scale)
+
+    setting.extension.answers |= {root: discovery, f"{root}/namespaces/default/fleets/web/scale": of_web}
+    await setting.lead(group=group, version=version)
+    await setting.becomes("Passed", f"{version}.{group}")
+    return scale, patches
+
+
+@pytest.mark.parametrize("version", ["v1", "v7"])
+async def test_the_scale_of_what_an_aggregated_api_keeps_is_read_by_kind(setting: Setting, version: str) -> None:
+    """Whatever version of the kind is served."""
+    scale, _ = await fleets(setting)
+    query = metrics.scale_query("default", f"ext.example.com/{version}", FLEET[1], "web")
+    assert await asked(setting, query) == Answer([scale])
+    assert setting.extension.seen[-1].headers["X-Remote-User"] == AUTOSCALER
+    missing = metrics.scale_query("default", FLEET[0], "Flotilla", "web")
+    assert await asked(setting, missing) == Answer([]), "nobody serves that"
+    refused = await asked(setting, query, user="jane")
+    assert 'cannot get resource "fleets/scale" in API group "ext.example.com"' in refused.error
+
+
+async def test_replicas_are_set_there_by_a_patch_of_the_scale(setting: Setting) -> None:
+    scale, patches = await fleets(setting)
+    done, failed = UpdateStatus("x", {"status": {}}), UpdateStatus("x", {"status": {"conditions": []}})
+    action = Rescale("", {"metadata": {"name": "web", "namespace": "default"}}, 2, 5, done, failed, elsewhere=FLEET)
+    assert await Rescaler(setting.stack.client_as(AUTOSCALER)).rescale(action) == [done]
+    assert patches == [
+        {"op": "test", "path": "/spec/replicas", "value": 2},
+        {"op": "add", "path": "/spec/replicas", "value": 5},
+    ]
+    assert setting.extension.seen[-1].headers["X-Remote-User"] == AUTOSCALER
+    patches.clear()
+    with pytest.raises(errors.Forbidden):
+        await setting.stack.client_as("jane").patch_aggregated(*FLEET, "web", "default", [], subresource="scale")
+    with pytest.raises(errors.BadRequest):
+        await setting.stack.client_as(AUTOSCALER).patch_aggregated(*FLEET, "", "default", [])
+    assert not patches and scale

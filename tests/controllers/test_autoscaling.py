@@ -9,7 +9,7 @@ import pytest
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.controllers.autoscaling.horizontal import AUTOSCALERS, HorizontalController
-from rayplane.control_plane.controllers.autoscaling.metrics import CUSTOM, EXTERNAL, RESOURCE, Answer, Query
+from rayplane.control_plane.controllers.autoscaling.metrics import CUSTOM, EXTERNAL, RESOURCE, SCALE, Answer, Query
 from rayplane.control_plane.controllers.config import AutoscalerTiming
 from rayplane.control_plane.controllers.core import Action, Rescale
 from tests.controllers.cluster import Cluster
@@ -29,6 +29,7 @@ class Scaled(Cluster):
         self.answers: dict[str, Answer] = {}
         self.on_special = self._rescale
         self.refuses = ""
+        self.elsewhere: list[tuple[str, str, str, int, int]] = []
         self.add("deployments.apps", "web", spec={"replicas": 0, "selector": {"matchLabels": {"app": "web"}}})
 
     # --- the shell's part -----------------------------------------------------------------------
@@ -36,14 +37,19 @@ class Scaled(Cluster):
     def step(self) -> bool:
         if self.queue:
             _, key = next(iter(self.queue))
-            queries = self.hpas.questions(key, self, self.seconds)
-            self.asked += queries
-            self.hpas.answered(key, {query: self._answer(query) for query in queries})
+            known: dict[Query, Answer] = {}
+            for _ in range(2):
+                queries = [q for q in self.hpas.questions(key, self, self.seconds, known) if q not in known]
+                self.asked += queries
+                known |= {query: self._answer(query) for query in queries}
+            self.hpas.answered(key, known)
         return super().step()
 
     def _answer(self, query: Query) -> Answer:
         if query.api in self.answers:
             return self.answers[query.api]
+        if query.api == SCALE:
+            return Answer()  # of no kind that others serve
         if query.api != RESOURCE:
             return Answer(error="nobody serves that")
         return Answer(
@@ -60,6 +66,9 @@ class Scaled(Cluster):
 
     def _rescale(self, action: Action) -> bool:
         assert isinstance(action, Rescale)
+        if action.elsewhere is not None:
+            self.elsewhere.append((*action.elsewhere, meta.name(action.obj), action.before, action.replicas))
+            return self.act(action.done)
         if self.refuses:
             failed = action.failed
             done = failed.done

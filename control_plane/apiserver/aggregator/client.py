@@ -50,14 +50,22 @@ class BackendClient:
         return await self.call(backend, "GET", path, user=_AGGREGATOR, bytes_max=bytes_max)
 
     async def call(
-        self, backend: Backend, method: str, path: str, *, user: User, bytes_max: int, body: bytes = b""
+        self,
+        backend: Backend,
+        method: str,
+        path: str,
+        *,
+        user: User,
+        bytes_max: int,
+        body: bytes = b"",
+        media_type: str = "application/json",
     ) -> bytes:
         """The answer of a success, to a request of this user. Raises what `sessions.FAILURES` names."""
         url = backend.root + path
         headers = CIMultiDict({"Accept": "application/json", "Accept-Encoding": "identity"})
         headers.extend(headers_of(user))
         if body:
-            headers["Content-Type"] = "application/json"
+            headers["Content-Type"] = media_type
         target = aiohttp.client.URL(url, encoded=True)
         async with (
             asyncio.timeout(ANSWER_S),

@@ -45,11 +45,25 @@ class AggregationService:
     async def Read(self, request: pb.ReadRequest, context: Context) -> pb.ReadResponse:
         registry = self._calls.registry
         versions = [*request.versions][:VERSIONS_MAX]
-        place = Place(request.resource, request.namespace, request.name, request.subresource, request.query)
+        place = Place(
+            request.resource, request.namespace, request.name, request.subresource, request.query, request.kind
+        )
 
         async def run(user: User) -> pb.ReadResponse:
             reading = Reading(registry.aggregator, registry.authorizer, user)
             found = await reading.read(request.group, versions, place)
+            return pb.ReadResponse(served=found is not None, json=found or b"")
+
+        return await self._calls.answered(context, run)
+
+    async def Patch(self, request: pb.PatchAggregatedRequest, context: Context) -> pb.ReadResponse:
+        registry = self._calls.registry
+        versions = [*request.versions][:VERSIONS_MAX]
+        place = Place(request.resource, request.namespace, request.name, request.subresource, kind=request.kind)
+
+        async def run(user: User) -> pb.ReadResponse:
+            reading = Reading(registry.aggregator, registry.authorizer, user)
+            found = await reading.patch(request.group, versions, place, request.patch)
             return pb.ReadResponse(served=found is not None, json=found or b"")
 
         return await self._calls.answered(context, run)

@@ -21,7 +21,7 @@ from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.api.machinery.selectors import LabelSelector, parse_labels
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.controllers.autoscaling.behavior import At, Bounds, Memory, choose
-from rayplane.control_plane.controllers.autoscaling.metrics import Answers, MetricError, Query
+from rayplane.control_plane.controllers.autoscaling.metrics import Answer, Answers, MetricError, Query, scale_query
 from rayplane.control_plane.controllers.autoscaling.replicas import Counting, Tolerance
 from rayplane.control_plane.controllers.autoscaling.rivals import Rivals
 from rayplane.control_plane.controllers.autoscaling.sources import Found, Source, sources_of
@@ -86,23 +86,30 @@ class HorizontalController(BaseController):
         self._file(meta.key(hpa), view)
         return (meta.key(hpa),)
 
-    def _file(self, key: str, view: View) -> None:
+    def _file(self, key: str, view: View, answers: Answers | None = None) -> None:
         hpa = view.get(AUTOSCALERS, *meta.split_key(key))
         selector = None
         if hpa is not None:
             with suppress(CannotScale, BadRequest):
-                selector = parse_labels(_selector_text(_target(hpa, view)))
+                selector = parse_labels(_selector_text(_target(hpa, view, answers or {})))
         self.rivals.put(key, selector)
 
     # --- what the shell asks for ----------------------------------------------------------------
 
-    def questions(self, key: str, view: View, now: float) -> Sequence[Query]:
-        """What to ask of the metrics APIs before the next look; nothing when that is not due."""
+    def questions(self, key: str, view: View, now: float, answers: Answers | None = None) -> Sequence[Query]:
+        """What to ask of the metrics APIs before the next look; nothing when that is not due.
+
+        The scale of a target that is kept elsewhere comes first: what else to ask follows from the answer.
+        """
         hpa = view.get(AUTOSCALERS, *meta.split_key(key))
         if hpa is None or self._wait(hpa, now) > 0:
             return ()
+        known = self._answers.get(key, {}) if answers is None else answers
+        elsewhere = _elsewhere(hpa, view)
+        if elsewhere is not None and elsewhere not in known:
+            return (elsewhere,)
         try:
-            target = _target(hpa, view)
+            target = _target(hpa, view, known)
             sources = sources_of(hpa, _selector_text(target))
             return tuple(source.query for source in sources if source.query is not None)
         except CannotScale:
@@ -122,10 +129,10 @@ class HorizontalController(BaseController):
         wait = self._wait(hpa, now.mono)
         if wait > 0:
             return result(requeue_after=wait)
-        if any(query not in answers for query in self.questions(key, view, now.mono)):
+        if any(query not in answers for query in self.questions(key, view, now.mono, answers)):
             # The target, or what is asked of it, changed while the answers were on their way.
             return result(requeue_after=_LEEWAY_S)
-        self._file(key, view)
+        self._file(key, view, answers)
         kept = self._kept.setdefault(key, Kept())
         kept.spec, kept.next_s = meta.spec(hpa), now.mono + self._timing.sync_s - _LEEWAY_S
         actions = _Look(self, hpa, kept, answers, view=view, now=now).run()
@@ -140,10 +147,38 @@ class HorizontalController(BaseController):
         return self._timing
 
 
-def _target(hpa: Object, view: View) -> Scaled:
+def _elsewhere(hpa: Object, view: View) -> Query | None:
+    """What to ask for the scale of a target of a kind that is not kept here; None where it is."""
+    ref = meta.spec(hpa).get("scaleTargetRef") or {}
+    version, kind = ref.get("apiVersion") or "", ref.get("kind") or ""
+    try:
+        scalable(view, version, kind, any_version=True)
+    except NoScale as e:
+        return None if e.served else scale_query(meta.namespace(hpa), version, kind, ref.get("name") or "")
+    return None
+
+
+def _kept_elsewhere(query: Query, answer: Answer) -> Scaled | None:
+    """The target by its scale; None where nobody serves its kind. Raises CannotScale."""
+    if answer.error:
+        raise _no_scale(answer.error)
+    for scale in answer.items:
+        parts = [scale.get(part) for part in ("metadata", "spec", "status")] if isinstance(scale, dict) else []
+        if not parts or not all(part is None or isinstance(part, dict) for part in parts) or not parts[0]:
+            raise _no_scale("the answer is no Scale")
+        if type((parts[1] or {}).get("replicas", 0)) is not int:
+            raise _no_scale("the answer is no Scale")
+        return Scaled("", scale, scale, (query.version, query.resource))
+    return None
+
+
+def _target(hpa: Object, view: View, answers: Answers) -> Scaled:
     """The object whose replicas are set. Raises CannotScale."""
     ref = meta.spec(hpa).get("scaleTargetRef") or {}
     kind, name = ref.get("kind") or "", ref.get("name") or ""
+    asked = _elsewhere(hpa, view)
+    if asked is not None and asked in answers and (kept := _kept_elsewhere(asked, answers[asked])) is not None:
+        return kept
     try:
         known = scalable(view, ref.get("apiVersion") or "", kind, any_version=True)
         found = known.find(view, meta.namespace(hpa), name)
@@ -178,7 +213,7 @@ class _Look:
 
     def run(self) -> list[Action]:
         try:
-            target = _target(self._hpa, self._view)
+            target = _target(self._hpa, self._view, self._answers)
         except CannotScale as e:
             self._cannot(e)
             return self._done()
@@ -305,6 +340,7 @@ class _Look:
                               done=Event(self._hpa, "Normal", "SuccessfulRescale", size)),
             failed=UpdateStatus(AUTOSCALERS, failed,
                                 done=Event(self._hpa, "Warning", "FailedRescale", f"{size}; error: {{error}}")),
+            elsewhere=target.elsewhere,
         )  # fmt: skip
         return [*self._events, rescale]
 

@@ -16,6 +16,8 @@ from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.durations import parse_duration
 
 RESOURCE, CUSTOM, EXTERNAL = "metrics.k8s.io", "custom.metrics.k8s.io", "external.metrics.k8s.io"
+SCALE = "scale"
+"""In place of a metrics API: the scale of an object that an aggregated API keeps."""
 _CALLED = {RESOURCE: "resource metrics API", CUSTOM: "custom metrics API", EXTERNAL: "external metrics API"}
 _WINDOW = timedelta(seconds=60)
 """Of values that do not say of which span they are the mean."""
@@ -27,7 +29,10 @@ class MetricError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A question to one of the three metrics APIs; `metric`: of the named object, `*` names all that are selected."""
+    """A question to one of the three metrics APIs; `metric`: of the named object, `*` names all that are selected.
+
+    To SCALE: `resource` is a kind, of this `version`.
+    """
 
     api: str
     namespace: str
@@ -37,6 +42,7 @@ class Query:
     labels: str = ""
     """Selector of the objects, or of an external metric's series."""
     metric_labels: str = ""
+    version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +81,11 @@ def object_query(namespace: str, resource: str, name: str, metric: str, metric_s
 
 def external_query(namespace: str, metric: str, selector: str) -> Query:
     return Query(EXTERNAL, namespace, metric, labels=selector)
+
+
+def scale_query(namespace: str, api_version: str, kind: str, name: str) -> Query:
+    """For the scale of an object that is kept elsewhere."""
+    return Query(SCALE, namespace, kind, name, version=api_version)
 
 
 def items_of(query: Query, answers: Answers) -> Sequence[Any]:

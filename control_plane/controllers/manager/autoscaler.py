@@ -11,12 +11,14 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ApiError, NotFound
 from rayplane.control_plane.client import ApiClient
 from rayplane.control_plane.controllers.autoscaling.horizontal import HorizontalController
-from rayplane.control_plane.controllers.autoscaling.metrics import CUSTOM, EXTERNAL, RESOURCE, Answer, Query
+from rayplane.control_plane.controllers.autoscaling.metrics import CUSTOM, EXTERNAL, RESOURCE, SCALE, Answer, Query
 from rayplane.control_plane.controllers.core import Action, Rescale, View, Write
 from rayplane.control_plane.controllers.manager.executor import with_error
 
 _VERSIONS = {RESOURCE: ("v1beta1", "v1"), CUSTOM: ("v1beta2", "v1beta1"), EXTERNAL: ("v1beta1",)}
 _PODS = "pods.metrics.k8s.io"
+_ROUNDS = 2
+"""What to ask of metrics may follow from the scale of a target that is kept elsewhere."""
 
 
 class Metrics:
@@ -28,9 +30,15 @@ class Metrics:
     async def observe(self, key: str) -> None:
         """Answer what the controller asks before it looks at an autoscaler. A failure is an answer too."""
         now = asyncio.get_running_loop().time()
-        asked = [*dict.fromkeys(self._controller.questions(key, self._view, now))]
-        answers = await asyncio.gather(*(self._answer(query) for query in asked))
-        self._controller.answered(key, dict(zip(asked, answers, strict=True)))
+        known: dict[Query, Answer] = {}
+        for _ in range(_ROUNDS):
+            questions = self._controller.questions(key, self._view, now, known)
+            asked = [query for query in dict.fromkeys(questions) if query not in known]
+            if known and not asked:
+                break
+            answers = await asyncio.gather(*(self._answer(query) for query in asked))
+            known |= dict(zip(asked, answers, strict=True))
+        self._controller.answered(key, known)
 
     async def _answer(self, query: Query) -> Answer:
         try:
@@ -43,6 +51,12 @@ class Metrics:
         return Answer(items) if isinstance(items, list) else Answer(error="the answer is no list")
 
     async def _read(self, query: Query) -> Any:
+        if query.api == SCALE:
+            group, _, version = query.version.rpartition("/")
+            scale = await self._client.read_aggregated(
+                *(group, [version], "", query.namespace), kind=query.resource, name=query.name, subresource="scale"
+            )
+            return {"items": [] if scale is None else [scale]}
         # What is about objects selects them; a series of an external metric has labels alone.
         given = {"labelSelector": query.labels, "metricLabelSelector": query.metric_labels}
         told = urlencode({name: text for name, text in given.items() if text})
@@ -77,7 +91,12 @@ class Rescaler:
         if action.before:
             steps.insert(0, {"op": "test", "path": "/spec/replicas", "value": action.before})
         try:
-            await self._client.patch(action.resource, name, space, steps, kind="json", subresource="scale")
+            if action.elsewhere is None:
+                await self._client.patch(action.resource, name, space, steps, kind="json", subresource="scale")
+            elif (
+                await self._client.patch_aggregated(*action.elsewhere, name, space, steps, subresource="scale") is None
+            ):
+                return [with_error(action.failed, "the server could not find the requested resource")]
         except ApiError as e:
             return [with_error(action.failed, e.message)]
         return [action.done]

@@ -48,7 +48,7 @@ class PurgeResponse(_message.Message):
     def __init__(self, stale: _Optional[_Iterable[str]] = ..., objects: _Optional[_Mapping[str, int]] = ..., deleting: _Optional[_Mapping[str, int]] = ..., finalizers: _Optional[_Mapping[str, int]] = ..., failures: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ReadRequest(_message.Message):
-    __slots__ = ("group", "versions", "namespace", "resource", "name", "subresource", "query")
+    __slots__ = ("group", "versions", "namespace", "resource", "name", "subresource", "query", "kind")
     GROUP_FIELD_NUMBER: _ClassVar[int]
     VERSIONS_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
@@ -56,6 +56,7 @@ class ReadRequest(_message.Message):
     NAME_FIELD_NUMBER: _ClassVar[int]
     SUBRESOURCE_FIELD_NUMBER: _ClassVar[int]
     QUERY_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
     group: str
     versions: _containers.RepeatedScalarFieldContainer[str]
     namespace: str
@@ -63,7 +64,28 @@ class ReadRequest(_message.Message):
     name: str
     subresource: str
     query: str
-    def __init__(self, group: _Optional[str] = ..., versions: _Optional[_Iterable[str]] = ..., namespace: _Optional[str] = ..., resource: _Optional[str] = ..., name: _Optional[str] = ..., subresource: _Optional[str] = ..., query: _Optional[str] = ...) -> None: ...
+    kind: str
+    def __init__(self, group: _Optional[str] = ..., versions: _Optional[_Iterable[str]] = ..., namespace: _Optional[str] = ..., resource: _Optional[str] = ..., name: _Optional[str] = ..., subresource: _Optional[str] = ..., query: _Optional[str] = ..., kind: _Optional[str] = ...) -> None: ...
+
+class PatchAggregatedRequest(_message.Message):
+    __slots__ = ("group", "versions", "namespace", "resource", "name", "subresource", "kind", "patch")
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    RESOURCE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SUBRESOURCE_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    PATCH_FIELD_NUMBER: _ClassVar[int]
+    group: str
+    versions: _containers.RepeatedScalarFieldContainer[str]
+    namespace: str
+    resource: str
+    name: str
+    subresource: str
+    kind: str
+    patch: bytes
+    def __init__(self, group: _Optional[str] = ..., versions: _Optional[_Iterable[str]] = ..., namespace: _Optional[str] = ..., resource: _Optional[str] = ..., name: _Optional[str] = ..., subresource: _Optional[str] = ..., kind: _Optional[str] = ..., patch: _Optional[bytes] = ...) -> None: ...
 
 class ReadResponse(_message.Message):
     __slots__ = ("served", "json")
