@@ -115,7 +115,7 @@ class TaintToleration(Plugin):
 
     def refusals(self, view: PodView, rows: Ints) -> Iterable[tuple[Refusal, Ints]]:
         codes = view.snapshot.taint_codes[rows]
-        for code in np.unique(codes).tolist():
+        for code in sorted({*codes.tolist()}):
             alike = rows[codes == code]
             found = self.refusal(view, int(alike[0]))
             if found is not None:

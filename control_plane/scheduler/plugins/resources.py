@@ -86,7 +86,7 @@ class NodeResourcesFit(Plugin):
         is_lost = (lacks & (amounts > has)).any(axis=1)
         marks = np.column_stack((is_lost, lacks))
         alike = _codes(marks)
-        for code in np.unique(alike):
+        for code in sorted({*alike.tolist()}):
             of_code = alike == code
             lost, *of_names = marks[of_code.argmax()].tolist()
             lacking = [name for name, is_lacking in zip(names, of_names, strict=True) if is_lacking]
