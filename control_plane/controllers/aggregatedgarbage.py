@@ -20,8 +20,8 @@ from rayplane.control_plane.controllers.core import (
     Watch,
     result,
 )
+from rayplane.control_plane.controllers.elsewhere import SERVICES
 
-SERVICES = "apiservices.apiregistration.k8s.io"
 _ALL = "all"
 
 

@@ -3,8 +3,8 @@
 Keys are `object/<resource>/<namespace>/<name>` (look at one object) and `owner/<uid>` (an owner has gone: look at all
 that name it). Before anything is deleted the API server itself confirms that the owners are gone: caches of owners may
 lag behind caches of dependents. Objects of kinds nobody serves count as living: better too much than too little, and
-they are looked at again now and then. Kept between calls, and rebuilt from nothing: which objects were seen to go, by
-uid, since their kind may go right after them.
+they are looked at again now and then; so are those of kinds that aggregated APIs serve, and these are asked then. Kept
+between calls, and rebuilt from nothing: which objects were seen to go, by uid, as their kind may go right after them.
 Source: Kubernetes concepts "Garbage Collection", "Owners and Dependents".
 """
 
@@ -31,6 +31,7 @@ from rayplane.control_plane.controllers.core import (
     Watch,
     result,
 )
+from rayplane.control_plane.controllers.elsewhere import is_kept_elsewhere, resource_of
 from rayplane.control_plane.controllers.finalizers import without_finalizer
 
 FOREGROUND = "foregroundDeletion"
@@ -221,6 +222,7 @@ class GarbageCollector(BaseController):
             return []
         solid, waiting = [], False
         absent: list[Absent] = []
+        elsewhere: list[Ref] = []
         events: list[Action] = []
         for ref in refs:
             known = self._kinds.get(_named(ref))
@@ -236,8 +238,14 @@ class GarbageCollector(BaseController):
                 absent.append((known.resource, space, ref.get("name") or "", ref.get("uid") or ""))
             elif owner is not None and _is_deleting_dependents(owner):
                 waiting = True
+            elif known is None and is_kept_elsewhere(meta.group_of(ref), view):
+                elsewhere.append(ref)
             else:
                 solid.append(ref)
+        if solid or waiting:
+            solid = [ref for ref in refs if ref in solid or ref in elsewhere]
+        else:  # they are the last ones
+            absent += [_kept_elsewhere(ref, meta.namespace(o)) for ref in elsewhere]
         if len(solid) == len(refs):
             return events
         # Some owner lives: only the references to the others go.
@@ -288,6 +296,11 @@ class GarbageCollector(BaseController):
                 return True
             ahead += held_by
         return False
+
+
+def _kept_elsewhere(ref: Ref, namespace: str) -> Absent:
+    resource = resource_of(ref.get("apiVersion") or "", ref.get("kind") or "")
+    return resource, namespace, ref.get("name") or "", ref.get("uid") or ""
 
 
 def _group(version: str) -> str:

@@ -215,3 +215,32 @@ async def test_replicas_are_set_there_by_a_patch_of_the_scale(setting: Setting) 
     with pytest.raises(errors.BadRequest):
         await setting.stack.client_as(AUTOSCALER).patch_aggregated(*FLEET, "", "default", [])
     assert not patches and scale
+
+
+async def test_only_the_api_itself_can_say_that_an_object_is_not_there(setting: Setting) -> None:
+    await fleets(setting)
+    client = setting.stack.client_as(AUTOSCALER)
+    root = f"/apis/{FLEET[0]}/namespaces/default/fleets"
+    details = {"name": "gone", "group": "ext.example.com", "kind": "fleets"}
+    told = {"kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404, "details": details}
+
+    def says(document: Any, status: int = 404) -> Any:
+        async def handler(_: web.BaseRequest) -> web.StreamResponse:
+            return web.json_response(document, status=status)
+
+        return handler
+
+    async def ask() -> Any:
+        parts = ("ext.example.com", ["v1"], "", "default")
+        return await client.read_aggregated(*parts, kind="Fleet", name="gone", subresource="scale")
+
+    path = f"{root}/gone/scale"
+    setting.extension.answers[path] = says(told)
+    with pytest.raises(errors.NotFound, match=r'fleets\.ext\.example\.com "gone" not found'):
+        await ask()
+    for document, status in (("404 page not found", 404), ({**told, "details": {}}, 404), (told, 500)):
+        setting.extension.answers[path] = says(document, status)
+        with pytest.raises(errors.ServiceUnavailable):
+            await ask()
+    with pytest.raises(errors.BadRequest):
+        await client.read_aggregated("ext.example.com", ["v1"], "", kind="Fleet", name="gone", subresource="scale")

@@ -11,9 +11,11 @@ import random
 import string
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
+from http import HTTPStatus
 from pathlib import Path
 
 import aiohttp
+import orjson
 from multidict import CIMultiDict
 
 from rayplane.control_plane.api.aggregation.backends import Backend
@@ -29,6 +31,25 @@ ANSWER_S = 5.0
 _AGGREGATOR = User("system:kube-aggregator", (MASTERS,))
 _CHUNK = 64 * 1024
 _TOKEN = frozenset(string.ascii_letters + string.digits + "!#$&'*+-.^_`|~")  # RFC 9110, section 5.6.2, without %
+
+
+class BadStatus(ValueError):
+    """An answer that is none of a success; `body`: as much of it as an error may have."""
+
+    def __init__(self, url: str, status: int, body: bytes) -> None:
+        super().__init__(f"bad status from {url}: {status}")
+        self.status, self.body = status, body
+
+    def says_missing(self, name: str) -> bool:
+        """Whether it is the API's own word that there is no object of that name: no gap in what is served."""
+        try:
+            told = orjson.loads(self.body)
+        except ValueError:
+            return False
+        if self.status != HTTPStatus.NOT_FOUND or not isinstance(told, dict) or told.get("reason") != "NotFound":
+            return False
+        details = told.get("details")
+        return isinstance(details, dict) and details.get("name") == name
 
 
 class BackendClient:
@@ -73,7 +94,7 @@ class BackendClient:
             session.request(method, target, headers=headers, data=body or None, allow_redirects=False) as answer,
         ):
             if not 200 <= answer.status < 300:
-                raise ValueError(f"bad status from {url}: {answer.status}")
+                raise BadStatus(url, answer.status, await answer.content.read(_CHUNK))
             answered = bytearray()
             async for chunk in answer.content.iter_chunked(_CHUNK):
                 answered += chunk

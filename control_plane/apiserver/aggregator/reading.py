@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rayplane.control_plane.api.aggregation.backends import Backend
-from rayplane.control_plane.api.errors import BadRequest, ServiceUnavailable
+from rayplane.control_plane.api.errors import BadRequest, NotFound, ServiceUnavailable
 from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.apiserver.aggregator.aggregator import Aggregator
+from rayplane.control_plane.apiserver.aggregator.client import BadStatus
 from rayplane.control_plane.apiserver.authorization.authorizer import Authorizer
 from rayplane.control_plane.apiserver.outgoing.sessions import FAILURES, reason
 from rayplane.control_plane.apiserver.requests import User
@@ -87,6 +88,8 @@ class Reading:
                 backend, method, target, user=self._user, bytes_max=_BYTES_MAX, body=body, media_type=_JSON_PATCH
             )
         except FAILURES as e:
+            if isinstance(e, BadStatus) and place.name and e.says_missing(place.name):
+                raise NotFound.of(f"{place.resource}.{group}", place.name) from e
             raise ServiceUnavailable(reason(e)) from e
 
     def _found(self, group: str, versions: Sequence[str], place: Place) -> tuple[Backend | None, Place]:
@@ -101,5 +104,8 @@ class Reading:
         ]
         served.sort(key=lambda one: one[1].version not in versions)
         for backend, info in served:
-            return backend, replace(place, resource=info.plural)
+            if info.namespaced and place.name and not place.namespace:
+                raise BadRequest(f"{info.name} are in namespaces")
+            space = place.namespace if info.namespaced else ""
+            return backend, replace(place, resource=info.plural, namespace=space)
         return None, place

@@ -33,6 +33,7 @@ from rayplane.control_plane.controllers.core import (
     View,
     Write,
 )
+from rayplane.control_plane.controllers.elsewhere import kind_of
 from rayplane.proto.rayplane.v1 import objects_pb2 as pb
 
 log = logging.getLogger(__name__)
@@ -126,6 +127,8 @@ class Executor:
             if isinstance(action, (IfAbsent, IfAlive)):
                 return list(action.writes)
             return await self._specials[type(action)](action)
+        except _Lives:
+            return []
         except ActionFailed as e:
             outcome.retry_s = e.retry_s
             if e.event is not None:
@@ -212,6 +215,9 @@ class Executor:
             resource, namespace, name, uid = one
             if uid and one in self._absent:
                 continue
+            if (kind := kind_of(resource)) is not None:
+                await self._verify_absent_elsewhere(kind, namespace, name, uid)
+                continue
             try:
                 found = await self._client.get(resource, name, namespace)
             except NotFound:
@@ -223,6 +229,25 @@ class Executor:
                 self._absent[one] = None
                 if len(self._absent) > ABSENT_MEMORY:
                     del self._absent[next(iter(self._absent))]
+
+    async def _verify_absent_elsewhere(self, kind: tuple[str, str], namespace: str, name: str, uid: str) -> None:
+        """Ask whoever keeps an object whether it is gone; what cannot be said counts as living. Raises _Lives."""
+        group, _, version = kind[0].rpartition("/")
+        try:
+            found = await self._client.read_aggregated(group, [version], "", namespace, kind=kind[1], name=name)
+        except NotFound:
+            return
+        except ApiError as e:
+            log.debug("%s %s: %s", kind[1], name, e.message)
+            raise _Lives from e
+        own = found.get("metadata") if isinstance(found, dict) else None
+        there = own.get("uid") if isinstance(own, dict) else None
+        if not uid or not isinstance(there, str) or there in ("", uid):
+            raise _Lives
+
+
+class _Lives(Exception):
+    """An owner lives, as far as anybody knows: there is nothing to do."""
 
 
 def with_error(write: UpdateStatus, error: str) -> UpdateStatus:
