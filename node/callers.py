@@ -2,11 +2,12 @@
 
 API servers stand between users and pods. Other hosts reach the ports of pods, as in every pod network, and the
 replicas of volumes; nothing else of this host is theirs. A kubelet that is no host of this project has nothing to ask
-here. The controllers make and delete volumes over CSI.
+here. The controllers make and delete volumes over CSI. CRI is served on a socket of the machine, to the user that the
+host runs as: the socket judges who that is.
 """
 
 from rayplane.control_plane.identities import API_SERVERS, CONTROLLER_MANAGER, MASTERS, NODE_HOSTS
-from rayplane.control_plane.rpc import ADMINISTRATORS, Callers, each
+from rayplane.control_plane.rpc import ADMINISTRATORS, EVERYONE, Callers, each
 
 _API_SERVERS = Callers.of(groups=(API_SERVERS, MASTERS))
 _PROVISIONERS = Callers.of(users=(CONTROLLER_MANAGER,), groups=(MASTERS,))
@@ -44,5 +45,23 @@ CSI = {
         ADMINISTRATORS,
         *("NodeGetCapabilities", "NodeGetInfo", "NodeStageVolume", "NodeUnstageVolume"),
         *("NodePublishVolume", "NodeUnpublishVolume", "NodeGetVolumeStats"),
+    ),
+}
+#: Of the services of `runtime.v1`, by name: whom the socket lets in.
+CRI = {
+    "RuntimeService": each(
+        EVERYONE,
+        *("Version", "Status", "RuntimeConfig", "UpdateRuntimeConfig"),
+        *("RunPodSandbox", "StopPodSandbox", "RemovePodSandbox", "PodSandboxStatus", "ListPodSandbox"),
+        *("StreamPodSandboxes", "UpdatePodSandboxResources"),
+        *("CreateContainer", "StartContainer", "StopContainer", "RemoveContainer", "ListContainers"),
+        *("StreamContainers", "ContainerStatus", "UpdateContainerResources", "ReopenContainerLog"),
+        *("ExecSync", "Exec", "Attach", "PortForward", "GetContainerEvents"),
+        *("ContainerStats", "ListContainerStats", "StreamContainerStats"),
+        *("PodSandboxStats", "ListPodSandboxStats", "StreamPodSandboxStats"),
+        *("ListMetricDescriptors", "ListPodSandboxMetrics", "StreamPodSandboxMetrics"),
+    ),
+    "ImageService": each(
+        EVERYONE, "ListImages", "StreamImages", "ImageStatus", "PullImage", "RemoveImage", "ImageFsInfo"
     ),
 }

@@ -12,6 +12,9 @@ from rayplane.node.lifecycle import KUBERNETES_RESTARTS, RestartTiming
 SIMULATED = "simulated"
 PROCESS = "process"
 RUNTIMES = (SIMULATED, PROCESS)
+CRI = "cri:"
+CRI_FORM = "cri:unix:///PATH"
+"""The name of a runtime that is another program: where its socket is."""
 NONE = "none"
 NAMESPACES = "namespaces"
 
@@ -88,7 +91,8 @@ class NodeConfig:
     memory: str = "8Gi"
     max_pods: int = 110
     runtime: str = SIMULATED
-    """`simulated` (containers are data) or `process` (containers are processes of this machine)."""
+    """`simulated` (containers are data), `process` (containers are processes of this machine), or `cri:unix:///PATH`
+    (containers are those of the runtime that serves CRI there)."""
     processes: bool = False
     """Pods of a simulated node may ask for processes by a RuntimeClass, as those of others may ask for none."""
     arch: str = "amd64"
@@ -104,13 +108,26 @@ class NodeConfig:
 
     @property
     def runs_processes(self) -> bool:
-        """Tells whether its pods are processes unless they ask for something else."""
-        return self.runtime == PROCESS
+        """Tells whether its pods are real unless they ask for something else."""
+        return self.runtime == PROCESS or bool(self.cri_path)
+
+    @property
+    def cri_path(self) -> str:
+        """The path of its runtime's socket; empty where that is one of this project."""
+        return cri_path(self.runtime)
 
     @property
     def takes_processes(self) -> bool:
         """Tells whether any of its pods may be."""
         return self.processes or self.runs_processes
+
+
+def cri_path(runtime: str) -> str:
+    """The path in a runtime's name; empty where that names none."""
+    if not runtime.startswith(CRI):
+        return ""
+    path = runtime.removeprefix(CRI).removeprefix("unix://")
+    return path if path.startswith("/") else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +156,8 @@ class NodeHostConfig:
     """The network of the services' addresses, where pods are isolated."""
     dns: str = ""
     """The address of the cluster's DNS server; empty for none."""
+    cri_socket: str = ""
+    """Path where CRI is served to this user's programs; empty: it is not."""
     pod_dir: str = "pods"
     """Files and logs of real pods, on the injected disk."""
     answer_dir: str = "answers"
@@ -180,8 +199,8 @@ class NodeHostConfig:
         if len(set(names)) != len(names):
             raise ConfigError("nodes: two have the same name")
         for node in self.nodes:
-            if node.runtime not in RUNTIMES:
-                raise ConfigError(f"nodes: runtime {node.runtime!r} is none of {', '.join(RUNTIMES)}")
+            if node.runtime not in RUNTIMES and not node.cri_path:
+                raise ConfigError(f"nodes: runtime {node.runtime!r} is none of {', '.join((*RUNTIMES, CRI_FORM))}")
             if node.max_pods < 1:
                 raise ConfigError("nodes: max_pods must be at least 1")
             for text in (node.cpu, node.memory):
@@ -196,7 +215,7 @@ class NodeHostConfig:
     @property
     def isolates(self) -> bool:
         """Tells whether pods have namespaces of their own here."""
-        return self.runs_processes and self.isolation == NAMESPACES
+        return self.isolation == NAMESPACES and any(n.takes_processes and not n.cri_path for n in self.nodes)
 
     @property
     def runs_processes(self) -> bool:

@@ -49,6 +49,12 @@ class TooMany(NodeError):
     code = Code.RESOURCE_EXHAUSTED
 
 
+class TimedOut(NodeError):
+    """The thing asked for took too long, and may still come."""
+
+    code = Code.DEADLINE_EXCEEDED
+
+
 class Unsupported(NodeError):
     """The container's runtime cannot do this."""
 
@@ -79,6 +85,18 @@ class SourceUnavailable(NodeError):
 
 class RuntimeFailed(NodeError):
     """The runtime could not start the container's program, or could not carry out what was asked of it."""
+
+
+class RuntimeAway(RuntimeFailed):
+    """The container runtime at a socket does not answer, or not in time: see that it runs."""
+
+    code = Code.UNAVAILABLE
+
+
+class RuntimeUnfit(RuntimeFailed):
+    """The container runtime at a socket lacks what a node needs of it: use another, or a newer one."""
+
+    code = Code.UNIMPLEMENTED
 
 
 class SandboxError(NodeError):

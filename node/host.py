@@ -17,7 +17,7 @@ from rayplane.control_plane.component_base.debugging import Debugging
 from rayplane.control_plane.component_base.metrics import Family, counter, gauge
 from rayplane.control_plane.rpc import Network, Service
 from rayplane.node import callers
-from rayplane.node.config import PROCESS, SIMULATED, NodeConfig, NodeHostConfig
+from rayplane.node.config import PROCESS, SIMULATED, NodeConfig, NodeHostConfig, cri_path
 from rayplane.node.errors import ConfigError
 from rayplane.node.events import Events
 from rayplane.node.ingress.status import IngressStatus
@@ -51,6 +51,8 @@ from rayplane.proto.rayplane.v1 import node_pb2
 from rayplane.storage.env import Env, SubDisk
 
 if TYPE_CHECKING:
+    from rayplane.node.cri.server import CriServer
+    from rayplane.node.cri.views import KubeletPod
     from rayplane.node.dns.cluster_dns import ClusterDns
     from rayplane.node.kubelet.eviction_manager import Vitals
     from rayplane.node.kubelet.shared import RunsOfPods
@@ -90,6 +92,7 @@ class NodeHost:
         self.dns: ClusterDns | None = None
         self.carrier: Carrier | None = None
         self.kernel: KernelTable | None = None
+        self.cri: CriServer | None = None
         self._recorder = EventRecorder(self.client, env, component="kubelet", host=config.nodes[0].name)
         self._events = Events(self._recorder, per_s=config.events_per_s)
         self._tasks = Tasks()
@@ -173,6 +176,8 @@ class NodeHost:
         await self._start_kubelets()
         self._tasks.spawn(self._release_volumes(), "release of volumes")
         await self._start_traffic()
+        if self.config.cri_socket:
+            await self._start_cri()
 
     async def stop(self) -> None:
         """End all pods and give everything back. May be called again."""
@@ -320,6 +325,25 @@ class NodeHost:
             self.kernel,
         )
 
+    async def _start_cri(self) -> None:
+        # Imported here so that a simulation never loads what opens sockets.
+        from rayplane.node.cri.ground import ground_of
+        from rayplane.node.cri.server import CriServer
+
+        ground = ground_of(
+            self.kubelets.values(), self._runtimes, self.pod_files, self.env, self._tasks, isolates=self.config.isolates
+        )
+        self.cri = CriServer(self.config.cri_socket, ground, self._all_workers, self.sessions)
+        try:
+            await self.cri.start()
+        except OSError as e:
+            # Who asks for it is told that nobody listens; the nodes are none the worse.
+            log.warning("CRI is not served: %s", e)
+        self._stack.push_async_callback(self.cri.stop)
+
+    def _all_workers(self) -> "Iterable[KubeletPod]":
+        return (worker for kubelet in self.kubelets.values() for worker in kubelet.workers)
+
     async def _start_dns(self, services: Informer, slices: Informer) -> None:
         from rayplane.node.dns.cluster_dns import ClusterDns, DnsConfig
 
@@ -348,17 +372,31 @@ class NodeHost:
         self._runtimes[SIMULATED] = simulated
         if not self.config.runs_processes:
             return
+        root = self.env.disk.local_path(self.config.pod_dir)
+        if root is None:
+            raise ConfigError("nodes: runtimes of real containers need a real disk")
+        for name in dict.fromkeys(n.runtime if n.cri_path else PROCESS for n in self.config.nodes if n.takes_processes):
+            self._runtimes[name] = self._real(name, root)
+
+    def _real(self, name: str, root: str) -> Runtime:
+        """The runtime of real containers that has this name. `root`: where pods have their directories."""
         # Imported here so that a simulation never loads what forks.
         from rayplane.node.runtime.process import ProcessRuntime
 
-        root = self.env.disk.local_path(self.config.pod_dir)
-        if root is None:
-            raise ConfigError("nodes: the process runtime needs a real disk")
-        if self.config.isolates:
-            self._runtimes[PROCESS] = self._isolated(simulated, root)
-        else:
-            self._runtimes[PROCESS] = ProcessRuntime(simulated, logs=self._log_limits())
-            self.pod_files = PodFiles(root)
+        if name == PROCESS and self.config.isolates:
+            return self._isolated(self._simulated, root)
+        self.pod_files = self.pod_files or PodFiles(root)
+        if path := cri_path(name):
+            from rayplane.node.runtime.cri.runtime import runtime_at
+
+            runtime = runtime_at(path, self.config.nodes[0], pods=root, find=self._objects.find)
+            runtime.watchers.append(self._mark_nodes)
+            return runtime
+        return ProcessRuntime(self._simulated, logs=self._log_limits())
+
+    def _mark_nodes(self) -> None:
+        for kubelet in self.kubelets.values():
+            self._node_statuses.mark(kubelet)
 
     def _isolated(self, simulated: SimulatedRuntime, pods: str) -> Runtime:
         from rayplane.node.nftables.kernel import KernelTable

@@ -69,7 +69,10 @@ def up(
     node_cpu: Annotated[str, typer.Option(help="CPU of a node.")] = "4",
     node_memory: Annotated[str, typer.Option(help="Memory of a node.")] = "8Gi",
     runtime: Annotated[
-        str, typer.Option(help="`simulated`, `process`, or `mixed`: simulated unless a RuntimeClass says `process`.")
+        str,
+        typer.Option(
+            help="`simulated`, `process`, `mixed` (simulated unless a RuntimeClass says `process`), or `cri:unix:///PATH`."
+        ),
     ] = "simulated",
     isolation: Annotated[
         str,
@@ -398,6 +401,8 @@ def _print_status(found: dict[str, Any]) -> None:
     for a in found["actors"]:
         actors.add_row(a["name"], a["machine"], "yes" if a["leader"] else "", _RUNNING[a["running"]])
     console.print(actors)
+    for served in (a["cri"] for a in found["actors"] if a.get("cri")):
+        console.print(f"CRI at {served}", soft_wrap=True)
     nodes = Table("NODE", "READY", box=None)
     for n in found["nodes"]:
         nodes.add_row(n["name"], "yes" if n["ready"] else "no")

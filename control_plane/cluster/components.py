@@ -19,6 +19,7 @@ from rayplane.control_plane.cluster.config import (
     scheduler_configuration,
 )
 from rayplane.control_plane.cluster.pki import Secrets
+from rayplane.control_plane.cluster.state import CRI_SOCKET
 from rayplane.control_plane.cluster.topology import Instance, Role, Topology
 from rayplane.control_plane.rpc import Network
 from rayplane.control_plane.rpc.sockets import Sockets
@@ -226,6 +227,7 @@ def _node_host(spec: Spec, env: Env, network: Network, tls_dir: str | None, sock
         # Without certificates this is a simulation, which has no sockets for an ingress to listen on.
         ingress_address=spec.plan.ingress_address if spec.credentials else "",
         ingress_tls_address=spec.plan.ingress_tls_address if spec.credentials else "",
+        cri_socket=os.path.join(spec.data_dir, CRI_SOCKET) if spec.credentials else "",
     )
     return NodeHost(config, env, network)
 

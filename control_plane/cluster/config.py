@@ -12,6 +12,7 @@ from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.cluster.errors import UsageError
 from rayplane.control_plane.component_base.log_settings import FORMATS, TEXT
 from rayplane.control_plane.timings import DEFAULT_PROFILE, PROFILES, Timings
+from rayplane.node.config import CRI_FORM, cri_path
 
 if TYPE_CHECKING:
     from rayplane.control_plane.apiserver.admission.configuration import AdmissionSettings
@@ -157,7 +158,9 @@ class ClusterConfig:
     node_cpu: str = "4"
     node_memory: str = "8Gi"
     runtime: str = "simulated"
-    """`simulated`, `process`, or `mixed`: simulated, but for pods whose RuntimeClass has the handler `process`."""
+    """`simulated`, `process`, `mixed` (simulated, but for pods whose RuntimeClass has the handler `process`), or
+    `cri:unix:///PATH` of a container runtime's socket on each machine.
+    """
     isolation: str = ""
     """`namespaces` or `none`; `auto` or empty: what the cluster has, or what the machine of the first `up` can."""
     timing: str = ""
@@ -195,7 +198,11 @@ class ClusterConfig:
         check_name(self.name)
         for flag, value, allowed in (
             ("--host", self.host, (RAY, PROCESS)),
-            ("--runtime", self.runtime, ("simulated", "process", MIXED)),
+            (
+                "--runtime",
+                CRI_FORM if cri_path(self.runtime) else self.runtime,
+                ("simulated", "process", MIXED, CRI_FORM),
+            ),
             ("--isolation", self.isolation or AUTO, (AUTO, NAMESPACES, NONE)),
             ("--timing", self.timing or DEFAULT_PROFILE, tuple(PROFILES)),
             ("--log-format", self.log_format, FORMATS),

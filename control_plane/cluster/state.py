@@ -27,6 +27,8 @@ from rayplane.storage.env import DiskError, LocalDisk
 from rayplane.storage.env.private import make_private_dir, narrow, write_private
 
 _NAMES = ("cluster.json", "cluster.json.tmp", "kubeconfig", "pki", "data", "lock", "logs")
+CRI_SOCKET = "cri.sock"
+"""In the directory of a node host."""
 _LOGS_OF_START = {"ray.log", "process.out", "process.log"}
 
 
@@ -100,6 +102,10 @@ class StateDir:
     @property
     def logs(self) -> Path:
         return self.path / "logs"
+
+    def cri_socket(self, node_host: str) -> Path:
+        """Where a node host serves CRI, on the machine that it runs on."""
+        return self.path / "data" / node_host / CRI_SOCKET
 
     @property
     def admin(self) -> Path:

@@ -67,7 +67,11 @@ async def status(admin: Access) -> dict[str, Any]:
         "healthy": not faults,
         "faults": [str(f) for f in faults],
         "members": [_member_row(m, facts.actors) for m in facts.members],
-        "actors": [_actor_row(a, a.name in holders) for a in facts.actors if a.role != Role.MEMBER.value],
+        "actors": [
+            _actor_row(a, a.name in holders) | _cri_of(a, admin.directory)
+            for a in facts.actors
+            if a.role != Role.MEMBER.value
+        ],
         "nodes": [{"name": n.name, "ready": n.ready} for n in facts.nodes if n.registered],
     }
 
@@ -277,6 +281,13 @@ def _member_row(member: MemberFacts, actors: Sequence[ActorFacts]) -> dict[str, 
         "raft_index": member.raft_index,
         "db_bytes": member.db_bytes,
     }
+
+
+def _cri_of(actor: ActorFacts, directory: StateDir) -> dict[str, str]:
+    """Where a node host serves CRI; nothing for others."""
+    if actor.role != Role.NODE_HOST.value:
+        return {}
+    return {"cri": f"unix://{directory.cri_socket(actor.name)}"}
 
 
 def _actor_row(actor: ActorFacts, leads: bool) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Everything that one turn of the loop has to say is written at once: with TLS a w
 import abc
 import asyncio
 import logging
+from dataclasses import dataclass
 from typing import cast
 
 import grpc
@@ -14,6 +15,7 @@ from rayplane.control_plane.rpc.errors import RpcError
 from rayplane.control_plane.rpc.faults import FaultLog
 from rayplane.control_plane.rpc.http2 import Connection, HeaderBlock, ProtocolError, Stream
 from rayplane.control_plane.rpc.network import Traffic
+from rayplane.control_plane.rpc.service import MESSAGE_BYTES_MAX
 
 log = logging.getLogger(__name__)
 _faults = FaultLog(log)
@@ -28,6 +30,21 @@ _MESSAGE_COST = 256
 GREETING_CHECKS = 3
 #: A peer that does not take the end of a connection in this time is cut off.
 CLOSE_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The server that a client connects to, where it is not one of this project's at its own address."""
+
+    name: str = ""
+    """What it is called by in its calls; empty: its address."""
+    pinged: bool = True
+    """Whether it is asked if it is still there, when it is silent."""
+    answer_bytes_max: int = MESSAGE_BYTES_MAX
+    """Of one message of its answers."""
+
+
+OWN = Peer()
 
 
 class ConnectionIO(asyncio.Protocol, abc.ABC):

@@ -4,7 +4,7 @@ Calls wait while a connection is being made. After a failed attempt calls fail a
 time for the next one, so that a caller who has other replicas loses no time. It is `RpcError.refused` when nothing
 listens at the address.
 
-For servers of this project: others may take offence at how often a silent one is pinged.
+Servers of other projects take offence at how often a silent one is pinged: tell that it is one (`Peer`).
 
 Bounds: calls of a connection (what the server allows), unread bytes of a call (its window) and the message that they
 belong to.
@@ -24,7 +24,7 @@ from google.protobuf.message import DecodeError, Message
 
 from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.rpc import grpc_wire as wire
-from rayplane.control_plane.rpc.connection_io import ConnectionIO
+from rayplane.control_plane.rpc.connection_io import OWN, ConnectionIO, Peer
 from rayplane.control_plane.rpc.errors import RpcError, error_of
 from rayplane.control_plane.rpc.http2 import ErrorCode, HeaderBlock, Stream, encode_headers
 from rayplane.control_plane.rpc.service import Method
@@ -94,8 +94,9 @@ class _Call:
 class _ClientConnection(ConnectionIO):
     """One connection of a channel; `usable` until it is lost or the server takes no more calls."""
 
-    def __init__(self, siblings: dict["_ClientConnection", None]) -> None:
+    def __init__(self, siblings: dict["_ClientConnection", None], peer: Peer) -> None:
         super().__init__(client=True)
+        self._peer = peer
         self.usable = True
         self.ready: asyncio.Future[str] = self._loop.create_future()
         """Done when the server has greeted ("") or is gone (why)."""
@@ -114,7 +115,8 @@ class _ClientConnection(ConnectionIO):
         if self.connection.streams or self._asked or self._silent_checks:
             self._idle_checks = 0
             self._asked = False
-            self.check_silence()
+            if self._peer.pinged:
+                self.check_silence()
             return
         self._idle_checks += 1
         if self._idle_checks >= IDLE_CHECKS or not self.usable:
@@ -158,7 +160,7 @@ class _ClientConnection(ConnectionIO):
         elif status != b"200" or not wire.is_grpc(headers.get(b"content-type")):
             call.give_up(wire.error_in(headers) or RpcError(Code.UNKNOWN, "the answer is not gRPC"))
         else:
-            call.deframer = wire.Deframer(headers.get(b"grpc-encoding"))
+            call.deframer = wire.Deframer(headers.get(b"grpc-encoding"), limit=self._peer.answer_bytes_max)
 
     def _on_end(self, call: _Call, trailers: HeaderBlock) -> None:
         error = trailers.meaning
@@ -251,10 +253,14 @@ class GrpcChannel:
     """Calls to one address. `connect`: how to come there, where it is not on this machine's own network."""
 
     def __init__(
-        self, address: str, tls: ssl.SSLContext | None, *, connect: Callable[[], Awaitable[socket.socket]] | None = None
+        self,
+        address: str,
+        tls: ssl.SSLContext | None,
+        *,
+        connect: Callable[[], Awaitable[socket.socket]] | None = None,
+        peer: Peer = OWN,
     ) -> None:
-        self._address = address
-        self._tls = tls
+        self._address, self._peer, self._tls = address, peer, tls
         self._connect_socket = connect
         self._connection: _ClientConnection | None = None
         self._connections: dict[_ClientConnection, None] = {}  # also those that only end their calls
@@ -311,7 +317,7 @@ class GrpcChannel:
         """
         host, _, port = self._address.rpartition(":")
         name = INTERNAL_SERVER_NAME if self._tls is not None else None
-        make = partial(_ClientConnection, self._connections)
+        make = partial(_ClientConnection, self._connections, self._peer)
         loop = asyncio.get_running_loop()
         if self._connect_socket is not None:
             sock = await self._connect_socket()
@@ -366,7 +372,7 @@ class GrpcChannel:
                 (b":method", b"POST"),
                 (b":scheme", b"http" if self._tls is None else b"https"),
                 (b":path", method.path.encode()),
-                (b":authority", self._address.encode()),
+                (b":authority", (self._peer.name or self._address).encode()),
                 (b"te", b"trailers"),
                 (b"content-type", wire.CONTENT_TYPE),
                 *([(b"grpc-timeout", limit)] if limit else ()),

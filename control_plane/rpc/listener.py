@@ -65,12 +65,16 @@ class GrpcListener:
         self._checking: asyncio.TimerHandle | None = None
         self._newcomers: dict[_Newcomer, None] = {}
 
+    def newcomer(self) -> asyncio.Protocol:
+        """Who speaks to a connection until it is known what it wants."""
+        return _Newcomer(self)
+
     async def start(self, address: str, tls: ssl.SSLContext | None) -> None:
         """Raises OSError."""
         host, _, port = address.rpartition(":")
         try:
             self._server = await self._loop.create_server(
-                lambda: _Newcomer(self),
+                self.newcomer,
                 host.strip("[]"),
                 int(port),
                 ssl=tls,
@@ -79,7 +83,11 @@ class GrpcListener:
             )
         except OSError as e:
             raise OSError(e.errno, f"cannot listen on {address}: is the port in use? ({e.strerror})") from e
-        self.address = f"{host}:{self._server.sockets[0].getsockname()[1]}"
+        self.began(self._server, f"{host}:{self._server.sockets[0].getsockname()[1]}")
+
+    def began(self, server: asyncio.Server, address: str) -> None:
+        """The server listens there."""
+        self._server, self.address = server, address
         self._checking = self._loop.call_later(SILENCE_CHECK_S, self._check)
 
     def _check(self) -> None:
@@ -112,6 +120,10 @@ class GrpcListener:
             # A request whose client leaves ends, as a call does.
             self._web = _web_server(self._answer)
         return self._web()
+
+    def admits(self, transport: asyncio.BaseTransport) -> bool:
+        """Whether to listen to who is at the other end at all."""
+        return True
 
     def arrived(self, newcomer: "_Newcomer") -> bool:
         """False when it comes too late, since the server stops, or when there is no room.
@@ -174,7 +186,7 @@ class _Newcomer(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._timer = asyncio.get_running_loop().call_later(FIRST_BYTES_S, self.turn_away)
-        if not self._listener.arrived(self):
+        if not (self._listener.admits(transport) and self._listener.arrived(self)):
             self.turn_away()
 
     def data_received(self, data: bytes) -> None:

@@ -13,7 +13,7 @@ from dnslib import EDNS0, RCODE, DNSHeader, DNSLabel, DNSQuestion, DNSRecord
 from rayplane.control_plane.client.singleflight import SingleFlight
 from rayplane.node.dns.cache import Cache, Key
 from rayplane.node.dns.messages import UDP_MAX
-from rayplane.node.kubelet.etc_files import parse_resolv
+from rayplane.node.runtime.resolv import parse_resolv
 
 log = logging.getLogger(__name__)
 

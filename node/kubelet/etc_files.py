@@ -8,6 +8,7 @@ from typing import Any
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
+from rayplane.node.runtime.resolv import parse_resolv
 
 DOMAIN = "cluster.local"
 RESOLV_CONF = "/etc/resolv.conf"
@@ -42,12 +43,13 @@ def etc_files(pod: Object, ip: str, *, dns: str, machine_resolv: str) -> dict[st
     files = {
         "/etc/hostname": f"{host_name(pod)}\n",
         RESOLV_CONF: _resolv(pod, dns, machine_resolv),
-        "/etc/hosts": _hosts(pod, ip),
+        "/etc/hosts": hosts(pod, ip),
     }
     return {path: text.encode() for path, text in files.items()}
 
 
-def _hosts(pod: Object, ip: str) -> str:
+def hosts(pod: Object, ip: str) -> str:
+    """The content of /etc/hosts of a pod with that address."""
     lines = ["# Kubernetes-managed hosts file.", *(f"{address}\t{names}" for address, names in _LOCAL)]
     names = "\t".join(filter(None, (full_name(pod), host_name(pod))))
     lines.append(f"{ip}\t{names}")
@@ -75,22 +77,6 @@ def _resolv(pod: Object, dns: str, machine_resolv: str) -> str:
     searches += config.get("searches") or ()
     options |= {o["name"]: o.get("value") for o in config.get("options") or ()}
     return _lines(_distinct(servers)[:NAMESERVERS_MAX], _fitting(_distinct(searches)), options)
-
-
-def parse_resolv(text: str) -> tuple[list[str], list[str], dict[str, str | None]]:
-    """Servers, search domains and options of a resolv.conf(5)."""
-    servers: list[str] = []
-    searches: list[str] = []
-    options: dict[str, str | None] = {}
-    for line in text.splitlines():
-        word, *rest = line.split() or [""]
-        if word == "nameserver":
-            servers += rest[:1]
-        elif word in ("search", "domain"):
-            searches = rest
-        elif word == "options":
-            options |= {name: value or None for name, _, value in (o.partition(":") for o in rest)}
-    return servers, searches, options
 
 
 def _lines(servers: Iterable[str], searches: list[str], options: Mapping[str, str | None]) -> str:

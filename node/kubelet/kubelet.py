@@ -60,7 +60,8 @@ class Kubelet:
         """`runtimes`: of its host, by name."""
         self.config = config
         self.name = config.name
-        self.runtime = runtimes[PROCESS if config.takes_processes else SIMULATED]
+        real = config.runtime if config.cri_path else PROCESS
+        self.runtime = runtimes[real if config.takes_processes else SIMULATED]
         self.node: Object | None = None
         self.addresses = NodeAddresses()
         self.metrics = KubeletMetrics()
@@ -74,7 +75,7 @@ class Kubelet:
         self._room = Allocations(capacity)
         self._resizes = Resizes(self._room)
         self._files = shared.files if config.takes_processes else None
-        names = (SIMULATED, PROCESS) if config.takes_processes else (SIMULATED,)
+        names = (SIMULATED, real) if config.takes_processes else (SIMULATED,)
         self._parts = {name: self._worker_parts(name, runtimes[name]) for name in names}
         self._handlers = Handlers(shared.client, config.name, names, config.runtime)
         self.eviction = self._eviction_manager()
@@ -85,7 +86,7 @@ class Kubelet:
         self._staged_node = StagedNode(shared.stages, partial(self.given, str), partial(status_changed, self))
 
     def _worker_parts(self, handler: str, runtime: Runtime) -> WorkerParts:
-        shared, config, processes = self._shared, self.config, handler == PROCESS
+        shared, config, processes = self._shared, self.config, handler != SIMULATED
         sandboxes = SandboxParts(
             node=config,
             addresses=self.addresses,
@@ -181,6 +182,7 @@ class Kubelet:
             in_use=self._shared.volumes.in_use(self.name),
             trouble=self._trouble(),
             pressure=self.pressure,
+            version=self.runtime.version,
         )
 
     def _trouble(self) -> str:

@@ -261,11 +261,15 @@ class PodWorker:
         except AddressesExhausted as e:
             self.post(SandboxFailed("FailedCreatePodSandBox", str(e)))
             return
-        self.sandbox = self._parts.sandbox(self.pod, ip, own_address=not host_network)
+        self.sandbox = self._parts.sandbox(self.pod, ip, own_address=not host_network, moved=self._moved)
         if self.sandbox.is_trivial:
             self.post(SandboxReady(ip))
         else:
             self._spawn(self._mount(self.sandbox), "mount")
+
+    def _moved(self, ip: str) -> None:
+        """The runtime had to make the pod's sandbox anew, and it has another address now."""
+        self.post(SandboxReady(ip))
 
     async def _mount(self, sandbox: Sandbox) -> None:
         try:
@@ -414,7 +418,7 @@ class PodWorker:
 
     def _give_back(self, sandbox: Sandbox) -> None:
         if sandbox.own_address:
-            self._parts.addresses.give_back(sandbox.ip)
+            self._parts.addresses.give_back(sandbox.taken_ip)
 
     def _finalize_pod(self, _: FinalizePod) -> None:
         self._finalize = True

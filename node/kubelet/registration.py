@@ -94,11 +94,13 @@ def node_status(
     in_use: Sequence[str] = (),
     trouble: str = "",
     pressure: Collection[str] = (),
+    version: str = "",
 ) -> dict[str, Any]:
     """The node's status.
 
     `known`: the Node as last seen, for the times at which conditions changed; `in_use`: names of volumes; `trouble`:
-    why it runs nothing; `pressure`: types of the conditions of pressure that are true.
+    why it runs nothing; `pressure`: types of the conditions of pressure that are true; `version`: the runtime's own
+    name and version, where it is no part of this project.
     """
     before = {c["type"]: c for c in (known.get("status") or {}).get("conditions") or ()}
     conditions = []
@@ -132,7 +134,7 @@ def node_status(
         "conditions": [*conditions, *before.values()],
         "addresses": addresses,
         "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
-        "nodeInfo": _node_info(config),
+        "nodeInfo": _node_info(config, version),
         "volumesInUse": [*in_use] or None,
     }
 
@@ -150,7 +152,7 @@ def follows_capacity(node: Object) -> bool:
     return all(told.get(name) == amount for name, amount in _extended(node).items())
 
 
-def _node_info(config: NodeConfig) -> dict[str, str]:
+def _node_info(config: NodeConfig, version: str) -> dict[str, str]:
     machine = hashlib.sha256(config.name.encode()).hexdigest()[:32]
     return {
         "machineID": machine,
@@ -158,7 +160,7 @@ def _node_info(config: NodeConfig) -> dict[str, str]:
         "bootID": "",
         "kernelVersion": "",
         "osImage": "rayplane",
-        "containerRuntimeVersion": f"rayplane-{config.runtime}://1.0.0",
+        "containerRuntimeVersion": version or f"rayplane-{config.runtime.partition(':')[0]}://1.0.0",
         "kubeletVersion": KUBELET_VERSION,
         "kubeProxyVersion": "",
         "operatingSystem": "linux",

@@ -24,8 +24,8 @@ class RunListener:
         self._effect = effect
         self._id = container_id
 
-    def started(self) -> None:
-        self._worker.post(Started(self._effect.container, self._effect.attempt, self._id))
+    def started(self, container_id: str = "") -> None:
+        self._worker.post(Started(self._effect.container, self._effect.attempt, container_id or self._id))
 
     def failed(self, reason: str, message: str) -> None:
         self._worker.post(StartFailed(self._effect.container, self._effect.attempt, reason, message))

@@ -20,7 +20,7 @@ from rayplane.node.environment import Found, PodFacts, Reference, container_env,
 from rayplane.node.errors import ContainerConfigError, MountError, NodeError, SourceUnavailable
 from rayplane.node.events import Events
 from rayplane.node.kubelet.addresses import NodeAddresses
-from rayplane.node.kubelet.etc_files import RESOLV_CONF, etc_files, host_name
+from rayplane.node.kubelet.etc_files import RESOLV_CONF, etc_files, host_name, hosts
 from rayplane.node.kubelet.token_manager import JITTER_S, Token
 from rayplane.node.runtime import Mount, PodPlace, Runtime
 from rayplane.node.tasks import Tasks
@@ -122,6 +122,7 @@ class Sandbox:
         "_refreshing",
         "_renewal",
         "_sync_sockets",
+        "_tell_moved",
         "_tokens",
         "_volumes",
         "_watched",
@@ -129,10 +130,14 @@ class Sandbox:
         "ip",
         "live",
         "own_address",
+        "taken_ip",
     )
 
-    def __init__(self, parts: SandboxParts, pod: Object, ip: str, *, own_address: bool) -> None:
-        self.ip = ip
+    def __init__(
+        self, parts: SandboxParts, pod: Object, ip: str, *, own_address: bool, moved: Callable[[str], None]
+    ) -> None:
+        self.ip = self.taken_ip = ip
+        self._tell_moved = moved
         self.own_address = own_address
         self.directory = ""
         self.live = False  # whether files of it follow the API
@@ -166,12 +171,13 @@ class Sandbox:
                 if _is_claim(volume):
                     await self._publish(volume)
             if self._parts.files is not None:
-                await self._parts.runtime.add_pod(self._place())
+                self.ip = await self._parts.runtime.add_pod(self._place())
         except SourceUnavailable as e:
             raise MountError(str(e)) from e
 
     def _place(self) -> PodPlace:
         pod, parts = self._pod, self._parts
+        own_files = parts.dns or parts.node.cri_path
         return PodPlace(
             uid=meta.uid(pod),
             ip=self.ip,
@@ -181,8 +187,14 @@ class Sandbox:
             host_network=not self.own_address,
             pod=pod,
             volumes={v["name"]: path for v in self._volumes if _is_owned(v) and (path := self._paths.get(v["name"]))},
-            files=etc_files(pod, self.ip, dns=parts.dns, machine_resolv=machine_resolv()) if parts.dns else {},
+            files=etc_files(pod, self.ip, dns=parts.dns, machine_resolv=machine_resolv()) if own_files else {},
+            hosts=(lambda ip: hosts(pod, ip).encode()) if self.own_address else None,
+            moved=self._moved,
         )
+
+    def _moved(self, ip: str) -> None:
+        self.ip = ip
+        self._tell_moved(ip)
 
     async def _check(self) -> None:
         for volume in self._volumes:

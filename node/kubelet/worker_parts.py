@@ -44,7 +44,7 @@ class Probes(Protocol):
 class MakeSandbox(Protocol):
     """A factory that makes the sandbox of a pod; see Sandbox."""
 
-    def __call__(self, pod: Object, ip: str, *, own_address: bool) -> Sandbox: ...
+    def __call__(self, pod: Object, ip: str, *, own_address: bool, moved: Callable[[str], None]) -> Sandbox: ...
 
 
 @dataclass(frozen=True, slots=True)

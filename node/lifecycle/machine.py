@@ -158,6 +158,11 @@ class PodMachine(ContainerRuns):
         self.sandboxes += 1
         self._watch_deadline()
 
+    def _sandbox_replaced(self, event: SandboxReady) -> None:
+        """Its runtime had lost it: what ran in it has ended or is going to be told to have."""
+        self.ip = event.ip
+        self.sandboxes += 1
+
     def _watch_deadline(self) -> None:
         limit = self.spec.get("activeDeadlineSeconds")
         if limit is not None:
@@ -370,6 +375,7 @@ _LATE = (Stage.ENDING, Stage.ENDED, Stage.GONE)
 
 _POD: dict[tuple[Stage, type], _PodHandler] = {
     (Stage.PREPARING, SandboxReady): _M._sandbox_ready,
+    (Stage.ACTIVE, SandboxReady): _M._sandbox_replaced,
     (Stage.PREPARING, SandboxFailed): _M._sandbox_failed,
     # The pod was stopped while its sandbox was being made.
     **{(stage, SandboxReady): None for stage in _LATE},

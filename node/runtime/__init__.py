@@ -6,7 +6,7 @@ listener back: `started` or `failed` once, and after `started` `exited` once. Ca
 possibly before `start` returns. Everything is bounded: logs rotate, exec sessions are counted.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -46,6 +46,10 @@ class PodPlace:
     """Path on this machine by name, of those that are directories of this cluster's."""
     files: Mapping[str, bytes] = field(default_factory=dict)
     """What every container of it has at these paths, where it has a file system of its own."""
+    hosts: Callable[[str], bytes] | None = None
+    """The content of /etc/hosts, for a runtime that gives the pod its address."""
+    moved: Callable[[str], None] | None = None
+    """Told another address, where the pod gets one while it runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +70,8 @@ class StartOrder:
 class Listener(Protocol):
     """Receiver of a runtime's callbacks."""
 
-    def started(self) -> None: ...
+    def started(self, container_id: str = "") -> None:
+        """`container_id`: the runtime's own, where it does not take the order's."""
 
     def failed(self, reason: str, message: str) -> None: ...
 
@@ -120,6 +125,8 @@ class ContainerRun(Protocol):
 
     real: bool
     """Whether it is a process with sockets and files."""
+    log_path: str
+    """The file of its log, where that has the form that CRI gives logs; else empty."""
 
     def stop(self, grace_s: float) -> None:
         """Ask it to end and kill it after `grace_s`. Again with a shorter grace: obey that."""
@@ -135,6 +142,9 @@ class ContainerRun(Protocol):
     async def connect(self, host: str, port: int) -> "socket.socket":
         """A TCP connection to an address of a pod or node, as this container's node reaches it. Raises OSError."""
 
+    async def forward(self, ip: str, port: int) -> "socket.socket":
+        """A TCP connection to a port of its own pod, whose address is `ip`. Raises OSError, NodeError."""
+
     def usage(self, pod: Object) -> Usage:
         """What it uses now; `pod` as it is now, which tells what a simulated one uses."""
 
@@ -145,11 +155,13 @@ class ContainerRun(Protocol):
 class Runtime(Protocol):
     """A runtime that starts containers.
 
-    `trouble`: why it cannot run any here; empty while it can. `network`: where pods have their addresses; `network_id`:
-    its name, empty when that is this machine's own.
+    `trouble`: why it cannot run any here; empty while it can. `version`: its name and version as nodes tell them, empty
+    for one of this project. `network`: where pods have their addresses; `network_id`: its name, empty when that is this
+    machine's own.
     """
 
     trouble: str
+    version: str
     network_id: str
     network: "PodNetwork"
 
@@ -164,8 +176,11 @@ class Runtime(Protocol):
     def add_node(self, address: str, cidr: str) -> None:
         """Have the network of a node: its own address, and the network of its pods."""
 
-    async def add_pod(self, place: PodPlace) -> None:
-        """Make what the pod's containers share. Raises SandboxError."""
+    async def add_pod(self, place: PodPlace) -> str:
+        """Make what the pod's containers share; its address, which is the place's where the runtime gives none itself.
+
+        Raises SandboxError.
+        """
 
     def remove_pod(self, uid: str) -> None:
         """All its containers have ended."""

@@ -8,14 +8,15 @@ class NothingShared:
     """The part of a runtime whose pods are in this machine's own network: there is nothing to be made for them."""
 
     trouble = ""
+    version = ""
     network_id = ""
     network: PodNetwork = DIRECT
 
     def add_node(self, address: str, cidr: str) -> None:
         return
 
-    async def add_pod(self, place: PodPlace) -> None:
-        return
+    async def add_pod(self, place: PodPlace) -> str:
+        return place.ip
 
     def remove_pod(self, uid: str) -> None:
         return

@@ -35,12 +35,11 @@ from rayplane.node.runtime.nothing_shared import NothingShared
 from rayplane.node.runtime.pipes import connect_output, merged
 from rayplane.node.runtime.shim_client import ShimClient
 from rayplane.node.runtime.simulated import SimulatedRuntime
+from rayplane.node.runtime.termination import termination_message
 from rayplane.node.runtime.tree import TERMINATION_LOG, ContainerTree
 from rayplane.node.runtime.usage import ProcessTable, UsageMeter
 
 CREATE_ERROR = "CreateContainerError"
-TERMINATION_MESSAGE_MAX = 4096
-FALLBACK_MESSAGE_MAX, FALLBACK_LINES_MAX = 2048, 80
 EXEC_MAX = 256
 
 
@@ -90,6 +89,7 @@ class ProcessRun:
         self._tree = ContainerTree(order.directory, order.container["name"])
         self._log_name = f"{order.attempt}-{order.container_id.rpartition('/')[2][:12]}.log"
         self._log = LogFile(self._tree.files, self._log_name, lambda: self._over)
+        self.log_path = f"{self._tree.files.root}/{self._log_name}"
         self._line: CommandLine | None = None
         self._localize: Callable[[str], str] = str
         self._stdin: StandardInput | None = None
@@ -173,8 +173,12 @@ class ProcessRun:
         else:
             self._end()
             code = int(message["code"])
-            reason = self._why(message)
-            self._listener.exited(code, int(message["signal"]), self._termination_message(code), reason)
+            self._listener.exited(
+                code,
+                int(message["signal"]),
+                termination_message(self._tree.files, self._log, self._order.container, code),
+                self._why(message),
+            )
 
     # --- end --------------------------------------------------------------------------------------
 
@@ -190,16 +194,6 @@ class ProcessRun:
     def _why(self, message: dict[str, Any]) -> str:
         """What is to be told of its end beside its code."""
         return str(message.get("why") or "")
-
-    def _termination_message(self, code: int) -> str:
-        try:
-            message = self._tree.files.read_end(TERMINATION_LOG, TERMINATION_MESSAGE_MAX)
-        except OSError:
-            message = b""
-        policy = self._order.container.get("terminationMessagePolicy")
-        if not message and code != 0 and policy == "FallbackToLogsOnError":
-            message = self._log.tail(FALLBACK_MESSAGE_MAX, FALLBACK_LINES_MAX)
-        return message.decode(errors="replace")
 
     # --- while it runs ----------------------------------------------------------------------------
 
@@ -256,6 +250,9 @@ class ProcessRun:
 
     async def connect(self, host: str, port: int) -> socket.socket:
         return await self._runtime.network.connect(host, port)
+
+    async def forward(self, ip: str, port: int) -> socket.socket:
+        return await self.connect(ip, port)
 
     def usage(self, pod: Object) -> Usage:
         if self._over or not self._pid:

@@ -79,6 +79,7 @@ class SimulatedRun:
 
     __slots__ = ("_listener", "_order", "_over", "_runtime", "_timer", "_waiters")
     real = False
+    log_path = ""
 
     def __init__(self, order: StartOrder, listener: Listener, runtime: SimulatedRuntime) -> None:
         self._order = order
@@ -138,6 +139,9 @@ class SimulatedRun:
         if target is None:
             raise OSError(errno.ECONNREFUSED, "a simulated container listens nowhere")
         return await DIRECT.connect(*target)
+
+    async def forward(self, ip: str, port: int) -> socket.socket:
+        return await self.connect(ip, port)
 
     def probe_delay(self, probe: str) -> tuple[float, bool] | None:
         if probe == "readiness":
@@ -270,7 +274,7 @@ def _slept_s(container: dict[str, Any], otherwise_s: float) -> float | None:
 class _Nobody:
     """A listener of runs that nobody is told of."""
 
-    def started(self) -> None:
+    def started(self, container_id: str = "") -> None:
         return
 
     def failed(self, reason: str, message: str) -> None:

@@ -44,7 +44,7 @@ class ContainerTree:
         self._pods.make_dirs(f"{self._own}/root")
         placed: dict[str, Mount] = {}
         for mount in sorted(mounts, key=lambda m: len(_inner(m))):
-            placed[_inner(mount)] = replace(mount, source=self._source(mount), sub_path="")
+            placed[_inner(mount)] = replace(mount, source=self.source(mount), sub_path="")
         self.mounts = tuple(placed.values())
         for path, mount in placed.items():
             if path:
@@ -52,8 +52,8 @@ class ContainerTree:
         self._drop_old_logs(log)
         self.files.remove(TERMINATION_LOG)
 
-    def _source(self, mount: Mount) -> str:
-        """Real path of what a mount shows."""
+    def source(self, mount: Mount) -> str:
+        """Real path of what a mount shows. Raises ContainerConfigError."""
         if not mount.sub_path.strip("/"):
             return mount.source
         volume = self._volume(mount)

@@ -112,72 +112,27 @@ class NodeService:
     # --- exec -------------------------------------------------------------------------------------
 
     async def Exec(self, requests: AsyncIterator[pb.ExecRequest], context: Context) -> AsyncIterator[pb.ExecResponse]:
-        first = await _first(requests)
+        first = await first_of(requests)
         with self._sessions.one(meta.key(self._worker(first.ref).pod)):
-            async with contextlib.aclosing(self._exec(first, requests)) as responses:
+            async with contextlib.aclosing(run_command(self._running(first.ref), first, requests)) as responses:
                 async for response in responses:
                     yield response
-
-    async def _exec(
-        self, first: pb.ExecRequest, requests: AsyncIterator[pb.ExecRequest]
-    ) -> AsyncGenerator[pb.ExecResponse, None]:
-        run = self._running(first.ref)
-        if first.command:
-            size = (first.width, first.height)
-            session = await run.exec(list(first.command), tty=first.tty, stdin=first.stdin_open, size=size)
-        else:
-            session = await run.attach(stdin=first.stdin_open)
-        feeder = asyncio.create_task(_feed(session, first, requests), name="exec input")
-        try:
-            async with contextlib.aclosing(session.output()) as chunks:  # type: ignore[type-var]
-                async for out, err in chunks:
-                    yield pb.ExecResponse(stdout=out, stderr=err)
-            yield pb.ExecResponse(exit_code=await session.wait())
-        finally:
-            session.kill()
-            await cancel_and_wait(feeder)
 
     # --- port-forward -----------------------------------------------------------------------------
 
     async def PortForward(
         self, requests: AsyncIterator[pb.PortForwardRequest], context: Context
     ) -> AsyncIterator[pb.PortForwardResponse]:
-        first = await _first(requests)
+        first = await first_of(requests)
         if not 0 < first.port < 65536:
             raise Malformed(f"port {first.port} is not between 1 and 65535")
         worker = self._worker(first.ref)
         with self._sessions.one(meta.key(worker.pod)):
-            async with contextlib.aclosing(self._port_forward(worker, first, requests)) as responses:
+            pod = meta.key(worker.pod)
+            run = port_run(pod, worker.runs)
+            async with contextlib.aclosing(forward_port(run, pod, worker.machine.ip, first, requests)) as responses:
                 async for response in responses:
                     yield response
-
-    async def _port_forward(
-        self, worker: StreamedPod, first: pb.PortForwardRequest, requests: AsyncIterator[pb.PortForwardRequest]
-    ) -> AsyncGenerator[pb.PortForwardResponse, None]:
-        ip = worker.machine.ip
-        run = min(worker.runs.values(), key=lambda one: not one.real, default=None)
-        if run is None:
-            raise NotRunning(f"pod {meta.key(worker.pod)} has no real process that could listen")
-        try:
-            reader, writer = await asyncio.open_connection(sock=await run.connect(ip, first.port))
-        except OSError as e:
-            if not run.real and e.errno == errno.ECONNREFUSED:
-                raise NotRunning(f"pod {meta.key(worker.pod)} has no real process that could listen") from e
-            why = e.strerror or str(e)
-            raise ConnectFailed(f"cannot connect to {ip}:{first.port}: {why}") from e
-        # An empty answer says that the connection stands.
-        yield pb.PortForwardResponse()
-        feeder = asyncio.create_task(_forward(writer, first, requests), name="port-forward input")
-        try:
-            while data := await reader.read(CHUNK):
-                yield pb.PortForwardResponse(data=data)
-            yield pb.PortForwardResponse(closed=True)
-            await feeder
-        except OSError as e:
-            raise ConnectFailed(f"connection to {ip}:{first.port} broke: {e.strerror}") from e
-        finally:
-            await cancel_and_wait(feeder)
-            writer.close()
 
     # --- stats ------------------------------------------------------------------------------------
 
@@ -219,7 +174,65 @@ class NodeService:
         return run
 
 
-async def _first(requests: AsyncIterator[M]) -> M:
+def port_run(pod: str, runs: Mapping[str, ContainerRun]) -> ContainerRun:
+    """A run of a pod through which its ports are reached, a real one where there is one. Raises NotRunning."""
+    run = min(runs.values(), key=lambda one: not one.real, default=None)
+    if run is None:
+        raise _listens_nowhere(pod)
+    return run
+
+
+def _listens_nowhere(pod: str) -> NotRunning:
+    return NotRunning(f"pod {pod} has no real process that could listen")
+
+
+async def run_command(
+    run: ContainerRun, first: pb.ExecRequest, requests: AsyncIterator[pb.ExecRequest]
+) -> AsyncGenerator[pb.ExecResponse, None]:
+    """The command that `first` names, or the container's own process where it names none. Raises NodeError."""
+    if first.command:
+        size = (first.width, first.height)
+        session = await run.exec(list(first.command), tty=first.tty, stdin=first.stdin_open, size=size)
+    else:
+        session = await run.attach(stdin=first.stdin_open)
+    feeder = asyncio.create_task(_feed(session, first, requests), name="exec input")
+    try:
+        async with contextlib.aclosing(session.output()) as chunks:  # type: ignore[type-var]
+            async for out, err in chunks:
+                yield pb.ExecResponse(stdout=out, stderr=err)
+        yield pb.ExecResponse(exit_code=await session.wait())
+    finally:
+        session.kill()
+        await cancel_and_wait(feeder)
+
+
+async def forward_port(
+    run: ContainerRun, pod: str, ip: str, first: pb.PortForwardRequest, requests: AsyncIterator[pb.PortForwardRequest]
+) -> AsyncGenerator[pb.PortForwardResponse, None]:
+    """A connection to the port that `first` names. Raises ConnectFailed, NotRunning."""
+    try:
+        reader, writer = await asyncio.open_connection(sock=await run.forward(ip, first.port))
+    except OSError as e:
+        if not run.real and e.errno == errno.ECONNREFUSED:
+            raise _listens_nowhere(pod) from e
+        why = e.strerror or str(e)
+        raise ConnectFailed(f"cannot connect to {ip}:{first.port}: {why}") from e
+    # An empty answer says that the connection stands.
+    yield pb.PortForwardResponse()
+    feeder = asyncio.create_task(_forward(writer, first, requests), name="port-forward input")
+    try:
+        while data := await reader.read(CHUNK):
+            yield pb.PortForwardResponse(data=data)
+        yield pb.PortForwardResponse(closed=True)
+        await feeder
+    except OSError as e:
+        raise ConnectFailed(f"connection to {ip}:{first.port} broke: {e.strerror}") from e
+    finally:
+        await cancel_and_wait(feeder)
+        writer.close()
+
+
+async def first_of(requests: AsyncIterator[M]) -> M:
     async for request in requests:
         return request
     raise Malformed("the first message must name the container")

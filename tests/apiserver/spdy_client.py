@@ -4,7 +4,7 @@ import asyncio
 import ssl
 from collections import defaultdict
 
-from rayplane.control_plane.apiserver.rest import spdy
+from rayplane.control_plane.streams import spdy
 
 
 class SpdyClient:

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 import pytest
 import pytest_asyncio
 
-from rayplane.control_plane.apiserver.rest import spdy
+from rayplane.control_plane.streams import spdy
 from tests.apiserver.secure import Cluster, cluster
 from tests.apiserver.spdy_client import SpdyClient
 

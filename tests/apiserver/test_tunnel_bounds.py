@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from rayplane.control_plane.apiserver.rest import spdy
-from rayplane.control_plane.apiserver.rest.portforward import _Tunnel
+from rayplane.control_plane.streams import spdy
+from rayplane.control_plane.streams.portforward import _Tunnel
 from rayplane.proto.rayplane.v1 import node_pb2
 
 

@@ -64,6 +64,8 @@ EXCEPTIONS = {
     "control_plane/rpc/grpc_server.py": {"requests"},
     # The prefix of a resourceFieldRef.
     "node/environment.py": {"limits"},
+    # Makes a container's spec of what a client of CRI says.
+    "node/cri/orders.py": {"limits"},
     # Starts containers in their order.
     "node/lifecycle/containers.py": {"initContainers"},
     # Publishes the class.

@@ -23,6 +23,17 @@ def host_ports(spec: Spec) -> Iterator[HostPort]:
                 yield port.get("protocol") or "TCP", port.get("hostIP") or _ALL, number
 
 
+def port_mappings(spec: Spec) -> Iterator[tuple[HostPort, int]]:
+    """Ports of the node, and those of a pod with a network of its own that they lead to."""
+    if spec.get("hostNetwork"):
+        return
+    for container in lasting(spec):
+        for port in container.get("ports") or ():
+            if port.get("hostPort"):
+                taken = port.get("protocol") or "TCP", port.get("hostIP") or _ALL, port["hostPort"]
+                yield taken, port["containerPort"]
+
+
 class HostPorts:
     """Ports of a node that are in use, by how many: thousands are compared with thousands in one pass."""
 

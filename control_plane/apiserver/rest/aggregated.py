@@ -23,8 +23,8 @@ from rayplane.control_plane.apiserver.aggregator.aggregator import Aggregator
 from rayplane.control_plane.apiserver.aggregator.client import headers_of, is_of_user
 from rayplane.control_plane.apiserver.outgoing.sessions import FAILURES, reason
 from rayplane.control_plane.apiserver.requests import User
-from rayplane.control_plane.apiserver.rest.wires import Unread, go_on, upgrade_of, upgraded
 from rayplane.control_plane.rpc import reverse_proxy
+from rayplane.control_plane.streams.wires import Unread, go_on, upgrade_of, upgraded
 from rayplane.control_plane.tasks import cancel_and_wait
 
 _CONNECT_S = 10.0
@@ -115,7 +115,7 @@ async def _joined(request: web.BaseRequest, answer: aiohttp.ClientResponse, prot
     behind = Unread(connection.transport)
     connection.protocol.set_parser(behind, None)
     kept = {n: v for n, v in answer.headers.items() if n.lower() not in reverse_proxy.HOP_BY_HOP}
-    client = await upgraded(request, protocol, kept)
+    client = await upgraded(request, protocol, kept, starting=audit.response_starts)
     loop, transport = asyncio.get_running_loop(), connection.transport
     writer = StreamWriter(connection.protocol, loop)
 

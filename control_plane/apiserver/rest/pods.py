@@ -4,32 +4,28 @@ Clients ask for WebSockets, or switch to SPDY/3.1 as kubectl did before 1.30 and
 two tasks, one for each direction.
 """
 
-import asyncio
 import base64
 import contextlib
 from collections.abc import AsyncIterator
+from functools import partial
 
 from aiohttp import web
 from multidict import MultiMapping
 
-from rayplane.control_plane.api.errors import BadRequest, Forbidden
+from rayplane.control_plane.api.errors import BadRequest
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver import audit
 from rayplane.control_plane.apiserver.outgoing.node_hosts import node_error
 from rayplane.control_plane.apiserver.registry.pod_streams import LOG_NUMBERS, PodStreams
 from rayplane.control_plane.apiserver.requests import Target, User
-from rayplane.control_plane.apiserver.rest import portforward_channels, remotecommand
-from rayplane.control_plane.apiserver.rest.channels import Channels
 from rayplane.control_plane.apiserver.rest.numbers import flag, integer
-from rayplane.control_plane.apiserver.rest.portforward import serve_tunnel
-from rayplane.control_plane.apiserver.rest.wires import SPDY, upgraded, wants_spdy, wants_websocket, websocket
-from rayplane.control_plane.rpc import RpcError, Stub
+from rayplane.control_plane.rpc import RpcError
+from rayplane.control_plane.streams.portforward_channels import PORTS_MAX
+from rayplane.control_plane.streams.serving import Asked, serve_command, serve_ports
+from rayplane.control_plane.streams.wires import wants_spdy, wants_websocket, websocket
 from rayplane.proto.rayplane.v1 import node_pb2
 
-_PORT_FORWARD = "portforward.k8s.io"
-_TUNNEL = f"{SPDY}+{_PORT_FORWARD}"
 _LOG_PROTOCOLS = ("binary.k8s.io", "base64.binary.k8s.io")
-_PROTOCOL = "X-Stream-Protocol-Version"
 
 
 class PodHandler:
@@ -84,42 +80,16 @@ class PodHandler:
             tty=bool(flag(query, "tty")),
             stdin=bool(flag(query, "stdin")),
         )
-        if not wants_spdy(request):
-            wire = await websocket(request, remotecommand.WEBSOCKET_PROTOCOLS)
-            await _run(remotecommand.WebSocketCommand(wire), stub, opening)
-            return wire.socket
-        protocol = _spdy_protocol(request, remotecommand.SPDY_PROTOCOLS)
-        wanted = {"error", *(name for name in ("stdin", "stdout", "stderr") if bool(flag(query, name)))}
-        if opening.tty:
-            wanted.discard("stderr")
-            wanted |= {"resize"} if protocol >= "v3" else set()
-        bare = await upgraded(request, SPDY, {_PROTOCOL: protocol})
-        client = remotecommand.SpdyCommand(bare, frozenset(wanted), as_status=protocol >= "v4")
-        try:
-            if await client.open():
-                await _run(client, stub, opening)
-        finally:
-            await client.close()
-        return bare.response
+        shown = frozenset(name for name in ("stdin", "stdout", "stderr") if bool(flag(query, name)))
+        asked = Asked(request, starting=audit.response_starts, failure=lambda e: node_error(e).status)
+        return await serve_command(asked, stub, opening, shown)
 
     # --- port-forward -------------------------------------------------------------------------
 
     async def _port_forward(self, request: web.BaseRequest, pod: Object) -> web.StreamResponse:
         stub, ref = await self._streams.port_forward(pod)
-        if wants_spdy(request):
-            protocol = _spdy_protocol(request, (_PORT_FORWARD,))
-            bare = await upgraded(request, SPDY, {_PROTOCOL: protocol})
-            await serve_tunnel(bare, stub, ref)
-            return bare.response
-        offered = request.headers.get("Sec-WebSocket-Protocol", "")
-        if _TUNNEL in [name.strip() for name in offered.split(",")]:
-            wire = await websocket(request, (_TUNNEL,))
-            await serve_tunnel(wire, stub, ref)
-            return wire.socket
-        ports = _ports(request.query)
-        wire = await websocket(request, (*portforward_channels.PROTOCOLS, _TUNNEL))
-        await portforward_channels.serve_channels(Channels(wire), stub, ref, ports)
-        return wire.socket
+        asked = Asked(request, starting=audit.response_starts)
+        return await serve_ports(asked, stub, ref, partial(_ports, request.query))
 
 
 def _options(query: MultiMapping[str], subresource: str) -> Object | None:
@@ -155,7 +125,7 @@ async def _log_body(request: web.BaseRequest, text: AsyncIterator[bytes]) -> web
 
 
 async def _log_messages(request: web.BaseRequest, text: AsyncIterator[bytes]) -> web.StreamResponse:
-    wire = await websocket(request, _LOG_PROTOCOLS)
+    wire = await websocket(request, _LOG_PROTOCOLS, starting=audit.response_starts)
     encoded = (wire.socket.ws_protocol or "").startswith("base64")
     with contextlib.suppress(ConnectionError):
         async for data in text:
@@ -164,42 +134,9 @@ async def _log_messages(request: web.BaseRequest, text: AsyncIterator[bytes]) ->
     return wire.socket
 
 
-async def _run(client: remotecommand.CommandClient, stub: Stub, opening: node_pb2.ExecRequest) -> None:
-    """Have the command run, until it has ended and the client knows how."""
-
-    async def requests() -> AsyncIterator[node_pb2.ExecRequest]:
-        yield opening
-        async for typed in client.requests():
-            yield typed
-        # The call goes on until the command has ended.
-        await asyncio.get_running_loop().create_future()
-
-    status = remotecommand.success()
-    try:
-        async with contextlib.aclosing(stub.Exec(requests())) as answers:
-            async for answer in answers:
-                await client.show(answer.stdout, answer.stderr)
-                if answer.HasField("exit_code"):
-                    status = remotecommand.exit_status(answer.exit_code)
-    except RpcError as e:
-        status = node_error(e).status
-    await client.end(status)
-
-
-def _spdy_protocol(request: web.BaseRequest, spoken: tuple[str, ...]) -> str:
-    """The first of the client's protocols that is spoken; the oldest where it names none. Raises Forbidden."""
-    offered = [name.strip() for line in request.headers.getall(_PROTOCOL, ()) for name in line.split(",")]
-    found = next((name for name in offered if name in spoken), None)
-    if found is None and offered:
-        text = f"unable to upgrade: unable to negotiate protocol: client supports {offered}, server accepts {[*spoken]}"
-        raise Forbidden(text, details={})
-    return found or spoken[-1]
-
-
 def _ports(query: MultiMapping[str]) -> list[int]:
     """The ports that a port-forward by channels is for. BadRequest."""
     ports = [integer(port) for text in query.getall("ports", ()) for port in text.split(",")]
-    if not 0 < len(ports) <= portforward_channels.PORTS_MAX or not all(0 < port < 65536 for port in ports):
-        most = portforward_channels.PORTS_MAX
-        raise BadRequest(f'query parameter "ports" is required: between 1 and {most} ports from 1 to 65535')
+    if not 0 < len(ports) <= PORTS_MAX or not all(0 < port < 65536 for port in ports):
+        raise BadRequest(f'query parameter "ports" is required: between 1 and {PORTS_MAX} ports from 1 to 65535')
     return ports

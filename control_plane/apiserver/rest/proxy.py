@@ -20,8 +20,8 @@ from rayplane.control_plane.apiserver.outgoing.pods import PodConnector
 from rayplane.control_plane.apiserver.outgoing.services import endpoints_of
 from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry
 from rayplane.control_plane.apiserver.requests import Target, User
-from rayplane.control_plane.apiserver.rest.wires import wants_websocket
 from rayplane.control_plane.rpc import Network, RpcError, reverse_proxy
+from rayplane.control_plane.streams.wires import wants_websocket
 from rayplane.proto.rayplane.v1 import node_pb2
 
 _SILENCE_S = 60.0

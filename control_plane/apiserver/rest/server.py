@@ -40,7 +40,6 @@ from rayplane.control_plane.apiserver.rest.numbers import flag
 from rayplane.control_plane.apiserver.rest.presentation import JSON, NO_CACHE, PROTOBUF, negotiate
 from rayplane.control_plane.apiserver.rest.quick import QuickGets
 from rayplane.control_plane.apiserver.rest.resources import ResourceHandler
-from rayplane.control_plane.apiserver.rest.wires import upgrade_of
 from rayplane.control_plane.apiserver.tracing.recent import RECENT, About
 from rayplane.control_plane.apiserver.tracing.spans import Trace, following
 from rayplane.control_plane.component_base.log_pages import LogPages
@@ -48,6 +47,7 @@ from rayplane.control_plane.rpc import Identity, Network, http1
 from rayplane.control_plane.rpc.faults import FaultLog
 from rayplane.control_plane.rpc.sockets import Listening, Sockets, SystemSockets
 from rayplane.control_plane.rpc.tls import Credentials
+from rayplane.control_plane.streams.wires import upgrade_of
 from rayplane.storage.env import Env
 
 log = logging.getLogger(__name__)

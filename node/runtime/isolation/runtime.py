@@ -142,7 +142,7 @@ class IsolatedRuntime(ProcessRuntime):
         if not self.trouble:
             self._make_network()
 
-    async def add_pod(self, place: PodPlace) -> None:
+    async def add_pod(self, place: PodPlace) -> str:
         self._places[place.uid] = place
         self._write_files(place)
         await self._own_volumes(place)
@@ -151,7 +151,7 @@ class IsolatedRuntime(ProcessRuntime):
             group.make(hands_on=True)
             group.set(of_pod(place.pod))
         if place.uid in self._made:
-            return
+            return place.ip
         try:
             self._make_network()
             self._made.add(place.uid)
@@ -162,6 +162,7 @@ class IsolatedRuntime(ProcessRuntime):
         if answer["ev"] == "failed":
             self._made.discard(place.uid)
             raise SandboxError(answer["error"])
+        return place.ip
 
     def _write_files(self, place: PodPlace) -> None:
         etc = Path(place.directory, "etc")

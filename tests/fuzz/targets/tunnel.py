@@ -8,8 +8,8 @@ import random
 from collections.abc import AsyncIterator
 from typing import Any
 
-from rayplane.control_plane.apiserver.rest import spdy
-from rayplane.control_plane.apiserver.rest.portforward import _Tunnel
+from rayplane.control_plane.streams import spdy
+from rayplane.control_plane.streams.portforward import _Tunnel
 from rayplane.proto.rayplane.v1 import node_pb2
 from tests.apiserver.test_tunnel_bounds import Socket
 from tests.fuzz import mutate

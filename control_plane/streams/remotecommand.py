@@ -15,9 +15,9 @@ from typing import Any, Final, Protocol
 import orjson
 
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.apiserver.rest import spdy
-from rayplane.control_plane.apiserver.rest.channels import Channels
-from rayplane.control_plane.apiserver.rest.wires import WebSocketWire, Wire
+from rayplane.control_plane.streams import spdy
+from rayplane.control_plane.streams.channels import Channels
+from rayplane.control_plane.streams.wires import WebSocketWire, Wire
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.proto.rayplane.v1 import node_pb2
 

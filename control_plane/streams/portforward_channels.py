@@ -10,8 +10,9 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 
-from rayplane.control_plane.apiserver.rest.channels import Channels
-from rayplane.control_plane.rpc import RpcError, Stub
+from rayplane.control_plane.rpc import RpcError
+from rayplane.control_plane.streams.calls import Calls
+from rayplane.control_plane.streams.channels import Channels
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.proto.rayplane.v1 import node_pb2
 
@@ -23,7 +24,7 @@ _QUEUE_MAX = 64
 _Inbox = asyncio.Queue[bytes]
 
 
-async def serve_channels(channels: Channels, stub: Stub, ref: node_pb2.ContainerRef, ports: Sequence[int]) -> None:
+async def serve_channels(channels: Channels, stub: Calls, ref: node_pb2.ContainerRef, ports: Sequence[int]) -> None:
     """Serve a connection to each port until all of them have ended, or the client goes away."""
     inboxes = [_Inbox(_QUEUE_MAX) for _ in ports]
     over: set[int] = set()
@@ -59,7 +60,7 @@ async def serve_channels(channels: Channels, stub: Stub, ref: node_pb2.Container
 
 
 async def _forward(
-    channels: Channels, stub: Stub, ref: node_pb2.ContainerRef, index: int, port: int, inbox: _Inbox
+    channels: Channels, stub: Calls, ref: node_pb2.ContainerRef, index: int, port: int, inbox: _Inbox
 ) -> None:
     """One connection, until the pod has closed it."""
 

@@ -10,7 +10,7 @@ import base64
 import binascii
 from collections.abc import AsyncIterator
 
-from rayplane.control_plane.apiserver.rest.wires import WebSocketWire
+from rayplane.control_plane.streams.wires import WebSocketWire
 
 
 class Channels:

@@ -5,13 +5,13 @@ A wire that is not read makes its client wait: what has come and is not taken is
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, MutableMapping
 from typing import Any, Protocol
 
 from aiohttp import WSMsgType, web
 
 from rayplane.control_plane.api.errors import ApiError, BadRequest
-from rayplane.control_plane.apiserver import audit
+from rayplane.control_plane.rpc.reverse_proxy import Starting
 
 SPDY = "SPDY/3.1"
 _MESSAGE_BYTES_MAX = 1 << 20
@@ -126,7 +126,13 @@ def wants_spdy(request: web.BaseRequest) -> bool:
     return request.headers.get("Upgrade", "").lower() == SPDY.lower()
 
 
-async def websocket(request: web.BaseRequest, protocols: tuple[str, ...]) -> WebSocketWire:
+def _unheard(headers: MutableMapping[str, Any]) -> None:
+    return
+
+
+async def websocket(
+    request: web.BaseRequest, protocols: tuple[str, ...], *, starting: Starting = _unheard
+) -> WebSocketWire:
     """The WebSocket that is asked for, in the first of the client's protocols that is spoken here. BadRequest."""
     socket = web.WebSocketResponse(protocols=protocols, max_msg_size=_MESSAGE_BYTES_MAX, heartbeat=_HEARTBEAT_S)
     ready = socket.can_prepare(request)
@@ -134,12 +140,14 @@ async def websocket(request: web.BaseRequest, protocols: tuple[str, ...]) -> Web
         raise BadRequest("this is no WebSocket handshake (RFC 6455, section 4.2.1)")
     if ready.protocol is None and request.headers.get("Sec-WebSocket-Protocol"):
         raise BadRequest(f"none of the WebSocket's protocols is spoken here: use one of {', '.join(protocols)}")
-    audit.response_starts(socket.headers)
+    starting(socket.headers)
     await socket.prepare(request)
     return WebSocketWire(socket)
 
 
-async def upgraded(request: web.BaseRequest, protocol: str, headers: Mapping[str, str]) -> UpgradedWire:
+async def upgraded(
+    request: web.BaseRequest, protocol: str, headers: Mapping[str, str], *, starting: Starting = _unheard
+) -> UpgradedWire:
     """Switch the connection to `protocol`; `headers` stand in the answer beside those of the upgrade."""
     response = web.StreamResponse(status=101, headers={"Connection": "Upgrade", "Upgrade": protocol, **headers})
     response.force_close()
@@ -148,7 +156,7 @@ async def upgraded(request: web.BaseRequest, protocol: str, headers: Mapping[str
     if request.transport is None:
         raise ConnectionResetError("the client has left")
     unread = Unread(request.transport)
-    audit.response_starts(response.headers)
+    starting(response.headers)
     await response.prepare(request)
     connection.set_parser(unread)
     connection.keep_alive(False)

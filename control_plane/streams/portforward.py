@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rayplane.control_plane.api.machinery.names import is_number_of_port
-from rayplane.control_plane.apiserver.rest import spdy
-from rayplane.control_plane.apiserver.rest.wires import Wire
-from rayplane.control_plane.rpc import RpcError, Stub
+from rayplane.control_plane.rpc import RpcError
+from rayplane.control_plane.streams import spdy
+from rayplane.control_plane.streams.calls import Calls
+from rayplane.control_plane.streams.wires import Wire
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.proto.rayplane.v1 import node_pb2
 
@@ -38,7 +39,7 @@ class _Connection:
     """Whether nobody reads the inbox any more."""
 
 
-async def serve_tunnel(wire: Wire, stub: Stub, ref: node_pb2.ContainerRef) -> None:
+async def serve_tunnel(wire: Wire, stub: Calls, ref: node_pb2.ContainerRef) -> None:
     """Serve a tunnel until the client goes away."""
     tunnel = _Tunnel(wire, stub, ref)
     try:
@@ -51,7 +52,7 @@ async def serve_tunnel(wire: Wire, stub: Stub, ref: node_pb2.ContainerRef) -> No
 
 
 class _Tunnel:
-    def __init__(self, wire: Wire, stub: Stub, ref: node_pb2.ContainerRef) -> None:
+    def __init__(self, wire: Wire, stub: Calls, ref: node_pb2.ContainerRef) -> None:
         self._wire = wire
         self._stub = stub
         self._ref = ref

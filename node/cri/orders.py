@@ -1,0 +1,130 @@
+"""Sandboxes and containers of CRI in the words of this project's runtimes: objects of the API, and mounts. Pure."""
+
+from typing import Any
+
+from rayplane.control_plane.api.meta import Object
+from rayplane.node.errors import Malformed
+from rayplane.node.runtime import Mount
+from rayplane.proto.cri import cri_pb2 as pb
+
+_NODE = pb.NamespaceMode.NODE
+_POD = pb.NamespaceMode.POD
+_SECCOMP = {
+    pb.SecurityProfile.ProfileType.RuntimeDefault: "RuntimeDefault",
+    pb.SecurityProfile.ProfileType.Unconfined: "Unconfined",
+    pb.SecurityProfile.ProfileType.Localhost: "Localhost",
+}
+
+
+def is_host_network(config: pb.PodSandboxConfig) -> bool:
+    return config.linux.security_context.namespace_options.network == _NODE
+
+
+def pod_of(config: pb.PodSandboxConfig, *, uid: str) -> Object:
+    """The pod that a sandbox stands for. `uid`: this host's own name for it."""
+    security, dns = config.linux.security_context, config.dns_config
+    namespaces = security.namespace_options
+    metadata = config.metadata
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": metadata.name,
+            "namespace": metadata.namespace,
+            "uid": uid,
+            "labels": dict(config.labels),
+            "annotations": dict(config.annotations),
+        },
+        "spec": {
+            "hostname": config.hostname,
+            "hostNetwork": namespaces.network == _NODE,
+            "hostPID": namespaces.pid == _NODE,
+            "hostIPC": namespaces.ipc == _NODE,
+            "shareProcessNamespace": namespaces.pid == _POD,
+            "dnsPolicy": "None",
+            "dnsConfig": {
+                "nameservers": [*dns.servers],
+                "searches": [*dns.searches],
+                "options": [_option(text) for text in dns.options],
+            },
+            "securityContext": {
+                **_user(security),
+                "supplementalGroups": [*security.supplemental_groups],
+                "sysctls": [{"name": n, "value": v} for n, v in sorted(config.linux.sysctls.items())],
+            },
+            "containers": [],
+        },
+        "status": {},
+    }
+
+
+def _option(text: str) -> dict[str, str]:
+    name, colon, value = text.partition(":")
+    return {"name": name, "value": value} if colon else {"name": name}
+
+
+def _user(security: Any) -> dict[str, int]:
+    """`security`: of a sandbox or of a container."""
+    found = {}
+    if security.HasField("run_as_user"):
+        found["runAsUser"] = security.run_as_user.value
+    if security.HasField("run_as_group"):
+        found["runAsGroup"] = security.run_as_group.value
+    return found
+
+
+def container_of(config: pb.ContainerConfig) -> dict[str, Any]:
+    """A container's part of its pod's spec. Raises Malformed for what cannot be said there."""
+    security = config.linux.security_context
+    if security.run_as_username:
+        raise Malformed("run_as_username: there is no image that could tell who that is: use run_as_user")
+    spec: dict[str, Any] = {
+        "name": config.metadata.name,
+        "image": config.image.image,
+        "command": [*config.command],
+        "args": [*config.args],
+        "workingDir": config.working_dir,
+        "stdin": config.stdin,
+        "stdinOnce": config.stdin_once,
+        "tty": config.tty,
+        "resources": {"limits": limits(config.linux.resources)},
+        "volumeMounts": [],
+    }
+    if config.linux.HasField("security_context"):
+        spec["securityContext"] = {
+            **_user(security),
+            "readOnlyRootFilesystem": security.readonly_rootfs,
+            "privileged": security.privileged,
+            "allowPrivilegeEscalation": not security.no_new_privs,
+            "capabilities": {
+                "add": [*security.capabilities.add_capabilities],
+                "drop": [*security.capabilities.drop_capabilities],
+            },
+        }
+        if security.HasField("seccomp"):
+            kind = _SECCOMP.get(security.seccomp.profile_type, "RuntimeDefault")
+            profile = {"type": kind, "localhostProfile": security.seccomp.localhost_ref}
+            spec["securityContext"]["seccompProfile"] = {k: v for k, v in profile.items() if v}
+    return {name: value for name, value in spec.items() if value not in ("", [], False)}
+
+
+def limits(resources: pb.LinuxContainerResources) -> dict[str, str]:
+    """Quantities of what cgroups would be told."""
+    found = {}
+    if resources.cpu_quota > 0 and resources.cpu_period > 0:
+        found["cpu"] = f"{resources.cpu_quota * 1000 // resources.cpu_period}m"
+    if resources.memory_limit_in_bytes > 0:
+        found["memory"] = str(resources.memory_limit_in_bytes)
+    return found
+
+
+def mounts_of(config: pb.ContainerConfig) -> tuple[Mount, ...]:
+    """Raises Malformed for mounts that are not made here."""
+    found = []
+    for number, mount in enumerate(config.mounts):
+        if mount.HasField("image") and mount.image.image:
+            raise Malformed(f"mount {mount.container_path}: images are not mounted by this runtime")
+        if not (mount.host_path.startswith("/") and mount.container_path):
+            raise Malformed(f"mount {mount.container_path!r}: give an absolute host_path and a container_path")
+        found.append(Mount(f"mount-{number}", mount.container_path, mount.host_path, read_only=mount.readonly))
+    return tuple(found)

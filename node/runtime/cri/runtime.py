@@ -1,0 +1,272 @@
+"""A runtime of another project as a node's: what it runs, driven and watched over CRI.
+
+Sandboxes and containers carry the label of the node host that made them. What bears it and is not known any more is
+removed: of an earlier life of the host, or of a call whose answer never came. Others' are never touched. The runtime
+may hang, die, lie, or come back without memory: calls end in time, containers that are gone have ended, and sandboxes
+that are gone are made anew. While it does not answer the node says so.
+
+All on the event loop; the calls of one pod follow each other. Bounds: time of each call, size of its answer, pods that
+are removed at a time.
+"""
+
+import asyncio
+import hashlib
+import logging
+import os
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.machinery import quantity
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.tasks import cancel_and_wait
+from rayplane.node.config import NodeConfig
+from rayplane.node.environment import Found, Reference
+from rayplane.node.errors import NodeError, NotHere, RuntimeAway, RuntimeFailed, SandboxError
+from rayplane.node.runtime import ContainerRun, Listener, PodPlace, StartOrder
+from rayplane.node.runtime.cri.client import SANDBOX_S, CriClient
+from rayplane.node.runtime.cri.configs import OWNER, Node, sandbox_config
+from rayplane.node.runtime.cri.credentials import credentials_for
+from rayplane.node.runtime.cri.images import Images, Keyring, no_keys
+from rayplane.node.runtime.cri.observer import Observer
+from rayplane.node.runtime.cri.pods import CriPod
+from rayplane.node.runtime.cri.run import CriRun
+from rayplane.node.runtime.cri.streams import Forwarder
+from rayplane.node.runtime.pod_network import DIRECT, PodNetwork
+from rayplane.proto.cri import cri_pb2 as pb
+
+log = logging.getLogger(__name__)
+
+LOGS = "logs"
+REMOVALS_MAX = 16
+REMOVE_TRIES = 5
+REMOVE_PAUSE_S = 1.0
+CLOSE_S = 20.0
+_READY = pb.PodSandboxState.SANDBOX_READY
+
+
+FindObjects = Callable[[str, list[Reference]], Awaitable[Found]]
+"""Objects of a namespace, None for one that is not there. Raises SourceUnavailable."""
+
+
+class CriRuntime:
+    """The runtime at a socket. `node`: whose it is here; `watchers` are told when `trouble` has changed."""
+
+    network_id = ""
+    network: PodNetwork = DIRECT
+
+    def __init__(self, client: CriClient, node: Node, *, keyring: Keyring = no_keys) -> None:
+        self.client = client
+        self.node = node
+        self.trouble = ""
+        self.version = ""
+        self.watchers: list[Callable[[], None]] = []
+        self.images = Images(client, keyring)
+        self.forwarder = Forwarder()
+        self.observer = Observer(self)
+        self.pods: dict[str, CriPod] = {}
+        self._cidr = ""
+        self._removals = asyncio.Semaphore(REMOVALS_MAX)
+        self._tasks: dict[asyncio.Task[None], None] = {}
+
+    # --- life -------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Look at the runtime; where it cannot be used there is `trouble`, and it is looked at again."""
+        await self.meet()
+        self.observer.start()
+
+    async def meet(self) -> bool:
+        """Whether the runtime can be used. It may be another one than before, or have forgotten what it was told."""
+        try:
+            found = await self.client.check()
+            driver = await self.client.cgroup_driver()
+        except NodeError as e:
+            self.tell(str(e))
+            return False
+        self.node = Node(self.node.owner, self.node.name, self.node.memory, driver)
+        self.version = f"{found.runtime_name}://{found.runtime_version}"
+        if self._cidr:
+            await self._tell_cidr(self._cidr)
+        try:
+            await self.remove_strangers()
+        except NodeError as e:
+            log.warning("what an earlier life left in the runtime stays for now: %s", e)
+        self.tell("")
+        return True
+
+    def tell(self, trouble: str) -> None:
+        """There is this trouble, or none."""
+        if trouble == self.trouble:
+            return
+        log.warning("the runtime at %s: %s", self.client.path, trouble or "it can be used again")
+        self.trouble = trouble
+        for watcher in self.watchers:
+            watcher()
+
+    async def close(self) -> None:
+        """Remove what this host made. What the runtime does not remove in time is left to the host's next life."""
+        await self.observer.stop()
+        for pod in self.pods.values():
+            pod.gone = True
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                await self.remove_strangers()
+        except (NodeError, TimeoutError) as e:
+            log.warning("what runs at %s is left there: %s", self.client.path, e or "it takes too long to remove")
+        await cancel_and_wait(*self._tasks)
+        await self.forwarder.close()
+        await self.client.close()
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks[task] = None
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.pop(task, None)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("%s failed", task.get_name(), exc_info=task.exception())
+
+    def keep_alive(self, seconds: float) -> None:
+        """Containers of another runtime have no watchdog of ours: they end when this host says so, or comes back."""
+
+    def add_node(self, address: str, cidr: str) -> None:
+        if not self._cidr:
+            self._cidr = cidr
+            self.spawn(self._tell_cidr(cidr), "pod CIDR for the runtime")
+
+    async def _tell_cidr(self, cidr: str) -> None:
+        config = pb.RuntimeConfig(network_config=pb.NetworkConfig(pod_cidr=cidr))
+        try:
+            await self.client.call("UpdateRuntimeConfig", pb.UpdateRuntimeConfigRequest(runtime_config=config))
+        except NodeError as e:
+            log.info("the runtime at %s takes no pod CIDR: %s", self.client.path, e)
+
+    # --- pods -------------------------------------------------------------------------------------
+
+    async def add_pod(self, place: PodPlace) -> str:
+        pod = self.pods.get(place.uid)
+        if pod is None or pod.gone:
+            pod = self.pods[place.uid] = CriPod(place)
+        try:
+            async with pod.lock:
+                await self._make_sandbox(pod)
+        except NodeError as e:
+            raise SandboxError(f"failed to create pod sandbox: {e}") from e
+        return pod.ip
+
+    async def _make_sandbox(self, pod: CriPod) -> None:
+        """Each try has a name of its own: of the one before nobody may know whether it came to be."""
+        if pod.sandbox_id:
+            return
+        logs = os.path.join(pod.place.directory, LOGS)
+        os.makedirs(logs, exist_ok=True)
+        config = sandbox_config(pod.place, self.node, attempt=pod.attempts, log_directory=logs)
+        pod.attempts += 1
+        handler = runtime_handler(pod.place)
+        request = pb.RunPodSandboxRequest(config=config, runtime_handler=handler)
+        answer = await self.client.call("RunPodSandbox", request, timeout=SANDBOX_S)
+        if not answer.pod_sandbox_id:
+            raise RuntimeFailed("the runtime made a sandbox and gave it no id")
+        ip = pod.place.ip
+        if not pod.place.host_network:
+            status = await self.sandbox_status(answer.pod_sandbox_id)
+            ip = status.network.ip
+            if status.state != _READY or not ip:
+                raise RuntimeFailed(f"sandbox {answer.pod_sandbox_id} has no address, or is not ready")
+        pod.config, pod.sandbox_id, pod.ip = config, answer.pod_sandbox_id, ip
+
+    async def sandbox_status(self, ident: str) -> pb.PodSandboxStatus:
+        """Raises NotHere, NodeError."""
+        answer = await self.client.call("PodSandboxStatus", pb.PodSandboxStatusRequest(pod_sandbox_id=ident))
+        if answer.status.id != ident:
+            raise RuntimeFailed(f"the runtime was asked for sandbox {ident} and told of {answer.status.id!r}")
+        found: pb.PodSandboxStatus = answer.status
+        return found
+
+    async def renew_sandbox(self, pod: CriPod) -> bool:
+        """Make a pod's sandbox anew if it is gone, with the address that it gets; whether it was. Raises NodeError."""
+        async with pod.lock:
+            before = pod.sandbox_id
+            try:
+                if before and (await self.sandbox_status(before)).state == _READY:
+                    return False
+            except NotHere:
+                pass
+            pod.sandbox_id = ""
+            await self._make_sandbox(pod)
+        if pod.place.moved is not None:
+            pod.place.moved(pod.ip)
+        return True
+
+    def remove_pod(self, uid: str) -> None:
+        pod = self.pods.pop(uid, None)
+        if pod is not None:
+            pod.gone = True
+            self.spawn(self._remove(pod), f"removal of the sandbox of {uid}")
+
+    async def _remove(self, pod: CriPod) -> None:
+        """Try now and then; what cannot be removed is found again as a stranger."""
+        for _ in range(REMOVE_TRIES):
+            try:
+                async with pod.lock, self._removals:
+                    if pod.sandbox_id:
+                        await self._remove_sandbox(pod.sandbox_id)
+                return
+            except NodeError as e:
+                log.info("sandbox %s is not removed yet: %s", pod.sandbox_id, e)
+            await asyncio.sleep(REMOVE_PAUSE_S)
+
+    async def _remove_sandbox(self, ident: str) -> None:
+        await self.client.call("StopPodSandbox", pb.StopPodSandboxRequest(pod_sandbox_id=ident), timeout=SANDBOX_S)
+        await self.client.call("RemovePodSandbox", pb.RemovePodSandboxRequest(pod_sandbox_id=ident), timeout=SANDBOX_S)
+
+    async def remove_strangers(self) -> None:
+        """Remove what this host's label is on and no pod of this host is in. Raises NodeError."""
+        asked = pb.ListPodSandboxRequest(filter=pb.PodSandboxFilter(label_selector={OWNER: self.node.owner}))
+        answer = await self.client.call("ListPodSandbox", asked)
+        known = {pod.sandbox_id for pod in self.pods.values() if not pod.gone}
+        busy = {pod.place.uid for pod in self.pods.values() if pod.lock.locked() and not pod.gone}
+        strangers = [
+            item.id
+            for item in answer.items
+            # A runtime that filters badly must not cost others their pods.
+            if item.labels.get(OWNER) == self.node.owner and item.id not in known and item.metadata.uid not in busy
+        ]
+        for at in range(0, len(strangers), REMOVALS_MAX):
+            part = strangers[at : at + REMOVALS_MAX]
+            results = await asyncio.gather(*map(self._remove_sandbox, part), return_exceptions=True)
+            for error in results:
+                if isinstance(error, RuntimeAway):
+                    raise error
+                if isinstance(error, BaseException):
+                    log.warning("a sandbox of an earlier life cannot be removed: %s", error)
+
+    # --- containers -------------------------------------------------------------------------------
+
+    def start(self, order: StartOrder, listener: Listener) -> ContainerRun:
+        run = CriRun(self, order, listener)
+        run.begin()
+        return run
+
+
+def runtime_at(path: str, node: NodeConfig, *, pods: str, find: FindObjects) -> CriRuntime:
+    """The runtime at a socket, for a host whose first node this is. `pods`: where the host has its pods' directories;
+    `find`: looks up what pods refer to.
+    """
+
+    async def keys(pod: Object, image: str) -> list[pb.AuthConfig]:
+        names = [secret["name"] for secret in meta.spec(pod).get("imagePullSecrets") or ()]
+        found = await find(meta.namespace(pod), [Reference("secrets", name) for name in names])
+        return credentials_for(image, found.values())
+
+    # The host's own directory tells it from every other that uses this runtime, also in its next life.
+    owner = hashlib.sha256(os.path.realpath(pods).encode()).hexdigest()[:32]
+    return CriRuntime(CriClient(path), Node(owner, node.name, quantity.value(node.memory)), keyring=keys)
+
+
+def runtime_handler(place: PodPlace) -> str:
+    """The name by which the runtime knows how to run the pod: that of its runtime class."""
+    return str(place.pod["spec"].get("runtimeClassName") or "")

@@ -1,0 +1,222 @@
+"""A container runtime that keeps everything in dictionaries, and misbehaves as a test tells it to."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from rayplane.control_plane.rpc import EVERYONE, Context, RpcError, Service, each, methods_of
+from rayplane.control_plane.rpc.unix import UnixListener
+from rayplane.proto.cri import cri_pb2 as pb
+from tests.node.cri_clients import SERVICES
+
+Code = grpc.StatusCode
+_CREATED, _RUNNING, _EXITED = (pb.ContainerState.Value(f"CONTAINER_{n}") for n in ("CREATED", "RUNNING", "EXITED"))
+
+
+class FakeRuntime:
+    """Both services. `hang`: names of calls that are not answered; `fail`: name to the error of the next such call."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.hang: set[str] = set()
+        self.fail: dict[str, RpcError] = {}
+        self.calls: Counter[str] = Counter()
+        self.requests: dict[str, Any] = {}
+        self.ready = True
+        self.api_version = "v1"
+        self.has_events = True
+        self.images: set[str] = {"app:1"}
+        self.sandboxes: dict[str, pb.PodSandboxStatus] = {}
+        self.containers: dict[str, tuple[str, pb.ContainerStatus]] = {}
+        self.flood = 0
+        """So many containers more are listed than there are."""
+        self.filters = True
+        self.wrong_ids = False
+        self._made = 0
+        self._watchers: list[asyncio.Queue[pb.ContainerEventResponse]] = []
+        self._listener: UnixListener | None = None
+
+    async def start(self) -> None:
+        services = [
+            Service(d, self, callers=each(EVERYONE, *(m.name for m in methods_of(d) if hasattr(self, m.name))))
+            for d in (SERVICES["RuntimeService"], SERVICES["ImageService"])
+        ]
+        self._listener = UnixListener(services)
+        await self._listener.listen(str(self.path))
+
+    async def stop(self) -> None:
+        if self._listener is not None:
+            await self._listener.stop()
+
+    def forget(self) -> None:
+        """Come back without memory."""
+        self.sandboxes.clear()
+        self.containers.clear()
+
+    def exit(self, ident: str, code: int) -> None:
+        status = self.containers[ident][1]
+        status.state, status.exit_code = _EXITED, code
+        for watcher in self._watchers:
+            watcher.put_nowait(pb.ContainerEventResponse(container_id=ident))
+
+    async def _called(self, name: str, request: Any) -> None:
+        self.calls[name] += 1
+        self.requests[name] = request
+        if name in self.hang:
+            await asyncio.get_running_loop().create_future()
+        if name in self.fail:
+            raise self.fail.pop(name)
+
+    def _id(self, kind: str) -> str:
+        self._made += 1
+        return f"{kind}-{self._made}"
+
+    async def Version(self, request: pb.VersionRequest, context: Context) -> pb.VersionResponse:
+        await self._called("Version", request)
+        return pb.VersionResponse(runtime_name="fake", runtime_version="9", runtime_api_version=self.api_version)
+
+    async def Status(self, request: pb.StatusRequest, context: Context) -> pb.StatusResponse:
+        await self._called("Status", request)
+        conditions = [
+            pb.RuntimeCondition(type="RuntimeReady", status=True),
+            pb.RuntimeCondition(type="NetworkReady", status=self.ready, reason="NoCNI", message="cni is missing"),
+        ]
+        return pb.StatusResponse(status=pb.RuntimeStatus(conditions=conditions))
+
+    async def UpdateRuntimeConfig(self, request: Any, context: Context) -> pb.UpdateRuntimeConfigResponse:
+        await self._called("UpdateRuntimeConfig", request)
+        return pb.UpdateRuntimeConfigResponse()
+
+    async def RunPodSandbox(self, request: pb.RunPodSandboxRequest, context: Context) -> pb.RunPodSandboxResponse:
+        ident = self._id("sandbox")
+        self.sandboxes[ident] = pb.PodSandboxStatus(
+            id=ident,
+            metadata=request.config.metadata,
+            labels=request.config.labels,
+            network=pb.PodSandboxNetworkStatus(ip=f"127.9.9.{self._made}"),
+        )
+        await self._called("RunPodSandbox", request)
+        return pb.RunPodSandboxResponse(pod_sandbox_id=ident)
+
+    async def StopPodSandbox(self, request: pb.StopPodSandboxRequest, context: Context) -> pb.StopPodSandboxResponse:
+        await self._called("StopPodSandbox", request)
+        return pb.StopPodSandboxResponse()
+
+    async def RemovePodSandbox(self, request: Any, context: Context) -> pb.RemovePodSandboxResponse:
+        await self._called("RemovePodSandbox", request)
+        self.sandboxes.pop(request.pod_sandbox_id, None)
+        return pb.RemovePodSandboxResponse()
+
+    async def PodSandboxStatus(self, request: Any, context: Context) -> pb.PodSandboxStatusResponse:
+        await self._called("PodSandboxStatus", request)
+        if request.pod_sandbox_id not in self.sandboxes:
+            raise RpcError(Code.NOT_FOUND, "no such sandbox")
+        status = pb.PodSandboxStatus()
+        status.CopyFrom(self.sandboxes[request.pod_sandbox_id])
+        if self.wrong_ids:
+            status.id = "another"
+        return pb.PodSandboxStatusResponse(status=status)
+
+    async def ListPodSandbox(self, request: Any, context: Context) -> pb.ListPodSandboxResponse:
+        await self._called("ListPodSandbox", request)
+        wanted = dict(request.filter.label_selector) if self.filters else {}
+        items = [
+            pb.PodSandbox(id=s.id, metadata=s.metadata, labels=s.labels)
+            for s in self.sandboxes.values()
+            if wanted.items() <= dict(s.labels).items()
+        ]
+        return pb.ListPodSandboxResponse(items=items)
+
+    async def CreateContainer(self, request: Any, context: Context) -> pb.CreateContainerResponse:
+        await self._called("CreateContainer", request)
+        if request.pod_sandbox_id not in self.sandboxes:
+            raise RpcError(Code.NOT_FOUND, "no such sandbox")
+        ident = self._id("container")
+        status = pb.ContainerStatus(id=ident, metadata=request.config.metadata, state=_CREATED)
+        self.containers[ident] = (request.pod_sandbox_id, status)
+        return pb.CreateContainerResponse(container_id=ident)
+
+    async def StartContainer(self, request: Any, context: Context) -> pb.StartContainerResponse:
+        await self._called("StartContainer", request)
+        self.containers[request.container_id][1].state = _RUNNING
+        return pb.StartContainerResponse()
+
+    async def StopContainer(self, request: Any, context: Context) -> pb.StopContainerResponse:
+        await self._called("StopContainer", request)
+        if request.container_id in self.containers:
+            self.exit(request.container_id, 143)
+        return pb.StopContainerResponse()
+
+    async def RemoveContainer(self, request: Any, context: Context) -> pb.RemoveContainerResponse:
+        await self._called("RemoveContainer", request)
+        self.containers.pop(request.container_id, None)
+        return pb.RemoveContainerResponse()
+
+    async def ListContainers(self, request: Any, context: Context) -> pb.ListContainersResponse:
+        await self._called("ListContainers", request)
+        items = [pb.Container(id=ident, state=s.state) for ident, (_, s) in self.containers.items()]
+        return pb.ListContainersResponse(
+            containers=[*items, *(pb.Container(id=f"x{n}", state=_RUNNING) for n in range(self.flood))]
+        )
+
+    async def ContainerStatus(self, request: Any, context: Context) -> pb.ContainerStatusResponse:
+        await self._called("ContainerStatus", request)
+        if request.container_id not in self.containers:
+            raise RpcError(Code.NOT_FOUND, "no such container")
+        status = pb.ContainerStatus()
+        status.CopyFrom(self.containers[request.container_id][1])
+        if self.wrong_ids:
+            status.id, status.state = "another", _EXITED
+        return pb.ContainerStatusResponse(status=status)
+
+    async def ListContainerStats(self, request: Any, context: Context) -> pb.ListContainerStatsResponse:
+        await self._called("ListContainerStats", request)
+        stats = [
+            pb.ContainerStats(
+                attributes=pb.ContainerAttributes(id=ident),
+                cpu=pb.CpuUsage(usage_nano_cores=pb.UInt64Value(value=5)),
+                memory=pb.MemoryUsage(working_set_bytes=pb.UInt64Value(value=6)),
+            )
+            for ident in self.containers
+        ]
+        return pb.ListContainerStatsResponse(stats=stats)
+
+    async def UpdateContainerResources(self, request: Any, context: Context) -> pb.UpdateContainerResourcesResponse:
+        await self._called("UpdateContainerResources", request)
+        return pb.UpdateContainerResourcesResponse()
+
+    async def ReopenContainerLog(self, request: Any, context: Context) -> pb.ReopenContainerLogResponse:
+        await self._called("ReopenContainerLog", request)
+        return pb.ReopenContainerLogResponse()
+
+    async def Exec(self, request: Any, context: Context) -> pb.ExecResponse:
+        await self._called("Exec", request)
+        return pb.ExecResponse(url="http://127.0.0.1:9/gone")
+
+    async def ExecSync(self, request: Any, context: Context) -> pb.ExecSyncResponse:
+        await self._called("ExecSync", request)
+        return pb.ExecSyncResponse(stdout=b"out", stderr=b"err", exit_code=3)
+
+    async def GetContainerEvents(self, request: Any, context: Context) -> AsyncIterator[pb.ContainerEventResponse]:
+        await self._called("GetContainerEvents", request)
+        if not self.has_events:
+            raise RpcError(Code.UNIMPLEMENTED, "no events here")
+        queue: asyncio.Queue[pb.ContainerEventResponse] = asyncio.Queue()
+        self._watchers.append(queue)
+        yield pb.ContainerEventResponse(container_id="nobody's")
+        while True:
+            yield await queue.get()
+
+    async def ImageStatus(self, request: Any, context: Context) -> pb.ImageStatusResponse:
+        await self._called("ImageStatus", request)
+        name = request.image.image
+        return pb.ImageStatusResponse(image=pb.Image(id=name) if name in self.images else None)
+
+    async def PullImage(self, request: Any, context: Context) -> pb.PullImageResponse:
+        await self._called("PullImage", request)
+        self.images.add(request.image.image)
+        return pb.PullImageResponse(image_ref=request.image.image)

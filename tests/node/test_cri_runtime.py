@@ -1,0 +1,399 @@
+"""A container runtime that hangs, lies, dies or forgets: what a node makes of it."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.backoff import Backoff
+from rayplane.control_plane.rpc import RpcError
+from rayplane.node.errors import NotRunning, RuntimeAway, RuntimeFailed, RuntimeUnfit, SandboxError
+from rayplane.node.runtime import LogOptions, PodPlace, StartOrder
+from rayplane.node.runtime.cri import client, images, observer, run
+from rayplane.node.runtime.cri.client import CriClient
+from rayplane.node.runtime.cri.configs import OWNER, Node
+from rayplane.node.runtime.cri.runtime import CriRuntime
+from rayplane.node.runtime.cri.streams import exit_code
+from rayplane.proto.cri import cri_pb2 as pb
+from tests.node.conftest import make_pod
+from tests.node.fake_runtime import FakeRuntime
+
+Code = grpc.StatusCode
+
+
+class Heard:
+    """A listener; `until` waits for its next word."""
+
+    def __init__(self) -> None:
+        self.words: list[tuple[Any, ...]] = []
+        self._changed = asyncio.Event()
+
+    def _hear(self, *word: Any) -> None:
+        self.words.append(word)
+        self._changed.set()
+
+    def started(self, container_id: str = "") -> None:
+        self._hear("started", container_id)
+
+    def failed(self, reason: str, message: str) -> None:
+        self._hear("failed", reason, message)
+
+    def exited(self, exit_code: int, signal: int, message: str, reason: str = "") -> None:
+        self._hear("exited", exit_code, message, reason)
+
+    async def until(self, count: int) -> list[tuple[Any, ...]]:
+        while len(self.words) < count:
+            self._changed.clear()
+            await self._changed.wait()
+        return self.words
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await asyncio.sleep(0.005)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "CHECK_S", 0.2)
+    monkeypatch.setattr(observer, "LIST_S", 0.02)
+    monkeypatch.setattr(observer, "LIST_WITH_EVENTS_S", 0.05)
+    monkeypatch.setattr(observer, "BACKOFF", Backoff(0.02, 0.05))
+    monkeypatch.setattr(observer, "EVENTS_BACKOFF", Backoff(0.02, 0.05))
+
+
+@pytest.fixture
+async def fake(tmp_path: Path) -> AsyncIterator[FakeRuntime]:
+    found = FakeRuntime(tmp_path / "s")
+    await found.start()
+    yield found
+    await found.stop()
+
+
+@contextlib.asynccontextmanager
+async def opened(path: Path, owner: str = "me") -> AsyncIterator[CriRuntime]:
+    runtime = CriRuntime(CriClient(str(path)), Node(owner, "n1", 8 << 30))
+    await runtime.open()
+    try:
+        yield runtime
+    finally:
+        await runtime.close()
+
+
+@pytest.fixture
+async def runtime(fake: FakeRuntime) -> AsyncIterator[CriRuntime]:
+    async with opened(fake.path) as found:
+        yield found
+
+
+def place(tmp_path: Path, pod: Object, **more: Any) -> PodPlace:
+    directory = tmp_path / pod["metadata"]["uid"]
+    directory.mkdir(exist_ok=True)
+    return PodPlace(pod["metadata"]["uid"], "127.1.1.1", "127.1.1.0", "h", str(directory), pod=pod, **more)
+
+
+def write(path: str, data: bytes) -> None:
+    Path(path).write_bytes(data)
+
+
+def order(tmp_path: Path, pod: Object, attempt: int = 0, **container: Any) -> StartOrder:
+    spec = {**pod["spec"]["containers"][0], **container}
+    return StartOrder(pod, spec, attempt, "rayplane://0", "", directory=str(tmp_path / pod["metadata"]["uid"]))
+
+
+async def begun(runtime: CriRuntime, tmp_path: Path, name: str = "p") -> tuple[Heard, Any]:
+    pod = make_pod(name)
+    await runtime.add_pod(place(tmp_path, pod))
+    heard = Heard()
+    found = runtime.start(order(tmp_path, pod), heard)
+    assert (await heard.until(1))[0][0] == "started", heard.words
+    return heard, found
+
+
+async def test_a_container_is_started_watched_and_stopped(
+    fake: FakeRuntime, runtime: CriRuntime, tmp_path: Path
+) -> None:
+    assert (runtime.version, runtime.trouble) == ("fake://9", "")
+    heard, found = await begun(runtime, tmp_path)
+    assert heard.words == [("started", "fake://container-2")]
+    found.stop(7.0)
+    assert (await heard.until(2))[1][:2] == ("exited", 143)
+    assert fake.requests["StopContainer"].timeout == 7
+    runtime.remove_pod("uid-p")
+    await until(lambda: not fake.sandboxes)
+
+
+@pytest.mark.parametrize("has_events", [True, False], ids=["events", "lists"])
+async def test_ends_are_noticed(fake: FakeRuntime, tmp_path: Path, has_events: bool) -> None:
+    fake.has_events = has_events
+    async with opened(fake.path) as runtime:
+        heard, _ = await begun(runtime, tmp_path)
+        fake.exit("container-2", 5)
+        assert (await heard.until(2))[1][:2] == ("exited", 5)
+
+
+async def test_nobody_there(tmp_path: Path) -> None:
+    async with opened(tmp_path / "nobody") as runtime:
+        assert "does not answer Version" in runtime.trouble
+        fake = FakeRuntime(tmp_path / "nobody")
+        await fake.start()
+        await until(lambda: not runtime.trouble)
+        await fake.stop()
+        await until(lambda: bool(runtime.trouble))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "text"),
+    [
+        ({"api_version": "v2"}, RuntimeUnfit, "speaks CRI v2"),
+        ({"ready": False}, RuntimeFailed, "NetworkReady is false: NoCNI: cni is missing"),
+        ({"hang": {"Version"}}, RuntimeAway, "does not answer Version"),
+        ({"fail": {"Status": RpcError(Code.UNIMPLEMENTED, "?")}}, RuntimeUnfit, "has no Status of CRI v1"),
+    ],
+    ids=["version", "network", "hangs", "another service"],
+)
+async def test_a_runtime_that_cannot_be_used_is_told(
+    fake: FakeRuntime, change: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    for name, value in change.items():
+        setattr(fake, name, value)
+    found = CriClient(str(fake.path))
+    with pytest.raises(error, match=text):
+        await found.check()
+    await found.close()
+
+
+async def test_a_runtime_that_stops_answering_is_trouble_until_it_answers(
+    fake: FakeRuntime, runtime: CriRuntime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard, _ = await begun(runtime, tmp_path)
+    told: list[str] = []
+    runtime.watchers.append(lambda: told.append(runtime.trouble))
+    fake.fail["ListContainers"] = RpcError(Code.UNAVAILABLE, "down")
+    fake.hang.add("Version")
+    for _ in range(2):
+        await until(lambda: "ListContainers" not in fake.fail or bool(told))
+        fake.fail["ListContainers"] = RpcError(Code.UNAVAILABLE, "down")
+    await until(lambda: bool(told))
+    fake.fail.clear()
+    fake.hang.clear()
+    await until(lambda: told[-1] == "")
+    assert heard.words[1:] == []
+
+
+async def test_a_runtime_without_memory_has_ended_all_and_gets_it_anew(
+    fake: FakeRuntime, runtime: CriRuntime, tmp_path: Path
+) -> None:
+    moved: list[str] = []
+    pod = make_pod("p")
+    first = await runtime.add_pod(place(tmp_path, pod, moved=moved.append))
+    heard = Heard()
+    runtime.start(order(tmp_path, pod), heard)
+    await heard.until(1)
+    fake.forget()
+    assert (await heard.until(2))[1][:2] == ("exited", run.LOST_CODE)
+    again = Heard()
+    runtime.start(order(tmp_path, pod, 1), again)
+    assert (await again.until(1))[0][0] == "started"
+    assert moved and moved != [first]
+    assert fake.requests["RunPodSandbox"].config.metadata.attempt == 1
+
+
+async def test_answers_about_others_are_not_taken(fake: FakeRuntime, runtime: CriRuntime, tmp_path: Path) -> None:
+    heard, _ = await begun(runtime, tmp_path)
+    fake.wrong_ids = True
+    fake.exit("container-2", 0)
+    seen = fake.calls["ContainerStatus"]
+    await until(lambda: fake.calls["ContainerStatus"] > seen + 2)
+    assert len(heard.words) == 1
+    with pytest.raises(SandboxError, match="told of 'another'"):
+        await runtime.add_pod(place(tmp_path, make_pod("q")))
+    fake.wrong_ids = False
+    assert (await heard.until(2))[1][0] == "exited"
+
+
+@pytest.mark.parametrize("count", [observer.CONTAINERS_MAX + 1, 1_000_000], ids=["many", "more than an answer holds"])
+async def test_a_runtime_that_tells_of_too_many_is_trouble(
+    fake: FakeRuntime, runtime: CriRuntime, tmp_path: Path, count: int
+) -> None:
+    heard, _ = await begun(runtime, tmp_path)
+    fake.flood = count
+    await until(lambda: bool(runtime.trouble))
+    fake.flood = 0
+    await until(lambda: not runtime.trouble)
+    fake.exit("container-2", 1)
+    await heard.until(2)
+
+
+async def test_only_what_bears_the_label_is_removed(fake: FakeRuntime, tmp_path: Path) -> None:
+    fake.filters = False
+    for ident, labels in (("mine", {OWNER: "me"}), ("theirs", {OWNER: "you"}), ("nobodys", {})):
+        fake.sandboxes[ident] = pb.PodSandboxStatus(id=ident, labels=labels)
+    async with opened(fake.path) as runtime:
+        assert [*fake.sandboxes] == ["theirs", "nobodys"]
+        await begun(runtime, tmp_path)
+    assert [*fake.sandboxes] == ["theirs", "nobodys"]
+
+
+async def test_a_sandbox_whose_making_failed_is_made_under_another_name(
+    fake: FakeRuntime, runtime: CriRuntime, tmp_path: Path
+) -> None:
+    fake.fail["RunPodSandbox"] = RpcError(Code.UNKNOWN, "no network")
+    with pytest.raises(SandboxError, match="no network"):
+        await runtime.add_pod(place(tmp_path, make_pod("p")))
+    await runtime.add_pod(place(tmp_path, make_pod("p")))
+    assert fake.requests["RunPodSandbox"].config.metadata.attempt == 1
+    await runtime.remove_strangers()
+    assert len(fake.sandboxes) == 1  # what the failed call had left is gone
+
+
+@pytest.mark.parametrize(
+    ("call", "code", "reason"),
+    [
+        ("CreateContainer", Code.UNKNOWN, "CreateContainerError"),
+        ("StartContainer", Code.UNKNOWN, "StartError"),
+        ("StartContainer", Code.UNAVAILABLE, "RunContainerError"),
+        ("PullImage", Code.UNKNOWN, "ErrImagePull"),
+    ],
+)
+async def test_failures_have_their_reasons(
+    fake: FakeRuntime, runtime: CriRuntime, tmp_path: Path, call: str, code: Code, reason: str
+) -> None:
+    pod = make_pod("p")
+    await runtime.add_pod(place(tmp_path, pod))
+    fake.fail[call] = RpcError(code, "because")
+    heard = Heard()
+    runtime.start(order(tmp_path, pod, image="other:1" if call == "PullImage" else "app:1"), heard)
+    word = (await heard.until(1))[0]
+    assert (word[:2], "because" in word[2]) == (("failed", reason), True)
+
+
+async def test_images_are_pulled_as_their_policy_says(fake: FakeRuntime, runtime: CriRuntime, tmp_path: Path) -> None:
+    pod = make_pod("p")
+    await runtime.add_pod(place(tmp_path, pod))
+
+    async def start(attempt: int, **container: Any) -> tuple[Any, ...]:
+        heard = Heard()
+        runtime.start(order(tmp_path, pod, attempt, **container), heard)
+        return (await heard.until(1))[0]
+
+    assert (await start(0))[0] == "started"
+    assert fake.calls["PullImage"] == 0
+    assert (await start(1, imagePullPolicy="Always"))[0] == "started"
+    assert fake.calls["PullImage"] == 1
+    assert (await start(2, image="b:1", imagePullPolicy="Never"))[1] == "ErrImageNeverPull"
+    fake.fail["PullImage"] = RpcError(Code.UNKNOWN, "denied")
+    assert (await start(3, image="b:1"))[1] == "ErrImagePull"
+    assert (await start(4, image="b:1"))[1] == "ImagePullBackOff"
+    assert fake.calls["PullImage"] == 2
+
+
+async def test_each_of_the_pods_credentials_is_tried(fake: FakeRuntime) -> None:
+    async def keys(pod: Object, image: str) -> list[pb.AuthConfig]:
+        return [pb.AuthConfig(username="wrong"), pb.AuthConfig(username="right")]
+
+    found = CriClient(str(fake.path))
+    fake.fail["PullImage"] = RpcError(Code.UNKNOWN, "denied")
+    store = images.Images(found, keys)
+    await store.ensure(make_pod("p"), {"name": "c", "image": "private:1"}, pb.PodSandboxConfig())
+    assert fake.requests["PullImage"].auth.username == "right"
+    await found.close()
+
+
+async def test_what_is_to_end_before_it_runs_does_not_run(
+    fake: FakeRuntime, runtime: CriRuntime, tmp_path: Path
+) -> None:
+    pod = make_pod("p")
+    await runtime.add_pod(place(tmp_path, pod))
+    heard = Heard()
+    runtime.start(order(tmp_path, pod), heard).stop(0.0)
+    assert (await heard.until(1))[0][0] == "failed"
+    assert fake.calls["StartContainer"] == 0
+    await until(lambda: not fake.containers)
+
+
+async def test_a_stop_that_got_lost_is_told_again(
+    fake: FakeRuntime, runtime: CriRuntime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "LATE_S", 0.0)
+    heard, found = await begun(runtime, tmp_path)
+    fake.fail["StopContainer"] = RpcError(Code.UNKNOWN, "busy")
+    found.stop(0.0)
+    assert (await heard.until(2))[1][:2] == ("exited", 143)
+    assert fake.calls["StopContainer"] >= 2
+
+
+async def test_commands_go_by_the_call_where_streams_cannot_be_reached(
+    fake: FakeRuntime, runtime: CriRuntime, tmp_path: Path
+) -> None:
+    heard, found = await begun(runtime, tmp_path)
+    session = await found.exec(["x"], tty=False, stdin=False)
+    assert [chunk async for chunk in session.output()] == [(b"out", b"err")]
+    assert await session.wait() == 3
+    with pytest.raises(RuntimeAway):
+        await found.exec(["x"], tty=False, stdin=True)
+    fake.exit("container-2", 0)
+    await heard.until(2)
+    with pytest.raises(NotRunning):
+        await found.exec(["x"], tty=False, stdin=False)
+
+
+async def test_a_long_log_begins_anew(
+    fake: FakeRuntime, runtime: CriRuntime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "LOG_BYTES_MAX", 10)
+    _, found = await begun(runtime, tmp_path)
+    write(found.log_path, b"2026-01-01T00:00:00Z stdout F long enough\n")
+    await until(lambda: fake.calls["ReopenContainerLog"] == 1)
+    assert [chunk async for chunk in found.logs(LogOptions())] == [b"long enough\n"]
+
+
+async def test_other_resources_are_told(fake: FakeRuntime, runtime: CriRuntime, tmp_path: Path) -> None:
+    heard, found = await begun(runtime, tmp_path)
+    pod = make_pod("p", container={"resources": {"limits": {"cpu": "2", "memory": "1Gi"}}})
+    found.resize(pod, pod["spec"]["containers"][0])
+    await until(lambda: fake.calls["UpdateContainerResources"] == 1)
+    assert fake.requests["UpdateContainerResources"].linux.cpu_quota == 200_000
+    fake.fail["UpdateContainerResources"] = RpcError(Code.UNIMPLEMENTED, "not here")
+    found.resize(pod, pod["spec"]["containers"][0])
+    await until(lambda: fake.calls["UpdateContainerResources"] == 2)
+    assert len(heard.words) == 1
+
+
+async def test_a_container_that_ran_out_of_memory_says_so(
+    fake: FakeRuntime, runtime: CriRuntime, tmp_path: Path
+) -> None:
+    heard, _ = await begun(runtime, tmp_path)
+    fake.containers["container-2"][1].reason = "OOMKilled"
+    fake.exit("container-2", 137)
+    assert (await heard.until(2))[1][3] == "OOMKilled"
+
+
+async def test_usage_is_fetched_once_somebody_asks(fake: FakeRuntime, runtime: CriRuntime, tmp_path: Path) -> None:
+    _, found = await begun(runtime, tmp_path)
+    assert fake.calls["ListContainerStats"] == 0
+    found.usage({})
+    await until(lambda: found.usage({}).memory_bytes == 6)
+    assert found.usage({}).cpu_nanocores == 5
+
+
+@pytest.mark.parametrize(
+    ("status", "told", "code"),
+    [
+        (b"", True, 0),
+        (b"", False, 126),
+        (b'{"status": "Success"}', True, 0),
+        (b'{"status": "Failure", "details": {"causes": [{"reason": "ExitCode", "message": "7"}]}}', True, 7),
+        (b'{"status": "Failure", "details": {"causes": [{"reason": "ExitCode", "message": "x"}]}}', True, 126),
+        (b'{"status": "Failure"}', True, 126),
+        (b"[]", True, 126),
+        (b"\xff", True, 126),
+    ],
+)
+def test_how_a_command_ended(status: bytes, told: bool, code: int) -> None:
+    assert exit_code(status, told=told) == code
