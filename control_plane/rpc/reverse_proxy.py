@@ -5,7 +5,7 @@ Bodies are passed on as they come, in both directions, so a slow reader slows it
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 
 import aiohttp
 from aiohttp import web
@@ -58,15 +58,19 @@ class Answer(aiohttp.ClientResponse):
 
 def request_headers(request: web.BaseRequest) -> CIMultiDict[str]:
     """The headers that are the request's own, with those that say for whom it is handed on."""
+    return carried_headers(request.headers, client=request.remote or "", host=request.host, scheme=request.scheme)
+
+
+def carried_headers(given: Mapping[str, str], *, client: str, host: str, scheme: str) -> CIMultiDict[str]:
+    """The same of a request with the headers `given`, over whatever version of HTTP."""
     headers: CIMultiDict[str] = CIMultiDict()
-    for name, value in request.headers.items():
+    for name, value in given.items():
         if name.lower() not in HOP_BY_HOP:
             headers.add(name, value)
-    client = request.remote or ""
     before = headers.get("X-Forwarded-For")
     headers["X-Forwarded-For"] = f"{before}, {client}" if before else client
-    headers["X-Forwarded-Host"] = request.host
-    headers["X-Forwarded-Proto"] = request.scheme
+    headers["X-Forwarded-Host"] = host
+    headers["X-Forwarded-Proto"] = scheme
     return headers
 
 

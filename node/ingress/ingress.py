@@ -1,9 +1,10 @@
 """Reverse proxy of one host."""
 
+import asyncio
+import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Protocol
-from urllib.parse import quote
 
 import aiohttp
 from aiohttp import web
@@ -15,10 +16,14 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ApiClient, Informer
 from rayplane.control_plane.rpc import http1, reverse_proxy
 from rayplane.control_plane.rpc.gate import HttpLimits
+from rayplane.control_plane.rpc.sockets import stop_listening
 from rayplane.node.events import Events
-from rayplane.node.ingress.annotations import GRPC, GRPCS, HTTPS, Options
+from rayplane.node.ingress.annotations import GRPC, GRPCS, Options
 from rayplane.node.ingress.certificates import Certificates
+from rayplane.node.ingress.grpc_upstream import UpstreamBroken, carry
+from rayplane.node.ingress.http2_front import CHECK_S, ByProtocol, Exchange, FrontConnection
 from rayplane.node.ingress.hygiene import fault
+from rayplane.node.ingress.passages import Asked, Passage, Refused
 from rayplane.node.ingress.routes import BackendRef, Found, RoutingTable, plain_host
 from rayplane.node.kubelet.sandbox import ObjectLookup
 from rayplane.node.proxy.rules import Endpoint, outside_ip, service_port
@@ -27,7 +32,9 @@ from rayplane.node.runtime.pod_network import DIRECT
 TRIES_MAX = 3
 BUFFERED_BODY_MAX = 64 * 1024
 HTTPS_PORT = 443
-_PATH_SIGNS = "/:@!$&'()*+,;=-._~"
+HANDSHAKE_S = 10.0
+FRONTS_MAX = 2048
+"""Connections of HTTP/2 at once; those of HTTP/1.1 have bounds of their own."""
 TOO_LARGE = "the body is too large\n"
 LIMITS = HttpLimits(head_bytes=64 * 1024, headers=256, chunked_bytes_per_s=64)
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
@@ -77,6 +84,9 @@ class Ingress:
         self._table: RoutingTable | None = None
         self._runner: web.ServerRunner | None = None
         self._session: aiohttp.ClientSession | None = None
+        self._tls: asyncio.Server | None = None
+        self._fronts: dict[FrontConnection, None] = {}
+        self._checking: asyncio.TimerHandle | None = None
         self._turn = 0
 
     async def start(self) -> None:
@@ -97,10 +107,38 @@ class Ingress:
         if self._addresses.https:
             await self.certificates.start()
             ip, _, port = self._addresses.https.rpartition(":")
-            sock, context = await DIRECT.listen(ip, int(port)), self.certificates.context
-            await web.SockSite(self._runner, sock, ssl_context=context).start()
+            await self._listen_by_tls(await DIRECT.listen(ip, int(port)))
+
+    async def _listen_by_tls(self, sock: socket.socket) -> None:
+        loop, runner = asyncio.get_running_loop(), self._runner
+        assert runner is not None and runner.server is not None
+        self._tls = await loop.create_server(
+            lambda: ByProtocol(self._front, runner.server),  # type: ignore[arg-type]
+            sock=sock,
+            ssl=self.certificates.context,
+            ssl_handshake_timeout=HANDSHAKE_S,
+        )
+        self._checking = loop.call_later(CHECK_S, self._check)
+
+    def _front(self) -> FrontConnection | None:
+        return FrontConnection(self._exchange, self._fronts) if len(self._fronts) < FRONTS_MAX else None
+
+    def _check(self) -> None:
+        self._checking = asyncio.get_running_loop().call_later(CHECK_S, self._check)
+        for front in [*self._fronts]:
+            front.check()
 
     async def stop(self) -> None:
+        if self._checking is not None:
+            self._checking.cancel()
+        if self._tls is not None:
+            await stop_listening(self._tls)
+        fronts = [*self._fronts]
+        for front in fronts:
+            front.connection.go_away()
+            front.close()
+        if fronts:
+            await asyncio.wait([front.lost for front in fronts])
         if self._runner is not None:
             await self._runner.cleanup()
         if self._session is not None:
@@ -142,49 +180,53 @@ class Ingress:
 
     # --- requests ---------------------------------------------------------------------------------
 
+    def _decide(self, asked: Asked) -> Refused | Passage:
+        """What becomes of a request."""
+        found = self._find(asked.host, asked.path)
+        elsewhere = self._elsewhere(asked, found.options) if found is not None else ""
+        if elsewhere:
+            return Refused(308, "", elsewhere)
+        if found is None:
+            return Refused(404, "default backend - 404\n")
+        backend, options = found.backend, found.options
+        if backend is None:
+            return Refused(503, "the ingress serves no such backend\n")
+        if options.protocol in (GRPC, GRPCS) and not asked.http2:
+            return Refused(505, "the backend speaks HTTP/2: ask by it, over TLS\n")
+        targets = self._endpoints(backend)
+        if not targets:
+            return Refused(503, f"service {backend.namespace}/{backend.service} has no ready endpoint\n")
+        if options.body_bytes_max and asked.size is not None and asked.size > options.body_bytes_max:
+            return Refused(413, TOO_LARGE)
+        return Passage(found, targets[:TRIES_MAX])
+
+    def _elsewhere(self, asked: Asked, options: Options) -> str:
+        """Where a request is sent instead; empty where it is served."""
+        if options.redirect:
+            return options.redirect
+        host = plain_host(asked.host)
+        wanted = options.force_ssl_redirect or (options.ssl_redirect and self.certificates.has(host))
+        if asked.secure or not wanted or not self._addresses.https:
+            return ""
+        port = int(self._addresses.https.rpartition(":")[2])
+        return f"https://{host}{'' if port == HTTPS_PORT else f':{port}'}{asked.target}"
+
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         headers = request.headers
         hosts, lengths, codings = (headers.getall(name, ()) for name in ("Host", "Content-Length", "Transfer-Encoding"))
         wrong = fault(request.raw_path, request.path, hosts, lengths, codings)
         if wrong:
-            return _closing(400, f"{wrong}\n")
-        found = self._find(request.host, request.path)
-        elsewhere = self._elsewhere(request, found.options) if found is not None else ""
-        if elsewhere:
-            return web.Response(status=308, headers={"Location": elsewhere})
-        if found is None:
-            return web.Response(status=404, text="default backend - 404\n")
-        return await self._serve(request, found)
+            return _answer(Refused(400, f"{wrong}\n"))
+        secure = request.scheme == "https"
+        asked = Asked(request.host, request.raw_path, request.path, secure, request.content_length)
+        passage = self._decide(asked)
+        if isinstance(passage, Refused):
+            return _answer(passage)
+        if headers.get("Upgrade", "").lower() == "websocket":
+            return await self._websocket(request, passage)
+        return await self._forward(request, passage)
 
-    def _elsewhere(self, request: web.BaseRequest, options: Options) -> str:
-        """Where a request is sent instead; empty where it is served."""
-        if options.redirect:
-            return options.redirect
-        host = plain_host(request.host)
-        wanted = options.force_ssl_redirect or (options.ssl_redirect and self.certificates.has(host))
-        if request.scheme == "https" or not wanted or not self._addresses.https:
-            return ""
-        port = int(self._addresses.https.rpartition(":")[2])
-        return f"https://{host}{'' if port == HTTPS_PORT else f':{port}'}{request.raw_path}"
-
-    async def _serve(self, request: web.BaseRequest, found: Found) -> web.StreamResponse:
-        backend, options = found.backend, found.options
-        if backend is None or options.protocol in (GRPC, GRPCS):
-            return web.Response(status=503, text="the ingress serves no such backend\n")
-        targets = self._endpoints(backend)
-        if not targets:
-            text = f"service {backend.namespace}/{backend.service} has no ready endpoint\n"
-            return web.Response(status=503, text=text)
-        if request.headers.get("Upgrade", "").lower() == "websocket":
-            return await self._websocket(request, found, targets)
-        size = request.content_length
-        if options.body_bytes_max and size is not None and size > options.body_bytes_max:
-            return _closing(413, TOO_LARGE)
-        return await self._forward(request, found, targets)
-
-    async def _forward(
-        self, request: web.BaseRequest, found: Found, targets: list[tuple[str, int]]
-    ) -> web.StreamResponse:
+    async def _forward(self, request: web.BaseRequest, passage: Passage) -> web.StreamResponse:
         body: reverse_proxy.Body = None
         bounded: _Bounded | None = None
         repeatable = request.method in _IDEMPOTENT
@@ -193,41 +235,40 @@ class Ingress:
             if repeatable and size is not None and size <= BUFFERED_BODY_MAX:
                 body = await request.read()
             else:
-                bounded = _Bounded(request.content, found.options.body_bytes_max)
+                content = request.content.iter_chunked(reverse_proxy.CHUNK)
+                bounded = _Bounded(content, passage.options.body_bytes_max)
                 body, repeatable = aiter(bounded), False
         failure = "no endpoint was tried"
-        for ip, port in targets[:TRIES_MAX]:
+        for ip, port in passage.targets:
             try:
-                return await self._once(request, found, body, ip, port)
+                return await self._once(request, passage, body, ip, port)
             except aiohttp.ClientConnectorError as e:
                 failure = f"cannot connect to {ip}:{port}: {e.strerror}"
             except TimeoutError:
                 return web.Response(status=504, text=f"{ip}:{port} did not answer in time\n")
             except reverse_proxy.Broken as e:
                 if bounded is not None and bounded.exceeded:
-                    return _closing(413, TOO_LARGE)
+                    return _answer(Refused(413, TOO_LARGE))
                 failure = f"{ip}:{port}: {e}"
                 if not repeatable:
                     break
         return web.Response(status=502, text=f"{failure}\n")
 
     async def _once(
-        self, request: web.BaseRequest, found: Found, body: reverse_proxy.Body, ip: str, port: int
+        self, request: web.BaseRequest, passage: Passage, body: reverse_proxy.Body, ip: str, port: int
     ) -> web.StreamResponse:
         """Raises ClientConnectorError before anything was sent, Broken before anything was answered."""
         assert self._session is not None
-        options = found.options
-        url = f"{'https' if options.protocol == HTTPS else 'http'}://{ip}:{port}{_target(request, found)}"
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=options.connect_s, sock_read=options.read_s)
-        return await reverse_proxy.forward(request, self._session, url, _headers(request), body, timeout=timeout)
+        url = passage.url("http", ip, port, request.raw_path)
+        return await reverse_proxy.forward(
+            request, self._session, url, _headers(request), body, timeout=_timeout(passage.options)
+        )
 
-    async def _websocket(
-        self, request: web.BaseRequest, found: Found, targets: list[tuple[str, int]]
-    ) -> web.StreamResponse:
+    async def _websocket(self, request: web.BaseRequest, passage: Passage) -> web.StreamResponse:
         assert self._session is not None
         failure = "no endpoint was tried"
-        for ip, port in targets[:TRIES_MAX]:
-            url = f"{'wss' if found.options.protocol == HTTPS else 'ws'}://{ip}:{port}{_target(request, found)}"
+        for ip, port in passage.targets:
+            url = passage.url("ws", ip, port, request.raw_path)
             try:
                 return await reverse_proxy.forward_websocket(request, self._session, url, _headers(request))
             except aiohttp.WSServerHandshakeError as e:
@@ -236,6 +277,78 @@ class Ingress:
                 failure = f"{ip}:{port}: {e}"
         return web.Response(status=502, text=f"{failure}\n")
 
+    # --- requests over HTTP/2 ---------------------------------------------------------------------
+
+    async def _exchange(self, exchange: Exchange) -> None:
+        lengths = [] if exchange.size is None else [str(exchange.size)]
+        wrong = fault(exchange.target, exchange.path, [exchange.host], lengths, [])
+        asked = Asked(exchange.host, exchange.target, exchange.path, True, exchange.size, http2=True)
+        decided = Refused(400, f"{wrong}\n") if wrong else self._decide(asked)
+        refused = await self._carry(exchange, decided) if isinstance(decided, Passage) else decided
+        if refused is not None:
+            location = [("location", refused.location)] if refused.location else []
+            exchange.start(refused.status, [("content-type", "text/plain; charset=utf-8"), *location])
+            await exchange.send(refused.text.encode())
+            exchange.end()
+
+    async def _carry(self, exchange: Exchange, passage: Passage) -> Refused | None:
+        """Why a request could not be carried to any endpoint; None for one that was answered."""
+        bounded = _Bounded(exchange.body(), passage.options.body_bytes_max)
+        body = aiter(bounded)
+        once = self._by_http2 if passage.options.protocol in (GRPC, GRPCS) else self._by_http1
+        failure = "no endpoint was tried"
+        for ip, port in passage.targets:
+            try:
+                await once(exchange, passage, body, ip, port)
+                return None
+            except (aiohttp.ClientConnectorError, ConnectionRefusedError) as e:
+                failure = f"cannot connect to {ip}:{port}: {e.strerror}"
+            except (aiohttp.ClientError, UpstreamBroken, TimeoutError, OSError) as e:
+                if exchange.started:
+                    exchange.reset()
+                    return None
+                if bounded.exceeded:
+                    return Refused(413, TOO_LARGE)
+                return Refused(504 if isinstance(e, TimeoutError) else 502, f"{ip}:{port}: {e}\n")
+        return Refused(502, f"{failure}\n")
+
+    async def _by_http1(
+        self, exchange: Exchange, passage: Passage, body: AsyncIterator[bytes], ip: str, port: int
+    ) -> None:
+        assert self._session is not None
+        async with self._session.request(
+            exchange.method,
+            aiohttp.client.URL(passage.url("http", ip, port, exchange.target), encoded=True),
+            headers=_forwarded(exchange),
+            data=body if exchange.has_body else None,
+            allow_redirects=False,
+            skip_auto_headers=reverse_proxy.AS_THE_CLIENT_SAYS,
+            timeout=_timeout(passage.options),
+        ) as answer:
+            exchange.start(answer.status, [*answer.headers.items()])
+            async for chunk in answer.content.iter_chunked(reverse_proxy.CHUNK):
+                await exchange.send(chunk)
+        exchange.end()
+
+    async def _by_http2(
+        self, exchange: Exchange, passage: Passage, body: AsyncIterator[bytes], ip: str, port: int
+    ) -> None:
+        options = passage.options
+        await carry(
+            exchange,
+            body,
+            (ip, port),
+            target=passage.target(exchange.target),
+            headers=_forwarded(exchange),
+            tls=options.protocol == GRPCS,
+            connect_s=options.connect_s,
+            silence_s=options.read_s,
+        )
+
+
+def _timeout(options: Options) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=None, sock_connect=options.connect_s, sock_read=options.read_s)
+
 
 def _headers(request: web.BaseRequest) -> CIMultiDict[str]:
     headers = reverse_proxy.request_headers(request)
@@ -243,34 +356,37 @@ def _headers(request: web.BaseRequest) -> CIMultiDict[str]:
     return headers
 
 
-def _target(request: web.BaseRequest, found: Found) -> str:
-    """The path, as it stands in the request or rewritten, and the query."""
-    if found.path is None:
-        return request.raw_path
-    _, mark, query = request.raw_path.partition("?")
-    return quote(found.path, safe=_PATH_SIGNS) + mark + query
+def _forwarded(exchange: Exchange) -> CIMultiDict[str]:
+    headers = reverse_proxy.carried_headers(
+        exchange.headers, client=exchange.remote, host=exchange.host, scheme="https"
+    )
+    headers["X-Real-IP"] = exchange.remote
+    return headers
 
 
 class _Bounded:
     """A body as it comes, as far as it is not too large."""
 
-    def __init__(self, content: aiohttp.StreamReader, bytes_max: int) -> None:
-        self._content = content
+    def __init__(self, pieces: AsyncIterator[bytes], bytes_max: int) -> None:
+        self._pieces = pieces
         self._bytes_max = bytes_max
         self.exceeded = False
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         size = 0
-        async for chunk in self._content.iter_chunked(reverse_proxy.CHUNK):
-            size += len(chunk)
+        async for piece in self._pieces:
+            size += len(piece)
             if self._bytes_max and size > self._bytes_max:
                 self.exceeded = True
                 raise TooLarge
-            yield chunk
+            yield piece
 
 
-def _closing(status: int, text: str) -> web.Response:
-    """An answer after which nothing more is read of the connection."""
-    response = web.Response(status=status, text=text)
-    response.force_close()
+def _answer(refused: Refused) -> web.Response:
+    """An answer; after one to what cannot be read, or is too much, nothing more is read of the connection."""
+    response = web.Response(status=refused.status, text=refused.text)
+    if refused.location:
+        response.headers["Location"] = refused.location
+    if refused.status in (400, 413):
+        response.force_close()
     return response

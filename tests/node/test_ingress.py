@@ -14,6 +14,7 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.state import pod_is_ready
 from rayplane.node.config import NodeConfig
 from rayplane.node.host import NodeHost
+from rayplane.node.ingress.hygiene import fault
 from rayplane.node.ingress.routes import BackendRef, RoutingTable
 from tests.fakes import FakeClient
 from tests.node.conftest import make_pod
@@ -114,6 +115,24 @@ def test_prefixes_match_whole_elements(prefixes: list[str], last: str) -> None:
     assert (longest is None) == (result is None)
     if result is not None:
         assert len(elements(result)) == longest
+
+
+@pytest.mark.parametrize(
+    ("lengths", "codings", "refused"),
+    [
+        ([], [], False),
+        (["4"], [], False),
+        ([], ["chunked"], False),
+        (["4"], ["chunked"], True),
+        ([], ["gzip, chunked"], True),
+        ([], ["chunked", "chunked"], True),
+        (["4", "4"], [], True),
+        (["+4"], [], True),
+        (["\u0664"], [], True),
+    ],
+)
+def test_a_body_is_framed_in_one_way(lengths: list[str], codings: list[str], refused: bool) -> None:
+    assert bool(fault("/", "/", ["h"], lengths, codings)) is refused
 
 
 HOSTS = ["a.x", "b.x", "*.x", "*.a.x", ""]

@@ -8,6 +8,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
+import grpc
+import grpc.aio
+import httpx
 import pytest
 from aiohttp import web
 from cryptography import x509
@@ -61,6 +64,8 @@ class Front:
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         self.seen.append(f"{request.method} {request.raw_path}")
+        if request.path == "/large":
+            return web.Response(body=b"x" * 5_000_000)
         if request.path == "/slow":
             await asyncio.sleep(1000)
         if request.path.endswith("/ws"):
@@ -107,7 +112,7 @@ class Front:
 
 
 def secret(name: str, shown: str, namespace: str = "default", **fields: Any) -> Object:
-    made = AUTHORITY.issue(shown, [])
+    made = AUTHORITY.issue(shown, [], hosts=[shown] if "." in shown else [])
     data = {"tls.crt": base64.b64encode(made.cert).decode(), "tls.key": base64.b64encode(made.key).decode()}
     metadata = {"name": name, "namespace": namespace}
     return {"kind": "Secret", "metadata": metadata, "type": "kubernetes.io/tls", "data": data, **fields}
@@ -306,3 +311,119 @@ async def test_hostile_requests_reach_nobody(name: str, front: Front) -> None:
     writer.close()
     assert [one for one in front.seen if not one.startswith("POST /")] == []
     assert name == "bad chunk" or front.seen == []
+
+
+# --- HTTP/2 ---------------------------------------------------------------------------------------
+
+
+async def test_http2_is_spoken_in_front(front: Front) -> None:
+    notes = {"proxy-body-size": "2m", "ssl-redirect": "false", "proxy-read-timeout": "1"}
+    front.put("i", ("", "/", "Prefix", "web"), notes=notes)
+
+    async def serves() -> bool:
+        return (await front.ask("h", "/"))[0] == 200
+
+    await until(serves)
+
+    async def pieces(count: int) -> AsyncIterator[bytes]:
+        for _ in range(count):
+            yield b"x" * 100_000
+
+    url = f"https://{front.https}"
+    async with httpx.AsyncClient(http2=True, verify=False, headers={"Host": "h"}, trust_env=False) as client:
+        answer = await client.get(f"{url}/a?b=%20")
+        assert (answer.http_version, answer.status_code, answer.text) == ("HTTP/2", 200, "http /a?b=%20 https 0")
+        answers = await asyncio.gather(*(client.post(f"{url}/{n}", content=b"x" * n) for n in range(50)))
+        assert [one.text for one in answers] == [f"http /{n} https {n}" for n in range(50)]
+        assert (await client.post(f"{url}/up", content=pieces(20))).text == "http /up https 2000000"
+        assert (await client.post(f"{url}/up", content=pieces(22))).status_code == 413
+        assert (await client.post(f"{url}/up", content=b"x" * (2 << 20) + b"x")).status_code == 413
+        assert len((await client.get(f"{url}/large")).content) == 5_000_000
+        assert (await client.get(f"{url}/slow")).status_code == 504
+        # httpx takes dots out of a path, but not encoded ones.
+        assert (await client.get(f"{url}/a/%2e%2e/b")).status_code == 400
+        assert (await client.request("HEAD", f"{url}/a")).status_code == 200
+    front.backends.port = 1
+    async with httpx.AsyncClient(http2=True, verify=False, trust_env=False) as client:
+        assert (await client.get(f"{url}/a")).status_code == 502
+
+
+async def test_a_client_of_http2_that_leaves_ends_its_requests(front: Front) -> None:
+    front.put("i", ("", "/", "Prefix", "web"), notes={"ssl-redirect": "false"})
+
+    async def serves() -> bool:
+        return (await front.ask("h", "/"))[0] == 200
+
+    await until(serves)
+    client = httpx.AsyncClient(http2=True, verify=False, trust_env=False)
+    asking = asyncio.ensure_future(client.get(f"https://{front.https}/slow"))
+    await front.api.until(lambda: "GET /slow" in front.seen)
+    asking.cancel()
+    await asyncio.wait([asking])
+    await client.aclose()
+    await front.api.until(lambda: front.ingress is not None and not front.ingress._fronts)
+
+
+# --- gRPC -----------------------------------------------------------------------------------------
+
+
+class Echo(grpc.GenericRpcHandler):
+    """A service without descriptions: it says what it is told, once, as often as it is told, or not at all."""
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        async def once(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
+            context.set_trailing_metadata((("x-end", "yes"),))
+            return dict(context.invocation_metadata())["x-mine"].encode() + request
+
+        async def each(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
+            async for request in requests:
+                yield request.upper()
+
+        async def never(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "no")
+            return b""
+
+        methods = {
+            "/e/Once": grpc.unary_unary_rpc_method_handler(once),
+            "/e/Each": grpc.stream_stream_rpc_method_handler(each),
+            "/e/Never": grpc.unary_unary_rpc_method_handler(never),
+        }
+        return methods.get(details.method)
+
+
+async def test_calls_of_grpc_are_carried_with_their_trailers(front: Front, api: FakeClient) -> None:
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((Echo(),))
+    front.backends.port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    api.put("secrets", secret("calls", "calls.local"))
+    rule = ("calls.local", "/", "Prefix", "web")
+    front.put("i", rule, tls=[{"secretName": "calls"}], notes={"backend-protocol": "GRPC", "ssl-redirect": "false"})
+
+    async def ready() -> bool:
+        return await front.shown("calls.local") == "calls.local"
+
+    await until(ready)
+    options = (("grpc.ssl_target_name_override", "calls.local"),)
+    credentials = grpc.ssl_channel_credentials(AUTHORITY.issue("x", []).ca)
+    async with grpc.aio.secure_channel(front.https, credentials, options=options) as channel:
+        call = channel.unary_unary("/e/Once")(b"!" * 200_000, metadata=(("x-mine", "hello"),))
+        assert await call == b"hello" + b"!" * 200_000
+        assert ("x-end", "yes") in tuple(await call.trailing_metadata())
+        stream = channel.stream_stream("/e/Each")()
+        for word in (b"a", b"b"):
+            await stream.write(word)
+            assert await stream.read() == word.upper()
+        await stream.done_writing()
+        assert await stream.read() is grpc.aio.EOF
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await channel.unary_unary("/e/Never")(b"")
+        assert (failed.value.code(), failed.value.details()) == (grpc.StatusCode.FAILED_PRECONDITION, "no")
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await channel.unary_unary("/e/Unknown")(b"")
+        assert failed.value.code() == grpc.StatusCode.UNIMPLEMENTED
+        await server.stop(None)
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await channel.unary_unary("/e/Once")(b"", metadata=(("x-mine", "hello"),))
+        assert failed.value.code() == grpc.StatusCode.UNAVAILABLE
+    assert (await front.ask("calls.local", "/e/Once"))[0] == 505
