@@ -144,7 +144,10 @@ class DynamicResources(Plugin):
         self._allowance = Allowance()
 
     def concerns(self, view: PodView) -> bool:
-        return bool(view.pod.device_claims or self._backed(view))
+        if view.pod.device_claims:
+            return True
+        delegated = view.cluster.snapshot.delegated
+        return bool(delegated) and not delegated.isdisjoint(view.pod.shape.requests)
 
     @staticmethod
     def _backed(view: PodView) -> Mapping[str, str]:
@@ -287,14 +290,14 @@ class DynamicResources(Plugin):
         return scaled(raw, among)
 
     def promised(self, view: PodView, row: int) -> tuple[str, ...]:
-        if not self.concerns(view):
+        if self.name not in view.memo:  # it was not asked for any device
             return ()
         made = self._at(view, row).made
         own = () if made is None else (meta.key(made.claim),)
         return (*(key for _, key in view.pod.device_claims), *own)
 
     def reserve(self, view: PodView, row: int) -> None:
-        if not self.concerns(view):
+        if self.name not in view.memo:
             return
         variant, devices = self._at(view, row), view.cluster.devices
         if variant.wishes:
