@@ -374,6 +374,23 @@ async def test_a_container_that_ran_out_of_memory_says_so(
     assert (await heard.until(2))[1][3] == "OOMKilled"
 
 
+async def test_what_a_runtime_lacks_beside_containers_is_no_trouble(
+    fake: FakeRuntime, runtime: CriRuntime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "LOG_BYTES_MAX", 10)
+    monkeypatch.setattr(observer, "STATS_S", 0.0)
+    told: list[str] = []
+    runtime.watchers.append(lambda: told.append(runtime.trouble))
+    _, found = await begun(runtime, tmp_path)
+    for count in range(1, 5):
+        for name in ("ListContainerStats", "ReopenContainerLog"):
+            fake.fail[name] = RpcError(Code.UNIMPLEMENTED, "not here")
+        write(found.log_path, b"longer than that\n")
+        found.usage({})
+        await until(lambda: fake.calls["ListContainerStats"] >= count)  # noqa: B023
+    assert told == []
+
+
 async def test_usage_is_fetched_once_somebody_asks(fake: FakeRuntime, runtime: CriRuntime, tmp_path: Path) -> None:
     _, found = await begun(runtime, tmp_path)
     assert fake.calls["ListContainerStats"] == 0

@@ -193,7 +193,12 @@ class Observer:
         self._usage_at = loop.time()
         owner = {OWNER: self._runtime.node.owner}
         asked = pb.ListContainerStatsRequest(filter=pb.ContainerStatsFilter(label_selector=owner))
-        answer = await self._runtime.client.call("ListContainerStats", asked)
+        try:
+            answer = await self._runtime.client.call("ListContainerStats", asked)
+        except NodeError as e:
+            # Containers run without anybody knowing what they use.
+            log.info("the runtime at %s tells no statistics: %s", self._runtime.client.path, e)
+            return
         self._usage = {
             stats.attributes.id: Usage(stats.cpu.usage_nano_cores.value, stats.memory.working_set_bytes.value)
             for stats in answer.stats

@@ -253,7 +253,10 @@ class CriRun:
             os.replace(self.log_path, f"{self.log_path}.1")
         except OSError:
             return
-        await self._runtime.client.call("ReopenContainerLog", pb.ReopenContainerLogRequest(container_id=self.id))
+        try:
+            await self._runtime.client.call("ReopenContainerLog", pb.ReopenContainerLogRequest(container_id=self.id))
+        except NodeError as e:
+            log.info("the log of container %s goes on in the file that was moved: %s", self.id, e)
 
     def _check_runs(self) -> None:
         if self._over or not self._begun:
