@@ -17,6 +17,7 @@ from rayplane.node.runtime import LogOptions, PodPlace, StartOrder
 from rayplane.node.runtime.cri import client, images, observer, run
 from rayplane.node.runtime.cri.client import CriClient
 from rayplane.node.runtime.cri.configs import OWNER, Node
+from rayplane.node.runtime.cri.groups import remove_groups
 from rayplane.node.runtime.cri.runtime import CriRuntime
 from rayplane.node.runtime.cri.streams import exit_code
 from rayplane.proto.cri import cri_pb2 as pb
@@ -372,6 +373,15 @@ async def test_a_container_that_ran_out_of_memory_says_so(
     fake.containers["container-2"][1].reason = "OOMKilled"
     fake.exit("container-2", 137)
     assert (await heard.until(2))[1][3] == "OOMKilled"
+
+
+def test_empty_groups_of_a_pod_go_and_others_stay(tmp_path: Path) -> None:
+    mine, full, others = (tmp_path / f"cpu/kubepods/{name}" for name in ("besteffort/poda", "burstable/poda", "podb"))
+    for group in (mine, full / "container", others):
+        group.mkdir(parents=True)
+    remove_groups("a", str(tmp_path))
+    remove_groups("../kubepods/podb", str(tmp_path))
+    assert (mine.exists(), full.exists(), others.exists()) == (False, True, True)
 
 
 async def test_what_a_runtime_lacks_beside_containers_is_no_trouble(

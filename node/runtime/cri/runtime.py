@@ -27,6 +27,7 @@ from rayplane.node.runtime import ContainerRun, Listener, PodPlace, StartOrder
 from rayplane.node.runtime.cri.client import SANDBOX_S, CriClient
 from rayplane.node.runtime.cri.configs import OWNER, Node, sandbox_config
 from rayplane.node.runtime.cri.credentials import credentials_for
+from rayplane.node.runtime.cri.groups import remove_groups
 from rayplane.node.runtime.cri.images import Images, Keyring, no_keys
 from rayplane.node.runtime.cri.observer import Observer
 from rayplane.node.runtime.cri.pods import CriPod
@@ -213,15 +214,16 @@ class CriRuntime:
             try:
                 async with pod.lock, self._removals:
                     if pod.sandbox_id:
-                        await self._remove_sandbox(pod.sandbox_id)
+                        await self._remove_sandbox(pod.sandbox_id, pod.place.uid)
                 return
             except NodeError as e:
                 log.info("sandbox %s is not removed yet: %s", pod.sandbox_id, e)
             await asyncio.sleep(REMOVE_PAUSE_S)
 
-    async def _remove_sandbox(self, ident: str) -> None:
+    async def _remove_sandbox(self, ident: str, uid: str) -> None:
         await self.client.call("StopPodSandbox", pb.StopPodSandboxRequest(pod_sandbox_id=ident), timeout=SANDBOX_S)
         await self.client.call("RemovePodSandbox", pb.RemovePodSandboxRequest(pod_sandbox_id=ident), timeout=SANDBOX_S)
+        remove_groups(uid)
 
     async def remove_strangers(self) -> None:
         """Remove what this host's label is on and no pod of this host is in. Raises NodeError."""
@@ -230,14 +232,14 @@ class CriRuntime:
         known = {pod.sandbox_id for pod in self.pods.values() if not pod.gone}
         busy = {pod.place.uid for pod in self.pods.values() if pod.lock.locked() and not pod.gone}
         strangers = [
-            item.id
+            (item.id, item.metadata.uid)
             for item in answer.items
             # A runtime that filters badly must not cost others their pods.
             if item.labels.get(OWNER) == self.node.owner and item.id not in known and item.metadata.uid not in busy
         ]
         for at in range(0, len(strangers), REMOVALS_MAX):
             part = strangers[at : at + REMOVALS_MAX]
-            results = await asyncio.gather(*map(self._remove_sandbox, part), return_exceptions=True)
+            results = await asyncio.gather(*(self._remove_sandbox(*one) for one in part), return_exceptions=True)
             for error in results:
                 if isinstance(error, RuntimeAway):
                     raise error
