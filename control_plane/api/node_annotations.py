@@ -14,8 +14,15 @@ HEARTBEAT = "rayplane.io/heartbeat"
 """The node whose Lease tells that this one lives, too: their host renews that one all the time, the others by turns."""
 NETWORK = "rayplane.io/network"
 """The name of the network that the node's pods are in, where they are isolated; equal for nodes of one machine."""
+ISOLATION = "rayplane.io/isolation"
+"""How pods on the node are kept apart, and by what: as its machine lets it."""
 VOLUME_CAPACITY = "rayplane.io/volume-capacity"
 """What the volumes on the node may hold together, a quantity."""
+
+
+def isolation_of(node: Object) -> str:
+    told: str = meta.annotations(node).get(ISOLATION, "")
+    return told
 
 
 def heartbeat_of(node: Object) -> str:

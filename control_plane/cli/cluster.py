@@ -25,7 +25,7 @@ from rayplane.control_plane.cli.stages import put as put_stages
 from rayplane.control_plane.cli.stages import read as read_stages
 from rayplane.control_plane.cluster import launch, ray_cluster
 from rayplane.control_plane.cluster.access import access, endpoints, refresh
-from rayplane.control_plane.cluster.config import NONE, ClusterConfig, scheduler_configuration
+from rayplane.control_plane.cluster.config import AUTO, NONE, ClusterConfig, scheduler_configuration
 from rayplane.control_plane.cluster.errors import UsageError
 from rayplane.control_plane.cluster.listening import Listener, listeners
 from rayplane.control_plane.cluster.patience import stretched
@@ -77,7 +77,8 @@ def up(
     isolation: Annotated[
         str,
         typer.Option(
-            help="Of real pods: `namespaces` of their own, `none` (unless told), or `auto`: what the machine can; kept."
+            help="Of real pods: `namespaces` of their own, `none`, or `auto`, what the machine can (the usual, but "
+            "for a Ray cluster that is joined); kept."
         ),
     ] = "",
     timing: Annotated[str, typer.Option(help="`fast` (where nothing is said) or `kubernetes`; kept.")] = "",
@@ -140,7 +141,8 @@ def up(
         node_cpu=node_cpu,
         node_memory=node_memory,
         runtime=runtime,
-        isolation=isolation,
+        # One machine speaks for itself alone.
+        isolation=isolation or ("" if address else AUTO),
         timing=timing,
         audit_policy=default_policy() if audit_policy == "default" else _kept("--audit-policy", audit_policy),
         authentication_config=_kept("--authentication-config", authentication_config),
@@ -403,7 +405,7 @@ def _print_status(found: dict[str, Any]) -> None:
     console.print(actors)
     for served in (a["cri"] for a in found["actors"] if a.get("cri")):
         console.print(f"CRI at {served}", soft_wrap=True)
-    nodes = Table("NODE", "READY", box=None)
+    nodes = Table("NODE", "READY", "ISOLATION", box=None)
     for n in found["nodes"]:
-        nodes.add_row(n["name"], "yes" if n["ready"] else "no")
+        nodes.add_row(n["name"], "yes" if n["ready"] else "no", n.get("isolation") or "")
     console.print(nodes)

@@ -81,6 +81,7 @@ class NodeFacts:
     lease_age_s: float | None = None
     """None: it has no Lease."""
     lease_duration_s: float = 0.0
+    isolation: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,7 @@ from rayplane.control_plane.api.authorization.node_identity import NODE_LEASES
 from rayplane.control_plane.api.errors import AlreadyExists, ApiError, Conflict, NotFound
 from rayplane.control_plane.api.machinery.resources import LEASES
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.node_annotations import isolation_of
 from rayplane.control_plane.client import ApiClient
 from rayplane.control_plane.cluster.access import Access
 from rayplane.control_plane.cluster.diagnosis import (
@@ -72,7 +73,7 @@ async def status(admin: Access) -> dict[str, Any]:
             for a in facts.actors
             if a.role != Role.MEMBER.value
         ],
-        "nodes": [{"name": n.name, "ready": n.ready} for n in facts.nodes if n.registered],
+        "nodes": [{"name": n.name, "ready": n.ready, "isolation": n.isolation} for n in facts.nodes if n.registered],
     }
 
 
@@ -244,6 +245,7 @@ def _node(node: Object, lease: Object | None) -> NodeFacts:
         reason=str(ready.get("message") or ready.get("reason") or ""),
         lease_age_s=_age(lease) if lease else None,
         lease_duration_s=float((lease or {}).get("leaseDurationSeconds") or 0),
+        isolation=isolation_of(node),
     )
 
 

@@ -160,6 +160,7 @@ class Kubelet:
             volume_capacity=shared.volume_capacity,
             heartbeat=shared.heartbeat,
             network=self.runtime.network_id,
+            isolation=self.runtime.isolation,
         )
         return {**made, "status": self.node_status(made)}
 

@@ -47,14 +47,21 @@ def healthy_conditions() -> list[dict[str, str]]:
 
 
 def node_object(
-    config: NodeConfig, *, host_address: str, volume_capacity: str, heartbeat: str = "", network: str = ""
+    config: NodeConfig,
+    *,
+    host_address: str,
+    volume_capacity: str,
+    heartbeat: str = "",
+    network: str = "",
+    isolation: str = "",
 ) -> Object:
     """The Node without its status.
 
     `host_address`: host:port of the node host's gRPC services; `heartbeat`: the node whose Lease stands for this one's;
-    `network`: see NETWORK.
+    `network`, `isolation`: see NETWORK and ISOLATION.
     """
     more = {node_annotations.HEARTBEAT: heartbeat, node_annotations.NETWORK: network}
+    more[node_annotations.ISOLATION] = isolation
     return {
         "apiVersion": "v1",
         "kind": "Node",

@@ -3,15 +3,20 @@
 Nobody waits for longer than his pod lives: those that are deferred are bounded by the pods of the node.
 """
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.qos import GUARANTEED, qos_class
+from rayplane.node.errors import NodeError
 from rayplane.node.kubelet.admission import Allocations, Room, room_of
 from rayplane.node.kubelet.resizing import DEFERRED, NOTHING_PENDING, new_images, new_resources, refusal
 from rayplane.node.lifecycle import Event, PodMachine, Respecified
+from rayplane.node.runtime import ContainerRun
+
+log = logging.getLogger(__name__)
 
 
 class ResizedPod(Protocol):
@@ -20,6 +25,7 @@ class ResizedPod(Protocol):
     pod: Object
     machine: PodMachine
     room: Room
+    runs: dict[str, ContainerRun]
 
     def change_room(self, room: Room) -> None: ...
 
@@ -55,6 +61,7 @@ class Resizes:
             return
         self._settle(pod)
         pod.post(Respecified(asked.containers, asked.restart))
+        _hold(pod, asked.containers)
         pod.change_room(want)
 
     def _settle(self, pod: ResizedPod) -> None:
@@ -75,6 +82,17 @@ class Resizes:
 
     def forget(self, pod: ResizedPod) -> None:
         self._deferred.pop(pod, None)
+
+
+def _hold(pod: ResizedPod, containers: Iterable[dict[str, Any]]) -> None:
+    """Have those that run held to other resources at once."""
+    for container in containers:
+        run = pod.runs.get(container["name"])
+        try:
+            if run is not None:
+                run.resize(pod.pod, container)
+        except NodeError as e:
+            log.warning("container %s of pod %s: %s", container["name"], meta.key(pod.pod), e)
 
 
 def _rank(pod: ResizedPod) -> tuple[int, bool]:

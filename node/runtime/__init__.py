@@ -148,6 +148,9 @@ class ContainerRun(Protocol):
     def usage(self, pod: Object) -> Usage:
         """What it uses now; `pod` as it is now, which tells what a simulated one uses."""
 
+    def resize(self, pod: Object, container: dict[str, Any]) -> None:
+        """Let it have the resources that its spec says now. Raises RuntimeFailed."""
+
     def probe_delay(self, probe: str) -> "tuple[float, bool] | None":
         """Return (seconds until the probe gives its result, the result) for a simulated run. None: probe it really."""
 
@@ -157,12 +160,13 @@ class Runtime(Protocol):
 
     `trouble`: why it cannot run any here; empty while it can. `version`: its name and version as nodes tell them, empty
     for one of this project. `network`: where pods have their addresses; `network_id`: its name, empty when that is this
-    machine's own.
+    machine's own. `isolation`: how pods are kept apart, for people.
     """
 
     trouble: str
     version: str
     network_id: str
+    isolation: str
     network: "PodNetwork"
 
     async def open(self) -> None: ...

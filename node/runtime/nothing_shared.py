@@ -10,6 +10,7 @@ class NothingShared:
     trouble = ""
     version = ""
     network_id = ""
+    isolation = ""
     network: PodNetwork = DIRECT
 
     def add_node(self, address: str, cidr: str) -> None:

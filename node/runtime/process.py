@@ -260,6 +260,9 @@ class ProcessRun:
         now = asyncio.get_running_loop().time()
         return self._meter.measure(self._runtime.table.sessions(now).get(self._pid), now)
 
+    def resize(self, pod: Object, container: dict[str, Any]) -> None:
+        """Nothing holds it to what it may have."""
+
     def probe_delay(self, probe: str) -> tuple[float, bool] | None:
         return None
 

@@ -143,6 +143,9 @@ class SimulatedRun:
     async def forward(self, ip: str, port: int) -> socket.socket:
         return await self.connect(ip, port)
 
+    def resize(self, pod: Object, container: dict[str, Any]) -> None:
+        """What it uses follows from its pod's annotations."""
+
     def probe_delay(self, probe: str) -> tuple[float, bool] | None:
         if probe == "readiness":
             if self._text("ready-after") == "never":

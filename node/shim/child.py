@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 from rayplane.node.shim.container_log import Log
 
+OOM_KILLED = "OOMKilled"
+
 
 class Process(Protocol):
     """A process that was started; `pending`: what it says if it does not come to its program, -1 once it has."""

@@ -54,7 +54,6 @@ FILES_MAX = 65536
 READ_BYTES = 64 * 1024
 FDS_MAX = 8
 WATCH_S = 1.0
-OOM_KILLED = "OOMKilled"
 #: Whoever is attached and takes nothing for so long is given up.
 STUCK_S = 10.0
 _STARTS = ("start", "exec")
@@ -67,6 +66,7 @@ class Shim:
     """The loop and what it knows. `proc`: where it finds processes below it, by their numbers."""
 
     proc = "/proc"
+    can_be_stopped = True  # by SIGTERM
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
@@ -96,7 +96,7 @@ class Shim:
         wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.signal(signal.SIGTERM, lambda *_: self._stop())
+        signal.signal(signal.SIGTERM, lambda *_: self._stop() if self.can_be_stopped else None)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         selector.register(control, selectors.EVENT_READ, self._receive)
         selector.register(wake_read, selectors.EVENT_READ, lambda: os.read(wake_read, 4096))

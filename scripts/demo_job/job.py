@@ -58,7 +58,7 @@ class Job:
 
     async def run(self) -> None:
         with self._step("bringing a cluster up on Ray"):
-            await self._first.rayplane("up", "--host", "ray", "--runtime", "process")
+            await self._first.rayplane("up", "--host", "ray", "--runtime", "process", "--isolation", "none")
         async with access(self._first.state) as admin:
             await self._deploy(admin)
             load = self._load(admin)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from rayplane.control_plane.api.node_annotations import ISOLATION, isolation_of
 from rayplane.control_plane.api.pods.state import pod_is_ready
 from rayplane.node.config import NAMESPACES, NodeConfig
 from rayplane.node.host import NodeHost
@@ -43,6 +44,8 @@ async def test_a_pod_has_its_own_names_address_and_processes(api: FakeClient, ma
     script = "hostname; cat /etc/hostname; grep job /etc/hosts; echo $$$$; ls -d /proc/[0-9]* | wc -l; id -u"
     said = (await ended(api, host, script)).split()
     ip = api.pod("job")["status"]["podIP"]
+    told = api.objects["nodes"]["n1"]["metadata"].get("annotations", {}).get(ISOLATION, "")
+    assert told.startswith("namespaces, ") and isolation_of(api.objects["nodes"]["n1"]) == told
     assert ip.startswith("10.77.1.")
     # Itself, and the `ls` that counts; `wc` may be there already.
     assert said[:5] == ["job", "job", ip, "job", "1"] and said[5] in ("2", "3") and said[6] == "0"

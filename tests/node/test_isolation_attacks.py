@@ -1,7 +1,9 @@
 """Isolated pods that mean harm: to the machine, to their neighbours, to the program that all of them live below."""
 
 import asyncio
+import ctypes
 import os
+import platform
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -98,6 +100,17 @@ async def test_processes_of_containers_are_limited(api: FakeClient, make_isolati
     script = "bash -c 'ulimit -u; ulimit -n; ulimit -c'"
     processes, files, core = (int(n) for n in (await ended(api, host, script)).split())
     assert 0 < processes <= 2048 and 1024 <= files <= 65536 and core == 0
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the number of a system call")
+async def test_no_container_has_the_keys_of_the_session_that_its_host_was_started_in(
+    api: FakeClient, make_isolating: Isolating
+) -> None:
+    host = await make_isolating(NODE)
+    ask = "import ctypes; print(ctypes.CDLL(None).syscall(250, 0, -3, 1))"
+    context = {"securityContext": {"seccompProfile": {"type": "Unconfined"}}}
+    said = int(await ended(api, host, "", container={"command": ["python3", "-c", ask], **context}))
+    assert said != ctypes.CDLL(None).syscall(250, 0, -3, 0)
 
 
 async def test_a_fork_bomb_leaves_room_for_its_neighbours(api: FakeClient, make_isolating: Isolating) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 from typing import Any
 
 import pytest
@@ -117,6 +118,20 @@ async def test_groups_go_with_their_pods(api: FakeClient, make_isolating: Isolat
     await api.until(lambda: gone(pod))
     await host.stop()
     assert gone(group)
+
+
+@pytest.mark.skipif(not GROUPS, reason="no control groups here")
+async def test_groups_go_with_a_host_that_is_killed(api: FakeClient, make_isolating: Isolating) -> None:
+    host = await make_isolating(NODE)
+    runtime: Any = host._runtimes["process"]
+    api.put("pods", shell("box", SLEEP))
+    await api.until(lambda: "running" in state(api, "box"))
+    runtime.group, group = None, runtime.group
+    # What the kernel does for a process that is gone.
+    os.kill(runtime.shim.pid, signal.SIGKILL)
+    os.close(runtime._janitor)
+    runtime._janitor = -1
+    await api.until(lambda: gone(group))
 
 
 def gone(group: Any) -> bool:

@@ -80,13 +80,15 @@ async def test_a_pod_with_the_machines_processes_sees_those_of_all_pods_and_not_
     host = await make_isolating(NODE)
     api.put("pods", shell("box", "SECRET=x exec sleep 4242"))
     await api.until(lambda: running(api, "box"))
+    shim = host._runtimes["process"].shim.pid  # type: ignore[attr-defined]
     script = (
         "while ! pid=$(pgrep -x -f 'sleep 4242'); do sleep 0.01; done; echo seen; cat /proc/$pid/environ 2>&1; "
-        "ls /proc/$pid/root/ 2>&1; kill -9 1; kill -0 1 && echo there; ls /proc | grep -c ^[0-9]"
+        "ls /proc/$pid/root/ 2>&1; kill -9 1; kill 1; kill -INT 1; kill -0 1 && echo there; ls /proc | grep -c ^[0-9]"
     )
     container = {"securityContext": {"privileged": True}}
     told = (await ended(api, host, script, hostPID=True, container=container)).splitlines()
     assert told[0] == "seen" and told[3] == "there" and sum("ermission denied" in line for line in told[1:3]) == 2
+    assert host._runtimes["process"].shim.pid == shim  # type: ignore[attr-defined]
     # Nothing of the machine but what is below the shim.
     assert int(told[4]) < 15
 

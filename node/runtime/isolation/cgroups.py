@@ -37,10 +37,10 @@ class Group:
 
     def __init__(self, directories: Mapping[str, str], version: int) -> None:
         self._directories = directories
-        self._version = version
+        self.version = version
 
     def below(self, name: str) -> "Group":
-        return Group({controller: f"{path}/{name}" for controller, path in self._directories.items()}, self._version)
+        return Group({controller: f"{path}/{name}" for controller, path in self._directories.items()}, self.version)
 
     @property
     def paths(self) -> list[str]:
@@ -50,14 +50,14 @@ class Group:
         """Make it. `hands_on`: groups are to be in it, and no processes."""
         for path in self.paths:
             os.makedirs(path, exist_ok=True)
-        if hands_on and self._version == 2:
+        if hands_on and self.version == 2:
             there = _words(f"{self.paths[0]}/cgroup.controllers")
             wanted = " ".join(f"+{controller}" for controller in CONTROLLERS if controller in there)
             _write(f"{self.paths[0]}/cgroup.subtree_control", wanted)
 
     def set(self, limits: Limits) -> None:
         """Set what the machine has controllers for."""
-        files = files_v2(limits) if self._version == 2 else files_v1(limits)
+        files = files_v2(limits) if self.version == 2 else files_v1(limits)
         for name, value in files.items():
             directory = self._directories.get(name.partition(".")[0])
             if directory is not None and os.path.exists(f"{directory}/{name}"):
@@ -69,7 +69,7 @@ class Group:
 
     def use(self) -> Use:
         """What it uses. What cannot be read counts as nothing."""
-        if self._version == 2:
+        if self.version == 2:
             (path,) = self.paths
             cpu = _number(f"{path}/cpu.stat", "usage_usec") * 1000
             memory = _number(f"{path}/memory.current") - _number(f"{path}/memory.stat", "inactive_file")

@@ -26,19 +26,21 @@ from rayplane.node.runtime import Listener, Mount, PodPlace, StartOrder, Usage
 from rayplane.node.runtime.command import CommandLine, mount_variable, own_command
 from rayplane.node.runtime.isolation import memory
 from rayplane.node.runtime.isolation.cgroups import Group, find
+from rayplane.node.runtime.isolation.janitor import watch
 from rayplane.node.runtime.isolation.limits import of_container, of_pod
 from rayplane.node.runtime.isolation.ownership import give_to_group
 from rayplane.node.runtime.isolation.pods import memory_volumes, oom_score, shares
 from rayplane.node.runtime.isolation.rootfs import STAGE, Box, layers, machine_of, plan
-from rayplane.node.runtime.isolation.seccomp import filter_of
-from rayplane.node.runtime.isolation.users import RANGE_FIRST, give, identity
+from rayplane.node.runtime.isolation.seccomp import filter_of, library
+from rayplane.node.runtime.isolation.users import RANGE_COUNT, RANGE_FIRST, give, identity
 from rayplane.node.runtime.pod_network import bound, connected, joined
 from rayplane.node.runtime.process import ProcessRun, ProcessRuntime, check_line, check_words
 from rayplane.node.runtime.shim_client import SOCKET, ShimClient
 from rayplane.node.runtime.simulated import SimulatedRuntime
 from rayplane.node.runtime.tree import TERMINATION_LOG
 from rayplane.node.runtime.usage import SessionUse
-from rayplane.node.shim.shim import MARK, OOM_KILLED
+from rayplane.node.shim.child import OOM_KILLED
+from rayplane.node.shim.shim import MARK
 from rayplane.storage.env import Beneath, one_name
 
 log = logging.getLogger(__name__)
@@ -78,6 +80,7 @@ class IsolatedRuntime(ProcessRuntime):
         super().__init__(simulated, ShimClient(command, lost=self._shim_lost))
         self._group_name = f"{members} {next(iter(directories), '')}"
         self.group: Group | None = None
+        self._janitor = -1  # removes the group when this is closed, by whatever end
         self.machine = machine_of(programs, self.staged)
         self.path = ":".join([PATH, *(f"{p}/bin" for p in self.machine.programs)])
         self.network = self
@@ -98,7 +101,10 @@ class IsolatedRuntime(ProcessRuntime):
         """Start the shim. Where the machine does not let it isolate there is `trouble`, and it is not tried again."""
         for directory in self._own:
             os.makedirs(directory, mode=0o700, exist_ok=True)
-        self.group = await asyncio.get_running_loop().run_in_executor(None, _host_group, self._group_name)
+        found = await asyncio.get_running_loop().run_in_executor(None, _host_group, self._group_name)
+        if found is not None:
+            self.group, self._janitor = found
+        self.isolation = self._told()
         answer = await self._ask("", op="alive", seconds=ANSWER_S)
         if answer["ev"] == "failed":
             self.trouble = self.shim.broken = f"this machine does not let pods be isolated: {answer['error']}"
@@ -107,6 +113,15 @@ class IsolatedRuntime(ProcessRuntime):
         await super().close()
         if self.group is not None:
             await asyncio.get_running_loop().run_in_executor(None, self.group.remove)
+        if self._janitor >= 0:
+            os.close(self._janitor)
+            self._janitor = -1
+
+    def _told(self) -> str:
+        """What this machine lets pods have."""
+        limits = f"cgroup v{self.group.version}" if self.group is not None else "sampled memory"
+        users = f"{RANGE_COUNT} users" if os.geteuid() == 0 else "one user"
+        return f"namespaces, {users}, {limits}, {'seccomp' if library() is not None else 'no seccomp'}"
 
     def keep_alive(self, seconds: float) -> None:
         if not self.trouble:
@@ -452,17 +467,18 @@ def _pod_order(place: PodPlace, node_memory: int) -> dict[str, Any]:
     return {"op": "pod", "of": place.uid, **own, **shares(place.pod, node_memory)}
 
 
-def _host_group(name: str) -> Group | None:
-    """A fresh group of control for a host; None where the machine does not let it have one."""
+def _host_group(name: str) -> tuple[Group, int] | None:
+    """A fresh control group for a host, with its janitor; None where the machine does not let it have one."""
     try:
         group = find(name)
-        if group is not None:
-            group.remove()
-            group.make(hands_on=True)
+        if group is None:
+            return None
+        group.remove()
+        group.make(hands_on=True)
+        return group, watch(group.paths)
     except OSError as e:
         log.warning("containers are held to their memory by looking: no control group can be had: %s", e)
         return None
-    return group
 
 
 def _network_id(members: str) -> str:

@@ -42,8 +42,8 @@ from rayplane.node.runtime.isolation.namespaces import PodNamespaces
 from rayplane.node.runtime.isolation.network import WIRE_HEADER, MachineNetwork, prepare_pod
 from rayplane.node.runtime.isolation.rootfs import NEW_ROOT, OWN, PROC, STAGE
 from rayplane.node.runtime.isolation.users import RANGE_COUNT, RANGE_FIRST, maps_many
-from rayplane.node.shim.child import Child
-from rayplane.node.shim.shim import OOM_KILLED, WATCH_S, Shim, kill_group
+from rayplane.node.shim.child import OOM_KILLED, Child
+from rayplane.node.shim.shim import WATCH_S, Shim, kill_group
 
 _NETFILTER = 12
 _KINDS = {
@@ -61,6 +61,7 @@ class IsolatedShim(Shim):
     """A shim that knows the namespaces of its pods."""
 
     proc = PROC
+    can_be_stopped = False  # by containers that see it
 
     def __init__(self, control: socket.socket, network: MachineNetwork) -> None:
         super().__init__(control)
@@ -294,6 +295,7 @@ def _wait(pid: int, host: int) -> NoReturn:
 def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
     try:
+        syscalls.leave_session_keys()
         with joining(sys.argv[2]) as peer:
             isolate(peer, sys.argv[3:])
         go_apart(control)

@@ -27,8 +27,9 @@ PR_SET_PDEATHSIG, PR_CAPBSET_DROP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS =
 PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 _CAPABILITY_VERSION_3 = 0x2008_0522
 
-#: (clone, pivot_root) by machine; the arguments of clone that are used here come in one order on all of them.
-_NUMBERS = {"x86_64": (56, 155), "aarch64": (220, 41), "riscv64": (220, 41)}
+#: (clone, pivot_root, keyctl) by machine; the arguments of clone that are used here come in one order on all of them.
+_NUMBERS = {"x86_64": (56, 155, 250), "aarch64": (220, 41, 219), "riscv64": (220, 41, 219)}
+_KEYCTL_JOIN_SESSION_KEYRING = 1
 
 _CLOSE_RANGE, _CLOSE_RANGE_CLOEXEC, _MOST = 436, 4, 0xFFFF_FFFF  # one number on all machines, as of all newer calls
 _OPEN_TREE, _MOVE_MOUNT = 428, 429
@@ -109,6 +110,12 @@ def set_host_name(name: str) -> None:
 def prctl(option: int, value: int = 0, more: int = 0) -> None:
     words = (ctypes.c_ulong(value), ctypes.c_ulong(more), ctypes.c_ulong(0), ctypes.c_ulong(0))
     _check(_libc.prctl(option, *words), f"prctl {option}")
+
+
+def leave_session_keys() -> None:
+    """Have none of the keys of the session that this process was started in (keyctl(2)); all below it neither."""
+    none = ctypes.c_void_p(0)
+    _libc.syscall(ctypes.c_long(_number(2)), ctypes.c_int(_KEYCTL_JOIN_SESSION_KEYRING), none)  # a kernel may have none
 
 
 def close_on_exec(first: int) -> None:
