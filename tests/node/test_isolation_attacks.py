@@ -113,6 +113,21 @@ async def test_no_container_has_the_keys_of_the_session_that_its_host_was_starte
     assert said != ctypes.CDLL(None).syscall(250, 0, -3, 0)
 
 
+async def test_no_container_changes_the_program_that_its_host_is_run_by(
+    api: FakeClient, make_isolating: Isolating
+) -> None:
+    host = await make_isolating(NODE)
+    # What its first process was before is what it is asked to be.
+    change = (
+        "import os\n"
+        "for change in (lambda: os.chmod('/proc/self/exe', 0o777), lambda: open('/proc/self/exe', 'r+b')):\n"
+        "    try: print('changed', change())\n"
+        "    except OSError as e: print('refused', flush=True)\n"
+    )
+    container = {"command": ["/proc/self/exe", "-c", change], "securityContext": {"privileged": True}}
+    assert await ended(api, host, "", container=container) == "refused\nrefused\n"
+
+
 async def test_a_fork_bomb_leaves_room_for_its_neighbours(api: FakeClient, make_isolating: Isolating) -> None:
     host = await make_isolating(NODE)
     bomb = "try:\n  while os.fork(): pass\nexcept OSError: print('no more', flush=True)"

@@ -23,7 +23,7 @@ from rayplane.node.runtime.pod_network import DIRECT
 from rayplane.node.runtime.termination import termination_message
 from rayplane.node.runtime.tree import TERMINATION_LOG as MESSAGE_FILE
 from rayplane.node.runtime.tree import ContainerTree
-from rayplane.node.shim.shim import OOM_KILLED
+from rayplane.node.shim.child import OOM_KILLED
 from rayplane.proto.cri import cri_pb2 as pb
 from rayplane.storage.env import Beneath
 

@@ -54,6 +54,7 @@ class CriRuntime:
     """The runtime at a socket. `node`: whose it is here; `watchers` are told when `trouble` has changed."""
 
     network_id = ""
+    isolation = ""
     network: PodNetwork = DIRECT
 
     def __init__(self, client: CriClient, node: Node, *, keyring: Keyring = no_keys) -> None:

@@ -36,9 +36,10 @@ def probe() -> Found:
 def _attempt(directory: str) -> None:
     """Make everything that a pod has, and run a program there. Raises what stands in the way."""
     from rayplane.node.runtime.isolation import launch, memory, namespaces
+    from rayplane.node.runtime.isolation.apart import go_apart
+    from rayplane.node.runtime.isolation.entrance import isolate
     from rayplane.node.runtime.isolation.network import MachineNetwork, prepare_pod
     from rayplane.node.runtime.isolation.rootfs import STAGE, Box, machine_of, plan
-    from rayplane.node.runtime.isolation.shim import go_apart, isolate
     from rayplane.node.runtime.isolation.users import Identity
 
     isolate(0, [directory])

@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ANSWER_S = 30.0
 SYNC = "RAYPLANE_VOLUME_SYNC"
-_SHIM = str(Path(__file__).with_name("shim.py"))
+_SHIM = str(Path(__file__).with_name("entrance.py"))
 _ids = iter(range(1, 1 << 62))
 
 

@@ -1,6 +1,6 @@
 """The shim of a node host whose pods are isolated: as `node.shim`, in the machine's namespaces.
 
-Started as `shim.py CONTROL MEMBERS DIRECTORY...`: the descriptor of its control socket; the file that names the shims
+Started as `entrance.py CONTROL MEMBERS DIRECTORY...`: the descriptor of its control socket; the file with the shims
 which share the machine's user and network namespaces; the directories of the machine that hold files of pods. Those
 appear in `STAGE`, as 0, 1 and so on: the way to them may be closed to whom root is in the namespace. It is two
 processes: one outside, which waits, and the first of a process namespace, which does the work.
@@ -23,27 +23,24 @@ out: {ev: isolated} once, {ev: failed, id: ""} when the kernel does not let it
 
 import errno
 import os
-import select
 import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(os.path.abspath(__file__)).parents[4]))
 
 from rayplane.node.runtime.isolation import hogs, launch, memory, namespaces, processes, strays, syscalls
+from rayplane.node.runtime.isolation.apart import go_apart
 from rayplane.node.runtime.isolation.launch import Forked
-from rayplane.node.runtime.isolation.members import joining
 from rayplane.node.runtime.isolation.namespaces import PodNamespaces
 from rayplane.node.runtime.isolation.network import WIRE_HEADER, MachineNetwork, prepare_pod
-from rayplane.node.runtime.isolation.rootfs import NEW_ROOT, OWN, PROC, STAGE
-from rayplane.node.runtime.isolation.users import RANGE_COUNT, RANGE_FIRST, maps_many
+from rayplane.node.runtime.isolation.rootfs import PROC
 from rayplane.node.shim.child import OOM_KILLED, Child
-from rayplane.node.shim.shim import WATCH_S, Shim, kill_group
+from rayplane.node.shim.shim import Shim, kill_group
 
 _NETFILTER = 12
 _KINDS = {
@@ -51,10 +48,6 @@ _KINDS = {
     "udp": (socket.AF_INET, socket.SOCK_DGRAM, 0),
     "netfilter": (socket.AF_NETLINK, socket.SOCK_RAW, _NETFILTER),
 }
-_JOINED = (("user", syscalls.CLONE_NEWUSER), ("net", syscalls.CLONE_NEWNET))
-_SHARED = syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNET
-#: What each shim has for itself, so that it may come back to it.
-_OWN = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS
 
 
 class IsolatedShim(Shim):
@@ -201,103 +194,9 @@ class IsolatedShim(Shim):
             self._send(ev="socket", id=message["id"], fds=[os.dup(one.fileno())])
 
 
-def isolate(peer: int, directories: Sequence[str]) -> None:
-    """Go into the machine's namespaces: those of `peer`, else new ones. Raises OSError."""
-    is_root = os.geteuid() == 0
-    if is_root:
-        syscalls.unshare(syscalls.CLONE_NEWNS)
-        _show(directories)
-    if peer:
-        fds = [(os.open(f"/proc/{peer}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC), kind) for name, kind in _JOINED]
-        for fd, kind in fds:
-            syscalls.setns(fd, kind)
-            os.close(fd)
-        syscalls.unshare(_OWN)
-        if maps_many():
-            os.setgroups([])
-    elif is_root:
-        _unshare_with_range()
-    else:
-        uid, gid = os.geteuid(), os.getegid()
-        syscalls.unshare(_SHARED | _OWN)
-        _write_maps("self", "deny", f"0 {uid} 1", f"0 {gid} 1")
-    os.setresgid(0, 0, 0)
-    os.setresuid(0, 0, 0)
-    if not is_root:
-        _show(directories)
-
-
-def _show(directories: Sequence[str]) -> None:
-    """Have directories in `STAGE`."""
-    syscalls.mount("", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE)
-    syscalls.mount("tmpfs", STAGE, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "mode=755,size=64k")
-    for place in (NEW_ROOT, PROC, OWN):
-        os.mkdir(place)
-    for number, directory in enumerate(directories):
-        os.mkdir(f"{STAGE}/{number}")
-        syscalls.mount(directory, f"{STAGE}/{number}", "", syscalls.MS_BIND | syscalls.MS_REC)
-
-
-def _unshare_with_range() -> None:
-    """As root: a child that stays outside gives the namespace a range of numbers."""
-    ready, go = os.pipe2(os.O_CLOEXEC)
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            os.read(ready, 1)
-            line = f"0 {RANGE_FIRST} {RANGE_COUNT}"
-            _write_maps(str(os.getppid()), "allow", line, line)
-            code = 0
-        finally:
-            os._exit(code)
+def serve(control: socket.socket) -> None:
+    """Be the shim of pods in the namespaces that this process is in."""
     try:
-        syscalls.unshare(_SHARED | _OWN)
-    finally:
-        os.write(go, b".")
-        os.close(go)
-        os.close(ready)
-        _, status = os.waitpid(child, 0)
-    if status:
-        raise OSError(errno.EPERM, "user numbers cannot be mapped", "/proc/self/uid_map")
-    os.setgroups([])
-
-
-def _write_maps(process: str, groups: str, uids: str, gids: str) -> None:
-    for name, text in (("setgroups", groups), ("uid_map", uids), ("gid_map", gids)):
-        with open(f"/proc/{process}/{name}", "w") as f:
-            f.write(text)
-
-
-def go_apart(control: socket.socket | None = None) -> None:
-    """Go on as the first process of a namespace: whatever is below it, whoever it belongs to, ends with it, and none of
-    them can end it. The process before stays outside to wait, and has nothing of `control` any more."""
-    syscalls.unshare(syscalls.CLONE_NEWPID)
-    host = os.getppid()
-    pid = os.fork()
-    if pid:
-        if control is not None:
-            control.close()
-        _wait(pid, host)
-    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
-    syscalls.mount("proc", PROC, "proc", syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC)
-    syscalls.mount("own", OWN, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "mode=711,size=8m")
-    memory.keep(memory.MACHINE, {memory.SHM: {"size": memory.SHM_BYTES}})
-
-
-def _wait(pid: int, host: int) -> NoReturn:
-    ended = os.pidfd_open(pid)
-    while os.getppid() == host and not select.select([ended], [], [], WATCH_S)[0]:
-        pass
-    os._exit(0)
-
-
-def main() -> None:
-    control = socket.socket(fileno=int(sys.argv[1]))
-    try:
-        syscalls.leave_session_keys()
-        with joining(sys.argv[2]) as peer:
-            isolate(peer, sys.argv[3:])
         go_apart(control)
         network = MachineNetwork()
     except Exception as e:
@@ -309,4 +208,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    serve(socket.socket(fileno=int(sys.argv[1])))
