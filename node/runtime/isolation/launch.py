@@ -74,10 +74,11 @@ def start(message: dict[str, Any], pod: PodNamespaces, stdio: Sequence[int], *, 
     It is the first one of a process namespace of its own, unless its pod has one for all containers, or `message` says
     `host_pid`: then it is among the machine's. `beside`: a process whose process numbers it shares.
     """
-    own = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWCGROUP
+    own = syscalls.CLONE_NEWNS
     if not (beside or message["host_pid"] or "pid" in pod.fds):
         own |= syscalls.CLONE_NEWPID
     other = os.pidfd_open(beside) if beside else -1
+    groups = message.get("groups") or ()
 
     def join() -> int:
         if other >= 0:
@@ -88,10 +89,12 @@ def start(message: dict[str, Any], pod: PodNamespaces, stdio: Sequence[int], *, 
     def inside() -> None:
         _stand_alone(stdio, tty=message["tty"])
         build(message["mounts"])
+        _join_groups(groups)
+        syscalls.unshare(syscalls.CLONE_NEWCGROUP)
         _run(message)
 
     try:
-        forked = _fork(message, join, inside, (other, *stdio, *pod.fds.values()))
+        forked = _fork(message, join, inside, (other, *groups, *stdio, *pod.fds.values()))
         forked.among_others = not own & syscalls.CLONE_NEWPID
         return forked
     finally:
@@ -102,6 +105,7 @@ def start(message: dict[str, Any], pod: PodNamespaces, stdio: Sequence[int], *, 
 def enter(message: dict[str, Any], pod: PodNamespaces, main: int, stdio: Sequence[int]) -> Forked:
     """Start a command in the container whose main process is `main`. Raises OSError when that is gone."""
     container = os.pidfd_open(main)
+    groups = message.get("groups") or ()
 
     def join() -> int:
         syscalls.setns(container, _OF_CONTAINER)
@@ -110,10 +114,11 @@ def enter(message: dict[str, Any], pod: PodNamespaces, main: int, stdio: Sequenc
 
     def inside() -> None:
         _stand_alone(stdio, tty=message["tty"])
+        _join_groups(groups)
         _run(message)
 
     try:
-        return _fork(message, join, inside, (container, *stdio, *pod.fds.values()))
+        return _fork(message, join, inside, (container, *groups, *stdio, *pod.fds.values()))
     finally:
         os.close(container)
 
@@ -132,10 +137,7 @@ def _fork(message: dict[str, Any], join: Callable[[], int], inside: Callable[[],
         if between == 0:
 
             def there() -> None:
-                groups = message.get("groups") or ()
-                syscalls.close_all_but({write, tell, *groups, *(fd for fd in kept if fd >= 0)})
-                for fd in groups:
-                    os.write(fd, b"0")
+                syscalls.close_all_but({write, tell, *(fd for fd in kept if fd >= 0)})
                 _score(message["oom_score"])
                 pid = syscalls.clone(join() | syscalls.CLONE_PARENT)
                 if pid == 0:
@@ -158,6 +160,12 @@ def _fork(message: dict[str, Any], join: Callable[[], int], inside: Callable[[],
     if not pid:
         raise forked.failure() or OSError(errno.ESRCH, "the container does not run", message["argv"][0])
     return forked
+
+
+def _join_groups(groups: Sequence[int]) -> None:
+    """Go to control groups, at last: what is still to be done there has the time that the container has."""
+    for fd in groups:
+        os.write(fd, b"0")
 
 
 def _score(value: int) -> None:
