@@ -14,7 +14,7 @@ _PROVISIONERS = Callers.of(users=(CONTROLLER_MANAGER,), groups=(MASTERS,))
 
 #: Of `rayplane.v1.Node`.
 NODE = {
-    **each(_API_SERVERS, "Logs", "Exec", "Stats", "Metrics"),
+    **each(_API_SERVERS, "Logs", "Exec", "Stats", "Page"),
     **each(Callers.of(groups=(API_SERVERS, MASTERS, NODE_HOSTS)), "PortForward"),
 }
 #: Of `rayplane.v1.Overlay`: what a host may send is judged by whose packets they are.

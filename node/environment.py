@@ -48,6 +48,8 @@ class Reference:
 
 Found = Mapping[tuple[str, str], Object | None]
 """(resource, name) to the object, or None where there is none."""
+Files = Mapping[tuple[str, str], Mapping[str, str] | None]
+"""(volume, path) to the variables of the file, or None where there is none."""
 
 
 def env_references(container: dict[str, Any]) -> list[Reference]:
@@ -74,8 +76,12 @@ def container_env(
     *,
     found: Found,
     services: Iterable[Object] = (),
+    files: Files | None = None,
 ) -> dict[str, str]:
-    """The variables. Raises ContainerConfigError naming the object or key that is missing."""
+    """The variables. Raises ContainerConfigError naming the object or key that is missing.
+
+    Without `files` there are none to be told of, and what would come from them is left out.
+    """
     env: dict[str, str] = {}
     if pod["spec"].get("enableServiceLinks") is not False:
         for service in services:
@@ -91,7 +97,7 @@ def container_env(
     for variable in container.get("env") or ():
         value_from = variable.get("valueFrom")
         if value_from:
-            value = _value_from(value_from, container, pod, facts, found)
+            value = _value_from(value_from, container, pod, facts, found, files)
             if value is None:
                 continue
         else:
@@ -123,6 +129,19 @@ def expand(text: str, env: Mapping[str, str]) -> str:
     return _EXPANSION.sub(replace, text)
 
 
+def expand_path(text: str, env: Mapping[str, str]) -> str:
+    """A subPathExpr with its variables. Raises ContainerConfigError where one is not known, or it leads out."""
+    for match in _EXPANSION.finditer(text):
+        if match.group(1) != "$" and match.group(2) not in env:
+            raise ContainerConfigError(f'missing value for "{match.group(2)}"')
+    path = expand(text, env)
+    if path.startswith("/"):
+        raise ContainerConfigError(f"error SubPath `{path}` must not be an absolute path")
+    if ".." in path.split("/"):
+        raise ContainerConfigError(f"unable to provision SubPath `{path}`: must not contain '..'")
+    return path
+
+
 def text_data(obj: Object | None) -> dict[str, str]:
     """Data of a ConfigMap, or of a Secret decoded, as text."""
     return {key: value.decode(errors="replace") for key, value in binary_data(obj).items()}
@@ -152,6 +171,7 @@ def _value_from(
     pod: Object,
     facts: PodFacts,
     found: Found,
+    files: Files | None,
 ) -> str | None:
     for part, resource in (("configMapKeyRef", "configmaps"), ("secretKeyRef", "secrets")):
         ref = value_from.get(part)
@@ -163,6 +183,8 @@ def _value_from(
                 return None
             where = f"{meta.namespace(pod)}/{ref['name']}"
             raise ContainerConfigError(f"couldn't find key {ref['key']} in {_KINDS[resource]} {where}")
+    if value_from.get("fileKeyRef"):
+        return _from_file(value_from["fileKeyRef"], files)
     if "fieldRef" in value_from:
         return field_value(value_from["fieldRef"]["fieldPath"], pod, facts)
     if "resourceFieldRef" in value_from:
@@ -172,6 +194,21 @@ def _value_from(
             chosen = named(pod["spec"], ref["containerName"]) or container
         return resource_value(ref, chosen, facts)
     raise ContainerConfigError("valueFrom names no source that this node knows")
+
+
+def _from_file(ref: dict[str, Any], files: Files | None) -> str | None:
+    if files is None:
+        return None
+    variables = files.get((ref["volumeName"], ref["path"])) or {}
+    if ref["key"] in variables or ref.get("optional"):
+        return variables.get(ref["key"])
+    raise ContainerConfigError(f'environment variable key "{ref["key"]}" not found in file "{ref["path"]}"')
+
+
+def file_references(container: dict[str, Any]) -> list[tuple[str, str]]:
+    """(volume, path) of the files that `container_env` needs."""
+    refs = ((v.get("valueFrom") or {}).get("fileKeyRef") for v in container.get("env") or ())
+    return [(ref["volumeName"], ref["path"]) for ref in refs if ref]
 
 
 def field_value(path: str, pod: Object, facts: PodFacts) -> str:

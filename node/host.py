@@ -27,6 +27,7 @@ from rayplane.node.kubelet.host_pods import HostPods
 from rayplane.node.kubelet.kubelet import Kubelet
 from rayplane.node.kubelet.node_lease import NodeLeases, stand_in
 from rayplane.node.kubelet.node_status import NodeStatuses
+from rayplane.node.kubelet.pages import Asked, Page, page
 from rayplane.node.kubelet.prober import Prober
 from rayplane.node.kubelet.referenced_objects import ReferencedObjects
 from rayplane.node.kubelet.registrar import registered
@@ -141,11 +142,10 @@ class NodeHost:
         yield gauge("kubelet_volume_stats_capacity_bytes", "Bytes that volumes may hold.", capacity, "node")
         yield gauge("kubelet_volume_stats_available_bytes", "Bytes that no volume has reserved.", free, "node")
 
-    def _page(self, node: str, accept: str) -> tuple[bytes, str]:
-        self.kubelet(node)
-        from rayplane.control_plane.component_base.exposition import page
-
-        return page(metrics.of_node(node, self.collect()), accept)
+    async def _page(self, node: str, path: str, accept: str) -> Page:
+        """Raises NotHere."""
+        own = lambda: metrics.of_node(node, self.collect())  # noqa: E731
+        return await page(path, Asked(self.kubelet(node), accept, self.config, self.env.timestamp(), own))
 
     # --- life -------------------------------------------------------------------------------------
 

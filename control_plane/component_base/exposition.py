@@ -16,12 +16,13 @@ from rayplane.control_plane.component_base.metrics import Family, Histogram
 _TOTAL = "_total"
 
 
-def page(families: Iterable[Family], accept: str) -> tuple[bytes, str]:
-    """Body and Content-Type: OpenMetrics where `accept` names it, else text 0.0.4."""
+def page(families: Iterable[Family], accept: str, *, process: bool = True) -> tuple[bytes, str]:
+    """Body and Content-Type: OpenMetrics where `accept` names it, else text 0.0.4. `process`: with this one's own."""
     found = list(families)
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Families(lambda: found))
-    ProcessCollector(registry=registry)
+    if process:
+        ProcessCollector(registry=registry)
     try:
         encode, content_type = choose_encoder(accept)
     except (TypeError, ValueError):

@@ -78,6 +78,8 @@ class Kubelet:
         names = (SIMULATED, real) if config.takes_processes else (SIMULATED,)
         self._parts = {name: self._worker_parts(name, runtimes[name]) for name in names}
         self._handlers = Handlers(shared.client, config.name, names, config.runtime)
+        self.started = shared.env.timestamp()
+        self.vitals = shared.vitals_of(config, lambda: self.workers)
         self.eviction = self._eviction_manager()
         self._leaving = False
         self._freed = asyncio.Event()
@@ -373,6 +375,7 @@ class Kubelet:
             self._resizes.forget(worker)
         uid, key = meta.uid(worker.pod), meta.key(worker.pod)
         self._player.forget(uid)
+        self.metrics.forget(uid)
         self._workers.pop(uid, None)
         if self._by_key.get(key) is worker:
             del self._by_key[key]
@@ -436,12 +439,11 @@ class Kubelet:
 
     def _eviction_manager(self) -> EvictionManager | None:
         shared, config = self._shared, self.config
-        if shared.vitals is None or not config.takes_processes:
+        if self.vitals is None:
             return None
-        vitals = shared.vitals(config, lambda: {meta.uid(w.pod): w.runs for w in self.workers})
         return EvictionManager(
             config.eviction,
-            vitals,
+            self.vitals,
             lambda: self.workers,
             every_s=shared.timing.pressure_every_s,
             transition_s=shared.timing.pressure_transition_s,

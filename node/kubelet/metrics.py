@@ -1,8 +1,11 @@
 """Counts of the kubelets of one host, under Kubernetes' names; nodes are told apart by a label. Pure."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.component_base.metrics import Family, Histogram, counter, gauge, histogram
 
 _START_S = (
@@ -34,10 +37,13 @@ _START_S = (
 )
 
 
+PROBE_LABELS = ("container", "namespace", "pod", "pod_uid", "probe_type", "result")
+
+
 class KubeletMetrics:
     """Counts of one node, kept as things happen."""
 
-    __slots__ = ("pod_start", "preemptions", "started_containers", "started_pods")
+    __slots__ = ("pod_start", "preemptions", "probes", "started_containers", "started_pods")
 
     def __init__(self) -> None:
         self.started_pods = self.started_containers = 0
@@ -45,6 +51,17 @@ class KubeletMetrics:
         """Pods ended to make room for critical ones."""
         self.pod_start = Histogram(_START_S)
         """Seconds from when a pod was first seen until its first container was started."""
+        self.probes: Counter[tuple[str, ...]] = Counter()
+        """Probes of the pods that are here, by PROBE_LABELS."""
+
+    def probed(self, container: str, pod: Object, probe: str, *, ok: bool) -> None:
+        own = (container, meta.namespace(pod), meta.name(pod), meta.uid(pod))
+        self.probes[(*own, probe.capitalize(), "successful" if ok else "failed")] += 1
+
+    def forget(self, uid: str) -> None:
+        """A pod is here no more."""
+        for labels in [labels for labels in self.probes if labels[3] == uid]:
+            del self.probes[labels]
 
 
 def collect(

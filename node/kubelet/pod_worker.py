@@ -385,7 +385,9 @@ class PodWorker:
         states = (Run.RUNNING, Run.STOPPING) if effect.probe == "readiness" else (Run.RUNNING,)
 
         def report(ok: bool, message: str, decides: bool) -> None:
-            self.post(Probed(effect.container, effect.attempt, effect.probe, ok, message, decides))
+            self._parts.metrics.probed(effect.container, self.pod, effect.probe, ok=ok)
+            if decides or message or not ok:
+                self.post(Probed(effect.container, effect.attempt, effect.probe, ok, message, decides))
 
         await self._parts.prober.run(
             effect.probe,

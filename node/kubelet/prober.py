@@ -1,7 +1,7 @@
 """Prober: probes real containers by HTTP, TCP, gRPC and commands, with Kubernetes' periods and thresholds.
 
-One task per probe, for as long as the container's run lasts. Results go to the pod's life cycle when they change, and
-each failure goes there to be told.
+One task per probe, for as long as the container's run lasts. Each result goes to whoever asked, and whether
+it counts from now on.
 Until its first success a readiness probe is tried every second even if its period is longer: more tries cannot do
 harm then, and a pod that is ready should be seen to be.
 """
@@ -90,8 +90,7 @@ class Prober:
             if not runs():
                 return
             verdict = counter.add(ok)
-            if verdict is not None or message or not ok:
-                report(ok, message, verdict is not None)
+            report(ok, message, verdict is not None)
             if verdict is not None and (probe == "startup" or (probe == "liveness" and not verdict)):
                 return
             hurry = probe == "readiness" and not ever

@@ -16,10 +16,21 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.api.meta import Object
 from rayplane.node.config import NodeConfig
-from rayplane.node.environment import Found, PodFacts, Reference, container_env, env_references, expand
+from rayplane.node.environment import (
+    Files,
+    Found,
+    PodFacts,
+    Reference,
+    container_env,
+    env_references,
+    expand_path,
+    file_references,
+)
 from rayplane.node.errors import ContainerConfigError, MountError, NodeError, SourceUnavailable
 from rayplane.node.events import Events
 from rayplane.node.kubelet.addresses import NodeAddresses
+from rayplane.node.kubelet.env_files import BYTES_MAX as ENV_FILE_MAX
+from rayplane.node.kubelet.env_files import parse_env_file
 from rayplane.node.kubelet.etc_files import RESOLV_CONF, etc_files, host_name, hosts
 from rayplane.node.kubelet.token_manager import JITTER_S, Token
 from rayplane.node.runtime import Mount, PodPlace, Runtime
@@ -330,11 +341,28 @@ class Sandbox:
             services = await objects.services(namespace) if self._parts.files is not None else []
         except SourceUnavailable as e:
             raise ContainerConfigError(str(e)) from e
-        env = container_env(container, pod, self.facts(), found=found, services=services)
+        files = self._env_files(container)
+        env = container_env(container, pod, self.facts(), found=found, services=services, files=files)
         for mount in container.get("volumeMounts") or ():
             if mount["name"] in self._sync_sockets:
                 env["RAYPLANE_VOLUME_SYNC"] = self._sync_sockets[mount["name"]]
+            expand_path(mount.get("subPathExpr") or "", env)
         return env
+
+    def _env_files(self, container: dict[str, Any]) -> Files | None:
+        """What files in volumes say of variables. Raises ContainerConfigError."""
+        own, found = self._parts.files, {}
+        if own is None:
+            return None
+        for volume, path in file_references(container):
+            data = own.read(self._paths[volume], path, ENV_FILE_MAX + 1)
+            try:
+                if data is not None and len(data) > ENV_FILE_MAX:
+                    raise ValueError(f"it is larger than {ENV_FILE_MAX} bytes")
+                found[volume, path] = parse_env_file(data.decode()) if data is not None else None
+            except ValueError as e:
+                raise ContainerConfigError(f'environment variable file "{path}" of volume {volume}: {e}') from e
+        return found
 
     def mounts(self, container: dict[str, Any], env: Mapping[str, str]) -> tuple[Mount, ...]:
         """`env`: the container's variables, for subPathExpr."""
@@ -347,7 +375,7 @@ class Sandbox:
                 m["name"],
                 m["mountPath"],
                 self._paths[m["name"]],
-                sub_path=m.get("subPath") or expand(m.get("subPathExpr") or "", env),
+                sub_path=m.get("subPath") or expand_path(m.get("subPathExpr") or "", env),
                 read_only=bool(m.get("readOnly")) or m["name"] in projected,
                 scratch=m["name"] in scratch,
                 sync_socket=self._sync_sockets.get(m["name"], ""),

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from rayplane.control_plane.api import meta
 from rayplane.control_plane.client import ApiClient
 from rayplane.node.config import NodeConfig, NodeTiming
 from rayplane.node.events import Events
 from rayplane.node.kubelet.eviction_manager import Vitals
 from rayplane.node.kubelet.sandbox import ObjectLookup, PodVolumes, Tokens
-from rayplane.node.kubelet.stage_player import PlayerParts
+from rayplane.node.kubelet.stage_player import PlayerParts, Worker
 from rayplane.node.kubelet.worker_parts import Probes, Statuses
 from rayplane.node.runtime import ContainerRun
 from rayplane.node.runtime.simulated import SimulatedRuntime
@@ -48,3 +49,9 @@ class Shared:
     """See NodeHostConfig."""
     vitals: MakeVitals | None = None
     """Tells what a node has left, where containers are processes."""
+
+    def vitals_of(self, node: NodeConfig, workers: Callable[[], list[Worker]]) -> Vitals | None:
+        """The vitals of one of the nodes; None where they cannot be told."""
+        if self.vitals is None or not node.takes_processes:
+            return None
+        return self.vitals(node, lambda: {meta.uid(w.pod): w.runs for w in workers()})

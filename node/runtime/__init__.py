@@ -99,6 +99,7 @@ class Usage:
     cpu_nanocores: int = 0
     memory_bytes: int = 0
     processes: int = 0
+    cpu_ns: int = 0  # since it began, where that is known
 
 
 class ExecSession(Protocol):

@@ -77,7 +77,7 @@ class SimulatedRuntime(NothingShared):
 class SimulatedRun:
     """One run of a simulated container."""
 
-    __slots__ = ("_listener", "_order", "_over", "_runtime", "_timer", "_waiters")
+    __slots__ = ("_listener", "_order", "_over", "_runtime", "_since", "_timer", "_waiters")
     real = False
     log_path = ""
 
@@ -87,6 +87,7 @@ class SimulatedRun:
         self._runtime = runtime
         self._timer: asyncio.TimerHandle | None = None
         self._over = False
+        self._since = 0.0
         self._waiters: list[asyncio.Future[None]] = []
 
     def begin(self, rng: random.Random) -> None:
@@ -106,6 +107,7 @@ class SimulatedRun:
 
     def _run(self, duration_s: float | None, exit_code: int) -> None:
         self._timer = None
+        self._since = asyncio.get_running_loop().time()
         self._listener.started()
         if duration_s is not None and not self._over:
             self._after(duration_s, self._exit, exit_code, 0)
@@ -217,7 +219,8 @@ class SimulatedRun:
             cores = cpu.milli / 1000
         if memory_bytes is None:
             memory_bytes = (self._amount(pod, "memory-usage") or quantity.parse(requests.get("memory") or 0)).value
-        return Usage(round(cores * 1e9), round(memory_bytes))
+        ran_s = asyncio.get_running_loop().time() - self._since
+        return Usage(round(cores * 1e9), round(memory_bytes), 1, round(cores * ran_s * 1e9))
 
     def _amount(self, pod: Object, name: str) -> quantity.Quantity | None:
         """An amount that the pod says, as it is now; None where it says none, or what is none."""

@@ -39,18 +39,20 @@ class UsageMeter:
 
     def __init__(self) -> None:
         self._last: tuple[float, int] | None = None
-        self._rate = 0
+        self._rate = self._total = 0
 
     def measure(self, use: SessionUse | None, now: float) -> Usage:
         if use is None:
             return Usage()
+        # What ended processes have used is not theirs any more: the sum must not go back for that.
+        self._total = max(self._total, use.cpu_ns)
         if self._last is None:
             self._last = (now, use.cpu_ns)
         elif now - self._last[0] >= FRESH_S:
             at, before = self._last
             self._rate = max(0, int((use.cpu_ns - before) / (now - at)))
             self._last = (now, use.cpu_ns)
-        return Usage(self._rate, use.memory_bytes, use.processes)
+        return Usage(self._rate, use.memory_bytes, use.processes, self._total)
 
 
 def _read_sessions() -> dict[int, SessionUse]:

@@ -1,4 +1,4 @@
-"""gRPC service `rayplane.v1.Node`: logs, exec, port-forward and stats of the pods of a host, and its nodes' metrics."""
+"""gRPC service `rayplane.v1.Node`: logs, exec, port-forward and stats of the pods of a host, and its nodes' pages."""
 
 import asyncio
 import contextlib
@@ -23,6 +23,10 @@ M = TypeVar("M")
 CHUNK = 64 * 1024
 _SINCE_MAX_S = 10 * 365 * 86_400
 _PREFERRED = "kubectl.kubernetes.io/default-container"
+
+
+Page = tuple[bytes, str, int]
+"""What is on it, its type, and the status of the answer."""
 
 
 class StreamedPod(Protocol):
@@ -58,17 +62,17 @@ class NodeService:
         pods: PodLookup,
         sessions: Sessions,
         clock: Clock,
-        metrics: Callable[[str, str], tuple[bytes, str]],
+        page: Callable[[str, str, str], Awaitable[Page]],
         prepare: Callable[[], Awaitable[None]],
     ) -> None:
-        """`metrics` gives a node's page and its type, of those that a scraper takes; NotHere for other hosts' nodes.
+        """`page` gives what a node's kubelet has at a path, in a format that the client takes; NotHere elsewhere.
 
         `prepare` is awaited before usage is looked at.
         """
         self._pods = pods
         self._sessions = sessions
         self._clock = clock
-        self._metrics = metrics
+        self._page = page
         self._prepare = prepare
 
     # --- logs -------------------------------------------------------------------------------------
@@ -156,9 +160,10 @@ class NodeService:
                 response.memory_bytes += usage.memory_bytes
         return response
 
-    async def Metrics(self, request: pb.MetricsRequest, context: Context) -> pb.MetricsResponse:
-        page, content_type = self._metrics(request.node, request.accept)
-        return pb.MetricsResponse(page=page, content_type=content_type)
+    async def Page(self, request: pb.PageRequest, context: Context) -> pb.PageResponse:
+        await self._prepare()
+        page, content_type, status = await self._page(request.node, request.path, request.accept)
+        return pb.PageResponse(page=page, content_type=content_type, status=status)
 
     # --- look-up ----------------------------------------------------------------------------------
 

@@ -88,6 +88,13 @@ class PodFiles:
             self._give(f"{self.root}/{path}", 0o777)
         return f"{self.root}/{path}"
 
+    def read(self, directory: str, path: str, limit: int) -> bytes | None:
+        """The beginning of a file in a volume of a pod, which may plant links there; None when there is none."""
+        try:
+            return self._files.below(os.path.relpath(directory, self.root)).read(path, limit)
+        except OSError:
+            return None
+
     def host_path(self, pod: Object, volume: dict[str, Any]) -> str:
         """A path of the machine. Raises MountError when it is not what the volume's type says."""
         path, kind = volume["hostPath"]["path"], volume["hostPath"].get("type") or ""

@@ -59,11 +59,11 @@ class StandInNode:
         )
         return node_pb2.StatsResponse(cpu_nanocores=500_000_000, memory_bytes=1 << 30, containers=[one])
 
-    async def Metrics(self, request: node_pb2.MetricsRequest, context: Context) -> node_pb2.MetricsResponse:
+    async def Page(self, request: node_pb2.PageRequest, context: Context) -> node_pb2.PageResponse:
         if "openmetrics" in request.accept:
             raise RpcError(grpc.StatusCode.UNAVAILABLE, "the host ends")
-        page = f"kubelet_node_name{{node={request.node}}} 1\n".encode()
-        return node_pb2.MetricsResponse(page=page, content_type="text/plain; version=0.0.4; charset=utf-8")
+        page, kind = f"{request.path} of {request.node}\n".encode(), "text/plain; version=0.0.4; charset=utf-8"
+        return node_pb2.PageResponse(page=page, content_type=kind, status=404 if request.path == "run" else 200)
 
     async def PortForward(
         self, requests: AsyncIterator[node_pb2.PortForwardRequest], context: Context

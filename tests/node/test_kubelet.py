@@ -120,14 +120,14 @@ async def test_a_node_tells_metrics_of_its_own_alone(api: FakeClient, make_host:
     await api.until(lambda: ready(api, "web"))
     pages = {}
     for node in ("n1", "n2"):
-        answer = await stub(host).Metrics(pb.MetricsRequest(node=node, accept="text/plain"))
+        answer = await stub(host).Page(pb.PageRequest(node=node, path="metrics", accept="text/plain"))
         assert answer.content_type.startswith("text/plain")
         pages[node] = answer.page.decode()
     assert "\nkubelet_running_pods 1.0\n" in pages["n1"]
     assert "\nkubelet_running_pods 0.0\n" in pages["n2"]
     assert '\nkubelet_running_containers{container_state="running"} 1.0\n' in pages["n1"]
     with pytest.raises(RpcError) as refused:
-        await stub(host).Metrics(pb.MetricsRequest(node="n3"))
+        await stub(host).Page(pb.PageRequest(node="n3", path="healthz"))
     assert refused.value.code is grpc.StatusCode.NOT_FOUND
 
 

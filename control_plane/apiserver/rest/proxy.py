@@ -1,6 +1,6 @@
 """Requests for `.../proxy/PATH`: HTTP handed on to a pod, to a pod of a service, or answered for a node.
 
-Of a node's own server the paths are answered that clients ask: health, usage, pods and metrics.
+What a node's own server has at a path its host is asked for, over gRPC.
 
 Source: pkg/registry/core/{pod,service,node}, ResourceLocation; apimachinery's proxy/upgradeaware.go.
 """
@@ -9,7 +9,6 @@ import ssl
 from dataclasses import dataclass
 
 import aiohttp
-import orjson
 from aiohttp import web
 
 from rayplane.control_plane.api.errors import BadRequest, NotFound, ServiceUnavailable
@@ -136,39 +135,19 @@ class Proxy:
     # --- nodes --------------------------------------------------------------------------------
 
     async def _node(self, name: str, path: str, accept: str) -> web.Response:
+        """The page of the node's kubelet, in the format that the client takes."""
         node = await self._registry.lookup.get("nodes", name)
         if node is None:
             raise NotFound.of("nodes", name)
-        if path == "metrics":
-            return await self._node_metrics(node, accept)
-        stats = await self._registry.metrics.stats_of(node)
-        if stats is None:
-            raise ServiceUnavailable(f"error trying to reach service: node {name} does not answer")
-        match path:
-            case "healthz" | "healthz/ping" | "healthz/syncloop":
-                return web.Response(text="ok")
-            case "pods":
-                pods = [p for p in await self._registry.lookup.list("pods") if p["spec"].get("nodeName") == name]
-                return _json(_pods(pods))
-            case "runningpods":
-                return _json(_pods(_running(stats)))
-            case "stats/summary":
-                return _json(_summary(name, stats, self._registry.env.timestamp()))
-            case "metrics/resource":
-                return web.Response(text=_resource_metrics(stats))
-        return web.Response(status=404, text="404 page not found\n")
-
-    async def _node_metrics(self, node: Object, accept: str) -> web.Response:
-        """The page of the node's kubelet, in the format that the scraper takes."""
         # What a header may hold beyond ASCII names no format.
         formats = accept.encode("ascii", "ignore").decode()
-        request = node_pb2.MetricsRequest(node=node["metadata"]["name"], accept=formats)
+        request = node_pb2.PageRequest(node=name, path=path, accept=formats)
         try:
             stub = node_stub(self._network, address_of_node(node))
-            answer: node_pb2.MetricsResponse = await stub.Metrics(request, timeout=_NODE_TIMEOUT_S)
+            answer: node_pb2.PageResponse = await stub.Page(request, timeout=_NODE_TIMEOUT_S)
         except RpcError as e:
             raise node_error(e) from e
-        return web.Response(body=answer.page, headers={"Content-Type": answer.content_type})
+        return web.Response(body=answer.page, status=answer.status, headers={"Content-Type": answer.content_type})
 
 
 def _unchecked() -> ssl.SSLContext:
@@ -183,46 +162,3 @@ def _split(request: web.BaseRequest, *, namespaced: bool) -> tuple[str, bool, st
     parts = request.raw_path.partition("?")[0].split("/")
     own = 8 if namespaced else 6
     return "/".join(parts[:own]), len(parts) > own, "/".join(parts[own:])
-
-
-def _json(value: Object) -> web.Response:
-    return web.Response(body=orjson.dumps(value), content_type="application/json")
-
-
-def _pods(pods: list[Object]) -> Object:
-    return {"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": pods}
-
-
-def _running(stats: node_pb2.StatsResponse) -> list[Object]:
-    """As the kubelet's `/runningpods/`: what its runtime knows of them."""
-    pods: dict[tuple[str, str], Object] = {}
-    for one in stats.containers:
-        made = {"metadata": {"name": one.pod, "namespace": one.namespace}, "spec": {"containers": []}, "status": {}}
-        pod = pods.setdefault((one.namespace, one.pod), made)
-        pod["spec"]["containers"].append({"name": one.container, "resources": {}})
-    return [*pods.values()]
-
-
-def _summary(node: str, stats: node_pb2.StatsResponse, now: str) -> Object:
-    """As the kubelet's `/stats/summary` (k8s.io/kubelet/pkg/apis/stats/v1alpha1)."""
-
-    def usage(nanocores: int, size: int) -> Object:
-        memory = {"time": now, "usageBytes": size, "workingSetBytes": size}
-        return {"cpu": {"time": now, "usageNanoCores": nanocores}, "memory": memory}
-
-    pods: dict[tuple[str, str], Object] = {}
-    for one in stats.containers:
-        ref = {"podRef": {"name": one.pod, "namespace": one.namespace}, "containers": []}
-        pod = pods.setdefault((one.namespace, one.pod), ref)
-        pod["containers"].append({"name": one.container, **usage(one.cpu_nanocores, one.memory_bytes)})
-    return {"node": {"nodeName": node, **usage(stats.cpu_nanocores, stats.memory_bytes)}, "pods": [*pods.values()]}
-
-
-def _resource_metrics(stats: node_pb2.StatsResponse) -> str:
-    """Memory in use, as the kubelet's `/metrics/resource` tells it."""
-    lines = ["# TYPE node_memory_working_set_bytes gauge", f"node_memory_working_set_bytes {stats.memory_bytes}"]
-    lines.append("# TYPE container_memory_working_set_bytes gauge")
-    for one in stats.containers:
-        labels = f'container="{one.container}",namespace="{one.namespace}",pod="{one.pod}"'
-        lines.append(f"container_memory_working_set_bytes{{{labels}}} {one.memory_bytes}")
-    return "\n".join(lines) + "\n"

@@ -124,21 +124,25 @@ class StatsResponse(_message.Message):
     containers: _containers.RepeatedCompositeFieldContainer[ContainerStats]
     def __init__(self, cpu_nanocores: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., containers: _Optional[_Iterable[_Union[ContainerStats, _Mapping]]] = ...) -> None: ...
 
-class MetricsRequest(_message.Message):
-    __slots__ = ("node", "accept")
+class PageRequest(_message.Message):
+    __slots__ = ("node", "accept", "path")
     NODE_FIELD_NUMBER: _ClassVar[int]
     ACCEPT_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
     node: str
     accept: str
-    def __init__(self, node: _Optional[str] = ..., accept: _Optional[str] = ...) -> None: ...
+    path: str
+    def __init__(self, node: _Optional[str] = ..., accept: _Optional[str] = ..., path: _Optional[str] = ...) -> None: ...
 
-class MetricsResponse(_message.Message):
-    __slots__ = ("page", "content_type")
+class PageResponse(_message.Message):
+    __slots__ = ("page", "content_type", "status")
     PAGE_FIELD_NUMBER: _ClassVar[int]
     CONTENT_TYPE_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
     page: bytes
     content_type: str
-    def __init__(self, page: _Optional[bytes] = ..., content_type: _Optional[str] = ...) -> None: ...
+    status: int
+    def __init__(self, page: _Optional[bytes] = ..., content_type: _Optional[str] = ..., status: _Optional[int] = ...) -> None: ...
 
 class Packets(_message.Message):
     __slots__ = ("packets",)
