@@ -17,6 +17,8 @@ NODE = {
     **each(_API_SERVERS, "Logs", "Exec", "Stats", "Page"),
     **each(Callers.of(groups=(API_SERVERS, MASTERS, NODE_HOSTS)), "PortForward"),
 }
+#: Of a kubelet's pages over HTTP, without being reviewed.
+PAGES = _API_SERVERS
 #: Of `rayplane.v1.Overlay`: what a host may send is judged by whose packets they are.
 OVERLAY = each(Callers.of(groups=(NODE_HOSTS,)), "Carry")
 #: Of `rayplane.v1.VolumeReplica`.

@@ -42,6 +42,7 @@ from rayplane.node.runtime.answers import Answers
 from rayplane.node.runtime.simulated import SimulatedRuntime
 from rayplane.node.streaming.service import NodeService
 from rayplane.node.streaming.sessions import Sessions
+from rayplane.node.streaming.web import KubeletWeb, reviewer
 from rayplane.node.tasks import Tasks
 from rayplane.node.volumes.attachments import Attachments
 from rayplane.node.volumes.drivers.replicated.barrier import socket_directory
@@ -195,10 +196,15 @@ class NodeHost:
         if self.carrier is not None:
             overlay = node_pb2.DESCRIPTOR.services_by_name["Overlay"]
             served.append(Service(overlay, self.carrier, callers=callers.OVERLAY))
-        server = await self.network.serve(self.config.address, served, web=Debugging(self.collect))
+        server = await self.network.serve(self.config.address, served, web=self._web())
         self._stack.push_async_callback(server.stop)
         host, _, port = server.address.rpartition(":")
         self.advertised = f"{self.config.advertise_host or host}:{port}"
+
+    def _web(self) -> KubeletWeb:
+        first = self.config.nodes[0].name
+        own, review = Debugging(self.collect), reviewer(self.client)
+        return KubeletWeb(own, self._page, review, trusted=callers.PAGES, node=first)
 
     async def _start_kubelets(self) -> None:
         shared = self._shared()

@@ -45,7 +45,8 @@ TABLE = {
     # It answers an actor of its own certificate only.
     "/rayplane.v1.Supervisor/Renew": EVERYONE,
     "/rayplane.v1.Supervisor/Sign": ("controllers",),
-    "/rayplane.v1.Node/[LEMS]*": ETCD,
+    "/rayplane.v1.Node/[LES]*": ETCD,
+    "/rayplane.v1.Node/Page": ETCD,
     "/rayplane.v1.Node/PortForward": (*ETCD, "node"),
     "/rayplane.v1.VolumeReplica/*": ("node",),
     "/csi.v1.Identity/*": (*ADMINS, "controllers"),

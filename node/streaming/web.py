@@ -1,0 +1,107 @@
+"""The kubelet's port over HTTP: pages of a host's nodes, for whom the API lets read them.
+
+Whoever comes has shown a certificate; administrators and API servers may read all, others what a SubjectAccessReview
+says of `nodes/stats`, `nodes/metrics` and so on. A path that no rule names is `nodes/proxy`. Paths of the host itself,
+its own metrics and log, stay the administrators'.
+
+    GET /stats/summary?node=NAME      of this node; without one of the host's first
+
+Source: kubelet's pkg/kubelet/server/auth.go; KEP-2862 (fine-grained authorization).
+"""
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.errors import ApiError
+from rayplane.control_plane.client import ApiClient
+from rayplane.control_plane.component_base.debugging import METRICS
+from rayplane.control_plane.component_base.log_pages import text
+from rayplane.control_plane.rpc import Callers, Identity, identity_of_transport
+from rayplane.node.errors import NotHere
+from rayplane.node.streaming.service import Page
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+log = logging.getLogger(__name__)
+
+_SUBRESOURCES = {
+    "stats": ("stats",),
+    "metrics": ("metrics",),
+    "logs": ("log",),
+    "pods": ("pods", "proxy"),
+    "runningpods": ("pods", "proxy"),
+    "healthz": ("healthz", "proxy"),
+    "configz": ("configz", "proxy"),
+}
+_VERBS = {"GET": "get", "HEAD": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
+
+
+def subresources(path: str) -> tuple[str, ...]:
+    """Parts of a node of which one must be allowed to whoever asks for a path."""
+    return _SUBRESOURCES.get(path.strip("/").partition("/")[0], ("proxy",))
+
+
+def reviewer(client: ApiClient) -> Callable[[Identity, str, str, str], Awaitable[bool]]:
+    """Asks the API whether somebody may do a verb with a part of a node; nobody may while it does not answer."""
+
+    async def review(identity: Identity, verb: str, part: str, node: str) -> bool:
+        attributes = {"verb": verb, "version": "v1", "resource": "nodes", "subresource": part, "name": node}
+        spec = {"user": identity.user, "groups": [*identity.groups], "resourceAttributes": attributes}
+        kind = {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview"}
+        try:
+            answer = await client.create("subjectaccessreviews.authorization.k8s.io", {**kind, "spec": spec})
+        except ApiError as e:
+            log.info("what %s may read of node %s is not known: %s", identity.user, node, e.message)
+            return False
+        return bool(meta.status(answer).get("allowed"))
+
+    return review
+
+
+class KubeletWeb:
+    """A web handler, as `Network.serve` takes it.
+
+    `own`: answers for paths of the host itself; `page`: what a node has at a path, NotHere for one that is not here;
+    `review`: whether an identity may do a verb with a part of a node.
+    """
+
+    def __init__(
+        self,
+        own: "Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]",
+        page: Callable[[str, str, str], Awaitable[Page]],
+        review: Callable[[Identity, str, str, str], Awaitable[bool]],
+        *,
+        trusted: Callers,
+        node: str,
+    ) -> None:
+        self._own, self._page, self._review = own, page, review
+        self._trusted, self._node = trusted, node
+
+    async def __call__(self, request: "web.BaseRequest") -> "web.StreamResponse":
+        identity = identity_of_transport(request.transport)
+        trusted = self._trusted.refusal(identity, request.path) is None
+        if request.path.startswith("/debug/") or (request.path == METRICS and trusted):
+            return await self._own(request)
+        from aiohttp import web
+
+        node = request.query.get("node") or self._node
+        if not (trusted or await self._allowed(identity, request.method, request.path, node)):
+            who = identity.user if identity is not None and identity.user else "whoever shows no certificate"
+            return text(403, f"Forbidden (user={who}, verb={_VERBS.get(request.method, '')}, path={request.path})")
+        try:
+            body, kind, status = await self._page(node, request.path, request.headers.get("Accept", ""))
+        except NotHere as e:
+            return text(404, str(e))
+        return web.Response(body=body, status=status, headers={"Content-Type": kind})
+
+    async def _allowed(self, identity: Identity | None, method: str, path: str, node: str) -> bool:
+        verb = _VERBS.get(method)
+        if identity is None or not identity.user or verb is None:
+            return False
+        for part in subresources(path):
+            if await self._review(identity, verb, part, node):
+                return True
+        return False
