@@ -52,8 +52,13 @@ class StaticPods:
 
     async def start(self) -> None:
         """Run what is there, and go on looking."""
-        await self._read()
-        self._task = asyncio.get_running_loop().create_task(self._run(), name=f"static pods of {self._host.name}")
+        if self._directory:
+            await self._read()
+            self._begin()
+
+    def _begin(self) -> None:
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run(), name=f"static pods of {self._host.name}")
 
     async def stop(self) -> None:
         await cancel_and_wait(self._task)
@@ -66,11 +71,12 @@ class StaticPods:
         elif key in self._mirrors and meta.uid(self._mirrors[key]) == meta.uid(pod):
             del self._mirrors[key]
         self._wake.set()
+        self._begin()  # one of many nodes that have no such pods costs no task
 
     async def _run(self) -> None:
         while True:
             try:
-                async with asyncio.timeout(self._every_s):
+                async with asyncio.timeout(self._every_s if self._directory else None):
                     await self._wake.wait()
             except TimeoutError:
                 await self._read()
