@@ -58,4 +58,5 @@ async def _run_command(run: ContainerRun, command: list[str]) -> None:
     finally:
         session.kill()
     if code != 0:
-        raise RuntimeFailed(f"command {command[:1]} exited with {code}: {said.decode(errors='replace').strip()}")
+        text = said.decode(errors="replace").strip()
+        raise RuntimeFailed(f"command {command[:1]} exited with {code}{f': {text}' if text else ''}")

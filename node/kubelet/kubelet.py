@@ -263,13 +263,11 @@ class Kubelet:
         self._add(pod, room_of(pod), self._handlers.default, None)
 
     def end_static(self, uid: str) -> None:
-        worker = self._workers.get(uid)
-        if worker is not None:
+        if (worker := self._workers.get(uid)) is not None:
             worker.remove()
 
     def mirrored(self, uid: str, mirror: str) -> None:
-        worker = self._workers.get(uid)
-        if isinstance(worker, PodWorker):
+        if isinstance(worker := self._workers.get(uid), PodWorker):
             worker.mirrored(mirror)
 
     async def _look_again(self, uid: str) -> None:

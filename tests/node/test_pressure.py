@@ -227,7 +227,8 @@ async def test_one_pod_goes_at_a_time_and_the_node_tells(monkeypatch: pytest.Mon
     assert manager.evictions == {MEMORY: 3}
 
 
-async def test_a_pod_whose_scratch_is_full_goes_without_pressure() -> None:
+async def test_a_pod_whose_scratch_is_full_goes_without_pressure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rayplane.node.kubelet.eviction_manager.MEASURING_PAUSE", 0.0)
     vitals = FakeVitals()
     pods = [FakePod(make_pod("a", volumes=[{"name": "d", "emptyDir": {"sizeLimit": "1Mi"}}])), FakePod(sized("bb"))]
     nothing = lambda *_: None  # noqa: E731
@@ -241,3 +242,12 @@ async def test_a_pod_whose_scratch_is_full_goes_without_pressure() -> None:
     (evicted,) = pods[0].events
     assert isinstance(evicted, Evicted) and evicted.disruption == ("", "")
     assert evicted.message == 'Usage of EmptyDir volume "d" exceeds the limit "1Mi". '
+    # What takes long is done seldom.
+    pods[0].takes_room = False
+    pods[1] = FakePod(make_pod("c", volumes=[{"name": "d", "emptyDir": {"sizeLimit": "1Mi"}}]))
+    monkeypatch.setattr("rayplane.node.kubelet.eviction_manager.MEASURING_PAUSE", 1e9)
+    vitals.volumes = {}
+    await manager.look()
+    vitals.volumes = {"d": 2 * MI}
+    await manager.look()
+    assert not pods[1].events
