@@ -124,7 +124,7 @@ async def front(api: FakeClient) -> AsyncIterator[Front]:
     async with contextlib.AsyncExitStack() as stack:
         app = web.Application(client_max_size=1 << 26)
         app.router.add_route("*", "/{tail:.*}", made.answer)
-        runner = web.AppRunner(app)
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         site = web.TCPSite(runner, "127.0.0.1", 0)
