@@ -17,6 +17,8 @@ CRI_FORM = "cri:unix:///PATH"
 """The name of a runtime that is another program: where its socket is."""
 NONE = "none"
 NAMESPACES = "namespaces"
+AUTO, ON, OFF = "auto", "on", "off"
+RELAY = "relay"
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +160,12 @@ class NodeHostConfig:
     """The address of the cluster's DNS server; empty for none."""
     cri_socket: str = ""
     """Path where CRI is served to this user's programs; empty: it is not."""
+    network_policy: str = AUTO
+    """Whether network policies are kept: `on` (no pod starts where they cannot be), `off`, `auto` (where they can)."""
+    egress: str = NONE
+    """How isolated pods reach what is outside of the cluster: by the `relay` of their host, or `none`."""
+    egress_allow: tuple[str, ...] = ()
+    """Networks of IPv4 that the relay reaches although it would refuse them, being the machine's own."""
     pod_dir: str = "pods"
     """Files and logs of real pods, on the injected disk."""
     answer_dir: str = "answers"
@@ -199,15 +207,16 @@ class NodeHostConfig:
         if len(set(names)) != len(names):
             raise ConfigError("nodes: two have the same name")
         for node in self.nodes:
-            if node.runtime not in RUNTIMES and not node.cri_path:
-                raise ConfigError(f"nodes: runtime {node.runtime!r} is none of {', '.join((*RUNTIMES, CRI_FORM))}")
-            if node.max_pods < 1:
-                raise ConfigError("nodes: max_pods must be at least 1")
-            for text in (node.cpu, node.memory):
-                if not quantity.is_quantity(text):
-                    raise ConfigError(f"nodes: {text!r} is no quantity; write 4, 500m or 8Gi")
-        if self.isolation not in (NONE, NAMESPACES):
-            raise ConfigError(f"isolation: {self.isolation!r} is none of {NONE}, {NAMESPACES}")
+            _validate_node(node)
+        for name, value, known in (
+            ("isolation", self.isolation, (NONE, NAMESPACES)),
+            ("egress", self.egress, (NONE, RELAY)),
+            ("network_policy", self.network_policy, (AUTO, ON, OFF)),
+        ):
+            if value not in known:
+                raise ConfigError(f"{name}: {value!r} is none of {', '.join(known)}")
+        if self.network_policy == ON and self.runs_processes and not self.isolates:
+            raise ConfigError(f"network_policy: {ON} needs isolation {NAMESPACES}")
         timing = self.timing
         if not timing.lease_renew_s < timing.lease_duration_s <= timing.fence_after_s:
             raise ConfigError("timing: need lease_renew_s < lease_duration_s <= fence_after_s")
@@ -221,3 +230,13 @@ class NodeHostConfig:
     def runs_processes(self) -> bool:
         """Tells whether there may be processes here."""
         return any(n.takes_processes for n in self.nodes)
+
+
+def _validate_node(node: NodeConfig) -> None:
+    if node.runtime not in RUNTIMES and not node.cri_path:
+        raise ConfigError(f"nodes: runtime {node.runtime!r} is none of {', '.join((*RUNTIMES, CRI_FORM))}")
+    if node.max_pods < 1:
+        raise ConfigError("nodes: max_pods must be at least 1")
+    for text in (node.cpu, node.memory):
+        if not quantity.is_quantity(text):
+            raise ConfigError(f"nodes: {text!r} is no quantity; write 4, 500m or 8Gi")

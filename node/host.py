@@ -58,9 +58,10 @@ if TYPE_CHECKING:
     from rayplane.node.dns.cluster_dns import ClusterDns
     from rayplane.node.kubelet.eviction_manager import Vitals
     from rayplane.node.kubelet.shared import RunsOfPods
-    from rayplane.node.nftables.kernel import KernelTable
     from rayplane.node.overlay.carrier import Carrier
-    from rayplane.node.proxy.proxy import ProxyConfig, ServiceProxy
+    from rayplane.node.pod_rules import PodRules
+    from rayplane.node.proxy.proxy import ServiceProxy
+    from rayplane.node.runtime.isolation.runtime import IsolatedRuntime
     from rayplane.node.runtime.logfile import LogLimits
     from rayplane.node.runtime.pod_network import PodNetwork
 
@@ -93,8 +94,9 @@ class NodeHost:
         self.proxy: ServiceProxy | None = None
         self.dns: ClusterDns | None = None
         self.carrier: Carrier | None = None
-        self.kernel: KernelTable | None = None
         self.cri: CriServer | None = None
+        self.rules: PodRules | None = None
+        self._isolating: IsolatedRuntime | None = None
         self._recorder = EventRecorder(self.client, env, component="kubelet", host=config.nodes[0].name)
         self._events = Events(self._recorder, per_s=config.events_per_s)
         self._tasks = Tasks()
@@ -168,12 +170,14 @@ class NodeHost:
         if self.carrier is not None and not self._runtimes[PROCESS].trouble:
             self.carrier.start()
             stack.push_async_callback(self.carrier.stop)
-        if self.kernel is not None:
-            stack.callback(self.kernel.close)
+        if self.rules is not None:
+            stack.push_async_callback(self.rules.stop)
         stack.push_async_callback(self._objects.stop)
         stack.push_async_callback(self._tasks.cancel)
         stack.push_async_callback(self._stages.stop)
         await self._stages.start()
+        if self.rules is not None:
+            await self.rules.start(self.client, self._events)
         await self._start_kubelets()
         self._tasks.spawn(self._release_volumes(), "release of volumes")
         await self._start_traffic()
@@ -287,6 +291,7 @@ class NodeHost:
             return
         # Imported here so that a simulation never loads what opens sockets.
         from rayplane.node.ingress.ingress import Ingress, IngressAddresses
+        from rayplane.node.pod_rules import proxy_config
         from rayplane.node.proxy.proxy import ServiceProxy
         from rayplane.node.proxy.rules import SLICES, SLICES_BY_SERVICE, services_of
 
@@ -299,7 +304,7 @@ class NodeHost:
         if config.dns and config.runs_processes:
             await self._start_dns(services, slices)
         self.proxy = ServiceProxy(
-            self._proxy_config(),
+            proxy_config(config, self.advertised, self._pod_network(), self.rules),
             services=services,
             slices=slices,
             nodes=self._nodes,
@@ -311,25 +316,13 @@ class NodeHost:
         )
         self._stack.push_async_callback(self.proxy.stop)
         await self.proxy.start()
+        if self.rules is not None:
+            self.rules.open_way_out(self._tasks)
         if config.ingress_address:
             addresses = IngressAddresses(config.ingress_address, config.ingress_tls_address)
             ingress = Ingress(addresses, self.client, services, self.proxy, self._objects, self._events)
             self._stack.push_async_callback(ingress.stop)
             await ingress.start()
-
-    def _proxy_config(self) -> "ProxyConfig":
-        from rayplane.node.proxy.proxy import ProxyConfig
-
-        config = self.config
-        return ProxyConfig(
-            self.advertised,
-            config.loopback_networks,
-            self._pod_network(),
-            config.batch_window_s,
-            config.services,
-            config.dns,
-            self.kernel,
-        )
 
     async def _start_cri(self) -> None:
         # Imported here so that a simulation never loads what opens sockets.
@@ -383,6 +376,9 @@ class NodeHost:
             raise ConfigError("nodes: runtimes of real containers need a real disk")
         for name in dict.fromkeys(n.runtime if n.cri_path else PROCESS for n in self.config.nodes if n.takes_processes):
             self._runtimes[name] = self._real(name, root)
+        from rayplane.node.pod_rules import PodRules
+
+        self.rules = PodRules(self.config, self._isolating, self.kubelets, self._nodes)
 
     def _real(self, name: str, root: str) -> Runtime:
         """The runtime of real containers that has this name. `root`: where pods have their directories."""
@@ -405,7 +401,6 @@ class NodeHost:
             self._node_statuses.mark(kubelet)
 
     def _isolated(self, simulated: SimulatedRuntime, pods: str) -> Runtime:
-        from rayplane.node.nftables.kernel import KernelTable
         from rayplane.node.overlay.carrier import Carrier
         from rayplane.node.runtime.isolation.rootfs import STAGE
         from rayplane.node.runtime.isolation.runtime import IsolatedRuntime
@@ -427,7 +422,7 @@ class NodeHost:
             node_memory=max(quantity.value(node.memory) for node in config.nodes),
         )
         runtime.logs = self._log_limits()
-        self.kernel = KernelTable(runtime.open_netfilter)
+        self._isolating = runtime
         names = [node.name for node in config.nodes]
         self.carrier = Carrier(
             runtime,
@@ -446,6 +441,8 @@ class NodeHost:
         return LogLimits(self.config.log_file_bytes, self.config.log_files)
 
     def _reopen_traffic(self) -> None:
+        if self.rules is not None:
+            self.rules.reopen()
         if self.dns is not None:
             self.dns.server.reopen()
         if self.proxy is not None:

@@ -81,6 +81,18 @@ def up(
             "for a Ray cluster that is joined); kept."
         ),
     ] = "",
+    network_policy: Annotated[
+        str,
+        typer.Option(
+            help="Network policies of real pods: `on` (no pod starts where they are not kept), `off`, `auto`; kept."
+        ),
+    ] = "",
+    egress: Annotated[
+        str, typer.Option(help="Of isolated pods out of the cluster: `relay` by their host, or `none`; kept.")
+    ] = "",
+    egress_allow: Annotated[
+        str, typer.Option(help="Networks of the machine's own that the relay reaches too, `a,b`, or `none`; kept.")
+    ] = "",
     timing: Annotated[str, typer.Option(help="`fast` (where nothing is said) or `kubernetes`; kept.")] = "",
     ray_tls: Annotated[
         bool, typer.Option("--ray-tls", help="Mutual TLS between Ray's own processes; they start more slowly.")
@@ -141,8 +153,10 @@ def up(
         node_cpu=node_cpu,
         node_memory=node_memory,
         runtime=runtime,
-        # One machine speaks for itself alone.
-        isolation=isolation or ("" if address else AUTO),
+        isolation=isolation or ("" if address else AUTO),  # one machine speaks for itself alone
+        network_policy=network_policy,
+        egress=egress,
+        egress_allow=egress_allow,
         timing=timing,
         audit_policy=default_policy() if audit_policy == "default" else _kept("--audit-policy", audit_policy),
         authentication_config=_kept("--authentication-config", authentication_config),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from rayplane.control_plane.cluster.config import (
+    AUTO,
     MIXED,
     NAMESPACES,
     NONE,
@@ -220,6 +221,9 @@ def _node_host(spec: Spec, env: Env, network: Network, tls_dir: str | None, sock
         address=spec.instance.endpoint("grpc"),
         timing=NodeTiming.of(spec.config.timings),
         isolation=NAMESPACES if spec.plan.isolated else NONE,
+        network_policy=spec.config.network_policy or AUTO,
+        egress=spec.config.egress or NONE,
+        egress_allow=spec.config.egress_networks,
         machine_file=f"{os.path.dirname(spec.data_dir)}/isolation",
         services=spec.plan.service_cidr,
         dns=spec.plan.dns,

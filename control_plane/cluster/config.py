@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from ipaddress import IPv4Network
 from typing import TYPE_CHECKING, Any
 
 from rayplane.control_plane.api.admission.plugins import names, switched_on
@@ -22,6 +23,8 @@ RAY, PROCESS = "ray", "process"
 PACK, SPREAD = "pack", "spread"
 AUTO, NAMESPACES = "auto", "namespaces"
 MIXED = "mixed"
+ON, OFF = "on", "off"
+RELAY = "relay"
 NONE = "none"
 """In place of what is kept with the cluster: there is none any more."""
 KEPT = (
@@ -33,6 +36,9 @@ KEPT = (
     "enable_admission_plugins",
     "disable_admission_plugins",
     "timing",
+    "network_policy",
+    "egress",
+    "egress_allow",
     "scheduling",
     "scheduler_config",
 )
@@ -163,6 +169,12 @@ class ClusterConfig:
     """
     isolation: str = ""
     """`namespaces` or `none`; `auto` or empty: what the cluster has, or what the machine of the first `up` can."""
+    network_policy: str = ""
+    """Whether network policies are kept: `on`, `off`, or `auto` (where they can be); empty: as before, or `auto`."""
+    egress: str = ""
+    """How isolated pods reach what is outside of the cluster: `relay` or `none`; empty: as before, or `none`."""
+    egress_allow: str = ""
+    """Networks of the machine's own that the relay reaches too, with commas between; `none` for none; kept."""
     timing: str = ""
     """`fast` or `kubernetes`; empty for `fast` (`up`: for what the cluster had before)."""
     audit_policy: str = ""
@@ -204,6 +216,8 @@ class ClusterConfig:
                 ("simulated", "process", MIXED, CRI_FORM),
             ),
             ("--isolation", self.isolation or AUTO, (AUTO, NAMESPACES, NONE)),
+            ("--network-policy", self.network_policy or AUTO, (AUTO, ON, OFF)),
+            ("--egress", self.egress or NONE, (NONE, RELAY)),
             ("--timing", self.timing or DEFAULT_PROFILE, tuple(PROFILES)),
             ("--log-format", self.log_format, FORMATS),
             ("--scheduling", self.scheduling or PACK, (PACK, SPREAD)),
@@ -233,8 +247,20 @@ class ClusterConfig:
             raise UsageError("--address: only a cluster on Ray can join a Ray cluster")
         if self.ray_tls and (self.address or self.host != RAY):
             raise UsageError("--ray-tls: only for a Ray cluster that `up` starts; another has TLS as it was set up")
+        self._validate_networks()
         self._validate_files()
         self._validate_plugins()
+
+    def _validate_networks(self) -> None:
+        for text in self.egress_networks:
+            try:
+                IPv4Network(text)
+            except ValueError as e:
+                raise UsageError(f"--egress-allow: {e}; use networks of IPv4 such as 192.0.2.0/24") from e
+
+    @property
+    def egress_networks(self) -> tuple[str, ...]:
+        return () if self.egress_allow in ("", NONE) else tuple(self.egress_allow.split(","))
 
     def _validate_plugins(self) -> None:
         on, off = (named(text) for text in (self.enable_admission_plugins, self.disable_admission_plugins))

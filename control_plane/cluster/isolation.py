@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-from rayplane.control_plane.cluster.config import NAMESPACES, NONE, AddressPlan, ClusterConfig
+from rayplane.control_plane.cluster.config import NAMESPACES, NONE, ON, AddressPlan, ClusterConfig
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.node.runtime.isolation.probe import probe
 
@@ -19,8 +19,11 @@ async def decide(config: ClusterConfig, before: AddressPlan | None, progress: Ca
                 f"--isolation {config.isolation}: the cluster's addresses were given out for the other way; "
                 "use another --name, or begin anew after a `rayplane down --purge`"
             )
+        if not before.isolated:
+            _check_policies(config, why="pods of this cluster share their machines' networks")
         return before.isolated
     if not config.runs_processes or config.isolation in ("", NONE):
+        _check_policies(config, why="pods share this machine's network")
         return False
     found = await asyncio.get_running_loop().run_in_executor(None, probe)
     if found.works:
@@ -28,5 +31,11 @@ async def decide(config: ClusterConfig, before: AddressPlan | None, progress: Ca
     elif config.isolation == NAMESPACES:
         raise ClusterError(f"--isolation {NAMESPACES}: this machine does not let pods be isolated: {found.why}")
     else:
+        _check_policies(config, why=found.why)
         progress(f"pods share this machine's network and files, since it does not let them be isolated: {found.why}")
     return found.works
+
+
+def _check_policies(config: ClusterConfig, *, why: str) -> None:
+    if config.runs_processes and config.network_policy == ON:
+        raise UsageError(f"--network-policy {ON}: they are kept with --isolation {NAMESPACES} alone: {why}")

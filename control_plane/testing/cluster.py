@@ -37,6 +37,9 @@ class Options(TypedDict, total=False):
     node_memory: str
     runtime: str
     isolation: str
+    network_policy: str
+    egress: str
+    egress_allow: str
     scheduling: str
     scheduler_config: str
     timing: str

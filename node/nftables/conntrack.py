@@ -1,18 +1,19 @@
 """Connections that the kernel knows, and ending some of them (linux/netfilter/nfnetlink_conntrack.h). Pure.
 
-A connection keeps the place that it was translated to, and passes rules that came after it: both only until it is
-forgotten.
+A connection keeps the place that it was translated to until it is forgotten, and passes rules that came after it until
+it is marked: what is on its way would make it anew, the other way round.
 """
 
 import struct
 from dataclasses import dataclass
 
+from rayplane.node.nftables.expressions import number
 from rayplane.node.nftables.messages import IPV4, attribute_values, netlink
 
-_SUBSYSTEM, _GET, _DELETE = 1, 1, 2
+_SUBSYSTEM, _NEW, _GET, _DELETE = 1, 0, 1, 2
 _REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
 KIND = _SUBSYSTEM << 8
-_ORIGINAL, _REPLY = 1, 2
+_ORIGINAL, _REPLY, _MARK, _MASK = 1, 2, 8, 21
 _IP, _PROTOCOL = 1, 2
 
 
@@ -27,6 +28,7 @@ class Flow:
     to: bytes
     to_port: int
     raw: bytes
+    mark: int = 0
 
 
 def list_flows() -> bytes:
@@ -37,8 +39,14 @@ def end_flow(flow: Flow, sequence: int) -> bytes:
     return netlink(KIND | _DELETE, _REQUEST | _ACK, sequence, struct.pack(">BBH", IPV4, 0, 0) + flow.raw)
 
 
+def mark_flow(flow: Flow, mark: int, mask: int, sequence: int) -> bytes:
+    """Have the bits of `mask` in a connection's mark as in `mark`."""
+    body = struct.pack(">BBH", IPV4, 0, 0) + flow.raw + number(_MARK, mark) + number(_MASK, mask)
+    return netlink(KIND | _NEW, _REQUEST | _ACK, sequence, body)
+
+
 def read_flow(body: bytes) -> Flow | None:
-    """What a message of `list_flows`' answer tells; None for what has no ports."""
+    """What a message of `list_flows`' answer tells; None for what is none of IPv4. Without ports those are 0."""
     found = dict(attribute_values(body[4:]))
     if _ORIGINAL not in found or _REPLY not in found:
         return None
@@ -49,14 +57,15 @@ def read_flow(body: bytes) -> Flow | None:
     _, to, _, to_port, _ = reply
     whole = found[_ORIGINAL]
     raw = struct.pack("=HH", 4 + len(whole), _ORIGINAL | 0x8000) + whole
-    return Flow(protocol, source, destination, port, to, to_port, raw)
+    mark = int.from_bytes(found.get(_MARK, b"")[:4])
+    return Flow(protocol, source, destination, port, to, to_port, raw, mark)
 
 
 def _tuple(data: bytes) -> tuple[int, bytes, bytes, int, int] | None:
     """Protocol, source, destination, and the ports of both."""
     parts = dict(attribute_values(data))
     ip, transport = (dict(attribute_values(parts.get(kind, b""))) for kind in (_IP, _PROTOCOL))
-    if not {1, 2} <= ip.keys() or not {1, 2, 3} <= transport.keys():
+    if not {1, 2} <= ip.keys() or 1 not in transport:
         return None
-    source_port, port = (int.from_bytes(transport[kind][:2]) for kind in (2, 3))
+    source_port, port = (int.from_bytes(transport.get(kind, b"")[:2]) for kind in (2, 3))
     return transport[1][0], ip[1], ip[2], source_port, port

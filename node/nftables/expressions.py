@@ -73,6 +73,7 @@ class Field(Enum):
     STATE = ("ct state", 4, ("ct", 0, 0))
     STATUS = ("ct status", 4, ("ct", 2, 0))
     MARK = ("meta mark", 4, ("meta", 3, 0))
+    CONNECTION_MARK = ("ct mark", 4, ("ct", 3, 0))
     IN = ("iifname", 16, ("meta", 6, 0))
     OUT = ("oifname", 16, ("meta", 7, 0))
 
@@ -130,8 +131,8 @@ class Own:
 
 SOCKET = (Field.DESTINATION, Field.PROTOCOL, Field.PORT)
 """What somebody listens on, and a service is known by. With the source before it, it is a key of who remembers."""
-ESTABLISHED = 0x2 | 0x4
-"""Bits of `ct state`: of a known connection, or about one."""
+ESTABLISHED, NEW = 0x2 | 0x4, 0x8
+"""Bits of `ct state`: of a known connection, or about one; of one that begins."""
 WIRE = "wire"
 """Names of devices that packets of other machines come by begin so."""
 
@@ -274,6 +275,10 @@ class Verdict(Statement):
 
 _VERDICTS = {0: "drop", 1: "accept", -3: "jump", -4: "goto"}
 DROP, ACCEPT = Verdict(0), Verdict(1)
+
+
+def jump(chain: str) -> Verdict:
+    return Verdict(-3, chain)
 
 
 def goto(chain: str) -> Verdict:

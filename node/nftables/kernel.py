@@ -54,26 +54,33 @@ class KernelTable:
         self._turn = 0
         self._stale = True
         """Whether the kernel's table is not what was applied last."""
+        self._networks = 0
+        """How many namespaces have gone."""
+        self._of_network = 0
 
     def reopen(self) -> None:
-        """The namespace that the table was in is gone."""
+        """The namespace that the table was in is gone: the next `apply` makes it anew in another."""
+        self._networks += 1
+
+    async def close(self) -> None:
+        """End the table."""
+        async with self._lock:
+            if self._socket is not None:
+                await asyncio.get_running_loop().run_in_executor(None, _try, self._socket, [delete_table(self._name)])
+                self._close_socket()
+
+    def _close_socket(self) -> None:
         self._stale = True
         if self._socket is not None:
             self._socket.close()
             self._socket = None
 
-    def close(self) -> None:
-        """End the table."""
-        if self._socket is not None:
-            try:
-                _exchange(self._socket, [delete_table(self._name)])
-            except OSError as e:
-                log.debug("table %s stays: %s", self._name, e)
-        self.reopen()
-
     async def apply(self) -> None:
         """Have the kernel take what has changed. Raises OSError; then the next call makes all anew."""
         async with self._lock:
+            if self._of_network != self._networks:
+                self._of_network = self._networks
+                self._close_socket()
             if not self._stale:
                 try:
                     await self._run(transactions(units(self._name, self.table.changes()), self._limit))
@@ -84,12 +91,26 @@ class KernelTable:
             await self._make_anew()
             self._stale = False
 
-    async def end_flows(self, is_over: Callable[[Flow], bool]) -> int:
-        """End connections for which `is_over` holds, asked in a thread; how many those were. Raises OSError."""
+    async def flows(self, concerns: Callable[[Flow], bool]) -> list[Flow]:
+        """The connections for which `concerns` holds, which is asked in a thread. Raises OSError."""
         async with self._lock:
             if self._socket is None:
-                return 0
-            return await asyncio.get_running_loop().run_in_executor(None, _end_flows, self._socket, is_over)
+                return []
+            return await asyncio.get_running_loop().run_in_executor(None, _flows, self._socket, concerns)
+
+    async def end_flows(self, flows: Sequence[Flow]) -> None:
+        """Forget connections. What comes of them next is a new one. Raises OSError."""
+        await self._tell_each(flows, conntrack.end_flow)
+
+    async def mark_flows(self, flows: Sequence[Flow], mark: int, mask: int) -> None:
+        """Mark connections (see `conntrack.mark_flow`). Raises OSError."""
+        await self._tell_each(flows, lambda flow, number: conntrack.mark_flow(flow, mark, mask, number))
+
+    async def _tell_each(self, flows: Sequence[Flow], message: Callable[[Flow, int], bytes]) -> None:
+        async with self._lock:
+            if self._socket is not None and flows:
+                messages = [message(flow, number) for number, flow in enumerate(flows, 1)]
+                await asyncio.get_running_loop().run_in_executor(None, _tell_each, self._socket, messages)
 
     async def _make_anew(self) -> None:
         if self._socket is None:
@@ -187,9 +208,9 @@ def _exchange(sock: socket.socket, messages: Sequence[Message]) -> None:
                 return
 
 
-def _end_flows(sock: socket.socket, is_over: Callable[[Flow], bool]) -> int:
+def _flows(sock: socket.socket, concerns: Callable[[Flow], bool]) -> list[Flow]:
     sock.send(conntrack.list_flows())
-    over: list[Flow] = []
+    found: list[Flow] = []
     done = False
     while not done:
         for kind, _, body in parsed(sock.recv(1 << 18)):
@@ -197,12 +218,15 @@ def _end_flows(sock: socket.socket, is_over: Callable[[Flow], bool]) -> int:
                 _raise(body, "connections")
             done = done or kind in (_DONE, _ERROR)
             flow = conntrack.read_flow(body) if kind & 0xFF00 == conntrack.KIND else None
-            if flow is not None and is_over(flow):
-                over.append(flow)
-    for number, flow in enumerate(over, 1):
-        sock.send(conntrack.end_flow(flow, number))
-        sock.recv(1 << 16)  # that it is gone, or went by itself before
-    return len(over)
+            if flow is not None and concerns(flow):
+                found.append(flow)
+    return found
+
+
+def _tell_each(sock: socket.socket, messages: Sequence[bytes]) -> None:
+    for message in messages:
+        sock.send(message)
+        sock.recv(1 << 16)  # that it is done, or that the connection went by itself before
 
 
 def _try(sock: socket.socket, messages: Sequence[Message]) -> None:

@@ -113,6 +113,9 @@ class _Wants(Generic[_Name, _Wanted]):
             if was != now:
                 yield name, was, now
 
+    def has(self, name: _Name) -> bool:
+        return name in self._wanted
+
     def all(self) -> dict[_Name, _Wanted]:
         self._old = {}
         return {name: wanted[min(wanted)] for name, wanted in self._wanted.items()}
@@ -149,6 +152,9 @@ class Table:
 
     def owners(self, prefix: str) -> list[str]:
         return [owner for owner in self._fragments if owner.startswith(prefix)]
+
+    def has(self, element: Element) -> bool:
+        return self._elements.has(element)
 
     def changes(self) -> Changes:
         """What is to be done so that the kernel has what is wanted; that counts as done from now on."""

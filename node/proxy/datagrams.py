@@ -36,6 +36,7 @@ class _Flow:
     mark: object
     sock: socket.socket | None = None
     waiting: list[bytes] = field(default_factory=list)
+    ended: Callable[[], object] | None = None
 
 
 class Flows:
@@ -72,13 +73,21 @@ class Flows:
         return True
 
     def open(
-        self, key: Hashable, client: str, data: bytes, connect: Connect, answer: Answer, mark: object = None
+        self,
+        key: Hashable,
+        client: str,
+        data: bytes,
+        connect: Connect,
+        answer: Answer,
+        *,
+        mark: object = None,
+        ended: Callable[[], object] | None = None,
     ) -> bool:
-        """Open a flow for a first datagram; False where there are too many."""
+        """Open a flow for a first datagram; False where there are too many. `ended`: called once, at its end."""
         if len(self._flows) >= self._most or self._of_client[client] >= self._most_of_one:
             return False
         loop = asyncio.get_running_loop()
-        flow = self._flows[key] = _Flow(client, loop.time(), mark, None, [data])
+        flow = self._flows[key] = _Flow(client, loop.time(), mark, None, [data], ended)
         self._of_client[client] += 1
         self._tasks.spawn(self._connect(key, flow, connect, answer), "UDP flow")
         if self._sweep is None:
@@ -95,6 +104,8 @@ class Flows:
         if flow.sock is not None:
             asyncio.get_running_loop().remove_reader(flow.sock)
             flow.sock.close()
+        if flow.ended is not None:
+            flow.ended()
 
     def close(self) -> None:
         for key in [*self._flows]:
@@ -112,6 +123,8 @@ class Flows:
             return
         if self._flows.get(key) is not flow:
             sock.close()
+            if flow.ended is not None:
+                flow.ended()  # what was made for it meanwhile
             return
         flow.sock = sock
         asyncio.get_running_loop().add_reader(sock, self._read, key, flow, answer)
@@ -202,7 +215,7 @@ class UdpListener:
     def _take(self, sock: socket.socket, data: bytes, client: tuple[str, int]) -> None:
         key, target = (sock.fileno(), client), self.target
         endpoint = self._flows.mark(key)
-        if endpoint is not None and endpoint not in target.endpoints:
+        if endpoint is not None and (endpoint not in target.endpoints or not self._judge(client[0], endpoint)):
             self._flows.end(key)
         if self._flows.send(key, data):
             return
@@ -214,5 +227,5 @@ class UdpListener:
             with contextlib.suppress(OSError):  # the client is gone, or takes nothing now
                 sock.sendto(back, client)
 
-        if self._flows.open(key, client[0], data, lambda: self._connect(chosen), answer, chosen):
+        if self._flows.open(key, client[0], data, lambda: self._connect(chosen), answer, mark=chosen):
             self._choices.remember(target, client[0], chosen)

@@ -18,12 +18,14 @@ from rayplane.node.nftables.expressions import (
     ACCEPT,
     DROP,
     ESTABLISHED,
+    NEW,
     PROTOCOLS,
     RESET,
     SOCKET,
     TCP,
     WIRE,
     Choose,
+    Exceeds,
     Field,
     Has,
     In,
@@ -63,13 +65,16 @@ from rayplane.node.proxy.rules import UDP, Endpoint, Socket, Target
 
 _MASQUERADED = 0x1
 _REMEMBERED_MAX = 65_536
-_TRANSLATED, _LEAVING, _JUDGED = -100, 100, 0
+_COUNTED, _TRANSLATED, _LEAVING, _JUDGED = -140, -100, 100, 0
+CONNECTIONS_OF_POD_MAX = 16_384
+"""That a pod begins; those that have ended do not count."""
 _NEAR, _FAR = "", "far-"
 
 
 def frame(services: str) -> Fragment:
     """The rules that all services share. `services`: the network of their addresses."""
-    sets = {"relayed": Set((4, 4, 4)), "loops": Set((4, 4))}
+    sets = {"relayed": Set((4, 4, 4)), "answered": Set((4, 4, 4)), "loops": Set((4, 4))}
+    sets["connections"] = Set((4,), counts=True, room=_REMEMBERED_MAX)
     for who in (_NEAR, _FAR):
         sets[f"{who}services"] = Set((4, 4, 4), Gives.VERDICT)
         sets[f"{who}places"] = Set((4, 4, 4, 4), Gives.PLACE)
@@ -83,13 +88,20 @@ def frame(services: str) -> Fragment:
         # A program of the machine has the service's own address for its own before it is told otherwise.
         (Within(Field.SOURCE, services), Masquerade()),
     )
-    unknown = (Within(Field.DESTINATION, services), In(SOCKET, "relayed", unless=True))
+    unknown = (
+        Within(Field.DESTINATION, services),
+        *(In(SOCKET, name, unless=True) for name in ("relayed", "answered")),
+    )
     refused: tuple[Rule, ...] = (
         (Has(Field.STATE, ESTABLISHED), ACCEPT),
         (is_protocol(TCP), *unknown, Reject(RESET)),
         (*unknown, Reject()),
     )
+    # The kernel knows so many connections and no more: no pod may have them all.
+    counted = Exceeds((Field.SOURCE,), "connections", CONNECTIONS_OF_POD_MAX)
+    new: tuple[Rule, ...] = ((comes_by("pod"), Has(Field.STATE, NEW), counted, DROP),)
     chains = {
+        "on-new": Chain(new, Hook("filter", PREROUTING, _COUNTED)),
         "from-machines": Chain(((Choose(SOCKET, "far-services"),),)),
         "on-prerouting": Chain((*from_elsewhere, *translated), Hook("nat", PREROUTING, _TRANSLATED)),
         "on-output": Chain(translated, Hook("nat", OUTPUT, _TRANSLATED)),
@@ -99,9 +111,9 @@ def frame(services: str) -> Fragment:
     return Fragment(sets, chains)
 
 
-def relayed(sockets: Iterable[Socket]) -> Fragment:
-    """Sockets of services that programs of this machine listen on."""
-    return Fragment(elements={("relayed", socket_key(one)): None for one in sockets})
+def answered(sockets: Iterable[Socket]) -> Fragment:
+    """Sockets of services that this machine answers itself."""
+    return Fragment(elements={("answered", socket_key(one)): None for one in sockets})
 
 
 def of_service(plan: Mapping[Socket, Target], nodes: Mapping[str, str], is_pod: Callable[[Endpoint], bool]) -> Fragment:

@@ -72,8 +72,8 @@ class ProxyConfig:
     """The address of the cluster's DNS server, whose sockets are others' business."""
     kernel: KernelTable | None = None
     """Packet rules of the pods' network; None where there are none."""
-    judge: Judge = lambda client, endpoint: True
-    """Whether a pod's address may speak with an endpoint outside of that network."""
+    judge: Callable[[str, str, int, str], bool] = lambda client, ip, port, protocol: True
+    """Whether a pod's address may speak with a place outside of that network."""
 
 
 class ServiceProxy:
@@ -127,7 +127,7 @@ class ServiceProxy:
         if self._kernel is not None:
             self._kernel.table.put("services", packet_rules.frame(self._config.services))
             dns = [Socket(self._config.dns, 53, protocol) for protocol in (TCP, UDP)] if self._config.dns else []
-            self._kernel.table.put("dns", packet_rules.relayed(dns))
+            self._kernel.table.put("dns", packet_rules.answered(dns))
             self._wake.set()
         self._task = asyncio.get_running_loop().create_task(self._run(), name="service proxy")
 
@@ -203,8 +203,6 @@ class ServiceProxy:
     def reopen(self) -> None:
         """Listen anew: the network that services had their addresses in is gone."""
         self._stale.update(self._listeners)
-        if self._kernel is not None:
-            self._kernel.reopen()
         self._wake.set()
 
     async def _run(self) -> None:
@@ -278,7 +276,7 @@ class ServiceProxy:
             lost, self._lost = self._lost, {}
             if lost:
                 # A flow of datagrams knows no end, and goes on to where it was translated to.
-                await self._kernel.end_flows(lambda flow: packet_rules.is_lost(flow, lost))
+                await self._kernel.end_flows(await self._kernel.flows(lambda flow: packet_rules.is_lost(flow, lost)))
             self._in_kernel = True
         except OSError as e:
             self._in_kernel = False
@@ -322,12 +320,13 @@ class ServiceProxy:
         if target.health is not None:
             return HealthListener(places, target, self._tasks)
         if address.protocol == UDP:
-            return UdpListener(places, target, self._connect_udp, self._may_speak, self._tasks, turn=turn)
-        return TcpListener(places, target, self.dial, self._may_speak, self._tasks, turn=turn)
+            return UdpListener(places, target, self._connect_udp, self._judge_of(UDP), self._tasks, turn=turn)
+        return TcpListener(places, target, self.dial, self._judge_of(TCP), self._tasks, turn=turn)
 
-    def _may_speak(self, client: str, endpoint: Endpoint) -> bool:
+    def _judge_of(self, protocol: str) -> Judge:
         """What is in the pods' network, packet rules see."""
-        return _is_pod(endpoint) or self._config.judge(client, endpoint)
+        judge = self._config.judge
+        return lambda client, endpoint: _is_pod(endpoint) or judge(client, endpoint.ip, endpoint.port, protocol)
 
     def _places(self, address: Socket, target: Target) -> Places:
         """Where to listen for an address: for people at this machine, and for pods whom no packet rules lead."""

@@ -67,6 +67,19 @@ class StartOrder:
     stamp: str = ""  # now, RFC 3339
 
 
+class Guard(Protocol):
+    """A guard of whom pods speak with."""
+
+    async def admit(self, place: PodPlace) -> None:
+        """Have what a new pod may do in force. Raises SandboxError."""
+
+    def forget(self, place: PodPlace) -> None:
+        """The pod is no more."""
+
+    def wake(self) -> None:
+        """Pods that cannot speak wait for `IsolatedRuntime.open_pods`."""
+
+
 class Listener(Protocol):
     """Receiver of a runtime's callbacks."""
 

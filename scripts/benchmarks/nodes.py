@@ -16,6 +16,7 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.state import pod_is_ready, pod_phase
 from rayplane.control_plane.cli.options import run
 from rayplane.control_plane.cluster.config import NAMESPACES, NONE
+from rayplane.node.proxy.rules import outside_ip
 from scripts.benchmarks import pod_client
 from scripts.benchmarks.clusters import Running, cluster, say
 from scripts.benchmarks.machine import description
@@ -35,7 +36,9 @@ def nodes(
     megabytes: Annotated[int, typer.Option(help="Sent over one connection.")] = 512,
     json: Json = "",
 ) -> None:
-    """Pods started per second and their memory; round trips and throughput to a pod and through a service."""
+    """Pods started per second and their memory; round trips and throughput to a pod, through a service, and through it
+    from the machine, for whom the node host's sockets carry it.
+    """
     machine = description()
 
     async def measure() -> list[dict[str, Any]]:
@@ -59,7 +62,7 @@ def _loopback(megabytes: int) -> dict[str, Any]:
     finally:
         server.kill()
         server.wait()
-    return _row("plain loopback", {}, found, {})
+    return _row("plain loopback", {}, found, {}, {})
 
 
 async def _pods(isolation: str, pods: int, megabytes: int) -> dict[str, Any]:
@@ -74,14 +77,15 @@ async def _pods(isolation: str, pods: int, megabytes: int) -> dict[str, Any]:
             "mb_per_pod": round((before - _free_mb()) / pods, 2),
         }
         with say.status("talking"):
-            direct, service = await _talk(running, megabytes)
-    return _row(f"isolation {isolation}", started, direct, service)
+            direct, service, sockets = await _talk(running, megabytes)
+    return _row(f"isolation {isolation}", started, direct, service, sockets)
 
 
 async def _talk(running: Running, megabytes: int) -> list[dict[str, float]]:
     server = _pod("server", ["python3", "-c", _SOURCE, "serve", str(PORT)], app="server")
     server["spec"]["containers"][0]["readinessProbe"] = {"tcpSocket": {"port": PORT}}
-    spec = {"selector": {"app": "server"}, "ports": [{"port": PORT}]}
+    ports = [{"name": "t", "port": PORT}, {"name": "u", "port": PORT, "protocol": "UDP"}]
+    spec = {"selector": {"app": "server"}, "ports": ports}
     service = await running.admin.api.create(
         "services", {"apiVersion": "v1", "kind": "Service", "metadata": _named("server"), "spec": spec}
     )
@@ -92,7 +96,9 @@ async def _talk(running: Running, megabytes: int) -> list[dict[str, float]]:
         (client,) = await _until(running, [meta.name(client)], lambda pod: pod_phase(pod) == "Succeeded", [client])
         ended = meta.status(client)["containerStatuses"][0]["state"]["terminated"]
         found.append(encoding.loads(ended["message"]))
-    return found
+    outside = outside_ip(meta.spec(service)["clusterIP"])
+    loop = asyncio.get_running_loop()
+    return [*found, await loop.run_in_executor(None, pod_client.ask, outside, PORT, megabytes)]
 
 
 async def _until(running: Running, names: Iterable[str], holds: Any, made: list[Object]) -> list[Object]:
@@ -129,13 +135,24 @@ def _free_mb() -> float:
     raise RuntimeError("the machine does not say how much memory is free")
 
 
-def _row(what: str, started: dict[str, Any], direct: dict[str, float], service: dict[str, float]) -> dict[str, Any]:
+def _row(
+    what: str,
+    started: dict[str, Any],
+    direct: dict[str, float],
+    service: dict[str, float],
+    sockets: dict[str, float],
+) -> dict[str, Any]:
     return {
         "what": what,
         "pods_per_s": started.get("pods_per_s"),
         "mb_per_pod": started.get("mb_per_pod"),
         "round_trip_us": direct["round_trip_us"],
+        "udp_round_trip_us": direct["udp_round_trip_us"],
         "mb_per_s": direct["mb_per_s"],
         "service_round_trip_us": service.get("round_trip_us"),
+        "service_udp_round_trip_us": service.get("udp_round_trip_us"),
         "service_mb_per_s": service.get("mb_per_s"),
+        "sockets_round_trip_us": sockets.get("round_trip_us"),
+        "sockets_udp_round_trip_us": sockets.get("udp_round_trip_us"),
+        "sockets_mb_per_s": sockets.get("mb_per_s"),
     }

@@ -8,6 +8,7 @@ import os
 import socket
 import socketserver
 import sys
+import threading
 import time
 
 ROUNDS = 2000
@@ -35,8 +36,16 @@ class Server(socketserver.ThreadingTCPServer):
     allow_reuse_address = True
 
 
+class Datagrams(socketserver.BaseRequestHandler):
+    """A datagram that is given back."""
+
+    def handle(self) -> None:
+        data, sock = self.request
+        sock.sendto(data, self.client_address)
+
+
 def ask(host: str, port: int, megabytes: int) -> dict[str, float]:
-    """Round trips of one byte, in microseconds at the median; megabytes per second of one connection."""
+    """Round trips of one byte, in microseconds at the median, by TCP and UDP; megabytes per second one way."""
     with connected(host, port, ECHO) as sock:
         spans = []
         for _ in range(ROUNDS):
@@ -51,7 +60,31 @@ def ask(host: str, port: int, megabytes: int) -> dict[str, float]:
         sock.shutdown(socket.SHUT_WR)
         sock.recv(1)
         seconds = time.perf_counter() - begun
-    return {"round_trip_us": round(sorted(spans)[ROUNDS // 2] * 1e6, 1), "mb_per_s": round(megabytes / seconds, 1)}
+    return {
+        "round_trip_us": _median_us(spans),
+        "udp_round_trip_us": _median_us(_datagrams(host, port)),
+        "mb_per_s": round(megabytes / seconds, 1),
+    }
+
+
+def _datagrams(host: str, port: int) -> list[float]:
+    spans: list[float] = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(1)
+        sock.connect((host, port))
+        while len(spans) < ROUNDS:
+            begun = time.perf_counter()
+            try:
+                sock.send(b"x")
+                sock.recv(1)
+            except TimeoutError:
+                continue  # lost, as datagrams may be
+            spans.append(time.perf_counter() - begun)
+    return spans
+
+
+def _median_us(spans: list[float]) -> float:
+    return round(sorted(spans)[len(spans) // 2] * 1e6, 1)
 
 
 def connected(host: str, port: int, kind: bytes) -> socket.socket:
@@ -65,7 +98,9 @@ def connected(host: str, port: int, kind: bytes) -> socket.socket:
 def main() -> None:
     if sys.argv[1] == "serve":
         # Without isolation a pod has an address, not an interface.
-        Server((os.environ.get("POD_IP", ""), int(sys.argv[2])), Handler).serve_forever()
+        place = (os.environ.get("POD_IP", ""), int(sys.argv[2]))
+        threading.Thread(target=socketserver.UDPServer(place, Datagrams).serve_forever, daemon=True).start()
+        Server(place, Handler).serve_forever()
     answer = json.dumps(ask(sys.argv[2], int(sys.argv[3]), int(sys.argv[4])))
     print(answer)
     if "KUBERNETES_SERVICE_HOST" in os.environ:

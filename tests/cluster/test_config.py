@@ -23,6 +23,7 @@ from rayplane.control_plane.cluster import ray_cluster
 from rayplane.control_plane.cluster.components import build
 from rayplane.control_plane.cluster.config import NODES_MAX, SLOTS, AddressPlan, ClusterConfig
 from rayplane.control_plane.cluster.errors import ClusterError, NotUp, UsageError
+from rayplane.control_plane.cluster.isolation import decide
 from rayplane.control_plane.cluster.launch import down, going_on
 from rayplane.control_plane.cluster.pki import Secrets, issue, kubeconfig
 from rayplane.control_plane.cluster.ports import RANGE, can_bind, free_port, share
@@ -50,6 +51,9 @@ MACHINES = (Machine("10.0.0.1", "a"), Machine("10.0.0.2", "b"))
         ({"host": "cloud"}, "--host 'cloud': use ray or process"),
         ({"runtime": "docker"}, "--runtime 'docker'"),
         ({"timing": "slow"}, "--timing 'slow'"),
+        ({"egress": "all"}, "--egress 'all': use none or relay"),
+        ({"egress_allow": "169.254.169.254/8"}, "--egress-allow: 169.254.169.254/8 has host bits set"),
+        ({"network_policy": "maybe"}, "--network-policy 'maybe': use auto or on or off"),
         ({"members": 0}, "--members 0"),
         ({"members": 4}, "--members 4: use an odd number"),
         ({"members": -1}, "--members -1"),
@@ -360,3 +364,11 @@ def test_a_session_that_is_not_ours_is_left_alone(tmp_path: Path) -> None:
     finally:
         other.kill()
         other.wait()
+
+
+async def test_policies_that_must_be_kept_need_pods_with_networks_of_their_own() -> None:
+    asked = ClusterConfig(runtime="process", network_policy="on")
+    for config, before in ((asked, None), (asked, AddressPlan(slot=1))):
+        with pytest.raises(UsageError, match="--network-policy on: they are kept with --isolation namespaces alone"):
+            await decide(config, before, lambda said: None)
+    assert not await decide(ClusterConfig(network_policy="on"), None, lambda said: None)

@@ -23,7 +23,7 @@ SLEEP = "sleep 1000"
 def make_isolating(make_host: Isolating, tmp_path: Path) -> Isolating:
     """`await make_isolating(NODE, machine="other")`: hosts of one machine share a network."""
 
-    def make(*nodes: NodeConfig, machine: str = "machine") -> Awaitable[NodeHost]:
+    def make(*nodes: NodeConfig, machine: str = "machine", **config: Any) -> Awaitable[NodeHost]:
         return make_host(
             *nodes,
             isolation=NAMESPACES,
@@ -31,6 +31,7 @@ def make_isolating(make_host: Isolating, tmp_path: Path) -> Isolating:
             services="10.78.0.0/16",
             loopback_networks=("10.77.0.0/16", "10.78.0.0/16", "127.78.0.0/16"),
             dns="10.78.0.10",
+            **config,
         )
 
     return make

@@ -45,10 +45,18 @@ async def logs(host: NodeHost, pod: str, *, node: str = "n1", container: str = "
 
 
 async def run_in(
-    host: NodeHost, pod: str, *command: str, container: str = "", **first: Any
+    host: NodeHost,
+    pod: str,
+    *command: str,
+    container: str = "",
+    place: tuple[str, str] = ("n1", "default"),
+    **first: Any,
 ) -> tuple[bytes, bytes, int]:
+    """`place`: node and namespace."""
+
     async def requests() -> Any:
-        ref = pb.ContainerRef(node="n1", namespace="default", pod=pod, container=container)
+        node, namespace = place
+        ref = pb.ContainerRef(node=node, namespace=namespace, pod=pod, container=container)
         yield pb.ExecRequest(ref=ref, command=command, **first)
 
     out = err = b""

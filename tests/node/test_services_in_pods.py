@@ -16,6 +16,7 @@ from rayplane.node.config import NodeConfig
 from rayplane.node.host import NodeHost
 from rayplane.node.nftables import kernel
 from rayplane.node.nftables.messages import delete_table
+from rayplane.node.proxy import packet_rules
 from rayplane.node.proxy.rules import SLICES
 from rayplane.node.runtime.isolation.runtime import IsolatedRuntime
 from tests.fakes import FakeClient
@@ -54,6 +55,11 @@ for line in sys.argv[2:]:
     protocol, ip, port, times = line.split()
     print(*(ask(protocol, ip, int(port), float(sys.argv[1])).replace(" ", "/") for _ in range(int(times))))
 """
+
+
+def kernel_of(host: NodeHost) -> kernel.KernelTable:
+    assert host.rules is not None and host.rules.kernel is not None
+    return host.rules.kernel
 
 
 def service(name: str, **spec: Any) -> Object:
@@ -285,8 +291,7 @@ async def test_what_does_not_fit_into_one_message_comes_in_several(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kernel, "TRANSACTION_BYTES", 1500)
-    own = world.here.kernel
-    assert own is not None
+    own = kernel_of(world.here)
     name = own._name
     for number in range(1, 60):
         put(world.api, service(f"web-{number}", clusterIP=f"10.78.6.{number}", ports=BOTH), world.ends["a"])
@@ -302,14 +307,36 @@ async def test_what_does_not_fit_into_one_message_comes_in_several(
 
 
 async def test_rules_that_somebody_took_away_are_made_anew(world: World) -> None:
-    own = world.here.kernel
-    assert own is not None
+    own = kernel_of(world.here)
     put(world.api, service("web", clusterIP="10.78.7.1", ports=BOTH), world.ends["a"])
     await world.until("TCP 10.78.7.1 80", lambda said: said.startswith("a/"))
     assert own._socket is not None
     kernel._exchange(own._socket, [delete_table(own._name)])
     put(world.api, service("web", clusterIP="10.78.7.1", ports=BOTH), world.ends["b"])
     await world.until("TCP 10.78.7.1 80", lambda said: said.startswith("b/"))
+
+
+async def test_no_pod_has_all_connections_for_itself(
+    api: FakeClient, make_isolating: Isolating, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packet_rules, "CONNECTIONS_OF_POD_MAX", 20)
+    host = await make_isolating(NODE)
+    ready = {"readinessProbe": {"tcpSocket": {"port": 8080}}}
+    for name in ("a", "box", "other"):
+        api.put("pods", make_pod(name, container={"command": ["python3", "-c", SERVE], **ready}))
+    await api.until(lambda: all(pod_is_ready(api.pod(name)) for name in ("a", "box", "other")))
+    world = World(api, host, host)
+    line = f"TCP {world.ip('a')} 8080"
+    flood = (
+        "import socket, sys, time\n"
+        "for n in range(1, 40):\n"
+        "    try: socket.socket(2, 2).sendto(b'x', (sys.argv[1], n))\n"
+        "    except OSError: pass\n"
+    )
+    await world.until(line, lambda said: said.startswith("a/"))
+    await run_in(host, "box", "python3", "-c", flood, world.ip("a"))
+    assert await world.ask(line, pod="box", wait=0.5) == [["silence"]]
+    assert (await world.ask(line, pod="other"))[0][0].startswith("a/")
 
 
 async def test_where_the_kernel_takes_no_rules_sockets_serve_pods(

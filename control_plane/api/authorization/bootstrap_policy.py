@@ -1,8 +1,8 @@
 """The RBAC roles and bindings every cluster starts with, as data.
 
 Differences from Kubernetes: the controller manager acts as its controllers' accounts, whose roles are in
-`controller_policy`, and needs no tokens of theirs; and hosts of nodes run the service proxy, the ingress and
-volume replicas too, for which their group has roles.
+`controller_policy`, and needs no tokens of theirs; and hosts of nodes run the service proxy, the ingress,
+volume replicas and network policies too, for which their group has roles.
 Source: Kubernetes reference "Using RBAC Authorization", default roles and role bindings.
 """
 
@@ -26,6 +26,7 @@ from rayplane.control_plane.identities import CONTROLLER_MANAGER, MASTERS, NODE_
 API_VERSION = "rbac.authorization.k8s.io/v1"
 GROUP = "rbac.authorization.k8s.io"
 INGRESS, VOLUMES = "rayplane:ingress", "rayplane:volumes"
+NETWORK_POLICIES = "rayplane:network-policies"
 _WRITE = ("create", "delete", "deletecollection", "patch", "update")
 _APPS = ("daemonsets", "deployments", "replicasets", "statefulsets")
 _APPS_SCALE = ("deployments/scale", "replicasets/scale", "statefulsets/scale")
@@ -178,6 +179,11 @@ _DNS_RULES = (
     _rule(("list", "watch"), "core", ("namespaces", "services")),
     _rule(("list", "watch"), "discovery.k8s.io", ("endpointslices",)),
 )
+# Of whom a policy allows to speak with a pod, its node must know the addresses, wherever they are.
+_NETWORK_POLICIES_RULES = (
+    _rule(("list", "watch"), "core", ("namespaces", "pods")),
+    _rule(("list", "watch"), "networking.k8s.io", ("networkpolicies",)),
+)
 _VOLUMES_RULES = (_rule(("get", "list"), "core", ("persistentvolumes",)),)
 # Where the replicas of a volume write down who they are. NodeRestriction looks at the names.
 _VOLUME_RECORDS_RULES = (
@@ -215,6 +221,7 @@ _ROLES: tuple[tuple[str, Sequence[dict[str, Any]], dict[str, str]], ...] = (
     ("system:node-proxier", _PROXY_RULES, {}),
     (INGRESS, _INGRESS_RULES, {}),
     (VOLUMES, _VOLUMES_RULES, {}),
+    (NETWORK_POLICIES, _NETWORK_POLICIES_RULES, {}),
     ("system:coredns", _DNS_RULES, {}),
     (
         "system:node-bootstrapper",
@@ -281,6 +288,7 @@ _BINDINGS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
     ),
     (INGRESS, INGRESS, (("Group", NODE_HOSTS),)),
     (VOLUMES, VOLUMES, (("Group", NODE_HOSTS),)),
+    (NETWORK_POLICIES, NETWORK_POLICIES, (("Group", NODE_HOSTS),)),
     ("system:coredns", "system:coredns", (("Group", NODE_HOSTS),)),
     (
         "system:service-account-issuer-discovery",

@@ -19,6 +19,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.rtnl.ifinfmsg import IFF_NOARP, IFF_UP
 
 from rayplane.node.runtime.isolation import syscalls
+from rayplane.node.runtime.pod_network import EGRESS_MARK
 
 INTERFACE = "eth0"
 MTU = 65000
@@ -31,6 +32,7 @@ WIRE_HEADER = bytes.fromhex(_WIRE_MAC.replace(":", "")) * 2 + _IPV4.to_bytes(2)
 _SIOCETHTOOL, _ETHTOOL_STXCSUM = 0x8946, 0x17
 _EXISTS = 17
 _LOCAL_TABLE = 255
+_EGRESS_TABLE = 110
 _MACHINE_SETTINGS = {
     "net/ipv4/ip_forward": "1",
     "net/ipv4/conf/all/send_redirects": "0",
@@ -41,6 +43,11 @@ _MACHINE_SETTINGS = {
     "net/ipv4/ip_unprivileged_port_start": "0",
     # Whoever asks for what is not there is told so each time.
     "net/ipv4/icmp_ratelimit": "0",
+    # Links of pods have addresses of IPv6 of their own, by which they would reach programs of this network unjudged.
+    "net/ipv6/conf/default/disable_ipv6": "1",
+    # Connections that have ended do not take the room of new ones for long.
+    "net/netfilter/nf_conntrack_tcp_timeout_time_wait": "10",
+    "net/netfilter/nf_conntrack_tcp_timeout_established": "86400",
 }
 _POD_SETTINGS = {
     # A user other than root may listen on port 80 and ping, as container runtimes allow.
@@ -72,6 +79,15 @@ class MachineNetwork:
         with _unless_there():
             self._routes.route("add", dst=cidr, oif=self._loopback, type="local", scope="host", table=_LOCAL_TABLE)
 
+    def add_egress(self) -> None:
+        """Take packets that rules have marked for this machine's, whatever their address: a relay has them."""
+        with _unless_there():
+            everywhere = {"dst": "0.0.0.0/0", "type": "local", "scope": "host"}
+            self._routes.route("add", oif=self._loopback, table=_EGRESS_TABLE, **everywhere)
+        with _unless_there():
+            marked = {"fwmark": EGRESS_MARK, "fwmask": EGRESS_MARK}
+            self._routes.rule("add", table=_EGRESS_TABLE, priority=_EGRESS_TABLE, **marked)
+
     def open_wire(self) -> int:
         """A device for packets to and from other machines: a pair, of which the descriptor is the far end.
 
@@ -98,20 +114,30 @@ class MachineNetwork:
         with contextlib.suppress(NetlinkError):  # another host's device has it now
             self._routes.route("del", dst=cidr, oif=self._wire)
 
-    def add_pod(self, uid: str, address: str, gateway: str, net: int) -> None:
-        """Connect a pod's network namespace, an open descriptor, by an interface."""
+    def add_pod(self, uid: str, address: str, gateway: str, net: int, *, closed: bool = False) -> None:
+        """Connect a pod's network namespace, an open descriptor, by an interface; `closed`: without a way to it yet."""
         peer: dict[str, Any] = {"ifname": INTERFACE, "net_ns_fd": net, "mtu": MTU}
         # One of before goes only after its namespace has, which nobody can wait for.
         self.remove_pod(uid)
         self._routes.link("add", ifname=_name(uid), kind="veth", peer=peer, mtu=MTU, state="up")
         (mine,) = self._routes.link_lookup(ifname=_name(uid))
         _set({f"net/ipv4/conf/{_name(uid)}/rp_filter": "1"})
-        self._routes.route("replace", dst=f"{address}/32", oif=mine, scope="link", prefsrc=gateway)
+        if not closed:
+            self._lead_to(address, gateway, mine)
         syscalls.setns(net, syscalls.CLONE_NEWNET)
         try:
             _configure(address, gateway)
         finally:
             syscalls.setns(self._mine, syscalls.CLONE_NEWNET)
+
+    def open_pod(self, uid: str, address: str, gateway: str) -> None:
+        """Let a pod that was added as closed speak."""
+        for index in self._routes.link_lookup(ifname=_name(uid)):
+            self._lead_to(address, gateway, index)
+
+    def _lead_to(self, address: str, gateway: str, index: int) -> None:
+        """Without this the machine takes no packet from the pod either: it looks where an answer would go."""
+        self._routes.route("replace", dst=f"{address}/32", oif=index, scope="link", prefsrc=gateway)
 
     def remove_pod(self, uid: str) -> None:
         """Remove a pod's interface, and the way to its address with it."""

@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import logging
 import os
-import socket
 import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,7 +21,7 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 from rayplane.node.environment import expand
 from rayplane.node.errors import ContainerConfigError, RuntimeFailed, SandboxError
-from rayplane.node.runtime import Listener, Mount, PodPlace, StartOrder, Usage
+from rayplane.node.runtime import Guard, Listener, Mount, PodPlace, StartOrder, Usage
 from rayplane.node.runtime.command import CommandLine, mount_variable, own_command
 from rayplane.node.runtime.isolation import memory
 from rayplane.node.runtime.isolation.cgroups import Group, find
@@ -32,8 +31,8 @@ from rayplane.node.runtime.isolation.ownership import give_to_group
 from rayplane.node.runtime.isolation.pods import memory_volumes, oom_score, shares
 from rayplane.node.runtime.isolation.rootfs import STAGE, Box, layers, machine_of, plan
 from rayplane.node.runtime.isolation.seccomp import filter_of, library
+from rayplane.node.runtime.isolation.shim_network import ShimNetwork
 from rayplane.node.runtime.isolation.users import RANGE_COUNT, RANGE_FIRST, give, identity
-from rayplane.node.runtime.pod_network import bound, connected, joined
 from rayplane.node.runtime.process import ProcessRun, ProcessRuntime, check_line, check_words
 from rayplane.node.runtime.shim_client import SOCKET, ShimClient
 from rayplane.node.runtime.simulated import SimulatedRuntime
@@ -52,7 +51,7 @@ _SHIM = str(Path(__file__).with_name("entrance.py"))
 _ids = iter(range(1, 1 << 62))
 
 
-class IsolatedRuntime(ProcessRuntime):
+class IsolatedRuntime(ShimNetwork, ProcessRuntime):
     """A runtime that isolates.
 
     `directories`: those of the machine that hold files of pods and volumes; `programs`: those of installations that
@@ -91,6 +90,8 @@ class IsolatedRuntime(ProcessRuntime):
         self.profiles = Beneath(profiles)
         self.node_memory = node_memory
         self.hidden = [STAGE, *map(os.path.realpath, kept)]
+        self.guard: Guard | None = None
+        self._closed: set[str] = set()  # uids of pods that were made again before what they may do was in force
         self._services = services
         self._places: dict[str, PodPlace] = {}
         self._nodes: dict[str, str] = {}
@@ -147,6 +148,7 @@ class IsolatedRuntime(ProcessRuntime):
 
     def _shim_lost(self) -> None:
         self._made.clear()
+        self._closed.clear()
         for watcher in self.watchers:
             watcher()
 
@@ -168,6 +170,8 @@ class IsolatedRuntime(ProcessRuntime):
         if place.uid in self._made:
             return place.ip
         try:
+            if self.guard is not None and not place.host_network:
+                await self.guard.admit(place)
             self._make_network()
             self._made.add(place.uid)
             answer = await self._ask(f"pod-{next(_ids)}", **_pod_order(place, self.node_memory))
@@ -213,7 +217,18 @@ class IsolatedRuntime(ProcessRuntime):
                 if message["ev"] == "failed":
                     self._made.discard(uid)
 
-            self.shim.order(f"pod-{next(_ids)}", answered, **_pod_order(place, self.node_memory))
+            closed = self.guard is not None and not place.host_network
+            self.shim.order(f"pod-{next(_ids)}", answered, **_pod_order(place, self.node_memory, closed=closed))
+            if self.guard is not None and closed:
+                self._closed.add(uid)
+                self.guard.wake()
+
+    def open_pods(self) -> None:
+        """What pods may do is in force: those that wait for that may speak."""
+        closed, self._closed = self._closed, set()
+        for uid in closed & self._made:
+            place = self._places[uid]
+            self.shim.order("", op="open", of=uid, address=place.ip, gateway=place.gateway)
 
     def _make_network(self) -> None:
         """Have the shim make what all pods of the machine share, unless it has."""
@@ -229,7 +244,10 @@ class IsolatedRuntime(ProcessRuntime):
         self._mains.pop(uid, None)
         if self.group is not None:
             asyncio.get_running_loop().run_in_executor(None, self.pod_group(uid).remove)
-        if self._places.pop(uid, None) is not None and uid in self._made:
+        place = self._places.pop(uid, None)
+        if place is not None and self.guard is not None:
+            self.guard.forget(place)
+        if place is not None and uid in self._made:
             self._made.discard(uid)
             self.shim.order("", op="unpod", of=uid)
 
@@ -273,41 +291,7 @@ class IsolatedRuntime(ProcessRuntime):
 
     # --- connections ------------------------------------------------------------------------------
 
-    async def connect(self, ip: str, port: int) -> socket.socket:
-        return await connected(await self._socket(), ip, port)
-
-    async def connect_udp(self, ip: str, port: int) -> socket.socket:
-        return joined(await self._socket("udp"), ip, port)
-
-    async def open_netfilter(self) -> int:
-        """A descriptor by which the pods' network takes packet rules (see `nftables.kernel`). Raises OSError."""
-        return (await self._socket("netfilter")).detach()
-
-    async def listen(self, ip: str, port: int) -> socket.socket:
-        """A socket bound to an address of the machine's network, which other hosts may bind too. Raises OSError."""
-        return bound(await self._socket(), ip, port)
-
-    async def listen_udp(self, ip: str, port: int) -> socket.socket:
-        return bound(await self._socket("udp"), ip, port)
-
-    async def open_wire(self) -> int:
-        """A descriptor of packets to and from other machines (see `overlay.carrier.Wire`). Raises OSError."""
-        answer = await self._of_network("wire")
-        self.header = bytes.fromhex(answer["header"])
-        fd: int = answer["fds"][0]
-        return fd
-
-    def route(self, cidr: str) -> None:
-        self.shim.order("", op="route", cidr=cidr)
-
-    def unroute(self, cidr: str) -> None:
-        self.shim.order("", op="unroute", cidr=cidr)
-
-    async def _socket(self, kind: str = "tcp") -> socket.socket:
-        answer = await self._of_network("socket", kind=kind)
-        return socket.socket(fileno=answer["fds"][0])
-
-    async def _of_network(self, op: str, **order: Any) -> dict[str, Any]:
+    async def of_network(self, op: str, **order: Any) -> dict[str, Any]:
         """The shim's answer with something of the pods' network. Raises OSError."""
         try:
             self._make_network()
@@ -461,9 +445,9 @@ def _sync_sockets(mounts: Iterable[Mount]) -> dict[str, str]:
     return {f"/run/rayplane/{m.volume}.sync": m.sync_socket for m in mounts if m.sync_socket}
 
 
-def _pod_order(place: PodPlace, node_memory: int) -> dict[str, Any]:
+def _pod_order(place: PodPlace, node_memory: int, *, closed: bool = False) -> dict[str, Any]:
     """What the shim is told of a pod."""
-    own = {"address": place.ip, "gateway": place.gateway, "host_name": place.host_name}
+    own = {"address": place.ip, "gateway": place.gateway, "closed": closed, "host_name": place.host_name}
     return {"op": "pod", "of": place.uid, **own, **shares(place.pod, node_memory)}
 
 

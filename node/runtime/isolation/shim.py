@@ -8,14 +8,16 @@ processes: one outside, which waits, and the first of a process namespace, which
 further orders:
 in:  {op: services, cidr}
      {op: node, address, cidr}
-     {op: pod, id, of, address, gateway, host_name, kinds, sysctls, memory}
+     {op: pod, id, of, address, gateway, closed, host_name, kinds, sysctls, memory}
                                                          answered with {ev: done} or {ev: failed}; kinds: of namespaces
                                                          (see `namespaces`); memory: what it keeps there (see `memory`)
+     {op: open, of, address, gateway}                    of a pod whose `closed` was true: lets it speak
      {op: limit, id, memory_max}                         of a container that runs
      {op: unpod, id, of}                                 of: the pod's uid
      {op: wire, id}                                      answered with {ev: wire, header} and a descriptor, once
      {op: route, cidr} {op: unroute, cidr}               to the device of the last `wire`
-     {op: socket, id, kind}                              answered with {ev: socket} and a descriptor; kind: of _KINDS
+     {op: egress}
+     {op: socket, id, kind, transparent}                 answered with {ev: socket} and a descriptor; kind: of _KINDS
      {op: start} and {op: exec} also have `pod`, `identity` and `oom_score`, a start `mounts`, `host_pid` and `beside`
                                                          (a container)
 out: {ev: isolated} once, {ev: failed, id: ""} when the kernel does not let it
@@ -64,10 +66,12 @@ class IsolatedShim(Shim):
             "services": self._services,
             "node": self._node,
             "pod": self._pod,
+            "open": self._open,
             "unpod": self._unpod,
             "limit": self._limit,
             "socket": self._socket,
             "wire": self._wire,
+            "egress": self._egress,
             "route": self._route,
             "unroute": self._unroute,
         }
@@ -156,13 +160,18 @@ class IsolatedShim(Shim):
             pod = self._pods[uid] = namespaces.make(message["kinds"], furnish)
             memory.keep(uid, message["memory"])
             if "net" in pod.fds:
-                self._network.add_pod(uid, message["address"], message["gateway"], pod.fds["net"])
+                self._network.add_pod(
+                    uid, message["address"], message["gateway"], pod.fds["net"], closed=message["closed"]
+                )
         except Exception as e:  # NetlinkError is no OSError
             if uid in self._pods:
                 self._remove(uid)
             self._send(ev="failed", id=ident, error=f"cannot make the pod's namespaces: {e}")
         else:
             self._send(ev="done", id=ident)
+
+    def _open(self, message: dict[str, Any], fds: list[int]) -> None:
+        self._network.open_pod(message["of"], message["address"], message["gateway"])
 
     def _unpod(self, message: dict[str, Any], fds: list[int]) -> None:
         if message["of"] in self._pods:
@@ -183,6 +192,9 @@ class IsolatedShim(Shim):
         except Exception as e:  # NetlinkError is no OSError
             self._send(ev="failed", id=message["id"], error=str(e))
 
+    def _egress(self, message: dict[str, Any], fds: list[int]) -> None:
+        self._network.add_egress()
+
     def _route(self, message: dict[str, Any], fds: list[int]) -> None:
         self._network.route(message["cidr"])
 
@@ -191,6 +203,8 @@ class IsolatedShim(Shim):
 
     def _socket(self, message: dict[str, Any], fds: list[int]) -> None:
         with socket.socket(*_KINDS[message["kind"]]) as one:
+            if message["transparent"]:
+                one.setsockopt(socket.SOL_IP, socket.IP_TRANSPARENT, 1)
             self._send(ev="socket", id=message["id"], fds=[os.dup(one.fileno())])
 
 

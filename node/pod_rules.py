@@ -1,0 +1,112 @@
+"""The rules that packets of isolated pods meet on one host: of services, of network policies, of the way out.
+
+Composes what keeps them; what is not there is left out: other hosts' pods share the machine's network.
+"""
+
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.client import ApiClient, Informer
+from rayplane.node.config import NONE, OFF, ON, NodeHostConfig
+from rayplane.node.egress.networks import Outside
+from rayplane.node.egress.relay import EgressRelay, RelayConfig
+from rayplane.node.events import Events
+from rayplane.node.kubelet.kubelet import Kubelet
+from rayplane.node.nftables.kernel import KernelTable
+from rayplane.node.policy.enforcer import Enforcer, EnforcerConfig
+from rayplane.node.proxy.proxy import ProxyConfig
+from rayplane.node.runtime.pod_network import PodNetwork
+from rayplane.node.tasks import Tasks
+
+if TYPE_CHECKING:
+    from rayplane.node.runtime.isolation.runtime import IsolatedRuntime
+
+
+class PodRules:
+    """The rules of one host. `isolated`: the runtime whose pods have networks of their own; None for none.
+
+    `kubelets`: by node; `nodes`: a started informer.
+    """
+
+    def __init__(
+        self,
+        config: NodeHostConfig,
+        isolated: "IsolatedRuntime | None",
+        kubelets: Mapping[str, Kubelet],
+        nodes: Informer,
+    ) -> None:
+        self._config = config
+        self._isolated = isolated
+        self._kubelets = kubelets
+        self._nodes = nodes
+        self.kernel = KernelTable(isolated.open_netfilter) if isolated is not None else None
+        self.enforcer: Enforcer | None = None
+        self.relay: EgressRelay | None = None
+        self._stack = AsyncExitStack()
+        if self.kernel is not None:
+            self._stack.push_async_callback(self.kernel.close)
+
+    async def start(self, client: ApiClient, events: Events) -> None:
+        """Keep network policies. Before any pod starts: one that a policy isolates speaks with nobody unasked."""
+        config, isolated = self._config, self._working()
+        if config.network_policy == OFF:
+            return
+        facts = EnforcerConfig(
+            config.nodes[0].name,
+            config.dns,
+            config.network_policy == ON,
+            lambda: [kubelet.node_ip for kubelet in self._kubelets.values()],
+            isolated.open_pods if isolated is not None else lambda: None,
+        )
+        why = "" if isolated is not None else "its pods share the machine's network"
+        self.enforcer = Enforcer(facts, client, self.kernel if isolated is not None else None, events, why)
+        self._stack.push_async_callback(self.enforcer.stop)
+        await self.enforcer.start()
+        if isolated is not None:
+            isolated.guard = self.enforcer
+            if self.enforcer.trouble and config.network_policy == ON:
+                isolated.trouble = f"network policies cannot be kept: {self.enforcer.trouble}"
+
+    def open_way_out(self, tasks: Tasks) -> None:
+        """Let pods reach what is outside of the cluster, where that is asked for."""
+        isolated = self._working()
+        if self._config.egress == NONE or isolated is None or self.kernel is None:
+            return
+        outside = Outside(self._config.loopback_networks, self._config.egress_allow)
+        relay = self.relay = EgressRelay(RelayConfig(outside, isolated, self._pods), self.kernel, tasks)
+        self._stack.push_async_callback(relay.stop)
+        relay.start()
+        self._nodes.add_handler(lambda kind, old, new: relay.check())
+
+    def _pods(self) -> list[str]:
+        """The networks of this host's pods, as far as they are known."""
+        nodes = (self._nodes.get("", name) for name in self._kubelets)
+        return [cidr for node in nodes if node is not None and (cidr := meta.spec(node).get("podCIDR"))]
+
+    async def stop(self) -> None:
+        await self._stack.aclose()
+
+    def may_leave(self, client: str, ip: str, port: int, protocol: str) -> bool:
+        """Whether whoever has an address may speak with a place outside of the pods' network."""
+        return self.enforcer is None or self.enforcer.may_leave(client, ip, port, protocol)
+
+    def reopen(self) -> None:
+        """The network that the rules were in is gone."""
+        if self.kernel is not None:
+            self.kernel.reopen()
+        if self.enforcer is not None:
+            self.enforcer.wake()
+        if self.relay is not None:
+            self.relay.reopen()
+
+    def _working(self) -> "IsolatedRuntime | None":
+        return self._isolated if self._isolated is not None and not self._isolated.trouble else None
+
+
+def proxy_config(config: NodeHostConfig, address: str, network: PodNetwork, rules: PodRules | None) -> ProxyConfig:
+    """What the service proxy must know of a host; `address`: host:port of its services."""
+    more = (rules.kernel, rules.may_leave) if rules is not None else ()
+    facts = address, config.loopback_networks, network, config.batch_window_s, config.services, config.dns
+    return ProxyConfig(*facts, *more)
