@@ -19,6 +19,8 @@ NODE = {
 }
 #: Of a kubelet's pages over HTTP, without being reviewed.
 PAGES = _API_SERVERS
+#: Of `rayplane.v1.Images`: whoever chooses what runs on all nodes.
+IMAGES = each(ADMINISTRATORS, "Load", "Save", "List", "Remove", "Prune", "Map", "Tag")
 #: Of `rayplane.v1.Overlay`: what a host may send is judged by whose packets they are.
 OVERLAY = each(Callers.of(groups=(NODE_HOSTS,)), "Carry")
 #: Of `rayplane.v1.VolumeReplica`.

@@ -166,6 +166,14 @@ class NodeHostConfig:
     """How isolated pods reach what is outside of the cluster: by the `relay` of their host, or `none`."""
     egress_allow: tuple[str, ...] = ()
     """Networks of IPv4 that the relay reaches although it would refuse them, being the machine's own."""
+    image_dir: str = ""
+    """The directory of images, which the cluster's hosts on this machine share; empty: there are none."""
+    registries: tuple[str, ...] = ()
+    """The registries that images are pulled from, or `all`; none: images come from archives and builds alone."""
+    registry_mirrors: Mapping[str, str] = field(default_factory=dict)
+    """Addresses that are asked before a registry, by its name."""
+    refuses_images: bool = False
+    """Whether an image that is not there is refused; else this machine stands for it, or it is simulated."""
     pod_dir: str = "pods"
     """Files and logs of real pods, on the injected disk."""
     answer_dir: str = "answers"

@@ -20,10 +20,12 @@ from rayplane.node import callers
 from rayplane.node.config import PROCESS, SIMULATED, NodeConfig, NodeHostConfig, cri_path
 from rayplane.node.errors import ConfigError
 from rayplane.node.events import Events
+from rayplane.node.images.service import images_service
 from rayplane.node.ingress.status import IngressStatus
 from rayplane.node.kubelet import metrics
 from rayplane.node.kubelet.account_writes import AccountWrites
 from rayplane.node.kubelet.host_pods import HostPods
+from rayplane.node.kubelet.image_manager import ImageManager, images_of
 from rayplane.node.kubelet.kubelet import Kubelet
 from rayplane.node.kubelet.node_lease import NodeLeases, stand_in
 from rayplane.node.kubelet.node_status import NodeStatuses
@@ -97,6 +99,7 @@ class NodeHost:
         self.cri: CriServer | None = None
         self.rules: PodRules | None = None
         self._isolating: IsolatedRuntime | None = None
+        self.images: ImageManager | None = None
         self._recorder = EventRecorder(self.client, env, component="kubelet", host=config.nodes[0].name)
         self._events = Events(self._recorder, per_s=config.events_per_s)
         self._tasks = Tasks()
@@ -196,7 +199,7 @@ class NodeHost:
     async def _serve(self) -> None:
         handler = NodeService(self._pods, self.sessions, self.env.clock, self._page, self._answers.prepare)
         node = Service(node_pb2.DESCRIPTOR.services_by_name["Node"], handler, callers=callers.NODE)
-        served = [node, *self._volumes.services()]
+        served = [node, images_service(self.images, unpacks=self.config.isolates), *self._volumes.services()]
         if self.carrier is not None:
             overlay = node_pb2.DESCRIPTOR.services_by_name["Overlay"]
             served.append(Service(overlay, self.carrier, callers=callers.OVERLAY))
@@ -215,8 +218,8 @@ class NodeHost:
         for node in self.config.nodes:
             kubelet = self.kubelets[node.name] = self._kubelet(node, shared)
             self._stages.watchers.append(kubelet.stages_changed)
+            self._stack.callback(kubelet.close)
         kubelets = [*self.kubelets.values()]
-        self._stack.callback(self._close_kubelets)
         self._statuses.start()
         self._stack.push_async_callback(self._statuses.stop)
         self._leases.start(len(kubelets))
@@ -232,6 +235,8 @@ class NodeHost:
                 self._stack.push_async_callback(kubelet.eviction.stop)
             await kubelet.static.start()
             self._stack.push_async_callback(kubelet.static.stop)
+        if self.images is not None:
+            self._tasks.spawn(self.images.follow(self.kubelets, self._node_statuses.mark), "images of the machine")
         await self._watch_pods()
 
     def _kubelet(self, node: NodeConfig, shared: Shared) -> Kubelet:
@@ -257,6 +262,7 @@ class NodeHost:
             simulated=self._simulated,
             volumes=self._volumes,
             files=self.pod_files,
+            images=self.images,
             dns=self.config.dns if self.config.isolates else "",
             vitals=self._vitals,
         )
@@ -266,10 +272,6 @@ class NodeHost:
 
         assert self.pod_files is not None
         return MachineVitals(node, runs, self.pod_files.root)
-
-    def _close_kubelets(self) -> None:
-        for kubelet in self.kubelets.values():
-            kubelet.close()
 
     async def _release_volumes(self) -> None:
         while True:
@@ -385,6 +387,8 @@ class NodeHost:
         # Imported here so that a simulation never loads what forks.
         from rayplane.node.runtime.process import ProcessRuntime
 
+        if name == PROCESS and self.config.image_dir:
+            self.images = images_of(self.config, self.env, self._events, self._objects)
         if name == PROCESS and self.config.isolates:
             return self._isolated(self._simulated, root)
         self.pod_files = self.pod_files or PodFiles(root)
@@ -413,7 +417,7 @@ class NodeHost:
         programs = dict.fromkeys((sys.prefix, sys.base_prefix))
         runtime = IsolatedRuntime(
             simulated,
-            (pods, volumes, socket_directory()),
+            (pods, volumes, socket_directory(), *([config.image_dir] if config.image_dir else [])),
             (*programs,),
             kept=kept,
             members=config.machine_file,

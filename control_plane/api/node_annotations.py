@@ -16,6 +16,8 @@ NETWORK = "rayplane.io/network"
 """The name of the network that the node's pods are in, where they are isolated; equal for nodes of one machine."""
 ISOLATION = "rayplane.io/isolation"
 """How pods on the node are kept apart, and by what: as its machine lets it."""
+IMAGES = "rayplane.io/images"
+"""The images that a simulated node is said to have: a JSON object of sizes, which are quantities, by name."""
 VOLUME_CAPACITY = "rayplane.io/volume-capacity"
 """What the volumes on the node may hold together, a quantity."""
 

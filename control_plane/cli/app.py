@@ -7,10 +7,11 @@ import sys
 import typer
 
 from rayplane.control_plane.api.errors import ApiError
-from rayplane.control_plane.cli import chaos, cluster, explain, logs_of, objects, simulate, trace, why
+from rayplane.control_plane.cli import chaos, cluster, explain, images, logs_of, objects, simulate, trace, why
 from rayplane.control_plane.cli.printing import error_line
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.control_plane.rpc import RpcError
+from rayplane.node.errors import NodeError
 from rayplane.storage.backup import BackupError
 from rayplane.storage.env import DiskError
 from rayplane.storage.env.private import UMASK
@@ -29,11 +30,12 @@ objects.register(app)
 trace.register(app)
 why.register(app)
 explain.register(app)
+images.register(app)
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 _FAILURES = (
     *(typer.Abort, KeyboardInterrupt, typer.TyperException),
-    *(ClusterError, BackupError, DiskError, ApiError, RpcError, OSError),
+    *(ClusterError, BackupError, DiskError, ApiError, RpcError, NodeError, OSError),
 )
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 

@@ -130,6 +130,15 @@ def up(
         str,
         typer.Option(help="KubeSchedulerConfiguration of the schedulers: a file, or `none`; kept with the cluster."),
     ] = "",
+    pull: Annotated[
+        str,
+        typer.Option(
+            help="Registries that images are pulled from: `docker.io,ghcr.io=http://MIRROR`, `all` or `none`; kept."
+        ),
+    ] = "",
+    missing_images: Annotated[
+        str, typer.Option(help="Images that are not there: `stand-in` (the machine's programs) or `refuse`; kept.")
+    ] = "",
     stages: Annotated[
         list[str] | None, typer.Option(help="Stages of simulated pods to put into the cluster: a file or directory.")
     ] = None,
@@ -171,13 +180,13 @@ def up(
         disable_admission_plugins=disable_admission_plugins,
         scheduling=scheduling,
         scheduler_config=_kept("--scheduler-config", scheduler_config),
+        pull=pull,
+        missing_images=missing_images,
         log_format=log_format,
         ray_tls=ray_tls,
     )
     config.validate()
-    if config.scheduler_config not in ("", NONE):
-        for note in scheduler_configuration(config.scheduler_config).notes:
-            errors.print(f"--scheduler-config: {note}")
+    _print_notes(config)
     directory = state_dir(name, state)
     encryption = _read("--encryption-config", encryption_config)
     played = read_stages(stages) if stages else []
@@ -185,6 +194,13 @@ def up(
         found = run(launch.up(config, directory, say, encryption=encryption))
     run(put_stages(directory, played))
     _print_access(directory, found)
+
+
+def _print_notes(config: ClusterConfig) -> None:
+    """What is odd about the schedulers' configuration."""
+    if config.scheduler_config not in ("", NONE):
+        for note in scheduler_configuration(config.scheduler_config).notes:
+            errors.print(f"--scheduler-config: {note}")
 
 
 def _kept(flag: str, asked: str) -> str:

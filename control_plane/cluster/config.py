@@ -14,6 +14,8 @@ from rayplane.control_plane.cluster.errors import UsageError
 from rayplane.control_plane.component_base.log_settings import FORMATS, TEXT
 from rayplane.control_plane.timings import DEFAULT_PROFILE, PROFILES, Timings
 from rayplane.node.config import CRI_FORM, cri_path
+from rayplane.node.images.errors import BadReference
+from rayplane.node.images.registries import Registries
 
 if TYPE_CHECKING:
     from rayplane.control_plane.apiserver.admission.configuration import AdmissionSettings
@@ -26,6 +28,7 @@ MIXED = "mixed"
 ON, OFF = "on", "off"
 RELAY = "relay"
 NONE = "none"
+STAND_IN, REFUSE = "stand-in", "refuse"
 """In place of what is kept with the cluster: there is none any more."""
 KEPT = (
     "admission_config",
@@ -41,6 +44,8 @@ KEPT = (
     "egress_allow",
     "scheduling",
     "scheduler_config",
+    "pull",
+    "missing_images",
 )
 """What holds for a cluster until an `up` says otherwise."""
 FILES = {
@@ -200,6 +205,11 @@ class ClusterConfig:
     """What `default-scheduler` does, `pack` or `spread`; empty: what it did before, or `pack`."""
     scheduler_config: str = ""
     """Text of the schedulers' KubeSchedulerConfiguration, in place of their own profiles; kept as `audit_policy`."""
+    pull: str = ""
+    """The registries that images are pulled from, with commas between and `=ADDRESS` for a mirror, or `all`; kept as
+    `audit_policy`."""
+    missing_images: str = ""
+    """What becomes of an image that is not there: the machine does `stand-in` for it, or it is a `refuse`."""
     log_format: str = TEXT
     """`text` or `json` (`up`: also of a cluster that had another before)."""
     ray_tls: bool = False
@@ -221,6 +231,7 @@ class ClusterConfig:
             ("--timing", self.timing or DEFAULT_PROFILE, tuple(PROFILES)),
             ("--log-format", self.log_format, FORMATS),
             ("--scheduling", self.scheduling or PACK, (PACK, SPREAD)),
+            ("--missing-images", self.missing_images or STAND_IN, (STAND_IN, REFUSE)),
         ):
             if value not in allowed:
                 raise UsageError(f"{flag} {value!r}: use {' or '.join(allowed)}")
@@ -251,6 +262,11 @@ class ClusterConfig:
         self._validate_files()
         self._validate_plugins()
 
+    @property
+    def registries(self) -> Registries:
+        """Where images are pulled from. Raises BadReference."""
+        return Registries.of("" if self.pull == NONE else self.pull)
+
     def _validate_networks(self) -> None:
         for text in self.egress_networks:
             try:
@@ -263,6 +279,10 @@ class ClusterConfig:
         return () if self.egress_allow in ("", NONE) else tuple(self.egress_allow.split(","))
 
     def _validate_plugins(self) -> None:
+        try:
+            self.registries  # noqa: B018  # raises
+        except BadReference as e:
+            raise UsageError(f"--pull: {e}") from e
         on, off = (named(text) for text in (self.enable_admission_plugins, self.disable_admission_plugins))
         try:
             switched_on(on, off)

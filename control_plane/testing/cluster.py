@@ -42,6 +42,8 @@ class Options(TypedDict, total=False):
     egress_allow: str
     scheduling: str
     scheduler_config: str
+    pull: str
+    missing_images: str
     timing: str
     audit_policy: str
     authentication_config: str

@@ -100,6 +100,7 @@ class Kubelet:
             dns=shared.dns,
             events=shared.events,
             tasks=shared.tasks,
+            images=shared.images if processes else None,
         )
         return WorkerParts(
             env=shared.env,
@@ -118,6 +119,7 @@ class Kubelet:
             respecified=self._resizes.look,
             freed=self._room_freed,
             metrics=self.metrics,
+            images=shared.images if handler == PROCESS else None,
         )
 
     @property
@@ -175,7 +177,6 @@ class Kubelet:
         return self._staged_node.over(self._own_status(node))
 
     def _own_status(self, node: Object) -> dict[str, Any]:
-        """Return the status as it is without stages."""
         return registration.node_status(
             self.config,
             node,
@@ -186,12 +187,11 @@ class Kubelet:
             trouble=self._trouble(),
             pressure=self.pressure,
             version=self.runtime.version,
-        )
+        ) | registration.node_images(node, self._shared.listed_images(self.config))
 
     def _trouble(self) -> str:
-        if self._leaving:
-            return "node is shutting down"
-        return f"container runtime is down: {self.runtime.trouble}" if self.runtime.trouble else ""
+        down = f"container runtime is down: {self.runtime.trouble}" if self.runtime.trouble else ""
+        return "node is shutting down" if self._leaving else down
 
     @property
     def pressure(self) -> frozenset[str]:

@@ -14,8 +14,11 @@ from typing import Any
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 from rayplane.node.errors import AddressesExhausted, ContainerConfigError, NodeError, SandboxError
+from rayplane.node.images.containers import ContainerImage
+from rayplane.node.images.errors import ImageError
 from rayplane.node.kubelet.admission import Room
 from rayplane.node.kubelet.hooks import outcome
+from rayplane.node.kubelet.image_manager import not_started
 from rayplane.node.kubelet.run_listener import RunListener
 from rayplane.node.kubelet.sandbox import Sandbox, needs_lookup
 from rayplane.node.kubelet.worker_parts import WorkerParts
@@ -293,18 +296,20 @@ class PodWorker:
     async def _look_up_and_start(self, effect: StartContainer) -> None:
         container = self.machine.by_name[effect.container]
         assert self.sandbox is not None
+        images = self._parts.images
         try:
+            image = await images.image(self.pod, container.spec) if images is not None else None
             env = await self.sandbox.environment(self.pod, container.spec)
-        except ContainerConfigError as e:
-            self.post(StartFailed(effect.container, effect.attempt, e.reason, str(e)))
+        except (ContainerConfigError, ImageError, OSError) as e:
+            self.post(not_started(effect, e))
             return
         if container.run is not Run.STARTING or container.attempt != effect.attempt:
             # It was to be stopped before it ran.
             self.post(StartFailed(effect.container, effect.attempt, "Cancelled", "stopped"))
             return
-        self._start_now(effect, env)
+        self._start_now(effect, env, image)
 
-    def _start_now(self, effect: StartContainer, env: dict[str, str]) -> None:
+    def _start_now(self, effect: StartContainer, env: dict[str, str], image: ContainerImage | None = None) -> None:
         outside = self._parts.env
         name = effect.container
         spec = self.machine.by_name[name].spec
@@ -319,6 +324,7 @@ class PodWorker:
             mounts=self.sandbox.mounts(spec, env),
             directory=self.sandbox.directory,
             stamp=outside.timestamp(),
+            image=image,
         )
         self._parts.metrics.started_containers += 1
         if not self.runs:
@@ -326,7 +332,7 @@ class PodWorker:
             self._parts.metrics.pod_start.observe(asyncio.get_running_loop().time() - self._seen_at)
         if name in self.runs:
             self.previous[name] = self.runs[name]
-        listener = RunListener(self, effect, order.container_id)
+        listener = RunListener(self, effect, order)
         # A simulated container calls back at once: its events wait until the run is known.
         nested, self._draining = self._draining, True
         try:
@@ -411,6 +417,8 @@ class PodWorker:
         self._timers.clear()
         for task in [*self._tasks]:
             task.cancel()
+        if self._parts.images is not None:
+            self._parts.images.release(meta.uid(self.pod))
         sandbox, self.sandbox = self.sandbox, None
         if sandbox is None:
             return

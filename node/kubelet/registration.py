@@ -1,10 +1,12 @@
 """Registration of a node: the Node and the Lease that a kubelet writes (core/v1 Node). Pure."""
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from rayplane.control_plane.api import node_annotations
+import orjson
+
+from rayplane.control_plane.api import meta, node_annotations
 from rayplane.control_plane.api.authorization.node_identity import NODE_LEASES
 from rayplane.control_plane.api.kinds.pod_template.resources import is_extended
 from rayplane.control_plane.api.machinery import quantity
@@ -14,6 +16,7 @@ from rayplane.node.config import NodeConfig
 
 KUBELET_VERSION = "v1.37.0"
 _DISK = "100Gi"
+IMAGES_MAX = 50
 _PRESSURE = {
     "MemoryPressure": (
         ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
@@ -144,6 +147,22 @@ def node_status(
         "nodeInfo": _node_info(config, version),
         "volumesInUse": [*in_use] or None,
     }
+
+
+def node_images(node: Object, images: Sequence[Mapping[str, Any]] | None) -> dict[str, Any]:
+    """The part of the status that lists images. `images`: those it has, None for a simulated node."""
+    return {"images": [*(_declared_images(node) if images is None else images)] or None}
+
+
+def _declared_images(node: Object) -> list[dict[str, Any]]:
+    """The images that a simulated node is said to have, by an annotation with their sizes by name."""
+    try:
+        found = orjson.loads(meta.annotations(node).get(node_annotations.IMAGES) or "{}")
+        sizes = {str(name): quantity.value(str(size)) for name, size in found.items()}
+    except (ValueError, AttributeError):
+        return []
+    largest = sorted(sizes.items(), key=lambda one: (-one[1], one[0]))[:IMAGES_MAX]
+    return [{"names": [name], "sizeBytes": size} for name, size in largest]
 
 
 def _extended(known: Object) -> dict[str, str | None]:

@@ -1,8 +1,10 @@
 """Listener of one run of a container: the runtime's callbacks become events of its pod's life."""
 
+from dataclasses import replace
 from typing import Protocol
 
 from rayplane.node.lifecycle import Event, Exited, StartContainer, Started, StartFailed
+from rayplane.node.runtime import StartOrder
 
 
 class StartedPod(Protocol):
@@ -17,15 +19,18 @@ class StartedPod(Protocol):
 class RunListener:
     """A listener that turns the runtime's callbacks into events of the run they are about, as Kubernetes' PLEG does."""
 
-    __slots__ = ("_effect", "_id", "_worker")
+    __slots__ = ("_effect", "_started", "_worker")
 
-    def __init__(self, worker: StartedPod, effect: StartContainer, container_id: str) -> None:
+    def __init__(self, worker: StartedPod, effect: StartContainer, order: StartOrder) -> None:
         self._worker = worker
         self._effect = effect
-        self._id = container_id
+        image = (order.image.name, order.image.image_id) if order.image is not None else ()
+        self._started = Started(effect.container, effect.attempt, order.container_id, *image)
 
     def started(self, container_id: str = "") -> None:
-        self._worker.post(Started(self._effect.container, self._effect.attempt, container_id or self._id))
+        """`container_id`: the runtime's own, where it has one."""
+        known = self._started
+        self._worker.post(replace(known, container_id=container_id) if container_id else known)
 
     def failed(self, reason: str, message: str) -> None:
         self._worker.post(StartFailed(self._effect.container, self._effect.attempt, reason, message))

@@ -88,6 +88,13 @@ class PodVolumes(Protocol):
         """Volumes of others' drivers that pods use, as the node's status lists them."""
 
 
+class ImageVolumes(Protocol):
+    """A manager that has images as volumes."""
+
+    async def volume(self, pod: Object, source: dict[str, Any]) -> tuple[str, ...]:
+        """The directories of an image, the highest first. Raises ImageError, OSError."""
+
+
 class Tokens(Protocol):
     """A source that gets tokens for pods."""
 
@@ -119,6 +126,8 @@ class SandboxParts:
     """The cluster's DNS server; empty where pods have no resolv.conf of their own."""
     events: Events
     tasks: Tasks
+    images: ImageVolumes | None = None
+    """None where containers are simulated."""
 
 
 class Sandbox:
@@ -127,6 +136,7 @@ class Sandbox:
     """
 
     __slots__ = (
+        "_layers",
         "_parts",
         "_paths",
         "_pod",
@@ -156,6 +166,7 @@ class Sandbox:
         self._parts = parts
         self._volumes: list[dict[str, Any]] = pod["spec"].get("volumes") or []
         self._paths: dict[str, str] = {}
+        self._layers: dict[str, tuple[str, ...]] = {}
         self._sync_sockets: dict[str, str] = {}
         self._tokens: dict[TokenWanted, _HeldToken] = {}
         self._renewal: asyncio.TimerHandle | None = None
@@ -240,6 +251,9 @@ class Sandbox:
             elif any(kind in volume for kind in PROJECTED):
                 self._paths[name] = files.volume_dir(self.directory, name)
                 self._watched += volume_references(volume)
+            elif volume.get("image") is not None and self._parts.images is not None:
+                layers = self._layers[name] = await self._parts.images.volume(self._pod, volume["image"])
+                self._paths[name] = layers[0]
             elif not _is_claim(volume):
                 kind = next((k for k in volume if k != "name"), "none")
                 raise mount_failed(self._pod, name, f"volumes of type {kind} are not supported")
@@ -376,9 +390,10 @@ class Sandbox:
                 m["mountPath"],
                 self._paths[m["name"]],
                 sub_path=m.get("subPath") or expand_path(m.get("subPathExpr") or "", env),
-                read_only=bool(m.get("readOnly")) or m["name"] in projected,
+                read_only=bool(m.get("readOnly")) or m["name"] in {*projected, *self._layers},
                 scratch=m["name"] in scratch,
                 sync_socket=self._sync_sockets.get(m["name"], ""),
+                layers=self._layers.get(m["name"], ()),
             )
             for m in container.get("volumeMounts") or ()
             if m["name"] in self._paths

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.client import ApiClient
@@ -16,6 +17,9 @@ from rayplane.node.runtime.simulated import SimulatedRuntime
 from rayplane.node.tasks import Tasks
 from rayplane.node.volumes.pod_files import PodFiles
 from rayplane.storage.env import Env
+
+if TYPE_CHECKING:
+    from rayplane.node.kubelet.image_manager import ImageManager
 
 RunsOfPods = Callable[[], Mapping[str, Mapping[str, ContainerRun]]]
 """Runs by container, of each pod by its uid."""
@@ -45,6 +49,8 @@ class Shared:
     simulated: SimulatedRuntime
     files: PodFiles | None
     """Directories of pods, where containers are processes."""
+    images: "ImageManager | None" = None
+    """Images of containers, where they are processes."""
     dns: str = ""
     """See NodeHostConfig."""
     vitals: MakeVitals | None = None
@@ -55,3 +61,7 @@ class Shared:
         if self.vitals is None or not node.takes_processes:
             return None
         return self.vitals(node, lambda: {meta.uid(w.pod): w.runs for w in workers()})
+
+    def listed_images(self, node: NodeConfig) -> list[dict[str, Any]] | None:
+        """The images of a node, as its status lists them; None where all its containers are simulated."""
+        return self.images.listed() if self.images is not None and node.takes_processes and not node.cri_path else None

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from rayplane.control_plane.api.meta import Object
 from rayplane.node.events import Events
+from rayplane.node.images.containers import ContainerImage
 from rayplane.node.kubelet.addresses import NodeAddresses
 from rayplane.node.kubelet.admission import Allocations
 from rayplane.node.kubelet.fence import Fence
@@ -41,6 +42,14 @@ class Probes(Protocol):
     ) -> None: ...
 
 
+class Images(Protocol):
+    """A manager that finds the images of containers; see ImageManager."""
+
+    async def image(self, pod: Object, container: dict[str, Any]) -> ContainerImage | None: ...
+
+    def release(self, uid: str) -> None: ...
+
+
 class MakeSandbox(Protocol):
     """A factory that makes the sandbox of a pod; see Sandbox."""
 
@@ -70,3 +79,5 @@ class WorkerParts:
     respecified: Callable[[Any], None]
     freed: Callable[[], None]
     metrics: KubeletMetrics
+    images: Images | None = None
+    """None where containers have none: all are simulated."""

@@ -118,6 +118,8 @@ class Container:
     waited_s: float = 0.0  # wait of the restart under way
     ended: Termination | None = None  # the last run's end
     fault: tuple[str, str] | None = None  # reason, message
+    image: str = ""  # as the last start found it
+    image_id: str = ""
 
 
 # --- events ---------------------------------------------------------------------------------------
@@ -141,6 +143,8 @@ class Started:
     container: str
     attempt: int
     container_id: str
+    image: str = ""  # in full; empty where nobody looked for it
+    image_id: str = ""
 
 
 START_ERROR = "StartError"
@@ -153,6 +157,8 @@ class StartFailed:
     attempt: int
     reason: str  # of the waiting state, e.g. CreateContainerConfigError; START_ERROR: its program cannot be started
     message: str
+    told: str = ""  # what the Event says in place of the message
+    retry_s: float | None = None  # when to try again, if not after the usual time
 
 
 @dataclass(frozen=True, slots=True)

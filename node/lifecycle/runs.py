@@ -109,8 +109,9 @@ class ContainerRuns:
             c.restart_count += 1
         c.fault = None
         c.in_force = c.spec.get("resources")
-        image = c.spec.get("image") or ""
-        self._record("Pulled", f'Container image "{image}" already present on machine')
+        c.image, c.image_id = event.image, event.image_id
+        if not event.image:  # else whoever looked for it has told
+            self._record("Pulled", f'Container image "{c.spec.get("image") or ""}" already present on machine')
         self._record("Created", f"Created container: {c.name}")
         self._record("Started", f"Started container {c.name}")
         if c.run is Run.STOPPING:
@@ -149,14 +150,13 @@ class ContainerRuns:
         if c.run is Run.STOPPING:
             c.run = Run.DONE if self.stage is Stage.ENDING else Run.IDLE
             return
-        text = f"Error: {event.message}"
-        self._record("Failed", text, warning=True)
+        self._record("Failed", f"Error: {event.told or event.message}", warning=True)
         if event.reason == START_ERROR:
             self._ended_at_start(c, event)
             return
         c.fault = (event.reason, event.message)
         c.run = Run.FAULT
-        self._timer(c, self._timing.retry_s)
+        self._timer(c, self._timing.retry_s if event.retry_s is None else event.retry_s)
 
     def _ended_at_start(self, c: Container, event: StartFailed) -> None:
         """A program that cannot be started is a run that ended as it began, and counts as one."""

@@ -166,12 +166,13 @@ def _is_ready(c: Container) -> bool:
 
 
 def _container_status(machine: PodMachine, c: Container) -> dict[str, Any]:
-    image = c.spec.get("image") or ""
+    image = c.image or c.spec.get("image") or ""
+    image_id = c.image_id or _image_id(image)
     running = c.run in (Run.RUNNING, Run.STOPPING) and bool(c.started_stamp)
     status: dict[str, Any] = {
         "name": c.name,
         "image": image,
-        "imageID": _image_id(image) if c.container_id or c.ended else "",
+        "imageID": image_id if c.container_id or c.ended else "",
         "ready": has_initialized(c) if c.role is Role.INIT else _is_ready(c),
         "restartCount": c.restart_count,
         "started": running and c.startup_passed,

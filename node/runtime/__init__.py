@@ -6,11 +6,12 @@ listener back: `started` or `failed` once, and after `started` `exited` once. Ca
 possibly before `start` returns. Everything is bounded: logs rotate, exec sessions are counted.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rayplane.control_plane.api.meta import Object
+from rayplane.node.images.containers import ContainerImage
 
 if TYPE_CHECKING:
     import socket
@@ -29,6 +30,7 @@ class Mount:
     read_only: bool = False
     scratch: bool = False  # an emptyDir of the pod
     sync_socket: str = ""  # path on this machine of the socket where its processes wait until what they wrote is safe
+    layers: Sequence[str] = ()  # in place of `source`: directories laid over each other, the highest first
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,7 @@ class StartOrder:
     mounts: tuple[Mount, ...] = ()
     directory: str = ""  # the pod's own directory on this machine; empty when there is none
     stamp: str = ""  # now, RFC 3339
+    image: ContainerImage | None = None  # None: this machine stands for the image, or it is simulated
 
 
 class Guard(Protocol):

@@ -1,6 +1,6 @@
 """Command lines of containers: a spec becomes what a process of this machine runs. Pure.
 
-There are no images and no chroot. What a manifest may rely on:
+There is no chroot, and of images only programs that stand for them (`rayplane image map`). What a manifest may rely on:
 
 - `command` and `args` name programs of this machine, with `$(VAR)` expanded.
 - A container with `stdin` and `tty` and without a command runs its arguments or a shell, as images do that people open
@@ -18,7 +18,6 @@ There are no images and no chroot. What a manifest may rely on:
 """
 
 import re
-import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +25,7 @@ from typing import Any
 
 from rayplane.control_plane.api import meta
 from rayplane.node.environment import expand
+from rayplane.node.images.containers import ContainerImage
 from rayplane.node.runtime import StartOrder
 from rayplane.node.shim.shim import MARK
 
@@ -58,16 +58,21 @@ class CommandLine:
         return {"argv": self.argv, "env": self.env, "cwd": self.cwd, **self.setting}
 
 
-def own_command(container: dict[str, Any]) -> list[str]:
+def own_command(
+    container: dict[str, Any], image: ContainerImage | None = None, expanded: Callable[[str], str] = str
+) -> list[str]:
     """Command and arguments of a container; empty when it has none and is simulated.
 
     Images that are used from a terminal (`kubectl run -it`, `kubectl debug -it`) have a shell or no entry point.
+    `expanded`: what becomes of the pod's own words.
     """
+    if image is not None:
+        return image.words(container, expanded)
     args = container.get("args") or ()
     if command := container.get("command"):
-        return [*command, *args]
+        return [expanded(word) for word in (*command, *args)]
     if container.get("stdin") and container.get("tty"):
-        return [*args] or [SHELL]
+        return [expanded(word) for word in args] or [SHELL]
     return []
 
 
@@ -76,17 +81,10 @@ def command_line(order: StartOrder, layout: Layout, *, path: str) -> CommandLine
     container = order.container
     localize = localizer(order, layout)
     env = _own_env(order, layout, path) | {name: localize(value) for name, value in order.env.items()}
-    argv = [localize(expand(part, env)) for part in own_command(container)]
+    argv = own_command(container, order.image, lambda word: localize(expand(word, env)))
     env["PYTHONPATH"] = f"{PRELOAD}:{env['PYTHONPATH']}" if env.get("PYTHONPATH") else PRELOAD
     env[MARK] = order.container_id  # by which what is left of the container is found: no pod may change it
     return CommandLine(argv, env, layout.cwd)
-
-
-def signal_number(name: str | None) -> int:
-    """The number of a signal as a container's stopSignal names it: SIGUSR1, SIGRTMIN+3. Unknown ones are SIGTERM."""
-    base, sign, offset = re.match(r"(SIG[A-Z]+[0-9]*)([+-]?)(\d*)", name or "SIGTERM").groups()  # type: ignore[union-attr]
-    number = int(getattr(signal, base, signal.SIGTERM))
-    return number + int(f"{sign}{offset}") if offset else number
 
 
 def localizer(order: StartOrder, layout: Layout) -> Callable[[str], str]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from rayplane.control_plane.api.meta import Object
 from rayplane.node.errors import ContainerConfigError, ContainerCreateError, NotRunning, RuntimeFailed
+from rayplane.node.images.containers import stop_signal
 from rayplane.node.lifecycle.model import START_ERROR
 from rayplane.node.runtime import ContainerRun, ExecSession, Listener, LogOptions, StartOrder, Usage
 from rayplane.node.runtime.attach import Attached, StandardInput, Terminal
@@ -26,7 +27,6 @@ from rayplane.node.runtime.command import (
     localizer,
     own_command,
     own_paths,
-    signal_number,
 )
 from rayplane.node.runtime.copying import copy_command
 from rayplane.node.runtime.exec_session import ProcessExec
@@ -67,7 +67,7 @@ class ProcessRuntime(NothingShared):
         self.shim.order("", op="alive", seconds=seconds)
 
     def start(self, order: StartOrder, listener: Listener) -> ContainerRun:
-        if not own_command(order.container):
+        if order.image is None and not own_command(order.container):
             return self._simulated.start(order, listener)
         run = self.run_of(order, listener)
         run.begin()
@@ -114,7 +114,7 @@ class ProcessRun:
                     log=self._log_name,
                     log_bytes=self._runtime.logs.file_bytes,
                     log_files=self._runtime.logs.files,
-                    stop_signal=signal_number((self._order.container.get("lifecycle") or {}).get("stopSignal")),
+                    stop_signal=stop_signal(self._order.container, self._order.image),
                 )
         except ContainerConfigError as e:
             self._failed(str(e), e.reason)

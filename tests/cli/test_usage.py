@@ -43,6 +43,13 @@ WRONG = [
     ("add sidecar", "sidecar"),
     ("chaos kill everything", "everything"),
     ("chaos kill leader --signal TERM", "TERM"),
+    ("up --pull Docker.io/x", "--pull: "),
+    ("up --pull docker.io=mirror", "'mirror' is no mirror of docker.io"),
+    ("up --missing-images never", "--missing-images 'never': use stand-in or refuse"),
+    ("image load /does/not/exist", "there is no file /does/not/exist: check its name"),
+    ("image load pyproject.toml --tag Bad/Name", "couldn't parse image name 'Bad/Name'"),
+    ("image map nginx", "give --command PROGRAM, or --remove"),
+    ("image map nginx --command x --remove", "give --command PROGRAM, or --remove"),
     ("chaos run", "Missing argument"),
     ("chaos run /does/not/exist.yaml", "cannot read /does/not/exist.yaml"),
 ]
@@ -85,7 +92,20 @@ def test_errors_of_the_api_read_as_in_kubectl() -> None:
 
 
 def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("up", "down", "status", "get", "apply", "describe", "delete", "logs", "exec", "scale", "chaos run"):
+    for command in (
+        "up",
+        "down",
+        "status",
+        "get",
+        "apply",
+        "describe",
+        "delete",
+        "logs",
+        "exec",
+        "scale",
+        "chaos run",
+        "image load",
+    ):
         assert app.run([*command.split(), "--help"]) == 0
         assert "--state-dir" in capsys.readouterr().out
 

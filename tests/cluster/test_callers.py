@@ -48,6 +48,7 @@ TABLE = {
     "/rayplane.v1.Node/[LES]*": ETCD,
     "/rayplane.v1.Node/Page": ETCD,
     "/rayplane.v1.Node/PortForward": (*ETCD, "node"),
+    "/rayplane.v1.Images/*": ADMINS,
     "/rayplane.v1.VolumeReplica/*": ("node",),
     "/csi.v1.Identity/*": (*ADMINS, "controllers"),
     "/csi.v1.Controller/*": (*ADMINS, "controllers"),

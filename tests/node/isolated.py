@@ -28,6 +28,7 @@ def make_isolating(make_host: Isolating, tmp_path: Path) -> Isolating:
             *nodes,
             isolation=NAMESPACES,
             machine_file=str(tmp_path / machine / "isolation"),
+            image_dir=str(tmp_path / machine / "images"),
             services="10.78.0.0/16",
             loopback_networks=("10.77.0.0/16", "10.78.0.0/16", "127.78.0.0/16"),
             dns="10.78.0.10",

@@ -212,7 +212,7 @@ def _stand_alone(stdio: Sequence[int], *, tty: bool) -> None:
 
 def _run(message: dict[str, Any]) -> NoReturn:
     cwd = message["cwd"]
-    os.makedirs(cwd, exist_ok=True)
+    os.makedirs(os.path.realpath(cwd), exist_ok=True)
     _limit()
     become(message["identity"])
     os.chdir(cwd)

@@ -5,6 +5,8 @@ making leads out of it. A target of a step after `pivot` is a path as the contai
 files and to nothing else, since the machine's are gone by then. Even /proc may be the pod's there.
 """
 
+import contextlib
+import errno
 import os
 import stat
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +19,7 @@ _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 _LINKS = {"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2"}
 _CALM = syscalls.MS_NOSUID | syscalls.MS_NODEV
 _NEW_ROOT = "/"
+_DATA_MAX = 4095  # mount(2) takes a page
 #: Below /proc: what containers may read only, and what they do not see.
 _KEPT = ("bus", "fs", "irq", "sys", "sysrq-trigger")
 _HIDDEN = ("acpi", "asound", "interrupts", "kcore", "keys", "latency_stats", "sched_debug", "scsi", "timer_list")
@@ -55,7 +58,7 @@ class Builder:
         self._root = step["on"]
 
     def bind(self, step: Mapping[str, Any]) -> None:
-        source, target = self.source(step), self.at(step)
+        source, target = self.source(step), os.path.realpath(self.at(step))
         self.place(source, target)
         syscalls.attach(source, target)
         if step.get("read_only"):
@@ -68,12 +71,24 @@ class Builder:
         data = f"lowerdir={':'.join(step['lower'])},upperdir={step['upper']},workdir={step['work']},userxattr"
         syscalls.mount("overlay", target, "overlay", 0, data)
 
+    def image(self, step: Mapping[str, Any]) -> None:
+        """A root of layers below what the container writes."""
+        syscalls.mount("", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE)
+        _lay_over(step, step["on"], f",upperdir={step['upper']},workdir={step['work']}")
+        self._root = step["on"]
+
     def link(self, step: Mapping[str, Any]) -> None:
         if not os.path.lexists(self.at(step)):
             os.symlink(step["to"], self.at(step))
 
     def directory(self, step: Mapping[str, Any]) -> None:
         target = self.at(step)
+        if "mode" not in step:
+            with contextlib.suppress(FileExistsError):
+                os.makedirs(os.path.realpath(target))
+            return
+        if os.path.islink(target) or (os.path.exists(target) and not os.path.isdir(target)):
+            os.unlink(target)  # an image's: nothing of it may be followed before its root is the root
         os.makedirs(target, exist_ok=True)
         os.chmod(target, step["mode"])
 
@@ -135,6 +150,7 @@ class Builder:
 
 _STEPS: dict[str, Callable[[Builder, Mapping[str, Any]], None]] = {
     "root": Builder.root,
+    "image": Builder.image,
     "bind": Builder.bind,
     "overlay": Builder.overlay,
     "link": Builder.link,
@@ -151,12 +167,14 @@ _STEPS: dict[str, Callable[[Builder, Mapping[str, Any]], None]] = {
 
 def build(steps: Sequence[Mapping[str, Any]]) -> None:
     """Make a root by the steps of a plan and go there. Raises OSError with the path that could not be."""
-    builder = Builder({id(step): _source(step) for step in steps if "from" in step})
+    builder = Builder({id(step): _source(step) for step in steps if "from" in step or "over" in step})
     for step in steps:
         _STEPS[step["do"]](builder, step)
 
 
 def _source(step: Mapping[str, Any]) -> int:
+    if "over" in step:
+        return _laid_over(step)
     fd = _open(step)
     if step["do"] != "bind":
         return fd
@@ -164,6 +182,28 @@ def _source(step: Mapping[str, Any]) -> int:
         return syscalls.copy_tree(fd)
     finally:
         os.close(fd)
+
+
+def _laid_over(step: Mapping[str, Any]) -> int:
+    """A copy of a mount of layers, made where the root is going to stand."""
+    _lay_over(step, step["over"])
+    try:
+        fd = _open({**step, "from": step["over"]})
+        try:
+            return syscalls.copy_tree(fd)
+        finally:
+            os.close(fd)
+    finally:
+        syscalls.unmount(step["over"])
+
+
+def _lay_over(step: Mapping[str, Any], target: str, more: str = "") -> None:
+    data = f"lowerdir={':'.join(step['lower'])}{more},userxattr"
+    if len(data) > _DATA_MAX:
+        raise OSError(errno.E2BIG, "an image has too many layers", target)
+    os.chdir(step["base"])
+    syscalls.mount("overlay", target, "overlay", 0, data)
+    os.chdir("/")
 
 
 def _open(step: Mapping[str, Any]) -> int:

@@ -1,5 +1,7 @@
 """The file system that a container sees, as steps for `mounts`. Pure, but for `machine_of`.
 
+With an image a container's root is that one's layers, and what it writes above them: there is nothing of the machine.
+
 Without an image a container has the programs of the machine: the directories in `SHARED`, what it writes there kept in
 a layer of its own, and the installation that this program runs in. It sees no home directory, no service's data, and
 nothing of the cluster; /tmp, /var, /root and whatever it makes are its own. Volumes are mounted in the order of their
@@ -13,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rayplane.node.errors import ContainerConfigError
+from rayplane.node.images.containers import ContainerImage
 from rayplane.node.runtime import Mount
 
 STAGE = "/sys"
@@ -24,6 +27,8 @@ OWN = f"{STAGE}/own"
 """Where it has what pods keep in memory."""
 SHARED = ("usr", "etc", "opt", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "nix", "gnu")
 _OWN = {"tmp": 0o1777, "var/tmp": 0o1777, "run": 0o755, "var/log": 0o755, "var/lib": 0o755, "root": 0o711, "sys": 0o555}
+_KERNELS = {"proc": 0o555, "dev": 0o755, "sys": 0o555}
+_IMAGE = "image"
 
 Step = dict[str, Any]
 
@@ -75,10 +80,28 @@ class Box:
     """Directories of the machine that are not seen below what is mounted."""
     unmasked: bool = False
     """Whether it sees and writes all that is in /proc."""
+    image: "ImageRoot | None" = None
 
 
-def layers(machine: Machine) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class ImageRoot:
+    """The image of a container: layers as the shim sees them, the highest first; directories that are to be there."""
+
+    layers: Sequence[str]
+    volumes: Sequence[str] = ()
+
+
+def image_root(image: ContainerImage | None, staged: Callable[[str], str]) -> ImageRoot | None:
+    """None where the machine's own files are below the container."""
+    if image is None or image.layers is None:
+        return None
+    return ImageRoot([staged(layer) for layer in image.layers], image.volumes)
+
+
+def layers(machine: Machine, *, image: bool = False) -> list[str]:
     """Directories that a container's directory needs for its layers."""
+    if image:
+        return [f"{_IMAGE}-{part}" for part in ("upper", "work")]
     return [f"{name}-{part}" for name, _, _ in _lowers(machine) for part in ("upper", "work")]
 
 
@@ -94,14 +117,13 @@ def _lowers(machine: Machine) -> list[tuple[str, str, str]]:
 
 def plan(machine: Machine, box: Box) -> list[Step]:
     """The steps that make a container's root. Raises ContainerConfigError."""
-    steps: list[Step] = [{"do": "root", "from": f"{box.directory}/root", "on": NEW_ROOT}]
-    steps += [{"do": "link", "at": f"/{name}", "to": to} for name, to in machine.links.items()]
-    lowers = _lowers(machine)
-    steps += [{"do": "directory", "at": f"/{path}", "mode": mode} for path, mode in _OWN.items()]
-    steps += [_layer(name, at, source, box) for name, at, source in lowers]
+    lowers = _lowers(machine) if box.image is None else []
+    steps = _machine_root(machine, box) if box.image is None else _image_root(box.image, box)
     steps += [{"do": "bind", "from": PROC, "at": "/proc"} if box.host_pid else {"do": "proc", "at": "/proc"}]
     steps += [] if box.unmasked else [{"do": "mask", "at": "/proc"}]
     steps += [{"do": "devices", "at": "/dev"}, {"do": "bind", "from": box.shm, "at": "/dev/shm"}, {"do": "pivot"}]
+    if box.image is not None:
+        steps += [{"do": "directory", "at": posixpath.normpath(f"/{path}")} for path in box.image.volumes]
     steps += [{"do": "bind", "from": source, "at": path} for path, source in box.files.items()]
     for mount in sorted(box.mounts, key=lambda m: len(_target(m))):
         steps.append({"do": "bind", **_source(mount), "at": _target(mount), "read_only": mount.read_only})
@@ -118,6 +140,30 @@ def plan(machine: Machine, box: Box) -> list[Step]:
     return steps
 
 
+def _machine_root(machine: Machine, box: Box) -> list[Step]:
+    steps: list[Step] = [{"do": "root", "from": f"{box.directory}/root", "on": NEW_ROOT}]
+    steps += [{"do": "link", "at": f"/{name}", "to": to} for name, to in machine.links.items()]
+    steps += [{"do": "directory", "at": f"/{path}", "mode": mode} for path, mode in _OWN.items()]
+    return steps + [_layer(name, at, source, box) for name, at, source in _lowers(machine)]
+
+
+def _image_root(image: ImageRoot, box: Box) -> list[Step]:
+    """A root of an image's layers. What the kernel is mounted on must be directories: an image may have links there."""
+    steps: list[Step] = []
+    if image.layers:
+        upper, work = (f"{box.directory}/{_IMAGE}-{part}" for part in ("upper", "work"))
+        steps.append({"do": "image", "on": NEW_ROOT, "upper": upper, "work": work, **laid_over(image.layers)})
+    else:
+        steps.append({"do": "root", "from": f"{box.directory}/{_IMAGE}-upper", "on": NEW_ROOT})
+    return steps + [{"do": "directory", "at": f"/{name}", "mode": mode} for name, mode in _KERNELS.items()]
+
+
+def laid_over(layers: Sequence[str]) -> Step:
+    """Layers of one image as a mount takes them: by names that are short, below where all of them are."""
+    base = posixpath.commonpath(layers) if len(layers) > 1 else posixpath.dirname(layers[0])
+    return {"base": base, "lower": [posixpath.relpath(layer, base) for layer in layers]}
+
+
 def _layer(name: str, at: str, source: str, box: Box) -> Step:
     upper, work = (f"{box.directory}/{name}-{part}" for part in ("upper", "work"))
     return {"do": "overlay", "at": at, "lower": [source], "upper": upper, "work": work}
@@ -125,7 +171,9 @@ def _layer(name: str, at: str, source: str, box: Box) -> Step:
 
 def _source(mount: Mount) -> Step:
     below = mount.sub_path.strip("/")
-    return {"from": mount.source} | ({"below": below} if below else {})
+    if len(mount.layers) > 1:
+        return {"over": NEW_ROOT, **laid_over(mount.layers)} | ({"below": below} if below else {})
+    return {"from": mount.layers[0] if mount.layers else mount.source} | ({"below": below} if below else {})
 
 
 def _target(mount: Mount) -> str:

@@ -9,9 +9,10 @@ import contextlib
 import hashlib
 import logging
 import os
+import posixpath
 import stat
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,32 +22,32 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 from rayplane.node.environment import expand
 from rayplane.node.errors import ContainerConfigError, RuntimeFailed, SandboxError
+from rayplane.node.images.containers import user_for
 from rayplane.node.runtime import Guard, Listener, Mount, PodPlace, StartOrder, Usage
-from rayplane.node.runtime.command import CommandLine, mount_variable, own_command
+from rayplane.node.runtime.command import CommandLine, own_command
 from rayplane.node.runtime.isolation import memory
 from rayplane.node.runtime.isolation.cgroups import Group, find
 from rayplane.node.runtime.isolation.janitor import watch
 from rayplane.node.runtime.isolation.limits import of_container, of_pod
 from rayplane.node.runtime.isolation.ownership import give_to_group
 from rayplane.node.runtime.isolation.pods import memory_volumes, oom_score, shares
-from rayplane.node.runtime.isolation.rootfs import STAGE, Box, layers, machine_of, plan
+from rayplane.node.runtime.isolation.rootfs import STAGE, Box, image_root, layers, machine_of, plan
 from rayplane.node.runtime.isolation.seccomp import filter_of, library
 from rayplane.node.runtime.isolation.shim_network import ShimNetwork
 from rayplane.node.runtime.isolation.users import RANGE_COUNT, RANGE_FIRST, give, identity
+from rayplane.node.runtime.isolation.variables import sync_sockets, variables
 from rayplane.node.runtime.process import ProcessRun, ProcessRuntime, check_line, check_words
 from rayplane.node.runtime.shim_client import SOCKET, ShimClient
 from rayplane.node.runtime.simulated import SimulatedRuntime
 from rayplane.node.runtime.tree import TERMINATION_LOG
 from rayplane.node.runtime.usage import SessionUse
 from rayplane.node.shim.child import OOM_KILLED
-from rayplane.node.shim.shim import MARK
 from rayplane.storage.env import Beneath, one_name
 
 log = logging.getLogger(__name__)
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ANSWER_S = 30.0
-SYNC = "RAYPLANE_VOLUME_SYNC"
 _SHIM = str(Path(__file__).with_name("entrance.py"))
 _ids = iter(range(1, 1 << 62))
 
@@ -356,28 +357,22 @@ class IsolatedRun(ProcessRun):
         runtime.ensure(meta.uid(order.pod))
         spec = meta.spec(order.pod)
         self._box = self._make_box()
-        who = identity(spec, order.container)
+        who, image = identity(spec, order.container), order.image
         who = replace(who, filter=filter_of(spec, order.container, who.capabilities, runtime.profiles))
-        env = {
-            "PATH": runtime.path,
-            "HOME": "/root" if who.uid == 0 else "/",
-            "HOSTNAME": runtime.place(meta.uid(order.pod)).host_name,
-            "LANG": "C.UTF-8",
-            "PYTHONUNBUFFERED": "1",
-            # What programs are told that run without a file system of their own: so that one goes with both.
-            "POD_IP": order.pod_ip,
-            "RAYPLANE_ROOT": "/",
-            **{mount_variable(mount.volume): mount.mount_path for mount in order.mounts},
-        }
-        if order.container.get("tty"):
-            env["TERM"] = "xterm"
-        env |= {**order.env, MARK: order.container_id}
-        for path in _sync_sockets(order.mounts):
-            env[SYNC] = path
-        argv = [expand(part, env) for part in own_command(order.container)]
+        home, own = "/root" if who.uid == 0 else "/", self._box.image is not None
+        if image is not None and own:
+            user = user_for(image, spec, order.container)
+            who, home = replace(who, uid=user.uid, gid=user.gid, groups=user.groups), user.home
+        host_name = runtime.place(meta.uid(order.pod)).host_name
+        env = variables(order, host_name, home=home, path=PATH if own else runtime.path)
+        argv = own_command(order.container, image, lambda word: expand(word, env))
+        if not argv:
+            raise ContainerConfigError("no command specified: neither the pod nor its image has one")
+        cwd = order.container.get("workingDir") or (image.working_dir if image is not None else "")
+        cwd = posixpath.normpath(posixpath.join("/", cwd))
         score = oom_score(order.pod, order.container, runtime.node_memory)
         more = {"pod": meta.uid(order.pod), "identity": who.to_json(), "oom_score": score}
-        line = CommandLine(argv, env, order.container.get("workingDir") or "/", more)
+        line = CommandLine(argv, env, cwd, more)
         check_line(line)
         return line
 
@@ -391,7 +386,8 @@ class IsolatedRun(ProcessRun):
                 tree.files.rename(old, f"gone-{old}-{next(_ids)}")
         asyncio.get_running_loop().run_in_executor(None, _remove_gone, tree.files)
         directory = f"{tree.files.root}/{name}"
-        for part in ("root", *layers(runtime.machine)):
+        image = image_root(order.image, runtime.staged)
+        for part in ("root", *layers(runtime.machine, image=image is not None)):
             os.makedirs(f"{directory}/{part}")
             runtime.give(f"{directory}/{part}", 0o755)
         place = runtime.place(meta.uid(order.pod))
@@ -401,7 +397,7 @@ class IsolatedRun(ProcessRun):
         runtime.give(log, 0o666)
         runtime.give(tree.files.root, 0o755)
         files[order.container.get("terminationMessagePath") or "/dev/termination-log"] = log
-        for path, socket_file in _sync_sockets(order.mounts).items():
+        for path, socket_file in sync_sockets(order.mounts).items():
             files[path] = socket_file
             if os.geteuid() == 0:
                 runtime.give(socket_file, 0o666)
@@ -415,9 +411,12 @@ class IsolatedRun(ProcessRun):
             host_pid=bool(spec.get("hostPID")),
             hidden=runtime.hidden,
             unmasked=bool(context.get("privileged")) or context.get("procMount") == "Unmasked",
+            image=image,
         )
 
     def _mount(self, mount: Mount) -> Mount:
+        if mount.layers:
+            return replace(mount, layers=[self._runtime.staged(layer) for layer in mount.layers])
         runtime, place = self._runtime, self._runtime.place(meta.uid(self._order.pod))
         if mount.volume in memory_volumes(place.pod, runtime.node_memory):
             return replace(mount, source=memory.place(place.uid, f"{memory.VOLUME}{mount.volume}"))
@@ -438,11 +437,6 @@ class IsolatedRun(ProcessRun):
     def _exec_command(self, command: list[str]) -> list[str]:
         check_words(command)
         return command
-
-
-def _sync_sockets(mounts: Iterable[Mount]) -> dict[str, str]:
-    """Where a container finds the sockets of its volumes, with their paths on the machine."""
-    return {f"/run/rayplane/{m.volume}.sync": m.sync_socket for m in mounts if m.sync_socket}
 
 
 def _pod_order(place: PodPlace, node_memory: int, *, closed: bool = False) -> dict[str, Any]:

@@ -1,0 +1,285 @@
+"""The images of a host's pods: found in the store, stood for by a program, pulled, or done without; held while used."""
+
+import asyncio
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.backoff import Backoff
+from rayplane.node.config import NodeHostConfig
+from rayplane.node.environment import Found, Reference
+from rayplane.node.errors import ContainerConfigError
+from rayplane.node.events import Events
+from rayplane.node.images.catalog import Catalog, Stored
+from rayplane.node.images.collection import Thresholds
+from rayplane.node.images.containers import ContainerImage, environment
+from rayplane.node.images.credentials import Auth, auths_of, credentials_of, fitting
+from rayplane.node.images.errors import BadReference, ImageError, NoPull, PullBackOff
+from rayplane.node.images.manifests import digest_of
+from rayplane.node.images.policy import Choice, choose, policy_of
+from rayplane.node.images.references import Reference as ImageReference
+from rayplane.node.images.references import parse_reference
+from rayplane.node.images.registries import Registries
+from rayplane.node.images.registry import RegistryClient
+from rayplane.node.images.store import ImageStore, Ready, Use
+from rayplane.node.images.unpacking import Owners
+from rayplane.node.kubelet.puller import Puller
+from rayplane.node.lifecycle import KUBERNETES_RESTARTS, StartContainer, StartFailed
+from rayplane.node.runtime.isolation.users import RANGE_COUNT, RANGE_FIRST
+from rayplane.storage.env import Env
+
+T = TypeVar("T")
+N = TypeVar("N", bound="ListedNode")
+THREADS = 4
+LISTED_MAX = 50
+"""Images of a node's status, as a kubelet lists them."""
+LOOK_S, LOOKS_PER_COLLECTION = 2.0, 30
+_FAMILIAR = ("docker.io/library/", "docker.io/")
+
+
+class ListedNode(Protocol):
+    """A node whose status lists the images."""
+
+    @property
+    def node(self) -> Object | None:
+        """The Node at the API, as last seen."""
+
+
+class Secrets(Protocol):
+    """A cache that finds secrets of pods; see ReferencedObjects."""
+
+    async def find(self, namespace: str, references: Iterable[Reference]) -> Found:
+        """Return the objects, None for one that is not there. Raises SourceUnavailable."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRules:
+    """The ways of a host with images. `isolates`: containers can have roots of their own; `refuses`: nothing stands in
+    for an image that is not there; `backoff`: between pulls that fail."""
+
+    isolates: bool
+    refuses: bool = False
+    registries: Registries = field(default_factory=Registries)
+    backoff: Backoff = KUBERNETES_RESTARTS.backoff
+    thresholds: Thresholds = field(default_factory=Thresholds)
+
+
+class ImageManager:
+    """A host's way to images."""
+
+    def __init__(self, store: ImageStore, events: Events, secrets: Secrets, rules: ImageRules) -> None:
+        self.store = store
+        self._events = events
+        self._secrets, self._rules = secrets, rules
+        self._puller = Puller(RegistryClient(store, rules.registries, self.run), events, rules.backoff)
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="images")
+        self._uses: dict[str, dict[str, Use]] = {}  # by uid of the pod and digest
+
+    async def close(self) -> None:
+        await self._puller.close()
+        for uid in [*self._uses]:
+            self.release(uid)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def run(self, work: Callable[..., T], *args: Any) -> T:
+        """Work of the store, in a thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *args)
+
+    async def image(self, pod: Object, container: dict[str, Any]) -> ContainerImage | None:
+        """The image of a container, held until `release`; None where this machine stands for it, or it is simulated.
+
+        Raises ImageError, OSError.
+        """
+        said = container.get("image") or ""
+        if not said:
+            return None
+        try:
+            reference = parse_reference(said)
+        except BadReference as e:
+            message = f'Failed to apply default image tag "{said}": {e}'
+            self._events.record(pod, "Warning", "InspectFailed", message)
+            raise BadReference(message) from e
+        program = self.store.catalog().program(said, reference)
+        if program is not None:
+            image_id = f"program@{digest_of(chr(0).join(program.command).encode())}"
+            self._tell(pod, present_text(said))
+            return ContainerImage(str(reference), image_id, entrypoint=program.command)
+        ready = await self._ready(pod, said, reference, policy_of(container, reference))
+        return _container_image(reference, ready) if ready is not None else None
+
+    async def volume(self, pod: Object, source: dict[str, Any]) -> tuple[str, ...]:
+        """The directories of an image that is a volume, the highest first. Raises ImageError, OSError."""
+        said = source.get("reference") or ""
+        reference = parse_reference(said)
+        ready = await self._ready(pod, said, reference, policy_of(source, reference))
+        if ready is None or not ready.layers:
+            raise NoPull(f'image "{said}" is not present: load it with `rayplane image load`, on nodes that isolate')
+        return ready.layers
+
+    async def _ready(self, pod: Object, said: str, reference: ImageReference, policy: str) -> Ready | None:
+        """The image unpacked; None where something else stands in for it."""
+        rules = self._rules
+        if not rules.isolates and policy == "Never":
+            policy = "IfNotPresent"  # where no image can be present, all that is asked for is that none is fetched
+        image = self.store.catalog().find(reference) if rules.isolates else None
+        pulls = rules.isolates and rules.registries.allow(reference)
+        auths = await self._auths(pod, reference) if pulls or (image is not None and image.credentials) else []
+        # What was pulled with somebody's credentials is for those who have them too.
+        present = image is not None and image.credentials.admits(credentials_of(auths))
+        try:
+            choice = choose(said, policy, present=present, pulls=pulls, refuses=rules.refuses)
+        except NoPull as e:
+            self._events.record(pod, "Warning", NoPull.reason, str(e))
+            raise
+        if choice is Choice.PULL:
+            image = await self._puller.pull(pod, said, reference, auths)
+        elif choice is Choice.STAND_IN or image is None:
+            return None
+        else:
+            self._tell(pod, present_text(said))
+        await self._hold(meta.uid(pod), image)
+        return await self.run(self.store.ready, image)
+
+    async def _auths(self, pod: Object, reference: ImageReference) -> list[Auth]:
+        names = [str(one.get("name") or "") for one in meta.spec(pod).get("imagePullSecrets") or ()]
+        wanted = [Reference("secrets", name, True) for name in dict.fromkeys(names) if name]
+        found = await self._secrets.find(meta.namespace(pod), wanted)
+        missing = [one.name for one in wanted if found[one.resource, one.name] is None]
+        if missing:
+            text = f"Unable to retrieve some image pull secrets ({', '.join(missing)})"
+            more = "attempting to pull the image may not succeed."
+            self._events.record(pod, "Warning", "FailedToRetrieveImagePullSecret", f"{text}; {more}")
+        secrets = [secret for one in wanted if (secret := found[one.resource, one.name]) is not None]
+        return fitting([auth for secret in secrets for auth in auths_of(secret)], reference)
+
+    async def _hold(self, uid: str, image: Stored) -> None:
+        held = self._uses.setdefault(uid, {})
+        if image.digest not in held:
+            use = await self.run(self.store.use, image)
+            # Another container of the pod may have come first.
+            kept = self._uses.setdefault(uid, {}).setdefault(image.digest, use)
+            if kept is not use:
+                use.close()
+
+    # --- what nodes tell --------------------------------------------------------------------------
+
+    def listed(self) -> list[dict[str, Any]]:
+        """The images as a node's status lists them (core/v1 ContainerImage), the largest first."""
+        try:
+            images = self.store.catalog().images.values()
+        except (ImageError, OSError):
+            return []  # told by whoever needs one
+        largest = sorted(images, key=lambda one: (-one.size, one.digest))[:LISTED_MAX]
+        return [{"names": [*_names_of(one)], "sizeBytes": one.size} for one in largest]
+
+    async def follow(self, nodes: Mapping[str, N], mark: Callable[[N], None]) -> None:
+        """Mark the nodes when the images are others than before, whoever changed them; collect those nobody needs.
+
+        The end of this is the end of the manager.
+        """
+        try:
+            await self.run(self.store.clean)
+            await self._look(nodes, mark)
+        finally:
+            await self.close()
+
+    async def _look(self, nodes: Mapping[str, N], mark: Callable[[N], None]) -> None:
+        known, looks, told = Catalog(), 0, ""
+        while True:
+            try:
+                catalog = self.store.catalog()
+                if catalog is not known and catalog != known:
+                    for node in nodes.values():
+                        if node.node is not None:
+                            mark(node)
+                known = catalog
+                if looks % LOOKS_PER_COLLECTION == LOOKS_PER_COLLECTION - 1:
+                    told = await self._collect()
+            except (ImageError, OSError) as e:
+                if str(e) != told:
+                    self._failed(nodes.values(), "ImageGCFailed", str(e))
+                told = str(e)
+            else:
+                if told:
+                    self._failed(nodes.values(), "FreeDiskSpaceFailed", told)
+                told = ""
+            looks += 1
+            await asyncio.sleep(LOOK_S)
+
+    async def _collect(self) -> str:
+        """Remove what nobody needs when the disk gets full; why that was not enough."""
+        plan = await self.run(self.store.to_collect, self._rules.thresholds)
+        gone = await self.run(self.store.remove_images, plan.digests) if plan.digests else []
+        freed = sum(plan.sizes[digest] for digest in gone)
+        if freed >= plan.short:
+            return ""
+        text = f"Attempted to free {plan.short} bytes, but only found {freed} bytes eligible to free."
+        return f"Failed to garbage collect required amount of images. {text}"
+
+    def _failed(self, nodes: Iterable[ListedNode], reason: str, message: str) -> None:
+        for node in nodes:
+            if node.node is not None:
+                self._events.record(node.node, "Warning", reason, message)
+
+    def release(self, uid: str) -> None:
+        """The pod's containers have ended."""
+        self._puller.forget(uid)
+        for use in self._uses.pop(uid, {}).values():
+            use.close()
+
+    def _tell(self, pod: Object, text: str) -> None:
+        self._events.record(pod, "Normal", "Pulled", text)
+
+
+def images_of(config: NodeHostConfig, env: Env, events: Events, secrets: Secrets) -> ImageManager:
+    """The images of a host that runs processes. Raises OSError."""
+    owners = Owners(RANGE_FIRST, RANGE_COUNT) if config.isolates and os.geteuid() == 0 else None
+    store = ImageStore(config.image_dir, owners, lambda: env.clock.now().timestamp())
+    store.prepare()
+    registries = Registries(config.registries, config.registry_mirrors)
+    rules = ImageRules(config.isolates, config.refuses_images, registries, config.timing.restarts.backoff)
+    return ImageManager(store, events, secrets, rules)
+
+
+def _names_of(image: Stored) -> Iterator[str]:
+    """Its names in full, and as pods say them."""
+    yield from (f"{name}@{image.digest}" for name in image.digests)
+    for name in image.names:
+        yield name
+        if name.startswith(_FAMILIAR):
+            yield name.removeprefix(_FAMILIAR[0]).removeprefix(_FAMILIAR[1])
+
+
+def present_text(said: str) -> str:
+    return f'Container image "{said}" already present on machine'
+
+
+def not_started(start: StartContainer, error: ContainerConfigError | ImageError | OSError) -> StartFailed:
+    """What becomes of a start that has no image or no environment. Of images the Event tells the reason only."""
+    if isinstance(error, ContainerConfigError):
+        return StartFailed(start.container, start.attempt, error.reason, str(error))
+    reason = error.reason if isinstance(error, ImageError) else ImageError.reason
+    wait_s = error.wait_s if isinstance(error, PullBackOff) else None
+    return StartFailed(start.container, start.attempt, reason, str(error), told=reason, retry_s=wait_s)
+
+
+def _container_image(reference: ImageReference, ready: Ready) -> ContainerImage:
+    image, config = ready.image, ready.config
+    name = str(reference) if not reference.digest else next(iter(image.names), str(reference))
+    return ContainerImage(
+        name=name,
+        image_id=image.image_id,
+        entrypoint=config.entrypoint,
+        cmd=config.cmd,
+        env=environment(config.env),
+        user=config.user,
+        accounts=ready.accounts,
+        working_dir=config.working_dir,
+        stop_signal=config.stop_signal,
+        volumes=config.volumes,
+        layers=ready.layers,
+    )

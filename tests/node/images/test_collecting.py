@@ -1,0 +1,72 @@
+"""Images go when the disk gets full: the longest unused first, and only those that can be pulled again."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rayplane.node.images.catalog import PULLED
+from rayplane.node.images.collection import Candidate, Thresholds, wanted
+from rayplane.node.images.store import ImageStore
+from rayplane.node.kubelet import registration
+from tests.node.images.tars import entry, kept, tar
+
+THRESHOLDS = Thresholds(85, 80, 100.0)
+
+
+def images(*used_at: float) -> list[Candidate]:
+    return [Candidate(f"image-{number}", 100, at) for number, at in enumerate(used_at)]
+
+
+@pytest.mark.parametrize(
+    ("free", "gone"),
+    [(200, ()), (151, ()), (150, ("image-1",)), (50, ("image-1", "image-0")), (0, ("image-1", "image-0"))],
+)
+def test_the_longest_unused_go_until_there_is_room(free: int, gone: tuple[str, ...]) -> None:
+    plan = wanted(images(50.0, 10.0, 950.0), total=1000, free=free, thresholds=THRESHOLDS, now=1000.0)
+    assert plan.digests == gone
+    assert plan.short == (200 - free if gone else 0)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 500), st.floats(0, 1000)), max_size=8), st.integers(0, 1000), st.integers(0, 1200)
+)
+def test_no_more_goes_than_is_short_and_nothing_young(sizes: list[tuple[int, float]], free: int, now: int) -> None:
+    candidates = [Candidate(str(number), size, at) for number, (size, at) in enumerate(sizes)]
+    plan = wanted(candidates, total=1000, free=free, thresholds=THRESHOLDS, now=now)
+    by = {one.digest: one for one in candidates}
+    assert all(now - by[digest].used_at >= THRESHOLDS.min_age_s for digest in plan.digests)
+    if plan.digests:
+        assert free <= 150 and sum(by[digest].size for digest in plan.digests[:-1]) < plan.short
+
+
+def test_of_a_store_only_unused_pulled_images_are_candidates(tmp_path: Path) -> None:
+    now = 1000.0
+    store = ImageStore(tmp_path, None, lambda: now)
+    store.prepare()
+    everything = Thresholds(high=0, low=0, min_age_s=100.0)
+    kept(store, "loaded", [tar([entry("a")])])
+    used, unused = (kept(store, name, [tar([entry(name)])], source=PULLED) for name in ("used", "unused"))
+    use = store.use(used)
+    store.use(unused).close()
+    assert store.to_collect(everything).digests == ()
+    now = 2000.0
+    assert store.to_collect(everything).digests == (unused.digest,)
+    use.close()
+    assert store.to_collect(everything).digests == (unused.digest,)
+    now = 3000.0
+    assert store.to_collect(everything).digests == (unused.digest, used.digest)
+
+
+def test_simulated_nodes_have_the_images_that_they_are_said_to_have() -> None:
+    def images(text: str) -> object:
+        node = {"metadata": {"annotations": {"rayplane.io/images": text}}}
+        return registration.node_images(node, None)["images"]
+
+    assert images('{"nginx:1": "50Mi", "redis:7": 1000}') == [
+        {"names": ["nginx:1"], "sizeBytes": 52428800},
+        {"names": ["redis:7"], "sizeBytes": 1000},
+    ]
+    for odd in ("", "{", "[]", '{"a": "many"}', '{"a": null}'):
+        assert images(odd) is None
