@@ -174,6 +174,11 @@ class Beneath:
             if not stat.S_ISLNK(os.fstat(fd).st_mode):  # a link has no mode of its own
                 os.chmod(f"/proc/self/fd/{fd}", mode)
 
+    def chown(self, path: Path, uid: int, gid: int) -> None:
+        """Give away what is there, a link itself."""
+        with self._parent(path) as (parent, name):
+            os.chown(name, uid, gid, dir_fd=parent, follow_symlinks=False)
+
     # --- paths ------------------------------------------------------------------------------------
 
     def _parts(self, path: Path) -> list[bytes]:

@@ -52,6 +52,11 @@ def write_maps(process: str) -> None:
             f.write(f"0 0 {count}")
 
 
+def of_pods(number: int) -> int:
+    """A user's or group's number if it is one that pods of root have on the machine, else root's."""
+    return number if RANGE_FIRST <= number < RANGE_FIRST + RANGE_COUNT else 0
+
+
 def give(path: str, mode: int, group: int = 0) -> None:
     """Let pods have what the node host made, as their root's: once, since what they change is theirs.
 

@@ -33,7 +33,7 @@ class VolumeVersion(_message.Message):
     def __init__(self, epoch: _Optional[int] = ..., generation: _Optional[int] = ...) -> None: ...
 
 class VolumeFile(_message.Message):
-    __slots__ = ("path", "kind", "mode", "size", "block_bytes", "blocks", "target")
+    __slots__ = ("path", "kind", "mode", "size", "block_bytes", "blocks", "target", "uid", "gid")
     PATH_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     MODE_FIELD_NUMBER: _ClassVar[int]
@@ -41,6 +41,8 @@ class VolumeFile(_message.Message):
     BLOCK_BYTES_FIELD_NUMBER: _ClassVar[int]
     BLOCKS_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
+    UID_FIELD_NUMBER: _ClassVar[int]
+    GID_FIELD_NUMBER: _ClassVar[int]
     path: bytes
     kind: VolumeFileKind
     mode: int
@@ -48,7 +50,9 @@ class VolumeFile(_message.Message):
     block_bytes: int
     blocks: _containers.RepeatedScalarFieldContainer[bytes]
     target: bytes
-    def __init__(self, path: _Optional[bytes] = ..., kind: _Optional[_Union[VolumeFileKind, str]] = ..., mode: _Optional[int] = ..., size: _Optional[int] = ..., block_bytes: _Optional[int] = ..., blocks: _Optional[_Iterable[bytes]] = ..., target: _Optional[bytes] = ...) -> None: ...
+    uid: int
+    gid: int
+    def __init__(self, path: _Optional[bytes] = ..., kind: _Optional[_Union[VolumeFileKind, str]] = ..., mode: _Optional[int] = ..., size: _Optional[int] = ..., block_bytes: _Optional[int] = ..., blocks: _Optional[_Iterable[bytes]] = ..., target: _Optional[bytes] = ..., uid: _Optional[int] = ..., gid: _Optional[int] = ...) -> None: ...
 
 class CreateReplicaRequest(_message.Message):
     __slots__ = ("ref", "capacity_bytes")

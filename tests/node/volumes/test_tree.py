@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from rayplane.node.runtime.isolation.users import RANGE_COUNT, RANGE_FIRST
 from rayplane.node.volumes.drivers.replicated.manifest import (
     DIRECTORY,
     FILE,
@@ -180,3 +181,29 @@ def test_a_scan_looks_at_nothing_outside_and_waits_for_no_pipe(tmp_path: Path) -
     assert again.block(hash_block(b"x"), b"pipe", 0, 65536) is None
     assert b"pipe" not in again.scan().manifest
     assert measure(str(root)) == (len(os.fsencode(outside / "dir")) + 3, 3)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files to others")
+def test_pods_have_their_files_wherever_they_are_written_and_nobody_elses(tmp_path: Path) -> None:
+    source, target, own = tmp_path / "source", tmp_path / "target", RANGE_FIRST + 70
+    for place in (source, target):
+        place.mkdir()
+    (source / "data").mkdir(mode=0o700)
+    (source / "data" / "run").write_bytes(b"")
+    (source / "data" / "link").symlink_to("run")
+    (source / "machine").write_bytes(b"")
+    for name in ("data", "data/run", "data/link"):
+        os.chown(source / name, own, own + 1, follow_symlinks=False)
+    os.chmod(source / "data" / "run", 0o4750)
+    os.chown(source / "machine", 7, 8)
+    manifest = scanner(source).scan().manifest
+    sent = {path: Entry.of(entry.message(path)) for path, entry in manifest.items()}
+    assert sent == manifest
+    writer = TreeWriter(str(target), sent | {b"planted": Entry(DIRECTORY, 0o755, uid=7, gid=RANGE_FIRST + RANGE_COUNT)})
+    assert writer.begin() == []
+    writer.finish()
+    found = {path.name: path.lstat() for path in target.rglob("*")}
+    owners = {name: (status.st_uid, status.st_gid) for name, status in found.items()}
+    pods = dict.fromkeys(("data", "run", "link"), (own, own + 1))
+    assert owners == pods | {"machine": (0, 0), "planted": (0, 0)}
+    assert found["run"].st_mode & 0o7777 == 0o4750

@@ -31,7 +31,7 @@ EMPTY = Version(0, 0)
 
 
 class Entry(NamedTuple):
-    """One file, directory or symbolic link."""
+    """One file, directory or symbolic link. `uid` and `gid`: among the numbers that pods have, else 0."""
 
     kind: VolumeFileKind
     mode: int
@@ -39,11 +39,20 @@ class Entry(NamedTuple):
     block_bytes: int = 0
     blocks: tuple[bytes, ...] = ()
     target: bytes = b""
+    uid: int = 0
+    gid: int = 0
 
     @staticmethod
     def of(message: VolumeFile) -> "Entry":
         return Entry(
-            message.kind, message.mode, message.size, message.block_bytes, tuple(message.blocks), message.target
+            message.kind,
+            message.mode,
+            message.size,
+            message.block_bytes,
+            tuple(message.blocks),
+            message.target,
+            message.uid,
+            message.gid,
         )
 
     def message(self, path: bytes) -> VolumeFile:
@@ -55,6 +64,8 @@ class Entry(NamedTuple):
             block_bytes=self.block_bytes,
             blocks=self.blocks,
             target=self.target,
+            uid=self.uid,
+            gid=self.gid,
         )
 
 

@@ -2,7 +2,8 @@
 
 Changes are found by stat. What that cannot see: a file whose time stamps have not moved, so a file changed within the
 last `RACY_NS` before a scan is read again at the next one; and stores through a shared mapping that is never synced
-(msync makes them visible). Hard links become separate files; sockets, pipes and devices are left out.
+(msync makes them visible). Hard links become separate files; sockets, pipes and devices are left out. Owners among
+the numbers that pods of root have are kept where root writes; every other owner becomes whoever writes.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from rayplane.node.runtime.isolation.users import of_pods
 from rayplane.node.volumes.drivers.replicated.manifest import (
     DIRECTORY,
     FILE,
@@ -96,14 +98,14 @@ class TreeScanner:
     def _entry(
         self, path: bytes, status: os.stat_result, seen: dict[bytes, tuple[_Signature, bool, Entry]], now: int
     ) -> Entry | None:
-        mode = stat.S_IMODE(status.st_mode)
+        mode, uid, gid = stat.S_IMODE(status.st_mode), of_pods(status.st_uid), of_pods(status.st_gid)
         if stat.S_ISDIR(status.st_mode):
-            return Entry(DIRECTORY, mode)
+            return Entry(DIRECTORY, mode, uid=uid, gid=gid)
         if stat.S_ISLNK(status.st_mode):
             target = self._files.readlink(path)
             if target is None:
                 raise FileNotFoundError(path)
-            return Entry(SYMLINK, mode, target=os.fsencode(target))
+            return Entry(SYMLINK, mode, target=os.fsencode(target), uid=uid, gid=gid)
         if not stat.S_ISREG(status.st_mode):
             return None
         signature = _signature(status)
@@ -111,13 +113,13 @@ class TreeScanner:
         if known is not None and known[0] == signature and not known[1]:
             seen[path] = known
             return known[2]
-        entry = self._read(path, mode, known[2] if known else None)
+        entry = self._read(path, Entry(FILE, mode, uid=uid, gid=gid), known[2] if known else None)
         racy = max(status.st_mtime_ns, status.st_ctime_ns) > now - RACY_NS
         seen[path] = (signature, racy, entry)
         return entry
 
-    def _read(self, path: bytes, mode: int, known: Entry | None) -> Entry:
-        """Hash a file; blocks that are not in what was known of it are kept for sending."""
+    def _read(self, path: bytes, empty: Entry, known: Entry | None) -> Entry:
+        """Hash a file, and fill its entry; blocks that are not in what was known of it are kept for sending."""
         before = frozenset(known.blocks) if known is not None else frozenset()
         blocks = []
         fd = self._files.open_file(path)
@@ -133,7 +135,7 @@ class TreeScanner:
                     self._kept_bytes += len(data)
         finally:
             os.close(fd)
-        entry = Entry(FILE, mode, size, length, tuple(blocks))
+        entry = empty._replace(size=size, block_bytes=length, blocks=tuple(blocks))
         return known if known == entry else entry
 
     def block(self, wanted: bytes, path: bytes, offset: int, length: int) -> bytes | None:
@@ -240,7 +242,10 @@ class TreeWriter:
                 os.pwrite(fd, data, offset)
 
     def finish(self) -> None:
-        """Modes come last, so that what is read-only could be filled; deepest first."""
+        """Owners and modes come last, so that what is read-only could be filled; deepest first."""
+        gives = os.geteuid() == 0
         for path, entry in sorted(self._manifest.items(), reverse=True):
+            if gives and (entry.uid or entry.gid):  # before the mode, of which a new owner loses a part
+                self._files.chown(path, of_pods(entry.uid), of_pods(entry.gid))
             if entry.kind != SYMLINK:
                 self._files.chmod(path, entry.mode)
