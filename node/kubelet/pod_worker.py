@@ -73,6 +73,7 @@ class PodWorker:
         "_seen_at",
         "_tasks",
         "_timers",
+        "_unmounting",
         "machine",
         "mirror",
         "pod",
@@ -96,6 +97,7 @@ class PodWorker:
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._timers: dict[object, asyncio.TimerHandle] = {}
         self._hooks: dict[str, asyncio.Task[None]] = {}  # that run, by container
+        self._unmounting: asyncio.Task[None] | None = None
         self.pod = pod
         self.machine = PodMachine(pod, parts.restarts)
         self.machine.shows_resources = parts.runs_processes
@@ -199,13 +201,16 @@ class PodWorker:
         self._closed = True
         if self._freed is not None:
             self._freed.set()
+        self._drop_work()
+        self._parts.addresses.forget(self.prepare)
+        self._parts.statuses.forget(self)
+
+    def _drop_work(self) -> None:
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
         for task in [*self._tasks]:
             task.cancel()
-        self._parts.addresses.forget(self.prepare)
-        self._parts.statuses.forget(self)
 
     def retire(self) -> Sandbox | None:
         """Give the pod up to another: nothing of it runs here any more. Its sandbox is for the other to give back."""
@@ -412,11 +417,7 @@ class PodWorker:
 
     def _tear_down(self, _: TearDown) -> None:
         self._give_up_room()
-        for timer in self._timers.values():
-            timer.cancel()
-        self._timers.clear()
-        for task in [*self._tasks]:
-            task.cancel()
+        self._drop_work()
         if self._parts.images is not None:
             self._parts.images.release(meta.uid(self.pod))
         sandbox, self.sandbox = self.sandbox, None
@@ -424,7 +425,8 @@ class PodWorker:
             return
         self._give_back(sandbox)
         if not sandbox.is_trivial:
-            self._parts.tasks.spawn(sandbox.unmount(), f"unmount {meta.key(self.pod)}")
+            self._unmounting = self._parts.tasks.spawn(sandbox.unmount(), f"unmount {meta.key(self.pod)}")
+            self._unmounting.add_done_callback(lambda _: self._closed or self._parts.statuses.mark(self))
 
     def _give_back(self, sandbox: Sandbox) -> None:
         if sandbox.own_address:
@@ -451,7 +453,8 @@ class PodWorker:
 
     @property
     def wants_final_delete(self) -> bool:
-        return self._finalize
+        # Not before its volumes are given back: whoever has them next finds what it wrote last.
+        return self._finalize and (self._unmounting is None or self._unmounting.done())
 
     @property
     def wants_final_status(self) -> bool:
@@ -480,8 +483,7 @@ class PodWorker:
     def _spawn(self, work: Coroutine[Any, Any, None], what: str) -> asyncio.Task[None]:
         task = self._parts.tasks.spawn(work, f"{what} of {meta.key(self.pod)}")
         self._tasks[task] = None
-        done: Callable[[asyncio.Task[None]], object] = lambda t: self._tasks.pop(t, None)  # noqa: E731
-        task.add_done_callback(done)
+        task.add_done_callback(lambda done: self._tasks.pop(done, None))
         return task
 
 

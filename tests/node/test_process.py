@@ -9,14 +9,17 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.state import pod_is_ready
 from rayplane.node.config import NodeConfig
 from rayplane.node.runtime import StartOrder
 from rayplane.node.runtime.process import ProcessRuntime
 from rayplane.node.runtime.simulated import SimulatedRuntime
+from rayplane.node.volumes.backend import Published
 from rayplane.proto.rayplane.v1 import node_pb2 as pb
 from tests.fakes import FakeClient
 from tests.node.conftest import make_pod
@@ -111,6 +114,33 @@ async def test_term_then_kill(api: FakeClient, make_host: MakeHost) -> None:
     assert await logs(host, "polite") == b"bye\n"
     ended = state(api, "stubborn")["terminated"]
     assert (ended["exitCode"], ended["signal"]) == (137, 9)
+
+
+async def test_a_pod_is_there_until_its_volumes_are_given_back(
+    api: FakeClient, make_host: MakeHost, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    host = await make_host(NODE)
+    safe = asyncio.Event()
+
+    async def publish(pod: Object, volume: dict[str, Any], *, node: str) -> Published:
+        return Published(str(tmp_path))
+
+    async def unpublish(pod: Object, *, node: str) -> None:
+        if pod["metadata"]["name"] == "keeper":
+            await safe.wait()
+
+    monkeypatch.setattr(host._volumes, "publish", publish)
+    monkeypatch.setattr(host._volumes, "unpublish", unpublish)
+    claim = {"name": "data", "persistentVolumeClaim": {"claimName": "data"}}
+    for name in ("keeper", "other"):
+        api.put("pods", shell(name, "sleep 1000", volumes=[claim]))
+        await api.until(lambda name=name: "running" in state(api, name))
+        await api.delete("pods", name, "default", grace_period_s=1)
+        await api.until(lambda: phase(api, "keeper") == "Failed")
+    await api.until(lambda: "default/other" not in api.objects["pods"])
+    assert "default/keeper" in api.objects["pods"]
+    safe.set()
+    await api.until(lambda: "default/keeper" not in api.objects["pods"])
 
 
 async def test_a_container_without_command_is_simulated(api: FakeClient, make_host: MakeHost) -> None:
