@@ -426,7 +426,7 @@ class PodWorker:
         self._give_back(sandbox)
         if not sandbox.is_trivial:
             self._unmounting = self._parts.tasks.spawn(sandbox.unmount(), f"unmount {meta.key(self.pod)}")
-            self._unmounting.add_done_callback(lambda _: self._closed or self._parts.statuses.mark(self))
+            self._unmounting.add_done_callback(lambda _: self.post(None))
 
     def _give_back(self, sandbox: Sandbox) -> None:
         if sandbox.own_address:
