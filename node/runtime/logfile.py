@@ -100,11 +100,14 @@ class _Cursor:
     def __init__(self, files: Beneath, name: str, options: LogOptions) -> None:
         self._files, self._name, self._options = files, name, options
         self._todo: list[tuple[int, int, int]] = []  # descriptor, offset, end
+        self._closed = False
         self._lock = threading.Lock()
 
     def open(self) -> None:
         with self._lock:
             self._find()
+            if self._options.tail_lines is not None:
+                self._skip_to(self._options.tail_lines)
 
     def _find(self) -> None:
         # Newer ones first: should there be a rotation meanwhile, one is found twice, and nothing is missed.
@@ -118,8 +121,6 @@ class _Cursor:
             elif one is not None:
                 found.append(one)
         self._todo = found[::-1]
-        if self._options.tail_lines is not None:
-            self._skip_to(self._options.tail_lines)
 
     def _open(self, name: str) -> tuple[int, int, int] | None:
         try:
@@ -142,6 +143,9 @@ class _Cursor:
             return self._next()
 
     def _next(self) -> bytes:
+        if not self._todo and self._options.follow and not self._closed:
+            # There was none when it was opened: all that it holds came after.
+            self._find()
         while self._todo:
             fd, offset, end = self._todo[0]
             last = len(self._todo) == 1
@@ -201,7 +205,7 @@ class _Cursor:
         with self._lock:
             for fd, _, _ in self._todo:
                 os.close(fd)
-            self._todo = []
+            self._todo, self._closed = [], True
 
 
 def _tail_start(fd: int, end: int, lines: int) -> tuple[int, int]:

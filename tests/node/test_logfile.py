@@ -102,6 +102,21 @@ async def test_a_huge_file_is_never_in_memory(tmp_path: Path, monkeypatch: pytes
     assert largest <= module.CHUNK
 
 
+@pytest.mark.parametrize("tail", [None, 0])
+async def test_a_follower_who_comes_before_the_first_line_sees_it(tmp_path: Path, tail: int | None) -> None:
+    looks = 0
+
+    def is_over() -> bool:
+        nonlocal looks
+        looks += 1
+        if looks == 2:  # the log was opened, and there was nothing
+            (tmp_path / "1.log").write_bytes(stamped(1) + b"stdout F first\n")
+        return looks > 2
+
+    file = LogFile(Beneath(tmp_path), "1.log", is_over)
+    assert await read(file, follow=True, tail_lines=tail) == b"first\n"
+
+
 async def test_a_follower_sees_every_line_while_the_log_rotates(tmp_path: Path) -> None:
     over = False
     log = Log(os.open(tmp_path, os.O_RDONLY), "1.log", 4000, 5)
