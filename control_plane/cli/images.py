@@ -72,6 +72,10 @@ def load(
     """Load the images of an archive on every machine of the cluster."""
     if not file.exists():
         raise UsageError(f"there is no file {file}: check its name")
+    if not os.access(file, os.R_OK):
+        raise UsageError(f"cannot read {file}: check its mode")
+    if file.is_dir():
+        next(packed(file))  # told here, before a machine is asked
     names = [_checked_name(one) for one in tags or ()]
     for image in run(_load(state_dir(name, state), lambda: _parts_of(file), names)):
         console.print(plain(f"loaded {', '.join(image.names) or image.digest}"), markup=False)

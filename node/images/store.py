@@ -22,7 +22,7 @@ from rayplane.node.images.collection import Candidate, Thresholds, Wanted, wante
 from rayplane.node.images.errors import BadImage, BadReference, ImageInUse, TooLarge
 from rayplane.node.images.layers import Layers
 from rayplane.node.images.manifests import Config, Descriptor, Manifest, document, read_config, read_manifest
-from rayplane.node.images.references import Reference
+from rayplane.node.images.references import Reference, parse_reference
 from rayplane.node.images.unpacking import Owners
 from rayplane.node.images.users import Accounts
 from rayplane.storage.env import Beneath
@@ -220,6 +220,8 @@ class ImageStore:
             raise BadReference(f"an image's name has 1 to {PATTERN_MAX} characters and no blanks")
         if sum(map(len, command)) > COMMAND_MAX or any("\0" in word for word in command):
             raise BadImage(f"a command has at most {COMMAND_MAX} characters and no NUL")
+        if command and not set(pattern) & set("*?["):
+            parse_reference(pattern)  # no pod could say another name
 
         def changed(catalog: Catalog) -> Catalog:
             fresh = catalog.with_program(pattern, command)

@@ -93,7 +93,7 @@ class Archive:
         try:
             yield from self._entries()
         except (tarfile.TarError, ValueError, EOFError, OverflowError, KeyError, IndexError) as e:
-            raise BadImage(f"is no tar archive, or a damaged one: {e}") from e
+            raise BadImage(f"it is no tar archive, or a damaged one: {e}") from e
 
     def _entries(self) -> Iterator[tarfile.TarInfo]:
         archive = self._opened()

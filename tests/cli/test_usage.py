@@ -86,6 +86,13 @@ def test_bad_manifests_are_told_before_the_cluster_is_looked_for(
     assert capsys.readouterr().err == f"rayplane: {file}, document 2: apiVersion is missing\n"
 
 
+def test_a_folder_without_images_is_told_before_the_cluster_is_looked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    app.run(["image", "load", str(tmp_path), "--state-dir", str(tmp_path / "none")])
+    assert capsys.readouterr().err == f"rayplane: {tmp_path} holds no images: an OCI image layout has an index.json\n"
+
+
 def test_errors_of_the_api_read_as_in_kubectl() -> None:
     assert error_line(NotFound.of("pods", "x")) == 'Error from server (NotFound): pods "x" not found'
     assert error_line(Invalid('Pod "x" is invalid: spec')) == 'The Pod "x" is invalid: spec'

@@ -15,7 +15,15 @@ import pytest
 
 from rayplane.node.images.archives import architecture, load, saved
 from rayplane.node.images.catalog import Catalog, Program
-from rayplane.node.images.errors import BadImage, Corrupt, ImageError, ImageInUse, ImageNotFound, TooLarge
+from rayplane.node.images.errors import (
+    BadImage,
+    BadReference,
+    Corrupt,
+    ImageError,
+    ImageInUse,
+    ImageNotFound,
+    TooLarge,
+)
 from rayplane.node.images.manifests import digest_of
 from rayplane.node.images.references import parse_reference
 from rayplane.node.images.store import ImageStore
@@ -219,6 +227,13 @@ def test_programs_stand_for_names_the_exact_one_first(store: ImageStore) -> None
     assert [program(name) for name in names] == ["nginx", "nginx", "docker.io/bitnami/*", "ngin*", "", "*:9"]
     store.map_program("nginx", [])
     assert program("nginx") == "ngin*"
+
+
+def test_no_program_stands_for_a_name_that_no_pod_may_say(store: ImageStore) -> None:
+    for name in ("Nginx", "a//b", "a:b:c"):
+        with pytest.raises(BadReference):
+            store.map_program(name, ["echo"])
+        store.map_program(name, [])
 
 
 # --- processes ----------------------------------------------------------------------------------
