@@ -184,8 +184,9 @@ class SimulatedRun:
         answer = await answers.answer(order.pod, order.container["name"], command) if answers is not None else None
         if answer is None:
             raise Unsupported(
-                "simulated containers run no commands: give it answers in an Exec of kwok.x-k8s.io, or use a node with "
-                "the process runtime"
+                f"container {order.container['name']} is simulated and runs no commands: give it answers in an Exec of "
+                "kwok.x-k8s.io; on nodes with the process runtime give it a command, or its image a program by "
+                "`rayplane image load` or `map`"
             )
         return ScriptedExec(answer)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from rayplane.node.errors import Unsupported
 from rayplane.node.runtime import LogOptions, StartOrder
 from rayplane.node.runtime.simulated import JOB_RUN_S, SimulatedRuntime, usual_run_s
 
@@ -153,3 +154,12 @@ def test_pods_of_nobody_end_where_they_run_a_command_to_its_end(
     owner = {"kind": "ReplicaSet", "name": "r", "uid": "u", "controller": True}
     owned = {**pod, "metadata": {**pod["metadata"], "ownerReferences": [owner]}}
     assert usual_run_s(owned, {"name": "c", **container}) is None
+
+
+def test_who_runs_a_command_in_a_simulated_container_is_told_why_he_cannot() -> None:
+    async def main() -> None:
+        run = SimulatedRuntime(random.Random(7), lambda: "").start(order({}), Recorder())
+        with pytest.raises(Unsupported, match=r"container c is simulated .* `rayplane image load` or `map`"):
+            await run.exec(["ls"], tty=False, stdin=False)
+
+    virtually(main())
