@@ -3,13 +3,14 @@
 import asyncio
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rayplane.node.host import NodeHost
 from rayplane.node.runtime.isolation import runtime as isolated_runtime
-from rayplane.node.runtime.isolation.cgroups import find
+from rayplane.node.runtime.isolation.cgroups import Group, find
 from tests.fakes import FakeClient
 from tests.node.conftest import make_pod
 from tests.node.isolated import SLEEP, Isolating, isolating, make_isolating
@@ -32,6 +33,13 @@ def looking(groups: bool, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def limited(memory: str, **limits: str) -> dict[str, Any]:
     return {"resources": {"limits": {"memory": memory, **limits}}}
+
+
+def cpu_bound(group: Group) -> str:
+    """The first word of what bounds a group's time on processors."""
+    name = "cpu.max" if group.version == 2 else "cpu.cfs_quota_us"
+    (path,) = [path for path in group.paths if os.path.exists(f"{path}/{name}")]
+    return Path(path, name).read_text().split()[0]
 
 
 def restarts(api: FakeClient, name: str) -> int:
@@ -103,6 +111,31 @@ async def test_a_limit_that_changes_holds_at_once(
         run.resize(pod, container | limited("16Mi"))
         await api.until(lambda: phase(api, "user") == "Failed")
         assert state(api, "user")["terminated"]["reason"] == "OOMKilled"
+
+
+@pytest.mark.skipif(not GROUPS, reason="no control groups here")
+async def test_what_is_killed_waits_for_no_share_of_a_processor(
+    api: FakeClient, make_isolating: Isolating, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = await make_isolating(NODE)
+    group = host._runtimes["process"].group  # type: ignore[attr-defined]
+    pod, lift, lifted = group.below("uid-box"), Group.lift_cpu, []
+
+    def bounds() -> list[str]:
+        return [cpu_bound(pod), cpu_bound(pod.below("main-1"))]
+
+    def seen(self: Group) -> None:
+        lift(self)
+        lifted.append(bounds())
+
+    monkeypatch.setattr(Group, "lift_cpu", seen)
+    api.put("pods", shell("box", SLEEP, container=limited("64Mi", cpu="500m")))
+    await api.until(lambda: "running" in state(api, "box"))
+    bounded = bounds()
+    worker_run(host, "box").stop(0.0)
+    await api.until(lambda: restarts(api, "box") == 1 and "running" in state(api, "box"))
+    assert bounded[0] == bounded[1] != lifted[-1][0] == lifted[-1][1]
+    assert cpu_bound(pod) == bounded[0]
 
 
 @pytest.mark.skipif(not GROUPS, reason="no control groups here")

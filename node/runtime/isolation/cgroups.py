@@ -20,6 +20,7 @@ from rayplane.node.runtime.isolation.limits import Limits, files_v1, files_v2
 CONTROLLERS = ("cpu", "memory", "pids")
 _V1 = (*CONTROLLERS, "cpuacct")
 _PREFIX = "rayplane-"
+_NO_CPU_BOUND = {"cpu.max": "max", "cpu.cfs_quota_us": "-1"}
 _PASSES, _PASS_S = 100, 0.02  # whoever forks meanwhile is met again
 
 
@@ -62,6 +63,14 @@ class Group:
             directory = self._directories.get(name.partition(".")[0])
             if directory is not None and os.path.exists(f"{directory}/{name}"):
                 _write(f"{directory}/{name}", value)
+
+    def lift_cpu(self) -> None:
+        """Take its bound of processor time away, for the end of what is in it. What has gone meanwhile is nothing."""
+        for name, value in _NO_CPU_BOUND.items():
+            file = f"{self._directories.get('cpu', '')}/{name}"
+            with contextlib.suppress(OSError):
+                if os.path.exists(file):
+                    _write(file, value)
 
     def entries(self) -> list[int]:
         """Descriptors: a process that writes 0 to them is in the group. The caller closes them."""

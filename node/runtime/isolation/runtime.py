@@ -165,9 +165,8 @@ class IsolatedRuntime(ShimNetwork, ProcessRuntime):
         self._write_files(place)
         await self._own_volumes(place)
         if self.group is not None:
-            group = self.pod_group(place.uid)
-            group.make(hands_on=True)
-            group.set(of_pod(place.pod))
+            self.pod_group(place.uid).make(hands_on=True)
+            self.limit_pod(place.uid)
         if place.uid in self._made:
             return place.ip
         try:
@@ -256,6 +255,13 @@ class IsolatedRuntime(ShimNetwork, ProcessRuntime):
         assert self.group is not None
         return self.group.below(one_name(uid))
 
+    def limit_pod(self, uid: str, pod: Object | None = None) -> None:
+        """Hold a pod to its limits; `pod`: with those it has from now on. Raises OSError."""
+        place = self._places.get(uid)
+        if place is not None:
+            self._places[uid] = place if pod is None else replace(place, pod=pod)
+            self.pod_group(uid).set(of_pod(self._places[uid].pod))
+
     def started(self, uid: str, container: str, run: str) -> None:
         self._mains.setdefault(uid, {})[container] = run
 
@@ -309,6 +315,7 @@ class IsolatedRun(ProcessRun):
 
     _runtime: IsolatedRuntime
     _group: Group | None = None
+    _hurries = False
 
     @contextlib.contextmanager
     def _open_groups(self) -> Iterator[list[int]]:
@@ -325,10 +332,25 @@ class IsolatedRun(ProcessRun):
             for fd in fds:
                 os.close(fd)
 
+    def stop(self, grace_s: float) -> None:
+        super().stop(grace_s)
+        if self._group is not None and not self._over:
+            asyncio.get_running_loop().call_later(grace_s, self._hurry)
+
+    def _hurry(self) -> None:
+        """Let what was killed end at once: each process needs a turn for that, and a small share has few."""
+        if self._group is not None and not self._over:
+            self._hurries = True
+            self._runtime.pod_group(meta.uid(self._order.pod)).lift_cpu()
+            self._group.lift_cpu()
+
     def _why(self, message: dict[str, Any]) -> str:
         group = self._group
         if group is None:
             return super()._why(message)
+        if self._hurries:  # the pod's other containers have its bound again
+            with contextlib.suppress(OSError):
+                self._runtime.limit_pod(meta.uid(self._order.pod))
         short = bool(message["code"]) and group.use().kills > 0
         asyncio.get_running_loop().run_in_executor(None, group.remove)
         return OOM_KILLED if short else super()._why(message)
@@ -344,7 +366,7 @@ class IsolatedRun(ProcessRun):
         limits, runtime = of_container(container), self._runtime
         try:
             if self._group is not None:
-                runtime.pod_group(meta.uid(pod)).set(of_pod(pod))
+                runtime.limit_pod(meta.uid(pod), pod)
                 self._group.set(limits)
             else:
                 runtime.shim.order(self._order.container_id, op="limit", memory_max=limits.memory)
