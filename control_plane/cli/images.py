@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from google.protobuf.json_format import MessageToDict
@@ -24,16 +24,14 @@ from rayplane.control_plane.cluster.topology import Role
 from rayplane.control_plane.durations import human_duration
 from rayplane.control_plane.rpc import RpcError, Stub
 from rayplane.control_plane.rpc.errors import Code
-from rayplane.node.images.archives import load as load_archive
-from rayplane.node.images.archives import packed, saved
-from rayplane.node.images.building import SCRATCH, Build
-from rayplane.node.images.catalog import Stored
-from rayplane.node.images.dockerfile import Plan, read_dockerfile
 from rayplane.node.images.errors import BadReference
 from rayplane.node.images.references import Reference, parse_reference
-from rayplane.node.images.store import ImageStore
 from rayplane.proto.rayplane.v1 import node_pb2 as pb
 from rayplane.storage.env import Beneath
+
+if TYPE_CHECKING:
+    from rayplane.node.images.catalog import Stored
+    from rayplane.node.images.dockerfile import Plan
 
 T = TypeVar("T", bound=Message)
 PART_BYTES = 256 * 1024
@@ -107,6 +105,8 @@ def build(
 
     The same files give the same image, with times of SOURCE_DATE_EPOCH.
     """
+    from rayplane.node.images.dockerfile import Plan, read_dockerfile
+
     names = [parse_reference(_checked_name(one)) for one in tags]
     dockerfile = file or folder / "Dockerfile"
     try:
@@ -123,8 +123,13 @@ def build(
 
 
 async def _build(
-    directory: StateDir, place: Path, folder: Path, plan: Plan, names: Sequence[Reference], epoch: int
-) -> Stored:
+    directory: StateDir, place: Path, folder: Path, plan: "Plan", names: Sequence[Reference], epoch: int
+) -> "Stored":
+    from rayplane.node.images.archives import load as load_archive
+    from rayplane.node.images.archives import saved
+    from rayplane.node.images.building import SCRATCH, Build
+    from rayplane.node.images.store import ImageStore
+
     store = ImageStore(place / "images", None, time.time)
     store.prepare()
     base = None
@@ -308,6 +313,8 @@ async def _written(stub: Any, image: str, file: Path) -> pb.SaveImageResponse:
 
 def _parts_of(path: Path) -> Iterator[bytes]:
     if path.is_dir():
+        from rayplane.node.images.archives import packed
+
         yield from packed(path)
         return
     with path.open("rb") as file:

@@ -3,15 +3,16 @@
 import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ApiError, NotFound
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.containers import lifecycled
 from rayplane.control_plane.client import ApiClient
-from rayplane.node.environment import Reference, env_references
-from rayplane.node.volumes.projected import volume_references
+
+if TYPE_CHECKING:
+    from rayplane.node.environment import Reference
 
 PODS_MAX = 500
 ACCOUNTS_MAX = 20
@@ -51,14 +52,17 @@ async def waits(api: ApiClient, namespace: str, name: str) -> list[Missing]:
         return []
 
 
-def _needed(pod: Object) -> list[Reference]:
+def _needed(pod: Object) -> "list[Reference]":
+    from rayplane.node.environment import env_references
+    from rayplane.node.volumes.projected import volume_references
+
     spec = meta.spec(pod)
     found = [ref for container in lifecycled(spec) for ref in env_references(container)]
     found += [ref for volume in spec.get("volumes") or () for ref in volume_references(volume)]
     return [*dict.fromkeys(ref for ref in found if not ref.optional)]
 
 
-async def _is_missing(api: ApiClient, namespace: str, ref: Reference) -> bool:
+async def _is_missing(api: ApiClient, namespace: str, ref: "Reference") -> bool:
     try:
         await api.get(ref.resource, ref.name, namespace)
     except NotFound:
@@ -72,7 +76,7 @@ async def _is_simulated(api: ApiClient, node: str) -> bool:
 
 
 async def _makers(
-    api: ApiClient, ref: Reference, pods: Sequence[Object], waiting: Object
+    api: ApiClient, ref: "Reference", pods: Sequence[Object], waiting: Object
 ) -> tuple[tuple[str, str], ...]:
     """The first pod of each account that may make the object, and the account."""
     by_account: dict[str, str] = {}
@@ -85,7 +89,7 @@ async def _makers(
     return tuple((by_account[account], account) for account, may in zip(accounts, allowed, strict=True) if may)
 
 
-async def _may_make(api: ApiClient, account: str, ref: Reference, namespace: str) -> bool:
+async def _may_make(api: ApiClient, account: str, ref: "Reference", namespace: str) -> bool:
     groups = ["system:serviceaccounts", f"system:serviceaccounts:{namespace}", "system:authenticated"]
     asked = {"verb": "create", "resource": ref.resource, "namespace": namespace}
     spec = {"user": f"system:serviceaccount:{namespace}:{account}", "groups": groups, "resourceAttributes": asked}

@@ -119,6 +119,7 @@ class _Tap(Caches):
         self.view = caches.view
         self.ears: dict[str, _Ear] = {}
         self._caches = caches
+        self.shown = caches.shown
 
     def informer(self, resource: str) -> Informer:
         return cast(Informer, self.ears.setdefault(resource, _Ear()))
