@@ -73,7 +73,7 @@ def load(
     if not os.access(file, os.R_OK):
         raise UsageError(f"cannot read {file}: check its mode")
     if file.is_dir():
-        next(packed(file))  # told here, before a machine is asked
+        next(_parts_of(file))  # told here, before a machine is asked
     names = [_checked_name(one) for one in tags or ()]
     for image in run(_load(state_dir(name, state), lambda: _parts_of(file), names)):
         console.print(plain(f"loaded {', '.join(image.names) or image.digest}"), markup=False)
