@@ -69,6 +69,8 @@ def _show(directories: Sequence[str]) -> None:
 
 
 def _protect(program: str) -> None:
+    if not os.access(program, os.W_OK):
+        return  # nor may they write it; and with a mount in it that they cannot undo, /usr is no layer of their roots
     with contextlib.suppress(OSError):  # it was replaced since: then nobody comes to it
         syscalls.mount(program, program, "", syscalls.MS_BIND)
         make_read_only(program)
