@@ -1,6 +1,7 @@
 """Settings for all tests."""
 
 import gc
+import os
 import sys
 from collections.abc import Generator
 from pathlib import Path
@@ -62,9 +63,15 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """The fast tests stay fast: what starts a process without being marked so fails."""
+    """The fast tests stay fast: what starts a process without being marked so fails.
+
+    A command line that ran in this process leaves its umask to no other test.
+    """
     _running.append(item)
+    mask = os.umask(0o022)
+    os.umask(mask)
     try:
         return (yield)
     finally:
+        os.umask(mask)
         _running.pop()

@@ -266,7 +266,7 @@ async def test_simulated_containers_answer_as_they_are_told(
     await api.until(lambda: phase(api, "web") == phase(api, "db") == "Running")
     assert await logs(host, "web") == b"I am web\n"
     assert await run_in(host, "web", "psql", "-c", "x") == (b"1 row\n", b"slow\n", 3)
-    with pytest.raises(RpcError, match="run no commands"):
+    with pytest.raises(RpcError, match="runs no commands"):
         await run_in(host, "web", "ls")
     stats = await stub(host).Stats(pb.StatsRequest(node="n1"))
     assert {(c.cpu_nanocores, c.memory_bytes) for c in stats.containers} == {(250_000_000, 1 << 20)}
