@@ -25,17 +25,20 @@ ENTRIES_MAX = 1000
 
 @dataclass(frozen=True, slots=True)
 class Auth:
-    """A user at a registry. `secret`: the uid of what says so; `token`: in place of a password, for tokens."""
+    """A user at a registry. `secret`: the uid of what says so; in place of a password, `identity_token`: what a token
+    is given for; `registry_token`: one that is shown as it is.
+    """
 
     pattern: str
     user: str = ""
     password: str = ""
-    token: str = ""
+    identity_token: str = ""
+    registry_token: str = ""
     secret: str = ""
 
     @property
     def hashed(self) -> str:
-        whole = "\0".join((self.pattern, self.user, self.password, self.token))
+        whole = "\0".join((self.pattern, self.user, self.password, self.identity_token, self.registry_token))
         return hashlib.sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -66,10 +69,10 @@ def _auth(key: str, found: dict[str, Any], secret: str) -> Auth | None:
             user, _, password = base64.b64decode(text("auth"), validate=True).decode().partition(":")
         except (binascii.Error, UnicodeDecodeError):
             return None
-    token = text("identitytoken") or text("registrytoken")
-    if not (user or token):
+    identity, registry = text("identitytoken"), text("registrytoken")
+    if not (user or identity or registry):
         return None
-    return Auth(key, user, password.rstrip("\0"), token, secret)
+    return Auth(key, user, password.rstrip("\0"), identity, registry, secret)
 
 
 def fitting(auths: Iterable[Auth], reference: Reference) -> list[Auth]:

@@ -174,6 +174,8 @@ class _Pull:
         scheme, auth = challenge.partition(" ")[0].lower(), self._auth
         if scheme == "basic" and auth is not None and auth.user:
             return {"Authorization": aiohttp.encode_basic_auth(auth.user, auth.password)}
+        if scheme == "bearer" and auth is not None and auth.registry_token:
+            return {"Authorization": f"Bearer {auth.registry_token}"}
         said = dict(_CHALLENGE.findall(challenge))
         if scheme != "bearer" or "realm" not in said:
             raise RegistryDenied(f"pull access denied for {self._reference}: it wants credentials")
@@ -187,10 +189,15 @@ class _Pull:
             raise RegistryDenied(f"{self._reference}: its registry wants credentials to be sent without encryption")
         session = self._client.session()
         headers = {}
-        if auth is not None and auth.user and not auth.token:
+        if auth is not None and auth.user and not auth.identity_token:
             headers["Authorization"] = aiohttp.encode_basic_auth(auth.user, auth.password)
-        if auth is not None and auth.token:
-            form = {"grant_type": "refresh_token", "refresh_token": auth.token, "client_id": "rayplane", **query}
+        if auth is not None and auth.identity_token:
+            form = {
+                "grant_type": "refresh_token",
+                "refresh_token": auth.identity_token,
+                "client_id": "rayplane",
+                **query,
+            }
             request = session.post(url, data=form)
         else:
             request = session.get(url.update_query(query), headers=headers)

@@ -190,14 +190,14 @@ def test_who_must_not_be_root_is_not(security: dict[str, Any], image: pb.Image, 
 
 
 def secret(key: str, content: Any) -> dict[str, Any]:
-    return {"data": {key: base64.b64encode(json.dumps(content).encode()).decode()}}
+    return {"type": f"kubernetes.io/{key[1:]}", "data": {key: base64.b64encode(json.dumps(content).encode()).decode()}}
 
 
 @pytest.mark.parametrize(
     ("image", "users"),
     [
         ("reg.example.com/team/app:1", ["team", "registry"]),
-        ("reg.example.com/teams/app@sha256:0", ["registry"]),
+        ("reg.example.com/teams/app@sha256:" + "0" * 64, ["registry"]),
         ("reg.example.com:5000/app", []),
         ("a.example.org/app", ["any"]),
         ("a.b.example.org/app", []),

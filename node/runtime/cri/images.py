@@ -12,6 +12,8 @@ from typing import Any
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.backoff import Backoff
 from rayplane.node.errors import ContainerConfigError, NodeError
+from rayplane.node.images.errors import BadReference
+from rayplane.node.images.references import parse_reference
 from rayplane.node.runtime.cri.client import PULL_S, CriClient
 from rayplane.proto.cri import cri_pb2 as pb
 
@@ -51,6 +53,10 @@ class Images:
         policy = container.get("imagePullPolicy") or "IfNotPresent"
         if not name:
             raise ImageError("InvalidImageName", f"container {container['name']} names no image")
+        try:
+            parse_reference(name)
+        except BadReference as e:
+            raise ImageError("InvalidImageName", str(e)) from e
         found = await self._status(name) if policy != "Always" else None
         if found is not None:
             return found

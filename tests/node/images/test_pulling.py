@@ -28,7 +28,7 @@ from rayplane.node.images.registries import Registries
 from rayplane.node.images.store import ImageStore
 from rayplane.node.kubelet.image_manager import ImageManager, ImageRules
 from tests.node.conftest import make_pod
-from tests.node.images.registry_server import Registry, serving
+from tests.node.images.registry_server import TOKEN, Registry, serving
 from tests.node.images.tars import entry, kept, laid_over, tar
 
 LAYERS = [tar([entry("a", data=b"1")]), tar([entry("b", data=b"2" * 3_000_000)])]
@@ -195,6 +195,13 @@ async def test_credentials_come_from_the_pods_secrets(node: Node, registry: Regi
     asked = len(registry.asked)
     assert (await node.image(pod="friend", secrets=("right",))).image_id == image.image_id
     assert len(registry.asked) == asked
+
+
+async def test_a_token_of_the_registry_is_shown_as_it_is(node: Node, registry: Registry) -> None:
+    registry.user = USER
+    node.secrets.known["token"] = secret("token", {node.address: {"registrytoken": TOKEN}})
+    assert (await node.image(secrets=("token",))).cmd == ("run",)
+    assert not [asked for asked in registry.asked if asked.startswith("token ")]
 
 
 async def test_a_mirror_is_asked_before_its_registry(tmp_path: Path, registry: Registry) -> None:
