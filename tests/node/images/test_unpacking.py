@@ -271,7 +271,11 @@ def test_damaged_archives_are_refused_or_unpacked_never_more(tmp_path_factory: A
 
 
 @settings(max_examples=examples(200), deadline=None)
-@given(st.binary(max_size=3000), st.lists(st.integers(1, 700), max_size=8))
+@given(
+    # Nothing that is packed begins so.
+    st.just(b"") | st.binary(max_size=3000).map(lambda rest: b"." + rest),
+    st.lists(st.integers(1, 700), max_size=8),
+)
 def test_a_stream_is_read_as_it_was_before_it_was_packed(content: bytes, sizes: list[int]) -> None:
     from rayplane.node.images.decompress import zstd
 
@@ -282,8 +286,6 @@ def test_a_stream_is_read_as_it_was_before_it_was_packed(content: bytes, sizes: 
         zstd.compress,
     ):
         plain = Plain(io.BytesIO(packed_as(content[:half]) + packed_as(content[half:])), 10_000)
-        if not plain.compressed and content[:2] == b"\x1f\x8b":
-            continue
         got = b"".join(plain.read(size) for size in sizes)
         assert got == content[: len(got)] and len(got) == min(sum(sizes), len(content))
         plain.drain()
