@@ -135,6 +135,8 @@ def simulate(
 
 def bury() -> None:
     """Free what died in the run. Its coroutines are closed without a loop, and complain; nobody needs to hear."""
+    # What they still begin would wait for ever in this thread's own loop, which nobody runs, and keep the run alive.
+    asyncio.set_event_loop(None)
     hook = sys.unraisablehook
     sys.unraisablehook = lambda _: None
     disabled = logging.root.manager.disable

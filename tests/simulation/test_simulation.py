@@ -1,5 +1,7 @@
 """Whole clusters in virtual time: the same again for the same seed, and every fault of the checks' making is found."""
 
+import asyncio
+import gc
 import os
 import subprocess
 import sys
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 
 from rayplane.control_plane.cluster.components import Component
+from rayplane.control_plane.controllers.manager.runner import ControllerRunner
 from rayplane.control_plane.simulation import Planted, SimulationResult, load_scenario, parse_scenario, simulate
 from rayplane.storage.env import SimulatedDisk
 from rayplane.storage.env.simulated import SimulatedFile
@@ -62,6 +65,18 @@ def test_the_same_seed_gives_the_same_trace_in_every_process() -> None:
             env=os.environ | {"PYTHONHASHSEED": hash_seed},
         )
         assert again.stdout.strip() == first.trace_hash
+
+
+def test_nothing_of_a_run_outlives_it() -> None:
+    def runners() -> int:
+        gc.collect()
+        return sum(isinstance(one, ControllerRunner) for one in gc.get_objects())
+
+    before, loop = runners(), asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)  # as in a program that has one
+    assert simulate(parse_scenario(SHORT, source="short"), 3).ok
+    loop.close()
+    assert runners() <= before
 
 
 @pytest.mark.parametrize("seed", range(1, 11))
