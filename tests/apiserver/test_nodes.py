@@ -423,10 +423,17 @@ async def test_groups_of_nodes_make_nobody_else_a_node(furnished: Stack) -> None
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_a_host_runs_proxy_dns_ingress_and_volumes(furnished: Stack) -> None:
+async def test_a_host_runs_proxy_dns_ingress_policies_and_volumes(furnished: Stack) -> None:
     client = host(furnished, "n1")
     for resource in ("nodes", "services", SLICES, "namespaces", INGRESSES, "persistentvolumes"):
         await client.list(resource)
+    # A policy names pods of any node by their labels, so that a host reads all of them; it still writes its own alone.
+    for resource in ("networkpolicies.networking.k8s.io", "pods"):
+        await client.list(resource)
+    with pytest.raises(errors.Forbidden, match="can only delete pods"):
+        await client.delete("pods", "two", "default")
+    with pytest.raises(errors.Forbidden):
+        await kubelet(furnished).list("pods")
     await client.list(LEASES, "kube-system")
     lease = await client.get(LEASES, "volume-v1", "kube-system")
     # The holder of a volume's record is who writes the volume: no host names one that is not its own node.
@@ -441,7 +448,7 @@ async def test_a_host_runs_proxy_dns_ingress_and_volumes(furnished: Stack) -> No
         await client.update(LEASES, leader)
     with pytest.raises(errors.Forbidden, match='can only access leases in the "kube-node-lease" system namespace'):
         await client.create(LEASES, named("kube-controller-manager", "kube-system"))
-    for resource in ("secrets", "configmaps", "pods"):
+    for resource in ("secrets", "configmaps"):
         with pytest.raises(errors.Forbidden):
             await client.list(resource)
 
