@@ -12,6 +12,10 @@ from rayplane.node.lifecycle import KUBERNETES_RESTARTS, RestartTiming
 SIMULATED = "simulated"
 PROCESS = "process"
 RUNTIMES = (SIMULATED, PROCESS)
+PIDS_MAX = 2048
+"""Processes and threads of one pod, where nothing else is said."""
+SHUTDOWN_MAX_S = 120.0
+"""How long a node may take to end its pods: whoever removes it waits for that."""
 CRI = "cri:"
 CRI_FORM = "cri:unix:///PATH"
 """The name of a runtime that is another program: where its socket is."""
@@ -183,10 +187,20 @@ class NodeHostConfig:
     log_files: int = 5
     """and there are so many of them, the one that is written among them (containerLogMaxFiles)."""
     shutdown_grace_s: float = 0.0
-    """How long all pods have to end when the host is told to stop; 0: they are ended with it, and go on when it is
+    """How long all pods have to end before the host is stopped; 0: they are ended with it, and go on when it is
     back."""
     shutdown_grace_critical_s: float = 0.0
     """The part of that which is for critical pods, after the others have ended."""
+    shutdown_by_priority: tuple[tuple[int, float], ...] = ()
+    """In place of both: seconds for the pods of at least a priority, below the next one."""
+    pod_pids_limit: int = PIDS_MAX
+    """Processes and threads of one isolated pod, where there are control groups; -1: any number."""
+    image_gc_high_percent: int = 85
+    """From this part of the disk on images that nobody uses go,"""
+    image_gc_low_percent: int = 80
+    """until it is at this one,"""
+    image_gc_min_age_s: float = 120.0
+    """those whose last use is so long ago."""
     proxy: bool | None = None
     """Whether to listen on service addresses; None: when a node here runs real processes."""
     loopback_networks: tuple[str, ...] = ()

@@ -14,7 +14,7 @@ from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ApiClient, EventRecorder, Informer
 from rayplane.control_plane.component_base.debugging import Debugging
-from rayplane.control_plane.component_base.metrics import Family, counter, gauge
+from rayplane.control_plane.component_base.metrics import Family
 from rayplane.control_plane.rpc import Network, Service
 from rayplane.node import callers
 from rayplane.node.config import PROCESS, SIMULATED, NodeConfig, NodeHostConfig, cri_path
@@ -34,7 +34,7 @@ from rayplane.node.kubelet.prober import Prober
 from rayplane.node.kubelet.referenced_objects import ReferencedObjects
 from rayplane.node.kubelet.registrar import registered
 from rayplane.node.kubelet.shared import Shared
-from rayplane.node.kubelet.shutdown import periods_of
+from rayplane.node.kubelet.shutdown import periods_for
 from rayplane.node.kubelet.stage_catalog import StageCatalog
 from rayplane.node.kubelet.stage_player import PlayerParts
 from rayplane.node.kubelet.status_manager import StatusManager
@@ -56,7 +56,6 @@ from rayplane.storage.env import Env, SubDisk
 
 if TYPE_CHECKING:
     from rayplane.node.cri.server import CriServer
-    from rayplane.node.cri.views import KubeletPod
     from rayplane.node.dns.cluster_dns import ClusterDns
     from rayplane.node.kubelet.eviction_manager import Vitals
     from rayplane.node.kubelet.shared import RunsOfPods
@@ -139,14 +138,9 @@ class NodeHost:
         kubelets = self.kubelets
         pods = {name: sum(w.takes_room and bool(w.runs) for w in k.workers) for name, k in kubelets.items()}
         states = {(name, state): n for name, k in kubelets.items() for state, n in k.containers().items()}
-        yield from metrics.collect({name: k.metrics for name, k in kubelets.items()}, pods, states)
         gone = {(name, s): n for name, k in kubelets.items() if k.eviction for s, n in k.eviction.evictions.items()}
-        yield counter("kubelet_evictions", "Pods evicted, by signal.", gone, "node", "eviction_signal")
-        space = self._volumes.space()
-        capacity = {(node,): total for node, (total, _) in space.items()}
-        free = {(node,): left for node, (_, left) in space.items()}
-        yield gauge("kubelet_volume_stats_capacity_bytes", "Bytes that volumes may hold.", capacity, "node")
-        yield gauge("kubelet_volume_stats_available_bytes", "Bytes that no volume has reserved.", free, "node")
+        own = {name: k.metrics for name, k in kubelets.items()}
+        return metrics.collect(own, pods, states, evictions=gone, space=self._volumes.space())
 
     async def _page(self, node: str, path: str, accept: str) -> Page:
         """Raises NotHere."""
@@ -187,13 +181,24 @@ class NodeHost:
         if self.config.cri_socket:
             await self._start_cri()
 
-    async def stop(self) -> None:
-        """End all pods and give everything back. May be called again."""
-        periods = periods_of(self.config.shutdown_grace_s, self.config.shutdown_grace_critical_s)
+    def leave_s(self, *, for_good: bool) -> float:
+        """How long `leave` takes at most."""
+        periods = periods_for(self.config, for_good=for_good)
+        return sum(period.seconds for period in periods) + SETTLE_S if periods else 0.0
+
+    async def leave(self, *, for_good: bool) -> None:
+        """Take no pods any more, and end those that are here in their order and time, where that is asked for.
+
+        `for_good`: the nodes do not come back.
+        """
+        periods = periods_for(self.config, for_good=for_good)
         if periods and not self._left:
             self._left = True
             await asyncio.gather(*(kubelet.leave(periods) for kubelet in self.kubelets.values()))
             await self._statuses.settle(SETTLE_S)
+
+    async def stop(self) -> None:
+        """End all pods at once and give everything back. May be called again."""
         await self._stack.aclose()
 
     async def _serve(self) -> None:
@@ -285,7 +290,8 @@ class NodeHost:
     async def _start_traffic(self) -> None:
         config = self.config
         if config.ingress_address:
-            status = IngressStatus(self.client, self.env, self._external_addresses())
+            external = config.external_addresses or (config.ingress_address.rpartition(":")[0],)
+            status = IngressStatus(self.client, self.env, [*external])
             status.start()
             self._stack.push_async_callback(status.stop)
         wanted = config.runs_processes if config.proxy is None else config.proxy
@@ -334,16 +340,13 @@ class NodeHost:
         ground = ground_of(
             self.kubelets.values(), self._runtimes, self.pod_files, self.env, self._tasks, isolates=self.config.isolates
         )
-        self.cri = CriServer(self.config.cri_socket, ground, self._all_workers, self.sessions)
+        self.cri = CriServer(self.config.cri_socket, ground, self._pods.all_workers, self.sessions)
         try:
             await self.cri.start()
         except OSError as e:
             # Who asks for it is told that nobody listens; the nodes are none the worse.
             log.warning("CRI is not served: %s", e)
         self._stack.push_async_callback(self.cri.stop)
-
-    def _all_workers(self) -> "Iterable[KubeletPod]":
-        return (worker for kubelet in self.kubelets.values() for worker in kubelet.workers)
 
     async def _start_dns(self, services: Informer, slices: Informer) -> None:
         from rayplane.node.dns.cluster_dns import ClusterDns, DnsConfig
@@ -364,9 +367,6 @@ class NodeHost:
 
         runtime = self._runtimes.get(PROCESS)
         return runtime.network if runtime is not None else DIRECT
-
-    def _external_addresses(self) -> list[str]:
-        return [*(self.config.external_addresses or (self.config.ingress_address.rpartition(":")[0],))]
 
     def _make_runtimes(self) -> None:
         simulated = self._simulated
@@ -424,6 +424,7 @@ class NodeHost:
             services=config.services,
             profiles=self.env.disk.local_path(SECCOMP_PROFILES) or "",
             node_memory=max(quantity.value(node.memory) for node in config.nodes),
+            pod_processes=max(0, config.pod_pids_limit),
         )
         runtime.logs = self._log_limits()
         self._isolating = runtime

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import yaml
+
 from rayplane.control_plane.api.errors import ApiError, FieldError, forbidden, invalid, not_supported
 from rayplane.control_plane.api.machinery import decoding
+from rayplane.control_plane.faults.reading import line_of
 
 BYTES_MAX = 1 << 20
 
@@ -17,6 +20,12 @@ class ConfigFileError(ValueError):
     @staticmethod
     def of(errors: Sequence[FieldError]) -> ConfigFileError:
         return ConfigFileError("; ".join(str(e) for e in errors))
+
+    @staticmethod
+    def with_lines(errors: Sequence[FieldError], text: str) -> ConfigFileError:
+        """`text`: what was read, within the budget; each error is told with the line of its field."""
+        node = yaml.compose(text, Loader=yaml.CSafeLoader)
+        return ConfigFileError("; ".join(f"line {line_of(node, e.field)}: {e}" for e in errors))
 
 
 def read_document(text: str, kind: str, versions: Sequence[str], errors: list[FieldError]) -> dict[str, Any]:

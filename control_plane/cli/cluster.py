@@ -10,6 +10,7 @@ import typer
 from rich.table import Column, Table
 
 from rayplane.control_plane.api.audit import default_policy
+from rayplane.control_plane.api.config_files import ConfigFileError
 from rayplane.control_plane.cli.options import (
     Name,
     Output,
@@ -38,6 +39,7 @@ from rayplane.storage.env import SystemClock
 # On an idle machine; a busy one gets more, up to so many times.
 CHANGE_TIMEOUT_S = 180.0
 SLOWDOWN_MAX = 10.0
+KUBELET_FLAG = "--kubelet-config"
 SHOWN_LEFT = 5
 
 
@@ -139,6 +141,9 @@ def up(
     missing_images: Annotated[
         str, typer.Option(help="Images that are not there: `stand-in` (the machine's programs) or `refuse`; kept.")
     ] = "",
+    kubelet_config: Annotated[
+        str, typer.Option(help="KubeletConfiguration of the nodes: a file, or `none`; kept with the cluster.")
+    ] = "",
     stages: Annotated[
         list[str] | None, typer.Option(help="Stages of simulated pods to put into the cluster: a file or directory.")
     ] = None,
@@ -182,6 +187,7 @@ def up(
         scheduler_config=_kept("--scheduler-config", scheduler_config),
         pull=pull,
         missing_images=missing_images,
+        kubelet_config=_kubelet(kubelet_config),
         log_format=log_format,
         ray_tls=ray_tls,
     )
@@ -208,6 +214,19 @@ def _kept(flag: str, asked: str) -> str:
     return asked if asked in ("", NONE) else _read(flag, Path(asked)).decode(errors="replace")
 
 
+def _kubelet(asked: str) -> str:
+    """As `_kept`, of a KubeletConfiguration: what is wrong is told with the file's name and line."""
+    from rayplane.node.kubelet.config_file import read_kubelet_configuration
+
+    text = _kept(KUBELET_FLAG, asked)
+    try:
+        if text not in ("", NONE):
+            read_kubelet_configuration(text)
+    except ConfigFileError as e:
+        raise UsageError(f"{KUBELET_FLAG} {asked}: {e}") from e
+    return text
+
+
 def _admission(asked: str) -> str:
     """As `_kept`, with what stands in the files that it names."""
     from rayplane.control_plane.apiserver.configuration_files import admission_text
@@ -232,7 +251,10 @@ def down(
     purge: Annotated[bool, typer.Option("--purge", help="Delete its data too.")] = False,
     state: State = None,
 ) -> None:
-    """End every process of the cluster; its data stays for the next `up`."""
+    """End every process of the cluster; its data stays for the next `up`.
+
+    With a shutdownGracePeriod (--kubelet-config) pods are told before, the least important ones first.
+    """
     directory = state_dir(name, state)
     existed = (directory.path / "cluster.json").exists()
     with progress() as say:
@@ -323,10 +345,15 @@ def add(
     kind: Kind,
     actor: Annotated[str, typer.Argument(metavar="[NAME]", help="Its name.")] = "",
     name: Name = "default",
+    kubelet_config: Annotated[
+        str, typer.Option(help="Of a node: a file with its KubeletConfiguration, in place of the cluster's.")
+    ] = "",
     state: State = None,
 ) -> None:
     """Add a member, an API server or a node to the running cluster."""
-    _change("Add", kind, actor, state_dir(name, state))
+    text = "" if kubelet_config == NONE else _kubelet(kubelet_config)
+    request = pb.AddRequest(role=kind.value, name=actor, kubelet_config=text)
+    _change("Add", request, f"adding {actor or kind.value}", "added", state_dir(name, state))
 
 
 def remove(
@@ -335,8 +362,12 @@ def remove(
     name: Name = "default",
     state: State = None,
 ) -> None:
-    """Remove a member, an API server or a node from the running cluster; nothing is lost."""
-    _change("Remove", kind, actor, state_dir(name, state))
+    """Remove a member, an API server or a node from the running cluster; nothing is lost.
+
+    The pods of a node are told to end, the least important ones first, within its shutdownGracePeriod or ten seconds.
+    """
+    request = pb.RemoveRequest(role=kind.value, name=actor)
+    _change("Remove", request, f"removing {actor or kind.value}", "removed", state_dir(name, state))
 
 
 def backup(
@@ -372,20 +403,19 @@ def restore(
     _print_access(directory, found)
 
 
-def _change(method: str, kind: Kind, actor: str, directory: StateDir) -> None:
+def _change(method: str, request: pb.AddRequest | pb.RemoveRequest, doing: str, done: str, directory: StateDir) -> None:
     async def call() -> str:
         async with access(directory) as admin:
-            request = pb.AddRequest if method == "Add" else pb.RemoveRequest
             answer = await getattr(admin.supervisor, method)(
-                request(role=kind.value, name=actor), timeout=stretched(CHANGE_TIMEOUT_S, times_max=SLOWDOWN_MAX)
+                request, timeout=stretched(CHANGE_TIMEOUT_S, times_max=SLOWDOWN_MAX)
             )
             await refresh(directory, admin)
             return str(answer.name)
 
     with progress() as say:
-        say(f"{'adding' if method == 'Add' else 'removing'} {actor or kind.value}")
-        done = run(call())
-    console.print(f"{done} {'added' if method == 'Add' else 'removed'}")
+        say(doing)
+        name = run(call())
+    console.print(f"{name} {done}")
 
 
 def _read(flag: str, file: Path | None) -> bytes:

@@ -19,7 +19,7 @@ import ray
 import uvloop
 
 from rayplane.control_plane.cluster import processes
-from rayplane.control_plane.cluster.components import Component, Spec, StopsItself
+from rayplane.control_plane.cluster.components import Component, Leaves, Spec, StopsItself, leave_s
 from rayplane.control_plane.cluster.failures import ComponentFailed, Failure
 from rayplane.control_plane.cluster.outside import keep_fresh, log_to, open_env, prepare
 from rayplane.control_plane.cluster.patience import Patience, slowdown
@@ -71,6 +71,13 @@ class ComponentThread:
         self._renewal = keep_fresh(spec, env, self._network)
         if isinstance(self._component, StopsItself):
             self._watch = asyncio.get_running_loop().create_task(_end_with(self._component))
+
+    def leave_s(self, *, for_good: bool) -> float:
+        return leave_s(self._component, for_good=for_good)
+
+    def leave(self, *, for_good: bool) -> None:
+        if isinstance(self._component, Leaves):
+            self._call(self._component.leave(for_good=for_good), self.leave_s(for_good=for_good) + STOP_TIMEOUT_S)
 
     async def _stop(self) -> None:
         if self._renewal is not None:
@@ -133,6 +140,13 @@ class ComponentActor:
     def pid(self) -> int:
         """Answers once the component has started."""
         return os.getpid()
+
+    def leave_s(self, *, for_good: bool) -> float:
+        """How long `leave` may take."""
+        return self._thread.leave_s(for_good=for_good)
+
+    def leave(self, *, for_good: bool) -> None:
+        self._thread.leave(for_good=for_good)
 
     def stop(self) -> None:
         self._thread.stop()

@@ -49,6 +49,22 @@ class StopsItself(Protocol):
     async def wait_stopped(self) -> None: ...
 
 
+@runtime_checkable
+class Leaves(Protocol):
+    """A component that can end its work in order before it is stopped."""
+
+    def leave_s(self, *, for_good: bool) -> float:
+        """How long that takes at most; 0 where there is nothing to be done."""
+
+    async def leave(self, *, for_good: bool) -> None:
+        """End it. `for_good`: it does not come back."""
+
+
+def leave_s(component: Component | None, *, for_good: bool) -> float:
+    """How long a component may take to end its work in order."""
+    return component.leave_s(for_good=for_good) if isinstance(component, Leaves) else 0.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec:
     """All that an actor needs to start, wherever it is started."""
@@ -238,6 +254,8 @@ def _node_host(spec: Spec, env: Env, network: Network, tls_dir: str | None, sock
         ingress_tls_address=spec.plan.ingress_tls_address if spec.credentials else "",
         cri_socket=os.path.join(spec.data_dir, CRI_SOCKET) if spec.credentials else "",
     )
+    if text := spec.instance.kubelet_config or spec.config.kubelet_config:
+        config = spec.config.kubelet_settings(text).applied(config)
     return NodeHost(config, env, network)
 
 

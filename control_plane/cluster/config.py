@@ -20,6 +20,7 @@ from rayplane.node.images.registries import Registries
 if TYPE_CHECKING:
     from rayplane.control_plane.apiserver.admission.configuration import AdmissionSettings
     from rayplane.control_plane.scheduler.configuration import Configuration
+    from rayplane.node.kubelet.config_file import Settings
 
 RAY, PROCESS = "ray", "process"
 PACK, SPREAD = "pack", "spread"
@@ -46,6 +47,7 @@ KEPT = (
     "scheduler_config",
     "pull",
     "missing_images",
+    "kubelet_config",
 )
 """What holds for a cluster until an `up` says otherwise."""
 FILES = {
@@ -210,6 +212,8 @@ class ClusterConfig:
     `audit_policy`."""
     missing_images: str = ""
     """What becomes of an image that is not there: the machine does `stand-in` for it, or it is a `refuse`."""
+    kubelet_config: str = ""
+    """Text of the nodes' KubeletConfiguration; kept as `audit_policy`."""
     log_format: str = TEXT
     """`text` or `json` (`up`: also of a cluster that had another before)."""
     ray_tls: bool = False
@@ -298,6 +302,7 @@ class ClusterConfig:
             ("--authorization-config", self.authorization_config, _webhooks, "AuthorizationConfiguration"),
             ("--admission-control-config-file", self.admission_config, _admission, "AdmissionConfiguration"),
             ("--scheduler-config", self.scheduler_config, scheduler_configuration, "KubeSchedulerConfiguration"),
+            ("--kubelet-config", self.kubelet_config, self.kubelet_settings, "KubeletConfiguration"),
         ):
             if text not in ("", NONE):
                 try:
@@ -326,7 +331,17 @@ class ClusterConfig:
     @property
     def node_pods(self) -> int:
         """How many pods a node takes: each needs an address, beside those of the range's ends and the node itself."""
-        return min(PODS_MAX, (1 << (32 - self.node_prefix)) - 3)
+        return min(PODS_MAX, self._node_addresses)
+
+    @property
+    def _node_addresses(self) -> int:
+        return (1 << (32 - self.node_prefix)) - 3
+
+    def kubelet_settings(self, text: str) -> "Settings":
+        """What a KubeletConfiguration means for nodes of this cluster. ConfigFileError."""
+        from rayplane.node.kubelet.config_file import read_kubelet_configuration
+
+        return read_kubelet_configuration(text, pods_max=self._node_addresses)
 
     @property
     def timings(self) -> Timings:

@@ -34,7 +34,7 @@ class Host(Protocol):
         """Start an actor and wait until its component serves; its process id. Raises StartFailed."""
 
     async def stop(self, name: str) -> None:
-        """End an actor for good; nothing when there is none."""
+        """End an actor for good, in order where it can; nothing when there is none."""
 
     async def running(self) -> set[str]:
         """Names of the actors that exist, those being restarted by the host itself included."""

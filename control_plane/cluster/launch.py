@@ -6,16 +6,13 @@ What is about to be started is written to the state directory first, so that `do
 import asyncio
 import contextlib
 import json
-import math
 import os
 import random
 import secrets as randomness
 import signal
 import socket
-import subprocess
 import sys
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -34,9 +31,9 @@ from rayplane.control_plane.cluster.config import (
 )
 from rayplane.control_plane.cluster.errors import AlreadyUp, ClusterError, UsageError
 from rayplane.control_plane.cluster.isolation import decide
-from rayplane.control_plane.cluster.patience import Patience, slowdown
 from rayplane.control_plane.cluster.pki import ENCRYPTION_FILE, Secrets, issue_for_ray, read_encryption
 from rayplane.control_plane.cluster.ports import all_plans, can_bind, reserved, share, with_ports
+from rayplane.control_plane.cluster.ray_driven import CONNECT_TIMEOUT_S, Driver, ray_driver, while_ray_lives
 from rayplane.control_plane.cluster.readiness import await_ready
 from rayplane.control_plane.cluster.renewal import write_admin
 from rayplane.control_plane.cluster.state import ClusterState, StateDir
@@ -48,8 +45,8 @@ from rayplane.storage.env.private import write_private
 READY_TIMEOUT_S = 60.0
 RAY_TRIES = 4
 STOP_TIMEOUT_S = 30.0
-# Until a Ray that is not ours has let a driver in; longer than the driver itself tries.
-CONNECT_TIMEOUT_S = 90.0
+# Beside the time that pods may take: for a driver of Ray to come and go.
+LEAVE_MARGIN_S = 60.0
 # What was killed gives back its ports only when the kernel has ended its last thread.
 SETTLED_S = 1.0
 FREE_TIMEOUT_S = 5.0
@@ -249,7 +246,7 @@ async def _up_ray(
         progress(f"starting {count} actors on {len(found)} machine(s)")
         driver.go_on()
         for number in range(1, count + 1):
-            name = (await _while_ray_lives(state.host, driver.line())).strip()
+            name = (await while_ray_lives(state.host, driver.line())).strip()
             progress(f"{name} has started, {number} of {count}")
     host = state.host
     await _wait(
@@ -262,7 +259,7 @@ async def _up_ray(
 
 async def _reach_ray(
     stack: contextlib.AsyncExitStack, directory: StateDir, state: ClusterState, progress: Progress
-) -> tuple[ClusterState, "_Driver", tuple[Machine, ...]]:
+) -> tuple[ClusterState, Driver, tuple[Machine, ...]]:
     """A driver that is connected to Ray, which is started where it is ours, and Ray's machines."""
     log_file = directory.logs / "ray.log"
     for tries_left in reversed(range(RAY_TRIES)):
@@ -271,9 +268,9 @@ async def _reach_ray(
             pid = ray_cluster.start(state.host, log_file)
             state = replace(state, host=state.host | {"pid": pid})
             directory.write(state)
-        driver = await stack.enter_async_context(_ray_driver(directory, "start"))
+        driver = await stack.enter_async_context(ray_driver(directory, "start"))
         try:
-            found = json.loads(await _while_ray_lives(state.host, driver.line(), CONNECT_TIMEOUT_S))
+            found = json.loads(await while_ray_lives(state.host, driver.line(), CONNECT_TIMEOUT_S))
             return state, driver, tuple(Machine(**m) for m in found)
         except ClusterError as e:
             if not state.host["owned"] or ray_cluster.is_alive(state.host):
@@ -285,71 +282,6 @@ async def _reach_ray(
     raise AssertionError("the last try returns or raises")
 
 
-async def _while_ray_lives(host: dict[str, Any], work: Coroutine[Any, Any, str], within_s: float = math.inf) -> str:
-    """What the driver says. ClusterError as soon as the Ray that is ours has ended: the driver may wait for minutes.
-
-    One that is not ours may be out of reach, which Ray does not always find: it has so much fair time.
-    """
-    task = asyncio.ensure_future(work)
-    patience = Patience(within_s, time.monotonic())
-    try:
-        while not (await asyncio.wait([task], timeout=POLL_S))[0]:
-            if host["owned"] and not ray_cluster.is_alive(host):
-                raise ClusterError("Ray ended while the cluster was starting; see logs/ray.log")
-            patience.passed(time.monotonic(), slowdown())
-            if not host["owned"] and patience.over:
-                text = f"Ray at {host['address']} does not answer: make it reachable and try again; if it is gone,"
-                raise ClusterError(f"{text} so are its actors: delete the state directory")
-        return task.result()
-    finally:
-        task.cancel()
-
-
-class _Driver:
-    """The other end of `ray_driver`."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
-
-    async def line(self) -> str:
-        """Its next line. ClusterError with what it says when it fails instead."""
-        assert self._process.stdout is not None and self._process.stderr is not None
-        line = await self._process.stdout.readline()
-        if not line:
-            said = (await self._process.stderr.read()).decode().strip().splitlines()
-            raise ClusterError(said[-1] if said else "the process that talks to Ray ended; see logs/ray.log")
-        return line.decode()
-
-    async def ended(self) -> None:
-        """Return when it has done its work. ClusterError when it could not."""
-        assert self._process.stderr is not None
-        said = (await self._process.stderr.read()).decode().strip().splitlines()
-        if await self._process.wait() != 0:
-            raise ClusterError(said[-1] if said else "the process that talks to Ray failed")
-
-    def go_on(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(b"\n")
-
-
-@contextlib.asynccontextmanager
-async def _ray_driver(directory: StateDir, command: str) -> AsyncIterator[_Driver]:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "rayplane.control_plane.cluster.ray_driver", str(directory.path.resolve()), command),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        # Ctrl-C is for the command that waits for this process.
-        start_new_session=True,
-    )
-    try:
-        yield _Driver(process)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-
-
 async def _wait(directory: StateDir, progress: Progress, *, ended: Callable[[], str]) -> None:
     async with access(directory) as admin:
         await await_ready(admin, directory, timeout=READY_TIMEOUT_S, ended=ended, progress=progress)
@@ -359,24 +291,45 @@ async def _take_down(directory: StateDir, progress: Progress) -> None:
     state = directory.read()
     if state is None or not state.running:
         return
+    grace_s = shutdown_s(state)
+    if grace_s:
+        progress("pods end, the least important ones first")
     if state.config.host == PROCESS:
-        await _end_process(state.host.get("pid", 0), directory)
+        await _end_process(state.host.get("pid", 0), directory, grace_s)
     else:
+        if grace_s:
+            await _leave_ray(directory, state, grace_s, progress)
         progress("ending the actors")
         if state.host["owned"]:
             # They live in Ray's session; nothing that they hold is lost by ending them.
             await asyncio.to_thread(ray_cluster.stop, state.host)
         else:
-            async with _ray_driver(directory, "stop") as driver:
-                await _while_ray_lives(state.host, driver.line(), CONNECT_TIMEOUT_S)
+            async with ray_driver(directory, "stop") as driver:
+                await while_ray_lives(state.host, driver.line(), CONNECT_TIMEOUT_S)
                 await driver.ended()
     directory.write(replace(state, running=False))
     if state.host.get("owned"):
         await asyncio.to_thread(ray_cluster.remove_folder, state.host)
 
 
-async def _end_process(pid: int, directory: StateDir) -> None:
-    """TERM, then KILL when it takes too long."""
+def shutdown_s(state: ClusterState) -> float:
+    """How long pods of the cluster's nodes may take to end when it is taken down; 0: they are not told."""
+    texts = {i.kubelet_config or state.config.kubelet_config for i in state.topology.of(Role.NODE_HOST)} - {""}
+    return max((state.config.kubelet_settings(text).shutdown_s for text in texts), default=0.0)
+
+
+async def _leave_ray(directory: StateDir, state: ClusterState, grace_s: float, progress: Progress) -> None:
+    """Let the actors that are node hosts end their pods. What cannot be had of that holds nothing up."""
+    try:
+        async with ray_driver(directory, "leave") as driver, asyncio.timeout(grace_s + LEAVE_MARGIN_S):
+            await while_ray_lives(state.host, driver.line(), CONNECT_TIMEOUT_S)
+            await driver.ended()
+    except (ClusterError, TimeoutError) as e:
+        progress(f"not all pods were told: {e or 'it took too long'}")
+
+
+async def _end_process(pid: int, directory: StateDir, grace_s: float = 0.0) -> None:
+    """TERM, then KILL when it takes too long. `grace_s`: what its pods may take."""
     if not _is_ours(pid, directory):
         # Whoever started it may have ended before it could write down which it is.
         pid = next((one for one in processes.running() if _is_ours(one, directory)), 0)
@@ -384,7 +337,7 @@ async def _end_process(pid: int, directory: StateDir) -> None:
             return
     os.kill(pid, signal.SIGTERM)
     for number in (signal.SIGKILL, None):
-        async with _deadline(STOP_TIMEOUT_S) as time_left:
+        async with _deadline(STOP_TIMEOUT_S + grace_s) as time_left:
             while _is_ours(pid, directory) and time_left():
                 await asyncio.sleep(POLL_S)
         if not _is_ours(pid, directory):

@@ -17,7 +17,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from rayplane.control_plane.cluster.components import Component, Spec, StopsItself
+from rayplane.control_plane.cluster.components import Component, Leaves, Spec, StopsItself, leave_s
 from rayplane.control_plane.cluster.errors import ClusterError, StartFailed
 from rayplane.control_plane.cluster.failures import Failure
 from rayplane.control_plane.cluster.host import HostSocket, not_started, start_all
@@ -100,9 +100,27 @@ class ProcessHost:
         if component.failure is not None and self._actors.get(name, (None,))[0] is component:
             log.critical("%s failed: %s", name, component.failure)
             del self._watches[name]
-            await self.stop(name)
+            await self._end(name)
 
     async def stop(self, name: str) -> None:
+        await self._leave(name, for_good=True)
+        await self._end(name)
+
+    async def _leave(self, name: str, *, for_good: bool) -> None:
+        """Let an actor end its work in order, where it has any."""
+        component = self._actors[name][0] if name in self._actors else None
+        span_s = leave_s(component, for_good=for_good)
+        if not span_s or not isinstance(component, Leaves):
+            return
+        try:
+            async with asyncio.timeout(span_s + STOP_TIMEOUT_S):
+                await component.leave(for_good=for_good)
+        except TimeoutError:
+            log.error("%s did not end its work in %.0f s", name, span_s)
+        except Exception:
+            log.exception("%s could not end its work", name)
+
+    async def _end(self, name: str) -> None:
         actor = self._actors.pop(name, None)
         if actor is None:
             return
@@ -142,14 +160,15 @@ class ProcessHost:
             raise StartFailed(f"{name} does not run")
         # Peers see the connections break before the component has any chance to say good-bye.
         self._actors[name][1].detach()
-        await self.stop(name)
+        await self._end(name)
         return os.getpid()
 
     async def stop_all(self) -> None:
         """Each before what it needs; the supervisor first, so that it brings nothing back."""
         for role in _STOP_ORDER:
             names = [n for n in self._actors if self._roles[n] is role]
-            await asyncio.gather(*(self.stop(n) for n in names))
+            await asyncio.gather(*(self._leave(n, for_good=False) for n in names))
+            await asyncio.gather(*(self._end(n) for n in names))
 
 
 async def run(directory: StateDir, state: ClusterState, secrets: Secrets) -> None:

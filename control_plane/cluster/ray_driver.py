@@ -1,13 +1,14 @@
 """The process that talks to Ray for the command line.
 
-    python -m rayplane.control_plane.cluster.ray_driver STATE_DIR start|stop
+    python -m rayplane.control_plane.cluster.ray_driver STATE_DIR start|leave|stop
 
 Ray takes over a driver's signals and may end the whole process, so a command that must clean up after itself keeps
 it out: it starts this process, and ends it when it is interrupted.
 
 `start` connects, prints the machines as a line of JSON, waits for a line on standard input (by then cluster.json
-holds the topology), starts all actors and prints the name of each that has started. `stop` connects, prints a line
-and ends all actors of the cluster. Errors are one line on standard error and exit code 1.
+holds the topology), starts all actors and prints the name of each that has started. `leave` connects, prints a line
+and lets node hosts end their pods in order, those that were told to. `stop` connects, prints a line and ends all
+actors of the cluster. Errors are one line on standard error and exit code 1.
 """
 
 import asyncio
@@ -23,7 +24,7 @@ from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.host import start_all
 from rayplane.control_plane.cluster.pki import Secrets
 from rayplane.control_plane.cluster.specs import founding_specs
-from rayplane.control_plane.cluster.state import StateDir
+from rayplane.control_plane.cluster.state import ClusterState, StateDir
 from rayplane.control_plane.cluster.topology import Role
 from rayplane.storage.env.private import UMASK
 
@@ -36,6 +37,8 @@ def main() -> int:
         ray_cluster.connect(state.host, state.config.name)
         if sys.argv[2] == "start":
             asyncio.run(_start(directory, state.config))
+        elif sys.argv[2] == "leave":
+            asyncio.run(_leave(state))
         else:
             asyncio.run(_stop(state.config))
     except ClusterError as e:
@@ -58,6 +61,15 @@ async def _start(directory: StateDir, config: ClusterConfig) -> None:
         raise ClusterError(f"no keys in {directory.pki}; run `rayplane up`")
     specs = founding_specs(state, secrets, directory.path)
     await start_all(host, specs, lambda name: print(name, flush=True))
+
+
+async def _leave(state: ClusterState) -> None:
+    print("connected", flush=True)
+    from rayplane.control_plane.cluster.actor import ComponentActor
+    from rayplane.control_plane.cluster.ray_host import RayHost
+
+    host = RayHost(state.config, ComponentActor)
+    await asyncio.gather(*(host.leave(instance.name) for instance in state.topology.of(Role.NODE_HOST)))
 
 
 async def _stop(config: ClusterConfig) -> None:

@@ -60,6 +60,10 @@ class RayHost:
     async def stop(self, name: str) -> None:
         await self._in_thread(lambda: self._stop(name, graceful=True))
 
+    async def leave(self, name: str) -> None:
+        """Let an actor that is to come back end its work in order, where it was told to."""
+        await self._in_thread(lambda: self._leave(name, for_good=False))
+
     async def end(self, name: str) -> None:
         """Like `stop`, at once."""
         await self._in_thread(lambda: self._stop(name, graceful=False))
@@ -120,9 +124,17 @@ class RayHost:
         with contextlib.suppress(ValueError):
             actor: Any = ray.get_actor(name, namespace=self._namespace)
             if graceful:
+                self._leave(name, for_good=True)
                 with contextlib.suppress(RayError):
                     ray.get(actor.stop.remote(), timeout=STOP_TIMEOUT_S)
             ray.kill(actor, no_restart=True)
+
+    def _leave(self, name: str, *, for_good: bool) -> None:
+        with contextlib.suppress(ValueError, RayError):
+            actor: Any = ray.get_actor(name, namespace=self._namespace)
+            span_s = ray.get(actor.leave_s.remote(for_good=for_good), timeout=STOP_TIMEOUT_S)
+            if span_s:
+                ray.get(actor.leave.remote(for_good=for_good), timeout=span_s + STOP_TIMEOUT_S)
 
     def _kill(self, name: str, signal_name: str) -> int:
         number = signal.Signals[f"SIG{signal_name}"]

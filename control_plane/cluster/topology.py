@@ -78,6 +78,8 @@ class Instance:
     phase: Phase = Phase.ACTIVE
     replaces: str = ""
     """The member whose place one that joins takes; that one leaves when this one votes."""
+    kubelet_config: str = ""
+    """Text of a node host's KubeletConfiguration; empty: it has the cluster's."""
 
     def endpoint(self, port: str) -> str:
         return f"{self.machine.address}:{self.ports[port]}"
@@ -97,6 +99,7 @@ class Instance:
             "joins": self.joins,
             "phase": self.phase.value,
             "replaces": self.replaces,
+            "kubelet_config": self.kubelet_config,
         }
 
     @staticmethod
@@ -108,9 +111,10 @@ class Instance:
             ports=data["ports"],
             nodes=tuple(data["nodes"]),
             joins=data["joins"],
-            # Earlier versions wrote neither.
+            # Earlier versions wrote none of these.
             phase=Phase(data.get("phase", Phase.ACTIVE)),
             replaces=data.get("replaces", ""),
+            kubelet_config=data.get("kubelet_config", ""),
         )
 
 

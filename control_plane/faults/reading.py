@@ -15,7 +15,7 @@ T = TypeVar("T")
 Mapping = dict[str, Any]
 
 SPAN_MAX_S = 7 * 86_400.0
-_STEP = re.compile(r"\[(\d+)\]|([^.\[]+)")
+_STEP = re.compile(r"\[(\d+)\]|\[([^\]]+)\]|([^.\[]+)")
 # What PyYAML raises for hostile scalars beside its own errors.
 _UNREADABLE = (yaml.YAMLError, ValueError, KeyError, AttributeError, TypeError, IndexError, RecursionError)
 
@@ -39,29 +39,30 @@ def read(data: str | bytes, build: Callable[[Any], T]) -> T:
     try:
         return build(found)
     except FormError as e:
-        raise FormError(e.place, e.text, _line(node, e.place)) from e
+        raise FormError(e.place, e.text, line_of(node, e.place)) from e
 
 
-def _line(node: Any, place: str) -> int | None:
-    """The line of the innermost value on the way to a place."""
+def line_of(node: Any, place: str) -> int | None:
+    """The line of the innermost field or item on the way to a place, from 1 on. `node`: the composed document."""
     line = node.start_mark.line + 1 if node is not None else None
-    for number, key in _STEP.findall(place):
-        node = _item(node, int(number)) if number else _value(node, key)
+    for number, key, name in _STEP.findall(place):
+        marked, node = _item(node, int(number)) if number else _field(node, key or name)
         if node is None:
             break
-        line = node.start_mark.line + 1
+        line = marked.start_mark.line + 1
     return line
 
 
-def _item(node: Any, number: int) -> Any:
+def _item(node: Any, number: int) -> tuple[Any, Any]:
     found = isinstance(node, yaml.SequenceNode) and number < len(node.value)
-    return node.value[number] if found else None
+    return (node.value[number], node.value[number]) if found else (None, None)
 
 
-def _value(node: Any, key: str) -> Any:
+def _field(node: Any, key: str) -> tuple[Any, Any]:
+    """A field's name and its value, as they stand in the file."""
     if not isinstance(node, yaml.MappingNode):
-        return None
-    return next((value for name, value in node.value if name.value == key), None)
+        return None, None
+    return next(((name, value) for name, value in node.value if name.value == key), (None, None))
 
 
 def mapping(value: Any, at: str) -> Mapping:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from rayplane.control_plane.cluster.components import Component
+from rayplane.control_plane.cluster.components import Component, Leaves, leave_s
 from rayplane.control_plane.rpc import Identity, Network
 from rayplane.control_plane.rpc.memory import Fabric, MemoryNetwork
 from rayplane.control_plane.rpc.memory_sockets import MemorySockets, Wires
@@ -175,9 +175,12 @@ class Cell:
         if now is None:
             return
         if now.component is not None:
+            component, leaving_s = now.component, leave_s(now.component, for_good=True)
             with contextlib.suppress(Killed, TimeoutError):
-                async with asyncio.timeout(within_s):
-                    await self._within(now, now.component.stop)
+                async with asyncio.timeout(within_s + leaving_s):
+                    if isinstance(component, Leaves):
+                        await self._within(now, lambda: component.leave(for_good=True))
+                    await self._within(now, component.stop)
         if self._now is now:
             self.kill()
 

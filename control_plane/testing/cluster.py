@@ -44,6 +44,7 @@ class Options(TypedDict, total=False):
     scheduler_config: str
     pull: str
     missing_images: str
+    kubelet_config: str
     timing: str
     audit_policy: str
     authentication_config: str

@@ -10,7 +10,10 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """Parts of a disk in percent: from `high` on images go until it is at `low`, those unused for `min_age_s`."""
+    """Parts of a disk in percent: from `high` on images go until it is at `low`, those unused for `min_age_s`.
+
+    With 100 none go.
+    """
 
     high: int = 85
     low: int = 80
@@ -38,7 +41,7 @@ class Wanted:
 
 def wanted(candidates: Iterable[Candidate], *, total: int, free: int, thresholds: Thresholds, now: float) -> Wanted:
     """What is to go of a disk of `total` bytes."""
-    if total <= 0 or (total - free) * 100 < thresholds.high * total:
+    if total <= 0 or thresholds.high >= 100 or (total - free) * 100 < thresholds.high * total:
         return Wanted()
     short = total * (100 - thresholds.low) // 100 - free
     chosen: dict[str, int] = {}

@@ -1,6 +1,6 @@
 """Pods of all nodes of a host, as streams and volumes look them up."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
@@ -32,6 +32,9 @@ class HostPods:
     def workers(self, node: str) -> list[Worker]:
         """Return the workers of a node. Raises NotHere."""
         return self.kubelet(node).workers
+
+    def all_workers(self) -> Iterator[Worker]:
+        return (worker for kubelet in self._kubelets.values() for worker in kubelet.workers)
 
     def live(self, node: str) -> list[Object]:
         """The pods that run on a node or are going to."""

@@ -241,7 +241,8 @@ def images_of(config: NodeHostConfig, env: Env, events: Events, secrets: Secrets
     store = ImageStore(config.image_dir, owners, lambda: env.clock.now().timestamp())
     store.prepare()
     registries = Registries(config.registries, config.registry_mirrors)
-    rules = ImageRules(config.isolates, config.refuses_images, registries, config.timing.restarts.backoff)
+    unused = Thresholds(config.image_gc_high_percent, config.image_gc_low_percent, config.image_gc_min_age_s)
+    rules = ImageRules(config.isolates, config.refuses_images, registries, config.timing.restarts.backoff, unused)
     return ImageManager(store, events, secrets, rules)
 
 

@@ -458,7 +458,8 @@ class Kubelet:
         self._leaving = True
         self._status_changed(self)
         self._tell("Normal", "NodeNotReady", f"Node {self.name} status is now: NodeNotReady")
-        await end_in_groups(lambda: self.workers, periods, self._freed)
+        # Of what stages play no program could go on.
+        await end_in_groups(lambda: [w for w in self.workers if isinstance(w, PodWorker)], periods, self._freed)
 
     # --- fencing ----------------------------------------------------------------------------------
 

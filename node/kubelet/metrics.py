@@ -65,9 +65,14 @@ class KubeletMetrics:
 
 
 def collect(
-    nodes: dict[str, KubeletMetrics], pods: dict[str, int], containers: dict[tuple[str, str], int]
+    nodes: dict[str, KubeletMetrics],
+    pods: dict[str, int],
+    containers: dict[tuple[str, str], int],
+    *,
+    evictions: dict[tuple[str, str], int],
+    space: dict[str, tuple[int, int]],
 ) -> Iterable[Family]:
-    """By node; `containers` by node and state."""
+    """By node; `containers` by node and state, `evictions` by node and signal, `space`: of volumes, all and free."""
     running = {(node,): count for node, count in pods.items()}
     yield gauge("kubelet_running_pods", "Pods that run.", running, "node")
     yield gauge("kubelet_running_containers", "Containers by state.", containers, "node", "container_state")
@@ -79,6 +84,11 @@ def collect(
     yield counter("kubelet_preemptions", "Pods ended to make room for critical ones.", preempted, "node")
     starts = {(node,): m.pod_start for node, m in nodes.items()}
     yield histogram("kubelet_pod_start_duration_seconds", "Time until the first container starts.", starts, "node")
+    yield counter("kubelet_evictions", "Pods evicted, by signal.", evictions, "node", "eviction_signal")
+    capacity = {(node,): total for node, (total, _) in space.items()}
+    free = {(node,): left for node, (_, left) in space.items()}
+    yield gauge("kubelet_volume_stats_capacity_bytes", "Bytes that volumes may hold.", capacity, "node")
+    yield gauge("kubelet_volume_stats_available_bytes", "Bytes that no volume has reserved.", free, "node")
 
 
 def of_node(node: str, families: Iterable[Family]) -> Iterable[Family]:

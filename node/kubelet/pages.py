@@ -190,6 +190,14 @@ def configuration(node: NodeConfig, host: NodeHostConfig) -> Object:
         "containerLogMaxFiles": host.log_files,
         "shutdownGracePeriod": f"{host.shutdown_grace_s:g}s",
         "shutdownGracePeriodCriticalPods": f"{host.shutdown_grace_critical_s:g}s",
+        "shutdownGracePeriodByPodPriority": [
+            {"priority": priority, "shutdownGracePeriodSeconds": int(seconds)}
+            for priority, seconds in host.shutdown_by_priority
+        ],
+        "podPidsLimit": host.pod_pids_limit,
+        "imageGCHighThresholdPercent": host.image_gc_high_percent,
+        "imageGCLowThresholdPercent": host.image_gc_low_percent,
+        "imageMinimumGCAge": f"{host.image_gc_min_age_s:g}s",
         "crashLoopBackOff": {"maxContainerRestartPeriod": f"{timing.restarts.backoff.max_s:g}s"},
         "enableServer": True,
         "authentication": {"anonymous": {"enabled": False}, "x509": {}, "webhook": {"enabled": False}},

@@ -33,6 +33,7 @@ _ABOUT = {
     IMAGE_INODES: ("DiskPressure", "inodes"),
     PIDS: ("PIDPressure", "pids"),
 }
+NO_GRACE = "a soft threshold needs a grace period"
 MEMORY_CONDITION = "MemoryPressure"
 EVICTED = "Evicted"
 TERMINATION_BY_KUBELET = "TerminationByKubelet"
@@ -78,38 +79,52 @@ def thresholds_of(limits: EvictionLimits) -> tuple[Threshold, ...]:
     found = [_threshold(limits, signal, text, 0.0) for signal, text in limits.hard.items()]
     for signal, text in limits.soft.items():
         if signal not in limits.soft_grace:
-            raise ConfigError(f"eviction: grace period must be specified for the soft eviction threshold {signal}")
-        found.append(_threshold(limits, signal, text, _span(signal, limits.soft_grace[signal])))
+            raise ConfigError(f"eviction: {signal}: {NO_GRACE}")
+        found.append(_threshold(limits, signal, text, grace_of(signal, limits.soft_grace[signal])))
     # Memory comes first: a kernel that is out of it does not wait.
     return tuple(sorted(found, key=lambda t: (t.signal != MEMORY, not t.is_hard)))
 
 
 def _threshold(limits: EvictionLimits, signal: str, text: str, grace_s: float) -> Threshold:
-    if signal not in _ABOUT:
-        raise ConfigError(f"eviction: signal {signal!r} is none of {', '.join(_ABOUT)}")
-    reclaim = _amount(signal, limits.minimum_reclaim.get(signal) or "0")
+    amount, share = least_of(signal, text)
+    reclaim = amount_of(signal, limits.minimum_reclaim.get(signal) or "0")
+    return Threshold(signal, amount, share, grace_s, reclaim)
+
+
+def least_of(signal: str, text: str) -> tuple[int, float]:
+    """The amount, or the share of all there is, that must be left. Raises ConfigError."""
     if not text.endswith("%"):
-        return Threshold(signal, _amount(signal, text), grace_s=grace_s, reclaim=reclaim)
+        return amount_of(signal, text), 0.0
+    _check(signal)
     try:
         share = float(text[:-1]) / 100
     except ValueError:
         share = -1.0
     if not 0 <= share < 1:
         raise ConfigError(f"eviction: {signal}: {text!r} is no share between 0% and 100%")
-    return Threshold(signal, share=share, grace_s=grace_s, reclaim=reclaim)
+    return 0, share
 
 
-def _amount(signal: str, text: str) -> int:
+def amount_of(signal: str, text: str) -> int:
+    """Bytes or numbers of what a signal is about. Raises ConfigError."""
+    _check(signal)
     if not quantity.is_quantity(text) or quantity.value(text) < 0:
         raise ConfigError(f"eviction: {signal}: {text!r} is no amount")
     return quantity.value(text)
 
 
-def _span(signal: str, text: str) -> float:
+def grace_of(signal: str, text: str) -> float:
+    """Seconds for which a soft threshold must be met. Raises ConfigError."""
+    _check(signal)
     try:
         return parse_span(text)
     except ValueError as e:
         raise ConfigError(f"eviction: {signal}: {e}") from e
+
+
+def _check(signal: str) -> None:
+    if signal not in _ABOUT:
+        raise ConfigError(f"eviction: signal {signal!r} is none of {', '.join(_ABOUT)}")
 
 
 # --- the state of a node --------------------------------------------------------------------------

@@ -10,11 +10,14 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.priority import SYSTEM_CRITICAL
+from rayplane.node.config import NodeHostConfig
 from rayplane.node.kubelet.pressure import TERMINATION_BY_KUBELET
 from rayplane.node.lifecycle import Event, Evicted
 
 REASON = "Terminated"
 MESSAGE = "Pod was terminated in response to imminent node shutdown."
+REMOVAL_S, REMOVAL_CRITICAL_S = 10.0, 2.0
+"""Of a node that goes for good, where nothing else is asked for: its pods do not go on when it is back."""
 
 
 class Period(NamedTuple):
@@ -37,6 +40,15 @@ class EndedPod(Protocol):
 
 
 _P = TypeVar("_P", bound=EndedPod)
+
+
+def periods_for(config: NodeHostConfig, *, for_good: bool) -> list[Period]:
+    """The times that pods of a host have before it is stopped; none where they are ended with it."""
+    if config.shutdown_by_priority:
+        return [Period(priority, seconds) for priority, seconds in config.shutdown_by_priority]
+    if for_good and config.shutdown_grace_s <= 0:
+        return periods_of(REMOVAL_S, REMOVAL_CRITICAL_S)
+    return periods_of(config.shutdown_grace_s, config.shutdown_grace_critical_s)
 
 
 def periods_of(total_s: float, critical_s: float) -> list[Period]:

@@ -7,7 +7,7 @@ from unittest import mock
 
 import pytest
 
-from rayplane.control_plane.cluster import launch, ray_cluster, readiness
+from rayplane.control_plane.cluster import launch, ray_cluster, ray_driven, readiness
 from rayplane.control_plane.cluster.errors import ClusterError, StartFailed
 from rayplane.control_plane.cluster.patience import Patience, slowdown
 from rayplane.control_plane.cluster.readiness import Check, await_ready
@@ -107,7 +107,7 @@ async def test_a_start_whose_ray_has_ended_fails_at_once_though_the_driver_still
         return ""
 
     with pytest.raises(ClusterError, match="Ray ended"):
-        await asyncio.wait_for(launch._while_ray_lives({"owned": True, "pid": 2**22 + 1}, line()), 10)
+        await asyncio.wait_for(ray_driven.while_ray_lives({"owned": True, "pid": 2**22 + 1}, line()), 10)
 
 
 async def test_a_foreign_ray_that_never_answers_ends_the_wait_with_what_to_do() -> None:
@@ -117,7 +117,7 @@ async def test_a_foreign_ray_that_never_answers_ends_the_wait_with_what_to_do() 
         return await asyncio.get_running_loop().create_future()
 
     with (
-        mock.patch.object(launch, "slowdown", lambda: 1.0),
+        mock.patch.object(ray_driven, "slowdown", lambda: 1.0),
         pytest.raises(ClusterError, match=r"Ray at 10\.0\.0\.1:6379 does not answer: make it reachable"),
     ):
-        await asyncio.wait_for(launch._while_ray_lives(host, silent(), 0.2), 30)
+        await asyncio.wait_for(ray_driven.while_ray_lives(host, silent(), 0.2), 30)

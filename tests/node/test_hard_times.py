@@ -43,7 +43,8 @@ async def test_a_host_that_is_told_to_stop_ends_its_pods_in_order(api: FakeClien
     api.put("pods", shell("plain", script))
     api.put("pods", shell("critical", script, priority=2_000_000_000))
     await api.until(lambda: all("running" in state(api, name) for name in ("plain", "critical")))
-    await host.stop()
+    assert host.leave_s(for_good=False) > 20.0
+    await host.leave(for_good=False)
     for name in ("plain", "critical"):
         status = api.pod(name)["status"]
         assert (status["phase"], status["reason"], status["message"]) == ("Failed", "Terminated", MESSAGE)
@@ -55,8 +56,20 @@ async def test_without_a_grace_pods_go_on_when_the_host_is_back(api: FakeClient,
     host = await make_host(NodeConfig("n1"))
     api.put("pods", make_pod("web"))
     await api.until(lambda: phase(api, "web") == "Running")
+    assert host.leave_s(for_good=False) == 0.0
+    await host.leave(for_good=False)
     await host.stop()
     assert phase(api, "web") == "Running"
+
+
+async def test_pods_of_a_node_that_goes_for_good_are_told_whatever_its_configuration(
+    api: FakeClient, make_host: MakeHost
+) -> None:
+    host = await make_host(NodeConfig("n1"))
+    api.put("pods", make_pod("web"))
+    await api.until(lambda: phase(api, "web") == "Running")
+    await host.leave(for_good=True)
+    assert (phase(api, "web"), api.pod("web")["status"]["message"]) == ("Failed", MESSAGE)
 
 
 class Pod:

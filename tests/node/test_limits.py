@@ -45,13 +45,13 @@ def test_a_pod_is_bounded_where_all_its_containers_are() -> None:
     amounts = {"cpu": "500m", "memory": "64Mi"}
     limited: dict[str, Any] = {"resources": {"limits": amounts, "requests": amounts}}
     pod = make_pod("p", container=limited)
-    assert of_pod(pod) == Limits(512, 50_000, 64 * MIB, 2048)
+    assert of_pod(pod, 2048) == Limits(512, 50_000, 64 * MIB, 2048, whole_pod=True)
     pod["spec"]["containers"].append(
         {"name": "free", "resources": {"limits": {"cpu": "500m"}, "requests": {"cpu": "500m"}}}
     )
-    assert of_pod(pod) == Limits(1024, 100_000, 0, 2048)
+    assert of_pod(pod, 0) == Limits(1024, 100_000, 0, 0, whole_pod=True)
     whole = make_pod("p", resources={"limits": {"memory": "32Mi"}})
-    assert of_pod(whole).memory == 32 * MIB
+    assert of_pod(whole, 0).memory == 32 * MIB
 
 
 def tree(root: Path, *, controllers: str = "cpu memory pids", files: str = "") -> Path:

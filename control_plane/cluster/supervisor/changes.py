@@ -4,8 +4,10 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
+from rayplane.control_plane.api.config_files import ConfigFileError
 from rayplane.control_plane.cluster.errors import UsageError
 from rayplane.control_plane.cluster.topology import Instance, Machine, Phase, Role, Topology, is_retired
+from rayplane.node.kubelet.config_file import read_kubelet_configuration
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 # Names that people gave to members are remembered for ever.
@@ -13,9 +15,19 @@ RETIRED_MAX = 1000
 _ROLES = {"member": Role.MEMBER, "apiserver": Role.APISERVER, "node": Role.NODE_HOST}
 
 
-def added(topology: Topology, kind: str, name: str, machines: Sequence[Machine], retired: Collection[str]) -> Instance:
+def added(
+    topology: Topology,
+    kind: str,
+    name: str,
+    machines: Sequence[Machine],
+    retired: Collection[str],
+    *,
+    kubelet_config: str = "",
+) -> Instance:
     """The instance to add, without ports; an empty name picks the next free one. Raises UsageError."""
     role = _role(kind)
+    if kubelet_config:
+        _check_kubelet(role, kind, kubelet_config)
     if name and not _NAME.fullmatch(name):
         raise UsageError(f"{name!r}: use lower-case letters, digits and '-', at most 63")
     nodes: tuple[str, ...] = ()
@@ -36,6 +48,7 @@ def added(topology: Topology, kind: str, name: str, machines: Sequence[Machine],
         nodes=nodes,
         joins=joins,
         phase=Phase.JOINING if joins else Phase.ACTIVE,
+        kubelet_config=kubelet_config,
     )
 
 
@@ -52,6 +65,15 @@ def removed(topology: Topology, kind: str, name: str) -> Instance:
 def called(instance: Instance) -> str:
     """How people call it: a node host that was added by the name of its node."""
     return instance.nodes[0] if instance.nodes else instance.name
+
+
+def _check_kubelet(role: Role, kind: str, text: str) -> None:
+    if role is not Role.NODE_HOST:
+        raise UsageError(f"a {kind} has no kubelet to configure; add a node")
+    try:
+        read_kubelet_configuration(text)
+    except ConfigFileError as e:
+        raise UsageError(f"the node's KubeletConfiguration: {e}") from e
 
 
 def _check_member(name: str, retired: Collection[str]) -> None:

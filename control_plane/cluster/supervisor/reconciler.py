@@ -35,6 +35,7 @@ from rayplane.control_plane.cluster.topology import PORTS, Instance, Machine, Ph
 from rayplane.control_plane.rpc import RpcError
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.control_plane.timings import SERVER_CHANGES
+from rayplane.node.config import SHUTDOWN_MAX_S
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ STEP_PAUSE_S = 0.02
 RETRIES = Backoff(0.2, CHECK_EVERY_S)
 # How long a call of the host that only looks may take; one that hangs must not keep the rest from being done.
 LOOK_TIMEOUT_S = 15.0
+# Beside the time that a node's pods may have to end.
 STOP_TIMEOUT_S = 30.0
 # A new member copies the data before it may vote; one that leaves may wait for another to be well. In fair time.
 JOIN_TIMEOUT_S = 60.0
@@ -369,7 +371,7 @@ class Reconciler:
         if before is not None:
             await cancel_and_wait(before[1])
         try:
-            async with asyncio.timeout(STOP_TIMEOUT_S):
+            async with asyncio.timeout(STOP_TIMEOUT_S + SHUTDOWN_MAX_S):
                 await self._ports.host.stop(name)
         except TimeoutError:
             log.warning("%s does not stop in time", name, extra={"actor": name})

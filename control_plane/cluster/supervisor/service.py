@@ -94,7 +94,9 @@ class SupervisorService:
         def edit(topology: _Topology, retired: frozenset[str]) -> _Topology:
             nonlocal instance
             if instance is None:
-                instance = added(topology, request.role, request.name, machines, retired)
+                instance = added(
+                    topology, request.role, request.name, machines, retired, kubelet_config=request.kubelet_config
+                )
             # It may have been stored though nobody heard of it.
             return topology if topology.has(instance.name) else topology.with_instance(instance)
 

@@ -18,21 +18,20 @@ PERIOD_US = 100_000
 QUOTA_MIN_US = 1000
 SHARES_MIN, SHARES_MAX = 2, 262_144
 WEIGHT_MAX = 10_000
-PROCESSES_MAX = 2048
-"""Processes and threads of one pod."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Limits of a group: `cpu_shares` against others, `cpu_quota_us` a period, bytes of `memory`, `processes`.
 
-    0 stands for no bound.
+    0 stands for no bound. `whole_pod`: of a pod and not of one container.
     """
 
     cpu_shares: int = SHARES_MIN
     cpu_quota_us: int = 0
     memory: int = 0
     processes: int = 0
+    whole_pod: bool = False
 
 
 def of_container(container: Mapping[str, Any]) -> Limits:
@@ -46,8 +45,8 @@ def of_container(container: Mapping[str, Any]) -> Limits:
     )
 
 
-def of_pod(pod: Object) -> Limits:
-    """The limits of all containers of a pod together, as far as each of them has some."""
+def of_pod(pod: Object, processes: int) -> Limits:
+    """The limits of all containers of a pod together, as far as each of them has some. `processes`: as in Limits."""
     asked, most = pod_requests(pod), pod_limits(pod)
     bounded = {name for name in ("cpu", "memory") if all(container_limits(c).get(name) for c in lifecycled(spec(pod)))}
     bounded |= container_limits(spec(pod)).keys()  # given for the pod as a whole
@@ -56,7 +55,8 @@ def of_pod(pod: Object) -> Limits:
         cpu_shares=shares(asked["cpu"].milli if "cpu" in asked else 0),
         cpu_quota_us=quota_us(cpu.milli) if cpu is not None and "cpu" in bounded else 0,
         memory=memory.value if memory is not None and "memory" in bounded else 0,
-        processes=PROCESSES_MAX,
+        processes=processes,
+        whole_pod=True,
     )
 
 
@@ -87,7 +87,7 @@ def files_v2(limits: Limits) -> dict[str, str]:
         "cpu.max": f"{limits.cpu_quota_us or 'max'} {PERIOD_US}",
         "memory.max": str(limits.memory or "max"),
         "memory.swap.max": "0",
-        "memory.oom.group": "1" if not limits.processes else "0",
+        "memory.oom.group": "1" if not limits.whole_pod else "0",
         "pids.max": str(limits.processes or "max"),
     }
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
+from rayplane.node.config import PIDS_MAX
 from rayplane.node.environment import expand
 from rayplane.node.errors import ContainerConfigError, RuntimeFailed, SandboxError
 from rayplane.node.images.containers import user_for
@@ -58,8 +59,8 @@ class IsolatedRuntime(ShimNetwork, ProcessRuntime):
     `directories`: those of the machine that hold files of pods and volumes; `programs`: those of installations that
     containers may use; `members`: path of the file that all node hosts of the cluster on this machine share;
     `services`: the network of the services' addresses, on each machine; `profiles`: directory of the filters of system
-    calls that pods may name; `node_memory`: bytes that a node has; `kept`:
-    directories that no pod sees.
+    calls that pods may name; `node_memory`: bytes that a node has; `pod_processes`: processes of a pod, 0 for any
+    number; `kept`: directories that no pod sees.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class IsolatedRuntime(ShimNetwork, ProcessRuntime):
         profiles: str = "",
         kept: Sequence[str] = (),
         node_memory: int = 0,
+        pod_processes: int = PIDS_MAX,
     ) -> None:
         self._own = [os.path.realpath(d) for d in directories]
         self._directories = [*self._own, *programs]
@@ -90,6 +92,7 @@ class IsolatedRuntime(ShimNetwork, ProcessRuntime):
         """Told when sockets and devices of the pods' network are worth nothing any more."""
         self.profiles = Beneath(profiles)
         self.node_memory = node_memory
+        self._pod_processes = pod_processes
         self.hidden = [STAGE, *map(os.path.realpath, kept)]
         self.guard: Guard | None = None
         self._closed: set[str] = set()  # uids of pods that were made again before what they may do was in force
@@ -260,7 +263,7 @@ class IsolatedRuntime(ShimNetwork, ProcessRuntime):
         place = self._places.get(uid)
         if place is not None:
             self._places[uid] = place if pod is None else replace(place, pod=pod)
-            self.pod_group(uid).set(of_pod(self._places[uid].pod))
+            self.pod_group(uid).set(of_pod(self._places[uid].pod, self._pod_processes))
 
     def started(self, uid: str, container: str, run: str) -> None:
         self._mains.setdefault(uid, {})[container] = run

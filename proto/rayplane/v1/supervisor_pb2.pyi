@@ -60,12 +60,14 @@ class TopologyResponse(_message.Message):
     def __init__(self, instances: _Optional[_Iterable[_Union[InstanceStatus, _Mapping]]] = ..., host_sockets: _Optional[_Iterable[_Union[HostSocket, _Mapping]]] = ...) -> None: ...
 
 class AddRequest(_message.Message):
-    __slots__ = ("role", "name")
+    __slots__ = ("role", "name", "kubelet_config")
     ROLE_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
+    KUBELET_CONFIG_FIELD_NUMBER: _ClassVar[int]
     role: str
     name: str
-    def __init__(self, role: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
+    kubelet_config: str
+    def __init__(self, role: _Optional[str] = ..., name: _Optional[str] = ..., kubelet_config: _Optional[str] = ...) -> None: ...
 
 class RemoveRequest(_message.Message):
     __slots__ = ("role", "name")
