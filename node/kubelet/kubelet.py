@@ -13,19 +13,18 @@ from functools import partial
 from typing import Any
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.pods.priority import is_critical
 from rayplane.control_plane.api.pods.state import is_mirror, is_static
 from rayplane.control_plane.stages.templates import Given
 from rayplane.node.config import PROCESS, SIMULATED, NodeConfig
 from rayplane.node.errors import NotHere
-from rayplane.node.kubelet import preemption, pressure, registration
+from rayplane.node.kubelet import pressure, registration
 from rayplane.node.kubelet.addresses import NodeAddresses
-from rayplane.node.kubelet.admission import Allocations, Room, forbids, room_of, unwanted
+from rayplane.node.kubelet.admission import Allocations, Room, forbids, room_of
 from rayplane.node.kubelet.eviction_manager import EvictionManager
 from rayplane.node.kubelet.fence import Fence
+from rayplane.node.kubelet.gate import Gate, has_begun
 from rayplane.node.kubelet.handlers import Handlers
 from rayplane.node.kubelet.metrics import KubeletMetrics
 from rayplane.node.kubelet.pod_worker import PodWorker
@@ -39,7 +38,7 @@ from rayplane.node.kubelet.staged_node import StagedNode
 from rayplane.node.kubelet.staged_pod import StagedPod, is_staged
 from rayplane.node.kubelet.static_pods import StaticPods
 from rayplane.node.kubelet.worker_parts import WorkerParts
-from rayplane.node.lifecycle import Evicted, Rejected, Resumed, Suspended
+from rayplane.node.lifecycle import Rejected, Resumed, Suspended
 from rayplane.node.lifecycle.model import Run
 from rayplane.node.runtime import Runtime
 
@@ -70,7 +69,6 @@ class Kubelet:
         self._status_changed = status_changed
         self._workers: dict[str, Worker] = {}  # by uid
         self._by_key: dict[str, Worker] = {}
-        self._doubted: dict[str, Object] = {}  # pods that wait for a second look, by uid
         capacity = Room(quantity.milli(config.cpu), quantity.value(config.memory), config.max_pods)
         self._room = Allocations(capacity)
         self._resizes = Resizes(self._room)
@@ -78,6 +76,7 @@ class Kubelet:
         names = (SIMULATED, real) if config.takes_processes else (SIMULATED,)
         self._parts = {name: self._worker_parts(name, runtimes[name]) for name in names}
         self._handlers = Handlers(shared.client, config.name, names, config.runtime)
+        self._gate = Gate(self, self._room, self._handlers, shared.client, shared.tasks)
         self.started = shared.env.timestamp()
         self.vitals = shared.vitals_of(config, lambda: self.workers)
         self.eviction = self._eviction_manager()
@@ -232,35 +231,21 @@ class Kubelet:
         if is_mirror(pod):
             self.static.mirror_event(kind, pod)
             return
-        key, uid = meta.key(pod), meta.uid(pod)
+        uid = meta.uid(pod)
         worker = self._workers.get(uid)
         if kind == "DELETED":
-            self._doubted.pop(uid, None)
+            self._gate.forget(uid)
             if worker is not None:
                 worker.remove()
         elif worker is not None:
             self._update(worker, pod)
-        elif uid in self._doubted:
-            self._doubted[uid] = pod
         else:
-            room = room_of(pod)
-            doubted = self.node is not None and self._may_not_belong(pod, room, self.node)
-            if doubted or self._handlers.is_asked(pod):
-                self._doubted[uid] = pod
-                self._shared.tasks.spawn(self._look_again(uid), f"second look at {key}")
-            else:
-                self._admit(pod, room, self._handlers.default, None)
-
-    def _may_not_belong(self, pod: Object, room: Room, node: Object) -> Rejected | None:
-        """Why a new pod is not for this node, as far as is known of the node: which may be of a moment ago."""
-        if _has_begun(pod):
-            return None
-        return unwanted(pod, node) or self._room.refuse_others(room, meta.status(node).get("allocatable") or {})
+            self._gate.come(pod)
 
     # What static pods ask for; see StaticHost.
 
     def add_static(self, pod: Object) -> None:
-        self._add(pod, room_of(pod), self._handlers.default, None)
+        self.take(pod, room_of(pod), self._handlers.default, None)
 
     def end_static(self, uid: str) -> None:
         if (worker := self._workers.get(uid)) is not None:
@@ -270,71 +255,8 @@ class Kubelet:
         if isinstance(worker := self._workers.get(uid), PodWorker):
             worker.mirrored(mirror)
 
-    async def _look_again(self, uid: str) -> None:
-        """Judge a pod by the node as it is now, which whoever bound it may have known, and by its class."""
-        node = self.node or {}
-        try:
-            node = await self._shared.client.get("nodes", self.name)
-        except ApiError as e:
-            log.info("node %s judges a pod by what it knows: %s", self.name, e.message)
-        handler = await self._handlers.of(self._doubted.get(uid) or {})
-        pod = self._doubted.pop(uid, None)
-        if pod is None:
-            return
-        room = room_of(pod)
-        refusal = self._may_not_belong(pod, room, node)
-        if isinstance(handler, Rejected):
-            self._add(pod, room, self._handlers.default, refusal or handler)
-        else:
-            self._admit(pod, room, handler, refusal)
-
-    def _admit(self, pod: Object, room: Room, handler: str, refusal: Rejected | None) -> None:
-        """Take a new pod, or refuse it; a critical one that lacks room waits until others have ended for it."""
-        victims = self._victims(pod, room)
-        if not victims:
-            self._add(pod, room, handler, refusal)
-            return
-        uid = meta.uid(pod)
-        self._doubted[uid] = pod
-        self._room.hold(room)  # what becomes free is not for others
-        for worker in victims:
-            if not worker.is_ending:
-                self._preempt(worker)
-        self._shared.tasks.spawn(self._let_in(uid, room, handler, victims), f"room for {meta.key(pod)}")
-
-    def _preempt(self, worker: PodWorker) -> None:
-        reason, message = preemption.REASON, preemption.MESSAGE
-        self.metrics.preemptions += 1
-        worker.post(Evicted(reason, message, worker.machine.grace_s, preemption.DISRUPTION))
-
-    def _victims(self, pod: Object, room: Room) -> list[PodWorker]:
-        """Whom to end for a critical pod for which nothing but room is lacking."""
-        node = self.node or {}
-        if _has_begun(pod) or not is_critical(pod) or forbids(pod) or (self.node is not None and unwanted(pod, node)):
-            return []
-        lacking = self._room.lacking(room, meta.status(node).get("allocatable") or {})
-        if not lacking or self._room.refuse_ports(room):
-            return []
-        # Where stages decide how a pod lives, they decide how it ends.
-        plain = (worker for worker in self.workers if isinstance(worker, PodWorker))
-        holding = {meta.uid(worker.pod): worker for worker in plain if worker.takes_room}
-        holders = [preemption.Holder(worker.pod, worker.room, worker.is_ending) for worker in holding.values()]
-        found = preemption.victims(pod, lacking, holders)
-        return [holding[meta.uid(one.pod)] for one in found]
-
-    async def _let_in(self, uid: str, room: Room, handler: str, victims: list[PodWorker]) -> None:
-        """Take a pod for which others are ending, once they have: it is judged by what there is then."""
-        try:
-            for worker in victims:
-                await worker.gave_up_room()
-        finally:
-            self._room.release(room)
-        pod = self._doubted.pop(uid, None)
-        if pod is not None:
-            refusal = None if self.node is None else self._may_not_belong(pod, room, self.node)
-            self._add(pod, room, handler, refusal)
-
-    def _add(self, pod: Object, room: Room, handler: str, refusal: Rejected | None) -> None:
+    def take(self, pod: Object, room: Room, handler: str, refusal: Rejected | None) -> None:
+        """Have a worker for a pod, if only to refuse it."""
         key, uid = meta.key(pod), meta.uid(pod)
         namesake = self._by_key.get(key)
         if namesake is not None:
@@ -358,7 +280,7 @@ class Kubelet:
 
     def _refusal(self, pod: Object, room: Room, known: Rejected | None) -> Rejected | None:
         """Why a new pod does not fit. Pods that ran here before have their room already."""
-        if _has_begun(pod):
+        if has_begun(pod):
             return None
         if self._leaving:
             return Rejected("NodeShutdown", "Pod was rejected: Pod was rejected as the node is shutting down.")
@@ -393,7 +315,7 @@ class Kubelet:
 
     def _is_for_stages(self, pod: Object) -> bool:
         """Whether stages decide the life of a pod that is new here, from its beginning or from where they left it."""
-        return is_staged(pod) or (self._player.active and not _has_begun(pod) and self._player.begins(pod))
+        return is_staged(pod) or (self._player.active and not has_begun(pod) and self._player.begins(pod))
 
     def _stage(self, pod: Object, room: Room) -> None:
         worker = StagedPod(pod, room, self._parts[SIMULATED], self._shared.simulated, self._drop)
@@ -494,8 +416,3 @@ class Kubelet:
         self._staged_node.close()
         for worker in self.workers:
             worker.close()
-
-
-def _has_begun(pod: Object) -> bool:
-    """Whether the pod has its place here already, or is about to go."""
-    return bool(meta.status(pod).get("startTime")) or meta.is_deleting(pod)

@@ -16,8 +16,8 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.node.errors import AddressesExhausted, ContainerConfigError, NodeError, SandboxError
 from rayplane.node.images.containers import ContainerImage
 from rayplane.node.images.errors import ImageError
+from rayplane.node.kubelet import attendance
 from rayplane.node.kubelet.admission import Room
-from rayplane.node.kubelet.hooks import outcome
 from rayplane.node.kubelet.image_manager import not_started
 from rayplane.node.kubelet.run_listener import RunListener
 from rayplane.node.kubelet.sandbox import Sandbox, needs_lookup
@@ -28,11 +28,9 @@ from rayplane.node.lifecycle import (
     EphemeralAdded,
     Event,
     FinalizePod,
-    HookRan,
     Moment,
     PodMachine,
     PrepareSandbox,
-    Probed,
     Record,
     Rejected,
     RunHook,
@@ -67,13 +65,13 @@ class PodWorker:
         "_finalize",
         "_freed",
         "_holds_room",
-        "_hooks",
         "_inbox",
         "_parts",
         "_seen_at",
         "_tasks",
         "_timers",
         "_unmounting",
+        "hooks",
         "machine",
         "mirror",
         "pod",
@@ -96,7 +94,7 @@ class PodWorker:
         self._finalize = False
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._timers: dict[object, asyncio.TimerHandle] = {}
-        self._hooks: dict[str, asyncio.Task[None]] = {}  # that run, by container
+        self.hooks: dict[str, asyncio.Task[None]] = {}  # that run, by container
         self._unmounting: asyncio.Task[None] | None = None
         self.pod = pod
         self.machine = PodMachine(pod, parts.restarts)
@@ -273,7 +271,7 @@ class PodWorker:
         if self.sandbox.is_trivial:
             self.post(SandboxReady(ip))
         else:
-            self._spawn(self._mount(self.sandbox), "mount")
+            self.spawn(self._mount(self.sandbox), "mount")
 
     def _moved(self, ip: str) -> None:
         """The runtime had to make the pod's sandbox anew, and it has another address now."""
@@ -294,7 +292,7 @@ class PodWorker:
     def _start_container(self, effect: StartContainer) -> None:
         container = self.machine.by_name[effect.container]
         if self._parts.runs_processes or needs_lookup(container.spec):
-            self._spawn(self._look_up_and_start(effect), f"start {effect.container}")
+            self.spawn(self._look_up_and_start(effect), f"start {effect.container}")
         else:
             self._start_now(effect, {})
 
@@ -356,61 +354,16 @@ class PodWorker:
             run.stop(effect.grace_s)
 
     def _run_hook(self, effect: RunHook) -> None:
-        self.end_hook(effect.container)
-        run = self.runs[effect.container]
-        if not run.real:
-            self.post(HookRan(effect.container, effect.attempt, effect.hook))
-            return
-        self._hooks[effect.container] = self._spawn(self._hook(effect, run), f"{effect.hook} {effect.container}")
-
-    async def _hook(self, effect: RunHook, run: ContainerRun) -> None:
-        container = self.machine.by_name[effect.container].spec
-        hook: dict[str, Any] = container["lifecycle"][effect.hook]
-        failed = await outcome(hook, run, container, ip=self.machine.ip, limit_s=effect.limit_s)
-        self._hooks.pop(effect.container, None)
-        self.post(HookRan(effect.container, effect.attempt, effect.hook, failed))
+        attendance.run_hook(self, effect)
 
     def end_hook(self, container: str) -> None:
-        """What it was to do is done, or there is no more time, or nobody to do it."""
-        hook = self._hooks.pop(container, None)
-        if hook is not None:
-            hook.cancel()
+        attendance.end_hook(self, container)
 
     def _start_probe(self, effect: StartProbe) -> None:
-        delay = self.runs[effect.container].probe_delay(effect.probe)
-        if delay is None:
-            self._spawn(self._probe(effect), f"{effect.probe} {effect.container}")
-            return
-        wait, ok = delay
-        result = Probed(effect.container, effect.attempt, effect.probe, ok, "" if ok else "simulated")
-        if wait <= 0:
-            self.post(result)
-        elif wait != float("inf"):
-            at = asyncio.get_running_loop().time() + wait
-            self._timer((effect.container, effect.probe), at, result)
-
-    async def _probe(self, effect: StartProbe) -> None:
-        container = self.machine.by_name[effect.container]
-
-        # Whether a container is ready matters to whoever it still serves while it ends.
-        states = (Run.RUNNING, Run.STOPPING) if effect.probe == "readiness" else (Run.RUNNING,)
-
-        def report(ok: bool, message: str, decides: bool) -> None:
-            self._parts.metrics.probed(effect.container, self.pod, effect.probe, ok=ok)
-            if decides or message or not ok:
-                self.post(Probed(effect.container, effect.attempt, effect.probe, ok, message, decides))
-
-        await self._parts.prober.run(
-            effect.probe,
-            container.spec,
-            self.runs[effect.container],
-            ip=self.machine.ip,
-            runs=lambda: container.attempt == effect.attempt and container.run in states,
-            report=report,
-        )
+        attendance.start_probe(self, self._parts, effect)
 
     def _set_timer(self, effect: SetTimer) -> None:
-        self._timer(effect.key[:2], effect.at, TimerFired(effect.key))
+        self.timer(effect.key[:2], effect.at, TimerFired(effect.key))
 
     def _record(self, effect: Record) -> None:
         self._parts.events.record(self.pod, effect.type, effect.reason, effect.message)
@@ -470,7 +423,7 @@ class PodWorker:
         grace = meta.metadata(self.pod).get("deletionGracePeriodSeconds")
         return self.machine.grace_s if grace is None else float(grace)
 
-    def _timer(self, slot: object, at: float, event: Event) -> None:
+    def timer(self, slot: object, at: float, event: Event) -> None:
         old = self._timers.pop(slot, None)
         if old is not None:
             old.cancel()
@@ -480,7 +433,7 @@ class PodWorker:
         self._timers.pop(slot, None)
         self.post(event)
 
-    def _spawn(self, work: Coroutine[Any, Any, None], what: str) -> asyncio.Task[None]:
+    def spawn(self, work: Coroutine[Any, Any, None], what: str) -> asyncio.Task[None]:
         task = self._parts.tasks.spawn(work, f"{what} of {meta.key(self.pod)}")
         self._tasks[task] = None
         task.add_done_callback(lambda done: self._tasks.pop(done, None))

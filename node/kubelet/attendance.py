@@ -1,0 +1,90 @@
+"""Attendance on running containers: their hooks and probes, carried out for the worker of their pod.
+
+What a simulated container would answer is known beforehand: a timer stands for its probes, and hooks are done at once.
+"""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, Protocol
+
+from rayplane.control_plane.api.meta import Object
+from rayplane.node.kubelet.hooks import outcome
+from rayplane.node.kubelet.worker_parts import WorkerParts
+from rayplane.node.lifecycle import Event, HookRan, PodMachine, Probed, RunHook, StartProbe
+from rayplane.node.lifecycle.model import Run
+from rayplane.node.runtime import ContainerRun
+
+
+class AttendedPod(Protocol):
+    """The worker of a pod. `hooks`: those that run, by container."""
+
+    pod: Object
+    machine: PodMachine
+    runs: dict[str, ContainerRun]
+    hooks: dict[str, asyncio.Task[None]]
+
+    def post(self, event: Event | None) -> None: ...
+
+    def spawn(self, work: Coroutine[Any, Any, None], what: str) -> asyncio.Task[None]:
+        """Have something done that ends with the pod at the latest."""
+
+    def timer(self, slot: object, at: float, event: Event) -> None:
+        """Post an event at a time of the loop, in place of the slot's last one."""
+
+
+def run_hook(worker: AttendedPod, effect: RunHook) -> None:
+    end_hook(worker, effect.container)
+    run = worker.runs[effect.container]
+    if not run.real:
+        worker.post(HookRan(effect.container, effect.attempt, effect.hook))
+        return
+    worker.hooks[effect.container] = worker.spawn(_hook(worker, effect, run), f"{effect.hook} {effect.container}")
+
+
+async def _hook(worker: AttendedPod, effect: RunHook, run: ContainerRun) -> None:
+    container = worker.machine.by_name[effect.container].spec
+    hook: dict[str, Any] = container["lifecycle"][effect.hook]
+    failed = await outcome(hook, run, container, ip=worker.machine.ip, limit_s=effect.limit_s)
+    worker.hooks.pop(effect.container, None)
+    worker.post(HookRan(effect.container, effect.attempt, effect.hook, failed))
+
+
+def end_hook(worker: AttendedPod, container: str) -> None:
+    """What it was to do is done, or there is no more time, or nobody to do it."""
+    hook = worker.hooks.pop(container, None)
+    if hook is not None:
+        hook.cancel()
+
+
+def start_probe(worker: AttendedPod, parts: WorkerParts, effect: StartProbe) -> None:
+    delay = worker.runs[effect.container].probe_delay(effect.probe)
+    if delay is None:
+        worker.spawn(_probe(worker, parts, effect), f"{effect.probe} {effect.container}")
+        return
+    wait, ok = delay
+    result = Probed(effect.container, effect.attempt, effect.probe, ok, "" if ok else "simulated")
+    if wait <= 0:
+        worker.post(result)
+    elif wait != float("inf"):
+        worker.timer((effect.container, effect.probe), asyncio.get_running_loop().time() + wait, result)
+
+
+async def _probe(worker: AttendedPod, parts: WorkerParts, effect: StartProbe) -> None:
+    container = worker.machine.by_name[effect.container]
+
+    # Whether a container is ready matters to whoever it still serves while it ends.
+    states = (Run.RUNNING, Run.STOPPING) if effect.probe == "readiness" else (Run.RUNNING,)
+
+    def report(ok: bool, message: str, decides: bool) -> None:
+        parts.metrics.probed(effect.container, worker.pod, effect.probe, ok=ok)
+        if decides or message or not ok:
+            worker.post(Probed(effect.container, effect.attempt, effect.probe, ok, message, decides))
+
+    await parts.prober.run(
+        effect.probe,
+        container.spec,
+        worker.runs[effect.container],
+        ip=worker.machine.ip,
+        runs=lambda: container.attempt == effect.attempt and container.run in states,
+        report=report,
+    )
