@@ -25,9 +25,11 @@ _LOCAL = (
 )
 
 
-def host_name(pod: Object) -> str:
-    """The name that the pod's containers have for their machine."""
+def host_name(pod: Object, node: str = "") -> str:
+    """The name that the pod's containers have for their machine: that of its node, where they have its network."""
     spec = meta.spec(pod)
+    if node and spec.get("hostNetwork"):
+        return node[:HOST_NAME_MAX].rstrip("-.")
     name: str = spec.get("hostnameOverride") or spec.get("hostname") or meta.name(pod)
     return name[:HOST_NAME_MAX].rstrip("-.")
 
@@ -38,20 +40,22 @@ def full_name(pod: Object) -> str:
     return f"{host_name(pod)}.{subdomain}.{meta.namespace(pod)}.svc.{DOMAIN}" if subdomain else ""
 
 
-def etc_files(pod: Object, ip: str, *, dns: str, machine_resolv: str) -> dict[str, bytes]:
-    """Path to content. `dns`: the cluster's DNS server, empty for none; `machine_resolv`: the machine's resolv.conf."""
+def etc_files(pod: Object, ip: str, *, dns: str, machine_resolv: str, node: str = "") -> dict[str, bytes]:
+    """Path to content. `dns`: the cluster's DNS server, empty for none; `machine_resolv`: the machine's resolv.conf;
+    `node`: the name of the pod's node.
+    """
     files = {
-        "/etc/hostname": f"{host_name(pod)}\n",
+        "/etc/hostname": f"{host_name(pod, node)}\n",
         RESOLV_CONF: _resolv(pod, dns, machine_resolv),
-        "/etc/hosts": hosts(pod, ip),
+        "/etc/hosts": hosts(pod, ip, node),
     }
     return {path: text.encode() for path, text in files.items()}
 
 
-def hosts(pod: Object, ip: str) -> str:
-    """The content of /etc/hosts of a pod with that address."""
+def hosts(pod: Object, ip: str, node: str = "") -> str:
+    """The content of /etc/hosts of a pod with that address. `node`: the name of its node."""
     lines = ["# Kubernetes-managed hosts file.", *(f"{address}\t{names}" for address, names in _LOCAL)]
-    names = "\t".join(filter(None, (full_name(pod), host_name(pod))))
+    names = "\t".join(filter(None, (full_name(pod), host_name(pod, node))))
     lines.append(f"{ip}\t{names}")
     for alias in meta.spec(pod).get("hostAliases") or ():
         lines.append("\t".join((alias.get("ip") or "", *(alias.get("hostnames") or ()))))

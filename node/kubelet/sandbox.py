@@ -199,17 +199,18 @@ class Sandbox:
 
     def _place(self) -> PodPlace:
         pod, parts = self._pod, self._parts
-        own_files = parts.dns or parts.node.cri_path
+        node, own_files = parts.node.name, parts.dns or parts.node.cri_path
+        known = {"dns": parts.dns, "machine_resolv": machine_resolv(), "node": node}
         return PodPlace(
             uid=meta.uid(pod),
             ip=self.ip,
             gateway=parts.addresses.node_ip,
-            host_name=host_name(pod),
+            host_name=host_name(pod, node),
             directory=self.directory,
             host_network=not self.own_address,
             pod=pod,
             volumes={v["name"]: path for v in self._volumes if _is_owned(v) and (path := self._paths.get(v["name"]))},
-            files=etc_files(pod, self.ip, dns=parts.dns, machine_resolv=machine_resolv()) if own_files else {},
+            files=etc_files(pod, self.ip, **known) if own_files else {},
             hosts=(lambda ip: hosts(pod, ip).encode()) if self.own_address else None,
             moved=self._moved,
         )

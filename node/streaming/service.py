@@ -3,13 +3,14 @@
 import asyncio
 import contextlib
 import errno
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import Protocol, TypeVar
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.rpc import Context
+from rayplane.control_plane.rpc import Context, RpcError
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.node.errors import ConnectFailed, Malformed, NotHere, NotRunning
 from rayplane.node.lifecycle import PodMachine
@@ -19,6 +20,8 @@ from rayplane.proto.rayplane.v1 import node_pb2 as pb
 from rayplane.storage.env import Clock
 
 M = TypeVar("M")
+
+log = logging.getLogger(__name__)
 
 CHUNK = 64 * 1024
 _SINCE_MAX_S = 10 * 365 * 86_400
@@ -255,14 +258,18 @@ def _container_name(worker: StreamedPod, name: str) -> str:
 
 async def _feed(session: ExecSession, first: pb.ExecRequest, requests: AsyncIterator[pb.ExecRequest]) -> None:
     message: pb.ExecRequest | None = first
-    while message is not None:
-        if message.width and message.height:
-            session.resize(message.width, message.height)
-        if message.stdin:
-            await session.write(message.stdin)
-        if message.stdin_closed:
-            session.close_input()
-        message = await anext(requests, None)
+    try:
+        while message is not None:
+            if message.width and message.height:
+                session.resize(message.width, message.height)
+            if message.stdin:
+                await session.write(message.stdin)
+            if message.stdin_closed:
+                session.close_input()
+            message = await anext(requests, None)
+    except (OSError, RpcError) as e:
+        # Whoever typed went away: that ends every command that is left by closing a window.
+        log.debug("no more input comes: %s", e)
     session.close_input()
 
 

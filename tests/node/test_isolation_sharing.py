@@ -167,3 +167,12 @@ def ancestors(pid: int) -> list[int]:
             break
         found.append(pid)
     return found
+
+
+async def test_with_the_nodes_network_a_pod_has_the_nodes_name_as_one_that_debugs_it(
+    api: FakeClient, make_isolating: Isolating
+) -> None:
+    host = await make_isolating(NODE)
+    script = "hostname; cat /etc/hostname; echo $HOSTNAME; grep -c '\tn1$' /etc/hosts; grep -c box /etc/hosts"
+    said = await ended(api, host, script, name="box", hostNetwork=True, hostPID=True, hostIPC=True)
+    assert said.split() == ["n1", "n1", "n1", "1", "0"]
