@@ -87,7 +87,7 @@ def container_of(config: pb.ContainerConfig) -> dict[str, Any]:
         "stdin": config.stdin,
         "stdinOnce": config.stdin_once,
         "tty": config.tty,
-        "resources": {"limits": limits(config.linux.resources)},
+        "resources": resources_of(config.linux.resources),
         "volumeMounts": [],
     }
     if config.linux.HasField("security_context"):
@@ -108,8 +108,13 @@ def container_of(config: pb.ContainerConfig) -> dict[str, Any]:
     return {name: value for name, value in spec.items() if value not in ("", [], False)}
 
 
-def limits(resources: pb.LinuxContainerResources) -> dict[str, str]:
-    """Quantities of what cgroups would be told."""
+def resources_of(resources: pb.LinuxContainerResources) -> dict[str, dict[str, str]]:
+    """Quantities of what control groups would be told; what is not positive is no bound."""
+    asked = {"cpu": f"{resources.cpu_shares * 1000 // 1024}m"} if resources.cpu_shares > 0 else {}
+    return {"limits": _limits(resources), "requests": asked}
+
+
+def _limits(resources: pb.LinuxContainerResources) -> dict[str, str]:
     found = {}
     if resources.cpu_quota > 0 and resources.cpu_period > 0:
         found["cpu"] = f"{resources.cpu_quota * 1000 // resources.cpu_period}m"

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from rayplane.control_plane.api.meta import Object
 from rayplane.node.cri.container_log import ContainerLog
-from rayplane.node.cri.orders import container_of, is_host_network, mounts_of, pod_of
+from rayplane.node.cri.orders import container_of, is_host_network, mounts_of, pod_of, resources_of
 from rayplane.node.cri.selection import ID_BYTES, find
 from rayplane.node.cri.views import nanoseconds
 from rayplane.node.errors import Malformed, NodeError, NotRunning, RuntimeFailed, TimedOut, TooMany
@@ -323,6 +323,28 @@ class OwnPods:
             raise TimedOut(f"container {container.status.id} did not start within {START_S:g} s") from None
         if why:
             raise RuntimeFailed(f"container {container.status.id} cannot be started: {why}")
+
+    def resize(self, container: OwnContainer, asked: pb.LinuxContainerResources) -> None:
+        """Hold a container to other resources from now on; what is not said stays. Raises NodeError."""
+        if container.over.is_set():
+            raise NotRunning(f"container {container.status.id} has ended")
+        whole = pb.LinuxContainerResources()
+        whole.CopyFrom(container.status.resources.linux)
+        whole.MergeFrom(asked)
+        spec = {**container.spec, "resources": resources_of(whole)}
+        if container.run is not None:
+            container.run.resize(container.sandbox.pod, spec)
+        container.spec = spec
+        container.status.resources.linux.CopyFrom(whole)
+
+    def resize_sandbox(self, sandbox: OwnSandbox, asked: pb.LinuxContainerResources) -> None:
+        """Hold all containers of a sandbox together to resources. Raises NodeError."""
+        pod = {**sandbox.pod, "spec": {**sandbox.pod["spec"], "resources": resources_of(asked)}}
+        for container in sandbox.containers.values():
+            if container.run is not None and container.running:
+                container.run.resize(pod, container.spec)
+        sandbox.pod = pod
+        sandbox.config.linux.resources.CopyFrom(asked)
 
     async def stop(self, container: OwnContainer, grace_s: float) -> None:
         """Return when it has ended. Raises TimedOut."""

@@ -151,7 +151,7 @@ class RuntimeCalls:
         self, request: pb.UpdatePodSandboxResourcesRequest, context: Context
     ) -> pb.UpdatePodSandboxResourcesResponse:
         sandbox = self._parts.inventory.sandbox(request.pod_sandbox_id).mine()
-        sandbox.config.linux.resources.CopyFrom(request.resources)
+        self._parts.own.resize_sandbox(sandbox, request.resources)
         sandbox.config.linux.overhead.CopyFrom(request.overhead)
         return pb.UpdatePodSandboxResourcesResponse()
 
@@ -213,9 +213,7 @@ class RuntimeCalls:
         self, request: pb.UpdateContainerResourcesRequest, context: Context
     ) -> pb.UpdateContainerResourcesResponse:
         container = self._parts.inventory.container(request.container_id).mine()
-        if container.over.is_set():
-            raise NotRunning(f"container {container.status.id} has ended")
-        container.status.resources.linux.MergeFrom(request.linux)
+        self._parts.own.resize(container, request.linux)
         return pb.UpdateContainerResourcesResponse()
 
     async def ReopenContainerLog(
