@@ -42,6 +42,8 @@ class Peer:
     """Whether it is asked if it is still there, when it is silent."""
     answer_bytes_max: int = MESSAGE_BYTES_MAX
     """Of one message of its answers."""
+    server_name: str = ""
+    """What it is called by in TLS, where it has no certificate of this project's."""
 
 
 OWN = Peer()

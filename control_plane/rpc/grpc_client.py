@@ -316,7 +316,7 @@ class GrpcChannel:
         Each is tried by itself: of several the event loop tells what failed only in words.
         """
         host, _, port = self._address.rpartition(":")
-        name = INTERNAL_SERVER_NAME if self._tls is not None else None
+        name = (self._peer.server_name or INTERNAL_SERVER_NAME) if self._tls is not None else None
         make = partial(_ClientConnection, self._connections, self._peer)
         loop = asyncio.get_running_loop()
         if self._connect_socket is not None:

@@ -8,12 +8,14 @@ harm then, and a pod that is ready should be seen to be.
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from rayplane.control_plane.rpc import RpcError, Stub
+from rayplane.control_plane.rpc.connection_io import Peer
 from rayplane.control_plane.rpc.grpc_client import GrpcChannel
 from rayplane.node.runtime import ContainerRun
 from rayplane.node.runtime.ports import port_number
@@ -170,7 +172,9 @@ async def _try_grpc(action: dict[str, Any], run: ContainerRun, ip: str) -> tuple
     from grpc_health.v1 import health_pb2
 
     port = int(action["port"])
-    channel = GrpcChannel(f"{ip}:{port}", None, connect=partial(run.connect, ip, port))
+    tls = _anybody() if action.get("mode") == "TLS" else None
+    # By its address: there is no name that its certificate would have to bear.
+    channel = GrpcChannel(f"{ip}:{port}", tls, connect=partial(run.connect, ip, port), peer=Peer(server_name=ip))
     stub = Stub(channel, health_pb2.DESCRIPTOR.services_by_name["Health"])
     try:
         answer = await stub.Check(health_pb2.HealthCheckRequest(service=action.get("service") or ""))
@@ -180,3 +184,13 @@ async def _try_grpc(action: dict[str, Any], run: ContainerRun, ip: str) -> tuple
         await channel.close()
     serving = answer.status == health_pb2.HealthCheckResponse.SERVING
     return serving, "" if serving else "service unhealthy"
+
+
+@cache
+def _anybody() -> ssl.SSLContext:
+    """As in Kubernetes, whoever answers may: a probe asks whether a container lives, and not who it is."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    return context
