@@ -30,6 +30,7 @@ from rayplane.node.kubelet.kubelet import Kubelet
 from rayplane.node.kubelet.node_lease import NodeLeases, stand_in
 from rayplane.node.kubelet.node_status import NodeStatuses
 from rayplane.node.kubelet.pages import Asked, Page, page
+from rayplane.node.kubelet.pod_certificates import PodCertificates
 from rayplane.node.kubelet.prober import Prober
 from rayplane.node.kubelet.referenced_objects import ReferencedObjects
 from rayplane.node.kubelet.registrar import registered
@@ -263,6 +264,7 @@ class NodeHost:
             prober=self._prober,
             objects=self._objects,
             tokens=tokens,
+            certificates=PodCertificates(self.client, self.env.clock, self.env.rng),
             stages=PlayerParts(self._stages, writes, self.env, self._events, self._tasks),
             simulated=self._simulated,
             volumes=self._volumes,

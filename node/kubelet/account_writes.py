@@ -13,7 +13,7 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.client import ApiClient
 from rayplane.control_plane.stages.effects import ChangeObject, MakeObject
-from rayplane.node.kubelet.sandbox import Tokens
+from rayplane.node.kubelet.pod_credentials import Tokens
 
 MANAGER = "rayplane-stages"
 TRIES_MAX = 5

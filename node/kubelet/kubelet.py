@@ -93,6 +93,7 @@ class Kubelet:
             addresses=self.addresses,
             objects=shared.objects,
             tokens=shared.tokens,
+            certificates=shared.certificates,
             volumes=shared.volumes,
             files=self._files if processes else None,
             runtime=runtime,
@@ -296,6 +297,7 @@ class Kubelet:
         uid, key = meta.uid(worker.pod), meta.key(worker.pod)
         self._player.forget(uid)
         self.metrics.forget(uid)
+        self._shared.certificates.forget(uid)
         self._workers.pop(uid, None)
         if self._by_key.get(key) is worker:
             del self._by_key[key]

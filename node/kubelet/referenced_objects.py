@@ -40,6 +40,7 @@ class ReferencedObjects:
         self._asked: SingleFlight[Object] = SingleFlight(lambda: ServiceUnavailable("this node host is shutting down"))
         self._seen: dict[_Key, str] = {}  # versions of what was found last
         self._ending: dict[asyncio.Task[None], None] = {}
+        self._of_all: dict[str, dict[Watcher, None]] = {}  # who is told of any object, by resource
 
     async def stop(self) -> None:
         followed, self._followed = self._followed, {}
@@ -49,9 +50,15 @@ class ReferencedObjects:
         await asyncio.gather(*self._ending, return_exceptions=True)
 
     async def find(self, namespace: str, references: Iterable[Reference]) -> dict[tuple[str, str], Object | None]:
-        """(resource, name) to the object, None where there is none. Raises SourceUnavailable."""
+        """(resource, name) to the object, None where there is none. Raises SourceUnavailable.
+
+        A reference without a name is to all objects of a resource without namespaces: found is a list.
+        """
         found: dict[tuple[str, str], Object | None] = {}
         for ref in references:
+            if not ref.name:
+                found[ref.resource, ""] = {"items": (await self.informer(ref.resource)).list()}
+                continue
             found[ref.resource, ref.name] = await self._get((ref.resource, namespace, ref.name))
         return found
 
@@ -78,14 +85,30 @@ class ReferencedObjects:
     def watch(self, namespace: str, references: Iterable[Reference], watcher: Watcher) -> None:
         """Call `watcher` for every change since `find` has found the objects."""
         for ref in references:
+            if not ref.name:
+                self._watch_all(ref.resource, watcher)
+                continue
             key = (ref.resource, namespace, ref.name)
             followed = self._followed.get(key)
             if followed is None:
                 followed = self._followed[key] = _Followed(self._follow(key))
             followed.watchers[watcher] = None
 
+    def _watch_all(self, resource: str, watcher: Watcher) -> None:
+        if resource not in self._of_all:
+            told = self._of_all[resource] = {}
+
+            def changed(_kind: str, old: Object | None, new: Object) -> None:
+                for one in [*told]:
+                    one()
+
+            # Who is told first of what is there already asks once too often.
+            self._informers[resource].add_handler(changed)
+        self._of_all[resource][watcher] = None
+
     def unwatch(self, namespace: str, references: Iterable[Reference], watcher: Watcher) -> None:
         for ref in references:
+            self._of_all.get(ref.resource, {}).pop(watcher, None)
             key = (ref.resource, namespace, ref.name)
             followed = self._followed.get(key)
             if followed is None:

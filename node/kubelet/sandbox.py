@@ -8,12 +8,11 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.api.meta import Object
 from rayplane.node.config import NodeConfig
 from rayplane.node.environment import (
@@ -32,24 +31,21 @@ from rayplane.node.kubelet.addresses import NodeAddresses
 from rayplane.node.kubelet.env_files import BYTES_MAX as ENV_FILE_MAX
 from rayplane.node.kubelet.env_files import parse_env_file
 from rayplane.node.kubelet.etc_files import RESOLV_CONF, etc_files, host_name, hosts
-from rayplane.node.kubelet.token_manager import JITTER_S, Token
+from rayplane.node.kubelet.pod_credentials import RENEW_AGAIN_S, Certificates, PodCredentials, Tokens
+from rayplane.node.kubelet.token_manager import JITTER_S
 from rayplane.node.runtime import Mount, PodPlace, Runtime
 from rayplane.node.tasks import Tasks
 from rayplane.node.volumes.backend import Published
 from rayplane.node.volumes.pod_files import PodFiles
 from rayplane.node.volumes.projected import (
     PROJECTED,
-    TokenWanted,
     mount_failed,
-    tokens_wanted,
     volume_files,
     volume_references,
 )
 
 log = logging.getLogger(__name__)
 
-RENEW_AGAIN_S = 60.0
-"""A token that cannot be renewed is tried again after this long, as a kubelet looks at a pod's volumes every minute."""
 ROOT_CA = "kube-root-ca.crt"
 _CLAIMS = ("persistentVolumeClaim", "ephemeral")
 
@@ -95,22 +91,6 @@ class ImageVolumes(Protocol):
         """The directories of an image, the highest first. Raises ImageError, OSError."""
 
 
-class Tokens(Protocol):
-    """A source that gets tokens for pods."""
-
-    async def fetch(self, pod: Object, *, audience: str, seconds: int) -> Token:
-        """Return a token of the pod's account. Raises ApiError."""
-
-
-@dataclass(frozen=True, slots=True)
-class _HeldToken:
-    """A token that a pod's files show, with moments of the loop's time."""
-
-    text: str
-    renewed_at: float
-    ends_at: float
-
-
 @dataclass(frozen=True, slots=True)
 class SandboxParts:
     """Parts that the sandboxes of one node share. `files`: where pods have directories, else None."""
@@ -119,6 +99,7 @@ class SandboxParts:
     addresses: NodeAddresses
     objects: ObjectLookup
     tokens: Tokens
+    certificates: Certificates
     volumes: PodVolumes
     files: PodFiles | None
     runtime: Runtime
@@ -136,6 +117,7 @@ class Sandbox:
     """
 
     __slots__ = (
+        "_credentials",
         "_layers",
         "_parts",
         "_paths",
@@ -144,7 +126,6 @@ class Sandbox:
         "_renewal",
         "_sync_sockets",
         "_tell_moved",
-        "_tokens",
         "_volumes",
         "_watched",
         "directory",
@@ -168,7 +149,7 @@ class Sandbox:
         self._paths: dict[str, str] = {}
         self._layers: dict[str, tuple[str, ...]] = {}
         self._sync_sockets: dict[str, str] = {}
-        self._tokens: dict[TokenWanted, _HeldToken] = {}
+        self._credentials = PodCredentials(parts.tokens, parts.certificates)
         self._renewal: asyncio.TimerHandle | None = None
         self._watched: list[Reference] = []
         self._refreshing: asyncio.Task[None] | None = None
@@ -269,46 +250,25 @@ class Sandbox:
         for volume in self._volumes:
             if not any(kind in volume for kind in PROJECTED):
                 continue
-            await self._fetch_tokens(volume)
+            await self._credentials.fetch(self._pod, volume)
             found = await self._parts.objects.find(meta.namespace(self._pod), volume_references(volume))
             content = volume_files(
                 volume,
                 self._pod,
                 self.facts(),
                 found=found,
-                tokens={wanted: held.text for wanted, held in self._tokens.items()},
+                tokens=self._credentials.tokens,
+                certificates=self._credentials.certificates,
             )
             group = (meta.spec(self._pod).get("securityContext") or {}).get("fsGroup")
             files.project(self._paths[volume["name"]], content, group)
-
-    async def _fetch_tokens(self, volume: dict[str, Any]) -> None:
-        """Have all tokens that the volume shows. Raises MountError where one is missing, or has ended."""
-        now = asyncio.get_running_loop().time()
-        for wanted in tokens_wanted(volume):
-            held = self._tokens.get(wanted)
-            if held is not None and now < held.renewed_at:
-                continue
-            audience, seconds = wanted.audience, wanted.seconds
-            try:
-                token = await self._parts.tokens.fetch(self._pod, audience=audience, seconds=seconds)
-            except ApiError as e:
-                if held is None:
-                    raise mount_failed(self._pod, volume["name"], f"failed to fetch token: {e.message}") from e
-                self._tokens[wanted] = replace(held, renewed_at=now + RENEW_AGAIN_S)
-                if now >= held.ends_at:
-                    why = f"token expired and refresh failed: {e.message}"
-                    raise mount_failed(self._pod, volume["name"], why) from e
-                log.warning("a token of pod %s cannot be renewed: %s", meta.key(self._pod), e.message)
-            else:
-                self._tokens[wanted] = _HeldToken(token.text, now + token.renew_s, now + token.seconds)
 
     def _await_renewal(self, pause_s: float = JITTER_S) -> None:
         """Bring the files up to date when the next token is to be renewed, after `pause_s` at the earliest."""
         if self._renewal is not None:
             self._renewal.cancel()
-        if self._tokens and self.live:
+        if (due := self._credentials.due) is not None and self.live:
             loop = asyncio.get_running_loop()
-            due = min(held.renewed_at for held in self._tokens.values())
             self._renewal = loop.call_at(max(due, loop.time() + pause_s), self._source_changed)
 
     # --- changes ----------------------------------------------------------------------------------

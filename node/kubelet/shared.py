@@ -9,7 +9,9 @@ from rayplane.control_plane.client import ApiClient
 from rayplane.node.config import NodeConfig, NodeTiming
 from rayplane.node.events import Events
 from rayplane.node.kubelet.eviction_manager import Vitals
-from rayplane.node.kubelet.sandbox import ObjectLookup, PodVolumes, Tokens
+from rayplane.node.kubelet.pod_certificates import PodCertificates
+from rayplane.node.kubelet.pod_credentials import Tokens
+from rayplane.node.kubelet.sandbox import ObjectLookup, PodVolumes
 from rayplane.node.kubelet.stage_player import PlayerParts, Worker
 from rayplane.node.kubelet.worker_parts import Probes, Statuses
 from rayplane.node.runtime import ContainerRun
@@ -44,6 +46,7 @@ class Shared:
     prober: Probes
     objects: ObjectLookup
     tokens: Tokens
+    certificates: PodCertificates
     volumes: PodVolumes
     stages: PlayerParts
     simulated: SimulatedRuntime

@@ -1,9 +1,12 @@
 """Files of a pod's volume from configMap, secret, downwardAPI and projected sources. Pure."""
 
+import base64
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.machinery.selectors import from_label_selector
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.containers import named
 from rayplane.node.environment import Found, PodFacts, Reference, binary_data, field_value, resource_value
@@ -13,6 +16,8 @@ DEFAULT_MODE = 0o644
 TOKEN_SECONDS = 3607
 PROJECTED = ("configMap", "secret", "downwardAPI", "projected")
 _NAMES = {"configMap": "configmaps", "secret": "secrets"}
+BUNDLES = "clustertrustbundles.certificates.k8s.io"
+_ALL_BUNDLES = Reference(BUNDLES, "", True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +36,14 @@ class TokenWanted:
     seconds: int
 
 
+@dataclass(frozen=True, slots=True)
+class CertifiedKey:
+    """A private key and the certificates that say whose it is, in PEM, the pod's own first."""
+
+    key: bytes
+    chain: bytes
+
+
 def volume_sources(volume: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """(kind, source) of each part of the volume; kinds as in a projected volume."""
     if "projected" in volume:
@@ -44,11 +57,13 @@ def volume_sources(volume: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def volume_references(volume: dict[str, Any]) -> list[Reference]:
-    """The ConfigMaps and Secrets that the volume shows."""
+    """The ConfigMaps and Secrets that the volume shows, and all trust bundles where it shows some: no name."""
     refs = []
     for kind, source in volume_sources(volume):
         if kind in _NAMES:
             refs.append(Reference(_NAMES[kind], _name(source), bool(source.get("optional"))))
+        elif kind == "clusterTrustBundle" and _ALL_BUNDLES not in refs:
+            refs.append(_ALL_BUNDLES)
     return refs
 
 
@@ -60,6 +75,11 @@ def tokens_wanted(volume: dict[str, Any]) -> list[TokenWanted]:
     ]
 
 
+def certificates_wanted(volume: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:
+    """The certificates of the pod's own that the volume holds, each with its number among the volume's sources."""
+    return [(n, source) for n, (kind, source) in enumerate(volume_sources(volume)) if kind == "podCertificate"]
+
+
 def volume_files(
     volume: dict[str, Any],
     pod: Object,
@@ -67,11 +87,15 @@ def volume_files(
     *,
     found: Found,
     tokens: dict[TokenWanted, str],
+    certificates: Mapping[tuple[str, int], CertifiedKey] | None = None,
 ) -> dict[str, VolumeFile]:
-    """Relative path to file. Raises MountError that names the missing object or key."""
+    """Relative path to file. `certificates`: by the volume's name and the number of the source.
+
+    Raises MountError that names the missing object or key.
+    """
     files: dict[str, VolumeFile] = {}
     outer = volume.get("projected") or {}
-    for kind, source in volume_sources(volume):
+    for number, (kind, source) in enumerate(volume_sources(volume)):
         mode = source.get("defaultMode") or outer.get("defaultMode") or DEFAULT_MODE
         if kind in _NAMES:
             files.update(_object_files(volume["name"], kind, source, found, mode))
@@ -83,6 +107,13 @@ def volume_files(
             wanted = TokenWanted(source.get("audience") or "", source.get("expirationSeconds") or TOKEN_SECONDS)
             if wanted in tokens:
                 files[source["path"]] = VolumeFile(tokens[wanted].encode(), mode)
+        elif kind == "clusterTrustBundle":
+            bundles = (found.get((BUNDLES, "")) or {}).get("items") or ()
+            files[source["path"]] = VolumeFile(_anchors(volume["name"], source, bundles), mode)
+        elif kind == "podCertificate":
+            certified = (certificates or {}).get((volume["name"], number))
+            if certified is not None:
+                files |= {path: VolumeFile(data, mode) for path, data in _certified_files(source, certified)}
         else:
             raise MountError(_failed(volume["name"], f"source {kind} is not supported"))
     return files
@@ -107,6 +138,38 @@ def _object_files(volume: str, kind: str, source: dict[str, Any], found: Found, 
         elif not optional:
             raise MountError(_failed(volume, f"references non-existent {kind.lower()} key: {item['key']}"))
     return files
+
+
+def _certified_files(source: dict[str, Any], certified: CertifiedKey) -> list[tuple[str, bytes]]:
+    whole = certified.key + certified.chain
+    parts = {"credentialBundlePath": whole, "keyPath": certified.key, "certificateChainPath": certified.chain}
+    return [(source[field], data) for field, data in parts.items() if source.get(field)]
+
+
+def _anchors(volume: str, source: dict[str, Any], bundles: Sequence[Object]) -> bytes:
+    """The certificates of the chosen bundles, each once, without what stands between them."""
+    from rayplane.control_plane.api.kinds.certificates.pem import blocks
+
+    name, signer = source.get("name"), source.get("signerName") or ""
+    if name:
+        chosen = [bundle for bundle in bundles if meta.name(bundle) == name]
+        missing = f'clustertrustbundle "{name}" not found'
+    else:
+        selector = from_label_selector(source.get("labelSelector"))
+        of_signer = [bundle for bundle in bundles if meta.spec(bundle).get("signerName") == signer]
+        chosen = [bundle for bundle in of_signer if selector.matches(meta.labels(bundle))]
+        missing = "combination of signerName and labelSelector matched zero ClusterTrustBundles"
+    if not chosen and not source.get("optional"):
+        raise MountError(_failed(volume, missing))
+    texts = (meta.spec(bundle).get("trustBundle") or "" for bundle in chosen)
+    return b"".join(pem(der) for der in sorted({b.der for text in texts for b in blocks(text.encode()) if b.der}))
+
+
+def pem(der: bytes) -> bytes:
+    """A certificate (DER) as text."""
+    text = base64.b64encode(der)
+    lines = b"\n".join(text[at : at + 64] for at in range(0, len(text), 64))
+    return b"-----BEGIN CERTIFICATE-----\n" + lines + b"\n-----END CERTIFICATE-----\n"
 
 
 def _downward(item: dict[str, Any], pod: Object, facts: PodFacts) -> str:

@@ -77,7 +77,17 @@ class Mounted:
         manager = TokenManager(self.api, random.Random(1))  # type: ignore[arg-type]
         around: Any = self.around
         parts = SandboxParts(
-            NodeConfig("n1"), around, around, manager, around, PodFiles(str(directory)), around, "", around, self.tasks
+            node=NodeConfig("n1"),
+            addresses=around,
+            objects=around,
+            tokens=manager,
+            certificates=around,
+            volumes=around,
+            files=PodFiles(str(directory)),
+            runtime=around,
+            dns="",
+            events=around,
+            tasks=self.tasks,
         )
         source = {"serviceAccountToken": {"path": "token", "expirationSeconds": seconds}}
         pod = make_pod("web", volumes=[{"name": "v", "projected": {"sources": [source]}}])

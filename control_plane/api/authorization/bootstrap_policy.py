@@ -149,6 +149,8 @@ NODE_RULES = (
     _rule(("create", "get", "list", "watch"), "certificates.k8s.io", (
         "certificatesigningrequests",
     )),
+    _rule(_READ, "certificates.k8s.io", ("clustertrustbundles",)),
+    _rule(("create", "get", "list", "watch"), "certificates.k8s.io", ("podcertificaterequests",)),
     _rule(("create", "delete", "get", "patch", "update"), "coordination.k8s.io", ("leases",)),
     _rule(("create", "delete", "get", "patch", "update"), "storage.k8s.io", ("csinodes",)),
     _rule(("get",), "storage.k8s.io", ("volumeattachments",)),

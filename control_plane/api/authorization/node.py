@@ -86,11 +86,26 @@ def _claims(request: Attributes, nodes: frozenset[str], graph: NodeGraph) -> Dec
 
 
 def _accounts(request: Attributes, nodes: frozenset[str], graph: NodeGraph) -> Decision:
+    if request.verb == "get" and not request.subresource:
+        return _related(request, nodes, graph)
     if request.verb != "create" or not request.name:
         return Decision(False, "can only create tokens for individual service accounts")
     if request.subresource != "token":
         return Decision(False, "can only create token subresource of serviceaccount")
     return _related(request, nodes, graph)
+
+
+def _certificates(request: Attributes, nodes: frozenset[str], graph: NodeGraph) -> Decision:
+    """Requests for certificates of pods: what is in a new one is looked at by admission."""
+    if request.subresource:
+        return Decision(False, "cannot access subresources of PodCertificateRequests")
+    if request.verb == "create":
+        return _ALLOWED
+    selected = request.fields.allowed("spec.nodeName")
+    if request.verb in ("list", "watch") and selected is not None and selected <= nodes:
+        return _ALLOWED
+    only = "can only create podcertificaterequests, and list/watch them with spec.nodeName field selector"
+    return Decision(False, only)
 
 
 def _leases(request: Attributes, nodes: frozenset[str], graph: NodeGraph) -> Decision:
@@ -170,6 +185,7 @@ _SPECIAL: dict[str, Callable[[Attributes, frozenset[str], NodeGraph], Decision]]
     RESOURCE_CLAIMS: _get,
     SLICES: _slices,
     "serviceaccounts": _accounts,
+    "podcertificaterequests.certificates.k8s.io": _certificates,
     "leases.coordination.k8s.io": _leases,
     "csinodes.storage.k8s.io": _csi_nodes,
     "nodes": _nodes,

@@ -1,7 +1,8 @@
 """Fields that Kubernetes v1.37 knows, checks the types of, and drops: their feature gates are off unless asked for.
 
 No gate can be opened here; `GenericWorkload` (Workload, PodGroup, gang scheduling) and `GRPCContainerProbeTLS` (the
-`mode` of a gRPC probe), off in Kubernetes too unless asked for, are open always. Source: the stages of feature gates in Kubernetes' documentation.
+`mode` of a gRPC probe), off in Kubernetes too unless asked for, are open always. Source: the stages of feature gates in
+Kubernetes' documentation.
 """
 
 from __future__ import annotations

@@ -73,6 +73,8 @@ class NodeRestriction:
                 check.must_be_own("can only access CSINode with the same name as the requesting node")
             case "resourceslices.resource.k8s.io":
                 check.slice()
+            case "podcertificaterequests.certificates.k8s.io":
+                await check.certificate()
 
 
 @lru_cache(_CALLED_MAX)
@@ -262,6 +264,36 @@ class _Check:
             )
             _refuse(request, text)
         self._must_run_here(pod, "node requested token bound to a pod scheduled on a different node")
+
+    async def certificate(self) -> None:
+        """A request is for a pod that runs here, under its own account."""
+        request, lookup = self._request, self._lookup
+        if request.operation != CREATE or request.subresource:
+            _refuse(request, f"unexpected operation {quote(request.operation)}")
+        spec, namespace = meta.spec(request.object), request.namespace
+        node, pod = spec.get("nodeName") or "", spec.get("podName") or ""
+        at, account = f"{namespace}/{pod}", spec.get("serviceAccountName") or ""
+        if node not in self._nodes:
+            text = f"PodCertificateRequest.Spec.NodeName={quote(node)}, which is not the requesting node {self._who}"
+            _refuse(request, text)
+        found = {
+            "node": await lookup.get("nodes", node),
+            "pod": await lookup.get("pods", pod, namespace),
+            "serviceAccount": await lookup.get("serviceaccounts", account, namespace),
+        }
+        for what, one in found.items():
+            uid = spec.get(f"{what}UID") or ""
+            if one is None or meta.uid(one) != uid:
+                text = f"PodCertificateRequest for pod {quote(at)} names {what}UID {quote(uid)}, which is not that of "
+                _refuse(request, text + f"{quote(spec.get(f'{what}Name') or '')}")
+        running = found["pod"] or {}
+        if meta.node_name(running) != node:
+            _refuse(request, f"pod {quote(at)} is not running on node {quote(node)} named in the PodCertificateRequest")
+        if is_mirror(running):
+            _refuse(request, f"pod {quote(at)} is a mirror pod")
+        if (meta.spec(running).get("serviceAccountName") or "") != account:
+            text = f"PodCertificateRequest for pod {quote(at)} contains serviceAccountName ({quote(account)}) that "
+            _refuse(request, text + "differs from running pod")
 
 
 def _refuse(request: AdmissionRequest, text: str) -> NoReturn:
