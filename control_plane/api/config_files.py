@@ -25,7 +25,7 @@ class ConfigFileError(ValueError):
     def with_lines(errors: Sequence[FieldError], text: str) -> ConfigFileError:
         """`text`: what was read, within the budget; each error is told with the line of its field."""
         node = yaml.compose(text, Loader=yaml.CSafeLoader)
-        return ConfigFileError("; ".join(f"line {line_of(node, e.field)}: {e}" for e in errors))
+        return ConfigFileError("; ".join(f"line {line_of(node, e.field, at_name=True)}: {e}" for e in errors))
 
 
 def read_document(text: str, kind: str, versions: Sequence[str], errors: list[FieldError]) -> dict[str, Any]:

@@ -193,8 +193,7 @@ def up(
     )
     config.validate()
     _print_notes(config)
-    directory = state_dir(name, state)
-    encryption = _read("--encryption-config", encryption_config)
+    directory, encryption = state_dir(name, state), _read("--encryption-config", encryption_config)
     played = read_stages(stages) if stages else []
     with progress() as say:
         found = run(launch.up(config, directory, say, encryption=encryption))

@@ -42,14 +42,16 @@ def read(data: str | bytes, build: Callable[[Any], T]) -> T:
         raise FormError(e.place, e.text, line_of(node, e.place)) from e
 
 
-def line_of(node: Any, place: str) -> int | None:
-    """The line of the innermost field or item on the way to a place, from 1 on. `node`: the composed document."""
+def line_of(node: Any, place: str, *, at_name: bool = False) -> int | None:
+    """The line of the innermost value on the way to a place, from 1 on. `node`: the composed document; `at_name`: where
+    a field's name stands, and not what it has.
+    """
     line = node.start_mark.line + 1 if node is not None else None
     for number, key, name in _STEP.findall(place):
-        marked, node = _item(node, int(number)) if number else _field(node, key or name)
+        named, node = _item(node, int(number)) if number else _field(node, key or name)
         if node is None:
             break
-        line = marked.start_mark.line + 1
+        line = (named if at_name else node).start_mark.line + 1
     return line
 
 

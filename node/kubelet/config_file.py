@@ -36,7 +36,7 @@ _BY_PRIORITY = "shutdownGracePeriodByPodPriority"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a file says, by the part of a configuration that it is for; what it leaves out stays as it is."""
+    """Settings that a file has, by the part of a configuration they are for; what it leaves out stays as it is."""
 
     node: Mapping[str, Any] = field(default_factory=dict)
     eviction: Mapping[str, Any] = field(default_factory=dict)

@@ -1,5 +1,6 @@
-"""Credentials that files of one pod show: tokens of its account, certificates of its own. Renewed in time; while that
-fails the ones that it has stay, until they are over.
+"""Credentials that files of one pod show: tokens of its account, certificates of its own.
+
+They are renewed in time; while that fails the ones that it has stay, until they are over.
 """
 
 import asyncio

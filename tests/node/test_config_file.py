@@ -85,6 +85,7 @@ def test_pods_end_by_priority_where_priorities_are_given() -> None:
     ("line", "text", "told"),
     [
         (3, "evictionHrd: {}", "evictionHrd: Forbidden: no field that nodes here follow; is it evictionHard?"),
+        (3, "evictionHrd:\n  a: 1", "evictionHrd: Forbidden"),
         (3, "swapBehavior: x", "swapBehavior: Forbidden: no field that nodes here follow; there are staticPodPath, "),
         (4, "evictionHard:\n  memory.available: much", 'evictionHard[memory.available]: Invalid value: "much"'),
         (4, "evictionHard:\n  memory.free: 1Gi", "signal 'memory.free' is none of memory.available"),

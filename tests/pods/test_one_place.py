@@ -65,7 +65,7 @@ EXCEPTIONS = {
     # The prefix of a resourceFieldRef.
     "node/environment.py": {"limits"},
     # Makes a container's spec of what a client of CRI says.
-    "node/cri/orders.py": {"limits"},
+    "node/cri/orders.py": {"limits", "requests"},
     # Starts containers in their order.
     "node/lifecycle/containers.py": {"initContainers"},
     # Publishes the class.
