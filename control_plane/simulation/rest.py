@@ -1,8 +1,8 @@
 """A client of the REST face, as kubectl is: through the load balancer, in HTTP/1.1, one command after the other.
 
 It makes, changes, reads, lists and deletes ConfigMaps of its own, at all versions that a read may ask for, and watches
-them over connections that end and begin anew; `ledger` judges the answers. What is drawn (which command next, whether
-on a new connection) comes from its rng.
+them over connections that end and begin anew; `invariants.rest_ledger` judges the answers. What is drawn (which command
+next, whether on a new connection) comes from its rng.
 """
 
 import asyncio
@@ -15,9 +15,9 @@ from typing import Any
 
 import aiohttp
 
+from rayplane.control_plane.invariants.rest_ledger import Entry, Ledger, Shown
 from rayplane.control_plane.rpc.sockets import Sockets
 from rayplane.control_plane.simulation.checks import Violations
-from rayplane.control_plane.simulation.ledger import Entry, Ledger, Shown
 from rayplane.control_plane.simulation.trace import Trace
 from rayplane.control_plane.tasks import cancel_and_wait
 

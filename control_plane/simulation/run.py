@@ -379,7 +379,7 @@ class _Run:
             if not verified and asyncio.get_running_loop().time() > deadline:
                 raise StepFailed("etcd does not answer at the end")
             await asyncio.sleep(1.0)
-        self._client.verify_watched()
+        await self._client.settle(FINAL_TIMEOUT_S)
         await self._finish_rest()
 
     async def _finish_rest(self) -> None:

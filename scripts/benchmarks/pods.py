@@ -108,7 +108,9 @@ class Course:
 
 
 async def _deploy(running: Running, count: int, timeout: float, kill_leader: float) -> dict[str, Any]:
-    course, ledger, api = Course(wanted=count), Ledger(count), running.admin.api
+    course, api = Course(wanted=count), running.admin.api
+    nodes = (await api.list("nodes")).items
+    ledger = Ledger(count, nodes)
     informer = Informer(api, "pods", namespace="default")
     informer.add_handler(course.see)
     informer.add_handler(ledger.saw)
@@ -116,7 +118,6 @@ async def _deploy(running: Running, count: int, timeout: float, kill_leader: flo
     checked: dict[str, int] = {}
     try:
         await informer.synced()
-        nodes = (await api.list("nodes")).items
         before, start = running.usage(), time.monotonic()
         await api.create("deployments.apps", _deployment(count, cpu_m=_share(count, nodes) if kill_leader else 0))
         killer = Killer(running.admin, kill_leader)
@@ -127,7 +128,7 @@ async def _deploy(running: Running, count: int, timeout: float, kill_leader: flo
         if kill_leader:
             await whole(running.admin)
             left = (await api.list("pods", "default")).items
-            checked = {"kills": killer.kills, **ledger.figures(left, nodes)}
+            checked = {"kills": killer.kills, **ledger.figures(left)}
         # What is written after the last pod runs (statuses, endpoints, events) belongs to the price.
         await asyncio.sleep(1.0)
         after = running.usage()

@@ -55,8 +55,8 @@ COURSES: dict[str, tuple[list[tuple[str, dict[str, Any]]], list[dict[str, Any]],
 @pytest.mark.parametrize("course", COURSES)
 def test_what_went_wrong_is_counted(course: str) -> None:
     changes, left, wrong = COURSES[course]
-    ledger, known = Ledger(2), dict[str, dict[str, Any]]()
+    ledger, known = Ledger(2, NODES), dict[str, dict[str, Any]]()
     for kind, one in changes:
         ledger.saw(kind, known.get(one["metadata"]["name"]), one)
         known[one["metadata"]["name"]] = one
-    assert ledger.figures(left, NODES) == {**NOTHING, **wrong}
+    assert ledger.figures(left) == {**NOTHING, **wrong}

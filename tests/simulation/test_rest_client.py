@@ -5,10 +5,10 @@ import random
 
 import pytest
 
+from rayplane.control_plane.invariants.rest_ledger import Entry
 from rayplane.control_plane.rpc.memory_sockets import MemorySockets, Wires
 from rayplane.control_plane.rpc.sockets import accepting
 from rayplane.control_plane.simulation.checks import Violations
-from rayplane.control_plane.simulation.ledger import Entry
 from rayplane.control_plane.simulation.rest import RestClient
 from rayplane.control_plane.simulation.trace import Trace
 

@@ -162,31 +162,6 @@ def _answer_first(member: Any) -> None:
     disk.append_file = append_file
 
 
-def test_a_pod_that_is_bound_twice_is_found() -> None:
-    from rayplane.control_plane.simulation.checks import Client, Violations
-
-    class _Cluster:
-        class trace:
-            @staticmethod
-            def event(*details: object) -> None: ...
-
-    async def main() -> list[str]:
-        violations = Violations(_Cluster.trace)  # type: ignore[arg-type]
-        client = Client(_Cluster(), violations, write_every_s=1)  # type: ignore[arg-type]
-        for version, node in (("1", ""), ("2", "node-0"), ("3", "node-1")):
-            pod = {
-                "metadata": {"namespace": "default", "name": "web", "uid": "u", "resourceVersion": version},
-                "spec": {"nodeName": node},
-            }
-            client._saw("pods", "MODIFIED", None, pod)
-        return violations.found
-
-    import asyncio
-
-    [found] = asyncio.run(main())
-    assert "bound to node-0 and to node-1" in found
-
-
 def test_a_failed_expectation_says_what_is_missing() -> None:
     scenario = parse_scenario(SHORT, source="short")
     wrong = replace(scenario, steps=scenario.steps[:1], duration_s=5.0)

@@ -1,6 +1,6 @@
 """The judge of REST answers, on good histories and on bad ones."""
 
-from rayplane.control_plane.simulation.ledger import Entry, Ledger, Shown
+from rayplane.control_plane.invariants.rest_ledger import Entry, Ledger, Shown
 
 
 def begun(*ids: str) -> Ledger:

@@ -1,0 +1,1 @@
+"""What must hold of a cluster, judged from histories that are data."""
