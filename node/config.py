@@ -35,10 +35,10 @@ class NodeTiming:
     """`leaseDurationSeconds` of the Lease: how long the node counts as well without a renewal."""
     fence_after_s: float
     """Without a renewal for this long the node stops its pods: just before the control plane replaces them."""
-    status_every_s: float
-    """Between two refreshes of the node's status when nothing changed."""
     restarts: RestartTiming
     """Back-off of containers."""
+    status_every_s: float = 300.0
+    """Between two refreshes of the node's status when nothing changed: Leases tell that it lives."""
     manifests_every_s: float = 20.0
     """Between two looks at the manifests of static pods."""
     pressure_every_s: float = 10.0
@@ -55,7 +55,6 @@ class NodeTiming:
             lease_renew_s=leases.renew_s,
             lease_duration_s=leases.duration_s,
             fence_after_s=leases.fence_s,
-            status_every_s=60.0 if fast else 300.0,
             restarts=RestartTiming(Backoff(1.0, 30.0), 60.0, 1.0) if fast else KUBERNETES_RESTARTS,
             manifests_every_s=2.0 if fast else 20.0,
             pressure_every_s=2.0 if fast else 10.0,

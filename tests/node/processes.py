@@ -17,7 +17,7 @@ from tests.node.conftest import make_pod
 
 MakeHost = Callable[..., Awaitable[NodeHost]]
 NODE = NodeConfig("n1", runtime="process")
-QUICK = NodeTiming(0.05, 1, 30.0, 60.0, RestartTiming(Backoff(0.05, 0.2), 60.0, 0.05))
+QUICK = NodeTiming(0.05, 1, 30.0, RestartTiming(Backoff(0.05, 0.2), 60.0, 0.05))
 
 
 def shell(name: str, script: str, **spec: Any) -> Object:

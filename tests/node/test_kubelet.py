@@ -24,7 +24,7 @@ from tests.node.conftest import make_pod
 from tests.node.processes import stub
 
 MakeHost = Callable[..., Awaitable[NodeHost]]
-QUICK = NodeTiming(0.02, 1, 1.0, 60.0, RestartTiming(Backoff(0.05, 0.2), 60.0, 0.05))
+QUICK = NodeTiming(0.02, 1, 1.0, RestartTiming(Backoff(0.05, 0.2), 60.0, 0.05))
 
 
 def ready(api: FakeClient, name: str) -> bool:
@@ -255,7 +255,7 @@ async def test_a_host_that_comes_back_restarts_its_pods(api: FakeClient, make_ho
 
 
 async def test_a_node_that_lost_the_cluster_stops_its_pods(api: FakeClient, make_host: MakeHost) -> None:
-    timing = NodeTiming(0.02, 1, 1.0, 60.0, RestartTiming(Backoff(0.05, 0.2), 60.0, 0.05))
+    timing = NodeTiming(0.02, 1, 1.0, RestartTiming(Backoff(0.05, 0.2), 60.0, 0.05))
     host = await make_host(NodeConfig("n1"), timing=timing)
     api.put("pods", make_pod("stays"))
     api.put("pods", make_pod("moves"))
