@@ -35,7 +35,7 @@ from rayplane.node.kubelet.prober import Prober
 from rayplane.node.kubelet.referenced_objects import ReferencedObjects
 from rayplane.node.kubelet.registrar import registered
 from rayplane.node.kubelet.shared import Shared
-from rayplane.node.kubelet.shutdown import periods_for
+from rayplane.node.kubelet.shutdown import periods_for, span_of
 from rayplane.node.kubelet.stage_catalog import StageCatalog
 from rayplane.node.kubelet.stage_player import PlayerParts
 from rayplane.node.kubelet.status_manager import StatusManager
@@ -185,7 +185,7 @@ class NodeHost:
     def leave_s(self, *, for_good: bool) -> float:
         """How long `leave` takes at most."""
         periods = periods_for(self.config, for_good=for_good)
-        return sum(period.seconds for period in periods) + SETTLE_S if periods else 0.0
+        return span_of(periods) + SETTLE_S if periods else 0.0
 
     async def leave(self, *, for_good: bool) -> None:
         """Take no pods any more, and end those that are here in their order and time, where that is asked for.

@@ -181,7 +181,8 @@ def read_kubelet_configuration(text: str, *, pods_max: int = _INT32_MAX) -> Sett
 
 def _unknown(key: str) -> str:
     near = get_close_matches(key, _FIELDS, 1)
-    return f"no field that nodes here follow; {f'is it {near[0]}?' if near else 'there are ' + ', '.join(_FIELDS)}"
+    followed = ", ".join(key for key in _FIELDS if key != _MERGE)
+    return f"no field that nodes here follow; {f'is it {near[0]}?' if near else f'there are {followed}'}"
 
 
 def _eviction_faults(given: Mapping[str, Mapping[str, str]]) -> list[FieldError]:

@@ -8,6 +8,7 @@ harm then, and a pod that is ready should be seen to be.
 
 import asyncio
 import contextlib
+import os
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -163,7 +164,9 @@ async def _try_tcp(action: dict[str, Any], run: ContainerRun, container: dict[st
     try:
         sock = await run.connect(host, port)
     except OSError as e:
-        return False, f"dial tcp {host}:{port}: connect: {(e.strerror or str(e)).lower()}"
+        # The event loop puts the address into the words.
+        why = os.strerror(e.errno) if e.errno else str(e)
+        return False, f"dial tcp {host}:{port}: connect: {why.lower()}"
     sock.close()
     return True, ""
 

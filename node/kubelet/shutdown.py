@@ -16,6 +16,8 @@ from rayplane.node.lifecycle import Event, Evicted
 
 REASON = "Terminated"
 MESSAGE = "Pod was terminated in response to imminent node shutdown."
+KILLED_S = 2.0
+"""How long what is killed at the end of its time may take to be gone: how it ended is to be told."""
 REMOVAL_S, REMOVAL_CRITICAL_S = 10.0, 2.0
 """Of a node that goes for good, where nothing else is asked for: its pods do not go on when it is back."""
 
@@ -51,6 +53,11 @@ def periods_for(config: NodeHostConfig, *, for_good: bool) -> list[Period]:
     return periods_of(config.shutdown_grace_s, config.shutdown_grace_critical_s)
 
 
+def span_of(periods: Sequence[Period]) -> float:
+    """How long all of them take at most."""
+    return sum(period.seconds + KILLED_S for period in periods)
+
+
 def periods_of(total_s: float, critical_s: float) -> list[Period]:
     """All but critical pods end within the first part; none when there is no time at all."""
     if total_s <= 0:
@@ -75,7 +82,7 @@ async def end_in_groups(pods: Callable[[], list[Any]], periods: Iterable[Period]
         for pod in group:
             pod.post(Evicted(REASON, MESSAGE, seconds, (TERMINATION_BY_KUBELET, MESSAGE)))
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(seconds + KILLED_S):
                 while any(pod.takes_room for pod in group):
                     freed.clear()
                     await freed.wait()

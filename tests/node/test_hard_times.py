@@ -52,6 +52,17 @@ async def test_a_host_that_is_told_to_stop_ends_its_pods_in_order(api: FakeClien
     assert ready is not None and (ready["status"], ready["message"]) == ("False", "node is shutting down")
 
 
+@pytest.mark.processes
+async def test_a_pod_that_does_not_hear_is_killed_in_time_and_that_is_told(
+    api: FakeClient, make_host: MakeHost
+) -> None:
+    host = await make_host(NodeConfig("n1", runtime="process"), timing=QUICK, shutdown_grace_s=0.3)
+    api.put("pods", shell("deaf", "trap '' TERM; while :; do sleep 0.01; done"))
+    await api.until(lambda: "running" in state(api, "deaf"))
+    await host.leave(for_good=False)
+    assert phase(api, "deaf") == "Failed" and state(api, "deaf")["terminated"]["exitCode"] == 137
+
+
 async def test_without_a_grace_pods_go_on_when_the_host_is_back(api: FakeClient, make_host: MakeHost) -> None:
     host = await make_host(NodeConfig("n1"))
     api.put("pods", make_pod("web"))
@@ -99,7 +110,8 @@ async def test_important_pods_are_told_when_the_others_have_ended() -> None:
     await ending
 
 
-async def test_a_group_that_does_not_end_in_time_holds_nobody_up() -> None:
+async def test_a_group_that_does_not_end_in_time_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rayplane.node.kubelet.shutdown.KILLED_S", 0.0)
     pods = [Pod(0), Pod(2_000_000_000)]
     await end_in_groups(lambda: pods, periods_of(0.02, 0.01), asyncio.Event())
     assert [len(pod.events) for pod in pods] == [1, 1]

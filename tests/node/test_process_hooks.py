@@ -23,6 +23,15 @@ async def test_probes_run_commands(api: FakeClient, make_host: MakeHost) -> None
     await api.until(lambda: {"Unhealthy", "Killing"} <= {e["reason"] for e in api.objects.get("events", {}).values()})
 
 
+async def test_a_port_where_nobody_listens_is_told_as_by_a_kubelet(api: FakeClient, make_host: MakeHost) -> None:
+    await make_host(NODE, timing=QUICK)
+    ready = {"readinessProbe": {"tcpSocket": {"port": 9}, "periodSeconds": 1}}
+    api.put("pods", shell("web", "exec sleep 1000", container=ready))
+    await api.until(lambda: bool(api.events("Unhealthy")))
+    ip = api.pod("web")["status"]["podIP"]
+    assert api.events("Unhealthy")[0] == f"Readiness probe failed: dial tcp {ip}:9: connect: connection refused"
+
+
 async def test_hooks(api: FakeClient, make_host: MakeHost) -> None:
     host = await make_host(NODE, timing=QUICK)
     hooks = {
