@@ -65,6 +65,15 @@ def unscheduled_patch(failure: Failure, stamp: str) -> Object | None:
     return {"metadata": {"uid": pod.uid, "resourceVersion": meta.resource_version(pod.obj)}, "status": status}
 
 
+def nomination(placement: Placement) -> list[Any]:
+    """The write that tells others where a pod will go that cannot be bound at once; none where it is told already."""
+    pod = placement.pod
+    if pod.nominated == placement.node:
+        return []
+    body = {"metadata": {"uid": pod.uid}, "status": {"nominatedNodeName": placement.node}}
+    return [ops.patch("pods", pod.name, pod.namespace, body, kind="strategic", subresource="status")]
+
+
 def victim_patch(victim: PodInfo, scheduler: str, stamp: str) -> Object:
     return {"metadata": {"uid": victim.uid}, "status": {"conditions": [_disruption(scheduler, stamp)]}}
 
@@ -182,8 +191,23 @@ class Binder:
         """Tell users that the pod has its node."""
         self._recorder.event(placement.pod.obj, "Normal", "Scheduled", report.bound(placement.pod.key, placement.node))
 
+    async def expect(self, placement: Placement) -> None:
+        """Tell where a pod will go that waits for something. It waits all the same where that cannot be told."""
+        self._told(placement, await self._batch(nomination(placement)))
+
+    def _told(self, placement: Placement, answers: Sequence[Object | ApiError]) -> None:
+        for answer in answers:
+            if isinstance(answer, ApiError):
+                log.debug("pod %s: its node was not told: %s", placement.pod.key, answer.message)
+            else:
+                placement.pod.nominated = placement.node
+
     async def select_node(self, placement: Placement, claims: Sequence[Object]) -> ApiError | None:
-        """Tell the volume binder where the claims' consumer will run; the first error, if any."""
+        """Tell where the pod will go, and the volume binder where to make its claims' volumes; that one's first error.
+
+        None when there is none.
+        """
+        where = nomination(placement)
         operations = [
             ops.patch(
                 "persistentvolumeclaims",
@@ -194,7 +218,9 @@ class Binder:
             for claim in claims
             if meta.annotations(claim).get(SELECTED_NODE) != placement.node
         ]
-        return next((a for a in await self._batch(operations) if isinstance(a, ApiError)), None)
+        answers = await self._batch([*where, *operations])
+        self._told(placement, answers[: len(where)])
+        return next((a for a in answers[len(where) :] if isinstance(a, ApiError)), None)
 
     async def allocate(self, placement: Placement, devices: DeviceIndex) -> ApiError | None:
         """Write what the pod's claims to devices got, and that it uses them; the first error, if any.

@@ -38,7 +38,8 @@ from rayplane.control_plane.scheduler.queue import Gate, by_priority
 from rayplane.control_plane.scheduler.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
-_ALONE = ("reserve", "permit", "preBind", "bind", "postBind")
+_BEFORE_BINDING = ("permit", "preBind")
+_ALONE = ("reserve", *_BEFORE_BINDING, "bind", "postBind")
 
 
 class _Broken(PodPlugin):
@@ -181,6 +182,10 @@ class Extensions:
         points = self._by_point.get(pod.scheduler, {})
         return any(point in points for point in _ALONE)
 
+    def may_wait(self, pod: PodInfo) -> bool:
+        """Whether plug-ins have something to do before the pod is bound."""
+        return any(self._of(pod.scheduler, point) for point in _BEFORE_BINDING)
+
     def reserve(self, placement: Placement) -> None:
         """Rejection, PluginError: the pod cannot have its node; nothing is held."""
         pod = placement.pod
@@ -214,7 +219,7 @@ class Extensions:
     async def prepare(self, placement: Placement) -> None:
         """All that comes before binding. Rejection, PluginError."""
         pod, state = placement.pod, self.state(placement.pod)
-        for point in ("permit", "preBind"):
+        for point in _BEFORE_BINDING:
             for one in self._asked(pod, point):
                 said = await self._waited(one, point, state, placement)
                 if said:

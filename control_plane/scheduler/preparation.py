@@ -52,6 +52,7 @@ class DevicePreparation:
 
     async def prepare(self, placement: Placement) -> None:
         """Devices first: a pod that has a node has its devices."""
+        await self._binder.expect(placement)
         error = await self._binder.allocate(placement, self._devices)
         if error is not None:
             self._lost(placement, _said(error.message))

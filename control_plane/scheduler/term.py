@@ -296,6 +296,8 @@ class Term:
 
     async def _bind_alone(self, placement: Placement) -> None:
         try:
+            if self._extensions.may_wait(placement.pod):
+                await self._binder.expect(placement)
             await self._extensions.prepare(placement)
             if await self._bound_by_others(placement):
                 await self._extensions.bound(placement)
@@ -392,8 +394,9 @@ class Term:
         self._extensions.unreserve(placement)
         if not self._is_queued(pod):
             return
-        if message:
-            self._broken.append(Failure(pod, message, is_fault=not plugins, plugins=plugins))
+        if message:  # of the pod as it is now: it was told meanwhile where it was to go
+            newest = self.queue.get(pod.key) or pod
+            self._broken.append(Failure(newest, message, is_fault=not plugins, plugins=plugins))
         freed = replace(pod)  # as it was assumed: its node is taken from the pod itself
         self.cycle.forget(pod)
         self.queue.failed(pod.key, _now(), plugins, retry=not plugins, patient=True)

@@ -73,7 +73,7 @@ async def test_pods_are_bound_and_the_rest_say_why(client: ApiClient) -> None:
 async def test_preemption_through_the_api(client: ApiClient) -> None:
     await client.create("nodes", node("n1", cpu="1"))
     await client.create("priorityclasses.scheduling.k8s.io", {"metadata": {"name": "high"}, "value": 1000})
-    await client.create("pods", fresh(pod("meek", cpu="1", terminationGracePeriodSeconds=0)))
+    await client.create("pods", fresh(pod("meek", cpu="1", terminationGracePeriodSeconds=30)))
 
     async def bound(name: str) -> str:
         return meta.node_name(await client.get("pods", name, "default"))
@@ -91,6 +91,8 @@ async def test_preemption_through_the_api(client: ApiClient) -> None:
     if any(meta.name(p) == "meek" for p in (await client.list("pods", "default")).items):
         await client.delete("pods", "meek", "default", grace_period_s=0)  # as its kubelet does in the end
     await until(lambda: bound("vip"))
+    vip = await client.get("pods", "vip", "default")
+    assert "nominatedNodeName" not in vip["status"], "where it was to go is of no interest any more"
 
 
 async def test_a_gang_through_the_api(client: ApiClient) -> None:

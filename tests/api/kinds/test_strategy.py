@@ -319,9 +319,10 @@ def test_a_custom_resource_with_something_else_than_a_scale(size: Any, selector:
 
 def test_binding() -> None:
     made = pod()
+    made["status"] = {"nominatedNodeName": "n0"}
     binding = {"metadata": {"name": "x"}, "target": {"kind": "Node", "name": "n1"}}
     bind(made, binding, now=NOW)
-    assert made["spec"]["nodeName"] == "n1"
+    assert made["spec"]["nodeName"] == "n1" and "nominatedNodeName" not in made["status"]
     assert meta.condition_is(made, "PodScheduled")
     with pytest.raises(Conflict, match='pod x is already assigned to node "n1"'):
         bind(made, binding, now=NOW)

@@ -39,7 +39,9 @@ def bind(pod: Object, binding: Object, *, now: datetime) -> None:
     for field in ("annotations", "labels"):
         if meta.get(field):
             pod["metadata"][field] = {**(pod["metadata"].get(field) or {}), **meta[field]}
-    conditions = pod.setdefault("status", {}).setdefault("conditions", [])
+    status = pod.setdefault("status", {})
+    status.pop("nominatedNodeName", None)  # where it was to go, and who waited for it, is of no interest any more
+    conditions = status.setdefault("conditions", [])
     set_condition(conditions, {"type": "PodScheduled", "status": "True", "lastProbeTime": None}, now)
 
 
