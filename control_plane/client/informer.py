@@ -18,6 +18,7 @@ from rayplane.control_plane.tasks import cancel_and_wait
 log = logging.getLogger(__name__)
 
 Handler = Callable[[str, Object | None, Object], None]
+Listed = Callable[[float], None]
 Indexer = Callable[[Object], Iterable[str]]
 # The class below has a method `list`, which hides the type inside it.
 _Objects = list[Object]
@@ -52,12 +53,20 @@ class Informer:
         # Insertion-ordered sets of keys (dicts), so that no order depends on the hash seed.
         self._indexes: dict[str, dict[str, dict[str, None]]] = {name: {} for name in self._indexers}
         self._handlers: list[Handler] = []
+        self._list_handlers: list[Listed] = []
         self._synced = asyncio.Event()
         self._version = ""
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"informer {self.resource}")
+
+    def refresh(self) -> None:
+        """List all anew, as the watch has not told all that happened. Nothing is done where a list is due already."""
+        if self._task is None or not self._version:
+            return
+        self._version = ""
+        self._task = asyncio.get_running_loop().create_task(self._run(self._task), name=f"informer {self.resource}")
 
     async def stop(self) -> None:
         if self._task is not None:
@@ -95,7 +104,17 @@ class Informer:
         for key, obj in self._objects.items():
             self._tell(handler, "ADDED", None, obj, key=key)
 
-    async def _run(self) -> None:
+    def add_list_handler(self, handler: Listed) -> None:
+        """Call `handler` whenever a list is in and its changes were told, with the loop's time when it was asked for.
+
+        All that was written before is in it.
+        """
+        self._list_handlers.append(handler)
+
+    async def _run(self, before: asyncio.Task[None] | None = None) -> None:
+        if before is not None:
+            await cancel_and_wait(before)
+            self._version = ""
         pauses = Pauses(RETRIES)
         while True:
             try:
@@ -117,6 +136,7 @@ class Informer:
                 await asyncio.sleep(pause_s)
 
     async def _relist(self) -> None:
+        began = asyncio.get_running_loop().time()
         answer = await self._client.list(
             self.resource,
             self._namespace,
@@ -130,6 +150,8 @@ class Informer:
             self._apply("MODIFIED", obj)
         self._version = answer.resource_version
         self._synced.set()
+        for handler in self._list_handlers:
+            handler(began)
 
     async def _watch(self) -> None:
         async for events in self._client.watch(

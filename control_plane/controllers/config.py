@@ -106,7 +106,7 @@ class ControllersConfig:
     batch_size: int = 200
     """Most operations in one call to the API server."""
     barrier_timeout_s: float = 30.0
-    """Seconds to wait for the caches to show an own write before going on without."""
+    """Seconds to wait for the caches to show an own write before they are read anew."""
     csi_timeout_s: float = 30.0
     """Seconds for one call to a volume backend."""
     garbage_collected: tuple[str, ...] = field(default_factory=collected_resources)

@@ -129,6 +129,47 @@ async def test_after_gone_it_lists_again_and_tells_the_difference() -> None:
 
 
 @virtual
+async def test_what_the_watch_does_not_tell_is_found_when_it_is_asked_to_list_anew() -> None:
+    store = Store()
+    store.put("pods", pod("goes"))
+    informer, seen, client = await started(store)
+    lists: list[float] = []
+    informer.add_list_handler(lists.append)
+    seen.events.clear()
+    client.silent.add("pods")
+    store.put("pods", pod("comes"))
+    store.remove("pods", "default/goes")
+    await asyncio.sleep(60)
+    assert not seen.events and not lists
+    asked = asyncio.get_running_loop().time()
+    informer.refresh()
+    informer.refresh()
+    await settle()
+    assert sorted(seen.events) == [("ADDED", "comes"), ("DELETED", "goes")]
+    assert lists == [asked] and client.calls.count("list") == 2, "twice asked is once listed"
+    client.silent.clear()
+    store.put("pods", pod("later"))
+    await settle()
+    assert seen.events[-1] == ("ADDED", "later") and client.watched["pods"] == 1
+    await informer.stop()
+
+
+@virtual
+async def test_a_list_that_is_asked_for_while_nobody_answers_comes_when_somebody_does() -> None:
+    store = Store()
+    informer, seen, client = await started(store)
+    client.down = True
+    informer.refresh()
+    await asyncio.sleep(20)
+    informer.refresh()
+    store.put("pods", pod("a"))
+    client.down = False
+    await asyncio.sleep(20)
+    assert seen.events == [("ADDED", "a")]
+    await informer.stop()
+
+
+@virtual
 async def test_a_handler_that_comes_late_is_told_of_what_is_there() -> None:
     store = Store()
     store.put("pods", pod("a"))

@@ -1,8 +1,9 @@
 """All controllers of the catalogue over a cluster in memory, each with caches that lag, and with writes that may fail.
 
 Every controller has caches of its own: events of one resource come in order, as informers guarantee it, and nothing
-else is certain. They may come late, twice, or not at all until the next list. Writes may meet a conflict, or get no
-answer, done or not. The manager may die between any two writes, and starts again with empty memory.
+else is certain. They may come late, twice, or not at all until the next list, which may be one that is asked for
+because own writes do not show. Writes may meet a conflict, or get no answer, done or not. The manager may die between
+any two writes, and starts again with empty memory.
 """
 
 from __future__ import annotations
@@ -46,8 +47,10 @@ IDLE_S = 40.0
 """So long nothing may happen before all counts as done: longer than any pause of a controller in these scenarios."""
 KILLS_MAX = 12
 LATE_S = 20.0
-"""No event comes later: who waits for his own writes to show gives up after `barrier_timeout_s`."""
-FAULTS = ("late", "twice", "relist", "conflict", "unknown", "restart", "kill")
+"""No event of a watch that works comes later."""
+BARRIER_S, STALLED_S = 0.5, 5.0
+"""Who waits so long for his own writes to show has all listed anew; so long a watch tells nothing, if nobody does."""
+FAULTS = ("late", "twice", "relist", "stalled", "conflict", "unknown", "restart", "kill")
 
 
 # Nodes are not the matter here: none is ever lost.
@@ -108,9 +111,11 @@ class Slot:
     def __init__(self, controller: Controller, cluster: Disturbed) -> None:
         self.controller, self.cluster = controller, cluster
         self.cache, self.shown = Cache(), Shown()
-        self.barrier = Barrier(CONFIG.barrier_timeout_s, self.shown)
+        self.barrier = Barrier(BARRIER_S, self.shown)
         self.resources = {watch.resource for watch in controller.watches}
         self.pending: dict[str, deque[tuple[float, str, Object]]] = {resource: deque() for resource in self.resources}
+        self.stalled: dict[str, float] = {}
+        """Resources whose watch tells nothing, and since when."""
         self.queue: dict[str, None] = dict.fromkeys(controller.resync_keys)
         self.timers: dict[str, float] = {}
         self.failures: dict[str, int] = {}
@@ -142,12 +147,14 @@ class Slot:
     def relist(self, resource: str) -> None:
         """The watch was cut: what came since is only seen by what became of it."""
         self.pending[resource].clear()
+        self.stalled.pop(resource, None)
         now = {meta.key(obj): obj for obj in self.cluster.list(resource)}
         for key, known in [*self.cache.objects.get(resource, {}).items()]:
             if key not in now:
                 self.see(resource, "DELETED", known)
         for obj in now.values():
             self.see(resource, "ADDED", obj)
+        self.queue.update(dict.fromkeys(self.barrier.listed(resource, self.cluster.seconds)))
 
     def wake(self) -> None:
         for key in [key for key, when in self.timers.items() if when <= self.cluster.seconds]:
@@ -162,14 +169,13 @@ class Slot:
         del self.queue[key]
         now = self.cluster.now
         self._look_up(key)
-        if (wait := self.barrier.wait_for(key, now.mono)) > 0:
-            self.later(key, wait)
+        if self.barrier.is_held(key):
             return
         wanted = self.controller.reconcile(key, self.cache, now)
         rights.check(self.controller, wanted)
         outcome = self.cluster.carry_out(wanted, self)
         self._expect(key, outcome)
-        if (outcome.written or outcome.deleted) and not self.barrier.wait_for(key, now.mono):
+        if (outcome.written or outcome.deleted) and not self.barrier.is_held(key):
             self.queue[key] = None
         if outcome.unanswered:
             self.unsure[key] = outcome.unanswered
@@ -333,6 +339,9 @@ class Disturbed(Cluster):
             for _ in range(self.rng.randrange(120)):
                 self.happen_something()
         self.faults = frozenset()
+        for slot in self.slots:
+            for resource in [*slot.stalled]:
+                slot.relist(resource)
         self.rest()
 
     def until(self, holds: Callable[[], bool]) -> None:
@@ -344,7 +353,9 @@ class Disturbed(Cluster):
 
     def happen_something(self) -> None:
         slot = self.rng.choice(self.slots)
-        late = [resource for resource, events in sorted(slot.pending.items()) if events]
+        if self._hits("stalled", 0.02):
+            slot.stalled.setdefault(self.rng.choice(sorted(slot.resources)), self.seconds)
+        late = [r for r, events in sorted(slot.pending.items()) if events and r not in slot.stalled]
         what = self.rng.random()
         try:
             if what < 0.35 and late:
@@ -379,13 +390,17 @@ class Disturbed(Cluster):
     def _deliver_all(self, *, older_than_s: float = -1.0) -> None:
         for slot in self.slots:
             for resource, events in slot.pending.items():
-                while events and events[0][0] < self.seconds - older_than_s:
+                while resource not in slot.stalled and events and events[0][0] < self.seconds - older_than_s:
                     slot.deliver(resource)
 
     def pass_time(self, seconds: float) -> None:
         self.seconds += seconds
         self._deliver_all(older_than_s=LATE_S)
         for slot in self.slots:
+            for resource in [one for one, since in slot.stalled.items() if since < self.seconds - STALLED_S]:
+                slot.relist(resource)
+            for resource in slot.barrier.overdue(self.seconds):
+                slot.relist(resource)
             slot.wake()
 
     def rest(self) -> None:

@@ -48,9 +48,9 @@ class NoNetwork:
 
 
 @asynccontextmanager
-async def controllers(client: FakeClient) -> AsyncIterator[Term]:
+async def controllers(client: FakeClient, **settings: Any) -> AsyncIterator[Term]:
     env = Env(SystemClock(), random.Random(1), None)  # type: ignore[arg-type]
-    config = ControllersConfig(identity="test", timing=Timing(coalesce_s=0.01), batch_size=25)
+    config = ControllersConfig(identity="test", timing=Timing(coalesce_s=0.01), batch_size=25, **settings)
     term = Term(config, env, NoNetwork(), client=client)  # type: ignore[arg-type]
     task = asyncio.create_task(term.run())
     try:
@@ -316,14 +316,14 @@ def test_barrier_holds_a_key_until_its_last_write_is_seen() -> None:
     barrier.wrote("k", "pods", pod(5), now=0)
     barrier.wrote("k", "pods", pod(7), now=0)
     barrier.wrote("other", "pods", pod(6), now=0)
-    assert barrier.wait_for("k", 0) == 30
+    assert barrier.is_held("k") and barrier.holds("k", 0) == 30
     assert seen(barrier, "pods", "ADDED", pod(5)) == []
     assert seen(barrier, "services", "ADDED", pod(9)) == []
     assert seen(barrier, "pods", "ADDED", pod(6)) == ["other"]
     assert seen(barrier, "pods", "MODIFIED", pod(8)) == ["k"]
-    assert barrier.wait_for("k", 0) == 0
+    assert not barrier.is_held("k")
     barrier.wrote("k", "pods", pod(8), now=0)  # already seen
-    assert barrier.wait_for("k", 0) == 0
+    assert not barrier.is_held("k")
 
 
 @pytest.mark.parametrize(
@@ -334,16 +334,54 @@ def test_barrier_waits_for_a_deleted_object_to_leave(event: tuple[str, meta.Obje
     barrier = Barrier(30, Shown())
     barrier.deleted("k", "pods", pod(3), cached=pod(3), now=0)
     assert seen(barrier, "pods", "MODIFIED", pod(4)) == []
-    assert barrier.wait_for("k", 1) == 29
+    assert barrier.holds("k", 1) == 29
     assert seen(barrier, "pods", *event) == ["k"]
-    assert barrier.wait_for("k", 1) == 0
+    assert not barrier.is_held("k")
 
 
-def test_barrier_lets_go_in_the_end() -> None:
+def test_barrier_lets_go_when_a_list_after_the_write_is_in_and_not_before() -> None:
     barrier = Barrier(30, Shown())
-    barrier.deleted("k", "pods", pod(3), cached=pod(3), now=0)
-    assert barrier.wait_for("k", 31) == 0
-    assert seen(barrier, "pods", "DELETED", pod(9)) == []
+    barrier.wrote("k", "pods", pod(7), now=10)
+    barrier.deleted("k", "services", pod(3), cached=pod(3), now=11)
+    assert barrier.overdue(39) == []
+    assert barrier.overdue(41) == ["pods", "services"]
+    assert barrier.overdue(42) == [], "they are on their way"
+    assert barrier.is_held("k") and barrier.overdue(71) == ["pods", "services"]
+    assert barrier.listed("pods", 9) == [], "a list from before the write"
+    assert barrier.listed("services", 12) == []
+    assert barrier.listed("nodes", 12) == []
+    assert barrier.listed("pods", 12) == ["k"]
+    assert not barrier.is_held("k") and barrier.holds("k", 41) == 0
+    assert seen(barrier, "services", "DELETED", pod(9)) == [] and seen(barrier, "pods", "ADDED", pod(9)) == []
+
+
+def test_barrier_does_not_wait_for_what_nobody_follows_any_more() -> None:
+    barrier = Barrier(30, Shown())
+    barrier.wrote("k", "widgets", pod(7), now=0)
+    barrier.wrote("other", "widgets", pod(8), now=0)
+    barrier.wrote("other", "pods", pod(8), now=0)
+    assert barrier.forget("widgets") == ["k"]
+    assert barrier.is_held("other")
+
+
+async def test_what_a_watch_does_not_tell_is_listed_and_never_made_twice() -> None:
+    """The watch of pods tells nothing from the moment on that pods are made."""
+    store = Store()
+    client = FakeClient(store)
+    most = 0
+
+    def count(resource: str, kind: str, *_: Any) -> None:
+        nonlocal most
+        most = max(most, len(store.list("pods")))
+        if resource == "pods" and kind == "ADDED":
+            client.silent.add("pods")
+
+    store.listeners.append(count)
+    async with controllers(client, barrier_timeout_s=0.2):
+        await until(lambda: bool(client.watched.get("replicasets.apps")))
+        add(store, "replicasets.apps", "ReplicaSet", "web", spec=RS)
+        await until(lambda: meta.status(store.list("replicasets.apps")[0]).get("replicas") == 60)
+    assert most == 60 and len(store.list("pods")) == 60
 
 
 def test_costs_of_keys_that_went_are_forgotten() -> None:

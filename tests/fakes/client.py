@@ -54,6 +54,8 @@ class FakeClient:
         """Calls that write and were made as somebody else: the user, and the method."""
         self.watched: dict[str, int] = {}
         """Open watches, by resource."""
+        self.silent: set[str] = set()
+        """Resources of which watches tell nothing, and of which they lose all that happens."""
         self._down = False
         self._breaks = 0
         self._horizon: int | None = None
@@ -227,6 +229,8 @@ class FakeClient:
                 end = self.version if self._horizon is None else self._horizon
                 changes = [c for c in self.store.history[at:end] if c.resource == resource]
                 at = max(at, end)
+                if resource in self.silent:
+                    changes = []
                 if events := [e for c in changes if (e := _event(c, matches)) is not None]:
                     await asyncio.sleep(self.lag_s)
                     yield events

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Sequence
+import logging
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ApiClient, Informer
 from rayplane.control_plane.controllers.indexes import indexes_of
 from rayplane.control_plane.controllers.manager.expectations import Shown
 from rayplane.control_plane.tasks import Turn
+
+log = logging.getLogger(__name__)
+Listed = Callable[[str, float], None]
 
 
 class CacheView:
@@ -44,6 +49,7 @@ class Caches:
         """That of all who work on what is cached."""
         self._informers: dict[str, Informer] = {}
         self._started = False
+        self._list_handlers: list[Listed] = []
         self.shown = Shown()
         self.view = CacheView(self._informers)
 
@@ -53,10 +59,28 @@ class Caches:
         if found is None:
             found = Informer(self._client, resource, indexers=indexes_of(resource))
             found.add_handler(lambda kind, old, obj: self.shown.note(resource, obj))
+            found.add_list_handler(partial(self._listed, resource))
             self._informers[resource] = found
             if self._started:
                 found.start()
         return found
+
+    def add_list_handler(self, handler: Listed) -> None:
+        """Call `handler` with a resource, and since when its list was asked for, whenever one is in."""
+        self._list_handlers.append(handler)
+
+    def _listed(self, resource: str, began: float) -> None:
+        for handler in self._list_handlers:
+            handler(resource, began)
+
+    def refresh(self, resource: str) -> bool:
+        """Have a resource listed anew, whose watch is too far behind; whether anybody follows it."""
+        informer = self._informers.get(resource)
+        if informer is None:
+            return False
+        log.warning("%s: what was written is not told by the watch: all are listed again", resource)
+        informer.refresh()
+        return True
 
     async def drop(self, resource: str) -> None:
         """Stop following a resource that is no longer served."""

@@ -4,6 +4,10 @@ Without it a reconcile that ran on a cache from before its own writes would crea
 have "expectations" for that). Resource versions are etcd revisions, so a cache that has shown any later version of a
 resource has shown all earlier ones; deletions are awaited object by object. What became of a write without an answer is
 asked of the API server first (`runner`), and then awaited like an answer.
+
+No key goes on because time has passed: where a watch has not told in a while what it should have, all is listed anew,
+and a list that was asked for after a write shows what became of it. (Kubernetes' controllers go on after five minutes,
+those of v1.36 with a "consistency store" wait for the version alone.)
 """
 
 from __future__ import annotations
@@ -17,7 +21,10 @@ from rayplane.control_plane.api.meta import Object
 
 @dataclass(slots=True)
 class _Held:
+    since: float
+    """When the last of its writes was answered."""
     until: float
+    """When the caches are to be read anew for it."""
     marks: dict[str, int] = field(default_factory=dict)
     """Per resource, the version its cache has to reach."""
     deletions: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -26,6 +33,10 @@ class _Held:
     @property
     def empty(self) -> bool:
         return not self.marks and not self.deletions
+
+    @property
+    def resources(self) -> set[str]:
+        return {*self.marks, *(resource for resource, _ in self.deletions)}
 
 
 def version_of(o: Object) -> int:
@@ -51,10 +62,10 @@ class Shown:
 
 
 class Barrier:
-    """The held keys of one controller. Bounded by the number of its keys; each is let go after `timeout_s` at last."""
+    """The held keys of one controller. Bounded by the number of its keys."""
 
     def __init__(self, timeout_s: float, shown: Shown) -> None:
-        """`shown` is to hear of an event before `seen` does."""
+        """`shown` is to hear of an event before `seen` does. A cache so far behind is `overdue`."""
         self._timeout_s = timeout_s
         self._shown = shown
         self._held: dict[str, _Held] = {}
@@ -66,7 +77,7 @@ class Barrier:
         version = version_of(answer)
         if version <= self._shown.newest(resource):
             return
-        held = self._held.setdefault(key, _Held(now + self._timeout_s))
+        held = self._hold(key, now)
         if version > held.marks.get(resource, 0):
             held.marks[resource] = version
             heapq.heappush(self._waiting.setdefault(resource, []), (version, key))
@@ -75,9 +86,14 @@ class Barrier:
         """An own delete was accepted; `cached` is what the cache shows of the object now."""
         if _has_left(cached, meta.uid(gone)):
             return
-        held = self._held.setdefault(key, _Held(now + self._timeout_s))
+        held = self._hold(key, now)
         held.deletions[resource, meta.key(gone)] = meta.uid(gone)
         self._leaving[resource, meta.key(gone)] = key
+
+    def _hold(self, key: str, now: float) -> _Held:
+        held = self._held.setdefault(key, _Held(now, now + self._timeout_s))
+        held.since = now
+        return held
 
     def seen(self, resource: str, kind: str, obj: Object) -> list[str]:
         """A cache has taken in an event; the keys that may go on now."""
@@ -101,28 +117,53 @@ class Barrier:
                     free += self._release_if_empty(owner, held)
         return free
 
+    def listed(self, resource: str, began: float) -> list[str]:
+        """A list that was asked for at `began` is in the cache; the keys that may go on now."""
+        free: list[str] = []
+        for key, held in [*self._held.items()]:
+            if held.since <= began and resource in held.resources:
+                self._forget(held, resource)
+                free += self._release_if_empty(key, held)
+        return free
+
+    def _forget(self, held: _Held, resource: str) -> None:
+        """Await nothing more of a resource."""
+        held.marks.pop(resource, None)
+        for place in [place for place in held.deletions if place[0] == resource]:
+            del held.deletions[place]
+            self._leaving.pop(place, None)
+
     def _release_if_empty(self, key: str, held: _Held) -> list[str]:
         if not held.empty:
             return []
         self._held.pop(key, None)
         return [key]
 
+    def is_held(self, key: str) -> bool:
+        """Whether a key has to wait; it is told by `seen`, `listed` or `forget` when it may go on."""
+        return key in self._held
+
     def holds(self, key: str, now: float) -> float:
-        """As `wait_for`, but lets nothing go."""
+        """Seconds until the caches are read anew for a key that waits; 0 for one that does not."""
         held = self._held.get(key)
         return 0.0 if held is None else max(0.0, held.until - now)
 
-    def wait_for(self, key: str, now: float) -> float:
-        """Seconds the key still has to wait at most; 0 when it may go on."""
-        held = self._held.get(key)
-        if held is None:
-            return 0.0
-        if now >= held.until:
-            for place in held.deletions:
-                self._leaving.pop(place, None)
-            del self._held[key]
-            return 0.0
-        return held.until - now
+    def overdue(self, now: float) -> list[str]:
+        """The resources whose caches are to be read anew: some key waits for them too long."""
+        late: set[str] = set()
+        for held in self._held.values():
+            if held.until <= now:
+                held.until = now + self._timeout_s
+                late |= held.resources
+        return sorted(late)
+
+    def forget(self, resource: str) -> list[str]:
+        """Nobody follows a resource any more; the keys that may go on now."""
+        free: list[str] = []
+        for key, held in [*self._held.items()]:
+            self._forget(held, resource)
+            free += self._release_if_empty(key, held)
+        return free
 
 
 def _has_left(cached: Object | None, uid: str) -> bool:

@@ -55,6 +55,8 @@ from rayplane.control_plane.rpc import Network, Server
 from rayplane.storage.env import Env
 
 log = logging.getLogger(__name__)
+LOOKS = 3
+"""So often it is looked for writes that do not show, in the time that they have."""
 
 
 class ControllerManager:
@@ -211,7 +213,16 @@ class Term:
             # Each is told of all objects: with many of them the Lease would run out meanwhile.
             await self._caches.turn.give()
         log.info("%s runs %d controllers", self._config.identity, len(self._runners))
-        await self._follow_custom_resources()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._refresh_caches())
+            tasks.create_task(self._follow_custom_resources())
+
+    async def _refresh_caches(self) -> None:
+        """Find what no watch tells of the controllers' own writes."""
+        while True:
+            await asyncio.sleep(self._config.barrier_timeout_s / LOOKS)
+            for runner in self._runners:
+                runner.refresh_caches()
 
     async def _follow_custom_resources(self) -> None:
         """Have garbage collector and quotas watch custom resources as they are defined and removed."""

@@ -75,6 +75,7 @@ class ControllerRunner:
         self._workers = workers
         self._queue = WorkQueue(metrics=metrics)
         self._barrier = Barrier(barrier_timeout_s, caches.shown)
+        caches.add_list_handler(self._listed)
         self._teller = Teller(story, controller.name)
         self._tasks: list[asyncio.Task[None]] = []
         self._attached: set[str] = set()
@@ -104,6 +105,17 @@ class ControllerRunner:
                     log.exception("%s: cannot map %s to keys", self._controller.name, resource)
 
         self._caches.informer(resource).add_handler(handle)
+
+    def _listed(self, resource: str, began: float) -> None:
+        for key in self._barrier.listed(resource, began):
+            self._queue.add(key)
+
+    def refresh_caches(self) -> None:
+        """Have those caches read anew that do not show in time what was written."""
+        for resource in self._barrier.overdue(asyncio.get_running_loop().time()):
+            if not self._caches.refresh(resource):
+                for key in self._barrier.forget(resource):
+                    self._queue.add(key)
 
     def _map(self, watch: Watch, kind: str, old: Object | None, obj: Object) -> None:
         """`old`: what was modified."""
@@ -151,11 +163,9 @@ class ControllerRunner:
         if key in self._unsure and not await self._look_up(key):
             self._queue.add_after(key, LOOK_AGAIN_S)
             return
-        now = asyncio.get_running_loop().time()
-        wait = self._barrier.wait_for(key, now)
-        if wait > 0:
-            self._queue.add_after(key, wait)
+        if self._barrier.is_held(key):
             return
+        now = asyncio.get_running_loop().time()
         if self._observe is not None:
             await self._observe(key)
             now = asyncio.get_running_loop().time()
@@ -199,7 +209,7 @@ class ControllerRunner:
                 cached = self._caches.view.get(resource, meta.namespace(gone), meta.name(gone))
                 self._barrier.deleted(key, resource, gone, cached=cached, now=now)
         # The contract of reconcile: it is called again when the caches show what it wrote.
-        if (outcome.written or outcome.deleted) and not self._barrier.wait_for(key, now):
+        if (outcome.written or outcome.deleted) and not self._barrier.is_held(key):
             self._queue.add(key)
 
     # --- what is asked of it --------------------------------------------------------------------
@@ -209,7 +219,7 @@ class ControllerRunner:
         return self._controller
 
     def standing(self, key: str) -> tuple[Standing, float]:
-        """What a key waits for; and for how long at most it is held back until the caches show its writes."""
+        """What a key waits for; and while it is held back until the caches show its writes, when they are read anew."""
         return self._queue.standing(key), self._barrier.holds(key, asyncio.get_running_loop().time())
 
     def _expect(self, key: str, written: Iterable[tuple[str, Object]], now: float) -> None:
