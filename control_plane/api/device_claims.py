@@ -10,10 +10,13 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 
 CLAIMS: Final = "resourceclaims.resource.k8s.io"
+CLASSES: Final = "deviceclasses.resource.k8s.io"
 FINALIZER: Final = "resource.kubernetes.io/delete-protection"
 """Of a claim that has devices, or may get some."""
 EXTENDED: Final = "resource.kubernetes.io/extended-resource-claim"
 """Annotation "true" of a claim that the scheduler made for a pod's extended resources."""
+OF_CLASS: Final = "deviceclass.resource.kubernetes.io/"
+"""With the name of a class behind it, the extended resource that every class of devices stands behind."""
 RESERVED_MAX: Final = 256
 """Consumers of one claim."""
 _Entry = Mapping[str, Any]

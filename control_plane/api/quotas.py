@@ -6,14 +6,25 @@ Admission adds what a write asks for, a controller recounts; both count by these
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.claims import requested_storage
+from rayplane.control_plane.api.device_claims import CLAIMS as DEVICES
+from rayplane.control_plane.api.device_claims import OF_CLASS
+from rayplane.control_plane.api.device_quotas import (
+    NO_NAMES,
+    Names,
+    Usage,
+    counts_devices,
+    is_made_for,
+    is_of_resource,
+    usage_of_claim,
+)
 from rayplane.control_plane.api.kinds.pod_template.resources import is_extended
-from rayplane.control_plane.api.machinery.quantity import Quantity, parse
+from rayplane.control_plane.api.machinery.quantity import parse
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.containers import lifecycled
 from rayplane.control_plane.api.pods.qos import BEST_EFFORT, qos_class
@@ -27,15 +38,11 @@ from rayplane.control_plane.api.pods.resources import (
 )
 from rayplane.control_plane.api.pods.state import pod_is_terminated
 
-Usage = dict[str, Quantity]
-PODS, SERVICES, CLAIMS, DEVICES = "pods", "services", "persistentvolumeclaims", "resourceclaims.resource.k8s.io"
+PODS, SERVICES, CLAIMS = "pods", "services", "persistentvolumeclaims"
 _ONE = parse("1")
 _COMPUTE = ("cpu", "memory", "ephemeral-storage")
 _DEMANDED = frozenset(f"{section}{r}" for section in ("", "requests.", "limits.") for r in ("cpu", "memory"))
-_OF_CLASS = ".storageclass.storage.k8s.io/"
-_OF_DEVICES = ".deviceclass.resource.k8s.io/devices"
-# A request for all devices of a class counts as the most that a claim may have (AllocationResultsMaxSize).
-_DEVICES_MAX = 32
+_OF_STORAGE = ".storageclass.storage.k8s.io/"
 # These resources are also counted under a short name.
 _SHORT = frozenset(
     {PODS, SERVICES, CLAIMS, "secrets", "configmaps", "replicationcontrollers", "resourcequotas"},
@@ -46,10 +53,13 @@ _TERMS = ("requiredDuringSchedulingIgnoredDuringExecution", "preferredDuringSche
 # --- what an object counts for --------------------------------------------------------------------
 
 
-def usage_of(o: Object, resource: str, now: datetime | None = None) -> Usage:
+def usage_of(
+    o: Object, resource: str, now: datetime | None = None, *, names: Names = NO_NAMES, pod: Object | None = None
+) -> Usage:
     """What one object of `resource` (plural[.group]) counts for.
 
-    A pod that has ended, or should have ended by `now`, uses nothing any more; it is still stored.
+    A pod that has ended, or should have ended by `now`, uses nothing any more; it is still stored. `names`: those of
+    classes of devices; `pod`: the one whose resources a claim to devices was made for.
     """
     usage: Usage = {f"count/{resource}": _ONE}
     if resource == PODS and (pod_is_terminated(o) or _is_overdue(o, now)):
@@ -63,7 +73,7 @@ def usage_of(o: Object, resource: str, now: datetime | None = None) -> Usage:
     elif resource == CLAIMS:
         usage |= _usage_of_claim(o)
     elif resource == DEVICES:
-        usage |= _usage_of_devices(meta.spec(o))
+        usage |= usage_of_claim(meta.spec(o), names, {} if pod is None else usage_of(pod, PODS, now))
     return usage
 
 
@@ -81,7 +91,7 @@ def _usage_of_pod(pod: Object) -> Usage:
     for r, amount in requests.items():
         if r in _COMPUTE or r.startswith(HUGE_PAGES):
             usage[r] = usage[f"requests.{r}"] = amount
-        elif is_extended(r):
+        elif is_extended(r) or r.startswith(OF_CLASS):
             usage[f"requests.{r}"] = amount
     return usage
 
@@ -100,35 +110,20 @@ def _usage_of_service(spec: Object) -> Usage:
 
 def _usage_of_claim(claim: Object) -> Usage:
     size, cls = requested_storage(claim), meta.spec(claim).get("storageClassName")
-    usage: Usage = {f"{cls}{_OF_CLASS}{CLAIMS}": _ONE} if cls else {}
+    usage: Usage = {f"{cls}{_OF_STORAGE}{CLAIMS}": _ONE} if cls else {}
     if size:
         usage["requests.storage"] = parse(size)
         if cls:
-            usage[f"{cls}{_OF_CLASS}requests.storage"] = parse(size)
+            usage[f"{cls}{_OF_STORAGE}requests.storage"] = parse(size)
     return usage
 
 
-def _usage_of_devices(spec: Object) -> Usage:
-    usage: Usage = {}
-    for request in (spec.get("devices") or {}).get("requests") or ():
-        # Of alternatives the most that any of a class may take.
-        most: dict[str, int] = {}
-        for one in request.get("firstAvailable") or [request.get("exactly") or request]:
-            cls = one.get("deviceClassName") or ""
-            count = _DEVICES_MAX if one.get("allocationMode") == "All" else one.get("count") or 1
-            most[cls] = max(count, most.get(cls, 0))
-        for cls, count in most.items():
-            name = f"{cls}{_OF_DEVICES}"
-            usage[name] = usage.get(name, parse(0)) + parse(count)
-    return usage
+def counted(hard: Iterable[str], resource: str, names: Names = NO_NAMES) -> set[str]:
+    """Those names of a quota that objects of `resource` can count for. `names`: of classes of devices."""
+    return {name for name in hard if _counts_for(name, resource, names)}
 
 
-def counted(hard: Iterable[str], resource: str) -> set[str]:
-    """Those names of a quota that objects of `resource` can count for."""
-    return {name for name in hard if _counts_for(name, resource)}
-
-
-def _counts_for(name: str, resource: str) -> bool:
+def _counts_for(name: str, resource: str, names: Names) -> bool:
     if name == f"count/{resource}" or (name == resource and resource in _SHORT):
         return True
     if resource == PODS:
@@ -137,13 +132,13 @@ def _counts_for(name: str, resource: str) -> bool:
             name.removeprefix("limits.") in _COMPUTE
             or bare in _COMPUTE
             or bare.startswith(HUGE_PAGES)
-            or (bare != name and is_extended(bare))
+            or is_of_resource(name)
         )
     if resource == SERVICES:
         return name in ("services.loadbalancers", "services.nodeports")
     if resource == CLAIMS:
-        return name == "requests.storage" or _OF_CLASS in name
-    return resource == DEVICES and name.endswith(_OF_DEVICES)
+        return name == "requests.storage" or _OF_STORAGE in name
+    return resource == DEVICES and counts_devices(name, names)
 
 
 def unspecified(pod: Object, hard: Mapping[str, Any]) -> str:
@@ -167,25 +162,35 @@ def unspecified(pod: Object, hard: Mapping[str, Any]) -> str:
 # --- whose it counts for --------------------------------------------------------------------------
 
 
-def used(quota: Object, objects: Mapping[str, Iterable[Object]], now: datetime) -> dict[str, str]:
+def used(
+    quota: Object, objects: Mapping[str, Sequence[Object]], now: datetime, names: Names = NO_NAMES
+) -> dict[str, str]:
     """What is used of a quota, by name: all objects of its namespace, of each resource (plural[.group]) that counts.
 
-    Names that none of these resources counts for are left out.
+    Names that none of these resources counts for are left out. `names`: of classes of devices.
     """
     hard: dict[str, Any] = meta.spec(quota).get("hard") or {}
     total: Usage = {}
     for resource, held in objects.items():
-        names = counted(hard, resource)
-        if not names:
+        wanted = counted(hard, resource, names)
+        if not wanted:
             continue
-        for name in names:
+        for name in wanted:
             total.setdefault(name, parse(0))
+        made_for = _made_for(objects) if resource == DEVICES else {}
         for o in held:
             if in_scope(quota, o, resource):
-                for name, amount in usage_of(o, resource, now).items():
-                    if name in names:
+                for name, amount in usage_of(o, resource, now, names=names, pod=made_for.get(meta.uid(o))).items():
+                    if name in wanted:
                         total[name] += amount
     return {name: str(total[name]) for name in sorted(total)}
+
+
+def _made_for(objects: Mapping[str, Sequence[Object]]) -> dict[str, Object]:
+    """By a claim's uid, the pod whose resources it was made for."""
+    claims, pods = objects[DEVICES], {meta.uid(pod): pod for pod in objects.get(PODS) or ()}
+    owned = ((claim, pods.get((meta.controller_of(claim) or {}).get("uid") or "")) for claim in claims)
+    return {meta.uid(claim): pod for claim, pod in owned if pod is not None and is_made_for(claim, pod, claims)}
 
 
 def in_scope(quota: Object, o: Object, resource: str) -> bool:

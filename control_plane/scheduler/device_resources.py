@@ -11,16 +11,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.device_claims import EXTENDED, FINALIZER
+from rayplane.control_plane.api.device_claims import EXTENDED, FINALIZER, OF_CLASS
 from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.containers import in_order
 from rayplane.control_plane.api.pods.resources import container_requests
 
-_OF_CLASS: Final = "deviceclass.resource.kubernetes.io/"
 _BASE_CHARS_MAX, _SUFFIX_CHARS = 58, 5
 _Container = Mapping[str, Any]
 
@@ -40,7 +39,7 @@ class ResourceClaimed:
 
 def resources_of(classes: Mapping[str, Object]) -> dict[str, str]:
     """The class of devices behind each resource; of several that want one name the newest, then the first by name."""
-    found = {f"{_OF_CLASS}{name}": name for name in classes}
+    found = {f"{OF_CLASS}{name}": name for name in classes}
     wanted: dict[str, list[Object]] = {}
     for one in classes.values():
         resource = meta.spec(one).get("extendedResourceName")

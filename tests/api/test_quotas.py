@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.device_quotas import names_of
 from rayplane.control_plane.api.kinds.defaulting import default
-from rayplane.control_plane.api.quotas import counted, in_scope, usage_of, used
+from rayplane.control_plane.api.quotas import DEVICES, counted, in_scope, usage_of, used
 from tests.fakes import START
 
 GPU = "example.com/gpu"
@@ -90,14 +91,54 @@ def test_claims_of_devices_count_for_the_most_that_they_may_take() -> None:
         {"name": "b", "firstAvailable": [{"deviceClassName": "gpu", "count": 1}, {"deviceClassName": "tpu"}]},
         {"name": "c", "exactly": {"deviceClassName": "nic", "allocationMode": "All"}},
     ]
-    usage = told({"spec": {"devices": {"requests": requests}}}, "resourceclaims.resource.k8s.io")
-    devices = ".deviceclass.resource.k8s.io/devices"
+    usage = told(claim(requests), DEVICES)
+    devices, resource = ".deviceclass.resource.k8s.io/devices", "requests.deviceclass.resource.kubernetes.io/"
     assert usage == {
         "count/resourceclaims.resource.k8s.io": "1",
-        f"gpu{devices}": "3",
-        f"tpu{devices}": "1",
-        f"nic{devices}": "32",
+        **{f"gpu{devices}": "3", f"tpu{devices}": "1", f"nic{devices}": "32"},
+        **{f"{resource}gpu": "3", f"{resource}tpu": "1", f"{resource}nic": "32"},
     }
+
+
+def claim(requests: list[dict[str, Any]], *, uid: str = "c", of: dict[str, Any] | None = None) -> dict[str, Any]:
+    own: dict[str, Any] = {"name": uid, "namespace": "d", "uid": uid}
+    if of is not None:
+        own["annotations"] = {"resource.kubernetes.io/extended-resource-claim": "true"}
+        own["ownerReferences"] = [meta.owner_reference(of)]
+    return {"metadata": own, "spec": {"devices": {"requests": requests}}}
+
+
+GPU_CLASS, IMPLICIT = "gpu.deviceclass.resource.k8s.io/devices", "requests.deviceclass.resource.kubernetes.io/gpu"
+OF_GPU = {"name": "r", "exactly": {"deviceClassName": "gpu", "count": 3}}
+NAMES = names_of([{"metadata": {"name": "gpu"}, "spec": {"extendedResourceName": GPU}}, {"metadata": {"name": "nic"}}])
+ALL_OF_GPU = {GPU_CLASS: "9", IMPLICIT: "9", f"requests.{GPU}": "9", "requests.other.com/gpu": "9"}
+
+
+def test_devices_count_alike_whether_claimed_or_asked_for_as_a_resource() -> None:
+    asking = pod({"limits": {GPU: "2", "deviceclass.resource.kubernetes.io/gpu": "1"}})
+    default(asking)
+    counts = used(quota(**ALL_OF_GPU), {"pods": [asking], DEVICES: [claim([OF_GPU])]}, START, NAMES)
+    assert counts == {GPU_CLASS: "3", IMPLICIT: "4", f"requests.{GPU}": "5", "requests.other.com/gpu": "0"}
+    assert counted(ALL_OF_GPU, DEVICES, NAMES) == {GPU_CLASS, IMPLICIT, f"requests.{GPU}"}
+    assert counted(ALL_OF_GPU, DEVICES) == {GPU_CLASS, IMPLICIT}
+
+
+def test_a_claim_for_a_pods_resources_counts_for_what_its_pod_does_not() -> None:
+    asking = pod({"limits": {GPU: "2"}})
+    default(asking)
+    asking["metadata"]["uid"] = "p"
+    made, forged = claim([OF_GPU], uid="c", of=asking), claim([OF_GPU], uid="d", of=asking)
+
+    def counts(*claims: dict[str, Any]) -> dict[str, str]:
+        return used(quota(**ALL_OF_GPU), {"pods": [asking], DEVICES: claims}, START, NAMES)
+
+    assert counts(made) == {GPU_CLASS: "3", IMPLICIT: "3", f"requests.{GPU}": "3", "requests.other.com/gpu": "0"}
+    assert counts(forged, made)[f"requests.{GPU}"] == "6", "the first alone is taken for the one"
+    asking["status"] = {"extendedResourceClaimStatus": {"resourceClaimName": "d"}}
+    assert counts(forged)[f"requests.{GPU}"] == "3"
+    assert counts(made)[f"requests.{GPU}"] == "5", "its pod says that it is another's"
+    asking["status"] = {"phase": "Succeeded"}
+    assert counts(made)[f"requests.{GPU}"] == "3", "who has ended counts for nothing, the claim is still there"
 
 
 def test_each_name_of_a_quota_is_counted_by_the_resource_it_is_about() -> None:

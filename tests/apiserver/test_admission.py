@@ -1,10 +1,11 @@
 """What writes are checked for and completed with."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
-from rayplane.control_plane.api import errors
+from rayplane.control_plane.api import errors, meta
 from rayplane.control_plane.apiserver.admission.limits import bound_errors
 from tests.apiserver.conftest import Stack
 
@@ -230,6 +231,35 @@ async def test_a_quota_of_cpu_wants_requests_from_every_container_or_from_the_po
     assert (await client.get("resourcequotas", "q", "default"))["status"]["used"] == {"requests.cpu": "2"}
     await client.create("pods", pod("whole", containers=[CONTAINER], resources={"requests": {"cpu": "1"}}))
     assert (await client.get("resourcequotas", "q", "default"))["status"]["used"] == {"requests.cpu": "3"}
+
+
+async def test_devices_count_for_quotas_of_resources_whoever_asks_for_them(stack: Stack) -> None:
+    client, claims = stack.client(), "resourceclaims.resource.k8s.io"
+    gpus, devices = "requests.example.com/gpu", "gpu.deviceclass.resource.k8s.io/devices"
+    named = {"metadata": {"name": "gpu"}, "spec": {"extendedResourceName": "example.com/gpu"}}
+    await client.create("deviceclasses.resource.k8s.io", named)
+    hard = {gpus: "4", devices: "4", f"count/{claims}": "3"}
+    await client.create("resourcequotas", {"metadata": {"name": "q", "namespace": "default"}, "spec": {"hard": hard}})
+
+    def claim(name: str, count: int, **own: Any) -> dict[str, Any]:
+        request = {"name": "r", "exactly": {"deviceClassName": "gpu", "count": count}}
+        return {"metadata": {"name": name, "namespace": "default", **own}, "spec": {"devices": {"requests": [request]}}}
+
+    async def used() -> dict[str, str]:
+        return (await client.get("resourcequotas", "q", "default"))["status"]["used"]
+
+    asking = {**CONTAINER, "resources": {"limits": {"example.com/gpu": "2"}}}
+    made = await client.create("pods", pod("p", containers=[asking]))
+    await client.create(claims, claim("one", 1))
+    assert await used() == {gpus: "3", devices: "1", f"count/{claims}": "1"}
+    with pytest.raises(errors.Forbidden, match=f"requested: {gpus}=2, used: {gpus}=3, limited: {gpus}=4"):
+        await client.create(claims, claim("two", 2))
+    owner = meta.owner_reference({"apiVersion": "v1", "kind": "Pod", **made})
+    own = {"annotations": {"resource.kubernetes.io/extended-resource-claim": "true"}, "ownerReferences": [owner]}
+    await client.create(claims, claim("made", 2, **own))
+    assert await used() == {gpus: "3", devices: "3", f"count/{claims}": "2"}, "its pod counts for those already"
+    with pytest.raises(errors.Forbidden, match=f"requested: {gpus}=2"):
+        await client.create(claims, claim("forged", 2, **own))
 
 
 async def test_a_limit_range_bounds_what_all_containers_of_a_pod_ask_for(stack: Stack) -> None:

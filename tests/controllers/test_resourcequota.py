@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from rayplane.control_plane.api.device_claims import CLASSES
+from rayplane.control_plane.api.device_quotas import names_of
 from rayplane.control_plane.api.errors import MethodNotAllowed, NotFound
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.quotas import used
+from rayplane.control_plane.api.quotas import DEVICES, used
 from rayplane.control_plane.controllers.core import Action, Recount, UpdateStatus
 from rayplane.control_plane.controllers.manager.quotas import QuotaCounter
 from rayplane.control_plane.controllers.resourcequota import ResourceQuotaController
@@ -32,7 +34,8 @@ class Counted(Cluster):
         self.recounts += 1
         quota = action.quota
         held = {r: [o for o in self.list(r) if o["metadata"]["namespace"] == "shop"] for r in action.resources}
-        counts = used(quota, {r: o for r, o in held.items() if r in self.served}, self.now.wall)
+        names = names_of(self.list(CLASSES))
+        counts = used(quota, {r: o for r, o in held.items() if r in self.served}, self.now.wall, names)
         status = {"hard": quota["spec"]["hard"], "used": counts}
         return quota.get("status") == status or self.act(UpdateStatus("resourcequotas", {**quota, "status": status}))
 
@@ -96,6 +99,34 @@ def test_custom_objects_are_counted_while_they_are_served() -> None:
     assert WIDGETS not in [watch.resource for watch in cluster.controller.watches]
 
 
+def test_another_name_of_a_class_of_devices_has_claims_count_otherwise() -> None:
+    cluster = Counted(("pods", DEVICES))
+    cluster.controller.follow(["pods", DEVICES])
+    request = {"name": "r", "exactly": {"deviceClassName": "gpu", "count": 2}}
+    cluster.add(DEVICES, "c", "shop", spec={"devices": {"requests": [request]}})
+    cluster.quota(**{"requests.example.com/gpu": "5"})
+    assert cluster.status["used"] == {"requests.example.com/gpu": "0"}
+    cluster.add(CLASSES, "gpu", spec={"extendedResourceName": "example.com/gpu"})
+    cluster.settle()
+    assert cluster.status["used"] == {"requests.example.com/gpu": "2"}
+    cluster.remove(DEVICES, "shop/c")
+    cluster.settle()
+    assert cluster.status["used"] == {"requests.example.com/gpu": "0"}
+
+
+async def test_the_counter_asks_which_names_classes_of_devices_have() -> None:
+    request = {"name": "r", "exactly": {"deviceClassName": "gpu", "count": 2}}
+    held: dict[str, Any] = {
+        DEVICES: [{"metadata": {"name": "c"}, "spec": {"devices": {"requests": [request]}}}],
+        CLASSES: [{"metadata": {"name": "gpu"}, "spec": {"extendedResourceName": "example.com/gpu"}}],
+    }
+    counter = QuotaCounter(Lists(**held), lambda: START)  # type: ignore[arg-type]
+    hard = {"requests.example.com/gpu": "3"}
+    quota: Object = {"metadata": {"name": "q", "namespace": "shop"}, "spec": {"hard": hard}}
+    [write] = await counter.recount(Recount(quota, ("pods", DEVICES)))
+    assert isinstance(write, UpdateStatus) and write.obj["status"]["used"] == {"requests.example.com/gpu": "2"}
+
+
 class Lists:
     """An API client that only lists."""
 
@@ -103,7 +134,7 @@ class Lists:
         self.held = held
 
     async def list(self, resource: str, namespace: str) -> Any:
-        assert namespace == "shop"
+        assert namespace == ("" if resource == CLASSES else "shop")
         if resource not in self.held:
             raise (MethodNotAllowed if resource == "reviews" else NotFound)("no such resource")
         return type("Answer", (), {"items": self.held[resource]})()

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from datetime import datetime
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.device_claims import CLASSES
+from rayplane.control_plane.api.device_quotas import is_of_resource, names_of
 from rayplane.control_plane.api.errors import BadRequest, MethodNotAllowed, NotFound
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.quotas import used
@@ -29,7 +31,9 @@ class QuotaCounter:
         quota = action.quota
         held = {r: await self._list(r, meta.namespace(quota)) for r in action.resources}
         hard = meta.spec(quota).get("hard") or {}
-        counts = used(quota, {r: objects for r, objects in held.items() if objects is not None}, self._now())
+        classes = await self._list(CLASSES, "") if any(map(is_of_resource, hard)) else None
+        there = {r: objects for r, objects in held.items() if objects is not None}
+        counts = used(quota, there, self._now(), names_of(classes or ()))
         status = {"hard": hard, "used": counts}
         if meta.status(quota) == status:
             return []
