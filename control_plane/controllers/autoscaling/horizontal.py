@@ -44,6 +44,7 @@ from rayplane.control_plane.controllers.scales import NoScale, Scaled, scalable
 
 AUTOSCALERS = "horizontalpodautoscalers.autoscaling"
 TOLERANCE = 0.1
+_TO_ZERO = "ScaledToZero"
 _LEEWAY_S = 0.001
 Condition = tuple[str, str, str, str]
 
@@ -226,16 +227,21 @@ class _Look:
         if not self._kept.memory.asked:
             self._kept.memory.asked.append(At(self._now.mono, current))
         self._status["currentReplicas"] = current
-        if not current and least:
+        if not current and not self._wakes(least):
             self._condition("ScalingActive", "False", "ScalingDisabled",
                             "scaling is disabled since the replica count of the target is zero")  # fmt: skip
             self._status.update(desiredReplicas=0, currentMetrics=None)
             return self._done()
         if current > most:
             return self._rescale(target, most, "Current number of replicas above Spec.MaxReplicas", None)
-        if current < least:
+        if 0 < current < least:
             return self._rescale(target, least, "Current number of replicas below Spec.MinReplicas", None)
         return self._by_metrics(target, Bounds(least, most, current))
+
+    def _wakes(self, least: int) -> bool:
+        """Whether the target is at zero because an autoscaler had none wanted: another who set it to zero paused it."""
+        slept = any(c["type"] == _TO_ZERO and c["status"] == "True" for c in self._conditions)
+        return slept and (least > 0 or _is_seen_from_outside(self._hpa))
 
     def _by_metrics(self, target: Scaled, bounds: Bounds) -> list[Action]:
         statuses: list[dict[str, Any]] = []
@@ -252,8 +258,9 @@ class _Look:
         chosen = choose(wanted, bounds, memory, now, behavior=behavior, window_s=window_s)
         self._condition("AbleToScale", "True", *chosen.stabilized)
         self._condition("ScalingLimited", str(chosen.limited), *chosen.limit)
-        if chosen.replicas != bounds.current:
-            return self._rescale(target, chosen.replicas, reason, statuses)
+        replicas = chosen.replicas if bounds.current else max(chosen.replicas, bounds.least)
+        if replicas != bounds.current:
+            return self._rescale(target, replicas, reason, statuses)
         self._status.update(desiredReplicas=bounds.current, currentMetrics=statuses)
         return self._done()
 
@@ -329,6 +336,11 @@ class _Look:
         _set(failed["status"]["conditions"], "AbleToScale", "False", "FailedUpdateScale", text, now)
         text = f"the HPA controller was able to update the target scale to {wanted}"
         self._condition("AbleToScale", "True", "SucceededRescale", text)
+        if not wanted and _is_seen_from_outside(self._hpa):
+            self._condition(_TO_ZERO, "True", _TO_ZERO, "the HPA controller scaled the workload to zero")
+        else:
+            text = "the HPA controller did not scale the workload to zero"
+            self._condition(_TO_ZERO, "False", "NotScaledToZero", text)
         self._status.update(desiredReplicas=wanted, currentMetrics=statuses, lastScaleTime=now.stamp)
         size = f"New size: {wanted}; reason: {reason}"
         rescale = Rescale(
@@ -377,6 +389,11 @@ def _set(conditions: list[dict[str, Any]], kind: str, value: str, reason: str, t
 def _number(spec: Mapping[str, Any], name: str, default: int) -> int:
     found = spec.get(name)
     return default if found is None else int(found)
+
+
+def _is_seen_from_outside(hpa: Object) -> bool:
+    """Whether some metric is there without pods."""
+    return any(metric.get("type") in ("Object", "External") for metric in meta.spec(hpa).get("metrics") or ())
 
 
 def _tolerance(hpa: Object) -> Tolerance:

@@ -124,9 +124,12 @@ UP = "spec.behavior.scaleUp"
 CASES: dict[str, list[Case]] = {
     "HorizontalPodAutoscaler": [
         ({"spec.metrics": GONE}, []),
-        ({"spec.minReplicas": 0}, ["spec.minReplicas: Invalid value: 0: must be greater than or equal to 1",
+        ({"spec.minReplicas": 0}, [
           "spec.metrics: Forbidden: must specify at least one Object or External metric to support scaling to zero "
           "replicas"]),
+        ({"spec.minReplicas": 0, "spec.metrics": [{"type": "External", "external": {
+            "metric": {"name": "jobs"}, "target": {"type": "AverageValue", "averageValue": "1"}}}]}, []),
+        ({"spec.minReplicas": -1}, ["spec.minReplicas: Invalid value: -1: must be greater than or equal to 0"]),
         ({"spec.minReplicas": 5},
          ["spec.maxReplicas: Invalid value: 3: must be greater than or equal to `minReplicas`"]),
         ({"spec.maxReplicas": 0},
@@ -368,7 +371,6 @@ UPDATES: list[tuple[str, Changes, list[str]]] = [
     ("RuntimeClass", {"handler": "other"}, ['handler: Invalid value: "other": field is immutable']),
     ("PodDisruptionBudget", {"spec.minAvailable": "50%"}, []),
     ("HorizontalPodAutoscaler", {"spec.maxReplicas": 0, "spec.minReplicas": 0}, [
-        "spec.minReplicas: Invalid value: 0: must be greater than or equal to 1",
         "spec.maxReplicas: Invalid value: 0: must be greater than 0",
         "spec.metrics: Forbidden: must specify at least one Object or External metric to support scaling to zero "
         "replicas"]),

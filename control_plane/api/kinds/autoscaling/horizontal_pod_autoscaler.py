@@ -71,10 +71,9 @@ def _validate(obj: Object) -> Errors:
 def _spec(spec: Mapping[str, Any], old: Mapping[str, Any] | None) -> Errors:
     """Problems of a specification, in place of another where there is one: what was wrong in that may stay."""
     errs: Errors = []
-    fewest = 0 if old and old.get("minReplicas") == 0 else 1
     least, most = spec.get("minReplicas"), spec.get("maxReplicas") or 0
-    if least is not None and least < fewest:
-        errs.append(invalid("spec.minReplicas", least, f"must be greater than or equal to {fewest}"))
+    if least is not None and least < 0:
+        errs.append(invalid("spec.minReplicas", least, "must be greater than or equal to 0"))
     if most < 1:
         errs.append(invalid("spec.maxReplicas", most, "must be greater than 0"))
     if least is not None and most < least:
