@@ -1,6 +1,7 @@
 """Claims in use by pods on nodes, and how many volumes each node's drivers can attach.
 
-A volume has one claim, so the claims of a node's pods are counted, each once.
+A volume has one claim, so the claims of a node's pods are counted, each once. Volumes that are attached to a node where
+no pod uses them, any more or yet, count as well.
 
 Source: Kubernetes concepts "Node-specific Volume Limits"; API reference storage/v1 CSINode.
 """
@@ -22,6 +23,8 @@ class ClaimUse:
         self._drivers: dict[str, str] = {}  # claim: the driver that it is counted under
         self._attached: dict[str, dict[str, int]] = {}  # driver: node: volumes
         self._limits: dict[str, dict[str, int]] = {}  # driver: node: volumes at most
+        self._attachments: dict[str, dict[str, int]] = {}  # driver: node: VolumeAttachments
+        self._drivers_of: dict[str, frozenset[str]] = {}  # node: its drivers
 
     def count(self, claims: Iterable[str], node: str, sign: int) -> None:
         """A pod with these claims came to a node, or left it."""
@@ -69,12 +72,19 @@ class ClaimUse:
         """A node's drivers, and how many volumes each can attach there."""
         name = meta.name(csi_node)
         self.remove_csi_node(name)
-        for driver in meta.spec(csi_node).get("drivers") or ():
+        drivers = meta.spec(csi_node).get("drivers") or ()
+        self._drivers_of[name] = frozenset(driver.get("name") or "" for driver in drivers)
+        for driver in drivers:
             limit = (driver.get("allocatable") or {}).get("count")
             if limit is not None:
                 self._limits.setdefault(driver.get("name") or "", {})[name] = int(limit)
 
+    def has_driver(self, node: str, driver: str) -> bool:
+        """Whether a driver is installed on a node."""
+        return driver in self._drivers_of.get(node, ())
+
     def remove_csi_node(self, name: str) -> None:
+        self._drivers_of.pop(name, None)
         for driver, limits in [*self._limits.items()]:
             limits.pop(name, None)
             if not limits:
@@ -84,11 +94,24 @@ class ClaimUse:
         """Nodes where a driver has a limit."""
         return self._limits.get(driver, {})
 
+    def attach(self, driver: str, node: str, sign: int) -> None:
+        """A VolumeAttachment of a driver came to a node, or is gone."""
+        counts = self._attachments.setdefault(driver, {})
+        counts[node] = counts.get(node, 0) + sign
+        if not counts[node]:
+            del counts[node]
+            if not counts:
+                del self._attachments[driver]
+
     def full(self, driver: str, more: int) -> list[str]:
-        """Nodes where a driver may have no room for so many more volumes."""
-        attached = self._attached.get(driver, {})
-        return [node for node, limit in self._limits.get(driver, {}).items() if attached.get(node, 0) + more > limit]
+        """Nodes where a driver may have no room for so many more volumes, if no attached one is used by a pod."""
+        used, attached = self._attached.get(driver, {}), self._attachments.get(driver, {})
+        return [
+            node
+            for node, limit in self._limits.get(driver, {}).items()
+            if used.get(node, 0) + attached.get(node, 0) + more > limit
+        ]
 
     def attached(self, driver: str, node: str) -> int:
-        """Volumes of a driver in use on a node."""
+        """Volumes of a driver that pods use on a node."""
         return self._attached.get(driver, {}).get(node, 0)

@@ -25,6 +25,7 @@ DEFAULT_FILTERS = (
     "PodTopologySpread",
     "InterPodAffinity",
     "DynamicResources",
+    "NodeDeclaredFeatures",
 )
 DEFAULT_SCORES = (
     ("TaintToleration", 3),

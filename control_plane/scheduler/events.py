@@ -51,6 +51,7 @@ class Action(Flag):
     NODE_LABELS = auto()
     NODE_TAINTS = auto()
     NODE_CONDITIONS = auto()
+    NODE_FEATURES = auto()
     NODE_OTHER = auto()
     POD_LABELS = auto()
     POD_SCALED_DOWN = auto()
@@ -69,6 +70,7 @@ _VERBS = {
     Action.NODE_LABELS: "UpdateNodeLabel",
     Action.NODE_TAINTS: "UpdateNodeTaint",
     Action.NODE_CONDITIONS: "UpdateNodeCondition",
+    Action.NODE_FEATURES: "UpdateNodeDeclaredFeature",
     Action.POD_LABELS: "UpdatePodLabel",
     Action.POD_SCALED_DOWN: "UpdatePodScaleDown",
     Action.POD_TOLERATIONS: "UpdatePodToleration",
@@ -93,7 +95,7 @@ class Event:
 
 
 def node_actions(old: NodeInfo, new: NodeInfo) -> Action:
-    """What of a node changed that schedulers read from its spec, labels and allocatable."""
+    """What of a node changed that schedulers read."""
     found = _NONE
     if old.allocatable != new.allocatable:
         found |= Action.NODE_ALLOCATABLE
@@ -101,7 +103,11 @@ def node_actions(old: NodeInfo, new: NodeInfo) -> Action:
         found |= Action.NODE_LABELS
     if (old.taints, old.unschedulable) != (new.taints, new.unschedulable):
         found |= Action.NODE_TAINTS
-    return found if found or old == new else Action.NODE_OTHER
+    if old.features != new.features:
+        found |= Action.NODE_FEATURES
+    if (old.volume_bytes, old.images) != (new.volume_bytes, new.images):
+        found |= Action.NODE_OTHER
+    return found
 
 
 def conditions_changed(old: Object, new: Object) -> bool:

@@ -74,6 +74,10 @@ def _has_labels(pod: PodInfo, node: NodeInfo) -> bool:
     return all(rule.topology_key in node.labels for rule in pod.spread)
 
 
+def _has_features(pod: PodInfo, node: NodeInfo) -> bool:
+    return node.features.issuperset(pod.features)
+
+
 def _more_room(pod: PodInfo, event: Event, _snapshot: Snapshot) -> bool:
     """Empty, the node would do, and of something that the pod asks for it has more than before."""
     room: Mapping[str, int] = event.new.allocatable
@@ -233,7 +237,7 @@ HINTS: Mapping[str, tuple[Hint, ...]] = {
         _READ_CLASSES,
         _OWN_CLAIM,
         Hint(Resource.CSI_NODE, _CHANGED),
-        Hint(Resource.CSI_DRIVER, Action.UPDATE),
+        Hint(Resource.CSI_DRIVER, Action.UPDATE | Action.DELETE),
         Hint(Resource.VOLUME, Action.ADD),
         Hint(Resource.ASSIGNED_POD, Action.DELETE, _had_volumes),
         Hint(Resource.ATTACHMENT, Action.DELETE),
@@ -250,7 +254,7 @@ HINTS: Mapping[str, tuple[Hint, ...]] = {
     # These two only score.
     "NodeResourcesBalancedAllocation": (),
     "ImageLocality": (),
-    "NodeDeclaredFeatures": (Hint(Resource.NODE, Action.ADD | Action.NODE_OTHER), _OWN_OTHERWISE),
+    "NodeDeclaredFeatures": (Hint(Resource.NODE, Action.ADD | Action.NODE_FEATURES, _newly(_has_features)),),
 }
 """By plug-in. One that is not here is helped, for all that is known, by anything."""
 

@@ -32,6 +32,8 @@ class NodeInfo:
     volume_bytes: int | None
     #: Sizes of the images that the node has, by name.
     images: Mapping[str, int] = field(default_factory=dict)
+    features: frozenset[str] = frozenset()
+    """Those that it declares."""
 
     @staticmethod
     def of(node: Object) -> NodeInfo:
@@ -49,4 +51,5 @@ class NodeInfo:
                 for image in status.get("images") or ()
                 for name in (image.get("names") or ())[:_IMAGE_NAMES_MAX]
             },
+            features=frozenset(status.get("declaredFeatures") or ()),
         )

@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from functools import partial
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.device_claims import CLASSES
 from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.api.kinds.policy.pod_disruption_budget import BUDGETS
 from rayplane.control_plane.api.kinds.scheduling.fields import GROUPS
@@ -84,11 +84,11 @@ class Observer:
             Resource.STORAGE_CLASS: ("storageclasses.storage.k8s.io", self._on_class),
             Resource.STORAGE_CAPACITY: ("csistoragecapacities.storage.k8s.io", self._on_capacity),
             Resource.CSI_NODE: ("csinodes.storage.k8s.io", self._on_csi_node),
-            Resource.CSI_DRIVER: ("csidrivers.storage.k8s.io", partial(self._changed, Resource.CSI_DRIVER)),
-            Resource.ATTACHMENT: ("volumeattachments.storage.k8s.io", partial(self._changed, Resource.ATTACHMENT)),
+            Resource.CSI_DRIVER: ("csidrivers.storage.k8s.io", self._on_csi_driver),
+            Resource.ATTACHMENT: ("volumeattachments.storage.k8s.io", self._on_attachment),
             Resource.VOLUME: ("persistentvolumes", self._on_volume),
             Resource.CLAIM: ("persistentvolumeclaims", self._on_claim),
-            Resource.DEVICE_CLASS: ("deviceclasses.resource.k8s.io", self._on_device_class),
+            Resource.DEVICE_CLASS: (CLASSES, self._on_device_class),
             Resource.RESOURCE_SLICE: ("resourceslices.resource.k8s.io", self._on_slice),
             Resource.DEVICE_TAINT_RULE: ("devicetaintrules.resource.k8s.io", self._on_device_rule),
             Resource.RESOURCE_CLAIM: ("resourceclaims.resource.k8s.io", self._on_device_claim),
@@ -180,6 +180,20 @@ class Observer:
         else:
             self._volumes.use.set_csi_node(csi_node)
         self._changed(Resource.CSI_NODE, kind, old, csi_node)
+
+    def _on_csi_driver(self, kind: str, old: Object | None, driver: Object) -> None:
+        if kind == "DELETED":
+            self._volumes.remove_driver(meta.name(driver))
+        else:
+            self._volumes.set_driver(driver)
+        self._changed(Resource.CSI_DRIVER, kind, old, driver)
+
+    def _on_attachment(self, kind: str, old: Object | None, attachment: Object) -> None:
+        if kind == "DELETED":
+            self._volumes.remove_attachment(meta.name(attachment))
+        else:
+            self._volumes.set_attachment(attachment)
+        self._changed(Resource.ATTACHMENT, kind, old, attachment)
 
     def _on_device_class(self, kind: str, old: Object | None, device_class: Object) -> None:
         if kind == "DELETED":

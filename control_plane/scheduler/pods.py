@@ -25,6 +25,7 @@ from rayplane.control_plane.api.machinery.selectors import (
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.node_affinity import NodeTerm, admits, required_terms
 from rayplane.control_plane.api.pods.containers import lifecycled
+from rayplane.control_plane.api.pods.declared_features import required_features
 from rayplane.control_plane.api.pods.ports import HostPort, host_ports
 from rayplane.control_plane.api.pods.resources import (
     Amounts,
@@ -159,6 +160,8 @@ class PodInfo:
     node: str = ""
     #: Key of the pod group that it is scheduled with; empty for none.
     group: str = ""
+    #: Features that a node must declare.
+    features: tuple[str, ...] = ()
 
     @property
     def affinity(self) -> tuple[PodTerm, ...]:
@@ -220,6 +223,7 @@ class PodParser:
             nominated=meta.status(pod).get("nominatedNodeName") or "",
             node=spec.get("nodeName") or "",
             group=group_of(spec, namespace) if "schedulingGroup" in spec else "",
+            features=required_features(spec),
         )
 
     def _rules_of(self, spec: dict[str, Any], namespace: str, labels: Mapping[str, str]) -> PodRules:

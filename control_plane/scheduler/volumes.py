@@ -122,6 +122,10 @@ class VolumeIndex:
         self.volumes: dict[str, Volume] = {}
         self.classes: dict[str, Object] = {}
         self.capacities: dict[str, Object] = {}
+        self._attachments: dict[str, tuple[str, str, str]] = {}  # by name: driver, node, volume
+        self._attached_to: dict[str, set[str]] = {}  # node: attachments
+        #: Drivers whose volumes go only to nodes that have the driver.
+        self.strict_drivers: set[str] = set()
         self._promised: dict[str, _Promise] = {}  # by claim
         self._holders: dict[str, set[str]] = {}  # uids of the pods that count on it
         self._free: dict[str, dict[str, Volume]] = {}  # volumes that a claim may still get, by class
@@ -172,6 +176,46 @@ class VolumeIndex:
             return volume.driver
         provisioner: str = (self.classes.get(class_of(claim)) or {}).get("provisioner") or ""
         return "" if provisioner == NO_PROVISIONER else provisioner
+
+    def set_attachment(self, attachment: Object) -> None:
+        """A volume is attached to a node, or is to be."""
+        spec, name = meta.spec(attachment), meta.name(attachment)
+        driver, node = spec.get("attacher") or "", spec.get("nodeName") or ""
+        volume = (spec.get("source") or {}).get("persistentVolumeName") or ""
+        self.remove_attachment(name)
+        self._attachments[name] = driver, node, volume
+        self._attached_to.setdefault(node, set()).add(name)
+        self.use.attach(driver, node, 1)
+
+    def remove_attachment(self, name: str) -> None:
+        found = self._attachments.pop(name, None)
+        if found is not None:
+            driver, node, _ = found
+            self.use.attach(driver, node, -1)
+            self._attached_to[node].discard(name)
+            if not self._attached_to[node]:
+                del self._attached_to[node]
+
+    def attached_unused(self, driver: str, node: str) -> set[str]:
+        """The claims whose volumes a driver has attached to a node where no pod uses them."""
+        found = set()
+        for name in self._attached_to.get(node, ()):
+            by, _, volume = self._attachments[name]
+            known = self.volumes.get(volume)
+            if by == driver and known is not None:
+                ref = meta.spec(known.obj).get("claimRef") or {}
+                claim = f"{ref.get('namespace')}/{ref.get('name')}" if ref else volume
+                if not self.use.pods(claim).get(node):
+                    found.add(claim)
+        return found
+
+    def set_driver(self, driver: Object) -> None:
+        """A driver says whether its volumes may go to nodes that do not have it yet."""
+        is_strict = meta.spec(driver).get("preventPodSchedulingIfMissing") is True
+        (self.strict_drivers.add if is_strict else self.strict_drivers.discard)(meta.name(driver))
+
+    def remove_driver(self, name: str) -> None:
+        self.strict_drivers.discard(name)
 
     def promise(self, keys: Iterable[str], node: NodeInfo, uid: str) -> None:
         """The claims of a placed pod get their volumes on `node`: other pods may not count on those.

@@ -12,6 +12,7 @@ from rayplane.control_plane.api.kinds.pod_template.resources import is_extended
 from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.node_labels import ZONE
+from rayplane.control_plane.api.pods.declared_features import DECLARED
 from rayplane.node.config import NodeConfig
 
 KUBELET_VERSION = "v1.37.0"
@@ -145,6 +146,7 @@ def node_status(
         "addresses": addresses,
         "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
         "nodeInfo": _node_info(config, version),
+        "declaredFeatures": [*DECLARED],
         "volumesInUse": [*in_use] or None,
     }
 

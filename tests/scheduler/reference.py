@@ -44,6 +44,7 @@ class Place:
 
     node: Obj
     pods: list[Obj] = field(default_factory=list)
+    drivers: set[str] = field(default_factory=set)
 
     @property
     def name(self) -> str:
@@ -162,6 +163,7 @@ class Reference:
         self.claims: dict[str, Obj] = {}
         self.volumes: dict[str, Obj] = {}
         self.limits: dict[str, int] = {}
+        self.strict: set[str] = set()
         self.classes: dict[str, Obj] = {}
         self.capacities: list[Obj] = []
         self.promised: dict[str, tuple[str, str]] = {}
@@ -186,6 +188,7 @@ class Reference:
             "VolumeZone": self.is_in_zone,
             "PodTopologySpread": self.is_even,
             "InterPodAffinity": self.is_near,
+            "NodeDeclaredFeatures": self.knows,
         }
         return next((name for name, rule in rules.items() if not rule(pod, at)), "")
 
@@ -215,6 +218,8 @@ class Reference:
         return not any(set(once) & set(claims_of(other)) for _, other in self.everywhere())
 
     def attaches(self, pod: Obj, at: Place) -> bool:
+        if any(self.driver(c) in self.strict and self.driver(c) not in at.drivers for c in claims_of(pod)):
+            return False
         there = {c for other in at.pods for c in claims_of(other) if self.is_bound(c)}
         new = {c for c in claims_of(pod) if self.is_bound(c)} - there
         return not new or at.name not in self.limits or len(there | new) <= self.limits[at.name]
@@ -225,6 +230,18 @@ class Reference:
             if zone is not None and ZONE in at.labels and at.labels[ZONE] not in zone.split("__"):
                 return False
         return True
+
+    def driver(self, claim: str) -> str:
+        spec = self.claims[claim]["spec"]
+        if "volumeName" in spec:
+            return self.volumes[spec["volumeName"]]["spec"].get("csi", {}).get("driver", "")
+        return self.classes[spec["storageClassName"]]["provisioner"]
+
+    def knows(self, pod: Obj, at: Place) -> bool:
+        rules = [r for c in pod["spec"]["containers"] for r in c.get("restartPolicyRules", [])]
+        declared = at.node["status"].get("declaredFeatures", [])
+        wanted = "RestartAllContainersOnContainerExits"
+        return wanted in declared or not any(r["action"] == "RestartAllContainers" for r in rules)
 
     # -- volumes of claims that wait for their first consumer
 

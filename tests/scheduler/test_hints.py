@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from rayplane.control_plane.api.pods.declared_features import DECLARED
 from rayplane.control_plane.scheduler.events import Action, Event, Resource, node_actions, pod_actions
 from rayplane.control_plane.scheduler.hints import HINTS, Hint, Hints
 from rayplane.control_plane.scheduler.nodes import NodeInfo
@@ -63,6 +64,9 @@ BIG, SMALL = pod("p", cpu="2"), pod("p", cpu="1")
 LABELLED = pod("p", nodeSelector={"disk": "ssd"})
 TOLERANT = [{"operator": "Exists"}]
 N, Z = node("n"), node("n", labels={ZONE: "z"})
+DECLARING = N | {"status": N["status"] | {"declaredFeatures": [*DECLARED]}}
+DEMANDING = spec(BIG, containers=[{"restartPolicyRules": [{"action": "RestartAllContainers"}]}])
+SPACE = node("n", cpu="8", annotations={"rayplane.io/volume-capacity": "1000"})
 CASES = [
     ("NodeResourcesFit", BIG, node_event(None, node("n", cpu="2")), True),
     ("NodeResourcesFit", BIG, node_event(None, node("n", cpu="1")), False),
@@ -115,6 +119,10 @@ CASES = [
     ("InterPodAffinity", near("podAffinity", namespaceSelector={}), made(Resource.NAMESPACE, {}), True),
     ("InterPodAffinity", near("podAffinity"), made(Resource.NAMESPACE, {}), False),
     ("InterPodAffinity", near("podAffinity"), node_event(N, Z), True),
+    ("NodeDeclaredFeatures", DEMANDING, node_event(N, DECLARING), True),
+    ("NodeDeclaredFeatures", DEMANDING, node_event(None, N), False),
+    ("NodeDeclaredFeatures", DEMANDING, node_event(DECLARING, N), False),
+    ("VolumeBinding", pod("p", claims=("data",)), node_event(N, SPACE), True),
     ("VolumeBinding", pod("p", claims=("data",)), made(Resource.CLAIM, claim("data")), True),
     ("VolumeBinding", pod("p", claims=("data",)), made(Resource.CLAIM, claim("other")), False),
     ("VolumeBinding", pod("p", claims=("data",)), made(Resource.VOLUME, volume("v")), True),
@@ -139,7 +147,7 @@ def test_hint(plugin: str, one: dict[str, Any], event: Event, wakes: bool) -> No
 def test_every_plugin_of_the_table_has_both_answers_or_says_whom_it_trusts() -> None:
     """A table entry that no case reads is one that nobody would miss."""
     read = {plugin for plugin, *_ in CASES}
-    coarse = {"", "NodeName", "VolumeZone", "DynamicResources", "NodeDeclaredFeatures", "GangScheduling"}
+    coarse = {"", "NodeName", "VolumeZone", "DynamicResources", "GangScheduling"}
     assert read >= {name for name, hints in HINTS.items() if hints} - coarse
 
 

@@ -98,6 +98,8 @@ def nodes(draw: st.DrawFn) -> list[dict[str, Any]]:
         )
         if draw(st.booleans()):
             one["status"]["images"] = [{"names": ["big:latest"], "sizeBytes": 800 * MEGA}]
+        if draw(st.booleans()):
+            one["status"]["declaredFeatures"] = ["Other", "RestartAllContainersOnContainerExits"]
         found.append(one)
     return found
 
@@ -188,6 +190,9 @@ def pods(draw: st.DrawFn) -> dict[str, Any]:
         **more,
     )
     one["spec"]["containers"][0]["image"] = draw(st.sampled_from(["small:1", "big"]))
+    if draw(MAYBE):
+        rule = {"action": draw(st.sampled_from(["Restart", "RestartAllContainers"]))}
+        one["spec"]["containers"][0]["restartPolicyRules"] = [rule]
     return one
 
 
@@ -259,8 +264,12 @@ def pair(cluster: list[dict[str, Any]], of: Ways) -> tuple[World, Reference]:
     with_waiting_claims(world, twin)
     twin.limits = {"n0": 1, "n1": 2}
     for name, count in twin.limits.items():
-        driver = {"name": "csi.x", "nodeID": name, "allocatable": {"count": count}}
-        world.volumes.use.set_csi_node({"metadata": {"name": name}, "spec": {"drivers": [driver]}})
+        drivers = [{"name": "csi.x", "nodeID": name, "allocatable": {"count": count}}, {"name": "csi.z"}]
+        world.volumes.use.set_csi_node({"metadata": {"name": name}, "spec": {"drivers": drivers}})
+    twin.strict = {"csi.z"}  # and other nodes do not have it
+    world.volumes.set_driver({"metadata": {"name": "csi.z"}, "spec": {"preventPodSchedulingIfMissing": True}})
+    for at in twin.places:
+        at.drivers = {"csi.x", "csi.z"} if at.name in twin.limits else set()
     return world, twin
 
 

@@ -40,6 +40,7 @@ IN_TREE: Final[Points] = {
     "NodeResourcesBalancedAllocation": frozenset(_TO_SCORE),
     "ImageLocality": frozenset(_TO_SCORE),
     GANGS: frozenset(("preEnqueue",)),
+    "NodeDeclaredFeatures": frozenset(_TO_FILTER),
     "DefaultBinder": frozenset(("bind",)),
 }
 """Kubernetes' own, in the order of its default profile."""

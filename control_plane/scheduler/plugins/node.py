@@ -1,6 +1,6 @@
-"""Plug-ins about what a node is: its name, marks, taints, labels, images; and its ports, which only one can have.
+"""Plug-ins about what a node is: its name, features, marks, taints, labels, images; and its ports, which one can have.
 
-Source: Kubernetes concepts "Taints and Tolerations", "Assigning Pods to Nodes", "Scheduler Configuration".
+Source: Kubernetes concepts "Taints and Tolerations", "Assigning Pods to Nodes", "Scheduler Configuration"; KEP-5328.
 """
 
 from __future__ import annotations
@@ -75,6 +75,25 @@ class NodeName(Plugin):
         if wanted and view.snapshot.info(row).name != wanted:
             return Refusal(self.name, ("node(s) didn't match the requested node name",), False)
         return None
+
+
+class NodeDeclaredFeatures(Plugin):
+    """NodeDeclaredFeatures: a pod goes where the kubelet knows all that it wants."""
+
+    name: ClassVar[str] = "NodeDeclaredFeatures"
+    scope: ClassVar[Scope] = Scope.CLUSTER  # what it wants is no part of the shape
+    has_one_reason: ClassVar[bool] = True
+
+    def concerns(self, view: PodView) -> bool:
+        return bool(view.pod.features)
+
+    def allowed(self, view: PodView, rows: Rows) -> Bools | None:
+        return super().allowed(view, rows) if view.pod.features else None
+
+    def refusal(self, view: PodView, row: int) -> Refusal | None:
+        if view.snapshot.info(row).features.issuperset(view.pod.features):
+            return None
+        return Refusal(self.name, ("node(s) didn't match Pod's required features",), False)
 
 
 def untolerated(shape: Shape, node: NodeInfo) -> Taint | None:

@@ -24,6 +24,7 @@ IN_TREE: Final[Registry] = {
     "DynamicResources": devices.DynamicResources,
     "NodeResourcesBalancedAllocation": resources.NodeResourcesBalancedAllocation,
     "ImageLocality": node.ImageLocality,
+    "NodeDeclaredFeatures": node.NodeDeclaredFeatures,
 }
 
 

@@ -6,7 +6,7 @@ Source: Kubernetes concepts "Storage Classes" (volume binding mode), "Storage Ca
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -181,20 +181,19 @@ def disks_conflict(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 class NodeVolumeLimits(Plugin):
-    """NodeVolumeLimits: a driver attaches so many volumes to a node, and no more."""
+    """NodeVolumeLimits: a driver attaches so many volumes to a node, and no more; some want to be there first."""
 
     name: ClassVar[str] = "NodeVolumeLimits"
     scope: ClassVar[Scope] = Scope.CLUSTER
-    has_one_reason: ClassVar[bool] = True
 
     def _drivers(self, view: PodView) -> dict[str, list[str]]:
-        """The pod's claims by driver, of drivers with limits."""
+        """The pod's claims by driver, of drivers with limits and of those that want to be there first."""
         found: dict[str, list[str]] | None = view.memo.get(self.name)
         if found is None:
             found, volumes = {}, view.cluster.volumes
             for key in dict.fromkeys((*view.pod.claims, *view.pod.attached)):
                 driver = volumes.driver_of(key)
-                if driver and volumes.use.limits(driver):
+                if driver and (volumes.use.limits(driver) or driver in volumes.strict_drivers):
                     found.setdefault(driver, []).append(key)
             view.memo[self.name] = found
         return found
@@ -208,7 +207,10 @@ class NodeVolumeLimits(Plugin):
         snapshot = view.snapshot
         found = np.ones(snapshot.rows, dtype=np.bool_)
         use = view.cluster.volumes.use
+        strict = view.cluster.volumes.strict_drivers
         for driver in self._drivers(view):
+            if driver in strict:
+                found[[row for name, row in snapshot.nodes() if not use.has_driver(name, driver)]] = False
             for name in use.full(driver, len(view.pod.claims) + len(view.pod.attached)):
                 row = snapshot.index.get(name)
                 if row is not None:
@@ -219,9 +221,20 @@ class NodeVolumeLimits(Plugin):
         if not self.concerns(view):
             return None
         use, node = view.cluster.volumes.use, view.snapshot.info(row)
+        strict = view.cluster.volumes.strict_drivers
+        for driver in self._drivers(view):
+            if driver in strict and not use.has_driver(node.name, driver):
+                return Refusal(self.name, (f"{driver} CSI driver is not installed on the node",), True)
         for driver, claims in self._drivers(view).items():
             limit = use.limits(driver).get(node.name)
-            more = sum(not use.pods(claim).get(node.name) for claim in claims)
-            if limit is not None and more and use.attached(driver, node.name) + more > limit:
+            more = {claim for claim in claims if not use.pods(claim).get(node.name)} if limit is not None else set()
+            unused = view.cluster.volumes.attached_unused(driver, node.name) if more else set()
+            if more - unused and use.attached(driver, node.name) + len(unused | more) > (limit or 0):
                 return Refusal(self.name, ("node(s) exceed max volume count",), True)
         return None
+
+    def refusals(self, view: PodView, rows: Ints) -> Iterable[tuple[Refusal, Ints]]:
+        if not view.cluster.volumes.strict_drivers.isdisjoint(self._drivers(view)):
+            return super().refusals(view, rows)
+        found = self.refusal(view, int(rows[0]))
+        return [] if found is None else [(found, rows)]
