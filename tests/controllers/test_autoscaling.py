@@ -233,49 +233,6 @@ def test_a_target_of_none_is_left_alone(web: Scaled) -> None:
         "False", "ScalingDisabled", "scaling is disabled since the replica count of the target is zero")  # fmt: skip
 
 
-JOBS = {"type": "External", "external": {"metric": {"name": "jobs"}, "target": {
-    "type": "AverageValue", "averageValue": "10"}}}  # fmt: skip
-
-
-def test_a_target_sleeps_while_a_metric_from_outside_wants_none_and_wakes_when_it_does(web: Scaled) -> None:
-    def jobs(count: str) -> None:
-        web.answers[EXTERNAL] = Answer([{"metricName": "jobs", "value": count, "timestamp": web.now.stamp}])
-
-    web.pods_with("50m")
-    jobs("15")
-    web.hpa(metrics=[JOBS], minReplicas=0)
-    assert web.look() == 2
-    awake = ("False", "NotScaledToZero", "the HPA controller did not scale the workload to zero")
-    assert web.condition("ScaledToZero") == awake
-    jobs("0")
-    assert web.look(2 + round(TIMING.downscale_stabilization_s / TIMING.sync_s)) == 0
-    slept = ("True", "ScaledToZero", "the HPA controller scaled the workload to zero")
-    assert web.condition("ScaledToZero") == slept
-    web.replicas = 0  # and so says its status
-    assert web.look(3) == 0 and web.condition("ScalingActive")[0] == "True"
-    jobs("25")
-    assert web.look(2) == 3
-    assert web.condition("ScaledToZero") == awake
-    assert [told.partition(";")[0] for told in web.told("SuccessfulRescale")] == [f"New size: {n}" for n in (2, 0, 3)]
-
-
-def test_a_target_that_sleeps_gets_the_fewest_when_it_may_not_any_more(web: Scaled) -> None:
-    web.answers[EXTERNAL] = Answer([{"metricName": "jobs", "value": "0", "timestamp": web.now.stamp}])
-    web.pods_with("50m")
-    web.hpa(metrics=[JOBS], minReplicas=0)
-    assert web.look(2 + round(TIMING.downscale_stabilization_s / TIMING.sync_s)) == 0
-    web.replicas = 0
-    web.change(AUTOSCALERS, "web", spec={"minReplicas": 2})
-    assert web.look(2) == 2
-
-
-def test_a_target_that_somebody_paused_is_not_woken(web: Scaled) -> None:
-    web.answers[EXTERNAL] = Answer([{"metricName": "jobs", "value": "50", "timestamp": web.now.stamp}])
-    web.hpa(metrics=[JOBS], minReplicas=0)
-    assert web.look(3) == 0
-    assert web.condition("ScalingActive")[1] == "ScalingDisabled"
-
-
 def test_fewer_only_when_fewer_were_wanted_for_the_whole_window(web: Scaled) -> None:
     web.pods_with("50m", "50m", "50m", "50m")
     web.hpa()

@@ -163,7 +163,7 @@ class Reference:
         self.claims: dict[str, Obj] = {}
         self.volumes: dict[str, Obj] = {}
         self.limits: dict[str, int] = {}
-        self.strict: set[str] = set()
+        self.strict = set[str]()
         self.classes: dict[str, Obj] = {}
         self.capacities: list[Obj] = []
         self.promised: dict[str, tuple[str, str]] = {}
@@ -218,7 +218,7 @@ class Reference:
         return not any(set(once) & set(claims_of(other)) for _, other in self.everywhere())
 
     def attaches(self, pod: Obj, at: Place) -> bool:
-        if any(self.driver(c) in self.strict and self.driver(c) not in at.drivers for c in claims_of(pod)):
+        if (self.strict - at.drivers) & {self.driver(c) for c in claims_of(pod)}:
             return False
         there = {c for other in at.pods for c in claims_of(other) if self.is_bound(c)}
         new = {c for c in claims_of(pod) if self.is_bound(c)} - there
@@ -232,16 +232,12 @@ class Reference:
         return True
 
     def driver(self, claim: str) -> str:
-        spec = self.claims[claim]["spec"]
-        if "volumeName" in spec:
-            return self.volumes[spec["volumeName"]]["spec"].get("csi", {}).get("driver", "")
-        return self.classes[spec["storageClassName"]]["provisioner"]
+        return self.classes.get(self.claims[claim]["spec"]["storageClassName"], {}).get("provisioner", "")
 
     def knows(self, pod: Obj, at: Place) -> bool:
-        rules = [r for c in pod["spec"]["containers"] for r in c.get("restartPolicyRules", [])]
+        rules = [r["action"] for c in pod["spec"]["containers"] for r in c.get("restartPolicyRules", [])]
         declared = at.node["status"].get("declaredFeatures", [])
-        wanted = "RestartAllContainersOnContainerExits"
-        return wanted in declared or not any(r["action"] == "RestartAllContainers" for r in rules)
+        return "RestartAllContainers" not in rules or "RestartAllContainersOnContainerExits" in declared
 
     # -- volumes of claims that wait for their first consumer
 
