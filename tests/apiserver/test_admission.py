@@ -238,7 +238,7 @@ async def test_devices_count_for_quotas_of_resources_whoever_asks_for_them(stack
     gpus, devices = "requests.example.com/gpu", "gpu.deviceclass.resource.k8s.io/devices"
     named = {"metadata": {"name": "gpu"}, "spec": {"extendedResourceName": "example.com/gpu"}}
     await client.create("deviceclasses.resource.k8s.io", named)
-    hard = {gpus: "4", devices: "4", f"count/{claims}": "3"}
+    hard = {gpus: "4", devices: "9", f"count/{claims}": "3"}
     await client.create("resourcequotas", {"metadata": {"name": "q", "namespace": "default"}, "spec": {"hard": hard}})
 
     def claim(name: str, count: int, **own: Any) -> dict[str, Any]:
@@ -259,7 +259,7 @@ async def test_devices_count_for_quotas_of_resources_whoever_asks_for_them(stack
     await client.create(claims, claim("made", 2, **own))
     assert await used() == {gpus: "3", devices: "3", f"count/{claims}": "2"}, "its pod counts for those already"
     with pytest.raises(errors.Forbidden, match=f"requested: {gpus}=2"):
-        await client.create(claims, claim("forged", 2, **own))
+        await client.create(claims, claim("more", 2, **own))
 
 
 async def test_a_limit_range_bounds_what_all_containers_of_a_pod_ask_for(stack: Stack) -> None:
