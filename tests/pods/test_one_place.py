@@ -43,7 +43,7 @@ EXCEPTIONS = {
     # Writes the defaults of a LimitRange into containers, and tells init containers apart in its messages.
     "control_plane/apiserver/admission/limits.py": {"requests", "limits", "initContainers"},
     # What a claim asks for of devices.
-    f"{API}quotas.py": {"requests"},
+    f"{API}device_quotas.py": {"requests"},
     "control_plane/apiserver/admission/devices.py": {"requests"},
     # The limits of EventRateLimit's configuration.
     "control_plane/apiserver/admission/configuration.py": {"limits"},
