@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from rayplane.control_plane.api import errors
     from rayplane.control_plane.client import ops as operations
     from rayplane.control_plane.client.blocking import Client
+    from rayplane.control_plane.client.operators import reconcile
     from rayplane.control_plane.cluster.errors import ClusterError
     from rayplane.control_plane.testing.cluster import Cluster, CommandFailed
 
 __version__ = "0.1.0"
-__all__ = ["Client", "Cluster", "ClusterError", "CommandFailed", "__version__", "errors", "operations"]
+__all__ = ["Client", "Cluster", "ClusterError", "CommandFailed", "__version__", "errors", "operations", "reconcile"]
 _MODULES = {"errors": "control_plane.api.errors", "operations": "control_plane.client.ops"}
+_OPERATORS = "control_plane.client.operators"
 
 
 def __getattr__(name: str) -> object:
@@ -33,4 +35,6 @@ def __getattr__(name: str) -> object:
 
     if name in _MODULES:
         return import_module(f"rayplane.{_MODULES[name]}")
+    if name == "reconcile":
+        return getattr(import_module(f"rayplane.{_OPERATORS}"), name)
     return getattr(import_module("rayplane.control_plane.testing.cluster"), name)

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from rayplane.control_plane.api.errors import ApiError
-from rayplane.control_plane.cli import chaos, cluster, explain, images, logs_of, objects, simulate, trace, why
+from rayplane.control_plane.cli import chaos, cluster, explain, images, logs_of, objects, operate, simulate, trace, why
 from rayplane.control_plane.cli.printing import error_line
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.control_plane.rpc import RpcError
@@ -26,6 +26,7 @@ cluster.register(app)
 chaos.register(app)
 logs_of.register(app)
 simulate.register(app)
+operate.register(app)
 objects.register(app)
 trace.register(app)
 why.register(app)

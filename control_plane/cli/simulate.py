@@ -1,34 +1,174 @@
-"""The command that runs a whole cluster in virtual time."""
+"""Commands that run a whole cluster in virtual time."""
 
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Generator
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rayplane.control_plane.cli.options import console, errors
 from rayplane.control_plane.cluster.errors import UsageError
 
+if TYPE_CHECKING:
+    from rayplane.control_plane.simulation import Order, Setup, SimulationResult, Tally
+
+Scenario = Annotated[Path, typer.Argument(help="A scenario file, or the name of one that is built in.")]
+Seed = Annotated[int | None, typer.Option(help="Everything random comes from this.  [default: the plan's, or 1]")]
+PlanFile = Annotated[Path | None, typer.Option(help="Let the faults of this file strike, and no others.")]
+Load = Annotated[Path | None, typer.Option(help="Operators and invariants in Python, to run in the simulation.")]
+
 
 def register(app: typer.Typer) -> None:
     app.command()(simulate)
+    app.command()(debug)
 
 
 def simulate(
-    scenario: Annotated[Path, typer.Argument(help="A scenario file, or the name of one that is built in.")],
-    seed: Annotated[int, typer.Option(help="Everything random comes from this.")] = 1,
+    scenario: Scenario,
+    seed: Seed = None,
     seeds: Annotated[int, typer.Option(help="How many seeds to run, from --seed on.")] = 1,
+    jobs: Annotated[int, typer.Option(help="How many at once.  [default: one a core]")] = 0,
+    ray: Annotated[bool, typer.Option("--ray", help="Spread the seeds over a Ray cluster.")] = False,
+    address: Annotated[str, typer.Option(help="Of that: HOST:PORT, `auto`, or `local` for one of its own.")] = "auto",
+    keep_going: Annotated[bool, typer.Option("--keep-going", help="Run all seeds, whichever fail.")] = False,
+    load: Load = None,
+    plan: PlanFile = None,
+    save_plan: Annotated[Path | None, typer.Option(help="Write what struck, in the first that fails.")] = None,
+    shrink: Annotated[bool, typer.Option("--shrink", help="Look for a smaller plan with the same failure.")] = False,
+    until: Annotated[str, typer.Option(help="End at a time (90s) or an event (`kill member-0`).")] = "",
+    trace: Annotated[str, typer.Option(help="Tell all that one component does.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line for each run.")] = False,
 ) -> None:
     """Run a cluster and its faults in one process, in virtual time, the same for the same seed."""
     from rayplane.control_plane import simulation
+    from rayplane.control_plane.simulation.sweep import Ways, cores, sweep
 
-    if seeds < 1:
-        raise UsageError(f"--seeds {seeds}: use 1 or more")
-    loaded = simulation.load_scenario(scenario)
-    failed = 0
-    for number in range(seed, seed + seeds):
-        with errors.status(f"seed {number}"):
-            result = simulation.simulate(loaded, number)
-        console.print(str(result))
-        failed += not result.ok
-    if failed:
+    show = _printer(as_json)
+    if seeds < 1 or jobs < 0:
+        raise UsageError(f"--seeds {seeds} --jobs {jobs}: use 1 or more")
+    if (until or trace) and seeds > 1:
+        raise UsageError("--until and --trace look at one seed")
+    setup, planned = _setup(plan, load)
+    setup = replace(setup, until=until, trace=trace)
+    order = simulation.Order(simulation.load_scenario(scenario), setup)
+    first = next(number for number in (seed, planned, 1) if number is not None)
+    numbers = range(first, first + seeds)
+    if seeds == 1:
+        last = order.run(first, lambda text: errors.print(text, markup=False))
+        show(last)
+    else:
+        ways = Ways(jobs=min(seeds, jobs or cores()), ray=address if ray else "")
+        last = _run(sweep(order, numbers, ways, keep_going=keep_going), seeds, show)
+    if shrink and not last.ok:
+        last = _shrunk(order, last, save_plan)
+    elif save_plan is not None:
+        _write(save_plan, simulation.write_plan(last.plan))
+    if not last.ok:
         raise typer.Exit(1)
+
+
+def debug(
+    seed: Annotated[int, typer.Argument(help="Everything random comes from this.")],
+    scenario: Annotated[Path, typer.Option(help="A scenario file, or the name of one that is built in.")] = Path(
+        "quick"
+    ),
+    load: Load = None,
+    plan: PlanFile = None,
+) -> None:
+    """Step through a run: commands come from standard input, `help` tells them."""
+    from rayplane.control_plane import simulation
+    from rayplane.control_plane.simulation.debugger import PROMPT, Debugger
+
+    setup, _ = _setup(plan, load)
+    order = simulation.Order(simulation.load_scenario(scenario), setup)
+
+    def read() -> str | None:
+        if sys.stdin.isatty():
+            console.print(PROMPT, end="", markup=False)
+        return sys.stdin.readline() or None
+
+    def fork(by_hand: tuple[simulation.Strike, ...], fork: simulation.Fork) -> str:
+        return str(order.forked(by_hand, fork).run_apart(seed)).splitlines()[0]
+
+    debugger = Debugger(read, lambda text: console.print(text, markup=False), fork)
+    result = simulation.simulate(order.scenario, seed, setup=setup, control=debugger)
+    console.print(str(result), markup=False)
+    if not result.ok:
+        raise typer.Exit(1)
+
+
+def _setup(plan: Path | None, load: Path | None) -> "tuple[Setup, int | None]":
+    """What is common to all runs, and the plan's seed."""
+    from rayplane.control_plane import simulation
+
+    setup, seed = simulation.Setup(), None
+    if load is not None:
+        setup = replace(setup, load=simulation.read_file(str(load)), options=("--load", str(load)))
+    if plan is not None:
+        found = simulation.read_plan(_text(plan), source=str(plan))
+        setup = replace(setup, plan=found, options=(*setup.options, "--plan", str(plan)))
+        seed = found.seed
+    return setup, seed
+
+
+def _run(
+    results: "Generator[SimulationResult]", seeds: int, show: Callable[["SimulationResult"], None]
+) -> "SimulationResult":
+    """Show all; the first result that failed, else the first."""
+    from rayplane.control_plane.simulation import Tally
+
+    tally, chosen = Tally(), None
+    with errors.status(_progress(tally, seeds)) as status, contextlib.closing(results):
+        for result in results:
+            tally.add(result)
+            status.update(_progress(tally, seeds))
+            show(result)
+            chosen = result if chosen is None or (chosen.ok and not result.ok) else chosen
+    assert chosen is not None
+    errors.print(f"{_progress(tally, seeds)}; {tally.cluster_s / max(tally.real_s, 1e-9):.0f} virtual s a second")
+    return chosen
+
+
+def _shrunk(order: "Order", failed: "SimulationResult", file: Path | None) -> "SimulationResult":
+    """Look for the smallest plan that fails alike, and show it."""
+    from rayplane.control_plane import simulation
+
+    with errors.status("the same failure with fewer faults") as status:
+        smaller = simulation.shrunk(order, failed, status.update)
+    if smaller is None:
+        errors.print("The plan of this run alone does not bring the failure back: it stays as it is.")
+        smaller = failed
+    name = file or Path(f"plan-{failed.seed}.yaml")
+    _write(name, simulation.write_plan(smaller.plan))
+    console.print(f"{len(smaller.plan.strikes)} of {len(failed.plan.strikes)} faults are enough:")
+    again = replace(smaller, options=(*order.setup.options, "--plan", str(name)))
+    console.print(str(again), markup=False)
+    return again
+
+
+def _progress(tally: "Tally", seeds: int) -> str:
+    return f"{tally.done} of {seeds} seeds, {tally.failed} failed"
+
+
+def _printer(as_json: bool) -> Callable[["SimulationResult"], None]:
+    if as_json:
+        return lambda result: print(json.dumps(result.as_json()), flush=True)
+    return lambda result: console.print(str(result), markup=False)
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text()
+    except (OSError, UnicodeDecodeError) as e:
+        raise UsageError(f"cannot read {file}: {e}") from e
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        file.write_text(text)
+    except OSError as e:
+        raise UsageError(f"cannot write {file}: {e.strerror}") from e

@@ -5,6 +5,9 @@
     stop: {target: apiserver-1, for: 3s}    # it goes on then; without `for` at `continue`
     partition: {hosts: [[member-0, apiserver-0]], for: 20s}
     slow_network: {delay: 50ms}
+    jumble: {target: leader, twice: 0.1, late: 0.1, for: 10s}
+    clock_jump: {target: node node-0, by: -30s, for: 1m}
+    slow_cpu: {target: apiserver-0, share: 0.2, for: 10s}
     heal: {}
 
 A verb stands for a fault, its mapping for that fault's fields. A target alone may be written in short.
@@ -25,17 +28,22 @@ from rayplane.control_plane.faults.vocabulary import (
     NEVER_S,
     ROLES,
     BadTarget,
+    ClockJump,
     Continue,
+    CorruptDisk,
     Cut,
     Failpoint,
     Fault,
     FullDisk,
     Heal,
+    Jumble,
     Kill,
     LoseMachine,
     Partition,
     PowerLoss,
     Reset,
+    SlowCpu,
+    SlowDisk,
     SlowNetwork,
     StalledDisk,
     Stop,
@@ -53,8 +61,13 @@ VERBS: Mapping[str, type[Fault]] = {
     "heal": Heal,
     "reset": Reset,
     "slow_network": SlowNetwork,
+    "jumble": Jumble,
     "full_disk": FullDisk,
     "stalled_disk": StalledDisk,
+    "slow_disk": SlowDisk,
+    "corrupt_disk": CorruptDisk,
+    "slow_cpu": SlowCpu,
+    "clock_jump": ClockJump,
     "failpoint": Failpoint,
 }
 NEVER = "never"
@@ -138,6 +151,24 @@ def _write_span(span_s: float) -> str | float:
     return text if "e" not in text and parse_span(text) == span_s else span_s
 
 
+def _signed(value: Any, at: str) -> float:
+    text = str(value)
+    return -reading.span(text[1:], at) if text.startswith("-") else reading.span(value, at)
+
+
+def _write_signed(span_s: float) -> str | float:
+    if span_s >= 0:
+        return _write_span(span_s)
+    written = _write_span(-span_s)
+    return f"-{written}" if isinstance(written, str) else -written
+
+
+def _part(value: Any, at: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise FormError(at, f"give a part from 0 to 1, not {value!r:.80}")
+    return float(value)
+
+
 def _hosts(value: Any, at: str) -> tuple[str, ...]:
     hosts = reading.items(value, at)
     for host in hosts:
@@ -171,6 +202,10 @@ _FIELDS: Mapping[str, tuple[str, _Read, Callable[[Any], Any]]] = {
     "for_s": ("for", reading.span, _write_span),
     "back_s": ("back", _back, _write_span),
     "delay_s": ("delay", reading.span, _write_span),
+    "by_s": ("by", _signed, _write_signed),
+    "share": ("share", _part, float),
+    "twice": ("twice", _part, float),
+    "late": ("late", _part, float),
     "groups": ("hosts", _groups, lambda groups: [list(group) for group in groups]),
     "sources": ("from", _hosts, list),
     "sinks": ("to", _hosts, list),

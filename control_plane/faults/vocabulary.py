@@ -19,6 +19,7 @@ ANY = "random"
 SUPERVISOR = "supervisor"
 NEVER_S = float("inf")
 PARTITION_S = 10.0
+CORRUPT_S = 5.0
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 # A word alone is a name only when it looks like one, so that a role with a typing error is not taken for one.
@@ -121,6 +122,7 @@ class Cut:
 
     sources: tuple[str, ...]
     sinks: tuple[str, ...]
+    for_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +132,7 @@ class Heal:
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """All connections of a host break, and may be made again at once."""
+    """All connections of a host break, in the midst of what is on its way, and may be made again at once."""
 
     target: Target
 
@@ -140,6 +142,17 @@ class SlowNetwork:
     """Every message takes up to so long."""
 
     delay_s: float
+    for_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Jumble:
+    """Messages that a member sends to others arrive twice, or after later ones: so large a part of them."""
+
+    target: Target
+    twice: float = 0.0
+    late: float = 0.0
+    for_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +169,41 @@ class StalledDisk:
 
     target: Target
     for_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class SlowDisk:
+    """Every sync takes so long at least."""
+
+    target: Target
+    delay_s: float
+    for_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class CorruptDisk:
+    """A machine stops and starts again with one bit on its disk inverted; `for_s` later it is taken away."""
+
+    target: Target
+    for_s: float = CORRUPT_S
+
+
+@dataclass(frozen=True, slots=True)
+class SlowCpu:
+    """A process gets no more than this part of the time, in slices: it stands still in between."""
+
+    target: Target
+    share: float
+    for_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ClockJump:
+    """A machine's clock goes forward by so many seconds at once, back where that is negative; and returns then."""
+
+    target: Target
+    by_s: float
+    for_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +235,12 @@ Fault = (
     | Heal
     | Reset
     | SlowNetwork
+    | Jumble
     | FullDisk
     | StalledDisk
+    | SlowDisk
+    | CorruptDisk
+    | SlowCpu
+    | ClockJump
     | Failpoint
 )

@@ -47,9 +47,15 @@ class Wires:
     def free_port(self) -> int:
         return next(self._numbers)
 
-    def sever(self, parted: Callable[[str, str], bool]) -> None:
-        """Break every connection between hosts for which `parted(a, b)` holds."""
-        for end in [e for e in self.ends if parted(e.host, e.peer.host)]:
+    def sever(self, parted: Callable[[str, str], bool], *, part: Callable[[int], int] = lambda size: 0) -> None:
+        """Break every connection between hosts for which `parted(a, b)` holds.
+
+        `part`: how many bytes still arrive of a piece of that size that is on its way.
+        """
+        broken = [e for e in self.ends if parted(e.host, e.peer.host)]
+        for end in broken:
+            end.arrive_partly(part)
+        for end in broken:
             end.give_up(TimeoutError(errno.ETIMEDOUT, "the connection was lost: keep-alive timed out"))
 
 
@@ -250,6 +256,12 @@ class _End(asyncio.Transport):
         if not self._gone:
             self._closing = True
             self._loop.call_soon(self._lost, error, context=self._context)
+
+    def arrive_partly(self, part: Callable[[int], int]) -> None:
+        """The beginning of the first piece that is on its way arrives at once."""
+        first = next(iter(self._flying), None)
+        if isinstance(first, bytes) and (kept := part(len(first))) and not self.peer._gone:
+            self.peer._land(first[:kept])
 
     def vanish(self) -> None:
         """The process is dead: its operating system resets the connection, and calls nobody."""

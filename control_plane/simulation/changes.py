@@ -1,19 +1,24 @@
 """Changes of a cluster while it runs: of its members and API servers, and storms of faults.
 
 An `Operator` asks the supervisor for changes, as people do with `rayplane add` and `remove`, and takes machines away.
-A `Storm` draws faults and changes from the seed; actors die of it, the supervisor too, while others are being replaced.
+A `Striker` does what is to be done to the cluster and keeps it as a plan. A `Storm` draws faults and changes from the
+seed; actors die of it, the supervisor too, while others are being replaced.
 """
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+import random
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
+from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.topology import Machine, Phase, Role
 from rayplane.control_plane.faults.vocabulary import ANY, ROLES, Fault, Kill, Partition, Target
 from rayplane.control_plane.rpc import RpcError, Stub
 from rayplane.control_plane.simulation.cluster import SUPERVISOR, SimulatedCluster
 from rayplane.control_plane.simulation.injector import CellInjector, NobodyThere
+from rayplane.control_plane.simulation.loop import sleep_until
+from rayplane.control_plane.simulation.plan import Strike, concrete
 from rayplane.control_plane.simulation.scenario import CHANGEABLE, Change, Rage
 from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
 
@@ -48,6 +53,10 @@ class Operator:
                 await self.remove(step.target)
             case "replace":
                 await self.replace(step.target)
+
+    def can(self, step: Change) -> bool:
+        """Whether the actor that it changes is there."""
+        return step.action == "add" or self._cluster.topology.has(step.target)
 
     async def add(self, role: Role) -> None:
         """Add an actor and wait until it serves. ChangeFailed."""
@@ -112,36 +121,94 @@ class Operator:
         return ""
 
 
+class Striker:
+    """A hand that does faults and changes to a cluster, and remembers each as it was done, whomever it hit."""
+
+    def __init__(self, injector: CellInjector, operator: Operator) -> None:
+        self._injector = injector
+        self._operator = operator
+        self._step, self._began = 0, 0.0
+        self._changes: list[asyncio.Task[None]] = []
+        self.done: list[Strike] = []
+        self.by_hand: list[Strike] = []
+        """Of those, what a person let happen."""
+
+    def begin(self, step: int) -> None:
+        """The scenario has come to this step."""
+        self._step, self._began = step, asyncio.get_running_loop().time()
+
+    @property
+    def changing(self) -> bool:
+        """Whether a change is under way. Raises ChangeFailed of one that failed."""
+        for task in [task for task in self._changes if task.done()]:
+            self._changes.remove(task)
+            task.result()
+        return bool(self._changes)
+
+    async def strike(self, what: Fault | Change, after_s: float = 0.0, step: int | None = None) -> None:
+        """Let it happen, so long after the step began; a change goes on by itself. Raises NobodyThere."""
+        step = self._step if step is None else step
+        if isinstance(what, Change):
+            self._changes.append(asyncio.get_running_loop().create_task(self._operator.change(what)))
+            self.done.append(Strike(step, after_s, what))
+        else:
+            hit = await self._injector.strike(what)
+            self.done += [Strike(step, after_s, each) for each in concrete(what, hit)]
+
+    def strike_now(self, what: Fault | Change) -> list[str]:
+        """The same from outside of the loop's tasks, with when; whom it hit. Raises NobodyThere."""
+        loop, before = asyncio.get_running_loop(), len(self.done)
+        striking = self.strike(what, loop.time() - self._began)
+        try:
+            striking.send(None)
+        except StopIteration:
+            self.by_hand += self.done[before:]
+            return [str(strike) for strike in self.done[before:]]
+        striking.close()
+        raise ClusterError("that cannot be done at once")
+
+    def repeat(self, strikes: tuple[Strike, ...]) -> Coroutine[Any, Any, None]:
+        """What a plan says of the present step; who is not there any more is not hit."""
+        return self._repeat(strikes, self._step, self._began)
+
+    async def _repeat(self, strikes: tuple[Strike, ...], step: int, began: float) -> None:
+        for strike in strikes:
+            if strike.after_s:
+                await sleep_until(began + strike.after_s)
+            if isinstance(strike.what, Change) and not self._operator.can(strike.what):
+                continue
+            with contextlib.suppress(NobodyThere):
+                await self.strike(strike.what, strike.after_s, step)
+
+    async def finish(self) -> None:
+        """Wait until all changes are done. Raises ChangeFailed."""
+        for task in self._changes:
+            await task
+        self._changes.clear()
+
+
 class Storm:
     """Faults and changes, drawn until its time is over; then whatever was begun is finished."""
 
-    def __init__(self, cluster: SimulatedCluster, operator: Operator, injector: CellInjector) -> None:
+    def __init__(self, cluster: SimulatedCluster, striker: Striker, rng: random.Random) -> None:
         self._cluster = cluster
-        self._operator = operator
-        self._injector = injector
-        self._rng = cluster.rng
-        self._change: asyncio.Task[None] | None = None
+        self._striker = striker
+        self._rng = rng
 
     async def rage(self, storm: Rage) -> None:
         """Raises ChangeFailed when a change could not be done although its faults are over."""
-        loop = asyncio.get_running_loop()
-        end = loop.time() + storm.for_s
-        while loop.time() < end:
-            await asyncio.sleep(storm.every_s * self._rng.uniform(0.5, 1.5))
-            await self._strike(storm.of)
-        if self._change is not None:
-            await self._change
-
-    async def _strike(self, of: tuple[Fault | Change, ...]) -> None:
-        if self._change is not None and self._change.done():
-            self._change.result()
-            self._change = None
-        drawn = self._chosen(self._rng.choice(of)) if of else self._draw()
-        if not isinstance(drawn, Change):
+        began = asyncio.get_running_loop().time()
+        at_s = 0.0
+        # In whole milliseconds, so that a plan tells the moment exactly.
+        while (at_s := round(at_s + storm.every_s * self._rng.uniform(0.5, 1.5), 3)) < storm.for_s:
+            await sleep_until(began + at_s)
+            drawn = self._chosen(self._rng.choice(storm.of)) if storm.of else self._draw()
+            if isinstance(drawn, Change) and self._striker.changing:
+                continue
             with contextlib.suppress(NobodyThere):
-                await self._injector.strike(drawn)
-        elif self._change is None:
-            self._change = asyncio.get_running_loop().create_task(self._operator.change(drawn))
+                await self._striker.strike(drawn, at_s)
+        await sleep_until(began + storm.for_s)
+        await self._striker.finish()
 
     def _chosen(self, drawn: Fault | Change) -> Fault | Change:
         """Whom a change hits that only says of which kind."""
@@ -152,13 +219,14 @@ class Storm:
         return Change(drawn.action, self._rng.choice(names))
 
     def _draw(self) -> Fault | Change:
-        if self._change is None and self._rng.random() < 0.5:
+        if not self._striker.changing and self._rng.random() < 0.5:
             return self._draw_change()
         if self._rng.random() < 0.15:
             lonely = self._rng.choice([i.name for i in self._cluster.topology.instances])
             return Partition(((lonely,),), PARTITION_S * self._rng.random())
-        struck = self._rng.choice((*ROLES, SUPERVISOR))
-        return Kill(Target(name=SUPERVISOR) if struck == SUPERVISOR else Target(struck))
+        named = (SUPERVISOR, *self._cluster.guests)
+        struck = self._rng.choice((*ROLES, *named))
+        return Kill(Target(name=struck) if struck in named else Target(struck))
 
     def _draw_change(self) -> Change:
         role, most = self._rng.choice([(Role.MEMBER, MEMBERS_MAX), (Role.APISERVER, APISERVERS_MAX)])

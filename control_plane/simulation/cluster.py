@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from rayplane.control_plane.backoff import Backoff, Pauses
-from rayplane.control_plane.cluster.components import Component, Spec, build
+from rayplane.control_plane.cluster.components import Component, Spec, StopsItself, build
 from rayplane.control_plane.cluster.config import AddressPlan, ClusterConfig
 from rayplane.control_plane.cluster.errors import StartFailed
 from rayplane.control_plane.cluster.failures import Failure
@@ -28,7 +28,7 @@ from rayplane.control_plane.rpc import Identity, Network, RpcError
 from rayplane.control_plane.rpc.memory import Fabric
 from rayplane.control_plane.rpc.memory_sockets import Wires
 from rayplane.control_plane.rpc.sockets import Sockets
-from rayplane.control_plane.simulation.cell import Cell, Killed, derived_rng
+from rayplane.control_plane.simulation.cell import Cell, Killed, run_rng
 from rayplane.control_plane.simulation.host import SimulatedHost
 from rayplane.control_plane.simulation.loop import LIFE
 from rayplane.control_plane.simulation.trace import Trace
@@ -76,11 +76,12 @@ class SimulatedCluster:
         self._topology = simulated_topology(config)
         self._seed = seed
         self._names = {i.machine.address: i.name for i in self._topology.instances}
-        self.weather = Weather(derived_rng(seed, "weather"), climate, self._names)
+        self.weather = Weather(run_rng(seed, "weather"), climate, self._names)
         self.fabric = Fabric(self.weather, tap=trace.message)
         self.wires = Wires(self.weather, tap=trace.message)
         self.weather.sever = self._sever
-        self.rng = derived_rng(seed, "faults")
+        self.rng = run_rng(seed, "faults")
+        self._restarts = run_rng(seed, "restarts")
         self._planted = planted or Planted()
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._launches: dict[str, asyncio.Task[StartFailed | None]] = {}
@@ -93,8 +94,25 @@ class SimulatedCluster:
         """Of every actor there has been."""
         self.client = Cell(CLIENT, self.fabric, self.wires, ADMIN, seed=seed)
         self.kubectl = Cell(KUBECTL, self.fabric, self.wires, ADMIN, seed=seed)
+        self.guests: dict[str, Cell] = {}
+        """Processes of others, that no supervisor keeps."""
+        self._excused: set[str] = set()  # members that may give up: their disk was broken
         self.failures: list[str] = []
         """Actors that cannot run for a reason that is not a fault of the scenario."""
+
+    def add_guest(self, name: str, guard: Callable[[str], None]) -> Cell:
+        """A process that is not of the cluster. `guard`: told of what it asks for and cannot have."""
+        cell = Cell(name, self.fabric, self.wires, ADMIN, seed=self._seed, guard=guard)
+        self.guests[name] = cell
+        return cell
+
+    def away_until(self, name: str) -> float:
+        """When an actor that was killed may be started again."""
+        return self._away.get(name, 0.0)
+
+    def cell(self, name: str) -> Cell:
+        """The cell of an actor or a guest."""
+        return self.guests.get(name) or self.cells[name]
 
     def _cell(self, instance: Instance) -> Cell:
         """A cell on an empty disk; what it draws is not what one of that name drew before it."""
@@ -133,18 +151,18 @@ class SimulatedCluster:
         """Everything dies at once."""
         for task in [*self._tasks, *self._launches.values()]:
             task.cancel()
-        for cell in (*self.cells.values(), self.client, self.kubectl):
+        for cell in (*self.cells.values(), *self.guests.values(), self.client, self.kubectl):
             cell.kill()
         await asyncio.sleep(0)
 
     def kill(self, name: str, *, back: bool = True, after_s: float | None = None) -> None:
         """SIGKILL; the supervisor brings the actor back, not before `after_s`, or not at all."""
         self.trace.event("kill", name)
-        self.cells[name].kill()
+        self.cell(name).kill()
         if not back:
             self._away[name] = math.inf
         elif name == SUPERVISOR:
-            pause = self.rng.uniform(RESTART_MIN_S, RESTART_MAX_S) if after_s is None else after_s
+            pause = self._restarts.uniform(RESTART_MIN_S, RESTART_MAX_S) if after_s is None else after_s
             self._spawn(self._keep_supervisor(pause), "restart the supervisor")
         elif after_s is not None:
             self._away[name] = asyncio.get_running_loop().time() + after_s
@@ -158,6 +176,7 @@ class SimulatedCluster:
             if instance.machine == machine:
                 self.cells[instance.name].kill()
                 self._lost.append(self.cells[instance.name])
+                self.excuse(instance.name, False)
                 self.cells[instance.name] = self._cell(instance)
                 self._started.pop(instance.name, None)
 
@@ -180,7 +199,7 @@ class SimulatedCluster:
     async def _launch(self, spec: Spec) -> StartFailed | None:
         name = spec.instance.name
         loop = asyncio.get_running_loop()
-        while (pause := self._away.get(name, 0.0) - loop.time()) > 0:
+        while (pause := self.away_until(name) - loop.time()) > 0:
             if pause == math.inf:
                 return StartFailed(f"the machine of {name} is off")
             await asyncio.sleep(pause)
@@ -199,13 +218,31 @@ class SimulatedCluster:
         except Exception as e:
             self.trace.event("no-start", name, f"{type(e).__name__}: {e}")
             log.warning("%s did not start", name, exc_info=e)
-            if spec.instance.role is Role.MEMBER and not isinstance(e, RpcError):
+            if spec.instance.role is Role.MEMBER and not isinstance(e, RpcError) and name not in self._excused:
                 # A member needs nothing but its disk, and what it left there must be good enough.
                 self.failures.append(f"{name} does not start again: {type(e).__name__}: {e}")
             return not_started(spec, Failure.of(e))
         self._started[name] = None
         self.trace.event("started", name)
+        component = self.cells[name].component
+        if isinstance(component, StopsItself):
+            self._spawn(self._bury(name, component), f"the end of {name}")
         return None
+
+    async def _bury(self, name: str, component: StopsItself) -> None:
+        """A component that gave up because of its disk ends its process, and is started again."""
+        await component.wait_stopped()
+        cell = self.cells[name]
+        if cell.component is component and name in self._excused and component.failure is not None:
+            self.trace.event("gave-up", name, component.failure)
+            cell.kill()
+
+    def excuse(self, name: str, excused: bool = True) -> None:
+        """From now on a member may give up, or not start; or may no longer."""
+        if excused:
+            self._excused.add(name)
+        else:
+            self._excused.discard(name)
 
     def end(self, name: str) -> "asyncio.Task[None]":
         """SIGTERM for good, whatever becomes of the supervisor that asks for it."""
@@ -272,7 +309,9 @@ class SimulatedCluster:
         return [(name, component) for name, component in found if component is not None]
 
     def members(self) -> list[tuple[str, Member]]:
-        return self.components(Role.MEMBER)
+        """Those that run; not who has given up because its disk is broken."""
+        found: list[tuple[str, Member]] = self.components(Role.MEMBER)
+        return [(name, m) for name, m in found if m.failure is None or name not in self._excused]
 
     def node_hosts(self) -> list[tuple[str, NodeHost]]:
         return self.components(Role.NODE_HOST)
@@ -286,9 +325,9 @@ class SimulatedCluster:
         """The scheduler or controller manager that leads."""
         return next((name for name, c in self.components(role) if c.is_leader), None)
 
-    def _sever(self, parted: Callable[[str, str], bool]) -> None:
+    def _sever(self, parted: Callable[[str, str], bool], *, part: Callable[[int], int] = lambda size: 0) -> None:
         self.fabric.sever(parted)
-        self.wires.sever(parted)
+        self.wires.sever(parted, part=part)
 
     def partition(self, groups: Iterable[Iterable[str]]) -> None:
         sides = [list(g) for g in groups]
@@ -304,6 +343,11 @@ class SimulatedCluster:
         self.trace.event("cut", sources, sinks)
         self.weather.cut(sources, sinks)
 
+    def mend(self, sources: Iterable[str], sinks: Iterable[str]) -> None:
+        """What was cut off is no longer."""
+        self.trace.event("mend", sources, sinks)
+        self.weather.mend(sources, sinks)
+
     def slow(self, delay_s: float) -> None:
         """Every message takes up to so long besides its latency; 0 ends that."""
         self.trace.event("slow", delay_s)
@@ -312,17 +356,20 @@ class SimulatedCluster:
     def reset(self, name: str) -> None:
         """All connections of an actor break."""
         self.trace.event("reset", name)
-        self._sever(lambda a, b: name in (self._names.get(a, a), self._names.get(b, b)))
+        self._sever(
+            lambda a, b: name in (self._names.get(a, a), self._names.get(b, b)),
+            part=lambda size: self.rng.randrange(size + 1),
+        )
 
     def pause(self, name: str) -> None:
         """SIGSTOP."""
         self.trace.event("pause", name)
-        self.cells[name].pause()
+        self.cell(name).pause()
 
     def resume(self, name: str) -> None:
         """SIGCONT; nothing when it runs."""
         self.trace.event("resume", name)
-        self.cells[name].resume()
+        self.cell(name).resume()
 
     @property
     def balancer(self) -> str:

@@ -1,28 +1,41 @@
 """Faults of a simulated cluster: of its cells, its network and its disks."""
 
 import asyncio
+import math
+from typing import get_args
 
 from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.topology import Role
+from rayplane.control_plane.etcd.server import Member
 from rayplane.control_plane.faults import injector
 from rayplane.control_plane.faults.vocabulary import (
     LEADER,
     NEVER_S,
+    ClockJump,
     Continue,
+    CorruptDisk,
     Cut,
+    Failpoint,
     Fault,
+    FullDisk,
     Heal,
+    Jumble,
     Kill,
     LoseMachine,
     Partition,
     PowerLoss,
     Reset,
+    SlowCpu,
+    SlowDisk,
     SlowNetwork,
     StalledDisk,
     Stop,
     Target,
 )
 from rayplane.control_plane.simulation.cluster import SimulatedCluster
+from rayplane.control_plane.simulation.jumble import Jumbler
+from rayplane.control_plane.simulation.points import Points
+from rayplane.storage.env import failpoints
 
 _IN_CHARGE = {"scheduler": Role.SCHEDULER, "controllers": Role.CONTROLLERS}
 _ANY = {"member": Role.MEMBER, "apiserver": Role.APISERVER, "node": Role.NODE_HOST}
@@ -41,11 +54,14 @@ class CellInjector:
 
     def __init__(self, cluster: SimulatedCluster) -> None:
         self._cluster = cluster
+        self._jumblers: dict[str, Jumbler] = {}
+        self.points = Points(cluster.kill, cluster.pause, cluster.excuse)
 
     def refusal(self, fault: Fault) -> str:
         """Why it cannot be; raises UsageError that names an actor the cluster has not."""
-        can = {Kill, PowerLoss, Stop, Continue, Partition, Cut, Heal, Reset, SlowNetwork, StalledDisk, LoseMachine}
-        return injector.refusal(fault, can)
+        if isinstance(fault, Failpoint) and fault.point not in failpoints.POINTS:
+            return f"there is no failpoint {fault.point!r}"
+        return injector.refusal(fault, get_args(Fault))
 
     def check_names(self, fault: Fault) -> None:
         """Raise UsageError when a fault names who is not there."""
@@ -61,12 +77,13 @@ class CellInjector:
         for name in named:
             self._actor(name)
 
-    async def strike(self, fault: Fault) -> None:
-        """Begin a fault and see to its end, without waiting for that. Raises NobodyThere."""
+    async def strike(self, fault: Fault) -> tuple[str, ...]:
+        """Begin a fault and see to its end, without waiting for that; whom it hit. Raises NobodyThere."""
         hit = await self.begin(fault)
         for_s: float = getattr(fault, "for_s", 0.0)
         if for_s:
             asyncio.get_running_loop().call_later(for_s, self._end, fault, hit)
+        return hit
 
     async def begin(self, fault: Fault) -> tuple[str, ...]:
         cluster = self._cluster
@@ -92,12 +109,54 @@ class CellInjector:
         self._end(fault, hit)
 
     def _end(self, fault: Fault, hit: tuple[str, ...]) -> None:
+        cluster = self._cluster
         match fault:
             case Partition():
-                self._cluster.heal()
-            case Stop():
+                cluster.heal()
+            case Cut(sources, sinks):
+                cluster.mend(sources, sinks)
+            case SlowNetwork():
+                cluster.slow(0.0)
+            case _:
                 for name in hit:
-                    self._cluster.resume(name)
+                    self._end_of(fault, name)
+
+    def _end_of(self, fault: Fault, name: str) -> None:
+        cluster = self._cluster
+        if name not in cluster.cells and name not in cluster.guests:
+            return  # it has left the cluster
+        cell = cluster.cell(name)
+        match fault:
+            case Stop():
+                cluster.resume(name)
+            case FullDisk():
+                cluster.trace.event("disk-free", name)
+                cell.free_disk()
+                cluster.excuse(name, False)
+            case SlowDisk():
+                cell.slow_disk(0.0)
+            case ClockJump(_, by_s):
+                cluster.trace.event("clock-back", name)
+                cell.jump(-by_s)
+            case Jumble() if name in self._jumblers:
+                self._jumblers.pop(name).end()
+            case CorruptDisk() if cluster.topology.has(name):
+                cluster.lose(name)
+
+    def calm(self) -> None:
+        """Whatever lasts ends: everybody reaches everybody, nobody stands still, disks have room."""
+        cluster = self._cluster
+        cluster.heal()
+        cluster.slow(0.0)
+        for jumbler in self._jumblers.values():
+            jumbler.end()
+        self._jumblers.clear()
+        for name, cell in [*cluster.cells.items(), *cluster.guests.items()]:
+            if cell.paused:
+                cluster.resume(name)
+            cell.throttle(1.0, 0.0)
+            cell.free_disk()
+            cell.slow_disk(0.0)
 
     def _hit(self, fault: Fault, name: str) -> None:
         cluster = self._cluster
@@ -105,6 +164,8 @@ class CellInjector:
             case Kill(_, back_s):
                 cluster.kill(name, back=back_s != NEVER_S, after_s=None if back_s == NEVER_S else back_s)
             case PowerLoss():
+                cluster.kill(name)
+            case LoseMachine() if name in cluster.guests:
                 cluster.kill(name)
             case LoseMachine():
                 cluster.lose(name)
@@ -114,8 +175,35 @@ class CellInjector:
                 cluster.resume(name)
             case Reset():
                 cluster.reset(name)
+            case Failpoint():
+                cluster.trace.event("failpoint", name, fault.rule)
+                self.points.set(name, fault)
+            case _:
+                cluster.trace.event(type(fault).__name__.lower(), name)
+                self._hurt(fault, name)
+
+    def _hurt(self, fault: Fault, name: str) -> None:
+        """Faults under which a process goes on."""
+        cluster, now = self._cluster, asyncio.get_running_loop().time()
+        cell = cluster.cell(name)
+        match fault:
             case StalledDisk(_, for_s):
-                cluster.cells[name].stall(asyncio.get_running_loop().time() + for_s)
+                cell.stall(now + for_s)
+            case SlowDisk(_, delay_s):
+                cell.slow_disk(delay_s)
+            case FullDisk():
+                cluster.excuse(name)
+                cell.fill_disk()
+            case CorruptDisk():
+                cluster.excuse(name)
+                cluster.kill(name)
+                cluster.trace.event("corrupt", name, cell.corrupt_disk())
+            case SlowCpu(_, share, for_s):
+                cell.throttle(share, now + (for_s or math.inf))
+            case ClockJump(_, by_s):
+                cell.jump(by_s)
+            case Jumble(_, twice, late) if isinstance(cell.component, Member) and name not in self._jumblers:
+                self._jumblers[name] = Jumbler(cell.component, cluster.rng, twice=twice, late=late)
 
     def _chosen(self, target: Target) -> tuple[str, ...]:
         """Who it is now. Raises NobodyThere."""
@@ -145,6 +233,8 @@ class CellInjector:
     def _actor(self, name: str) -> str:
         """An actor by its own name or by that of one of its nodes. Raises UsageError."""
         topology = self._cluster.topology
+        if name in self._cluster.guests:
+            return name
         if any(name in i.nodes for i in topology.instances):
             return topology.node_host(name).name
         return topology.get(name).name

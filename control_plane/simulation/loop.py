@@ -12,7 +12,9 @@ import contextvars
 import gc
 import heapq
 import inspect
+import math
 import platform
+import random
 from asyncio import base_events, events
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -51,13 +53,19 @@ class Livelock(RuntimeError):
     """Callbacks go on for ever without time passing."""
 
 
+class Halted(RuntimeError):
+    """The run was to end here."""
+
+
 class Life:
     """The life of a cell: whether its callbacks run. `paused` ones are kept in `held`."""
 
-    __slots__ = ("dead", "held", "name", "paused")
+    __slots__ = ("dead", "guard", "held", "name", "paused")
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, guard: Callable[[str], None] | None = None) -> None:
+        """`guard`: told of what code of others asks for that cannot be simulated."""
         self.name = name
+        self.guard = guard
         self.dead = False
         self.paused = False
         self.held: list[events.Handle] = []
@@ -95,6 +103,14 @@ class VirtualLoop(base_events.BaseEventLoop):
         self.faults: list[str] = []
         """What went wrong in callbacks and was looked at by nobody."""
         self.tasks_made = 0
+        self.halted = ""
+        """Set from inside, it ends the run with `Halted` as soon as its instant is over."""
+        self.halt_s = math.inf
+        """When the run is to end."""
+        self.chances: list[random.Random] = []
+        """All generators of this run, in the order in which they were made."""
+        self.before_time: Callable[[float], None] | None = None
+        """Called when all that is to happen now has happened, with the time that comes next."""
         self.set_exception_handler(_record_fault)
         self.set_task_factory(_make_task)  # type: ignore[arg-type]
         try:
@@ -186,6 +202,13 @@ class VirtualLoop(base_events.BaseEventLoop):
 
     def _pass_time(self, when: float) -> None:
         self._rounds = 0
+        if self.before_time is not None:
+            self.before_time(when)
+        if when > self.halt_s and not self.halted:
+            self._now = max(self._now, self.halt_s)
+            self.halted = f"{self._now:.6f} s"
+        if self.halted:
+            raise Halted(self.halted)
         self._now = max(self._now, when)
         if self._now >= self._next_collect:
             self._next_collect = self._now + COLLECT_EVERY_S
@@ -252,6 +275,17 @@ class VirtualLoop(base_events.BaseEventLoop):
 
     def add_signal_handler(self, sig: int, callback: Any, *args: Any) -> NoReturn:  # type: ignore[override]
         raise NotSimulated("a signal handler")
+
+
+async def sleep_until(when: float) -> None:
+    """Sleep until this very time of the loop; `asyncio.sleep` of a span can miss it by a rounding."""
+    loop = asyncio.get_running_loop()
+    reached = loop.create_future()
+    timer = loop.call_at(when, reached.set_result, None)
+    try:
+        await reached
+    finally:
+        timer.cancel()
 
 
 def _make_task(

@@ -340,7 +340,7 @@ class RestClient:
             self._trace.event("unreached", method, e)
             raise NotSent(str(e)) from e
         except (aiohttp.ClientError, OSError, ValueError) as e:
-            self._trace.event("cut", method, path.partition("?")[0], type(e).__name__)
+            self._trace.event("cut-off", method, path.partition("?")[0], type(e).__name__)
             raise Unanswered(f"{type(e).__name__}: {e}") from e
 
 

@@ -1,134 +1,122 @@
-"""Runs of a scenario with one seed, and how they went."""
+"""Runs of a scenario with one seed."""
 
 import asyncio
-import copy
 import gc
 import logging
 import sys
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
-from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.errors import AlreadyExists, ApiError
-from rayplane.control_plane.api.machinery.resources import builtin_registry
 from rayplane.control_plane.cluster.errors import UsageError
-from rayplane.control_plane.cluster.topology import Role
-from rayplane.control_plane.faults.form import as_step
-from rayplane.control_plane.faults.injector import Unsupported, require
-from rayplane.control_plane.faults.vocabulary import Fault
-from rayplane.control_plane.rpc import Network, RpcError
 from rayplane.control_plane.rpc.sockets import Sockets
-from rayplane.control_plane.simulation.cell import derived_rng
-from rayplane.control_plane.simulation.changes import ChangeFailed, Operator, Storm
+from rayplane.control_plane.simulation.cell import Cell, derived_rng, run_rng
+from rayplane.control_plane.simulation.changes import Striker
 from rayplane.control_plane.simulation.checks import Client, InsideChecks, Violations
 from rayplane.control_plane.simulation.cluster import Planted, SimulatedCluster
-from rayplane.control_plane.simulation.injector import CellInjector, NobodyThere
-from rayplane.control_plane.simulation.loop import LIFE, VirtualLoop
+from rayplane.control_plane.simulation.loop import LIFE, RESOLUTION_S, Deadlock, Halted, Livelock, VirtualLoop
+from rayplane.control_plane.simulation.plan import Plan, Strike
 from rayplane.control_plane.simulation.rest import RestClient
-from rayplane.control_plane.simulation.scenario import (
-    NOT_FAULTS,
-    WORKLOADS,
-    Apply,
-    Await,
-    Change,
-    Condition,
-    Rage,
-    Remove,
-    Scale,
-    Scenario,
-    Sleep,
-    Step,
-)
+from rayplane.control_plane.simulation.result import SimulationResult
+from rayplane.control_plane.simulation.scenario import Scenario
+from rayplane.control_plane.simulation.script import Progress, Script, StepFailed
 from rayplane.control_plane.simulation.trace import Trace
-from rayplane.storage.env import Env
+from rayplane.control_plane.simulation.user_code import UserCode, UserFile, UserProcess
+from rayplane.control_plane.simulation.watching import Tracer, halt_at
 
-Progress = Callable[[str], None]
-
-POLL_S = 0.2
-API_RETRY_S = 0.5
-API_TIMEOUT_S = 60.0
 FINAL_TIMEOUT_S = 60.0
 LOG_LINES = 40
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SimulationResult:
-    """The result of a run. `trace_hash` is the same for the same scenario, seed and code."""
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """Another future: from `at_s` on chance is that of `number`."""
 
-    scenario: str
-    source: str
-    seed: int
-    cluster_s: float
-    real_s: float
-    events: int
-    messages: int
-    acknowledged: int
-    trace_hash: str
-    failures: tuple[str, ...]
-    last_events: tuple[str, ...] = ()
-    log: tuple[str, ...] = ()
-
-    @property
-    def ok(self) -> bool:
-        return not self.failures
+    at_s: float
+    number: int
 
     def __str__(self) -> str:
-        verdict = "ok" if self.ok else "FAILED"
-        head = (
-            f"seed {self.seed}: {verdict}; {self.cluster_s:.0f} s of cluster time in {self.real_s:.1f} s, "
-            f"{self.messages} messages, {self.events} events, {self.acknowledged} acknowledged writes, "
-            f"trace {self.trace_hash}"
-        )
-        if self.ok:
-            return head
-        parts = [head, *(f"  {f}" for f in self.failures[:10]), "last events:", *(f"  {e}" for e in self.last_events)]
-        if self.log:
-            parts += ["last warnings:", *(f"  {line}" for line in self.log)]
-        return "\n".join([*parts, f"again: rayplane simulate {self.source} --seed {self.seed}"])
+        return f"{self.at_s!r}:{self.number}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Fork":
+        """TIME:NUMBER. Raises UsageError."""
+        at, _, number = text.partition(":")
+        try:
+            return cls(float(at), int(number))
+        except ValueError:
+            raise UsageError(f"{text!r:.80}: write TIME:NUMBER, such as 12.5:1") from None
 
 
-class StepFailed(Exception):
-    """A step of the scenario could not be done, or what it waited for did not come."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """Settings of a run besides its scenario and seed; of the same for all seeds of a sweep."""
+
+    plan: Plan | None = None
+    """The faults that strike, in place of the scenario's own."""
+    load: UserFile | None = None
+    """Operators that run beside the cluster, and invariants that must hold."""
+    until: str = ""
+    """When the run ends before its time (see `watching.Until`)."""
+    trace: str = ""
+    """Whose doings are all told as progress."""
+    fork: Fork | None = None
+    beside: tuple[Strike, ...] = ()
+    """What strikes besides."""
+    options: tuple[str, ...] = ()
+    """How the command line says all this."""
+
+
+class Control(Protocol):
+    """Somebody who looks at a run while it goes on."""
+
+    def begin(self, parts: "Run") -> None:
+        """Everything is there, nothing has happened yet."""
+
+    def end(self) -> None:
+        """The run is over: let go of it."""
 
 
 def simulate(
-    scenario: Scenario, seed: int, progress: Progress | None = None, *, planted: Planted | None = None
+    scenario: Scenario,
+    seed: int,
+    progress: Progress | None = None,
+    *,
+    planted: Planted | None = None,
+    setup: Setup | None = None,
+    control: Control | None = None,
 ) -> SimulationResult:
     """Run a scenario in virtual time. Raises UsageError when the scenario names what the cluster has not."""
     # What an earlier run left must not be cleaned up in the midst of this one.
     bury()
     loop = VirtualLoop()
-    trace = Trace(loop.time)
-    run = _Run(scenario, seed, trace, progress or (lambda _: None), planted)
+    setup = setup or Setup()
+    scenario = setup.plan.cut(scenario) if setup.plan is not None else scenario
+    run = Run(scenario, seed, loop, progress or (lambda _: None), planted, setup)
     logs = _LogTail(loop)
     root = logging.getLogger()
     handlers, level = root.handlers, root.level
     root.handlers, root.level = [logs], logging.WARNING
+    if setup.trace:
+        root.handlers, root.level = [logs, Tracer(setup.trace, loop, run.trace, run.progress)], logging.DEBUG
     began = time.perf_counter()
     try:
-        loop.run(run.main())
+        loop.run(run.main(control))
+    except (Deadlock, Livelock) as e:
+        run.failures.append(f"{loop.time():.3f} s: {type(e).__name__}: {e}")
+    except Halted:
+        pass
     finally:
+        run.close()
+        if control is not None:
+            control.end()
         root.handlers, root.level = handlers, level
         real_s = time.perf_counter() - began
-    result = SimulationResult(
-        scenario=scenario.name,
-        source=scenario.source,
-        seed=seed,
-        cluster_s=loop.time(),
-        real_s=real_s,
-        events=trace.events,
-        messages=trace.messages,
-        acknowledged=run.acknowledged,
-        trace_hash=trace.hash,
-        failures=(*run.failures, *loop.faults),
-        last_events=tuple(trace.last),
-        log=tuple(logs.lines),
-    )
-    del run, logs, trace
+    result = run.result(real_s, logs.lines)
+    del run, logs
     bury()
     return result
 
@@ -167,249 +155,159 @@ class _LogTail(logging.Handler):
         self.lines.append(f"{self._loop.time():12.6f} {who} {record.name}: {record.getMessage()[:300]}{because}")
 
 
-class _Run:
+class Run:
+    """One run: the cluster, its clients, its script, and who watches that nothing goes wrong."""
+
+    cluster: SimulatedCluster
+
     def __init__(
-        self, scenario: Scenario, seed: int, trace: Trace, progress: Progress, planted: Planted | None
+        self,
+        scenario: Scenario,
+        seed: int,
+        loop: VirtualLoop,
+        progress: Progress,
+        planted: Planted | None,
+        setup: Setup,
     ) -> None:
+        self.loop = loop
+        self.trace = Trace(loop.time)
+        self.progress = progress
+        self.failures: list[str] = []
         self._scenario = scenario
         self._seed = seed
-        self._trace = trace
-        self._progress = progress
         self._planted = planted
-        self.failures: list[str] = []
-        self.acknowledged = 0
+        self._setup = setup
+        self._script: Script | None = None
+        self._client: Client | None = None
+        self._rest: RestClient | None = None
+        self._told: dict[str, None] = {}
+        self._code = UserCode(setup.load) if setup.load is not None else None
+        self._violations = Violations(self.trace, self._code.checks if self._code is not None else ())
 
-    async def main(self) -> None:
-        scenario = self._scenario
-        cluster = self._cluster = SimulatedCluster(
-            scenario.cluster, self._seed, self._trace, climate=scenario.climate, planted=self._planted
+    @property
+    def plan(self) -> Plan:
+        """What has struck so far."""
+        done = self._script.striker.done if self._script is not None else ()
+        steps = self._setup.plan.steps if self._setup.plan is not None else None
+        return Plan(scenario=self._scenario.source, seed=self._seed, steps=steps, strikes=tuple(done))
+
+    @property
+    def striker(self) -> Striker:
+        assert self._script is not None
+        return self._script.striker
+
+    def close(self) -> None:
+        """What others share is as it was before."""
+        if self._script is not None:
+            self._script.points.disarm()
+
+    def result(self, real_s: float, log: Iterable[str]) -> SimulationResult:
+        """How it went."""
+        acknowledged = self._client.acknowledged if self._client is not None else 0
+        if self._rest is not None:
+            acknowledged += self._rest.ledger.acknowledged
+        return SimulationResult(
+            scenario=self._scenario.name,
+            source=self._scenario.source,
+            seed=self._seed,
+            cluster_s=self.loop.time(),
+            real_s=real_s,
+            events=self.trace.events,
+            messages=self.trace.messages,
+            acknowledged=acknowledged,
+            trace_hash=self.trace.hash,
+            failures=(*self._violations.found, *self.failures, *self.loop.faults),
+            plan=self.plan,
+            story=tuple(self.trace.story),
+            last_events=tuple(self.trace.last),
+            log=tuple(log),
+            options=self._setup.options,
+            ended_at=self.loop.halted,
         )
-        self._injector = CellInjector(cluster)
-        self._check_steps()
-        violations = Violations(self._trace)
-        self._client = Client(cluster, violations, write_every_s=scenario.write_every_s)
-        self._operator = Operator(cluster)
-        loop = asyncio.get_running_loop()
-        inside = loop.create_task(InsideChecks(cluster, violations).run())
-        user = loop.create_task(cluster.client.run(self._client.run))
-        self._rest = RestClient(lambda: cluster.balancer, derived_rng(self._seed, "rest"), self._trace, violations)
-        asker = loop.create_task(cluster.kubectl.run(self._ask))
+
+    async def main(self, control: Control | None) -> None:
+        """From the start of the cluster to its end."""
+        scenario, seed, loop, setup = self._scenario, self._seed, self.loop, self._setup
+        cluster = self.cluster = SimulatedCluster(
+            scenario.cluster, seed, self.trace, climate=scenario.climate, planted=self._planted
+        )
+        client = self._client = Client(cluster, self._violations, write_every_s=scenario.write_every_s)
+        script = self._script = Script(scenario, cluster, client, seed=seed, plan=setup.plan, beside=setup.beside)
+        operator = self._operator()
+        script.check()
+        self._settle(control)
+        rest = self._rest = RestClient(lambda: cluster.balancer, run_rng(seed, "rest"), self.trace, self._violations)
+        works = [
+            InsideChecks(cluster, self._violations).run(),
+            cluster.client.run(client.run),
+            cluster.kubectl.run(lambda env, network, sockets: self._ask(rest, sockets)),
+            *([operator.keep()] if operator is not None else []),
+        ]
+        tasks = [loop.create_task(work) for work in works]
         await cluster.start()
         try:
-            await self._client.up.wait()
-            await self._script()
-            await self._finish()
+            await client.up.wait()
+            await script.run(self.progress)
+            await self._finish(script, client, rest)
         except StepFailed as e:
-            self._trace.event("failed", e)
+            self.trace.event("failed", e)
             self.failures.append(f"{loop.time():.3f} s: {e}")
-        for task in (inside, user, asker):
+        for task in tasks:
             if task.done() and not task.cancelled() and (error := task.exception()) is not None:
                 self.failures.append(f"the simulation itself failed: {type(error).__name__}: {error}")
             task.cancel()
-        self.failures = [*violations.found, *self.failures]
-        self.acknowledged = self._client.acknowledged + self._rest.ledger.acknowledged
         await cluster.stop()
 
-    async def _ask(self, env: Env, network: Network, sockets: Sockets) -> None:
-        self._rest.open(sockets)
-        await self._rest.run(self._scenario.ask_every_s)
+    def _operator(self) -> UserProcess | None:
+        """What a user's file runs beside the cluster."""
+        if self._code is None or not self._code.operates:
+            return None
+        return UserProcess(self._code, self.cluster, self._seed, self._tell)
 
-    def _check_steps(self) -> None:
-        """Before anything runs: its faults can be done here, and names in the scenario are of actors of its cluster."""
-        changes = False
-        for step in self._scenario.steps:
-            if isinstance(step, Change | Rage):
-                # From here on there may be others.
-                if isinstance(step, Change) and step.action != "add" and not changes:
-                    self._cluster.topology.get(step.target)
-                changes = True
-            if isinstance(step, Rage):
-                self._check_faults([one for one in step.of if not isinstance(one, Change)])
-            elif not isinstance(step, NOT_FAULTS):
-                self._check_faults([step])
-                self._injector.check_names(step)
+    def _settle(self, control: Control | None) -> None:
+        """Who looks at the run, and when it ends or takes another way."""
+        if control is not None:
+            control.begin(self)
+        if self._setup.until:
+            halt_at(self.loop, self.trace, self._setup.until)
+        fork = self._setup.fork
+        if fork is not None:
+            # When all of that instant has happened.
+            self.loop.call_at(fork.at_s + 2 * RESOLUTION_S, self._fork, fork.number)
 
-    def _check_faults(self, faults: list[Fault]) -> None:
-        try:
-            require(self._injector, faults)
-        except Unsupported as e:
-            raise UsageError(str(e)) from e
+    def _fork(self, number: int) -> None:
+        for place, rng in enumerate(self.loop.chances):
+            rng.seed(derived_rng(self._seed, "fork", number, place).getrandbits(128))
 
-    # Steps
+    def _tell(self, failure: str) -> None:
+        """A failure of a user's program; the same again is not told again."""
+        if failure not in self._told:
+            self._told[failure] = None
+            self.trace.event("refused", failure)
+            self.failures.append(f"{self.loop.time():.3f} s: {failure}")
 
-    async def _script(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number, step in enumerate(self._scenario.steps):
-            self._progress(f"{loop.time():8.1f} s: {_describe(step)}")
-            self._trace.event("step", number, type(step).__name__)
-            try:
-                await self._do(step)
-            except (ApiError, ChangeFailed, NobodyThere, UsageError) as e:
-                raise StepFailed(f"steps[{number}] ({_describe(step)}): {e}") from e
-        rest = self._scenario.duration_s - loop.time()
-        if rest > 0:
-            self._progress(f"{loop.time():8.1f} s: idle")
-            await asyncio.sleep(rest)
+    async def _ask(self, rest: RestClient, sockets: Sockets) -> None:
+        rest.open(sockets)
+        await rest.run(self._scenario.ask_every_s)
 
-    async def _do(self, step: Step) -> None:
-        match step:
-            case Sleep(seconds):
-                await asyncio.sleep(seconds)
-            case Await(condition, within_s):
-                await self._await(condition, within_s)
-            case Apply(objects):
-                for obj in objects:
-                    await self._apply(obj)
-            case Change():
-                await self._operator.change(step)
-            case Rage():
-                await Storm(self._cluster, self._operator, self._injector).rage(step)
-            case Scale(condition):
-                body = {"spec": {"replicas": condition.count}}
-                resource = WORKLOADS[condition.kind]
-                await self._insist(lambda: self._client.api.patch(resource, condition.name, condition.namespace, body))
-            case Remove(kind, name, namespace):
-                await self._insist(lambda: self._client.api.delete(WORKLOADS[kind], name, namespace))
-            case fault:
-                await self._injector.strike(fault)
-
-    async def _apply(self, obj: dict[str, Any]) -> None:
-        info = builtin_registry().by_kind(obj["apiVersion"], obj["kind"])
-        if info is None:
-            raise UsageError(f"apply: there is no kind {obj['kind']} in {obj['apiVersion']}")
-        resource = f"{info.plural}.{info.group}" if info.group else info.plural
-        manifest = copy.deepcopy(obj)
-        namespace = manifest["metadata"].setdefault("namespace", "default") if info.namespaced else ""
-
-        async def once() -> None:
-            try:
-                await self._client.api.create(resource, copy.deepcopy(manifest))
-            except AlreadyExists:
-                await self._client.api.patch(resource, meta.name(manifest), namespace, manifest)
-
-        await self._insist(once)
-
-    async def _insist(self, attempt: Callable[[], Any]) -> None:
-        """A user's command, given again while no server answers. Calls into the client's cell."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + API_TIMEOUT_S
-        while True:
-            try:
-                with self._cluster.client.inside():
-                    await attempt()
-                return
-            except ApiError as e:
-                if not e.retryable or loop.time() > deadline:
-                    raise
-            await asyncio.sleep(API_RETRY_S)
-
-    async def _await(self, condition: Condition, within_s: float) -> None:
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + within_s
-        while (missing := await self._missing(condition)) is not None:
-            if loop.time() > deadline:
-                raise StepFailed(f"not within {within_s:.0f} s: {condition}; {missing}")
-            await asyncio.sleep(POLL_S)
-
-    # Conditions
-
-    async def _missing(self, condition: Condition) -> str | None:
-        """Why a condition does not hold; None when it does. As the client sees it."""
-        if condition.kind == "cluster":
-            return self._cluster_missing()
-        if condition.kind == "actors":
-            return await self._actors_missing(condition.count)
-        if condition.kind == "claims":
-            claims = [
-                c
-                for c in self._client.objects("persistentvolumeclaims")
-                if meta.namespace(c) == condition.namespace and meta.status(c).get("phase") == "Bound"
-            ]
-            return None if len(claims) == condition.count else f"{len(claims)} are"
-        workload = self._client.get(WORKLOADS[condition.kind], condition.namespace, condition.name)
-        if workload is None:
-            return "it does not exist"
-        status = meta.status(workload)
-        if status.get("observedGeneration", 0) < meta.generation(workload):
-            return "its controller has not seen its newest version"
-        counts = {k: status.get(k, 0) for k in ("replicas", "readyReplicas", "updatedReplicas")}
-        wanted = dict.fromkeys(counts, condition.count)
-        if counts != wanted or meta.spec(workload).get("replicas") != condition.count:
-            return f"it has {counts}"
-        return None
-
-    def _cluster_missing(self) -> str | None:
-        cluster = self._cluster
-        wanted = {n for i in cluster.topology.instances for n in i.nodes}
-        ready = {meta.name(n) for n in self._client.objects("nodes") if meta.condition_is(n, "Ready")}
-        if wanted - ready:
-            return f"{', '.join(sorted(wanted - ready))} not Ready"
-        if cluster.leader() is None:
-            return "no member leads"
-        for role in (Role.SCHEDULER, Role.CONTROLLERS):
-            if cluster.in_charge(role) is None:
-                return f"no {role.value} leads"
-        return None
-
-    async def _actors_missing(self, count: int) -> str | None:
-        cluster = self._cluster
-        wanted = {i.name for i in cluster.topology.instances}
-        running = {name for name, cell in cluster.cells.items() if cell.component is not None}
-        if running != wanted:
-            return f"running and wanted are not the same: {', '.join(sorted(running ^ wanted))}"
-        try:
-            with cluster.client.inside():
-                listed = (await self._client.etcd.member_list()).members
-        except RpcError as e:
-            return str(e)
-        voters = sorted((m.name, m.isLearner) for m in listed)
-        if voters != sorted((i.name, False) for i in cluster.topology.of(Role.MEMBER)):
-            return f"members are {voters}"
-        return None if count in (0, len(voters)) else f"{len(voters)} do"
-
-    async def _finish(self) -> None:
+    async def _finish(self, script: Script, client: Client, rest: RestClient) -> None:
         """What the scenario expects, and nothing lost; after the faults are over."""
+        script.calm()
         for condition in self._scenario.expect:
-            await self._await(condition, FINAL_TIMEOUT_S)
-        deadline = asyncio.get_running_loop().time() + FINAL_TIMEOUT_S
-        verified = False
-        while not verified:
-            with self._cluster.client.inside():
-                verified = await self._client.verify()
-            if not verified and asyncio.get_running_loop().time() > deadline:
-                raise StepFailed("etcd does not answer at the end")
+            await script.wait(condition, FINAL_TIMEOUT_S)
+        await self._insist(self.cluster.client, client.verify, "etcd does not answer at the end")
+        await client.settle(FINAL_TIMEOUT_S)
+        await self._insist(self.cluster.kubectl, rest.finish, "the REST face does not answer at the end")
+        with self.cluster.kubectl.inside():
+            await rest.close()
+
+    async def _insist(self, cell: Cell, ask: Callable[[], Awaitable[bool]], otherwise: str) -> None:
+        """Ask, in a client's cell, until it is answered. Raises StepFailed."""
+        deadline = self.loop.time() + FINAL_TIMEOUT_S
+        answered = False
+        while not answered:
+            with cell.inside():
+                answered = await ask()
+            if not answered and self.loop.time() > deadline:
+                raise StepFailed(otherwise)
             await asyncio.sleep(1.0)
-        await self._client.settle(FINAL_TIMEOUT_S)
-        await self._finish_rest()
-
-    async def _finish_rest(self) -> None:
-        deadline = asyncio.get_running_loop().time() + FINAL_TIMEOUT_S
-        finished = False
-        while not finished:
-            with self._cluster.kubectl.inside():
-                finished = await self._rest.finish()
-            if not finished and asyncio.get_running_loop().time() > deadline:
-                raise StepFailed("the REST face does not answer at the end")
-            await asyncio.sleep(1.0)
-        with self._cluster.kubectl.inside():
-            await self._rest.close()
-
-
-def _describe(step: Step) -> str:
-    match step:
-        case Await(condition, _):
-            return f"wait until {condition}"
-        case Apply(objects):
-            return "apply " + ", ".join(f"{o['kind']} {o['metadata']['name']}" for o in objects)
-        case Change(action, target):
-            return f"{action} {target}"
-        case Rage(for_s):
-            return f"storm for {for_s:.0f} s"
-        case Scale(condition):
-            return f"scale {condition.kind} {condition.name} to {condition.count}"
-        case Remove(kind, name):
-            return f"delete {kind} {name}"
-        case Sleep(seconds):
-            return f"sleep {seconds:g} s"
-        case fault:
-            return as_step(fault)

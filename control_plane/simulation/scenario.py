@@ -271,14 +271,15 @@ def _storm(body: Any, at: str) -> Step:
     data = reading.mapping(body, at)
     reading.only(data, {"for", "every", "of"}, at)
     every = reading.span(data.get("every", "5s"), f"{at}.every", positive=True)
-    of = [_drawn(step, f"{at}.of[{i}]") for i, step in enumerate(reading.items(data.get("of", []), f"{at}.of"))]
+    of = [read_struck(step, f"{at}.of[{i}]") for i, step in enumerate(reading.items(data.get("of", []), f"{at}.of"))]
     return Rage(reading.span(data.get("for", "1m"), f"{at}.for"), every, tuple(of))
 
 
-def _drawn(data: Any, at: str) -> Fault | Change:
+def read_struck(data: Any, at: str, *, who: str = "a storm draws") -> Fault | Change:
+    """A fault or a change, in the form of a step."""
     step = _step(data, at)
     if isinstance(step, Await | Apply | Scale | Remove | Rage | Sleep):
-        raise FormError(at, "a storm draws faults, and members and API servers to add, remove or replace")
+        raise FormError(at, f"{who} faults, and members and API servers to add, remove or replace")
     return step
 
 

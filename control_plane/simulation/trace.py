@@ -3,8 +3,23 @@
 import hashlib
 from collections import deque
 from collections.abc import Callable
+from typing import NamedTuple
 
 LAST_EVENTS = 60
+STORY_EVENTS = 200
+#: What happens by the hundred and says little by itself: not for the story.
+_COMMON = frozenset({"asked", "cut-off", "rewatch", "rest-rewatch", "saw", "told", "unreached", "unread", "write"})
+
+
+class Event(NamedTuple):
+    """Something notable: when in virtual time, of which kind, and its details."""
+
+    at_s: float
+    kind: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.at_s:12.6f} {self.kind:10} {self.text[:200]}"
 
 
 class Trace:
@@ -13,7 +28,13 @@ class Trace:
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self._hash = hashlib.sha256()
-        self._last: deque[str] = deque(maxlen=LAST_EVENTS)
+        self._last: deque[Event] = deque(maxlen=LAST_EVENTS)
+        self.story: deque[Event] = deque(maxlen=STORY_EVENTS)
+        """The last of the rarer ones, oldest first: who did what, not what everybody saw."""
+        self.listeners: list[Callable[[Event], None]] = []
+        """Told of each event."""
+        self.tap: Callable[[str, str, int], None] | None = None
+        """Told of each message: source, target, bytes."""
         self.events = 0
         self.messages = 0
 
@@ -22,14 +43,19 @@ class Trace:
         self.messages += 1
         head = f"{self._now()!r} {source} {target} {len(data)} ".encode()
         self._hash.update(head + data)
+        if self.tap is not None:
+            self.tap(source, target, len(data))
 
     def event(self, kind: str, *details: object) -> None:
         """Something notable: kills, acknowledged writes, what a client saw."""
         self.events += 1
-        now = self._now()
-        text = " ".join(map(str, details))
-        self._hash.update(f"{now!r} {kind} {text}\n".encode())
-        self._last.append(f"{now:12.6f} {kind:10} {text[:200]}")
+        event = Event(self._now(), kind, " ".join(map(str, details)))
+        self._hash.update(f"{event.at_s!r} {kind} {event.text}\n".encode())
+        self._last.append(event)
+        if kind not in _COMMON:
+            self.story.append(event)
+        for listener in self.listeners:
+            listener(event)
 
     @property
     def hash(self) -> str:
@@ -38,4 +64,4 @@ class Trace:
     @property
     def last(self) -> list[str]:
         """The last notable events, oldest first."""
-        return list(self._last)
+        return [*map(str, self._last)]

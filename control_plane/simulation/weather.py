@@ -70,6 +70,11 @@ class Weather:
         sinks = tuple(sinks)
         self.cuts.update((source, sink) for source in sources for sink in sinks if source != sink)
 
+    def mend(self, sources: Iterable[str], sinks: Iterable[str]) -> None:
+        """What they send arrives again."""
+        sinks = tuple(sinks)
+        self.cuts.difference_update([(source, sink) for source in sources for sink in sinks])
+
     def parted(self, a: str, b: str) -> bool:
         """Whether a partition is between two hosts now."""
         names = self._names
@@ -85,6 +90,15 @@ class Weather:
         self._sides = {}
         self._partition += 1
         self.cuts.clear()
+
+    def troubles(self) -> list[str]:
+        """What is wrong now, in words."""
+        sides: dict[int, list[str]] = {}
+        for host, side in self._sides.items():
+            sides.setdefault(side, []).append(host)
+        lines = [f"parted from the others: {', '.join(hosts)}" for _, hosts in sorted(sides.items())]
+        lines += [f"nothing passes from {source} to {target}" for source, target in sorted(self.cuts)]
+        return [*lines, *([f"every message takes up to {self.slow_s:g} s"] if self.slow_s else [])]
 
     def _give_up(self, partition: int) -> None:
         if partition == self._partition:

@@ -146,6 +146,16 @@ class SimulatedDisk:
         inode.data[offset] ^= 1 << bit
         inode.durable = bytearray(inode.data)
 
+    def corrupt(self, rng: random.Random) -> str:
+        """Invert one bit of what was written first to any file; the file, or nothing where there is none."""
+        written = [name for name in sorted(self._names) if len(self._names[name].durable) > 1]
+        if not written:
+            return ""
+        path = rng.choice(written)
+        # Not of what came last: that could as well be a write that power failed under.
+        self.flip(path, rng.randrange(len(self._names[path].durable) // 2), rng.randrange(8))
+        return path
+
     def wipe(self) -> None:
         """The disk is lost and replaced by an empty one."""
         self.boot += 1

@@ -27,6 +27,7 @@ from rayplane.control_plane.faults.vocabulary import (
 
 NAMES = st.from_regex(r"[a-z]{1,8}(-[a-z0-9]{1,4})?-[0-9]{1,3}", fullmatch=True)
 SPANS = st.floats(0, reading.SPAN_MAX_S) | st.integers(0, 1000).map(float)
+PARTS = st.floats(0, 1)
 HOSTS = st.lists(NAMES, min_size=1, max_size=3).map(tuple)
 TARGETS = st.one_of(
     st.sampled_from(ROLES).map(Target),
@@ -39,6 +40,10 @@ VALUES = {
     "for_s": SPANS,
     "back_s": st.none() | st.just(NEVER_S) | SPANS,
     "delay_s": SPANS,
+    "by_s": SPANS | SPANS.map(lambda span: -span),
+    "share": PARTS,
+    "twice": PARTS,
+    "late": PARTS,
     "groups": st.lists(HOSTS, min_size=1, max_size=3).map(tuple),
     "sources": HOSTS,
     "sinks": HOSTS,
@@ -127,7 +132,7 @@ def test_a_failpoint_says_what_the_environment_takes() -> None:
 
 def test_the_example_in_the_documentation_is_right() -> None:
     lines = re.findall(r"^    (\w+: .*)$", form.__doc__ or "", re.MULTILINE)
-    assert len(lines) == 6
+    assert len(lines) == 9
     for line in lines:
         [(verb, body)] = yaml.safe_load(line).items()
         read_fault(verb, body, verb)

@@ -1,0 +1,73 @@
+"""Work of the same kind for many items, spread over a Ray cluster and collected as it is done.
+
+Only for work whose parts need nothing of each other. Each part is a task of one processor; the machines get this
+package with the job. Results are bytes.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Generator, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rayplane.control_plane.cluster.errors import ClusterError
+
+LOCAL = "local"
+TASKS_PER_CPU = 2
+"""Tasks that wait or work at once, for each processor of the cluster."""
+RETRIES = 3
+"""A part whose machine was lost is done again elsewhere."""
+_PACKAGE = Path(__file__).parents[2]
+
+C = TypeVar("C")
+T = TypeVar("T")
+
+
+def spread(function: Callable[[C, T], bytes], common: C, items: Iterable[T], *, address: str) -> Generator[bytes]:
+    """What `function(common, item)` gives for each item, in the order in which it is done.
+
+    `address`: HOST:PORT, "auto", or "local" for a Ray of our own, which ends with this. Close it to end what is under
+    way. Raises ClusterError.
+    """
+    ray = _connect(address)
+    refs: list[Any] = []
+    try:
+        task = ray.remote(num_cpus=1, max_retries=RETRIES)(function)
+        shared, rest = ray.put(common), iter(items)
+        at_once = max(1, int(TASKS_PER_CPU * ray.cluster_resources().get("CPU", 1)))
+        while True:
+            while len(refs) < at_once and (item := next(rest, None)) is not None:
+                refs.append(task.remote(shared, item))
+            if not refs:
+                return
+            done, refs = ray.wait(refs)
+            yield from _get(ray, done)
+    finally:
+        for ref in refs:
+            ray.cancel(ref, force=True)
+        ray.shutdown()
+
+
+def _connect(address: str) -> Any:
+    """Make this process a driver. Ray reads its environment when it is imported, hence the late import."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+    if address == LOCAL:
+        options |= {"include_dashboard": False, "num_cpus": len(os.sched_getaffinity(0))}
+    else:
+        options |= {"address": address, "runtime_env": {"py_modules": [str(_PACKAGE)]}}
+    try:
+        ray.init(**options)
+    except (ConnectionError, RuntimeError, ValueError) as e:
+        raise ClusterError(f"no Ray at {address}: {e}; start one with `ray start --head`, or use `local`") from e
+    return ray
+
+
+def _get(ray: Any, done: list[Any]) -> Iterable[bytes]:
+    try:
+        found: list[bytes] = ray.get(done)
+    except ray.exceptions.RayError as e:
+        raise ClusterError(f"a part of the work failed on Ray: {e}") from e
+    return found

@@ -1,0 +1,71 @@
+"""The guard of simulated code that is not ours: what would bring in the machine is refused, and told.
+
+Python says by audit events when code opens files or sockets, or starts threads or processes (PEP 578); events in a
+guarded life raise `NotSimulated` there. What a life asks for is also told to its guard, since the code may swallow it.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from rayplane.control_plane.simulation.loop import LIFE, NotSimulated
+
+_OBJECTS = "keep what must last in objects of the API"
+_CLIENT = "use the client that it was given"
+_ASYNC = "write it as `async` code"
+_REFUSED = {
+    "_thread.start_new_thread": ("a thread", _ASYNC),
+    "os.exec": ("a process", _ASYNC),
+    "os.fork": ("a process", _ASYNC),
+    "os.forkpty": ("a process", _ASYNC),
+    "os.mkdir": ("a directory", _OBJECTS),
+    "os.posix_spawn": ("a process", _ASYNC),
+    "os.remove": ("the removal of a file", _OBJECTS),
+    "os.rename": ("the renaming of a file", _OBJECTS),
+    "os.rmdir": ("the removal of a directory", _OBJECTS),
+    "os.spawn": ("a process", _ASYNC),
+    "os.system": ("a process", _ASYNC),
+    "socket.__new__": ("a socket", _CLIENT),
+    "socket.getaddrinfo": ("a name look-up", _CLIENT),
+    "socket.gethostbyname": ("a name look-up", _CLIENT),
+    "sqlite3.connect": ("a database", _OBJECTS),
+    "subprocess.Popen": ("a process", _ASYNC),
+    "time.sleep": ("a pause of the whole process", "use `await asyncio.sleep`"),
+}
+_WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+#: What an import reads.
+_CODE = (".py", ".pyc", ".so", ".pth", ".zip")
+_installed: list[bool] = []
+
+
+def install() -> None:
+    """Listen to this process's audit events, once; they cost those that are not guarded next to nothing."""
+    if not _installed:
+        _installed.append(True)
+        sys.addaudithook(_audit)
+
+
+def _audit(event: str, arguments: tuple[Any, ...]) -> None:
+    if event != "open" and event not in _REFUSED:
+        return
+    life = LIFE.get()
+    if life is None or life.guard is None or life.dead:
+        return
+    if event == "open":
+        if _may_open(*arguments):
+            return
+        what, instead = f"the file {arguments[0]!s:.200}", _OBJECTS
+    else:
+        what, instead = _REFUSED[event]
+    life.guard(f"{life.name} asks for {what}: {instead}")
+    raise NotSimulated(f"{what}: {instead}")
+
+
+def _may_open(path: Any, mode: Any, flags: Any) -> bool:
+    if not isinstance(path, str | bytes):
+        return True  # a descriptor that is open already
+    if isinstance(flags, int) and flags & _WRITES:
+        return False
+    name = os.fsdecode(path)
+    return name.endswith(_CODE) or any(Path(name).is_relative_to(place) for place in {sys.prefix, sys.base_prefix})
