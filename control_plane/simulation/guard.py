@@ -1,11 +1,12 @@
 """The guard of simulated code that is not ours: what would bring in the machine is refused, and told.
 
-Python says by audit events when code opens files or sockets, or starts threads or processes (PEP 578); events in a
-guarded life raise `NotSimulated` there. What a life asks for is also told to its guard, since the code may swallow it.
+Python says by audit events when code opens files or sockets, or starts processes (PEP 578), from 3.12 on threads too;
+what a guarded life asks for raises `NotSimulated` there. It is also told to its guard: the code may swallow it.
 """
 
 import os
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from rayplane.control_plane.simulation.loop import LIFE, NotSimulated
 _OBJECTS = "keep what must last in objects of the API"
 _CLIENT = "use the client that it was given"
 _ASYNC = "write it as `async` code"
+THREAD = "_thread.start_new_thread"
 _REFUSED = {
-    "_thread.start_new_thread": ("a thread", _ASYNC),
+    THREAD: ("a thread", _ASYNC),
     "os.exec": ("a process", _ASYNC),
     "os.fork": ("a process", _ASYNC),
     "os.forkpty": ("a process", _ASYNC),
@@ -44,6 +46,15 @@ def install() -> None:
     if not _installed:
         _installed.append(True)
         sys.addaudithook(_audit)
+        threading.Thread.start = _start  # type: ignore[method-assign]
+
+
+_really_start = threading.Thread.start
+
+
+def _start(thread: threading.Thread) -> None:
+    _audit(THREAD, ())
+    _really_start(thread)
 
 
 def _audit(event: str, arguments: tuple[Any, ...]) -> None:

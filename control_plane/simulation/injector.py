@@ -146,8 +146,9 @@ class CellInjector:
     def calm(self) -> None:
         """Whatever lasts ends: everybody reaches everybody, nobody stands still, disks have room."""
         cluster = self._cluster
-        cluster.heal()
-        cluster.slow(0.0)
+        if cluster.weather.troubles():
+            cluster.heal()
+            cluster.slow(0.0)
         for jumbler in self._jumblers.values():
             jumbler.end()
         self._jumblers.clear()

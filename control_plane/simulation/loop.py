@@ -173,6 +173,11 @@ class VirtualLoop(base_events.BaseEventLoop):
                 self._timer_cancelled_count -= 1
             else:
                 ready.append(handle)
+        self._run_ready()
+
+    def _run_ready(self) -> None:
+        """What is ready now, of living cells."""
+        ready = self._ready  # type: ignore[attr-defined]
         popleft, get = ready.popleft, LIFE
         for _ in range(len(ready)):
             handle = popleft()
@@ -183,7 +188,12 @@ class VirtualLoop(base_events.BaseEventLoop):
                 if not life.dead:
                     life.held.append(handle)
                 continue
-            handle._run()
+            try:
+                handle._run()
+            except SystemExit:
+                # Code of others ends its own process with it, which who awaits it sees.
+                if life is None or life.guard is None:
+                    raise
 
     def _pop_timer(self) -> Any:
         handle: Any = heapq.heappop(self._timers)[2]
@@ -253,28 +263,36 @@ class VirtualLoop(base_events.BaseEventLoop):
     # What would not be deterministic
 
     def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> NoReturn:  # type: ignore[override]
-        raise NotSimulated(f"a thread for {getattr(func, '__qualname__', func)!r}: use the injected disk or network")
+        refuse(f"a thread for {getattr(func, '__qualname__', func)!r}: use the injected disk or network")
 
     async def getaddrinfo(self, *args: Any, **kwargs: Any) -> NoReturn:
-        raise NotSimulated("a name look-up: use the injected network")
+        refuse("a name look-up: use the injected network")
 
     async def create_connection(self, *args: Any, **kwargs: Any) -> NoReturn:
-        raise NotSimulated("a socket: use the injected network")
+        refuse("a socket: use the injected network")
 
     async def create_server(self, *args: Any, **kwargs: Any) -> NoReturn:
-        raise NotSimulated("a listening socket: use the injected network")
+        refuse("a listening socket: use the injected network")
 
     async def create_datagram_endpoint(self, *args: Any, **kwargs: Any) -> NoReturn:
-        raise NotSimulated("a socket: use the injected network")
+        refuse("a socket: use the injected network")
 
     async def subprocess_exec(self, *args: Any, **kwargs: Any) -> NoReturn:
-        raise NotSimulated("a process: nodes of a simulation use the simulated runtime")
+        refuse("a process: nodes of a simulation use the simulated runtime")
 
     async def subprocess_shell(self, *args: Any, **kwargs: Any) -> NoReturn:
-        raise NotSimulated("a process: nodes of a simulation use the simulated runtime")
+        refuse("a process: nodes of a simulation use the simulated runtime")
 
     def add_signal_handler(self, sig: int, callback: Any, *args: Any) -> NoReturn:  # type: ignore[override]
-        raise NotSimulated("a signal handler")
+        refuse("a signal handler")
+
+
+def refuse(what: str) -> NoReturn:
+    """Say so to the guard too: code of others may swallow it."""
+    life = LIFE.get()
+    if life is not None and life.guard is not None:
+        life.guard(f"{life.name} asks for {what}")
+    raise NotSimulated(what)
 
 
 async def sleep_until(when: float) -> None:

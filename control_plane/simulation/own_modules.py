@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
-from rayplane.control_plane.simulation.loop import NotSimulated
+from rayplane.control_plane.simulation.loop import refuse
 from rayplane.storage.env import Env
 
 _NS = 1_000_000_000
@@ -69,7 +69,7 @@ def _time(env: Env, now: Callable[[], float]) -> types.ModuleType:
         return lambda seconds=None: function(stamp() if seconds is None else seconds)
 
     def sleep(seconds: float) -> NoReturn:
-        raise NotSimulated(f"time.sleep({seconds}): use `await asyncio.sleep`")
+        refuse(f"a pause of the whole process: use `await asyncio.sleep({seconds})`")
 
     def strftime(form: str, moment: Any = None) -> str:
         return time.strftime(form, time.gmtime(stamp()) if moment is None else moment)
@@ -122,11 +122,11 @@ def _random(rng: random.Random) -> types.ModuleType:
         def __init__(self, seed: Any = None) -> None:
             super().__init__(rng.getrandbits(64) if seed is None else seed)
 
-    def refuse() -> NoReturn:
-        raise NotSimulated("random.SystemRandom: use random.Random")
+    def system() -> NoReturn:
+        refuse("chance of the machine: use random.Random")
 
     methods = {n: getattr(rng, n) for n in dir(rng) if n[0] != "_" and hasattr(random, n) and callable(getattr(rng, n))}
-    return _like(random, **methods, Random=OwnRandom, SystemRandom=refuse)
+    return _like(random, **methods, Random=OwnRandom, SystemRandom=system)
 
 
 def _secrets(rng: random.Random) -> types.ModuleType:

@@ -200,6 +200,8 @@ class Run:
         """What others share is as it was before."""
         if self._script is not None:
             self._script.points.disarm()
+        if self._code is not None:
+            self._code.forget()
 
     def result(self, real_s: float, log: Iterable[str]) -> SimulationResult:
         """How it went."""

@@ -8,7 +8,12 @@ from typing import NamedTuple
 LAST_EVENTS = 60
 STORY_EVENTS = 200
 #: What happens by the hundred and says little by itself: not for the story.
-_COMMON = frozenset({"asked", "cut-off", "rewatch", "rest-rewatch", "saw", "told", "unreached", "unread", "write"})
+_COMMON = frozenset(
+    {"asked", "cut-off", "rest-rewatch", "rest-told", "rewatch", "saw", "told", "unreached", "unread", "write"}
+)
+_WRONG = "VIOLATION"
+#: A story goes on so far after what went wrong first.
+_AFTERWARDS = 10
 
 
 class Event(NamedTuple):
@@ -30,7 +35,9 @@ class Trace:
         self._hash = hashlib.sha256()
         self._last: deque[Event] = deque(maxlen=LAST_EVENTS)
         self.story: deque[Event] = deque(maxlen=STORY_EVENTS)
-        """The last of the rarer ones, oldest first: who did what, not what everybody saw."""
+        """The rarer ones up to the first violation, oldest first: who did what, not what everybody saw."""
+        self._wrong = False
+        self._story_left = _AFTERWARDS
         self.listeners: list[Callable[[Event], None]] = []
         """Told of each event."""
         self.tap: Callable[[str, str, int], None] | None = None
@@ -52,8 +59,10 @@ class Trace:
         event = Event(self._now(), kind, " ".join(map(str, details)))
         self._hash.update(f"{event.at_s!r} {kind} {event.text}\n".encode())
         self._last.append(event)
-        if kind not in _COMMON:
+        if kind not in _COMMON and self._story_left:
             self.story.append(event)
+            self._wrong = self._wrong or kind == _WRONG
+            self._story_left -= self._wrong
         for listener in self.listeners:
             listener(event)
 

@@ -7,6 +7,7 @@ and chance (`own_modules`), reaches the cluster by the client that it is given, 
 import asyncio
 import logging
 import math
+import sys
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -61,6 +62,7 @@ class UserCode:
 
     def __init__(self, source: UserFile) -> None:
         self.file = source.file
+        self._module = f"rayplane_operator_{Path(source.file).stem}"
         try:
             self._code: types.CodeType = compile(source.text, source.file, "exec")
         except (SyntaxError, ValueError) as e:
@@ -80,7 +82,11 @@ class UserCode:
 
     def load(self, env: Env, now: Callable[[], float]) -> dict[str, Any]:
         """The names of the module, which has run just now."""
-        return load(self._code, self.file, f"rayplane_operator_{Path(self.file).stem}", env, now)
+        return load(self._code, self.file, self._module, env, now)
+
+    def forget(self) -> None:
+        """Let go of the module that was loaded last, and of the run with it."""
+        sys.modules.pop(self._module, None)
 
 
 class _Beginning:
