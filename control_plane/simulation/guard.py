@@ -46,7 +46,7 @@ def install() -> None:
     if not _installed:
         _installed.append(True)
         sys.addaudithook(_audit)
-        threading.Thread.start = _start  # type: ignore[method-assign]
+        threading.Thread.start = _start  # type: ignore[assignment, method-assign]
 
 
 _really_start = threading.Thread.start
