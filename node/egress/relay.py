@@ -17,7 +17,8 @@ from rayplane.node.egress.networks import Outside
 from rayplane.node.nftables.kernel import KernelTable
 from rayplane.node.proxy.datagrams import AT_ONCE, DATAGRAM_MAX, Flows
 from rayplane.node.proxy.pipes import CHUNK, TcpPipe, splice
-from rayplane.node.runtime.pod_network import DIRECT, EGRESS_MARK, PodNetwork
+from rayplane.node.runtime.isolation.links import EGRESS_MARK
+from rayplane.node.runtime.pod_network import DIRECT, PodNetwork
 from rayplane.node.tasks import Tasks
 
 log = logging.getLogger(__name__)

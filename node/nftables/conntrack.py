@@ -7,11 +7,11 @@ it is marked: what is on its way would make it anew, the other way round.
 import struct
 from dataclasses import dataclass
 
+from rayplane.node.netlink import ACK, DUMP, NESTED, REQUEST, attribute, attribute_values, framed
 from rayplane.node.nftables.expressions import number
-from rayplane.node.nftables.messages import IPV4, attribute_values, netlink
+from rayplane.node.nftables.messages import IPV4
 
 _SUBSYSTEM, _NEW, _GET, _DELETE = 1, 0, 1, 2
-_REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
 KIND = _SUBSYSTEM << 8
 _ORIGINAL, _REPLY, _MARK, _MASK = 1, 2, 8, 21
 _IP, _PROTOCOL = 1, 2
@@ -32,17 +32,17 @@ class Flow:
 
 
 def list_flows() -> bytes:
-    return netlink(KIND | _GET, _REQUEST | _DUMP, 1, struct.pack(">BBH", IPV4, 0, 0))
+    return framed(KIND | _GET, REQUEST | DUMP, 1, struct.pack(">BBH", IPV4, 0, 0))
 
 
 def end_flow(flow: Flow, sequence: int) -> bytes:
-    return netlink(KIND | _DELETE, _REQUEST | _ACK, sequence, struct.pack(">BBH", IPV4, 0, 0) + flow.raw)
+    return framed(KIND | _DELETE, REQUEST | ACK, sequence, struct.pack(">BBH", IPV4, 0, 0) + flow.raw)
 
 
 def mark_flow(flow: Flow, mark: int, mask: int, sequence: int) -> bytes:
     """Have the bits of `mask` in a connection's mark as in `mark`."""
     body = struct.pack(">BBH", IPV4, 0, 0) + flow.raw + number(_MARK, mark) + number(_MASK, mask)
-    return netlink(KIND | _NEW, _REQUEST | _ACK, sequence, body)
+    return framed(KIND | _NEW, REQUEST | ACK, sequence, body)
 
 
 def read_flow(body: bytes) -> Flow | None:
@@ -55,8 +55,7 @@ def read_flow(body: bytes) -> Flow | None:
         return None
     protocol, source, destination, _, port = original
     _, to, _, to_port, _ = reply
-    whole = found[_ORIGINAL]
-    raw = struct.pack("=HH", 4 + len(whole), _ORIGINAL | 0x8000) + whole
+    raw = attribute(_ORIGINAL | NESTED, found[_ORIGINAL])
     mark = int.from_bytes(found.get(_MARK, b"")[:4])
     return Flow(protocol, source, destination, port, to, to_port, raw, mark)
 

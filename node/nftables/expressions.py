@@ -10,21 +10,17 @@ from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Address, IPv4Network
 
+from rayplane.node.netlink import NESTED, attribute, text
+
 KEY_REGISTER, DATA_REGISTER, VERDICT_REGISTER = 8, 12, 0
 TCP, UDP, SCTP = 6, 17, 132
 PROTOCOLS = {"TCP": TCP, "UDP": UDP, "SCTP": SCTP}
-_NESTED = 0x8000
 _BIG, _LONG = struct.Struct(">I"), struct.Struct(">Q")
 _IPV4 = 2
 
 
-def attribute(kind: int, payload: bytes) -> bytes:
-    """A netlink attribute (struct nlattr)."""
-    return struct.pack("=HH", 4 + len(payload), kind) + payload + bytes(-len(payload) % 4)
-
-
 def nested(kind: int, *parts: bytes) -> bytes:
-    return attribute(kind | _NESTED, b"".join(parts))
+    return attribute(kind | NESTED, b"".join(parts))
 
 
 def number(kind: int, value: int) -> bytes:
@@ -33,10 +29,6 @@ def number(kind: int, value: int) -> bytes:
 
 def long(kind: int, value: int) -> bytes:
     return attribute(kind, _LONG.pack(value))
-
-
-def text(kind: int, value: str) -> bytes:
-    return attribute(kind, value.encode() + b"\0")
 
 
 def expression(name: str, *attributes: bytes) -> bytes:

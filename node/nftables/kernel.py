@@ -7,18 +7,16 @@ import logging
 import os
 import select
 import socket
-import struct
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 
+from rayplane.node.netlink import DONE, ERROR, attribute_values, error_number, parsed
 from rayplane.node.nftables import conntrack
 from rayplane.node.nftables.conntrack import Flow
 from rayplane.node.nftables.messages import (
     Message,
-    attribute_values,
     delete_table,
     list_tables,
     new_table,
-    parsed,
     transaction,
     transactions,
     units,
@@ -33,7 +31,7 @@ PREFIX = "rayplane-"
 ANSWER_S = 30.0
 TRANSACTION_BYTES = 4 * 1024 * 1024
 _SO_SNDBUFFORCE, _SOL_NETLINK, _CAP_ACK = 32, 270, 10
-_ERROR, _DONE, _TABLE = 2, 3, 0x0A00
+_TABLE = 0x0A00
 _numbers = itertools.count(1)
 
 
@@ -181,9 +179,9 @@ def _tables(sock: socket.socket) -> list[str]:
     names: list[str] = []
     while True:
         for kind, _, body in parsed(sock.recv(1 << 18)):
-            if kind == _DONE:
+            if kind == DONE:
                 return names
-            if kind == _ERROR:
+            if kind == ERROR:
                 _raise(body, "tables")
             elif kind == _TABLE:
                 names += [value.rstrip(b"\0").decode() for kind, value in attribute_values(body[4:]) if kind == 1]
@@ -195,9 +193,9 @@ def _exchange(sock: socket.socket, messages: Sequence[Message]) -> None:
     failed: OSError | None = None
     while True:
         for kind, sequence, body in parsed(sock.recv(1 << 18)):
-            if kind != _ERROR or sequence > len(messages):
+            if kind != ERROR or sequence > len(messages):
                 continue
-            code = -struct.unpack_from("=i", body)[0]
+            code = error_number(body)
             about = messages[sequence - 1].about if sequence else "the whole transaction"
             if code and failed is None:
                 failed = OSError(code, f"{about}: {os.strerror(code)}")
@@ -214,9 +212,9 @@ def _flows(sock: socket.socket, concerns: Callable[[Flow], bool]) -> list[Flow]:
     done = False
     while not done:
         for kind, _, body in parsed(sock.recv(1 << 18)):
-            if kind == _ERROR:
+            if kind == ERROR:
                 _raise(body, "connections")
-            done = done or kind in (_DONE, _ERROR)
+            done = done or kind in (DONE, ERROR)
             flow = conntrack.read_flow(body) if kind & 0xFF00 == conntrack.KIND else None
             if flow is not None and concerns(flow):
                 found.append(flow)
@@ -243,6 +241,6 @@ def _drain(sock: socket.socket) -> None:
 
 
 def _raise(body: bytes, about: str) -> None:
-    code = -struct.unpack_from("=i", body)[0]
+    code = error_number(body)
     if code:
         raise OSError(code, f"{about}: {os.strerror(code)}")

@@ -8,16 +8,15 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from rayplane.node.nftables.expressions import Rule, nested, number, text, value
+from rayplane.node.netlink import ACK, APPEND, CREATE, DUMP, EXCLUSIVE, REQUEST, framed, text
+from rayplane.node.nftables.expressions import Rule, nested, number, value
 from rayplane.node.nftables.ruleset import Chain, Changes, Data, Element, Gives, Hook, Set
 
 NEW_TABLE, DELETE_TABLE, NEW_CHAIN, DELETE_CHAIN, NEW_RULE, DELETE_RULE = 0, 2, 3, 5, 6, 8
 GET_TABLE, NEW_SET, DELETE_SET, NEW_ELEMENTS, DELETE_ELEMENTS = 1, 9, 11, 12, 14
 SUBSYSTEM = 10
-_REQUEST, _ACK, _DUMP, _CREATE, _APPEND, _EXCLUSIVE = 0x1, 0x4, 0x300, 0x400, 0x800, 0x200
 _BEGIN, _END = 0x10, 0x11
 IPV4 = 2
-_HEADER = struct.Struct("=IHHII")
 ELEMENTS_AT_ONCE = 500
 """In one message: an attribute has at most 64 KiB."""
 _INTERVAL, _MAP, _TIMEOUT, _EVAL, _CONCAT = 0x4, 0x8, 0x10, 0x20, 0x80
@@ -40,36 +39,11 @@ Unit = list[Message]
 """Messages of one transaction."""
 
 
-def netlink(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
-    """A whole message (struct nlmsghdr)."""
-    return _HEADER.pack(_HEADER.size + len(body), kind, flags, sequence, 0) + body
-
-
-def parsed(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """Kind, number and body of the messages of a datagram."""
-    while len(data) >= _HEADER.size:
-        length, kind, _, sequence, _ = _HEADER.unpack_from(data)
-        if length < _HEADER.size:
-            return
-        yield kind, sequence, data[_HEADER.size : length]
-        data = data[(length + 3) // 4 * 4 :]
-
-
-def attribute_values(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Attributes by their numbers."""
-    while len(data) >= 4:
-        length, kind = struct.unpack_from("=HH", data)
-        if length < 4:
-            return
-        yield kind & 0x3FFF, data[4:length]
-        data = data[(length + 3) // 4 * 4 :]
-
-
 def packed(message: Message, sequence: int, *, acknowledged: bool = False) -> bytes:
-    flags = _REQUEST | message.flags | (_ACK if acknowledged else 0)
+    flags = REQUEST | message.flags | (ACK if acknowledged else 0)
     kind = message.kind if message.kind in (_BEGIN, _END) else SUBSYSTEM << 8 | message.kind
     resource = SUBSYSTEM if message.kind in (_BEGIN, _END) else 0
-    return netlink(kind, flags, sequence, struct.pack(">BBH", IPV4, 0, resource) + message.body)
+    return framed(kind, flags, sequence, struct.pack(">BBH", IPV4, 0, resource) + message.body)
 
 
 def transaction(messages: Sequence[Message]) -> bytes:
@@ -82,11 +56,11 @@ def transaction(messages: Sequence[Message]) -> bytes:
 
 def list_tables() -> bytes:
     """Asks for the names of all tables."""
-    return packed(Message(GET_TABLE, b"", _DUMP), 1)
+    return packed(Message(GET_TABLE, b"", DUMP), 1)
 
 
 def new_table(table: str) -> Message:
-    return Message(NEW_TABLE, text(1, table), _CREATE, f"table {table}")
+    return Message(NEW_TABLE, text(1, table), CREATE, f"table {table}")
 
 
 def delete_table(table: str) -> Message:
@@ -166,14 +140,14 @@ def _new_set(table: str, name: str, one: Set) -> Message:
     if description:
         body += nested(9, description)
     # A number of the transaction's own, by which nobody asks here.
-    return Message(NEW_SET, body + number(10, 1), _CREATE | _EXCLUSIVE, f"set {name}")
+    return Message(NEW_SET, body + number(10, 1), CREATE | EXCLUSIVE, f"set {name}")
 
 
 def _new_chain(table: str, name: str, chain: Chain) -> Message:
     body = text(1, table) + text(3, name)
     if chain.hook is not None:
         body += _hook(chain.hook)
-    return Message(NEW_CHAIN, body, _CREATE | _EXCLUSIVE, f"chain {name}")
+    return Message(NEW_CHAIN, body, CREATE | EXCLUSIVE, f"chain {name}")
 
 
 def _hook(hook: Hook) -> bytes:
@@ -194,7 +168,7 @@ def _rules(table: str, chain: str, rules: Iterable[Rule]) -> Iterator[Message]:
     for rule in rules:
         parts = (nested(1, part) for statement in rule for part in statement.expressions())
         body = text(1, table) + text(2, chain) + nested(4, *parts)
-        yield Message(NEW_RULE, body, _CREATE | _APPEND, f"rule of chain {chain}")
+        yield Message(NEW_RULE, body, CREATE | APPEND, f"rule of chain {chain}")
 
 
 RANGES = "-ranges"
@@ -208,7 +182,7 @@ def _elements(table: str, kind: int, elements: Mapping[Element, Data]) -> Iterat
     for name, found in by_set.items():
         for at in range(0, len(found), ELEMENTS_AT_ONCE):
             body = text(1, table) + text(2, name) + nested(3, *found[at : at + ELEMENTS_AT_ONCE])
-            flags = _CREATE | _EXCLUSIVE if kind == NEW_ELEMENTS else 0
+            flags = CREATE | EXCLUSIVE if kind == NEW_ELEMENTS else 0
             yield Message(kind, body, flags, f"elements of {name}")
 
 

@@ -4,9 +4,6 @@ import asyncio
 import socket
 from typing import Protocol
 
-EGRESS_MARK = 0x10
-"""Of packets that come to the pods' machine whatever their address."""
-
 
 class PodNetwork(Protocol):
     """A network in which pods, nodes and services have their addresses."""

@@ -1,12 +1,12 @@
 """The outside world, injected: wall clock, randomness, disk.
 
 Owns the three protocols that every component takes instead of calling the operating system, and their real
-implementations; files that are their owner's alone (`private`) and files below a root in which others choose paths
-(`beneath`); the named points where a test can make a process fail (`failpoints`); the garbage collector's settings of
-a serving process. The simulation brings its own disk. Does not own spans of time: they are the running event loop's.
+implementations; files that are their owner's alone (`private`); the named points where a test can make a process fail
+(`failpoints`); the garbage collector's settings of a serving process. The simulation brings its own disk. Does not own
+spans of time: they are the running event loop's.
 """
 
-from rayplane.storage.env.beneath import Beneath, LeavesRoot, is_whole, one_name
+from rayplane.storage.beneath import Beneath, LeavesRoot, is_whole, one_name
 from rayplane.storage.env.clock import Clock, Env, SystemClock
 from rayplane.storage.env.disk import Disk, DiskError, File, LocalDisk, LockHeld
 from rayplane.storage.env.heap import grow_heap, settle_heap

@@ -18,7 +18,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Protocol
 
-from rayplane.storage.env.beneath import Beneath
+from rayplane.storage.beneath import Beneath
 from rayplane.storage.env.private import drop_left, make_private_dir, sync_folder, write_private
 from rayplane.storage.errors import StorageError
 

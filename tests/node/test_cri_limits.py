@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rayplane.control_plane.rpc import RpcError, Stub
-from rayplane.node.runtime.isolation import runtime as isolated_runtime
+from rayplane.node.runtime import host_group
 from rayplane.node.runtime.isolation.cgroups import Group, find
 from rayplane.proto.cri import cri_pb2 as pb
 from tests.fakes import FakeClient
@@ -61,7 +61,7 @@ async def test_a_container_is_held_to_what_it_is_told(
     async with connected(tmp_path / "cri") as stubs:
         runtime = stubs[0]
         sandbox, ident = await started(stubs, "sleep", "1000")
-        whole = host._runtimes["process"].group.below(f"cri-{sandbox[:32]}")  # type: ignore[attr-defined]
+        whole = host._runtimes["process"].groups.top.below(f"cri-{sandbox[:32]}")  # type: ignore[attr-defined]
         own = whole.below("c-0")
         assert file_of(own, "cpu.max", "cpu.cfs_quota_us") == "50000"
         less = pb.LinuxContainerResources(cpu_quota=25_000, cpu_shares=512)
@@ -81,7 +81,7 @@ async def test_a_container_is_held_to_what_it_is_told(
 async def test_without_groups_too_who_uses_more_than_he_may_from_now_on_ends(
     api: FakeClient, make_isolating: Isolating, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(isolated_runtime, "find", lambda name: None)
+    monkeypatch.setattr(host_group, "find", lambda name: None)
     await make_isolating(NODE, cri_socket=str(tmp_path / "cri"))
     await api.until(lambda: "n1" in api.objects["nodes"])
     async with connected(tmp_path / "cri") as stubs:

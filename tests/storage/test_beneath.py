@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rayplane.storage.env import beneath
-from rayplane.storage.env.beneath import Beneath, LeavesRoot
+from rayplane.storage import beneath
+from rayplane.storage.beneath import Beneath, LeavesRoot
 from tests.tiers import examples
 
 

@@ -7,19 +7,34 @@ for another, and the machine takes no packet from a pod that does not bear the p
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import hashlib
 import os
 import socket
 import struct
-from typing import Any
-
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
-from pyroute2.netlink.rtnl.ifinfmsg import IFF_NOARP, IFF_UP
 
 from rayplane.node.runtime.isolation import syscalls
-from rayplane.node.runtime.pod_network import EGRESS_MARK
+from rayplane.node.runtime.isolation.links import (
+    EGRESS_MARK,
+    EVERYWHERE,
+    IFF_NOARP,
+    IFF_UP,
+    LOOPBACK,
+    RT_SCOPE_HOST,
+    RT_SCOPE_LINK,
+    RT_TABLE_LOCAL,
+    RTN_LOCAL,
+    RTN_UNREACHABLE,
+    End,
+    Route,
+    delete_link,
+    new_address,
+    new_pair,
+    new_rule,
+    set_flags,
+)
+from rayplane.node.runtime.isolation.rtnetlink import RouteSocket
 
 INTERFACE = "eth0"
 MTU = 65000
@@ -30,8 +45,6 @@ _WIRE_MAC = "02:70:6f:64:73:31"
 WIRE_HEADER = bytes.fromhex(_WIRE_MAC.replace(":", "")) * 2 + _IPV4.to_bytes(2)
 """Before a packet for the machine: to the device from itself."""
 _SIOCETHTOOL, _ETHTOOL_STXCSUM = 0x8946, 0x17
-_EXISTS = 17
-_LOCAL_TABLE = 255
 _EGRESS_TABLE = 110
 _MACHINE_SETTINGS = {
     "net/ipv4/ip_forward": "1",
@@ -57,36 +70,31 @@ _POD_SETTINGS = {
 
 
 class MachineNetwork:
-    """The network namespace that this process is in. Raises NetlinkError and OSError."""
+    """The network namespace that this process is in. Raises OSError."""
 
     def __init__(self) -> None:
-        self._routes = IPRoute()
+        self._routes = RouteSocket()
         self._mine = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self._owner = os.readlink("/proc/self")  # of all shims, of which each is the first of its own processes
         self._wire = 0
-        self._loopback = _up(self._routes, "lo")
+        self._routes.tell(set_flags(LOOPBACK, IFF_UP))
         _set(_MACHINE_SETTINGS)
 
     def add_node(self, address: str, cidr: str) -> None:
         """Have a node's address, and tell who sends to a pod of it that is not there."""
-        with _unless_there():
-            self._routes.addr("add", index=self._loopback, address=address, prefixlen=32)
-        with _unless_there():
-            self._routes.route("add", dst=cidr, type="unreachable")
+        nobody = Route(cidr, kind=RTN_UNREACHABLE)
+        self._routes.tell(new_address(LOOPBACK, address), nobody.new(), but=errno.EEXIST)
 
     def add_services(self, cidr: str) -> None:
         """Take every address of a network for one of this machine's: a proxy listens where a service is."""
-        with _unless_there():
-            self._routes.route("add", dst=cidr, oif=self._loopback, type="local", scope="host", table=_LOCAL_TABLE)
+        here = Route(cidr, LOOPBACK, kind=RTN_LOCAL, scope=RT_SCOPE_HOST, table=RT_TABLE_LOCAL)
+        self._routes.tell(here.new(), but=errno.EEXIST)
 
     def add_egress(self) -> None:
         """Take packets that rules have marked for this machine's, whatever their address: a relay has them."""
-        with _unless_there():
-            everywhere = {"dst": "0.0.0.0/0", "type": "local", "scope": "host"}
-            self._routes.route("add", oif=self._loopback, table=_EGRESS_TABLE, **everywhere)
-        with _unless_there():
-            marked = {"fwmark": EGRESS_MARK, "fwmask": EGRESS_MARK}
-            self._routes.rule("add", table=_EGRESS_TABLE, priority=_EGRESS_TABLE, **marked)
+        here = Route(EVERYWHERE, LOOPBACK, kind=RTN_LOCAL, scope=RT_SCOPE_HOST, table=_EGRESS_TABLE)
+        marked = new_rule(mark=EGRESS_MARK, table=_EGRESS_TABLE, priority=_EGRESS_TABLE)
+        self._routes.tell(here.new(), marked, but=errno.EEXIST)
 
     def open_wire(self) -> int:
         """A device for packets to and from other machines: a pair, of which the descriptor is the far end.
@@ -96,34 +104,36 @@ class MachineNetwork:
         name, far = f"{_WIRE}{self._owner}", f"far{self._owner}"
         self._remove(name)
         self._remove_wires_of_the_dead()
-        self._routes.link("add", ifname=name, kind="veth", peer={"ifname": far, "mtu": MTU}, mtu=MTU, address=_WIRE_MAC)
-        (self._wire,) = self._routes.link_lookup(ifname=name)
+        self._routes.tell(new_pair(End(name, mac=_WIRE_MAC), End(far), MTU))
+        self._wire = socket.if_nametoindex(name)
         _without_offload(name)
         # Nobody answers at the far end who has an address.
-        self._routes.link("set", index=self._wire, flags=IFF_NOARP | IFF_UP, change=IFF_NOARP | IFF_UP)
-        _up(self._routes, far)
+        self._routes.tell(set_flags(self._wire, IFF_NOARP | IFF_UP), set_flags(socket.if_nametoindex(far), IFF_UP))
         with socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.htons(_IPV4)) as end:
             end.bind((far, _IPV4))
             return end.detach()
 
     def route(self, cidr: str) -> None:
         """Send what is for a network of another machine to this process' device."""
-        self._routes.route("replace", dst=cidr, oif=self._wire, scope="link")
+        self._routes.tell(Route(cidr, self._wire, scope=RT_SCOPE_LINK).replace())
 
     def unroute(self, cidr: str) -> None:
-        with contextlib.suppress(NetlinkError):  # another host's device has it now
-            self._routes.route("del", dst=cidr, oif=self._wire)
+        with contextlib.suppress(OSError):  # another host's device has it now
+            self._routes.tell(Route(cidr, self._wire, scope=RT_SCOPE_LINK).delete())
 
     def add_pod(self, uid: str, address: str, gateway: str, net: int, *, closed: bool = False) -> None:
         """Connect a pod's network namespace, an open descriptor, by an interface; `closed`: without a way to it yet."""
-        peer: dict[str, Any] = {"ifname": INTERFACE, "net_ns_fd": net, "mtu": MTU}
-        # One of before goes only after its namespace has, which nobody can wait for.
-        self.remove_pod(uid)
-        self._routes.link("add", ifname=_name(uid), kind="veth", peer=peer, mtu=MTU, state="up")
-        (mine,) = self._routes.link_lookup(ifname=_name(uid))
-        _set({f"net/ipv4/conf/{_name(uid)}/rp_filter": "1"})
+        name = _name(uid)
+        pair = new_pair(End(name, flags=IFF_UP), End(INTERFACE, net), MTU)
+        try:
+            self._routes.tell(pair)
+        except FileExistsError:
+            # One of before goes only after its namespace has, which nobody can wait for.
+            self.remove_pod(uid)
+            self._routes.tell(pair)
+        _set({f"net/ipv4/conf/{name}/rp_filter": "1"})
         if not closed:
-            self._lead_to(address, gateway, mine)
+            self._lead_to(address, gateway, socket.if_nametoindex(name))
         syscalls.setns(net, syscalls.CLONE_NEWNET)
         try:
             _configure(address, gateway)
@@ -132,12 +142,15 @@ class MachineNetwork:
 
     def open_pod(self, uid: str, address: str, gateway: str) -> None:
         """Let a pod that was added as closed speak."""
-        for index in self._routes.link_lookup(ifname=_name(uid)):
-            self._lead_to(address, gateway, index)
+        try:
+            index = socket.if_nametoindex(_name(uid))
+        except OSError:
+            return  # it went meanwhile
+        self._lead_to(address, gateway, index)
 
     def _lead_to(self, address: str, gateway: str, index: int) -> None:
         """Without this the machine takes no packet from the pod either: it looks where an answer would go."""
-        self._routes.route("replace", dst=f"{address}/32", oif=index, scope="link", prefsrc=gateway)
+        self._routes.tell(Route(f"{address}/32", index, source=gateway, scope=RT_SCOPE_LINK).replace())
 
     def remove_pod(self, uid: str) -> None:
         """Remove a pod's interface, and the way to its address with it."""
@@ -145,15 +158,13 @@ class MachineNetwork:
 
     def _remove_wires_of_the_dead(self) -> None:
         """The network outlives a shim while another has it, and so would its device."""
-        for link in self._routes.get_links():
-            pid = link.get("ifname", "").removeprefix(_WIRE)
+        for _, name in socket.if_nameindex():
+            pid = name.removeprefix(_WIRE)
             if pid.isdigit() and not _lives(pid):
-                self._remove(f"{_WIRE}{pid}")
+                self._remove(name)
 
     def _remove(self, name: str) -> None:
-        for index in self._routes.link_lookup(ifname=name):
-            with contextlib.suppress(NetlinkError):  # it went meanwhile
-                self._routes.link("del", index=index)
+        self._routes.tell(delete_link(name), but=errno.ENODEV)
 
 
 def _lives(pid: str) -> bool:
@@ -174,17 +185,11 @@ def _without_offload(name: str) -> None:
 
 
 def _configure(address: str, gateway: str) -> None:
-    with IPRoute() as routes:
-        _up(routes, "lo")
-        index = _up(routes, INTERFACE)
-        routes.addr("add", index=index, address=address, prefixlen=32)
-        routes.route("add", dst="default", gateway=gateway, oif=index, flags=["onlink"])
-
-
-def _up(routes: IPRoute, name: str) -> int:
-    (index,) = routes.link_lookup(ifname=name)
-    routes.link("set", index=index, state="up")
-    return int(index)
+    with RouteSocket() as routes:
+        index = socket.if_nametoindex(INTERFACE)
+        way_out = Route(EVERYWHERE, index, gateway=gateway)
+        up = (set_flags(LOOPBACK, IFF_UP), set_flags(index, IFF_UP))
+        routes.tell(*up, new_address(index, address), way_out.new())
 
 
 def prepare_pod() -> None:
@@ -202,12 +207,3 @@ def _set(settings: dict[str, str]) -> None:
 def _name(uid: str) -> str:
     """Name of a pod's interface on the machine's side."""
     return f"pod{hashlib.blake2s(uid.encode(), digest_size=6).hexdigest()}"
-
-
-@contextlib.contextmanager
-def _unless_there() -> Any:
-    try:
-        yield
-    except NetlinkError as e:
-        if e.code != _EXISTS:
-            raise

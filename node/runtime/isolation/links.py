@@ -1,0 +1,130 @@
+"""Interfaces, addresses and routes as the messages by which the kernel makes them (rtnetlink(7)). Pure.
+
+The numbers of linux/rtnetlink.h, linux/if_link.h and linux/fib_rules.h stand here under the names that they have there.
+"""
+
+import struct
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+
+from rayplane.node.netlink import ACK, CREATE, EXCLUSIVE, NESTED, REPLACE, REQUEST, attribute, framed, text
+
+LOOPBACK = 1
+"""The number of the loopback interface, in every network namespace."""
+IFF_UP, IFF_NOARP = 0x1, 0x80
+RTN_UNICAST, RTN_LOCAL, RTN_UNREACHABLE = 1, 2, 7
+RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, RT_SCOPE_HOST = 0, 253, 254
+RT_TABLE_MAIN, RT_TABLE_LOCAL = 254, 255
+EVERYWHERE = "0.0.0.0/0"
+EGRESS_MARK = 0x10
+"""Of packets that come to the pods' machine whatever their address."""
+_NEWLINK, _DELLINK, _NEWADDR, _NEWROUTE, _DELROUTE, _NEWRULE = 16, 17, 20, 24, 25, 32
+_ADDRESS, _IFNAME, _MTU, _LINKINFO, _NET_NS_FD = 1, 3, 4, 18, 28
+_INFO_KIND, _INFO_DATA, _PEER = 1, 2, 1
+_IFA_ADDRESS, _IFA_LOCAL = 1, 2
+_DST, _OIF, _GATEWAY, _PREFSRC, _TABLE = 1, 4, 5, 7, 15
+_FRA_PRIORITY, _FRA_FWMARK, _FRA_FWMASK, _TO_TABLE = 6, 10, 16, 1
+_STATIC, _ONLINK = 4, 4
+_IPV4, _WHOLE = 2, 32
+_NUMBER = struct.Struct("=I")
+_LINK, _IFA, _ROUTE = struct.Struct("=BxHiII"), struct.Struct("=BBBBI"), struct.Struct("=BBBBBBBBI")
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A message that changes something. `about`: for whoever reads why it was refused."""
+
+    kind: int
+    body: bytes
+    flags: int
+    about: str
+
+    def packed(self, sequence: int) -> bytes:
+        """With a number that its answer bears."""
+        return framed(self.kind, REQUEST | ACK | self.flags, sequence, self.body)
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """One end of a pair of interfaces. `net`: a descriptor of the namespace it is in, -1 for that of who orders it."""
+
+    name: str
+    net: int = -1
+    mac: str = ""
+    flags: int = 0
+
+
+def new_pair(end: End, far: End, mtu: int) -> Order:
+    """Two interfaces of which each gets what is sent by the other (veth)."""
+    peer = attribute(_PEER, _end(far, mtu))
+    kind = attribute(_LINKINFO | NESTED, text(_INFO_KIND, "veth") + attribute(_INFO_DATA | NESTED, peer))
+    return Order(_NEWLINK, _end(end, mtu) + kind, CREATE | EXCLUSIVE, f"interface {end.name}")
+
+
+def _end(end: End, mtu: int) -> bytes:
+    body = _LINK.pack(0, 0, 0, end.flags, end.flags) + text(_IFNAME, end.name) + _number(_MTU, mtu)
+    if end.mac:
+        body += attribute(_ADDRESS, bytes.fromhex(end.mac.replace(":", "")))
+    return body + (_number(_NET_NS_FD, end.net) if end.net >= 0 else b"")
+
+
+def set_flags(index: int, flags: int) -> Order:
+    """Have these flags of an interface set, the others as they are."""
+    return Order(_NEWLINK, _LINK.pack(0, 0, index, flags, flags), 0, f"interface {index}")
+
+
+def delete_link(name: str) -> Order:
+    """Remove an interface, with the other of its pair and all routes by it."""
+    return Order(_DELLINK, _LINK.pack(0, 0, 0, 0, 0) + text(_IFNAME, name), 0, f"end of interface {name}")
+
+
+def new_address(index: int, ip: str) -> Order:
+    """An address without neighbours."""
+    packed = IPv4Address(ip).packed
+    body = _IFA.pack(_IPV4, _WHOLE, 0, RT_SCOPE_UNIVERSE, index)
+    body += attribute(_IFA_LOCAL, packed) + attribute(_IFA_ADDRESS, packed)
+    return Order(_NEWADDR, body, CREATE | EXCLUSIVE, f"address {ip}")
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A way to a network. `index`: the interface it leads by, 0 for none; `source`: the address that speaks there."""
+
+    to: str
+    index: int = 0
+    gateway: str = ""
+    source: str = ""
+    kind: int = RTN_UNICAST
+    scope: int = RT_SCOPE_UNIVERSE
+    table: int = RT_TABLE_MAIN
+
+    def new(self) -> Order:
+        return Order(_NEWROUTE, self._body(), CREATE | EXCLUSIVE, f"route to {self.to}")
+
+    def replace(self) -> Order:
+        """In place of one that is there."""
+        return Order(_NEWROUTE, self._body(), CREATE | REPLACE, f"route to {self.to}")
+
+    def delete(self) -> Order:
+        return Order(_DELROUTE, self._body(), 0, f"end of route to {self.to}")
+
+    def _body(self) -> bytes:
+        to = IPv4Network(self.to)
+        flags = _ONLINK if self.gateway else 0  # no pod has its gateway for a neighbour
+        body = _ROUTE.pack(_IPV4, to.prefixlen, 0, 0, self.table, _STATIC, self.scope, self.kind, flags)
+        body += attribute(_DST, to.network_address.packed) if to.prefixlen else b""
+        body += _number(_OIF, self.index) if self.index else b""
+        for kind, ip in ((_GATEWAY, self.gateway), (_PREFSRC, self.source)):
+            body += attribute(kind, IPv4Address(ip).packed) if ip else b""
+        return body
+
+
+def new_rule(*, mark: int, table: int, priority: int) -> Order:
+    """Have packets with a mark take the routes of a table."""
+    body = _ROUTE.pack(_IPV4, 0, 0, 0, table, 0, 0, _TO_TABLE, 0) + _number(_FRA_PRIORITY, priority)
+    body += _number(_FRA_FWMARK, mark) + _number(_FRA_FWMASK, mark) + _number(_TABLE, table)
+    return Order(_NEWRULE, body, CREATE | EXCLUSIVE, f"rule for mark {mark}")
+
+
+def _number(kind: int, value: int) -> bytes:
+    return attribute(kind, _NUMBER.pack(value))

@@ -1,0 +1,106 @@
+"""Interfaces, addresses and routes as the kernel takes them, and what it answers."""
+
+import errno
+import socket
+import struct
+from ipaddress import AddressValueError
+from typing import Any
+
+import pytest
+
+from rayplane.node.netlink import ERROR, attribute, attribute_values, framed, parsed, text
+from rayplane.node.runtime.isolation.links import (
+    IFF_UP,
+    RT_SCOPE_LINK,
+    End,
+    Order,
+    Route,
+    delete_link,
+    new_address,
+    new_pair,
+    set_flags,
+)
+from rayplane.node.runtime.isolation.rtnetlink import RouteSocket
+
+LINK, ROUTE = 16, 12  # bytes before the attributes
+
+
+def attributes(order: Order, after: int) -> dict[int, bytes]:
+    return dict(attribute_values(order.body[after:]))
+
+
+def test_what_is_packed_is_parsed() -> None:
+    data = framed(16, 5, 7, b"abc") + b"\0" + framed(17, 0, 8, b"")
+    assert [*parsed(data)] == [(16, 7, b"abc"), (17, 8, b"")]
+    assert [*attribute_values(attribute(3, b"abcde") + text(4, "x"))] == [(3, b"abcde"), (4, b"x\0")]
+    for odd in (b"", b"\0" * 3, b"\0" * 16, b"\xff" * 20):
+        assert len([*parsed(odd)]) <= 1 and len([*attribute_values(odd)]) <= 1
+
+
+def test_a_pair_has_one_end_here_and_one_in_the_pod() -> None:
+    order = new_pair(End("pod1", flags=IFF_UP), End("eth0", net=9), 65000)
+    outer = attributes(order, LINK)
+    assert struct.unpack_from("=BxHiII", order.body)[3:] == (IFF_UP, IFF_UP)
+    assert outer[3] == b"pod1\0" and 28 not in outer
+    info = dict(attribute_values(outer[18]))
+    assert info[1] == b"veth\0"
+    peer = dict(attribute_values(info[2]))[1]
+    inner = dict(attribute_values(peer[LINK:]))
+    assert inner[3] == b"eth0\0" and inner[28] == struct.pack("=I", 9) and inner[4] == struct.pack("=I", 65000)
+    assert struct.unpack_from("=BxHiII", peer)[3:] == (0, 0)
+
+
+def test_the_way_out_goes_to_no_neighbour() -> None:
+    out = Route("0.0.0.0/0", 2, gateway="10.0.0.1").new()
+    header = struct.unpack_from("=BBBBBBBBI", out.body)
+    assert header[1] == 0 and header[-1] == 4
+    assert attributes(out, ROUTE) == {4: struct.pack("=I", 2), 5: bytes([10, 0, 0, 1])}
+    here = Route("10.0.0.7/32", 5, source="10.0.0.1", scope=RT_SCOPE_LINK).replace()
+    header = struct.unpack_from("=BBBBBBBBI", here.body)
+    assert (header[1], header[6], header[-1]) == (32, RT_SCOPE_LINK, 0)
+    assert attributes(here, ROUTE)[1] == bytes([10, 0, 0, 7]) and attributes(here, ROUTE)[7] == bytes([10, 0, 0, 1])
+
+
+@pytest.mark.parametrize("ip", ["10.0.0", "10.0.0.256", "fe80::1", ""])
+def test_what_is_no_address_of_ipv4_is_refused(ip: str) -> None:
+    with pytest.raises(AddressValueError):
+        new_address(1, ip)
+
+
+class Kernel:
+    """Answers each order with the number that stands for its name, in several datagrams."""
+
+    def __init__(self, answers: list[int]) -> None:
+        self.answers, self.waiting = answers, list[bytes]()
+
+    def send(self, data: bytes) -> None:
+        numbers = [number for _, number, _ in parsed(data)]
+        said = [framed(ERROR, 0, n, struct.pack("=i", -a)) for n, a in zip(numbers, self.answers, strict=True)]
+        self.waiting = [framed(ERROR, 0, 12345, struct.pack("=i", -1)), b"".join(said[:1]), b"".join(said[1:])]
+
+    def recv(self, _: int) -> bytes:
+        return self.waiting.pop(0)
+
+
+def told(answers: list[int], **how: Any) -> None:
+    routes = RouteSocket()
+    routes._socket.close()
+    routes._socket = Kernel(answers)  # type: ignore[assignment]
+    routes.tell(set_flags(1, IFF_UP), delete_link("pod1"), new_address(1, "10.0.0.1"), **how)
+
+
+def test_what_is_refused_first_is_told_and_what_is_as_good_is_not() -> None:
+    told([0, 0, 0])
+    told([0, errno.ENODEV, errno.ENODEV], but=errno.ENODEV)
+    with pytest.raises(FileExistsError, match=r"address 10\.0\.0\.1"):
+        told([0, errno.ENODEV, errno.EEXIST], but=errno.ENODEV)
+    with pytest.raises(OSError, match="end of interface pod1") as raised:
+        told([0, errno.ENODEV, errno.EEXIST])
+    assert raised.value.errno == errno.ENODEV
+
+
+def test_the_kernel_of_this_machine_answers() -> None:
+    with RouteSocket() as routes, pytest.raises(OSError, match="end of interface rp-nobody") as raised:
+        routes.tell(delete_link("rp-nobody"))
+    assert raised.value.errno in (errno.ENODEV, errno.EPERM)
+    assert socket.if_nameindex()
