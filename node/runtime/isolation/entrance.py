@@ -1,11 +1,12 @@
 """The way of a shim into the machine's namespaces, before it is one.
 
-Started as `entrance.py CONTROL MEMBERS DIRECTORY...` (see `shim`). Who is no root goes through one more exec: the
-interpreter is mounted on itself, so that it is read-only to all below. A container can always reach the file of the
-program that its first process was before (/proc/self/exe), and may own that file outside: it must not write to it.
+Started as `entrance.py CONTROL MEMBERS DIRECTORY...` (see `shim`). Who is no root goes through one more exec: of the
+interpreter as it is mounted in `STAGE`, read-only to all below. A container can always reach the file of the program
+that its first process was before (/proc/self/exe), and may own that file outside: it must not write to it. Where the
+interpreter itself stands nothing is mounted: that would be locked for pods' namespaces, and the kernel takes no
+directory with such a mount in it, /usr or /opt, as a layer of their roots.
 """
 
-import contextlib
 import errno
 import json
 import os
@@ -23,6 +24,7 @@ from rayplane.node.runtime.isolation.mounts import make_read_only
 from rayplane.node.runtime.isolation.rootfs import NEW_ROOT, OWN, PROC, STAGE
 from rayplane.node.runtime.isolation.users import RANGE_COUNT, RANGE_FIRST, maps_many
 
+_PROGRAM = f"{STAGE}/program"
 _SHIM = str(Path(os.path.abspath(__file__)).with_name("shim.py"))
 _JOINED = (("user", syscalls.CLONE_NEWUSER), ("net", syscalls.CLONE_NEWNET))
 _SHARED = syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNET
@@ -54,7 +56,7 @@ def isolate(peer: int, directories: Sequence[str]) -> None:
     os.setresuid(0, 0, 0)
     if not is_root:
         _show(directories)
-        _protect(os.path.realpath("/proc/self/exe"))
+        _keep(os.path.realpath(sys.executable))
 
 
 def _show(directories: Sequence[str]) -> None:
@@ -68,12 +70,11 @@ def _show(directories: Sequence[str]) -> None:
         syscalls.mount(directory, f"{STAGE}/{number}", "", syscalls.MS_BIND | syscalls.MS_REC)
 
 
-def _protect(program: str) -> None:
-    if not os.access(program, os.W_OK):
-        return  # nor may they write it; and with a mount in it that they cannot undo, /usr is no layer of their roots
-    with contextlib.suppress(OSError):  # it was replaced since: then nobody comes to it
-        syscalls.mount(program, program, "", syscalls.MS_BIND)
-        make_read_only(program)
+def _keep(program: str) -> None:
+    """Have the interpreter where nobody can write it by any way that leads through here."""
+    os.close(os.open(_PROGRAM, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
+    syscalls.mount(program, _PROGRAM, "", syscalls.MS_BIND)
+    make_read_only(_PROGRAM)
 
 
 def _unshare_with_range() -> None:
@@ -124,7 +125,15 @@ def main() -> None:
         serve(socket.socket(fileno=number))
     else:
         os.set_inheritable(number, True)
-        os.execv(sys.executable, [sys.executable, "-I", _SHIM, str(number)])
+        os.execve(_PROGRAM, [sys.executable, "-I", _SHIM, str(number)], {**os.environ, **_own_libraries()})
+
+
+def _own_libraries() -> dict[str, str]:
+    """Where the interpreter's own library is: it may be named by where the program stands ($ORIGIN, ld.so(8))."""
+    with open("/proc/self/maps") as f:
+        paths = {line.split(maxsplit=5)[-1].strip() for line in f if "/libpython" in line}
+    found = [os.path.dirname(path) for path in sorted(paths)]
+    return {"LD_LIBRARY_PATH": ":".join([*found, *filter(None, [os.environ.get("LD_LIBRARY_PATH")])])} if found else {}
 
 
 if __name__ == "__main__":
