@@ -193,7 +193,7 @@ class NodeHostConfig:
     shutdown_by_priority: tuple[tuple[int, float], ...] = ()
     """In place of both: seconds for the pods of at least a priority, below the next one."""
     pod_pids_limit: int = PIDS_MAX
-    """Processes and threads of one isolated pod, where there are control groups; -1: any number."""
+    """Processes and threads of one pod; -1: any number. Without control groups a few more may be, for a moment."""
     image_gc_high_percent: int = 85
     """From this part of the disk on images that nobody uses go,"""
     image_gc_low_percent: int = 80
@@ -241,6 +241,11 @@ class NodeHostConfig:
         timing = self.timing
         if not timing.lease_renew_s < timing.lease_duration_s <= timing.fence_after_s:
             raise ConfigError("timing: need lease_renew_s < lease_duration_s <= fence_after_s")
+
+    @property
+    def pod_processes(self) -> int:
+        """Processes of a pod at most; 0 for any number."""
+        return max(0, self.pod_pids_limit)
 
     @property
     def isolates(self) -> bool:

@@ -400,7 +400,7 @@ class NodeHost:
             runtime = runtime_at(path, self.config.nodes[0], pods=root, find=self._objects.find)
             runtime.watchers.append(self._mark_nodes)
             return runtime
-        return ProcessRuntime(self._simulated, logs=self._log_limits())
+        return ProcessRuntime(self._simulated, None, self._log_limits(), root, self.config.pod_processes)
 
     def _mark_nodes(self) -> None:
         for kubelet in self.kubelets.values():
@@ -426,7 +426,7 @@ class NodeHost:
             services=config.services,
             profiles=self.env.disk.local_path(SECCOMP_PROFILES) or "",
             node_memory=max(quantity.value(node.memory) for node in config.nodes),
-            pod_processes=max(0, config.pod_pids_limit),
+            pod_processes=config.pod_processes,
         )
         runtime.logs = self._log_limits()
         self._isolating = runtime

@@ -148,6 +148,7 @@ class Started:
 
 
 START_ERROR = "StartError"
+TOO_MANY_PROCESSES = "TooManyProcesses"
 POST_START, PRE_STOP = "postStart", "preStop"
 
 
@@ -168,7 +169,7 @@ class Exited:
     exit_code: int
     signal: int = 0
     message: str = ""  # termination message
-    reason: str = ""  # where it is more than its code tells: OOMKilled
+    reason: str = ""  # where it is more than its code tells: OOMKilled, TOO_MANY_PROCESSES
 
 
 @dataclass(frozen=True, slots=True)

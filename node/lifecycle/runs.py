@@ -15,6 +15,7 @@ from rayplane.node.lifecycle.model import (
     POST_START,
     PRE_STOP,
     START_ERROR,
+    TOO_MANY_PROCESSES,
     Container,
     ContainerEvent,
     Effect,
@@ -210,6 +211,8 @@ class ContainerRuns:
         )
         c.startup_passed = c.ready = False
         c.started_stamp = ""
+        if event.reason == TOO_MANY_PROCESSES:
+            self._record(event.reason, f"Container {c.name} had more processes than a pod may have", warning=True)
         self._run_is_over(c, event.exit_code, ran_s)
 
     def _run_is_over(self, c: Container, exit_code: int, ran_s: float) -> None:

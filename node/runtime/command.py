@@ -27,7 +27,7 @@ from rayplane.control_plane.api import meta
 from rayplane.node.environment import expand
 from rayplane.node.images.containers import ContainerImage
 from rayplane.node.runtime import StartOrder
-from rayplane.node.shim.shim import MARK
+from rayplane.node.shim.processes import MARK
 
 PRELOAD = str(Path(__file__).with_name("preload"))
 TERMINATION_LOG = "/dev/termination-log"

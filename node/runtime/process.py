@@ -14,11 +14,13 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
+from rayplane.node.config import PIDS_MAX
 from rayplane.node.errors import ContainerConfigError, ContainerCreateError, NotRunning, RuntimeFailed
 from rayplane.node.images.containers import stop_signal
-from rayplane.node.lifecycle.model import START_ERROR
-from rayplane.node.runtime import ContainerRun, ExecSession, Listener, LogOptions, StartOrder, Usage
+from rayplane.node.lifecycle.model import START_ERROR, TOO_MANY_PROCESSES
+from rayplane.node.runtime import ContainerRun, ExecSession, Listener, LogOptions, PodPlace, StartOrder, Usage
 from rayplane.node.runtime.attach import Attached, StandardInput, Terminal
 from rayplane.node.runtime.command import (
     CommandLine,
@@ -30,6 +32,9 @@ from rayplane.node.runtime.command import (
 )
 from rayplane.node.runtime.copying import copy_command
 from rayplane.node.runtime.exec_session import ProcessExec
+from rayplane.node.runtime.host_group import HostGroup
+from rayplane.node.runtime.isolation.cgroups import Group
+from rayplane.node.runtime.isolation.limits import of_container
 from rayplane.node.runtime.logfile import LogFile, LogLimits
 from rayplane.node.runtime.nothing_shared import NothingShared
 from rayplane.node.runtime.pipes import connect_output, merged
@@ -37,7 +42,8 @@ from rayplane.node.runtime.shim_client import ShimClient
 from rayplane.node.runtime.simulated import SimulatedRuntime
 from rayplane.node.runtime.termination import termination_message
 from rayplane.node.runtime.tree import TERMINATION_LOG, ContainerTree
-from rayplane.node.runtime.usage import ProcessTable, UsageMeter
+from rayplane.node.runtime.usage import ProcessTable, SessionUse, UsageMeter
+from rayplane.node.shim.child import CROWDED, OOM_KILLED
 
 CREATE_ERROR = "CreateContainerError"
 EXEC_MAX = 256
@@ -47,9 +53,18 @@ class ProcessRuntime(NothingShared):
     """A runtime that starts containers as processes; `simulated` takes those without a command."""
 
     def __init__(
-        self, simulated: SimulatedRuntime, shim: ShimClient | None = None, logs: LogLimits | None = None
+        self,
+        simulated: SimulatedRuntime,
+        shim: ShimClient | None = None,
+        logs: LogLimits | None = None,
+        group: str = "",
+        pod_processes: int = PIDS_MAX,
     ) -> None:
+        """`group`: a name of this host on its machine, by which it has control groups; empty for none;
+        `pod_processes`: of a pod at most, 0 for any number."""
         self._simulated = simulated
+        self.groups = HostGroup(group, pod_processes)
+        self.pod_processes = pod_processes
         self.logs = logs or LogLimits()
         self.shim = shim or ShimClient()
         self.table = ProcessTable()
@@ -58,10 +73,19 @@ class ProcessRuntime(NothingShared):
         self.path = f"{os.environ.get('PATH', os.defpath)}:{own}"
 
     async def open(self) -> None:
+        await self.groups.open()
         self.shim.start()
 
     async def close(self) -> None:
         await self.shim.stop()
+        await self.groups.close()
+
+    async def add_pod(self, place: PodPlace) -> str:
+        self.groups.add(place.uid, place.pod)
+        return place.ip
+
+    def remove_pod(self, uid: str) -> None:
+        self.groups.remove(uid)
 
     def keep_alive(self, seconds: float) -> None:
         self.shim.order("", op="alive", seconds=seconds)
@@ -95,6 +119,8 @@ class ProcessRun:
         self._stdin: StandardInput | None = None
         self._pid = 0
         self._over = False
+        self._group: Group | None = None
+        self._hurries = False
         self._meter = UsageMeter()
 
     # --- start ------------------------------------------------------------------------------------
@@ -126,7 +152,15 @@ class ProcessRun:
     @contextlib.contextmanager
     def _open_groups(self) -> Iterator[list[int]]:
         """What the shim needs to put the process in its control groups, where it has some."""
-        yield []
+        order, limits = self._order, of_container(self._order.container)
+        name = f"{order.container['name']}-{order.attempt}"
+        self._group = self._runtime.groups.container(meta.uid(order.pod), name, limits)
+        fds = self._group.entries() if self._group is not None else []
+        try:
+            yield fds
+        finally:
+            for fd in fds:
+                os.close(fd)
 
     @contextlib.contextmanager
     def _open_input(self) -> Iterator[list[int]]:
@@ -155,8 +189,10 @@ class ProcessRun:
         return line
 
     def _place(self) -> dict[str, Any]:
-        """What a start says of where the process is to be."""
-        return {}
+        """What a start says of where the process is to be, and what it may have."""
+        if self._runtime.groups.top is not None:
+            return {}
+        return {"memory_max": of_container(self._order.container).memory, "processes_max": self._runtime.pod_processes}
 
     def _failed(self, message: str, reason: str = START_ERROR) -> None:
         self._end()
@@ -190,10 +226,27 @@ class ProcessRun:
     def stop(self, grace_s: float) -> None:
         if not self._over:
             self._runtime.shim.order(self._order.container_id, op="kill", grace=grace_s)
+            if self._group is not None:
+                asyncio.get_running_loop().call_later(grace_s, self._hurry)
+
+    def _hurry(self) -> None:
+        """Let what was killed end at once: each process needs a turn for that, and a small share has few."""
+        if self._group is not None and not self._over:
+            self._hurries = True
+            self._runtime.groups.pod(meta.uid(self._order.pod)).lift_cpu()
+            self._group.lift_cpu()
 
     def _why(self, message: dict[str, Any]) -> str:
         """What is to be told of its end beside its code."""
-        return str(message.get("why") or "")
+        group, short = self._group, False
+        if group is not None:
+            if self._hurries:  # the pod's other containers have its bound again
+                with contextlib.suppress(OSError):
+                    self._runtime.groups.limit(meta.uid(self._order.pod))
+            short = bool(message["code"]) and group.use().kills > 0
+            asyncio.get_running_loop().run_in_executor(None, group.remove)
+        why = str(message.get("why") or "")
+        return OOM_KILLED if short else TOO_MANY_PROCESSES if why == CROWDED else why
 
     # --- while it runs ----------------------------------------------------------------------------
 
@@ -258,10 +311,22 @@ class ProcessRun:
         if self._over or not self._pid:
             return Usage()
         now = asyncio.get_running_loop().time()
-        return self._meter.measure(self._runtime.table.sessions(now).get(self._pid), now)
+        if self._group is None:
+            return self._meter.measure(self._runtime.table.sessions(now).get(self._pid), now)
+        use = self._group.use()
+        return self._meter.measure(SessionUse(use.cpu_ns, use.memory_bytes), now)
 
     def resize(self, pod: Object, container: dict[str, Any]) -> None:
-        """Nothing holds it to what it may have."""
+        """Let it have other resources from now on. Raises RuntimeFailed."""
+        limits, runtime = of_container(container), self._runtime
+        try:
+            if self._group is not None:
+                runtime.groups.limit(meta.uid(pod), pod)
+                self._group.set(limits)
+            else:
+                runtime.shim.order(self._order.container_id, op="limit", memory_max=limits.memory)
+        except OSError as e:
+            raise RuntimeFailed(f"cannot change the container's resources: {e}") from e
 
     def probe_delay(self, probe: str) -> tuple[float, bool] | None:
         return None

@@ -6,8 +6,11 @@ import time
 from typing import Any, Protocol
 
 from rayplane.node.shim.container_log import Log
+from rayplane.node.shim.hogs import Most
 
 OOM_KILLED = "OOMKilled"
+CROWDED = "crowded"
+"""It had more processes than it might."""
 
 
 class Process(Protocol):
@@ -36,7 +39,7 @@ class Child:
         self.outputs: dict[int, bytes] = {}  # descriptors to the names of their streams
         self.log: Log | None = None
         self.kill_at: float | None = None
-        self.memory_max = 0  # bytes that are looked after here; 0 for none
+        self.most = Most()  # that is looked after here
         self.groups: list[int] = []  # descriptors of control groups
         self.why = ""  # it was ended, told with its end
         self.spaces = 0  # a number of what its processes share, where they do not all go with its first

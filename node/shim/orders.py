@@ -13,6 +13,7 @@ _NEEDED = {
     "attach": ("id",),
     "kill": ("id", "grace"),
     "alive": ("seconds",),
+    "limit": ("id", "memory_max"),
 }
 
 
@@ -83,6 +84,7 @@ _FIELDS: dict[str, Callable[[object], bool]] = {
     "stop_signal": _is_signal,
     "groups": lambda value: value == 0 or _is_count(value),
     "memory_max": lambda value: value == 0 or _is_count(value),
+    "processes_max": lambda value: value == 0 or _is_count(value),
     "grace": _is_span,
     "seconds": _is_span,
 }

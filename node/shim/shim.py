@@ -10,11 +10,12 @@ killed, its children die by their parent-death signal.
 Protocol: JSON in datagrams on the socket given as descriptor `argv[1]`.
 in:  {op: start, id, argv, env, cwd, log, log_bytes, [log_files], [stop_signal]} with the descriptor of the
      directory that gets the file `log`, and for a process with a standard input one more, for one with a terminal two:
-     its end and ours; at last `groups` of files that the process writes to; with `memory_max` it is looked after
+     its end and ours; at last `groups` of files that the process writes to; with `memory_max` or `processes_max` it is
+     looked after
      {op: exec, id, of, argv, env, cwd, tty} with three descriptors
      {op: attach, id} with one for what a container writes from now on, or two, the second for its errors; closed when
      that ends
-     {op: kill, id, grace} {op: alive, seconds}
+     {op: kill, id, grace} {op: alive, seconds} {op: limit, id, memory_max}
 out: {ev: started, id, pid} {ev: failed, id, error, [code]} {ev: exited, id, code, signal, why}
 
 Imports of this project only what is beside it, so that it starts in a few milliseconds. Single-threaded, one epoll
@@ -22,7 +23,6 @@ loop.
 """
 
 import ctypes
-import fcntl
 import json
 import os
 import resource
@@ -31,10 +31,9 @@ import signal
 import socket
 import subprocess
 import sys
-import termios
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,10 +42,13 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(os.path.abspath(__file__)).parents[3]))
 
 from rayplane.node.shim import orders
-from rayplane.node.shim.child import Attached, Child, Process, reset_signals
+from rayplane.node.shim.child import Attached, Child, Process
 from rayplane.node.shim.container_log import STDERR, STDOUT, Log
+from rayplane.node.shim.hogs import Most
+from rayplane.node.shim.lookout import ORPHANS, Lookout
+from rayplane.node.shim.processes import child_pids, kill, kill_group, mark_of
+from rayplane.node.shim.spawning import spawn
 
-MARK = "RAYPLANE_CONTAINER_ID"
 MESSAGE_MAX = 192 * 1024
 ERROR_CHARS = 1000
 #: Descriptors that the shim may have, where the machine allows it; a container takes about ten.
@@ -58,7 +60,7 @@ WATCH_S = 1.0
 STUCK_S = 10.0
 _STARTS = ("start", "exec")
 _STREAMS = (STDOUT, STDERR)
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_PR_SET_CHILD_SUBREAPER = 36
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -79,13 +81,14 @@ class Shim:
         self._unsent: deque[tuple[bytes, list[int]]] = deque()
         self._alive_until: float | None = None
         self._running = True
-        self.look_at = float("inf")
+        self._lookout = Lookout(self.proc, self._children, self.roots)
         self._orders: dict[str, Callable[[dict[str, Any], list[int]], None]] = {
             "start": self._start,
             "exec": self._exec,
             "attach": self._attach,
             "kill": self._kill,
             "alive": self._alive,
+            "limit": self._limit,
         }
 
     def run(self) -> None:
@@ -105,8 +108,7 @@ class Shim:
                 key.data()
             self._reap()
             self._kill_late()
-            if time.monotonic() >= self.look_at:
-                self.look()
+            self._lookout.look()
             self._give_up_stuck()
             self._send_more()
             if os.getppid() != self._host:
@@ -118,7 +120,7 @@ class Shim:
 
     def _timeout(self) -> float:
         now = time.monotonic()
-        due = [self.look_at, *(c.kill_at for c in self._children.values() if c.kill_at is not None)]
+        due = [self._lookout.due, *(c.kill_at for c in self._children.values() if c.kill_at is not None)]
         if self._alive_until is not None:
             due.append(self._alive_until)
         return max(0.0, min([now + WATCH_S, *due]) - now)
@@ -186,8 +188,21 @@ class Shim:
         """The number of a child as it is told; 0 for one that has ended meanwhile."""
         return child.pid
 
-    def look(self) -> None:
-        """Look after what runs, when it is `look_at`, and set that anew."""
+    def roots(self, children: Collection[Child]) -> dict[str, list[int]]:
+        """Processes that all others of each container are below; as ORPHANS those of which nobody knows whose."""
+        found = {child.id: [child.pid] for child in children}
+        for other in self._children.values():
+            if other.of in found:
+                found[other.of].append(other.pid)
+        for ident, pid in self.adopted(children):
+            found.setdefault(ident, []).append(pid)
+        return found
+
+    def adopted(self, children: Collection[Child]) -> Iterator[tuple[str, int]]:
+        """Processes of containers that are no child's of theirs any more, with whose they are."""
+        for pid in child_pids(self.proc):
+            if pid not in self._by_pid:
+                yield mark_of(self.proc, pid) or ORPHANS, pid
 
     def left(self, child: Child) -> None:
         """See to what is left of a container whose main process has ended."""
@@ -217,13 +232,15 @@ class Shim:
         for (read, _), stream in zip(pipes, _STREAMS, strict=False):
             os.set_blocking(read, False)
             child.outputs[read] = stream
-        child.memory_max = message.get("memory_max", 0)
         child.groups = [os.dup(fd) for fd in fds[first:]]
         self._add(child)
+        self._lookout.bound(child, Most(message.get("memory_max", 0), message.get("processes_max", 0)))
 
     def _exec(self, message: dict[str, Any], fds: list[int]) -> None:
         try:
-            process = self.spawn(message, (fds[0], fds[1], fds[2]))
+            container = self._children.get(message["of"])
+            groups = container.groups if container is not None else []
+            process = self.spawn({**message, "groups": groups}, (fds[0], fds[1], fds[2]))
         except (OSError, ValueError, subprocess.SubprocessError) as e:
             self._send(ev="failed", id=message["id"], error=describe(e, message), code=exit_code(e, message))
             return
@@ -327,6 +344,11 @@ class Shim:
     def _alive(self, message: dict[str, Any], fds: list[int]) -> None:
         self._alive_until = time.monotonic() + message["seconds"]
 
+    def _limit(self, message: dict[str, Any], fds: list[int]) -> None:
+        child = self._children.get(message["id"])
+        if child is not None:
+            self._lookout.bound(child, Most(message["memory_max"], child.most.processes))
+
     def _kill(self, message: dict[str, Any], fds: list[int]) -> None:
         child, grace_s = self._children.get(message["id"]), message["grace"]
         if child is None:
@@ -419,34 +441,6 @@ class Shim:
                 return
 
 
-class Spawned(subprocess.Popen):  # type: ignore[type-arg]
-    """A process that has come to its program: `subprocess` waits for that."""
-
-    pending = -1
-
-    def failure(self) -> OSError | None:
-        return None
-
-
-def spawn(message: dict[str, Any], stdio: tuple[int, int, int], *, tty: bool) -> Spawned:
-    def before_exec() -> None:
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        reset_signals()
-        if tty:
-            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
-    return Spawned(
-        message["argv"],
-        env=message["env"],
-        cwd=message["cwd"],
-        stdin=stdio[0],
-        stdout=stdio[1],
-        stderr=stdio[2],
-        start_new_session=True,
-        preexec_fn=before_exec,
-    )
-
-
 def exit_code(error: Exception, message: dict[str, Any]) -> int:
     """As a shell says: 127 when there is no such program, 126 when it cannot be run."""
     return 127 if isinstance(error, FileNotFoundError) and error.filename == message["argv"][0] else 126
@@ -462,37 +456,6 @@ def describe(error: Exception, message: dict[str, Any]) -> str:
         elif isinstance(error, PermissionError):
             said = f'exec: "{program}": permission denied'
     return said[:ERROR_CHARS]
-
-
-def kill_group(pid: int, number: int) -> None:
-    try:
-        os.killpg(pid, number)
-    except (ProcessLookupError, PermissionError):
-        return
-
-
-def kill(pid: int, number: int = signal.SIGKILL) -> None:
-    try:
-        os.kill(pid, number)
-    except (ProcessLookupError, PermissionError):
-        return
-
-
-def child_pids(proc: str) -> list[int]:
-    with open(f"{proc}/self/task/{os.getpid()}/children", "rb") as f:
-        return [int(pid) for pid in f.read().split()]
-
-
-def mark_of(proc: str, pid: int) -> str:
-    """The container a process was started for; empty when it cannot be told."""
-    try:
-        with open(f"{proc}/{pid}/environ", "rb") as f:
-            for entry in f.read().split(b"\0"):
-                if entry.startswith(MARK.encode() + b"="):
-                    return entry.partition(b"=")[2].decode()
-    except OSError:
-        return ""
-    return ""
 
 
 if __name__ == "__main__":

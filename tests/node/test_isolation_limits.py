@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rayplane.node.host import NodeHost
-from rayplane.node.runtime.isolation import runtime as isolated_runtime
+from rayplane.node.runtime import host_group
 from rayplane.node.runtime.isolation.cgroups import Group, find
 from tests.fakes import FakeClient
 from tests.node.conftest import make_pod
@@ -28,7 +28,7 @@ ways = pytest.mark.parametrize(
 @pytest.fixture
 def looking(groups: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not groups:
-        monkeypatch.setattr(isolated_runtime, "find", lambda name: None)
+        monkeypatch.setattr(host_group, "find", lambda name: None)
 
 
 def limited(memory: str, **limits: str) -> dict[str, Any]:
@@ -52,7 +52,7 @@ async def test_who_takes_more_memory_than_he_may_is_killed_and_told_so(
     api: FakeClient, make_isolating: Isolating, looking: None, groups: bool
 ) -> None:
     host = await make_isolating(NODE)
-    assert (host._runtimes["process"].group is not None) == groups  # type: ignore[attr-defined]
+    assert (host._runtimes["process"].groups.top is not None) == groups  # type: ignore[attr-defined]
     api.put("pods", shell("calm", SLEEP, container=limited("64Mi")))
     hog = {"command": ["python3", "-c", HOG], **limited("64Mi")}
     api.put("pods", make_pod("hog", container=hog, restartPolicy="Never"))
@@ -118,7 +118,7 @@ async def test_what_is_killed_waits_for_no_share_of_a_processor(
     api: FakeClient, make_isolating: Isolating, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host = await make_isolating(NODE)
-    group = host._runtimes["process"].group  # type: ignore[attr-defined]
+    group = host._runtimes["process"].groups.top  # type: ignore[attr-defined]
     pod, lift, lifted = group.below("uid-box"), Group.lift_cpu, []
 
     def bounds() -> list[str]:
@@ -141,7 +141,7 @@ async def test_what_is_killed_waits_for_no_share_of_a_processor(
 @pytest.mark.skipif(not GROUPS, reason="no control groups here")
 async def test_groups_go_with_their_pods(api: FakeClient, make_isolating: Isolating) -> None:
     host = await make_isolating(NODE)
-    group = host._runtimes["process"].group  # type: ignore[attr-defined]
+    group = host._runtimes["process"].groups.top  # type: ignore[attr-defined]
     api.put("pods", shell("box", SLEEP, container=limited("64Mi", cpu="500m")))
     await api.until(lambda: "running" in state(api, "box"))
     pod = group.below("uid-box")
@@ -159,11 +159,13 @@ async def test_groups_go_with_a_host_that_is_killed(api: FakeClient, make_isolat
     runtime: Any = host._runtimes["process"]
     api.put("pods", shell("box", SLEEP))
     await api.until(lambda: "running" in state(api, "box"))
-    runtime.group, group = None, runtime.group
+    groups = runtime.groups
+    group = groups.top
+    groups.top, groups._made = None, set()
     # What the kernel does for a process that is gone.
     os.kill(runtime.shim.pid, signal.SIGKILL)
-    os.close(runtime._janitor)
-    runtime._janitor = -1
+    os.close(groups._janitor)
+    groups._janitor = -1
     await api.until(lambda: gone(group))
 
 

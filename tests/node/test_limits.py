@@ -8,8 +8,8 @@ import pytest
 
 from rayplane.node.runtime.isolation import cgroups
 from rayplane.node.runtime.isolation.cgroups import Group, find
-from rayplane.node.runtime.isolation.hogs import NEAR_S, PAUSE_S, Seen, families, over
 from rayplane.node.runtime.isolation.limits import Limits, of_container, of_pod, quota_us, shares, weight
+from rayplane.node.shim.hogs import NEAR_S, PAUSE_S, Most, Seen, families, over
 from tests.node.conftest import make_pod
 
 MIB = 1 << 20
@@ -145,7 +145,18 @@ def test_a_containers_processes_are_those_below_it() -> None:
 
 
 def test_shared_memory_is_nobodys_whole() -> None:
-    seen = {n: Seen(1, 60) for n in (2, 3)}
-    assert over(seen, {"a": [2, 3]}, {"a": 100}, lambda pid: 30) == ([], NEAR_S)
-    assert over(seen, {"a": [2, 3]}, {"a": 100}, lambda pid: 51) == (["a"], NEAR_S)
-    assert over(seen, {"a": [2, 3]}, {"a": 1000}, lambda pid: 1 / 0) == ([], PAUSE_S)  # type: ignore[return-value]
+    seen, members = {n: Seen(1, 60) for n in (2, 3)}, {"a": [2, 3]}
+    assert over(seen, members, {"a": Most(100)}, lambda pid: 30) == ([], [], NEAR_S)
+    assert over(seen, members, {"a": Most(100)}, lambda pid: 51) == (["a"], [], NEAR_S)
+    assert over(seen, members, {"a": Most(1000)}, lambda pid: 1 // 0) == ([], [], PAUSE_S)
+
+
+def test_threads_count_and_memory_without_a_bound_does_not() -> None:
+    seen, members = {2: Seen(1, 60, threads=4), 3: Seen(2, 60)}, {"a": [2, 3]}
+    assert over(seen, members, {"a": Most(processes=100)}, lambda pid: 1 // 0) == ([], [], PAUSE_S)
+    assert over(seen, members, {"a": Most(processes=5)}, lambda pid: 1 // 0) == ([], [], NEAR_S)
+    assert over(seen, members, {"a": Most(processes=4)}, lambda pid: 1 // 0) == ([], ["a"], NEAR_S)
+
+
+def test_who_is_seen_below_two_counts_once() -> None:
+    assert families({2: Seen(1, 1), 3: Seen(2, 1)}, {"a": [2, 3]}) == {"a": [3, 2]}

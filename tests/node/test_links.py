@@ -68,7 +68,7 @@ def test_what_is_no_address_of_ipv4_is_refused(ip: str) -> None:
 
 
 class Kernel:
-    """Answers each order with the number that stands for its name, in several datagrams."""
+    """A kernel that answers each order with a number, in several datagrams."""
 
     def __init__(self, answers: list[int]) -> None:
         self.answers, self.waiting = answers, list[bytes]()

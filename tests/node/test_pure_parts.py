@@ -27,7 +27,7 @@ from rayplane.node.kubelet.prober import ProbeCounter, Thresholds
 from rayplane.node.runtime import LogOptions, Mount, StartOrder
 from rayplane.node.runtime.command import Layout, command_line, own_command
 from rayplane.node.runtime.logs import LogLine, parse_line, select_lines
-from rayplane.node.shim.shim import MARK
+from rayplane.node.shim.processes import MARK
 from rayplane.node.volumes.projected import TokenWanted, tokens_wanted, volume_files
 
 FACTS = PodFacts("10.0.0.2", "10.0.0.1", "n1", "4", "8Gi")

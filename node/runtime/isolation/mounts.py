@@ -13,12 +13,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rayplane.node.runtime.isolation import syscalls
-from rayplane.storage.env import Beneath
+from rayplane.storage.beneath import Beneath
 
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 _LINKS = {"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2"}
 _CALM = syscalls.MS_NOSUID | syscalls.MS_NODEV
 _NEW_ROOT = "/"
+_LAYER_MODE = 0o755
 _DATA_MAX = 4095  # mount(2) takes a page
 #: Below /proc: what containers may read only, and what they do not see.
 _KEPT = ("bus", "fs", "irq", "sys", "sysrq-trigger")
@@ -68,13 +69,13 @@ class Builder:
         """Layers below what the container writes."""
         target = self.at(step)
         os.makedirs(target, exist_ok=True)
-        data = f"lowerdir={':'.join(step['lower'])},upperdir={step['upper']},workdir={step['work']},userxattr"
+        data = f"lowerdir={':'.join(step['lower'])}{_own_layer(step)},userxattr"
         syscalls.mount("overlay", target, "overlay", 0, data)
 
     def image(self, step: Mapping[str, Any]) -> None:
         """A root of layers below what the container writes."""
         syscalls.mount("", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE)
-        _lay_over(step, step["on"], f",upperdir={step['upper']},workdir={step['work']}")
+        _lay_over(step, step["on"], _own_layer(step))
         self._root = step["on"]
 
     def link(self, step: Mapping[str, Any]) -> None:
@@ -172,9 +173,18 @@ def build(steps: Sequence[Mapping[str, Any]]) -> None:
         _STEPS[step["do"]](builder, step)
 
 
+def _own_layer(step: Mapping[str, Any]) -> str:
+    """A fresh layer for what the container writes, as an option of a mount."""
+    for part in ("upper", "work"):
+        os.mkdir(step[part], _LAYER_MODE)
+    return f",upperdir={step['upper']},workdir={step['work']}"
+
+
 def _source(step: Mapping[str, Any]) -> int:
     if "over" in step:
         return _laid_over(step)
+    if step.get("fresh"):
+        os.mkdir(step["from"], _LAYER_MODE)
     fd = _open(step)
     if step["do"] != "bind":
         return fd

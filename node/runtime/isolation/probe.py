@@ -68,15 +68,12 @@ def _attempt(directory: str) -> None:
 
 def _main() -> None:
     sys.path.insert(0, str(Path(os.path.abspath(__file__)).parents[4]))
-    from rayplane.node.runtime.isolation.rootfs import layers, machine_of
     from rayplane.node.runtime.isolation.users import RANGE_FIRST
 
     with tempfile.TemporaryDirectory() as directory:
-        for part in ("", "root", *layers(machine_of([]))):
-            os.makedirs(f"{directory}/{part}", exist_ok=True)
-            os.chmod(f"{directory}/{part}", 0o755)
-            if os.geteuid() == 0:
-                os.chown(f"{directory}/{part}", RANGE_FIRST, RANGE_FIRST)
+        os.chmod(directory, 0o755)
+        if os.geteuid() == 0:
+            os.chown(directory, RANGE_FIRST, RANGE_FIRST)
         if os.fork() == 0:
             # It does not come out again; whoever waits has the directory to remove.
             try:

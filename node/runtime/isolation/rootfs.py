@@ -64,8 +64,8 @@ def machine_of(programs: Iterable[str], staged: Callable[[str], str] = str) -> M
 class Box:
     """The directory of one container, and the files that its pod has for it.
 
-    `directory` is as the shim sees it; in it are `root` and for each layer `NAME-upper` and `NAME-work`. `files`: path
-    in the container to path as the shim sees it.
+    `directory` is as the shim sees it, and empty; in it come to be `root` and for each layer `NAME-upper` and
+    `NAME-work`. `files`: path in the container to path as the shim sees it.
     """
 
     directory: str
@@ -96,13 +96,6 @@ def image_root(image: ContainerImage | None, staged: Callable[[str], str]) -> Im
     if image is None or image.layers is None:
         return None
     return ImageRoot([staged(layer) for layer in image.layers], image.volumes)
-
-
-def layers(machine: Machine, *, image: bool = False) -> list[str]:
-    """Directories that a container's directory needs for its layers."""
-    if image:
-        return [f"{_IMAGE}-{part}" for part in ("upper", "work")]
-    return [f"{name}-{part}" for name, _, _ in _lowers(machine) for part in ("upper", "work")]
 
 
 def _lowers(machine: Machine) -> list[tuple[str, str, str]]:
@@ -141,7 +134,7 @@ def plan(machine: Machine, box: Box) -> list[Step]:
 
 
 def _machine_root(machine: Machine, box: Box) -> list[Step]:
-    steps: list[Step] = [{"do": "root", "from": f"{box.directory}/root", "on": NEW_ROOT}]
+    steps: list[Step] = [{"do": "root", "from": f"{box.directory}/root", "on": NEW_ROOT, "fresh": True}]
     steps += [{"do": "link", "at": f"/{name}", "to": to} for name, to in machine.links.items()]
     steps += [{"do": "directory", "at": f"/{path}", "mode": mode} for path, mode in _OWN.items()]
     return steps + [_layer(name, at, source, box) for name, at, source in _lowers(machine)]
@@ -154,7 +147,7 @@ def _image_root(image: ImageRoot, box: Box) -> list[Step]:
         upper, work = (f"{box.directory}/{_IMAGE}-{part}" for part in ("upper", "work"))
         steps.append({"do": "image", "on": NEW_ROOT, "upper": upper, "work": work, **laid_over(image.layers)})
     else:
-        steps.append({"do": "root", "from": f"{box.directory}/{_IMAGE}-upper", "on": NEW_ROOT})
+        steps.append({"do": "root", "from": f"{box.directory}/{_IMAGE}-upper", "on": NEW_ROOT, "fresh": True})
     return steps + [{"do": "directory", "at": f"/{name}", "mode": mode} for name, mode in _KERNELS.items()]
 
 

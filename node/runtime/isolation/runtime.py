@@ -5,34 +5,30 @@ for it. Namespaces of pods that went with a shim are made again with the next co
 """
 
 import asyncio
-import contextlib
 import hashlib
 import logging
 import os
 import posixpath
 import stat
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.meta import Object
 from rayplane.node.config import PIDS_MAX
 from rayplane.node.environment import expand
 from rayplane.node.errors import ContainerConfigError, RuntimeFailed, SandboxError
 from rayplane.node.images.containers import user_for
-from rayplane.node.runtime import Guard, Listener, Mount, PodPlace, StartOrder, Usage
+from rayplane.node.runtime import Guard, Listener, Mount, PodPlace, StartOrder
 from rayplane.node.runtime.command import CommandLine, own_command
 from rayplane.node.runtime.isolation import memory
-from rayplane.node.runtime.isolation.cgroups import Group, find
-from rayplane.node.runtime.isolation.janitor import watch
-from rayplane.node.runtime.isolation.limits import of_container, of_pod
+from rayplane.node.runtime.isolation.limits import of_container
 from rayplane.node.runtime.isolation.ownership import give_to_group
 from rayplane.node.runtime.isolation.pods import memory_volumes, oom_score, shares
-from rayplane.node.runtime.isolation.rootfs import STAGE, Box, image_root, layers, machine_of, plan
+from rayplane.node.runtime.isolation.rootfs import STAGE, Box, image_root, machine_of, plan
 from rayplane.node.runtime.isolation.seccomp import filter_of, library
 from rayplane.node.runtime.isolation.shim_network import ShimNetwork
 from rayplane.node.runtime.isolation.users import RANGE_COUNT, RANGE_FIRST, give, identity
@@ -41,15 +37,15 @@ from rayplane.node.runtime.process import ProcessRun, ProcessRuntime, check_line
 from rayplane.node.runtime.shim_client import SOCKET, ShimClient
 from rayplane.node.runtime.simulated import SimulatedRuntime
 from rayplane.node.runtime.tree import TERMINATION_LOG
-from rayplane.node.runtime.usage import SessionUse
-from rayplane.node.shim.child import OOM_KILLED
-from rayplane.storage.env import Beneath, one_name
+from rayplane.storage.env import Beneath
 
 log = logging.getLogger(__name__)
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ANSWER_S = 30.0
 _SHIM = str(Path(__file__).with_name("entrance.py"))
+_BOX, _GONE = _OLD = ("box-", "gone-")
+"""How names of directories of a container begin: that of the run there is, and those that are on their way out."""
 _ids = iter(range(1, 1 << 62))
 
 
@@ -79,10 +75,8 @@ class IsolatedRuntime(ShimNetwork, ProcessRuntime):
         self._own = [os.path.realpath(d) for d in directories]
         self._directories = [*self._own, *programs]
         command = [sys.executable, "-I", _SHIM, SOCKET, members, *self._directories]
-        super().__init__(simulated, ShimClient(command, lost=self._shim_lost))
-        self._group_name = f"{members} {next(iter(directories), '')}"
-        self.group: Group | None = None
-        self._janitor = -1  # removes the group when this is closed, by whatever end
+        name = f"{members} {next(iter(directories), '')}"
+        super().__init__(simulated, ShimClient(command, lost=self._shim_lost), group=name, pod_processes=pod_processes)
         self.machine = machine_of(programs, self.staged)
         self.path = ":".join([PATH, *(f"{p}/bin" for p in self.machine.programs)])
         self.network = self
@@ -92,7 +86,6 @@ class IsolatedRuntime(ShimNetwork, ProcessRuntime):
         """Told when sockets and devices of the pods' network are worth nothing any more."""
         self.profiles = Beneath(profiles)
         self.node_memory = node_memory
-        self._pod_processes = pod_processes
         self.hidden = [STAGE, *map(os.path.realpath, kept)]
         self.guard: Guard | None = None
         self._closed: set[str] = set()  # uids of pods that were made again before what they may do was in force
@@ -106,25 +99,15 @@ class IsolatedRuntime(ShimNetwork, ProcessRuntime):
         """Start the shim. Where the machine does not let it isolate there is `trouble`, and it is not tried again."""
         for directory in self._own:
             os.makedirs(directory, mode=0o700, exist_ok=True)
-        found = await asyncio.get_running_loop().run_in_executor(None, _host_group, self._group_name)
-        if found is not None:
-            self.group, self._janitor = found
+        await self.groups.open()
         self.isolation = self._told()
         answer = await self._ask("", op="alive", seconds=ANSWER_S)
         if answer["ev"] == "failed":
             self.trouble = self.shim.broken = f"this machine does not let pods be isolated: {answer['error']}"
 
-    async def close(self) -> None:
-        await super().close()
-        if self.group is not None:
-            await asyncio.get_running_loop().run_in_executor(None, self.group.remove)
-        if self._janitor >= 0:
-            os.close(self._janitor)
-            self._janitor = -1
-
     def _told(self) -> str:
         """What this machine lets pods have."""
-        limits = f"cgroup v{self.group.version}" if self.group is not None else "sampled memory"
+        limits = f"cgroup v{self.groups.top.version}" if self.groups.top is not None else "sampled memory"
         users = f"{RANGE_COUNT} users" if os.geteuid() == 0 else "one user"
         return f"namespaces, {users}, {limits}, {'seccomp' if library() is not None else 'no seccomp'}"
 
@@ -167,9 +150,7 @@ class IsolatedRuntime(ShimNetwork, ProcessRuntime):
         self._places[place.uid] = place
         self._write_files(place)
         await self._own_volumes(place)
-        if self.group is not None:
-            self.pod_group(place.uid).make(hands_on=True)
-            self.limit_pod(place.uid)
+        self.groups.add(place.uid, place.pod)
         if place.uid in self._made:
             return place.ip
         try:
@@ -245,25 +226,13 @@ class IsolatedRuntime(ShimNetwork, ProcessRuntime):
 
     def remove_pod(self, uid: str) -> None:
         self._mains.pop(uid, None)
-        if self.group is not None:
-            asyncio.get_running_loop().run_in_executor(None, self.pod_group(uid).remove)
+        self.groups.remove(uid)
         place = self._places.pop(uid, None)
         if place is not None and self.guard is not None:
             self.guard.forget(place)
         if place is not None and uid in self._made:
             self._made.discard(uid)
             self.shim.order("", op="unpod", of=uid)
-
-    def pod_group(self, uid: str) -> Group:
-        assert self.group is not None
-        return self.group.below(one_name(uid))
-
-    def limit_pod(self, uid: str, pod: Object | None = None) -> None:
-        """Hold a pod to its limits; `pod`: with those it has from now on. Raises OSError."""
-        place = self._places.get(uid)
-        if place is not None:
-            self._places[uid] = place if pod is None else replace(place, pod=pod)
-            self.pod_group(uid).set(of_pod(self._places[uid].pod, self._pod_processes))
 
     def started(self, uid: str, container: str, run: str) -> None:
         self._mains.setdefault(uid, {})[container] = run
@@ -317,64 +286,6 @@ class IsolatedRun(ProcessRun):
     """One run of a container in a root of its own."""
 
     _runtime: IsolatedRuntime
-    _group: Group | None = None
-    _hurries = False
-
-    @contextlib.contextmanager
-    def _open_groups(self) -> Iterator[list[int]]:
-        runtime, order = self._runtime, self._order
-        fds: list[int] = []
-        if runtime.group is not None:
-            self._group = runtime.pod_group(meta.uid(order.pod)).below(f"{order.container['name']}-{order.attempt}")
-            self._group.make()
-            self._group.set(of_container(order.container))
-            fds = self._group.entries()
-        try:
-            yield fds
-        finally:
-            for fd in fds:
-                os.close(fd)
-
-    def stop(self, grace_s: float) -> None:
-        super().stop(grace_s)
-        if self._group is not None and not self._over:
-            asyncio.get_running_loop().call_later(grace_s, self._hurry)
-
-    def _hurry(self) -> None:
-        """Let what was killed end at once: each process needs a turn for that, and a small share has few."""
-        if self._group is not None and not self._over:
-            self._hurries = True
-            self._runtime.pod_group(meta.uid(self._order.pod)).lift_cpu()
-            self._group.lift_cpu()
-
-    def _why(self, message: dict[str, Any]) -> str:
-        group = self._group
-        if group is None:
-            return super()._why(message)
-        if self._hurries:  # the pod's other containers have its bound again
-            with contextlib.suppress(OSError):
-                self._runtime.limit_pod(meta.uid(self._order.pod))
-        short = bool(message["code"]) and group.use().kills > 0
-        asyncio.get_running_loop().run_in_executor(None, group.remove)
-        return OOM_KILLED if short else super()._why(message)
-
-    def usage(self, pod: Object) -> Usage:
-        if self._group is None or self._over:
-            return super().usage(pod)
-        use, now = self._group.use(), asyncio.get_running_loop().time()
-        return self._meter.measure(SessionUse(use.cpu_ns, use.memory_bytes), now)
-
-    def resize(self, pod: Object, container: dict[str, Any]) -> None:
-        """Let it have other resources from now on. Raises RuntimeFailed."""
-        limits, runtime = of_container(container), self._runtime
-        try:
-            if self._group is not None:
-                runtime.limit_pod(meta.uid(pod), pod)
-                self._group.set(limits)
-            else:
-                runtime.shim.order(self._order.container_id, op="limit", memory_max=limits.memory)
-        except OSError as e:
-            raise RuntimeFailed(f"cannot change the container's resources: {e}") from e
 
     def _prepare(self) -> CommandLine:
         tree, order, runtime = self._tree, self._order, self._runtime
@@ -404,17 +315,16 @@ class IsolatedRun(ProcessRun):
     def _make_box(self) -> Box:
         """Fresh directories: what a container wrote goes with it, except to its volumes."""
         order, runtime, tree = self._order, self._runtime, self._tree
-        name = f"box-{order.attempt}"
-        for old in tree.files.names():
-            if old.startswith("box-"):
-                # Removed in a thread: it may be much.
-                tree.files.rename(old, f"gone-{old}-{next(_ids)}")
-        asyncio.get_running_loop().run_in_executor(None, _remove_gone, tree.files)
+        name = f"{_BOX}{order.attempt}"
+        before = [old for old in tree.files.names() if old.startswith(_OLD)]
+        for old in before:
+            if not old.startswith(_GONE):
+                tree.files.rename(old, f"{_GONE}{old}-{next(_ids)}")
+        if before:  # removed in a thread: it may be much
+            asyncio.get_running_loop().run_in_executor(None, _remove_gone, tree.files)
         directory = f"{tree.files.root}/{name}"
-        image = image_root(order.image, runtime.staged)
-        for part in ("root", *layers(runtime.machine, image=image is not None)):
-            os.makedirs(f"{directory}/{part}")
-            runtime.give(f"{directory}/{part}", 0o755)
+        os.mkdir(directory)
+        runtime.give(directory, 0o755)
         place = runtime.place(meta.uid(order.pod))
         files = {path: f"{place.directory}/etc/{number}" for number, path in enumerate(place.files)}
         log = f"{tree.files.root}/{TERMINATION_LOG}"
@@ -436,7 +346,7 @@ class IsolatedRun(ProcessRun):
             host_pid=bool(spec.get("hostPID")),
             hidden=runtime.hidden,
             unmasked=bool(context.get("privileged")) or context.get("procMount") == "Unmasked",
-            image=image,
+            image=image_root(order.image, runtime.staged),
         )
 
     def _mount(self, mount: Mount) -> Mount:
@@ -456,7 +366,7 @@ class IsolatedRun(ProcessRun):
         beside = runtime.main_of(uid, target) if target else ""
         runtime.started(uid, order.container["name"], order.container_id)
         where = {"host_pid": bool(spec.get("hostPID")), "beside": beside}
-        where["memory_max"] = 0 if runtime.group is not None else of_container(order.container).memory
+        where["memory_max"] = 0 if runtime.groups.top is not None else of_container(order.container).memory
         return {**where, "mounts": plan(runtime.machine, self._box)}
 
     def _exec_command(self, command: list[str]) -> list[str]:
@@ -470,20 +380,6 @@ def _pod_order(place: PodPlace, node_memory: int, *, closed: bool = False) -> di
     return {"op": "pod", "of": place.uid, **own, **shares(place.pod, node_memory)}
 
 
-def _host_group(name: str) -> tuple[Group, int] | None:
-    """A fresh control group for a host, with its janitor; None where the machine does not let it have one."""
-    try:
-        group = find(name)
-        if group is None:
-            return None
-        group.remove()
-        group.make(hands_on=True)
-        return group, watch(group.paths)
-    except OSError as e:
-        log.warning("containers are held to their memory by looking: no control group can be had: %s", e)
-        return None
-
-
 def _network_id(members: str) -> str:
     """The name of the network that the shims named in a file share, while this machine runs."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -492,7 +388,7 @@ def _network_id(members: str) -> str:
 
 def _remove_gone(files: Beneath) -> None:
     for name in files.names():
-        if name.startswith("gone-"):
+        if name.startswith(_GONE):
             try:
                 files.remove(name)
             except OSError as e:

@@ -12,7 +12,6 @@ in:  {op: services, cidr}
                                                          answered with {ev: done} or {ev: failed}; kinds: of namespaces
                                                          (see `namespaces`); memory: what it keeps there (see `memory`)
      {op: open, of, address, gateway}                    of a pod whose `closed` was true: lets it speak
-     {op: limit, id, memory_max}                         of a container that runs
      {op: unpod, id, of}                                 of: the pod's uid
      {op: wire, id}                                      answered with {ev: wire, header} and a descriptor, once
      {op: route, cidr} {op: unroute, cidr}               to the device of the last `wire`
@@ -25,24 +24,23 @@ out: {ev: isolated} once, {ev: failed, id: ""} when the kernel does not let it
 
 import errno
 import os
-import signal
 import socket
 import sys
-import time
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(os.path.abspath(__file__)).parents[4]))
 
-from rayplane.node.runtime.isolation import hogs, launch, memory, namespaces, processes, strays, syscalls
+from rayplane.node.runtime.isolation import launch, memory, namespaces, strays, syscalls
 from rayplane.node.runtime.isolation.apart import go_apart
 from rayplane.node.runtime.isolation.launch import Forked
 from rayplane.node.runtime.isolation.namespaces import PodNamespaces
 from rayplane.node.runtime.isolation.network import WIRE_HEADER, MachineNetwork, prepare_pod
 from rayplane.node.runtime.isolation.rootfs import PROC
-from rayplane.node.shim.child import OOM_KILLED, Child
-from rayplane.node.shim.shim import Shim, kill_group
+from rayplane.node.shim.child import Child
+from rayplane.node.shim.shim import Shim
 
 _NETFILTER = 12
 _KINDS = {
@@ -68,7 +66,6 @@ class IsolatedShim(Shim):
             "pod": self._pod,
             "open": self._open,
             "unpod": self._unpod,
-            "limit": self._limit,
             "socket": self._socket,
             "wire": self._wire,
             "egress": self._egress,
@@ -82,9 +79,7 @@ class IsolatedShim(Shim):
             raise OSError(errno.ESRCH, "the pod has no sandbox", None)
         if message["op"] == "exec":
             main = self._main_of(message["of"])
-            return launch.enter(message | {"groups": main.groups}, pod, main.pid, stdio)
-        if message.get("memory_max"):
-            self.look_at = min(self.look_at, time.monotonic() + hogs.PAUSE_S)
+            return launch.enter(message, pod, main.pid, stdio)
         beside = self._main_of(message["beside"]).pid if message["beside"] else 0
         return launch.start(message, pod, stdio, beside=beside)
 
@@ -94,29 +89,10 @@ class IsolatedShim(Shim):
             raise OSError(errno.ESRCH, "the container does not run", None)
         return child
 
-    def _limit(self, message: dict[str, Any], fds: list[int]) -> None:
-        child = self._children.get(message["id"])
-        if child is not None:
-            child.memory_max = message["memory_max"]
-            self.look_at = time.monotonic()
-
-    def look(self) -> None:
-        """End containers that have more memory than they may."""
-        limited = {child.id: child for child in self._children.values() if child.memory_max}
-        if not limited:
-            self.look_at = float("inf")
-            return
-        found, pause = processes.over({ident: self._roots(child) for ident, child in limited.items()}, limited)
-        for ident in found:
-            limited[ident].why = OOM_KILLED
-            kill_group(limited[ident].pid, signal.SIGKILL)
-        self.look_at = time.monotonic() + pause
-
-    def _roots(self, child: Child) -> list[int]:
-        """Processes of a container that all others of it are below."""
-        beside = [other.pid for other in self._children.values() if other.of == child.id]
-        adopted = strays.sharing("mnt", child.spaces) if child.spaces else []
-        return [child.pid, *beside, *adopted]
+    def adopted(self, children: Collection[Child]) -> Iterator[tuple[str, int]]:
+        for child in children:
+            if child.spaces:
+                yield from ((child.id, pid) for pid in strays.sharing("mnt", child.spaces))
 
     def shown(self, child: Child) -> int:
         """The number that a child has outside."""
@@ -163,7 +139,7 @@ class IsolatedShim(Shim):
                 self._network.add_pod(
                     uid, message["address"], message["gateway"], pod.fds["net"], closed=message["closed"]
                 )
-        except Exception as e:  # NetlinkError is no OSError
+        except Exception as e:  # whatever it met: nothing of the pod stays
             if uid in self._pods:
                 self._remove(uid)
             self._send(ev="failed", id=ident, error=f"cannot make the pod's namespaces: {e}")
@@ -189,7 +165,7 @@ class IsolatedShim(Shim):
     def _wire(self, message: dict[str, Any], fds: list[int]) -> None:
         try:
             self._send(ev="wire", id=message["id"], header=WIRE_HEADER.hex(), fds=[self._network.open_wire()])
-        except Exception as e:  # NetlinkError is no OSError
+        except OSError as e:
             self._send(ev="failed", id=message["id"], error=str(e))
 
     def _egress(self, message: dict[str, Any], fds: list[int]) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from rayplane.node.runtime import Mount, StartOrder
 from rayplane.node.runtime.command import mount_variable
-from rayplane.node.shim.shim import MARK
+from rayplane.node.shim.processes import MARK
 
 SYNC = "RAYPLANE_VOLUME_SYNC"
 

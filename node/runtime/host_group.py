@@ -1,0 +1,95 @@
+"""The control group of a node host: in it one for each pod, in that one for each container.
+
+There is none where the machine does not let its user have some; then nothing here does anything.
+"""
+
+import asyncio
+import logging
+import os
+
+from rayplane.control_plane.api.meta import Object
+from rayplane.node.runtime.isolation.cgroups import Group, find
+from rayplane.node.runtime.isolation.janitor import watch
+from rayplane.node.runtime.isolation.limits import Limits, of_pod
+from rayplane.storage.env import one_name
+
+log = logging.getLogger(__name__)
+
+
+class HostGroup:
+    """A group with those below it.
+
+    `name`: of the host on this machine, the same in its next life; empty for none; `pod_processes`: of a pod at most.
+    """
+
+    def __init__(self, name: str, pod_processes: int) -> None:
+        self._name, self._pod_processes = name, pod_processes
+        self.top: Group | None = None
+        """None where there is none."""
+        self._janitor = -1  # removes the group when this is closed, by whatever end
+        self._pods: dict[str, Object] = {}
+        self._made: set[str] = set()
+
+    async def open(self) -> None:
+        """Have a fresh one; what an earlier life left in it is killed."""
+        if self._name:
+            found = await asyncio.get_running_loop().run_in_executor(None, _fresh, self._name)
+            if found is not None:
+                self.top, self._janitor = found
+
+    async def close(self) -> None:
+        if self.top is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self.top.remove)
+        if self._janitor >= 0:
+            os.close(self._janitor)
+            self._janitor = -1
+
+    def pod(self, uid: str) -> Group:
+        assert self.top is not None
+        return self.top.below(one_name(uid))
+
+    def add(self, uid: str, pod: Object) -> None:
+        """Know a pod; it has a group when its first container has one."""
+        self._pods[uid] = pod
+
+    def container(self, uid: str, name: str, limits: Limits) -> Group | None:
+        """A new group in that of a pod, held to limits; None where there are none. Raises OSError."""
+        if self.top is None:
+            return None
+        if uid not in self._made:
+            self.pod(uid).make(hands_on=True)
+            self._made.add(uid)
+            self.limit(uid)
+        group = self.pod(uid).below(name)
+        group.make()
+        group.set(limits)
+        return group
+
+    def limit(self, uid: str, pod: Object | None = None) -> None:
+        """Hold a pod to its limits; `pod`: with those it has from now on. Raises OSError."""
+        known = self._pods.get(uid)
+        if known is not None:
+            self._pods[uid] = pod or known
+            if uid in self._made:
+                self.pod(uid).set(of_pod(self._pods[uid], self._pod_processes))
+
+    def remove(self, uid: str) -> None:
+        """End what is left of a pod."""
+        self._pods.pop(uid, None)
+        if uid in self._made:
+            self._made.discard(uid)
+            asyncio.get_running_loop().run_in_executor(None, self.pod(uid).remove)
+
+
+def _fresh(name: str) -> tuple[Group, int] | None:
+    """A group with its janitor; None where the machine does not let its user have one."""
+    try:
+        group = find(name)
+        if group is None:
+            return None
+        group.remove()
+        group.make(hands_on=True)
+        return group, watch(group.paths)
+    except OSError as e:
+        log.warning("containers are held to their limits by looking: no control group can be had: %s", e)
+        return None

@@ -1,0 +1,90 @@
+"""Plain processes of a pod are held to what they may have: by control groups where there are some, else by looking."""
+
+import os
+import sys
+from typing import Any
+
+import pytest
+
+from rayplane.node.runtime import host_group
+from rayplane.node.runtime.isolation.cgroups import Group, find
+from tests.fakes import FakeClient
+from tests.node.conftest import make_pod
+from tests.node.processes import NODE, MakeHost, logs, phase, shell, state
+
+pytestmark = pytest.mark.processes
+MOST = 20
+FORKS = "for _ in $(seq 40); do sleep 1000 & done"
+GROUPS = find("test") is not None
+needs_groups = pytest.mark.skipif(not GROUPS, reason="no control groups here")
+
+
+@pytest.fixture
+def looking(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_group, "find", lambda name: None)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [f"{FORKS}; wait", f"(setsid sh -c '{FORKS}; wait' &); sleep 1000", f"setsid sh -c '{FORKS}' & sleep 1000"],
+    ids=["children", "another session", "orphans"],
+)
+async def test_who_has_too_many_processes_is_ended_and_told_so(
+    script: str, api: FakeClient, make_host: MakeHost, looking: None
+) -> None:
+    await make_host(NODE, pod_pids_limit=MOST)
+    api.put("pods", shell("calm", "sleep 1000"))
+    await api.until(lambda: phase(api, "calm") == "Running")
+    api.put("pods", shell("many", script, restartPolicy="Never"))
+    await api.until(lambda: phase(api, "many") == "Failed")
+    ended = state(api, "many")["terminated"]
+    assert (ended["reason"], ended["exitCode"]) == ("TooManyProcesses", 137)
+    await api.until(lambda: api.events("TooManyProcesses"))
+    assert "running" in state(api, "calm")
+
+
+async def test_who_has_more_memory_than_he_may_is_ended(api: FakeClient, make_host: MakeHost, looking: None) -> None:
+    await make_host(NODE)
+    api.put("pods", make_pod("hog", container=holding(96, "64Mi"), restartPolicy="Never"))
+    api.put("pods", make_pod("free", container=holding(96, "256Mi"), restartPolicy="Never"))
+    await api.until(lambda: phase(api, "hog") == "Failed")
+    assert state(api, "hog")["terminated"]["reason"] == "OOMKilled"
+    assert "running" in state(api, "free")
+
+
+@needs_groups
+async def test_a_group_refuses_more_processes_and_the_pod_goes_on(api: FakeClient, make_host: MakeHost) -> None:
+    host = await make_host(NODE, pod_pids_limit=MOST)
+    script = (
+        "import os, time\nforked = 0\ntry:\n"
+        "    for _ in range(40):\n        if not os.fork(): time.sleep(1000)\n        forked += 1\n"
+        "except BlockingIOError: print('refused', flush=True)\ntime.sleep(1000)"
+    )
+    api.put("pods", make_pod("many", container={"command": [sys.executable, "-c", script]}))
+    await api.until(lambda: phase(api, "many") == "Running")
+    text = b""
+    while not text:
+        text = await logs(host, "many")
+    assert text == b"refused\n"
+    assert "running" in state(api, "many")
+
+
+@needs_groups
+async def test_a_group_ends_who_has_more_memory_than_he_may(api: FakeClient, make_host: MakeHost) -> None:
+    host = await make_host(NODE)
+    api.put("pods", make_pod("hog", container=holding(96, "64Mi"), restartPolicy="Never"))
+    await api.until(lambda: phase(api, "hog") == "Failed")
+    assert state(api, "hog")["terminated"]["reason"] == "OOMKilled"
+    top = host._runtimes["process"].groups.top  # type: ignore[attr-defined]
+    await host.stop()
+    assert not there(top)
+
+
+def there(group: Group) -> bool:
+    return any(os.path.exists(path) for path in group.paths)
+
+
+def holding(megabytes: int, limit: str) -> dict[str, Any]:
+    """A container that has so much memory and keeps it."""
+    script = f"import time\nx = bytearray(b'x') * ({megabytes} << 20)\ntime.sleep(1000)"
+    return {"command": [sys.executable, "-c", script], "resources": {"limits": {"memory": limit}}}
