@@ -125,7 +125,8 @@ async def test_volumes_are_mounted_where_they_belong(api: FakeClient, make_isola
     )
     volumes = [{"name": "data", "emptyDir": {}}, {"name": "cfg", "configMap": {"name": "settings"}}]
     said = (await ended(api, host, script, container={"volumeMounts": mounts}, volumes=volumes)).splitlines()
-    assert said[:3] == ["value", "value", "x"] and said[-1] == "drwxrwxrwx"
+    # Errors come by a stream of their own, sooner or later.
+    assert said[:3] == ["value", "value", "x"] and "drwxrwxrwx" in said
     assert sum("Read-only file system" in line for line in said) == 2
 
 
