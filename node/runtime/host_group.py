@@ -57,12 +57,13 @@ class HostGroup:
         if self.top is None:
             return None
         if uid not in self._made:
-            self.pod(uid).make(hands_on=True)
+            pod = self._pods.get(uid)
+            is_new = self.pod(uid).make(hands_on=True)
             self._made.add(uid)
-            self.limit(uid)
+            if pod is not None:
+                self.pod(uid).set(of_pod(pod, self._pod_processes), is_new=is_new)
         group = self.pod(uid).below(name)
-        group.make()
-        group.set(limits)
+        group.set(limits, is_new=group.make())
         return group
 
     def limit(self, uid: str, pod: Object | None = None) -> None:

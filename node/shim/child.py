@@ -1,5 +1,7 @@
 """A process below a shim, and those who are attached to it."""
 
+import contextlib
+import functools
 import os
 import signal
 import time
@@ -70,16 +72,21 @@ class Attached:
         self.since = time.monotonic()
 
 
-def reset_signals() -> None:
-    """Have a child meet every signal as a program of its own does, whatever its shim and its host make of them.
+@functools.cache
+def changed_signals() -> tuple[int, ...]:
+    """Signals that a shim does not meet as a program of its own does, once it meets them as it is going to.
 
     Whoever starts the host in a script's background has it ignore SIGINT and SIGQUIT.
     """
+    kept = (signal.SIGKILL, signal.SIGSTOP)
+    numbers = (number for number in range(1, signal.NSIG) if number not in kept)
+    return tuple(number for number in numbers if signal.getsignal(number) is not signal.SIG_DFL)
+
+
+def reset_signals() -> None:
+    """Have a child meet every signal as a program of its own does, whatever its shim and its host make of them."""
     signal.set_wakeup_fd(-1)
-    for number in range(1, signal.NSIG):
-        if number not in (signal.SIGKILL, signal.SIGSTOP) and signal.getsignal(number) is not signal.SIG_DFL:
-            try:
-                signal.signal(number, signal.SIG_DFL)
-            except (OSError, ValueError):  # the C library keeps some for itself
-                continue
+    for number in changed_signals():
+        with contextlib.suppress(OSError, ValueError):  # the C library keeps some for itself
+            signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())

@@ -42,7 +42,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(os.path.abspath(__file__)).parents[3]))
 
 from rayplane.node.shim import orders
-from rayplane.node.shim.child import Attached, Child, Process
+from rayplane.node.shim.child import Attached, Child, Process, changed_signals
 from rayplane.node.shim.container_log import STDERR, STDOUT, Log
 from rayplane.node.shim.hogs import Most
 from rayplane.node.shim.lookout import ORPHANS, Lookout
@@ -101,6 +101,7 @@ class Shim:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGTERM, lambda *_: self._stop() if self.can_be_stopped else None)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        changed_signals()
         selector.register(control, selectors.EVENT_READ, self._receive)
         selector.register(wake_read, selectors.EVENT_READ, lambda: os.read(wake_read, 4096))
         while self._running:

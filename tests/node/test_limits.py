@@ -88,6 +88,23 @@ def test_limits_are_written_where_there_are_files_for_them(tmp_path: Path) -> No
     assert not (leaf / "cpu.max").exists()
 
 
+def test_a_new_group_is_told_only_what_is_not_so_by_itself(tmp_path: Path) -> None:
+    new = Group({"cpu": str(tmp_path / "new"), "memory": str(tmp_path / "new")}, 1)
+    assert new.make() and not new.make()
+    leaf = tree(tmp_path / "leaf", files=LEAF)
+    group = Group({"cpu": str(leaf), "memory": str(leaf), "pids": str(leaf)}, 2)
+    group.set(Limits(2, whole_pod=True), is_new=True)
+    said = {name: (leaf / name).read_text() for name in LEAF.split()}
+    assert {name: value for name, value in said.items() if value} == {"cpu.weight": "1", "memory.swap.max": "0"}
+    group.set(Limits(2, 50_000, MIB, processes=3), is_new=True)
+    assert [(leaf / name).read_text() for name in ("cpu.max", "memory.max", "pids.max", "memory.oom.group")] == [
+        "50000 100000",
+        str(MIB),
+        "3",
+        "1",
+    ]
+
+
 def test_a_group_that_others_are_in_hands_its_controllers_on(tmp_path: Path) -> None:
     top = tree(tmp_path / "top", controllers="cpu io memory")
     Group({"memory": str(top)}, 2).make(hands_on=True)

@@ -9,7 +9,7 @@ from rayplane.node.kernel_parameters import forbidden
 from rayplane.node.kubelet.admission import forbids
 from rayplane.node.runtime.isolation import seccomp
 from rayplane.node.runtime.isolation.pods import memory_volumes, oom_score, shares
-from rayplane.node.runtime.isolation.rootfs import Box, Machine, plan
+from rayplane.node.runtime.isolation.rootfs import SKELETON, Box, Machine, plan, skeleton
 from rayplane.node.runtime.isolation.users import Identity, identity, known_groups
 from tests.node.conftest import make_pod
 
@@ -97,6 +97,18 @@ def test_proc_is_masked_before_anything_is_mounted_there() -> None:
     steps = [step["do"] for step in plan(Machine({}, ()), Box("/sys/0", {}, shm="/sys/own/shm"))]
     assert steps.index("proc") < steps.index("mask") < steps.index("pivot")
     assert "mask" not in [s["do"] for s in plan(Machine({}, ()), Box("/sys/0", {}, shm="/x", unmasked=True))]
+
+
+def test_roots_without_an_image_share_what_is_below_all_of_them() -> None:
+    machine = Machine({"bin": "usr/bin"}, ("usr", "etc"), {"/home/me/env": "/sys/1"})
+    shared = {step["at"]: step for step in skeleton(machine)}
+    assert shared["/bin"] == {"do": "link", "at": "/bin", "to": "usr/bin"}
+    assert shared["/tmp"]["mode"] == 0o1777 and {"/usr", "/etc", "/home/me/env", "/proc", "/dev", "/sys"} < {*shared}
+    first, *others = plan(machine, Box("/sys/0/box", {}, shm="/sys/own/shm"))
+    assert (first["do"], first["upper"]) == ("image", "/sys/0/box/root-upper")
+    assert [f"{first['base']}/{layer}" for layer in first["lower"]] == [SKELETON]
+    layers = {step["at"]: (step["lower"], step["upper"]) for step in others if step["do"] == "overlay"}
+    assert {*layers} == {"/usr", "/etc", "/home/me/env"} and len({upper for _, upper in layers.values()}) == 3
 
 
 # --- filters of system calls ----------------------------------------------------------------------

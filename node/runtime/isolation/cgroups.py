@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rayplane.node.runtime.isolation.limits import Limits, files_v1, files_v2
+from rayplane.node.runtime.isolation.limits import NEW, Limits, files_v1, files_v2
 
 CONTROLLERS = ("cpu", "memory", "pids")
 _V1 = (*CONTROLLERS, "cpuacct")
@@ -47,18 +47,25 @@ class Group:
     def paths(self) -> list[str]:
         return [*dict.fromkeys(self._directories.values())]
 
-    def make(self, *, hands_on: bool = False) -> None:
-        """Make it. `hands_on`: groups are to be in it, and no processes."""
+    def make(self, *, hands_on: bool = False) -> bool:
+        """Make it; whether it is new. `hands_on`: groups are to be in it, and no processes."""
+        is_new = True
         for path in self.paths:
-            os.makedirs(path, exist_ok=True)
+            try:
+                os.makedirs(path)
+            except FileExistsError:
+                is_new = False
         if hands_on and self.version == 2:
             there = _words(f"{self.paths[0]}/cgroup.controllers")
             wanted = " ".join(f"+{controller}" for controller in CONTROLLERS if controller in there)
             _write(f"{self.paths[0]}/cgroup.subtree_control", wanted)
+        return is_new
 
-    def set(self, limits: Limits) -> None:
-        """Set what the machine has controllers for."""
+    def set(self, limits: Limits, *, is_new: bool = False) -> None:
+        """Set what the machine has controllers for. `is_new`: it is as it was made."""
         files = files_v2(limits) if self.version == 2 else files_v1(limits)
+        if is_new:
+            files = {name: value for name, value in files.items() if NEW.get(name) != value}
         for name, value in files.items():
             directory = self._directories.get(name.partition(".")[0])
             if directory is not None and os.path.exists(f"{directory}/{name}"):

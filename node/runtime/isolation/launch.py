@@ -133,7 +133,7 @@ def _fork(message: dict[str, Any], join: Callable[[], int], inside: Callable[[],
     read, write = os.pipe2(os.O_CLOEXEC)
     told, tell = os.pipe2(os.O_CLOEXEC)
     try:
-        between = os.fork()
+        between = syscalls.clone(0)  # cheaper than `os.fork`, which sees to what such a child never uses
         if between == 0:
 
             def there() -> None:

@@ -80,6 +80,18 @@ def quota_us(milli: int) -> int:
     return max(QUOTA_MIN_US, milli * PERIOD_US // 1000) if milli else 0
 
 
+#: What a new group has, of either version.
+NEW = {
+    "cpu.max": f"max {PERIOD_US}",
+    "memory.max": "max",
+    "memory.oom.group": "0",
+    "pids.max": "max",
+    "cpu.cfs_period_us": str(PERIOD_US),
+    "cpu.cfs_quota_us": "-1",
+    "memory.limit_in_bytes": "-1",
+}
+
+
 def files_v2(limits: Limits) -> dict[str, str]:
     """File to value in a group of version 2. All of a group that runs out of memory ends together."""
     return {

@@ -32,9 +32,9 @@ class Builder:
     It knows where the new root stands before it is the root.
     """
 
-    def __init__(self, sources: Mapping[int, int]) -> None:
+    def __init__(self, sources: Mapping[int, int], root: str = "") -> None:
         self._sources = sources
-        self._root = ""
+        self._root = root
 
     def source(self, step: Mapping[str, Any]) -> int:
         return self._sources[id(step)]
@@ -164,6 +164,14 @@ _STEPS: dict[str, Callable[[Builder, Mapping[str, Any]], None]] = {
     "devices": Builder.devices,
     "read_only": Builder.read_only,
 }
+
+
+def furnish(root: str, steps: Sequence[Mapping[str, Any]]) -> None:
+    """Make links and directories below a directory of one's own. Raises OSError."""
+    os.makedirs(root, exist_ok=True)
+    builder = Builder({}, root)
+    for step in steps:
+        _STEPS[step["do"]](builder, step)
 
 
 def build(steps: Sequence[Mapping[str, Any]]) -> None:

@@ -38,12 +38,14 @@ def _attempt(directory: str) -> None:
     from rayplane.node.runtime.isolation import launch, memory, namespaces
     from rayplane.node.runtime.isolation.apart import go_apart
     from rayplane.node.runtime.isolation.entrance import isolate
+    from rayplane.node.runtime.isolation.mounts import furnish
     from rayplane.node.runtime.isolation.network import MachineNetwork, prepare_pod
-    from rayplane.node.runtime.isolation.rootfs import STAGE, Box, machine_of, plan
+    from rayplane.node.runtime.isolation.rootfs import SKELETON, STAGE, Box, machine_of, plan, skeleton
     from rayplane.node.runtime.isolation.users import Identity
 
     isolate(0, [directory])
     go_apart()
+    furnish(SKELETON, skeleton(machine_of([])))
     network = MachineNetwork()
     network.add_node("10.0.0.1", "10.0.0.0/24")
     pod = namespaces.make(("user", "net", "ipc", "uts"), prepare_pod)

@@ -25,6 +25,8 @@ PROC = f"{STAGE}/proc"
 """Where the shim sees the processes below it, by the numbers that it has for them; /proc is the machine's."""
 OWN = f"{STAGE}/own"
 """Where it has what pods keep in memory."""
+SKELETON = f"{OWN}/skeleton"
+"""Where it has what is below the roots of containers without an image."""
 SHARED = ("usr", "etc", "opt", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "nix", "gnu")
 _OWN = {"tmp": 0o1777, "var/tmp": 0o1777, "run": 0o755, "var/log": 0o755, "var/lib": 0o755, "root": 0o711, "sys": 0o555}
 _KERNELS = {"proc": 0o555, "dev": 0o755, "sys": 0o555}
@@ -64,8 +66,8 @@ def machine_of(programs: Iterable[str], staged: Callable[[str], str] = str) -> M
 class Box:
     """The directory of one container, and the files that its pod has for it.
 
-    `directory` is as the shim sees it, and empty; in it come to be `root` and for each layer `NAME-upper` and
-    `NAME-work`. `files`: path in the container to path as the shim sees it.
+    `directory` is as the shim sees it, and empty; in it come to be for each layer `NAME-upper` and `NAME-work`.
+    `files`: path in the container to path as the shim sees it.
     """
 
     directory: str
@@ -133,11 +135,20 @@ def plan(machine: Machine, box: Box) -> list[Step]:
     return steps
 
 
+def skeleton(machine: Machine) -> list[Step]:
+    """The steps that make SKELETON: what the root of every container without an image has before anything is mounted.
+
+    Directories are dear on disks, and each container would make the same.
+    """
+    steps: list[Step] = [{"do": "link", "at": f"/{name}", "to": to} for name, to in machine.links.items()]
+    directories = {**dict.fromkeys((at.lstrip("/") for _, at, _ in _lowers(machine)), 0o755), **_KERNELS, **_OWN}
+    return steps + [{"do": "directory", "at": f"/{path}", "mode": mode} for path, mode in directories.items()]
+
+
 def _machine_root(machine: Machine, box: Box) -> list[Step]:
-    steps: list[Step] = [{"do": "root", "from": f"{box.directory}/root", "on": NEW_ROOT, "fresh": True}]
-    steps += [{"do": "link", "at": f"/{name}", "to": to} for name, to in machine.links.items()]
-    steps += [{"do": "directory", "at": f"/{path}", "mode": mode} for path, mode in _OWN.items()]
-    return steps + [_layer(name, at, source, box) for name, at, source in _lowers(machine)]
+    upper, work = (f"{box.directory}/root-{part}" for part in ("upper", "work"))
+    root = {"do": "image", "on": NEW_ROOT, "upper": upper, "work": work, **laid_over([SKELETON])}
+    return [root, *(_layer(name, at, source, box) for name, at, source in _lowers(machine))]
 
 
 def _image_root(image: ImageRoot, box: Box) -> list[Step]:

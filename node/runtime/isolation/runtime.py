@@ -28,7 +28,7 @@ from rayplane.node.runtime.isolation import memory
 from rayplane.node.runtime.isolation.limits import of_container
 from rayplane.node.runtime.isolation.ownership import give_to_group
 from rayplane.node.runtime.isolation.pods import memory_volumes, oom_score, shares
-from rayplane.node.runtime.isolation.rootfs import STAGE, Box, image_root, machine_of, plan
+from rayplane.node.runtime.isolation.rootfs import SKELETON, STAGE, Box, image_root, machine_of, plan, skeleton
 from rayplane.node.runtime.isolation.seccomp import filter_of, library
 from rayplane.node.runtime.isolation.shim_network import ShimNetwork
 from rayplane.node.runtime.isolation.users import RANGE_COUNT, RANGE_FIRST, give, identity
@@ -144,7 +144,7 @@ class IsolatedRuntime(ShimNetwork, ProcessRuntime):
     def add_node(self, address: str, cidr: str) -> None:
         self._nodes[address] = cidr
         if not self.trouble:
-            self._make_network()
+            self._make_shared()
 
     async def add_pod(self, place: PodPlace) -> str:
         self._places[place.uid] = place
@@ -156,7 +156,7 @@ class IsolatedRuntime(ShimNetwork, ProcessRuntime):
         try:
             if self.guard is not None and not place.host_network:
                 await self.guard.admit(place)
-            self._make_network()
+            self._make_shared()
             self._made.add(place.uid)
             answer = await self._ask(f"pod-{next(_ids)}", **_pod_order(place, self.node_memory))
         except (RuntimeFailed, SandboxError) as e:
@@ -194,7 +194,7 @@ class IsolatedRuntime(ShimNetwork, ProcessRuntime):
         """
         place = self._places[uid]
         if uid not in self._made:
-            self._make_network()
+            self._make_shared()
             self._made.add(uid)
 
             def answered(message: dict[str, Any]) -> None:
@@ -214,8 +214,11 @@ class IsolatedRuntime(ShimNetwork, ProcessRuntime):
             place = self._places[uid]
             self.shim.order("", op="open", of=uid, address=place.ip, gateway=place.gateway)
 
-    def _make_network(self) -> None:
+    def _make_shared(self) -> None:
         """Have the shim make what all pods of the machine share, unless it has."""
+        if SKELETON not in self._made:
+            self.shim.order("", op="skeleton", steps=skeleton(self.machine))
+            self._made.add(SKELETON)
         if self._services and self._services not in self._made:
             self.shim.order("", op="services", cidr=self._services)
             self._made.add(self._services)
@@ -273,7 +276,7 @@ class IsolatedRuntime(ShimNetwork, ProcessRuntime):
     async def of_network(self, op: str, **order: Any) -> dict[str, Any]:
         """The shim's answer with something of the pods' network. Raises OSError."""
         try:
-            self._make_network()
+            self._make_shared()
             answer = await self._ask(f"{op}-{next(_ids)}", op=op, **order)
         except (RuntimeFailed, SandboxError) as e:
             raise OSError(str(e)) from e

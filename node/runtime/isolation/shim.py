@@ -6,7 +6,8 @@ appear in `STAGE`, as 0, 1 and so on: the way to them may be closed to whom root
 processes: one outside, which waits, and the first of a process namespace, which does the work.
 
 further orders:
-in:  {op: services, cidr}
+in:  {op: skeleton, steps}                               of what is below roots (see `rootfs.skeleton`)
+     {op: services, cidr}
      {op: node, address, cidr}
      {op: pod, id, of, address, gateway, closed, host_name, kinds, sysctls, memory}
                                                          answered with {ev: done} or {ev: failed}; kinds: of namespaces
@@ -33,12 +34,12 @@ from typing import Any
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(os.path.abspath(__file__)).parents[4]))
 
-from rayplane.node.runtime.isolation import launch, memory, namespaces, strays, syscalls
+from rayplane.node.runtime.isolation import launch, memory, mounts, namespaces, strays, syscalls
 from rayplane.node.runtime.isolation.apart import go_apart
 from rayplane.node.runtime.isolation.launch import Forked
 from rayplane.node.runtime.isolation.namespaces import PodNamespaces
 from rayplane.node.runtime.isolation.network import WIRE_HEADER, MachineNetwork, prepare_pod
-from rayplane.node.runtime.isolation.rootfs import PROC
+from rayplane.node.runtime.isolation.rootfs import PROC, SKELETON
 from rayplane.node.shim.child import Child
 from rayplane.node.shim.shim import Shim
 
@@ -61,6 +62,7 @@ class IsolatedShim(Shim):
         self._network = network
         self._pods: dict[str, PodNamespaces] = {}
         self._orders |= {
+            "skeleton": self._skeleton,
             "services": self._services,
             "node": self._node,
             "pod": self._pod,
@@ -112,6 +114,9 @@ class IsolatedShim(Shim):
         """Kill what a container has left behind: with a first process of its own the others went, else they did not."""
         if child.spaces:
             strays.kill_sharing("mnt", child.spaces)
+
+    def _skeleton(self, message: dict[str, Any], fds: list[int]) -> None:
+        mounts.furnish(SKELETON, message["steps"])
 
     def _services(self, message: dict[str, Any], fds: list[int]) -> None:
         self._network.add_services(message["cidr"])

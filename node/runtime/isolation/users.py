@@ -36,20 +36,22 @@ USUAL = frozenset(_USUAL.split())
 """What container runtimes leave to a container."""
 
 
-@functools.cache
 def maps_many() -> bool:
     """Whether this user namespace has more than one number."""
+    return _numbers() > 1
+
+
+@functools.cache
+def _numbers() -> int:
     with open("/proc/self/uid_map") as f:
-        return int(f.readline().split()[2]) > 1
+        return int(f.readline().split()[2])
 
 
 def write_maps(process: str) -> None:
     """Give a new user namespace the numbers of this one. `process`: the directory in /proc of one that is in it."""
-    with open("/proc/self/uid_map") as f:
-        count = int(f.readline().split()[2])
     for name in ("uid_map", "gid_map"):
         with open(f"{process}/{name}", "w") as f:
-            f.write(f"0 0 {count}")
+            f.write(f"0 0 {_numbers()}")
 
 
 def of_pods(number: int) -> int:
