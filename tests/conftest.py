@@ -15,7 +15,7 @@ register_profiles()
 settings.load_profile(USUAL)  # scripts/test --fast names another
 
 # Whole clusters, fuzzing and long searches: what these folders and files hold is not for the fast run.
-SLOW = {"cluster", "e2e", "fuzz", "linearizability", "packaging", "simulation", "storm"} | {
+SLOW = {"cluster", "e2e", "fuzz", "linearizability", "machines", "packaging", "simulation", "storm"} | {
     "apiserver/test_hostile_requests.py",
     "apiserver/test_killed_server.py",
     "apiserver/test_odd_data.py",

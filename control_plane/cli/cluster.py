@@ -25,7 +25,7 @@ from rayplane.control_plane.cli.options import (
 from rayplane.control_plane.cli.stages import put as put_stages
 from rayplane.control_plane.cli.stages import read as read_stages
 from rayplane.control_plane.cluster import launch, ray_cluster
-from rayplane.control_plane.cluster.access import access, endpoints, refresh
+from rayplane.control_plane.cluster.access import access, answers, endpoints, refresh
 from rayplane.control_plane.cluster.config import AUTO, NONE, ClusterConfig, scheduler_configuration
 from rayplane.control_plane.cluster.errors import UsageError
 from rayplane.control_plane.cluster.listening import Listener, listeners
@@ -33,6 +33,7 @@ from rayplane.control_plane.cluster.patience import stretched
 from rayplane.control_plane.cluster.renewal import renew_admin
 from rayplane.control_plane.cluster.state import ClusterState, StateDir
 from rayplane.control_plane.cluster.status import status as cluster_status
+from rayplane.control_plane.cluster.topology import Role
 from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
 from rayplane.storage.env import SystemClock
 
@@ -327,10 +328,16 @@ def show_endpoints(name: Name = "default", output: Output = "", state: State = N
 
 
 def show_kubeconfig(name: Name = "default", state: State = None) -> None:
-    """Print the path of the administrator's kubeconfig."""
+    """Print the path of the administrator's kubeconfig, which leads to where the load balancer is now."""
     directory = state_dir(name, state)
-    _renewed(directory)
+    run(_repointed(directory, _renewed(directory)))
     print(directory.kubeconfig)
+
+
+async def _repointed(directory: StateDir, state: ClusterState) -> None:
+    if not await answers(state.topology.of(Role.LOAD_BALANCER)[0], "https"):
+        async with access(directory) as admin:
+            await refresh(directory, admin)
 
 
 def _renewed(directory: StateDir) -> ClusterState:

@@ -1,5 +1,6 @@
 """An administrator's way into a running cluster, from what its state directory holds."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
@@ -8,14 +9,17 @@ from typing import Any
 import orjson
 
 from rayplane.control_plane.client import ApiClient, EtcdClient
-from rayplane.control_plane.cluster.renewal import renew_admin
+from rayplane.control_plane.cluster.renewal import renew_admin, repoint
 from rayplane.control_plane.cluster.state import ClusterState, StateDir
-from rayplane.control_plane.cluster.topology import TOPOLOGY_KEY, Role, Topology
+from rayplane.control_plane.cluster.topology import TOPOLOGY_KEY, Instance, Role, Topology
 from rayplane.control_plane.rpc import RpcError, Stub
 from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
 from rayplane.control_plane.rpc.tls import Credentials
 from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
 from rayplane.storage.env import Clock, SystemClock
+
+CONNECT_S = 1.0
+LOOK_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,32 +40,61 @@ async def access(directory: StateDir, clock: Clock | None = None) -> AsyncIterat
     state = directory.read_running()
     renew_admin(directory, state, (clock or SystemClock()).now())
     network = GrpcNetwork(Credentials.read(directory.admin))
-    supervisor = state.topology.of(Role.SUPERVISOR)[0].endpoint("grpc")
     try:
-        yield Access(
-            directory=directory,
-            state=state,
-            network=network,
-            etcd=EtcdClient(network, state.topology.endpoints(Role.MEMBER, "client")),
-            api=ApiClient(network, state.topology.endpoints(Role.APISERVER, "grpc"), discovery=[supervisor]),
-            supervisor=Stub(network.channel(supervisor), pb.DESCRIPTOR.services_by_name["Supervisor"]),
-        )
+        admin = _access(directory, state, network)
+        if not await answers(state.topology.of(Role.SUPERVISOR)[0], "grpc"):
+            # With its machine lost it is elsewhere, as others may be: members know where.
+            await refresh(directory, admin)
+            admin = _access(directory, directory.read_running(), network)
+        yield admin
     finally:
         await network.close()
+
+
+def _access(directory: StateDir, state: ClusterState, network: GrpcNetwork) -> Access:
+    supervisor = state.topology.of(Role.SUPERVISOR)[0].endpoint("grpc")
+    return Access(
+        directory=directory,
+        state=state,
+        network=network,
+        etcd=EtcdClient(network, state.topology.endpoints(Role.MEMBER, "client")),
+        api=ApiClient(network, state.topology.endpoints(Role.APISERVER, "grpc"), discovery=[supervisor]),
+        supervisor=Stub(network.channel(supervisor), pb.DESCRIPTOR.services_by_name["Supervisor"]),
+    )
+
+
+async def answers(instance: Instance, port: str) -> bool:
+    """Whether somebody listens there: at once for a lost process, after a moment for a lost machine."""
+    if port not in instance.ports:
+        return False
+    try:
+        async with asyncio.timeout(CONNECT_S):
+            _, writer = await asyncio.open_connection(instance.machine.address, instance.ports[port])
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    return True
 
 
 async def current_topology(admin: Access) -> Topology:
     """The topology as wanted now; the one of `up` when etcd cannot tell."""
     try:
-        found = await admin.etcd.range(TOPOLOGY_KEY)
+        found = await admin.etcd.range(TOPOLOGY_KEY, timeout=LOOK_S)
     except RpcError:
         return admin.state.topology
     return Topology.from_json(orjson.loads(found.kvs[0].value)) if found.kvs else admin.state.topology
 
 
 async def refresh(directory: StateDir, admin: Access) -> None:
-    """Remember the topology as it is now, so that the next command finds the actors."""
-    directory.write(replace(admin.state, topology=await current_topology(admin)))
+    """Remember the topology as it is now, so that the next command, and kubectl, find the actors."""
+    topology = await current_topology(admin)
+    state = directory.read()
+    # A `down` may have come meanwhile; and before an `up` is through, members know of the one before.
+    same = state is not None and state.running and state.topology.run == topology.run
+    if state is not None and same and state.topology != topology:
+        state = replace(state, topology=topology)
+        directory.write(state)
+        repoint(directory, state)
 
 
 def endpoints(directory: StateDir, state: ClusterState) -> dict[str, Any]:

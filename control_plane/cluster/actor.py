@@ -23,10 +23,12 @@ from rayplane.control_plane.cluster.components import Component, Leaves, Spec, S
 from rayplane.control_plane.cluster.failures import ComponentFailed, Failure
 from rayplane.control_plane.cluster.outside import keep_fresh, log_to, open_env, prepare
 from rayplane.control_plane.cluster.patience import Patience, slowdown
+from rayplane.control_plane.cluster.ports import can_bind, free_port, share
 from rayplane.control_plane.cluster.ray_host import RayHost
 from rayplane.control_plane.cluster.renewal import newest
 from rayplane.control_plane.cluster.resting import Rests
-from rayplane.control_plane.cluster.topology import Role
+from rayplane.control_plane.cluster.specs import brought_back
+from rayplane.control_plane.cluster.topology import Machine, Role
 from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
 from rayplane.storage.env import grow_heap, settle_heap
 from rayplane.storage.env.private import UMASK
@@ -122,6 +124,18 @@ def _try_again(error: Exception) -> None:
     os._exit(1)
 
 
+def _where_it_is(spec: Spec) -> Spec:
+    """The spec of an actor where Ray has made it. A supervisor's holds on any machine: nobody else would move it."""
+    node = ray.get_runtime_context().get_node_id()
+    if spec.instance.role is not Role.SUPERVISOR or spec.instance.machine.id == node:
+        return spec
+    address, port = ray.util.get_node_ip_address(), spec.instance.ports["grpc"]
+    if not can_bind(address, port):
+        port = free_port(address, (), random.Random(), share(spec.plan))
+    log.warning("this supervisor goes on at %s:%s, far from %s", address, port, spec.instance.machine.address)
+    return brought_back(spec, Machine(address, node), port)
+
+
 class ComponentActor:
     """A component as a Ray actor, made by the host, which chooses name, machine and restart policy."""
 
@@ -131,7 +145,8 @@ class ComponentActor:
         # A killed actor is made again by Ray with the arguments of its first start.
         restarted = ray.get_runtime_context().was_current_actor_reconstructed
         try:
-            self._thread = ComponentThread(replace(spec, restarted=spec.restarted or restarted))
+            spec = _where_it_is(replace(spec, restarted=spec.restarted or restarted))
+            self._thread = ComponentThread(spec)
         except Exception as e:
             if restarted and spec.instance.role is Role.SUPERVISOR:
                 _try_again(e)

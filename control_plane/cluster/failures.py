@@ -30,6 +30,11 @@ class ComponentFailed(Exception):
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(json.dumps(asdict(failure)))
+        self.failure = failure
+
+    def __reduce__(self) -> tuple[type["ComponentFailed"], tuple[Failure]]:
+        """Ray takes the error itself along, too, and says nothing else where it cannot be put together again."""
+        return type(self), (self.failure,)
 
 
 def failure_in(traceback: str) -> Failure:

@@ -9,10 +9,8 @@ import json
 import os
 import random
 import secrets as randomness
-import signal
-import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -29,32 +27,25 @@ from rayplane.control_plane.cluster.config import (
     AddressPlan,
     ClusterConfig,
 )
+from rayplane.control_plane.cluster.ending import HOST_MODULE, Progress, deadline, is_running, latest, take_down
 from rayplane.control_plane.cluster.errors import AlreadyUp, ClusterError, UsageError
 from rayplane.control_plane.cluster.isolation import decide
 from rayplane.control_plane.cluster.pki import ENCRYPTION_FILE, Secrets, issue_for_ray, read_encryption
-from rayplane.control_plane.cluster.ports import all_plans, can_bind, reserved, share, with_ports
-from rayplane.control_plane.cluster.ray_driven import CONNECT_TIMEOUT_S, Driver, ray_driver, while_ray_lives
+from rayplane.control_plane.cluster.ports import all_plans, can_bind, free_port, reserved, share, with_ports
+from rayplane.control_plane.cluster.ray_driven import CONNECT_TIMEOUT_S, POLL_S, Driver, ray_driver, while_ray_lives
 from rayplane.control_plane.cluster.readiness import await_ready
 from rayplane.control_plane.cluster.renewal import write_admin
 from rayplane.control_plane.cluster.state import ClusterState, StateDir
-from rayplane.control_plane.cluster.topology import Machine, Role, Topology, crowded, founding
+from rayplane.control_plane.cluster.topology import Machine, Topology, crowded, founding, on_machines
 from rayplane.storage.env import LockHeld, SystemClock
 from rayplane.storage.env.private import write_private
 
 # In fair time (`patience`) without progress.
 READY_TIMEOUT_S = 60.0
 RAY_TRIES = 4
-STOP_TIMEOUT_S = 30.0
-# Beside the time that pods may take: for a driver of Ray to come and go.
-LEAVE_MARGIN_S = 60.0
-# What was killed gives back its ports only when the kernel has ended its last thread.
-SETTLED_S = 1.0
 FREE_TIMEOUT_S = 5.0
-POLL_S = 0.05
 _PROCESS_OUT = "process.out"
-_HOST_MODULE = "rayplane.control_plane.cluster.process_host"
 
-Progress = Callable[[str], None]
 Prepare = Callable[[ClusterState, Secrets], Awaitable[None]]
 
 
@@ -76,12 +67,13 @@ async def up(
     with _exclusive(directory, config.name):
         before = directory.read()
         if before is not None and before.running:
-            if await _is_alive(before, directory):
+            if await is_running(before, directory):
                 raise AlreadyUp(
                     f"a cluster called {config.name!r} is up; run `rayplane down{directory.flags(config.name)}` first"
                 )
             # It ended without a `down`: what is left of it would keep ports, and on a Ray cluster names.
-            await _take_down(directory, progress)
+            await take_down(directory, progress)
+            before = latest(directory, directory.read() or before)
         fresh = before is None
         try:
             state = await _up(config, directory, before, progress, prepare=prepare, encryption=encryption)
@@ -91,7 +83,7 @@ async def up(
         except BaseException:
             progress("taking down what was started")
             with contextlib.suppress(ClusterError):
-                await _take_down(directory, progress)
+                await take_down(directory, progress)
             if fresh:
                 # The message may point to a log.
                 directory.purge(keep_logs=True)
@@ -120,7 +112,7 @@ async def down(directory: StateDir, progress: Progress, *, purge: bool = False) 
         state = None
     if state is not None:
         with _exclusive(directory, state.config.name):
-            await _take_down(directory, progress)
+            await take_down(directory, progress)
     return directory.purge() if purge else []
 
 
@@ -141,7 +133,7 @@ async def _up(
         plan = replace(free, isolated=isolated)
         if before is not None:
             progress(f"found the cluster's data in {directory.path}: going on from it")
-            await _await_free(before)
+            before = await _with_free_ports(before, progress)
             config = going_on(before.config, config)
             topology = replace(before.topology, run=run)
             host = _new_host(config, plan, rng, secrets)
@@ -163,6 +155,9 @@ async def _up(
 
 def going_on(before: ClusterConfig, asked: ClusterConfig) -> ClusterConfig:
     """The configuration of a cluster that has data: as it was, but for what may be asked for anew."""
+    if asked.address and before.address:
+        # The same machines may have other addresses now.
+        before = replace(before, address=asked.address)
     if asked.ray_tls and before.host == RAY and not before.address:
         before = replace(before, ray_tls=True)
     if asked.scheduling and before.scheduler_config and not asked.scheduler_config:
@@ -219,7 +214,7 @@ async def _up_process(
 def _start_process(directory: StateDir) -> int:
     out = directory.logs / _PROCESS_OUT
     write_private(out, b"")
-    return processes.start([sys.executable, "-m", _HOST_MODULE, str(directory.path.resolve())], out)
+    return processes.start([sys.executable, "-m", HOST_MODULE, str(directory.path.resolve())], out)
 
 
 def _last_words(directory: StateDir) -> str:
@@ -232,9 +227,9 @@ async def _up_ray(
 ) -> ClusterState:
     directory.write(state)
     async with contextlib.AsyncExitStack() as stack:
-        state, driver, found = await _reach_ray(stack, directory, state, progress)
+        state, driver, (found, holders) = await _reach_ray(stack, directory, state, progress)
         if state.topology.instances:
-            state = replace(state, topology=_on_machines(state.topology, found))
+            state = replace(state, topology=on_machines(state.topology, found, holders))
         else:
             state = replace(state, topology=_place(state, found))
         _write_access(directory, state, secrets)
@@ -259,8 +254,8 @@ async def _up_ray(
 
 async def _reach_ray(
     stack: contextlib.AsyncExitStack, directory: StateDir, state: ClusterState, progress: Progress
-) -> tuple[ClusterState, Driver, tuple[Machine, ...]]:
-    """A driver that is connected to Ray, which is started where it is ours, and Ray's machines."""
+) -> tuple[ClusterState, Driver, tuple[tuple[Machine, ...], dict[str, Machine]]]:
+    """A driver that is connected to Ray, which is started where it is ours; Ray's machines, and who has whose data."""
     log_file = directory.logs / "ray.log"
     for tries_left in reversed(range(RAY_TRIES)):
         if state.host["owned"]:
@@ -270,8 +265,9 @@ async def _reach_ray(
             directory.write(state)
         driver = await stack.enter_async_context(ray_driver(directory, "start"))
         try:
-            found = json.loads(await while_ray_lives(state.host, driver.line(), CONNECT_TIMEOUT_S))
-            return state, driver, tuple(Machine(**m) for m in found)
+            found, holders = json.loads(await while_ray_lives(state.host, driver.line(), CONNECT_TIMEOUT_S))
+            machines = tuple(Machine(**m) for m in found)
+            return state, driver, (machines, {name: Machine(**m) for name, m in holders.items()})
         except ClusterError as e:
             if not state.host["owned"] or ray_cluster.is_alive(state.host):
                 raise
@@ -285,110 +281,6 @@ async def _reach_ray(
 async def _wait(directory: StateDir, progress: Progress, *, ended: Callable[[], str]) -> None:
     async with access(directory) as admin:
         await await_ready(admin, directory, timeout=READY_TIMEOUT_S, ended=ended, progress=progress)
-
-
-async def _take_down(directory: StateDir, progress: Progress) -> None:
-    state = directory.read()
-    if state is None or not state.running:
-        return
-    grace_s = shutdown_s(state)
-    if grace_s:
-        progress("pods end, the least important ones first")
-    if state.config.host == PROCESS:
-        await _end_process(state.host.get("pid", 0), directory, grace_s)
-    else:
-        if grace_s:
-            await _leave_ray(directory, state, grace_s, progress)
-        progress("ending the actors")
-        if state.host["owned"]:
-            # They live in Ray's session; nothing that they hold is lost by ending them.
-            await asyncio.to_thread(ray_cluster.stop, state.host)
-        else:
-            async with ray_driver(directory, "stop") as driver:
-                await while_ray_lives(state.host, driver.line(), CONNECT_TIMEOUT_S)
-                await driver.ended()
-    directory.write(replace(state, running=False))
-    if state.host.get("owned"):
-        await asyncio.to_thread(ray_cluster.remove_folder, state.host)
-
-
-def shutdown_s(state: ClusterState) -> float:
-    """How long pods of the cluster's nodes may take to end when it is taken down; 0: they are not told."""
-    texts = {i.kubelet_config or state.config.kubelet_config for i in state.topology.of(Role.NODE_HOST)} - {""}
-    return max((state.config.kubelet_settings(text).shutdown_s for text in texts), default=0.0)
-
-
-async def _leave_ray(directory: StateDir, state: ClusterState, grace_s: float, progress: Progress) -> None:
-    """Let the actors that are node hosts end their pods. What cannot be had of that holds nothing up."""
-    try:
-        async with ray_driver(directory, "leave") as driver, asyncio.timeout(grace_s + LEAVE_MARGIN_S):
-            await while_ray_lives(state.host, driver.line(), CONNECT_TIMEOUT_S)
-            await driver.ended()
-    except (ClusterError, TimeoutError) as e:
-        progress(f"not all pods were told: {e or 'it took too long'}")
-
-
-async def _end_process(pid: int, directory: StateDir, grace_s: float = 0.0) -> None:
-    """TERM, then KILL when it takes too long. `grace_s`: what its pods may take."""
-    if not _is_ours(pid, directory):
-        # Whoever started it may have ended before it could write down which it is.
-        pid = next((one for one in processes.running() if _is_ours(one, directory)), 0)
-        if not pid:
-            return
-    os.kill(pid, signal.SIGTERM)
-    for number in (signal.SIGKILL, None):
-        async with _deadline(STOP_TIMEOUT_S + grace_s) as time_left:
-            while _is_ours(pid, directory) and time_left():
-                await asyncio.sleep(POLL_S)
-        if not _is_ours(pid, directory):
-            return
-        if number is not None:
-            os.kill(pid, number)
-    raise ClusterError(f"process {pid} does not end; end it by hand")
-
-
-@contextlib.asynccontextmanager
-async def _deadline(seconds: float) -> AsyncIterator[Callable[[], bool]]:
-    loop = asyncio.get_running_loop()
-    end = loop.time() + seconds
-    yield lambda: loop.time() < end
-
-
-def _is_ours(pid: int, directory: StateDir) -> bool:
-    """Whether that process still is the cluster's and not another that got its number."""
-    ours = {_HOST_MODULE.encode(), os.fsencode(directory.path.resolve())}
-    return processes.is_alive(pid) and ours.issubset(processes.arguments(pid))
-
-
-async def _is_alive(state: ClusterState, directory: StateDir) -> bool:
-    """Whether its processes run. Those that were killed a moment ago do not, though the kernel has not ended them yet.
-
-    A port that somebody listens at says nothing where the processes can be looked for: others may have it by now.
-    """
-    if state.config.host == PROCESS:
-        return _is_ours(state.host.get("pid", 0), directory)
-    if state.host["owned"]:
-        return await _stays(lambda: ray_cluster.processes_of(state.host))
-    instance = state.topology.of(Role.SUPERVISOR)
-    if not instance:
-        return False
-    try:
-        with socket.create_connection((instance[0].machine.address, instance[0].ports["grpc"]), 1.0):
-            return True
-    except OSError:
-        return False
-
-
-async def _stays(found: Callable[[], list[int]]) -> bool:
-    """Whether something is found, and is not about to end: for a while it does not get less."""
-    before = sorted(found())
-    async with _deadline(SETTLED_S) as time_left:
-        while before and time_left():
-            await asyncio.sleep(POLL_S)
-            now = sorted(found())
-            if len(now) < len(before):
-                return await _stays(found)
-    return bool(before)
 
 
 def _new_host(config: ClusterConfig, plan: AddressPlan, rng: random.Random, secrets: Secrets) -> dict[str, object]:
@@ -411,31 +303,21 @@ def _place(state: ClusterState, machines: tuple[Machine, ...]) -> Topology:
     return replace(placed, run=state.topology.run)
 
 
-def _on_machines(topology: Topology, machines: tuple[Machine, ...]) -> Topology:
-    """Ray gives its nodes new ids at each start: find each actor's machine again by its address."""
-    by_address = {m.address: m for m in machines}
-    instances = []
-    for instance in topology.instances:
-        machine = by_address.get(instance.machine.address)
-        if machine is None:
-            raise ClusterError(
-                f"{instance.name} ran on {instance.machine.address}, which is not in the Ray cluster now"
-            )
-        instances.append(replace(instance, machine=machine))
-    return replace(topology, instances=tuple(instances))
-
-
-async def _await_free(state: ClusterState) -> None:
-    """Return when all ports of a cluster can be had. ClusterError when another program keeps one."""
-    async with _deadline(FREE_TIMEOUT_S) as time_left:
-        for instance in state.topology.instances:
-            for port in instance.ports.values():
-                while not can_bind(instance.machine.address, port):
-                    if not time_left():
-                        raise ClusterError(
-                            f"port {port} of {instance.name} is in use by another program; close it and try again"
-                        )
+async def _with_free_ports(state: ClusterState, progress: Progress) -> ClusterState:
+    """A cluster that was down, with other ports in the place of those that other programs of this machine keep."""
+    topology, rng = state.topology, random.Random()
+    async with deadline(FREE_TIMEOUT_S) as time_left:
+        for instance in topology.instances:
+            for label, port in instance.ports.items():
+                while not (free := can_bind(instance.machine.address, port)) and time_left():
                     await asyncio.sleep(POLL_S)
+                if not free:
+                    taken = {port for other in topology.instances for port in other.ports.values()}
+                    another = free_port(instance.machine.address, taken, rng, share(state.plan))
+                    progress(f"port {port} of {instance.name} is in use by another program: it gets {another}")
+                    ports = {**topology.get(instance.name).ports, label: another}
+                    topology = topology.replaced(replace(instance, ports=ports))
+    return replace(state, topology=topology)
 
 
 @contextlib.contextmanager

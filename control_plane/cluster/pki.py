@@ -2,6 +2,7 @@
 
 import os
 from base64 import b64encode
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -97,16 +98,27 @@ def identity_of_actor(instance: Instance) -> Identity:
             return Identity(f"system:rayplane:{instance.name}", (MASTERS,))
 
 
-def issue(authority: Authority, instance: Instance, service_address: str) -> Credentials:
-    """The certificate of an actor: as whom it calls, and by which names it is called."""
+def issue(authority: Authority, instance: Instance, service_address: str, machines: Iterable[str] = ()) -> Credentials:
+    """The certificate of an actor: as whom it calls, and by which names it is called.
+
+    `machines`: addresses of all machines; a load balancer on any of them leads to every API server.
+    """
     identity = identity_of_actor(instance)
-    hosts = _hosts(instance, service_address)
+    hosts = _hosts(instance, service_address, machines)
     return authority.issue(identity.user, identity.groups, hosts=hosts, validity=ACTOR_VALIDITY)
 
 
-def renewed(authority: Authority, instance: Instance, service_address: str, *, request: bytes, now: datetime) -> bytes:
+def renewed(
+    authority: Authority,
+    instance: Instance,
+    service_address: str,
+    machines: Iterable[str] = (),
+    *,
+    request: bytes,
+    now: datetime,
+) -> bytes:
     """The next certificate of an actor, PEM, for the key of its request. Raises ValueError."""
-    identity, hosts = identity_of_actor(instance), _hosts(instance, service_address)
+    identity, hosts = identity_of_actor(instance), _hosts(instance, service_address, machines)
     return authority.sign(request, identity, hosts=hosts, now=now, validity=ACTOR_VALIDITY)
 
 
@@ -120,12 +132,12 @@ def renewed_front_proxy(authority: Authority, *, request: bytes, now: datetime) 
     return authority.sign(request, Identity(FRONT_PROXY), hosts=(), now=now, validity=ACTOR_VALIDITY)
 
 
-def _hosts(instance: Instance, service_address: str) -> list[str]:
+def _hosts(instance: Instance, service_address: str, machines: Iterable[str]) -> list[str]:
     hosts = [instance.machine.address, "127.0.0.1", "localhost"]
     if instance.role is Role.APISERVER:
         names = ("kubernetes", "kubernetes.default", "kubernetes.default.svc")
-        hosts += [*names, "kubernetes.default.svc.cluster.local", service_address]
-    return hosts
+        hosts += [*names, "kubernetes.default.svc.cluster.local", service_address, *machines]
+    return [*dict.fromkeys(hosts)]
 
 
 def issue_for_admin(authority: Authority, now: datetime) -> Credentials:

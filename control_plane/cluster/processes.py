@@ -41,17 +41,26 @@ def write(data_dir: Path) -> None:
     """This process is the actor whose data lies there."""
     path = _path(data_dir)
     make_private_dir(path.parent)
-    write_private(path, f"{os.getpid()} {_stat(os.getpid())[_START]}".encode())
+    write_private(path, f"{os.getpid()} {started(os.getpid())}".encode())
+
+
+def started_at(folder: str) -> dict[str, float]:
+    """Names of the actors whose data lies in a folder, and the times of their last starts."""
+    return {p.name.removesuffix(SUFFIX): p.stat().st_mtime for p in Path(folder).glob(f"*{SUFFIX}")}
 
 
 def read(data_dir: Path) -> int:
     """The process of the actor, or 0 when it is not known or gone."""
     try:
-        number, started = _path(data_dir).read_text().split()
+        number, begun = _path(data_dir).read_text().split()
     except (OSError, ValueError):
         return 0
-    stat = _stat(int(number))
-    return int(number) if stat and stat[_START] == started else 0
+    return int(number) if started(int(number)) == begun else 0
+
+
+def send(pid: int, number: int) -> None:
+    """Send a signal. Ray takes no function for its tasks that is not written in Python, as `os.kill`."""
+    os.kill(pid, number)
 
 
 def is_alive(pid: int) -> bool:
@@ -61,6 +70,12 @@ def is_alive(pid: int) -> bool:
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
     return bool(_stat(pid))
+
+
+def started(pid: int) -> str:
+    """When it was started, as the kernel counts; with its number it is told from all others. Empty: it has ended."""
+    stat = _stat(pid)
+    return stat[_START] if stat else ""
 
 
 def arguments(pid: int) -> list[bytes]:

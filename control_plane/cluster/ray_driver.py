@@ -5,10 +5,11 @@
 Ray takes over a driver's signals and may end the whole process, so a command that must clean up after itself keeps
 it out: it starts this process, and ends it when it is interrupted.
 
-`start` connects, prints the machines as a line of JSON, waits for a line on standard input (by then cluster.json
-holds the topology), starts all actors and prints the name of each that has started. `leave` connects, prints a line
-and lets node hosts end their pods in order, those that were told to. `stop` connects, prints a line and ends all
-actors of the cluster. Errors are one line on standard error and exit code 1.
+`start` connects, prints the machines, and who has whose data if some have other addresses now, as a line of JSON, waits
+for a line on standard input (by then cluster.json holds the topology), starts all actors and prints the name of each
+that has started. `leave` connects, prints a line and lets node hosts end their pods in order, those that were told to.
+`stop` connects, prints a line and ends all actors of the cluster. Errors are one line on standard error and exit code
+1.
 """
 
 import asyncio
@@ -28,14 +29,19 @@ from rayplane.control_plane.cluster.state import ClusterState, StateDir
 from rayplane.control_plane.cluster.topology import Role
 from rayplane.storage.env.private import UMASK
 
+# In fair time, until a Ray that is not ours is said to be out of reach: it has been there for long, or is gone.
+STOP_TIMEOUT_S = 15.0
+
 
 def main() -> int:
     os.umask(UMASK)
     directory = StateDir(Path(sys.argv[1]))
     try:
         state = directory.read_running()
-        ray_cluster.connect(state.host, state.config.name)
-        if sys.argv[2] == "start":
+        starts = sys.argv[2] == "start"
+        timeout = ray_cluster.START_TIMEOUT_S if starts else STOP_TIMEOUT_S
+        ray_cluster.connect(state.host, state.config.name, timeout=timeout)
+        if starts:
             asyncio.run(_start(directory, state.config))
         elif sys.argv[2] == "leave":
             asyncio.run(_leave(state))
@@ -52,7 +58,12 @@ async def _start(directory: StateDir, config: ClusterConfig) -> None:
     from rayplane.control_plane.cluster.ray_host import RayHost
 
     host = RayHost(config, ComponentActor)
-    print(json.dumps([asdict(m) for m in await host.machines()]), flush=True)
+    machines = await host.machines()
+    topology = directory.read_running().topology
+    lost = set(topology.addresses) - {m.address for m in machines}
+    holders = await host.holders(directory.path / "data") if lost else {}
+    told = [asdict(m) for m in machines], {name: asdict(m) for name, m in holders.items()}
+    print(json.dumps(told), flush=True)
     if not sys.stdin.readline():
         raise ClusterError("interrupted")
     state = directory.read_running()

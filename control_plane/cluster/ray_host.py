@@ -1,7 +1,7 @@
 """Actors on Ray: detached, named, one namespace for each cluster.
 
-Ray restarts the process of a killed actor by itself, with the same arguments. Members and node hosts have their data
-on one machine and are tied to it; the others prefer theirs.
+Ray restarts the process of a killed actor by itself, with the same arguments. All are tied to their machines, whose
+addresses they have, and moved by the supervisor; that one alone goes where it can, since nobody would move it.
 """
 
 import asyncio
@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +26,7 @@ from rayplane.control_plane.cluster import processes
 from rayplane.control_plane.cluster.components import Spec
 from rayplane.control_plane.cluster.config import ClusterConfig
 from rayplane.control_plane.cluster.errors import StartFailed
-from rayplane.control_plane.cluster.failures import Failure, failure_in
+from rayplane.control_plane.cluster.failures import ComponentFailed, Failure, failure_in
 from rayplane.control_plane.cluster.host import HostSocket, not_started
 from rayplane.control_plane.cluster.patience import Patience, slowdown
 from rayplane.control_plane.cluster.ray_cluster import LOOPBACK, namespace
@@ -37,7 +39,6 @@ START_TIMEOUT_S = 100.0
 POLL_S = 1.0
 STOP_TIMEOUT_S = 12.0
 CALL_TIMEOUT_S = 15.0
-_TIED = (Role.MEMBER, Role.NODE_HOST)
 
 
 class RayHost:
@@ -86,6 +87,16 @@ class RayHost:
         found = await self._in_thread(_machines)
         return [replace(m, address=self._address or m.address) for m in found]
 
+    async def holders(self, data: Path) -> dict[str, Machine]:
+        """The machine of each actor that has data in that folder of one; of several the one where it ran last."""
+        machines = await self.machines()
+        found = await asyncio.gather(*(self._in_thread(partial(_data_on, m, str(data))) for m in machines))
+        last: dict[str, tuple[float, Machine]] = {}
+        for machine, names in zip(machines, found, strict=True):
+            for name, ran in names.items():
+                last[name] = max(last.get(name, (0.0, machine)), (ran, machine), key=itemgetter(0))
+        return {name: machine for name, (_, machine) in last.items()}
+
     async def sockets(self) -> list[HostSocket]:
         return await self._in_thread(_sockets)
 
@@ -99,7 +110,7 @@ class RayHost:
 
     def _start(self, spec: Spec) -> int:
         instance = spec.instance
-        placement = NodeAffinitySchedulingStrategy(instance.machine.id, soft=instance.role not in _TIED)
+        placement = NodeAffinitySchedulingStrategy(instance.machine.id, soft=instance.role is Role.SUPERVISOR)
         try:
             actor: Any = (
                 ray.remote(self._actor)
@@ -146,7 +157,7 @@ class RayHost:
             os.kill(pid, number)
         else:
             placement = NodeAffinitySchedulingStrategy(node, soft=False)
-            send = ray.remote(os.kill).options(num_cpus=0, scheduling_strategy=placement)
+            send = ray.remote(processes.send).options(num_cpus=0, scheduling_strategy=placement)
             ray.get(send.remote(pid, number), timeout=CALL_TIMEOUT_S)
         return pid
 
@@ -182,6 +193,17 @@ def _machines() -> list[Machine]:
     return [Machine(address=_address(n), id=n["NodeID"]) for n in alive]
 
 
+def _data_on(machine: Machine, data: str) -> dict[str, float]:
+    """Names of the actors that have data there, and when each was started last; none when it does not say."""
+    placement = NodeAffinitySchedulingStrategy(machine.id, soft=False)
+    asked = ray.remote(processes.started_at).options(num_cpus=0, scheduling_strategy=placement).remote(data)
+    try:
+        found: dict[str, float] = ray.get(asked, timeout=START_TIMEOUT_S)
+    except RayError:
+        return {}
+    return found
+
+
 def _sockets() -> list[HostSocket]:
     """As Ray's head knows them; those of workers that carry no actor of ours are not among them."""
     found = [HostSocket("Ray GCS", ray.get_runtime_context().gcs_address, "Ray gRPC: the head's tables")]
@@ -209,7 +231,7 @@ def _failure(error: Exception) -> Failure:
     if isinstance(error, GetTimeoutError):
         return Failure("it did not get ready in time")
     if isinstance(error, RayTaskError) and error.cause is not None:
-        return Failure.of(error.cause)
+        return error.cause.failure if isinstance(error.cause, ComponentFailed) else Failure.of(error.cause)
     text = str(error).strip()
     if isinstance(error, RayActorError):
         # Ray puts the constructor's traceback into the text; its last line is the error itself.

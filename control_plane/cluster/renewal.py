@@ -122,8 +122,19 @@ def write_admin(directory: StateDir, state: ClusterState, secrets: Secrets, now:
     """A certificate for the administrator, and the kubeconfig with it."""
     admin = issue_for_admin(secrets.authority, now)
     admin.write(directory.admin)
+    _write_kubeconfig(directory, state, admin)
+
+
+def repoint(directory: StateDir, state: ClusterState) -> None:
+    """Have the kubeconfig lead to where the load balancer is."""
+    _write_kubeconfig(directory, state, Credentials.read(directory.admin))
+
+
+def _write_kubeconfig(directory: StateDir, state: ClusterState, admin: Credentials) -> None:
     server = f"https://{state.topology.of(Role.LOAD_BALANCER)[0].endpoint('https')}"
-    write_private(directory.kubeconfig, kubeconfig(state.config.name, server, admin).encode())
+    text = kubeconfig(state.config.name, server, admin).encode()
+    if not directory.kubeconfig.exists() or directory.kubeconfig.read_bytes() != text:
+        write_private(directory.kubeconfig, text)
 
 
 def renew_admin(directory: StateDir, state: ClusterState, now: datetime) -> bool:

@@ -7,7 +7,7 @@ from rayplane.control_plane.cluster.components import Spec
 from rayplane.control_plane.cluster.config import AddressPlan, ClusterConfig
 from rayplane.control_plane.cluster.pki import Secrets, issue, issue_front_proxy
 from rayplane.control_plane.cluster.state import ClusterState
-from rayplane.control_plane.cluster.topology import Instance, Role, Topology
+from rayplane.control_plane.cluster.topology import Instance, Machine, Role, Topology
 from rayplane.control_plane.rpc.tls import Credentials
 
 
@@ -27,7 +27,7 @@ class SpecMaker:
             config=self.config,
             plan=self.plan,
             topology=topology,
-            credentials=issue(self.secrets.authority, instance, self.plan.first_service) if self.secrets else None,
+            credentials=self._credentials(instance, topology),
             secrets=_needed(self.secrets, instance.role),
             data_dir=str(Path(self.state_dir) / "data" / instance.name),
             front_proxy=self._front_proxy(instance),
@@ -35,10 +35,23 @@ class SpecMaker:
             restarted=restarted,
         )
 
+    def _credentials(self, instance: Instance, topology: Topology) -> Credentials | None:
+        if self.secrets is None:
+            return None
+        return issue(self.secrets.authority, instance, self.plan.first_service, topology.addresses)
+
     def _front_proxy(self, instance: Instance) -> Credentials | None:
         if self.secrets is None or instance.role is not Role.APISERVER:
             return None
         return issue_front_proxy(self.secrets.authority)
+
+
+def brought_back(spec: Spec, machine: Machine, port: int) -> Spec:
+    """The spec of a supervisor that its host has started again on another machine, which nobody has planned."""
+    instance = replace(spec.instance, machine=machine, ports={**spec.instance.ports, "grpc": port})
+    topology = spec.topology.replaced(instance)
+    credentials = issue(spec.secrets.authority, instance, spec.plan.first_service) if spec.secrets else None
+    return replace(spec, instance=instance, topology=topology, credentials=credentials)
 
 
 def founding_specs(state: ClusterState, secrets: Secrets, directory: Path) -> list[Spec]:

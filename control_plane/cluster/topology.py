@@ -33,6 +33,9 @@ class Role(StrEnum):
     SUPERVISOR = "supervisor"
 
 
+#: The roles whose actors have their data on one machine.
+TIED = (Role.MEMBER, Role.NODE_HOST)
+
 # The ports each role listens on.
 PORTS: Mapping[Role, tuple[str, ...]] = {
     Role.MEMBER: ("client", "peer"),
@@ -153,6 +156,11 @@ class Topology:
     def without(self, name: str) -> "Topology":
         return replace(self, instances=tuple(i for i in self.instances if i.name != name))
 
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Addresses of all machines that carry an actor."""
+        return tuple(dict.fromkeys(i.machine.address for i in self.instances))
+
     def node_host(self, node: str) -> Instance:
         """The host that carries a node; `node` may be the host's own name."""
         for instance in self.of(Role.NODE_HOST):
@@ -234,6 +242,25 @@ def founding(config: ClusterConfig, machines: tuple[Machine, ...]) -> Topology:
                 instance = replace(instance, nodes=nodes)
             instances.append(instance)
     return Topology(tuple(instances))
+
+
+def on_machines(topology: Topology, machines: Sequence[Machine], holders: Mapping[str, Machine]) -> Topology:
+    """The topology of a cluster that was down, on the machines that there are now.
+
+    Hosts name machines anew at each start: they are found again by their addresses, and those that have others now by
+    what lies on them (`holders`, by name of the actor). Who has no data goes anywhere.
+    """
+    by_address = {m.address: m for m in machines}
+    placed = replace(topology, instances=())
+    for instance in topology.instances:
+        machine = by_address.get(instance.machine.address) or holders.get(instance.name)
+        if machine is None and instance.role in TIED:
+            raise ClusterError(
+                f"{instance.name} ran on {instance.machine.address}, which is not in the Ray cluster now, and no other "
+                "machine has its data: add that machine to the Ray cluster"
+            )
+        placed = placed.with_instance(replace(instance, machine=machine or placed.least_used(machines)))
+    return placed
 
 
 def crowded(topology: Topology) -> list[str]:

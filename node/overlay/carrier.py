@@ -43,17 +43,17 @@ class Wire(Protocol):
     async def open_wire(self) -> int:
         """A descriptor of packets, not blocking: what is routed to the device, and what it takes in. Raises OSError."""
 
-    def route(self, cidr: str) -> None:
-        """Send what is for a network to this host's device."""
+    def route(self, cidr: str, *, shared: bool) -> None:
+        """Send what is for a network to this host's device: what its own pods send, or what is of no pod (`shared`)."""
 
-    def unroute(self, cidr: str) -> None: ...
+    def unroute(self, cidr: str, *, shared: bool) -> None: ...
 
 
 class Carrier:
     """A host's part of the network between machines, and the handler of `rayplane.v1.Overlay`.
 
     `nodes`: a started informer; `own`: names of the host's nodes; `lead_file`: whose lock makes one of a machine's
-    hosts the one that routes lead to.
+    hosts the one that carries what the machine itself sends.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Carrier:
         self._tasks = tasks
         self._table = Table()
         self._links: dict[str, _Link] = {}
-        self._routes: set[str] = set()
+        self._routes: dict[bool, set[str]] = {False: set(), True: set()}
         self._device = -1
         self._leads = False
         self._changed = asyncio.Event()
@@ -120,7 +120,7 @@ class Carrier:
             self._device = device
             asyncio.get_running_loop().add_reader(device, self._read)
             # Routes go with the device that they lead to.
-            self._routes = set()
+            self._routes = {False: set(), True: set()}
             self._set_routes()
 
     def _drop_device(self) -> None:
@@ -143,7 +143,7 @@ class Carrier:
             self._set_routes()
 
     async def _lead(self) -> None:
-        """Become the host that this machine's routes lead to when no other is; the lock ends with the process."""
+        """Become the host that the machine's own packets leave by when no other is; the lock ends with the process."""
         fd = os.open(self._lead_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             while not _locked(fd):
@@ -155,14 +155,17 @@ class Carrier:
             os.close(fd)
 
     def _set_routes(self) -> None:
-        if not self._leads or self._device < 0:
+        if self._device < 0:
             return
         wanted = set(self._table.elsewhere(self._wire.network_id))
-        for cidr in self._routes - wanted:
-            self._wire.unroute(cidr)
-        for cidr in wanted - self._routes:
-            self._wire.route(cidr)
-        self._routes = wanted
+        for shared, routes in self._routes.items():
+            if shared and not self._leads:
+                continue
+            for cidr in routes - wanted:
+                self._wire.unroute(cidr, shared=shared)
+            for cidr in wanted - routes:
+                self._wire.route(cidr, shared=shared)
+            self._routes[shared] = set(wanted)
 
     # --- out --------------------------------------------------------------------------------------
 

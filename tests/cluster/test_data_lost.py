@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import pickle
 import shutil
 import traceback
 from collections.abc import AsyncIterator
@@ -100,6 +101,7 @@ def test_a_failure_crosses_the_end_of_a_process_as_text(error: Exception) -> Non
     raised = ComponentFailed(Failure.of(error))
     text = "".join(traceback.format_exception(raised))
     assert failure_in(f"The actor died because of an error raised in its creation task, {text}") == Failure.of(error)
+    assert pickle.loads(pickle.dumps(raised)).failure == Failure.of(error), "Ray takes it along, too"
     assert failure_in("Traceback\nModuleNotFoundError: DataLost: no module") == Failure(
         "ModuleNotFoundError: DataLost: no module"
     )

@@ -11,8 +11,9 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.cli.app import app
 from rayplane.control_plane.cluster.components import build
 from rayplane.control_plane.cluster.config import AddressPlan, ClusterConfig
+from rayplane.control_plane.cluster.ending import shutdown_s
 from rayplane.control_plane.cluster.errors import UsageError
-from rayplane.control_plane.cluster.launch import going_on, shutdown_s
+from rayplane.control_plane.cluster.launch import going_on
 from rayplane.control_plane.cluster.specs import SpecMaker
 from rayplane.control_plane.cluster.state import ClusterState
 from rayplane.control_plane.cluster.supervisor.changes import added

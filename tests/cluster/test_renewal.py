@@ -273,7 +273,7 @@ async def test_a_running_cluster_renews_all_certificates(monkeypatch: pytest.Mon
         fronts.add(serial(made.cert))
         return made
 
-    def issued_long_ago(authority: Authority, instance: Instance, service: str) -> Credentials:
+    def issued_long_ago(authority: Authority, instance: Instance, service: str, machines: object) -> Credentials:
         identity = identity_of_actor(instance)
         made = authority.issue(
             identity.user, identity.groups, hosts=["127.0.0.1"], now=NOW - DUE, validity=ACTOR_VALIDITY

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from rayplane.control_plane.cluster import launch, ray_cluster
+from rayplane.control_plane.cluster import ending, launch, ray_cluster
 from rayplane.control_plane.cluster.config import AddressPlan, ClusterConfig
 from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.launch import down
 from rayplane.control_plane.cluster.ours import MARKER
 from rayplane.control_plane.cluster.pki import Secrets
-from rayplane.control_plane.cluster.ports import with_ports
+from rayplane.control_plane.cluster.ports import share, with_ports
 from rayplane.control_plane.cluster.state import ClusterState, StateDir
 from rayplane.control_plane.cluster.topology import Machine, Topology, founding
 from rayplane.storage.env.private import wider
@@ -289,7 +289,7 @@ async def test_a_port_of_somebody_else_is_no_cluster_that_is_up(tmp_path: Path) 
         host = {"owned": True, "pid": ended.pid, "port": other.getsockname()[1], "dir": str(tmp_path)}
         config = ClusterConfig(name="x", nodes=1, host="ray")
         gone = replace(state(host), config=config, running=True)
-        assert not await launch._is_alive(gone, StateDir(tmp_path))
+        assert not await ending.is_running(gone, StateDir(tmp_path))
 
 
 @pytest.mark.processes
@@ -308,23 +308,29 @@ with socket.create_server(("127.0.0.1", 0)) as held:
             port = int(first.stdout.readline())
             host = {"owned": True, "pid": first.pid, "port": port, "dir": str(tmp_path)}
             found = replace(state(host), config=config, running=True)
-            assert await launch._is_alive(found, StateDir(tmp_path)) == up
+            assert await ending.is_running(found, StateDir(tmp_path)) == up
             if not up:
                 assert not ray_cluster.processes_of(host)
 
 
-async def test_ports_that_are_about_to_be_free_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_ports_that_are_about_to_be_free_are_waited_for_and_others_taken_for_the_rest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as held:
         first = state().topology.instances[0]
         topology = Topology((replace(first, ports={"grpc": held.getsockname()[1]}),))
-        waiting = asyncio.create_task(launch._await_free(replace(state(), topology=topology)))
+        before, said = replace(state(), topology=topology), list[str]()
+        waiting = asyncio.create_task(launch._with_free_ports(before, said.append))
         await asyncio.sleep(0)
         held.close()
-        await waiting
+        assert (await waiting, said) == (before, [])
     with socket.create_server(("127.0.0.1", held_port(topology))):
         monkeypatch.setattr(launch, "FREE_TIMEOUT_S", 0.1)
-        with pytest.raises(ClusterError, match="in use by another program"):
-            await launch._await_free(replace(state(), topology=topology))
+        after = await launch._with_free_ports(before, said.append)
+    assert held_port(after.topology) in share(before.plan)
+    assert said == [
+        f"port {held_port(topology)} of {first.name} is in use by another program: it gets {held_port(after.topology)}"
+    ]
 
 
 def held_port(topology: Topology) -> int:

@@ -59,6 +59,10 @@ class Cluster:
     python: Path = Path(sys.executable)
     variables: Mapping[str, str] = field(default_factory=dict)
 
+    def entry(self) -> list[str]:
+        """The command that runs its commands; none where they run here."""
+        return []
+
     @property
     def directory(self) -> Path:
         return self.home / ".rayplane" / self.name
@@ -71,7 +75,7 @@ class Cluster:
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
         """A rayplane command that is not waited for."""
         return subprocess.Popen(
-            [str(self.python), "-m", "rayplane.control_plane.cli.main", *arguments, "--name", self.name],
+            [*self.entry(), str(self.python), "-m", "rayplane.control_plane.cli.main", *arguments, "--name", self.name],
             cwd=ROOT,
             env=self.env,
             stdout=subprocess.PIPE,
@@ -124,7 +128,8 @@ class Kubectl:
 
     def command(self, *arguments: str) -> list[str]:
         """With no namespace kubectl takes the ones that objects name themselves."""
-        return [self.binary, *(("--namespace", self.namespace) if self.namespace else ()), *arguments]
+        where = ("--namespace", self.namespace) if self.namespace else ()
+        return [*self.cluster.entry(), self.binary, *where, *arguments]
 
     def __call__(self, *arguments: str, stdin: str = "", code: int = 0, env: dict[str, str] | None = None) -> str:
         """Standard output; with standard error after it where it is to fail. Raises Failed."""

@@ -16,8 +16,10 @@ from rayplane.node.runtime.isolation.links import (
     Order,
     Route,
     delete_link,
+    delete_rule,
     new_address,
     new_pair,
+    new_rule,
     set_flags,
 )
 from rayplane.node.runtime.isolation.rtnetlink import RouteSocket
@@ -48,6 +50,27 @@ def test_a_pair_has_one_end_here_and_one_in_the_pod() -> None:
     inner = dict(attribute_values(peer[LINK:]))
     assert inner[3] == b"eth0\0" and inner[28] == struct.pack("=I", 9) and inner[4] == struct.pack("=I", 65000)
     assert struct.unpack_from("=BxHiII", peer)[3:] == (0, 0)
+
+
+def test_a_table_of_a_high_number_is_named_beside_the_head() -> None:
+    for order in (
+        Route("10.0.0.0/24", 2, table=70_000).new(),
+        new_rule(source="10.0.0.0/24", table=70_000, priority=9),
+    ):
+        assert struct.unpack_from("=BBBBBBBBI", order.body)[4] == 0
+        assert attributes(order, ROUTE)[15] == struct.pack("=I", 70_000)
+    assert struct.unpack_from("=BBBBBBBBI", Route("10.0.0.0/24", 2).new().body)[4] == 254
+
+
+def test_a_rule_for_a_network_is_taken_back_whatever_its_table() -> None:
+    made = new_rule(source="10.0.1.0/24", table=70_000, priority=9)
+    gone = delete_rule(source="10.0.1.0/24", priority=9)
+    for order in (made, gone):
+        assert struct.unpack_from("=BBBBBBBBI", order.body)[2] == 24
+        found = attributes(order, ROUTE)
+        assert (found[2], found[6]) == (bytes([10, 0, 1, 0]), struct.pack("=I", 9))
+        assert 10 not in found, "no mark is asked for"
+    assert 15 not in attributes(gone, ROUTE)
 
 
 def test_the_way_out_goes_to_no_neighbour() -> None:

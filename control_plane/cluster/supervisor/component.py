@@ -78,7 +78,8 @@ class Supervisor:
             now=now,
             slowdown=slowdown,
         )
-        self._reconciler = Reconciler(clients.recall(spec.topology), ports)
+        # What was remembered may say of this one where it was before.
+        self._reconciler = Reconciler(clients.recall(spec.topology).replaced(spec.instance), ports)
         signing = CertificateSigning(api, spec.secrets, self._clock.now)
         self._service = SupervisorService(self._reconciler, host, self._renew, signing, now=now, slowdown=slowdown)
 
@@ -131,4 +132,5 @@ class Supervisor:
             if instance.role is not Role.APISERVER:
                 raise ValueError("only API servers are front proxies")
             return renewed_front_proxy(authority, request=request, now=self._clock.now())
-        return renewed(authority, instance, service, request=request, now=self._clock.now())
+        machines = self.topology.addresses
+        return renewed(authority, instance, service, machines, request=request, now=self._clock.now())

@@ -69,7 +69,7 @@ class EtcdMembers:
         listed: Sequence[pb.Member] = (await self._etcd.member_list()).members
         well = await asyncio.gather(*(self._is_healthy(m) for m in listed))
         return tuple(
-            MemberStatus(m.ID, tuple(map(_address, m.peerURLs)), m.isLearner, healthy)
+            MemberStatus(m.ID, tuple(map(_address, m.peerURLs)), m.isLearner, healthy, m.name)
             for m, healthy in zip(listed, well, strict=True)
         )
 

@@ -12,13 +12,16 @@ class MemberStatus:
 
     id: int
     peers: tuple[str, ...]
-    """host:port of each of its peer URLs: by these it is told which instance it is."""
+    """host:port of each of its peer URLs."""
     learner: bool = False
     healthy: bool = False
     """Whether it answers and knows a leader."""
+    name: str = ""
+    """As it said when it started; empty until then."""
 
     def is_of(self, instance: Instance) -> bool:
-        return instance.endpoint("peer") in self.peers
+        """After a start at another address it is known by its name, which is never given again."""
+        return instance.endpoint("peer") in self.peers or instance.name == self.name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -55,6 +55,11 @@ CHANGE_TIMEOUT_S = 30.0
 # One may go only when all who talk to members and API servers know its successor.
 LEARN_S = SERVER_CHANGES.learn_s
 
+
+class Superseded(ClusterError):
+    """Another supervisor of the same cluster has come after this one."""
+
+
 Edit = Callable[[Topology, frozenset[str]], Topology]
 """The changed topology, of the desired one and the names that are never given again. May be asked more than once."""
 
@@ -71,6 +76,8 @@ class Reconciler:
         """Actions carried out, by their kind."""
         self.replacements = 0
         self._topology = topology
+        self._own = topology.of(Role.SUPERVISOR)
+        self._claimed = False
         self._ports = ports
         self._current = False
         self._revision = 0
@@ -114,11 +121,14 @@ class Reconciler:
         self.wake()
 
     async def run(self) -> None:
-        """Reconcile until cancelled."""
+        """Reconcile until cancelled, or until another supervisor does."""
         while True:
             pause = CHECK_EVERY_S
             try:
                 pause = await self._round()
+            except Superseded as e:
+                log.critical("this supervisor does no more: %s", e)
+                return
             except TimeoutError:
                 log.warning("the host does not answer in time")
             except (ClusterError, RpcError) as e:
@@ -206,6 +216,8 @@ class Reconciler:
         try:
             async with self._storing:
                 await self._load()
+        except Superseded:
+            raise
         except Exception as e:
             # Members may be missing just because nobody started them: what can be done is done meanwhile.
             self._say("the stored topology", "it cannot be read yet", e)
@@ -222,8 +234,22 @@ class Reconciler:
                 # When the last came is not known.
                 self._joined_at = self._ports.now()
             await self._adopt(stored)
-        self._current, self._checked = True, False
+            await self._claim(stored)
+        self._claimed = self._current = True
+        self._checked = False
         self.loaded.set()
+
+    async def _claim(self, stored: Topology) -> None:
+        """Say where this supervisor is, when its host has brought it back elsewhere: once, since the one of before may
+        still run where nobody hears of it, and must not claim its place back."""
+        told = stored.of(Role.SUPERVISOR)
+        if [_place(i) for i in told] == [_place(i) for i in self._own]:
+            return
+        if self._claimed:
+            raise Superseded(f"another one on {told[0].machine.address if told else 'no machine'} has taken over")
+        for own in self._own:
+            stored = stored.replaced(own)
+        await self._save(stored, "the supervisor came back on another machine")
 
     async def _change(self, edit: Edit, why: str) -> None:
         async with self._storing:

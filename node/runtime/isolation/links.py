@@ -18,12 +18,13 @@ RT_TABLE_MAIN, RT_TABLE_LOCAL = 254, 255
 EVERYWHERE = "0.0.0.0/0"
 EGRESS_MARK = 0x10
 """Of packets that come to the pods' machine whatever their address."""
-_NEWLINK, _DELLINK, _NEWADDR, _NEWROUTE, _DELROUTE, _NEWRULE = 16, 17, 20, 24, 25, 32
-_ADDRESS, _IFNAME, _MTU, _LINKINFO, _NET_NS_FD = 1, 3, 4, 18, 28
+_NEWLINK, _DELLINK, _NEWADDR, _NEWROUTE, _DELROUTE, _NEWRULE, _DELRULE = 16, 17, 20, 24, 25, 32, 33
+_ADDRESS, _IFNAME, _MTU, _MASTER, _LINKINFO, _NET_NS_FD = 1, 3, 4, 10, 18, 28
 _INFO_KIND, _INFO_DATA, _PEER = 1, 2, 1
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _DST, _OIF, _GATEWAY, _PREFSRC, _TABLE = 1, 4, 5, 7, 15
-_FRA_PRIORITY, _FRA_FWMARK, _FRA_FWMASK, _TO_TABLE = 6, 10, 16, 1
+_FRA_SRC, _FRA_PRIORITY, _FRA_FWMARK, _FRA_FWMASK, _TO_TABLE = 2, 6, 10, 16, 1
+_SHORT_TABLES = 256  # higher numbers do not fit into a message's head
 _STATIC, _ONLINK = 4, 4
 _IPV4, _WHOLE = 2, 32
 _NUMBER = struct.Struct("=I")
@@ -78,10 +79,21 @@ def delete_link(name: str) -> Order:
     return Order(_DELLINK, _LINK.pack(0, 0, 0, 0, 0) + text(_IFNAME, name), 0, f"end of interface {name}")
 
 
-def new_address(index: int, ip: str) -> Order:
-    """An address without neighbours."""
+def new_bridge(name: str) -> Order:
+    """A switch between the interfaces that join it."""
+    kind = attribute(_LINKINFO | NESTED, text(_INFO_KIND, "bridge"))
+    return Order(_NEWLINK, _LINK.pack(0, 0, 0, IFF_UP, IFF_UP) + text(_IFNAME, name) + kind, CREATE | EXCLUSIVE, name)
+
+
+def join_bridge(index: int, bridge: int) -> Order:
+    """Have an interface be a port of a bridge; of none with 0."""
+    return Order(_NEWLINK, _LINK.pack(0, 0, index, 0, 0) + _number(_MASTER, bridge), 0, f"port {index}")
+
+
+def new_address(index: int, ip: str, prefix: int = _WHOLE) -> Order:
+    """An address, without neighbours unless a prefix says that there are some."""
     packed = IPv4Address(ip).packed
-    body = _IFA.pack(_IPV4, _WHOLE, 0, RT_SCOPE_UNIVERSE, index)
+    body = _IFA.pack(_IPV4, prefix, 0, RT_SCOPE_UNIVERSE, index)
     body += attribute(_IFA_LOCAL, packed) + attribute(_IFA_ADDRESS, packed)
     return Order(_NEWADDR, body, CREATE | EXCLUSIVE, f"address {ip}")
 
@@ -111,7 +123,8 @@ class Route:
     def _body(self) -> bytes:
         to = IPv4Network(self.to)
         flags = _ONLINK if self.gateway else 0  # no pod has its gateway for a neighbour
-        body = _ROUTE.pack(_IPV4, to.prefixlen, 0, 0, self.table, _STATIC, self.scope, self.kind, flags)
+        body = _ROUTE.pack(_IPV4, to.prefixlen, 0, 0, _short(self.table), _STATIC, self.scope, self.kind, flags)
+        body += _number(_TABLE, self.table) if self.table >= _SHORT_TABLES else b""
         body += attribute(_DST, to.network_address.packed) if to.prefixlen else b""
         body += _number(_OIF, self.index) if self.index else b""
         for kind, ip in ((_GATEWAY, self.gateway), (_PREFSRC, self.source)):
@@ -119,11 +132,27 @@ class Route:
         return body
 
 
-def new_rule(*, mark: int, table: int, priority: int) -> Order:
-    """Have packets with a mark take the routes of a table."""
-    body = _ROUTE.pack(_IPV4, 0, 0, 0, table, 0, 0, _TO_TABLE, 0) + _number(_FRA_PRIORITY, priority)
-    body += _number(_FRA_FWMARK, mark) + _number(_FRA_FWMASK, mark) + _number(_TABLE, table)
-    return Order(_NEWRULE, body, CREATE | EXCLUSIVE, f"rule for mark {mark}")
+def new_rule(*, table: int, priority: int, mark: int = 0, source: str = EVERYWHERE) -> Order:
+    """Have packets with a mark, or of a network, take the routes of a table."""
+    body = _rule(source, table, priority) + _number(_TABLE, table)
+    body += _number(_FRA_FWMARK, mark) + _number(_FRA_FWMASK, mark) if mark else b""
+    return Order(_NEWRULE, body, CREATE | EXCLUSIVE, f"rule {priority} for {source}")
+
+
+def delete_rule(*, source: str, priority: int) -> Order:
+    """Take back one of the rules for packets of a network, whatever its table."""
+    return Order(_DELRULE, _rule(source, 0, priority), 0, f"end of rule {priority} for {source}")
+
+
+def _rule(source: str, table: int, priority: int) -> bytes:
+    of = IPv4Network(source)
+    body = _ROUTE.pack(_IPV4, 0, of.prefixlen, 0, _short(table), 0, 0, _TO_TABLE, 0)
+    body += attribute(_FRA_SRC, of.network_address.packed) if of.prefixlen else b""
+    return body + _number(_FRA_PRIORITY, priority)
+
+
+def _short(table: int) -> int:
+    return table if table < _SHORT_TABLES else 0
 
 
 def _number(kind: int, value: int) -> bytes:

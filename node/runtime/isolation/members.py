@@ -6,6 +6,7 @@ went with the last.
 
 import contextlib
 import fcntl
+import hashlib
 import os
 from collections.abc import Iterator
 
@@ -41,3 +42,16 @@ def started(pid: int) -> str:
             return f.read().rpartition(b")")[2].split()[19].decode()
     except (OSError, IndexError):
         return ""
+
+
+def network_id(members: str) -> str:
+    """The name of the network that the shims named in a file share, while this machine runs.
+
+    Of the path alone it cannot be told: containers of one machine may have different folders there.
+    """
+    with open("/proc/sys/kernel/random/boot_id") as f:
+        boot = f.read().strip()
+    path = os.path.realpath(members)
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    place = os.stat(os.path.dirname(path))
+    return hashlib.blake2s(f"{boot} {place.st_dev} {place.st_ino} {path}".encode(), digest_size=16).hexdigest()

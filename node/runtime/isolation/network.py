@@ -24,11 +24,13 @@ from rayplane.node.runtime.isolation.links import (
     RT_SCOPE_HOST,
     RT_SCOPE_LINK,
     RT_TABLE_LOCAL,
+    RT_TABLE_MAIN,
     RTN_LOCAL,
     RTN_UNREACHABLE,
     End,
     Route,
     delete_link,
+    delete_rule,
     new_address,
     new_pair,
     new_rule,
@@ -46,6 +48,10 @@ WIRE_HEADER = bytes.fromhex(_WIRE_MAC.replace(":", "")) * 2 + _IPV4.to_bytes(2)
 """Before a packet for the machine: to the device from itself."""
 _SIOCETHTOOL, _ETHTOOL_STXCSUM = 0x8946, 0x17
 _EGRESS_TABLE = 110
+_WIRE_TABLES = 1_000_000
+_WIRE_PRIORITY = 120
+_WIRE_TABLES = 1_000_000
+_WIRE_PRIORITY = 120
 _MACHINE_SETTINGS = {
     "net/ipv4/ip_forward": "1",
     "net/ipv4/conf/all/send_redirects": "0",
@@ -77,6 +83,7 @@ class MachineNetwork:
         self._mine = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self._owner = os.readlink("/proc/self")  # of all shims, of which each is the first of its own processes
         self._wire = 0
+        self._wire_table = _WIRE_TABLES + int(self._owner)
         self._routes.tell(set_flags(LOOPBACK, IFF_UP))
         _set(_MACHINE_SETTINGS)
 
@@ -84,6 +91,9 @@ class MachineNetwork:
         """Have a node's address, and tell who sends to a pod of it that is not there."""
         nobody = Route(cidr, kind=RTN_UNREACHABLE)
         self._routes.tell(new_address(LOOPBACK, address), nobody.new(), but=errno.EEXIST)
+        # What its pods send to other machines leaves by the device of its own host, for which alone that may speak.
+        self._routes.tell(delete_rule(source=cidr, priority=_WIRE_PRIORITY), but=errno.ENOENT)  # of an earlier life
+        self._routes.tell(new_rule(source=cidr, table=self._wire_table, priority=_WIRE_PRIORITY))
 
     def add_services(self, cidr: str) -> None:
         """Take every address of a network for one of this machine's: a proxy listens where a service is."""
@@ -113,13 +123,18 @@ class MachineNetwork:
             end.bind((far, _IPV4))
             return end.detach()
 
-    def route(self, cidr: str) -> None:
-        """Send what is for a network of another machine to this process' device."""
-        self._routes.tell(Route(cidr, self._wire, scope=RT_SCOPE_LINK).replace())
+    def route(self, cidr: str, *, shared: bool) -> None:
+        """Send what is for a network of another machine to this process' device: what pods of its nodes send, or
+        `shared`, what is of none of them."""
+        self._routes.tell(self._by_wire(cidr, shared).replace())
 
-    def unroute(self, cidr: str) -> None:
+    def unroute(self, cidr: str, *, shared: bool) -> None:
         with contextlib.suppress(OSError):  # another host's device has it now
-            self._routes.tell(Route(cidr, self._wire, scope=RT_SCOPE_LINK).delete())
+            self._routes.tell(self._by_wire(cidr, shared).delete())
+
+    def _by_wire(self, cidr: str, shared: bool) -> Route:
+        table = RT_TABLE_MAIN if shared else self._wire_table
+        return Route(cidr, self._wire, scope=RT_SCOPE_LINK, table=table)
 
     def add_pod(self, uid: str, address: str, gateway: str, net: int, *, closed: bool = False) -> None:
         """Connect a pod's network namespace, an open descriptor, by an interface; `closed`: without a way to it yet."""

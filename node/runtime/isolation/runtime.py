@@ -5,7 +5,6 @@ for it. Namespaces of pods that went with a shim are made again with the next co
 """
 
 import asyncio
-import hashlib
 import logging
 import os
 import posixpath
@@ -26,6 +25,7 @@ from rayplane.node.runtime import Guard, Listener, Mount, PodPlace, StartOrder
 from rayplane.node.runtime.command import CommandLine, own_command
 from rayplane.node.runtime.isolation import memory
 from rayplane.node.runtime.isolation.limits import of_container
+from rayplane.node.runtime.isolation.members import network_id
 from rayplane.node.runtime.isolation.ownership import give_to_group
 from rayplane.node.runtime.isolation.pods import memory_volumes, oom_score, shares
 from rayplane.node.runtime.isolation.rootfs import SKELETON, STAGE, Box, image_root, machine_of, plan, skeleton
@@ -80,7 +80,7 @@ class IsolatedRuntime(ShimNetwork, ProcessRuntime):
         self.machine = machine_of(programs, self.staged)
         self.path = ":".join([PATH, *(f"{p}/bin" for p in self.machine.programs)])
         self.network = self
-        self.network_id = _network_id(members)
+        self.network_id = network_id(members)
         self.header = b""
         self.watchers: list[Callable[[], None]] = []
         """Told when sockets and devices of the pods' network are worth nothing any more."""
@@ -381,12 +381,6 @@ def _pod_order(place: PodPlace, node_memory: int, *, closed: bool = False) -> di
     """What the shim is told of a pod."""
     own = {"address": place.ip, "gateway": place.gateway, "closed": closed, "host_name": place.host_name}
     return {"op": "pod", "of": place.uid, **own, **shares(place.pod, node_memory)}
-
-
-def _network_id(members: str) -> str:
-    """The name of the network that the shims named in a file share, while this machine runs."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return hashlib.blake2s(f"{boot} {os.path.realpath(members)}".encode(), digest_size=16).hexdigest()
 
 
 def _remove_gone(files: Beneath) -> None:

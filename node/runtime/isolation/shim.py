@@ -15,7 +15,7 @@ in:  {op: skeleton, steps}                               of what is below roots 
      {op: open, of, address, gateway}                    of a pod whose `closed` was true: lets it speak
      {op: unpod, id, of}                                 of: the pod's uid
      {op: wire, id}                                      answered with {ev: wire, header} and a descriptor, once
-     {op: route, cidr} {op: unroute, cidr}               to the device of the last `wire`
+     {op: route, cidr, shared} {op: unroute, cidr, shared}   to the device of the last `wire`
      {op: egress}
      {op: socket, id, kind, transparent}                 answered with {ev: socket} and a descriptor; kind: of _KINDS
      {op: start} and {op: exec} also have `pod`, `identity` and `oom_score`, a start `mounts`, `host_pid` and `beside`
@@ -177,10 +177,10 @@ class IsolatedShim(Shim):
         self._network.add_egress()
 
     def _route(self, message: dict[str, Any], fds: list[int]) -> None:
-        self._network.route(message["cidr"])
+        self._network.route(message["cidr"], shared=message["shared"])
 
     def _unroute(self, message: dict[str, Any], fds: list[int]) -> None:
-        self._network.unroute(message["cidr"])
+        self._network.unroute(message["cidr"], shared=message["shared"])
 
     def _socket(self, message: dict[str, Any], fds: list[int]) -> None:
         with socket.socket(*_KINDS[message["kind"]]) as one:

@@ -41,11 +41,11 @@ class ShimNetwork:
         fd: int = answer["fds"][0]
         return fd
 
-    def route(self, cidr: str) -> None:
-        self.shim.order("", op="route", cidr=cidr)
+    def route(self, cidr: str, *, shared: bool) -> None:
+        self.shim.order("", op="route", cidr=cidr, shared=shared)
 
-    def unroute(self, cidr: str) -> None:
-        self.shim.order("", op="unroute", cidr=cidr)
+    def unroute(self, cidr: str, *, shared: bool) -> None:
+        self.shim.order("", op="unroute", cidr=cidr, shared=shared)
 
     async def transparent(self, kind: str, ip: str, port: int) -> socket.socket:
         """A socket, tcp or udp, bound to an address that need not be this machine's. Raises OSError."""

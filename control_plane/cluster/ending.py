@@ -1,0 +1,174 @@
+"""Ending the processes of a cluster, and telling whether any still run."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+
+from rayplane.control_plane.cluster import processes, ray_cluster
+from rayplane.control_plane.cluster.access import access, answers, refresh
+from rayplane.control_plane.cluster.config import PROCESS
+from rayplane.control_plane.cluster.errors import ClusterError
+from rayplane.control_plane.cluster.ray_driven import CONNECT_TIMEOUT_S, POLL_S, ray_driver, while_ray_lives
+from rayplane.control_plane.cluster.state import ClusterState, StateDir
+from rayplane.control_plane.cluster.supervisor.etcd import REMEMBERED
+from rayplane.control_plane.cluster.topology import Role, Topology
+
+HOST_MODULE = "rayplane.control_plane.cluster.process_host"
+STOP_TIMEOUT_S = 30.0
+# Beside the time that pods may take: for a driver of Ray to come and go.
+LEAVE_MARGIN_S = 60.0
+# What was killed gives back its ports only when the kernel has ended its last thread.
+SETTLED_S = 1.0
+
+Progress = Callable[[str], None]
+
+
+async def take_down(directory: StateDir, progress: Progress) -> None:
+    """End every process of the cluster, if it is up."""
+    state = directory.read()
+    if state is None or not state.running:
+        return
+    await _remember(directory, state)
+    grace_s = shutdown_s(state)
+    if grace_s:
+        progress("pods end, the least important ones first")
+    if state.config.host == PROCESS:
+        await _end_process(state.host.get("pid", 0), directory, grace_s)
+    else:
+        if grace_s:
+            await _leave_ray(directory, state, grace_s, progress)
+        progress("ending the actors")
+        if state.host["owned"]:
+            # They live in Ray's session; nothing that they hold is lost by ending them.
+            await asyncio.to_thread(ray_cluster.stop, state.host)
+        else:
+            await _end_actors(directory, state, progress)
+    directory.write(replace(directory.read() or state, running=False))
+    if state.host.get("owned"):
+        await asyncio.to_thread(ray_cluster.remove_folder, state.host)
+
+
+def latest(directory: StateDir, state: ClusterState) -> ClusterState:
+    """The state of a cluster that ended by itself, with the topology that its supervisor knew last, if it was here."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        found = Topology.from_json(json.loads((directory.path / "data" / "supervisor" / REMEMBERED).read_bytes()))
+        if found.run == state.topology.run:
+            return replace(state, topology=found)
+    return state
+
+
+async def _remember(directory: StateDir, state: ClusterState) -> None:
+    """Write down what has become of the topology, for the next `up`: only the members may know."""
+    asked = (answers(member, "client") for member in state.topology.of(Role.MEMBER))
+    if any(await asyncio.gather(*asked)):
+        with contextlib.suppress(ClusterError):
+            async with access(directory) as admin:
+                await refresh(directory, admin)
+
+
+async def _end_actors(directory: StateDir, state: ClusterState, progress: Progress) -> None:
+    """End them by the Ray cluster that they are in; one that is gone has taken them along."""
+    try:
+        async with ray_driver(directory, "stop") as driver:
+            await while_ray_lives(state.host, driver.line(), CONNECT_TIMEOUT_S)
+            await driver.ended()
+    except ClusterError:
+        places = [(i.machine.address, port) for i in state.topology.instances for port in i.ports.values()]
+        if not all(await asyncio.gather(*(asyncio.to_thread(_is_refused, *place) for place in places))):
+            raise
+        progress("Ray is gone, and every actor with it")
+
+
+def _is_refused(address: str, port: int) -> bool:
+    """Whether nobody listens there. Of a machine that says nothing that is not known."""
+    try:
+        socket.create_connection((address, port), 1.0).close()
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
+def shutdown_s(state: ClusterState) -> float:
+    """How long pods of the cluster's nodes may take to end when it is taken down; 0: they are not told."""
+    texts = {i.kubelet_config or state.config.kubelet_config for i in state.topology.of(Role.NODE_HOST)} - {""}
+    return max((state.config.kubelet_settings(text).shutdown_s for text in texts), default=0.0)
+
+
+async def _leave_ray(directory: StateDir, state: ClusterState, grace_s: float, progress: Progress) -> None:
+    """Let the actors that are node hosts end their pods. What cannot be had of that holds nothing up."""
+    try:
+        async with ray_driver(directory, "leave") as driver, asyncio.timeout(grace_s + LEAVE_MARGIN_S):
+            await while_ray_lives(state.host, driver.line(), CONNECT_TIMEOUT_S)
+            await driver.ended()
+    except (ClusterError, TimeoutError) as e:
+        progress(f"not all pods were told: {e or 'it took too long'}")
+
+
+async def _end_process(pid: int, directory: StateDir, grace_s: float = 0.0) -> None:
+    """TERM, then KILL when it takes too long. `grace_s`: what its pods may take."""
+    if not _is_ours(pid, directory):
+        # Whoever started it may have ended before it could write down which it is.
+        pid = next((one for one in processes.running() if _is_ours(one, directory)), 0)
+        if not pid:
+            return
+    os.kill(pid, signal.SIGTERM)
+    for number in (signal.SIGKILL, None):
+        async with deadline(STOP_TIMEOUT_S + grace_s) as time_left:
+            while _is_ours(pid, directory) and time_left():
+                await asyncio.sleep(POLL_S)
+        if not _is_ours(pid, directory):
+            return
+        if number is not None:
+            os.kill(pid, number)
+    raise ClusterError(f"process {pid} does not end; end it by hand")
+
+
+@contextlib.asynccontextmanager
+async def deadline(seconds: float) -> AsyncIterator[Callable[[], bool]]:
+    loop = asyncio.get_running_loop()
+    end = loop.time() + seconds
+    yield lambda: loop.time() < end
+
+
+def _is_ours(pid: int, directory: StateDir) -> bool:
+    """Whether that process still is the cluster's and not another that got its number."""
+    ours = {HOST_MODULE.encode(), os.fsencode(directory.path.resolve())}
+    return processes.is_alive(pid) and ours.issubset(processes.arguments(pid))
+
+
+async def is_running(state: ClusterState, directory: StateDir) -> bool:
+    """Whether its processes run. Those that were killed a moment ago do not, though the kernel has not ended them yet.
+
+    A port that somebody listens at says nothing where the processes can be looked for: others may have it by now.
+    """
+    if state.config.host == PROCESS:
+        return _is_ours(state.host.get("pid", 0), directory)
+    if state.host["owned"]:
+        return await _stays(lambda: ray_cluster.processes_of(state.host))
+    instance = state.topology.of(Role.SUPERVISOR)
+    if not instance:
+        return False
+    try:
+        with socket.create_connection((instance[0].machine.address, instance[0].ports["grpc"]), 1.0):
+            return True
+    except OSError:
+        return False
+
+
+async def _stays(found: Callable[[], list[int]]) -> bool:
+    """Whether something is found, and is not about to end: for a while it does not get less."""
+    before = sorted(found())
+    async with deadline(SETTLED_S) as time_left:
+        while before and time_left():
+            await asyncio.sleep(POLL_S)
+            now = sorted(found())
+            if len(now) < len(before):
+                return await _stays(found)
+    return bool(before)

@@ -1,0 +1,67 @@
+"""Pods of two machines that talk to each other, on machines out of namespaces, beside the link between those.
+
+    python -m scripts.benchmarks.across RAY_ADDRESS MEGABYTES
+
+on one of the machines brings the cluster up and prints what pods measure as a line of JSON.
+"""
+
+import asyncio
+import json
+import subprocess
+import sys
+from typing import Any
+
+from rayplane.control_plane.cluster.config import NAMESPACES, RAY
+from rayplane.control_plane.cluster.errors import ClusterError
+from rayplane.control_plane.testing.machines.machines import Machine, Machines
+from rayplane.control_plane.testing.machines.rays import RayNodes
+from scripts.benchmarks.clusters import cluster, say
+from scripts.benchmarks.talking import PORT, SCRIPT, row, talk
+
+_FIRST = ("node-0", "node-1")
+_WAITS = "import socket; socket.create_connection(('127.0.0.1', {port}), 1)"
+
+
+def measured(count: int, megabytes: int) -> list[dict[str, Any]]:
+    """The rows of `scripts/bench nodes --machines COUNT`."""
+    with Machines(count) as machines:
+        here, there, *_ = machines.all
+        with say.status("measuring the link between the machines"):
+            link = _link(here, there, megabytes)
+        rays = RayNodes(here.address)
+        with say.status(f"starting Ray on {count} machines"):
+            rays.start_head(here)
+            rays.join(*machines.all[1:])
+        with say.status("bringing a cluster up on them, pods talking"):
+            command = (sys.executable, "-m", __spec__.name, rays.address, str(megabytes))
+            found = here.run(*command, env=rays.environment, timeout_s=600)
+    direct, service, sockets = json.loads(found.splitlines()[-1])
+    return [row("the link", {}, link, {}, {}), row("pods of two machines", {}, direct, service, sockets)]
+
+
+def _link(here: Machine, there: Machine, megabytes: int) -> dict[str, float]:
+    with subprocess.Popen(there.command(sys.executable, str(SCRIPT), "serve", str(PORT))) as server:
+        try:
+            while server.poll() is None:
+                try:
+                    there.run(sys.executable, "-c", _WAITS.format(port=PORT))
+                    break
+                except ClusterError:
+                    continue  # it does not listen yet
+            asks = (sys.executable, str(SCRIPT), "ask", there.address, str(PORT), str(megabytes))
+            found: dict[str, float] = json.loads(here.run(*asks))
+            return found
+        finally:
+            server.kill()
+
+
+async def _measure(address: str, megabytes: int) -> list[dict[str, float]]:
+    settings: dict[str, Any] = {"runtime": "process", "isolation": NAMESPACES, "nodes": len(_FIRST)}
+    async with cluster(
+        RAY, address=address, members=1, apiservers=1, schedulers=1, controllers=1, **settings
+    ) as running:
+        return await talk(running, megabytes, on=_FIRST)
+
+
+if __name__ == "__main__":
+    print(json.dumps(asyncio.run(_measure(sys.argv[1], int(sys.argv[2])))))

@@ -1,0 +1,97 @@
+"""A cluster that was down comes up as it was, whatever has become of addresses and ports meanwhile."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import orjson
+import pytest
+
+from rayplane.control_plane.cluster.access import access, refresh
+from rayplane.control_plane.cluster.config import AddressPlan, ClusterConfig
+from rayplane.control_plane.cluster.ending import latest
+from rayplane.control_plane.cluster.errors import ClusterError
+from rayplane.control_plane.cluster.launch import going_on
+from rayplane.control_plane.cluster.state import ClusterState, StateDir
+from rayplane.control_plane.cluster.supervisor.etcd import REMEMBERED
+from rayplane.control_plane.cluster.supervisor.observed import MemberStatus
+from rayplane.control_plane.cluster.supervisor.plan import plan
+from rayplane.control_plane.cluster.topology import TIED, TOPOLOGY_KEY, Machine, Role, Topology, on_machines
+from tests.cluster.harness import cluster
+from tests.cluster.test_supervisor_plan import TOPOLOGY, seen
+
+BEFORE = [Machine(f"192.0.2.{n}", f"old{n}") for n in range(3)]
+AFTER = [Machine(f"198.51.100.{n}", f"new{n}") for n in range(3)]
+SPREAD = replace(TOPOLOGY, instances=tuple(replace(i, machine=BEFORE[n % 3]) for n, i in enumerate(TOPOLOGY.instances)))
+
+
+def test_machines_are_found_again_by_their_addresses_whatever_the_host_calls_them_now() -> None:
+    again = [replace(m, id=f"again{n}") for n, m in enumerate(BEFORE)]
+    # What lies elsewhere from before its actor moved says nothing.
+    placed = on_machines(SPREAD, again, {"member-0": again[2]})
+    assert [i.machine.address for i in placed.instances] == [i.machine.address for i in SPREAD.instances]
+    assert all(i.machine in again for i in placed.instances)
+
+
+def test_actors_go_where_their_data_lies_and_the_rest_anywhere() -> None:
+    holders = {i.name: AFTER[BEFORE.index(i.machine)] for i in SPREAD.instances if i.role in TIED}
+    placed = on_machines(SPREAD, AFTER, holders)
+    assert {i.name: i.machine for i in placed.instances if i.role in TIED} == holders
+    rest = [i for i in placed.instances if i.role not in TIED]
+    assert all(i.machine in AFTER for i in rest)
+    assert [i.ports for i in placed.instances] == [i.ports for i in SPREAD.instances]
+
+
+def test_who_has_data_that_lies_nowhere_cannot_be_started() -> None:
+    with pytest.raises(ClusterError, match=r"member-0 ran on 192\.0\.2\.\d, .* add that machine"):
+        on_machines(SPREAD, AFTER, {})
+
+
+def test_another_ray_cluster_may_be_named_for_one_that_had_joined_one() -> None:
+    joined, own = ClusterConfig(address="192.0.2.1:6379", nodes=7), ClusterConfig(nodes=7)
+    asked = ClusterConfig(address="198.51.100.1:6379")
+    assert going_on(joined, asked) == replace(joined, address=asked.address)
+    assert going_on(joined, ClusterConfig()) == joined
+    assert going_on(own, asked) == own
+
+
+def test_a_member_that_started_at_another_address_is_the_one_of_its_name() -> None:
+    """Before all have said where they are now, who has not is listed at its old address."""
+    members = tuple(
+        MemberStatus(number, (f"192.0.2.9:{number}",), healthy=True, name=m.name)
+        for number, m in enumerate(TOPOLOGY.of(Role.MEMBER))
+    )
+    assert plan(TOPOLOGY, seen(members=members), 0.0) == []
+
+
+def up(topology: Topology) -> ClusterState:
+    return ClusterState(config=ClusterConfig(), plan=AddressPlan(0), topology=topology, running=True, host={})
+
+
+def test_the_supervisor_knows_more_than_the_state_of_the_same_run(tmp_path: Path) -> None:
+    directory = StateDir(tmp_path)
+    memory = tmp_path / "data" / "supervisor" / REMEMBERED
+    memory.parent.mkdir(parents=True)
+    grown = TOPOLOGY.without("scheduler-0")
+    for run, known in (("", grown), ("another", TOPOLOGY)):
+        memory.write_bytes(orjson.dumps(replace(grown, run=run).to_json()))
+        found = latest(directory, up(TOPOLOGY))
+        assert found.topology == known
+    memory.write_bytes(b"{")
+    assert latest(directory, up(TOPOLOGY)).topology == TOPOLOGY
+
+
+async def test_a_state_remembers_the_members_of_its_own_run_while_it_is_up() -> None:
+    async with cluster(nodes=0, members=1, schedulers=1, controllers=1) as c:
+        state = c.directory.read_running()
+        grown = state.topology.without("scheduler-0")
+        async with access(c.directory) as admin:
+            await admin.etcd.put(TOPOLOGY_KEY, orjson.dumps(replace(grown, run="before").to_json()))
+            await refresh(c.directory, admin)
+            assert c.directory.read() == state
+            c.directory.write(replace(state, running=False))
+            await admin.etcd.put(TOPOLOGY_KEY, orjson.dumps(grown.to_json()))
+            await refresh(c.directory, admin)
+            assert c.directory.read() == replace(state, running=False)
+            c.directory.write(state)
+            await refresh(c.directory, admin)
+            assert c.directory.read() == replace(state, topology=grown)

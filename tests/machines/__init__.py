@@ -1,0 +1,1 @@
+"""Machines out of namespaces, and clusters that are spread over them."""

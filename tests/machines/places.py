@@ -1,0 +1,47 @@
+"""A cluster that is spread over machines, whose commands run on one of them; whether there can be machines here."""
+
+import os
+import subprocess
+from dataclasses import dataclass
+
+import pytest
+
+from rayplane.control_plane.testing.machines.machines import Machine, why_not
+from tests.e2e.harness import Cluster
+
+REDIS_PORT = 6380
+WHY_NOT = why_not()
+needs_machines = pytest.mark.skipif(bool(WHY_NOT), reason=f"no machines here: {WHY_NOT}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placed(Cluster):
+    """A cluster whose commands run on `machine`: `home` is where this process finds what is its home there."""
+
+    machine: Machine
+
+    @staticmethod
+    def on(machine: Machine, name: str, variables: dict[str, str]) -> "Placed":
+        return Placed(name, machine.path(""), variables=variables, machine=machine)
+
+    def entry(self) -> list[str]:
+        return self.machine.command()
+
+    @property
+    def env(self) -> dict[str, str]:
+        kubeconfig = str(self.machine.place / ".rayplane" / self.name / "kubeconfig")
+        return {**os.environ, **self.machine.environment, **self.variables, "KUBECONFIG": kubeconfig}
+
+    def places(self, role: str) -> dict[str, str]:
+        """The machine of each actor of a role, by its name, as the supervisor has them."""
+        if role == "member":
+            return {m["name"]: m["endpoint"].partition(":")[0] for m in self.status()["members"]}
+        return {a["name"]: a["machine"] for a in self.status()["actors"] if a["role"] == role}
+
+
+def redis_on(machine: Machine) -> str:
+    """Start a Redis there; its host:port."""
+    options = ("--port", str(REDIS_PORT), "--bind", machine.address, "--protected-mode", "no", "--save", "")
+    redis = subprocess.Popen(machine.command("redis-server", *options), stdout=subprocess.DEVNULL, cwd="/")
+    redis.returncode = 0  # it ends with its machine
+    return f"{machine.address}:{REDIS_PORT}"
