@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rayplane.control_plane.controllers.autoscaling.horizontal import AUTOSCALERS
 from rayplane.control_plane.controllers.autoscaling.metrics import EXTERNAL, Answer
-from tests.controllers.test_autoscaling import TIMING, Scaled, web
+from tests.controllers.test_autoscaling import TIMING, Scaled, policy, rules, web
 
 __all__ = ["web"]
 JOBS = {"type": "External", "external": {"metric": {"name": "jobs"}, "target": {
@@ -36,7 +36,8 @@ def test_a_target_sleeps_while_a_metric_from_outside_wants_none_and_wakes_when_i
 def test_a_target_that_sleeps_gets_the_fewest_when_it_may_not_any_more(web: Scaled) -> None:
     web.answers[EXTERNAL] = Answer([{"metricName": "jobs", "value": "0", "timestamp": web.now.stamp}])
     web.pods_with("50m")
-    web.hpa(metrics=[JOBS], minReplicas=0)
+    behavior = {"scaleUp": rules(policy("Pods", 4)), "scaleDown": rules(policy("Percent", 100))}
+    web.hpa(metrics=[JOBS], minReplicas=0, behavior=behavior)
     assert web.look(2 + round(TIMING.downscale_stabilization_s / TIMING.sync_s)) == 0
     web.replicas = 0
     web.change(AUTOSCALERS, "web", spec={"minReplicas": 2})

@@ -89,6 +89,12 @@ async def test_who_waits_for_nothing_is_bound_without_a_further_write(api: FakeC
 
 
 async def test_who_lost_its_node_says_so_no_more(api: FakeClient, scheduler: Scheduler) -> None:
+    told: list[str] = []
+    api.store.listeners.append(
+        lambda resource, _kind, _old, one: (
+            told.extend(c["message"] for c in meta.status(one).get("conditions") or ()) if resource == "pods" else None
+        )
+    )
     api.put("persistentvolumeclaims", claim("data"))
     api.put("pods", pod("p", claims=("data",)))
     held = api.objects["persistentvolumeclaims"]
@@ -100,6 +106,7 @@ async def test_who_lost_its_node_says_so_no_more(api: FakeClient, scheduler: Sch
     await until(lambda: any("provisioning failed" in said for said in api.events("FailedScheduling")))
     await until(lambda: not expected(api))
     assert not node_of(api, "p")
+    assert any("provisioning failed" in message for message in told), "its condition says why, too"
 
 
 async def test_the_next_leader_goes_on_where_the_pod_was_to_go(api: FakeClient) -> None:
