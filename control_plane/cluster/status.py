@@ -9,7 +9,7 @@ rest.
 import asyncio
 import contextlib
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -19,7 +19,7 @@ from rayplane.control_plane.api.authorization.node_identity import NODE_LEASES
 from rayplane.control_plane.api.errors import AlreadyExists, ApiError, Conflict, NotFound
 from rayplane.control_plane.api.machinery.resources import LEASES
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.node_annotations import isolation_of
+from rayplane.control_plane.api.node_annotations import heartbeat_of, isolation_of
 from rayplane.control_plane.client import ApiClient
 from rayplane.control_plane.cluster.access import Access
 from rayplane.control_plane.cluster.diagnosis import (
@@ -233,7 +233,7 @@ async def _nodes(admin: Access, rows: Sequence[_Row], limit: float) -> tuple[lis
     hosts = {r.facts.name for r in rows}
     wanted = {n for i in admin.state.topology.of(Role.NODE_HOST) if i.name in hosts for n in i.nodes}
     missing = sorted(wanted - {meta.name(n) for n in nodes.items})
-    found = [_node(n, spans.get(meta.name(n))) for n in nodes.items]
+    found = [_node(n, _latest(spans.get(name) for name in (meta.name(n), heartbeat_of(n)))) for n in nodes.items]
     return found + [NodeFacts(name=n, registered=False) for n in missing], ""
 
 
@@ -247,6 +247,11 @@ def _node(node: Object, lease: Object | None) -> NodeFacts:
         lease_duration_s=float((lease or {}).get("leaseDurationSeconds") or 0),
         isolation=isolation_of(node),
     )
+
+
+def _latest(leases: Iterable[Object | None]) -> Object | None:
+    """The Lease renewed last, of a node's own and the one that stands for it."""
+    return min((lease for lease in leases if lease is not None), key=_age, default=None)
 
 
 def _age(lease_spec: Object) -> float:

@@ -17,7 +17,7 @@ from rayplane.node.config import NodeTiming
 log = logging.getLogger(__name__)
 
 BATCH_MAX = 256
-REFRESHED = 5
+REFRESHED = 32
 """Statuses that are refreshed together,"""
 PAUSE_MIN_S = 1.0
 """and between two such times."""

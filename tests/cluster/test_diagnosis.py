@@ -6,7 +6,9 @@ from unittest import mock
 
 import pytest
 
+from rayplane.control_plane.api.authorization.node_identity import NODE_LEASES
 from rayplane.control_plane.api.errors import ServiceUnavailable
+from rayplane.control_plane.api.machinery.resources import LEASES
 from rayplane.control_plane.apiserver.storage.store import Storage
 from rayplane.control_plane.cli.cluster import _print_status
 from rayplane.control_plane.cluster import patience
@@ -21,6 +23,7 @@ from rayplane.control_plane.cluster.diagnosis import (
     judge,
 )
 from rayplane.control_plane.cluster.status import measure, status
+from rayplane.node.kubelet.node_lease import Turns
 from tests.cluster.harness import cluster
 
 
@@ -129,6 +132,18 @@ async def test_status_sees_servers_whose_lease_writes_are_lost() -> None:
             found = await status(c.access)
         assert not found["healthy"]
         assert any(f.startswith("apiserver-0: does not write and read") for f in found["faults"]), found["faults"]
+
+
+async def test_a_node_lives_by_the_lease_that_stands_for_it() -> None:
+    def first(_: Turns, nodes: int, *, stands: bool = True) -> list[int]:
+        return [0] if nodes else []
+
+    # As on a host of thousands until each had its turn: only the first has a Lease.
+    with mock.patch.object(Turns, "take", first):
+        async with cluster(members=1, apiservers=1, nodes=1, nodes_per_host=8) as c:
+            assert (await status(c.access))["faults"] == []
+            leases = await c.access.api.list(LEASES, NODE_LEASES)
+            assert len(leases.items) == 1
 
 
 async def test_status_answers_though_nobody_does(capsys: pytest.CaptureFixture[str]) -> None:
