@@ -1,14 +1,14 @@
 """Commands that break things on purpose."""
 
-import asyncio
 import random
 from enum import StrEnum
+from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from rayplane.control_plane.cli.options import Name, State, console, run, state_dir
+from rayplane.control_plane.cli.options import Name, State, console, errors, run, state_dir
 from rayplane.control_plane.cluster.access import access
 from rayplane.control_plane.cluster.chaos import SIGNALS, LiveInjector
 from rayplane.control_plane.cluster.errors import UsageError
@@ -16,9 +16,9 @@ from rayplane.control_plane.cluster.state import StateDir
 from rayplane.control_plane.faults.form import as_command, read_fault
 from rayplane.control_plane.faults.injector import hold
 from rayplane.control_plane.faults.reading import FormError
-from rayplane.control_plane.faults.vocabulary import ROLES, Continue, Stop, Target
+from rayplane.control_plane.faults.vocabulary import TARGETS, Continue, Stop, Target
 
-Whom = Annotated[str, typer.Argument(metavar="TARGET", help=f"{', '.join(ROLES)}, or an actor's name.")]
+Whom = Annotated[str, typer.Argument(metavar="TARGET", help=f"{', '.join(TARGETS)}, or an actor's name.")]
 Actor = Annotated[str, typer.Argument(metavar="[NAME]", help="Which one, or `random`; the one in charge by default.")]
 
 
@@ -36,6 +36,8 @@ def register(app: typer.Typer) -> None:
     group.command()(stop)
     group.command(name="continue")(go_on)
     group.command(name="run")(run_scenario)
+    group.command(name="heal")(heal_all)
+    group.command(name="schema")(schema_of_files)
     app.add_typer(group, name="chaos")
 
 
@@ -80,7 +82,7 @@ def _inject(directory: StateDir, verb: str, body: dict[str, Any]) -> None:
                 raise UsageError(refused)
             hit = await injector.strike(fault)
             for victim, pid in hit:
-                console.print(f"{victim} (process {pid}) got SIG{SIGNALS[type(fault)]}")
+                console.print(_struck(victim, pid, SIGNALS[type(fault)]))
                 if isinstance(fault, Stop) and not fault.for_s:
                     console.print(f"let it go on: {as_command(Continue(Target(name=victim)))}")
             await hold(injector, fault, tuple(victim for victim, _ in hit))
@@ -88,34 +90,76 @@ def _inject(directory: StateDir, verb: str, body: dict[str, Any]) -> None:
     run(call())
 
 
+def _struck(victim: str, pid: int, signal: str) -> str:
+    if not pid:
+        return f"{victim} was killed; it shares the process of all actors, which goes on"
+    return f"{victim} (process {pid}) got SIG{signal}"
+
+
+Told = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the verdict there too.")]
+
+
 def run_scenario(
-    file: Annotated[Path, typer.Argument(metavar="SCENARIO.yaml", help="The steps to take.")],
+    file: Annotated[Path, typer.Argument(metavar="SCENARIO.yaml", help="The workload, the faults, what is expected.")],
     seed: Annotated[int | None, typer.Option(help="Every random choice comes from it.  [default: the file's]")] = None,
+    load: Annotated[Path | None, typer.Option(metavar="FILE.py", help="Invariants of your own: INVARIANTS.")] = None,
+    json: Told = None,
+    junit: Told = None,
+    html: Told = None,
     name: Name = "default",
     state: State = None,
 ) -> None:
-    """Take the steps of a file on the running cluster, and tell of each."""
+    """Put the running cluster to a trial: its faults are healed in the end, and a verdict says what held."""
     from rayplane.control_plane.cluster import scenario
+    from rayplane.control_plane.cluster.trial import report
+    from rayplane.control_plane.cluster.trial.trial import Trial, heal
 
     try:
         found = scenario.parse(file.read_bytes(), str(file))
     except OSError as e:
         raise UsageError(f"cannot read {file}: {e.strerror}") from e
-    directory = state_dir(name, state)
+    checks = report.checks_in(load) if load is not None else ()
     chosen = found.seed if seed is None else seed
 
-    async def call() -> None:
-        loop = asyncio.get_running_loop()
-        start = loop.time()
+    async def call() -> report.Verdict:
+        async with access(state_dir(name, state)) as admin:
+            _say_healed(*await heal(admin))
+            console.print(f"seed {chosen}")
+            return await Trial(admin, found, chosen, console.print, checks).run()
 
-        def say(text: str) -> None:
-            console.print(f"{loop.time() - start:7.1f} s  {text}")
+    verdict = run(call())
+    for line in report.table(verdict):
+        console.print(line)
+    report.write(verdict, {report.JSON: json, report.JUNIT: junit, report.HTML: html})
+    if not verdict.ok:
+        raise typer.Exit(1)
 
-        async with access(directory) as admin:
-            say(f"seed {chosen}")
-            rng = random.Random(chosen)
-            runner = scenario.Runner(LiveInjector(admin, rng), lambda: scenario.unhealthy(admin), rng, say)
-            await runner.run(found.steps)
-            say("done")
 
-    run(call())
+def heal_all(name: Name = "default", state: State = None) -> None:
+    """End whatever an earlier trial, which was killed, has left broken."""
+    from rayplane.control_plane.cluster.trial.trial import heal
+
+    async def call() -> tuple[list[str], list[str]]:
+        async with access(state_dir(name, state)) as admin:
+            return await heal(admin)
+
+    left, failed = run(call())
+    _say_healed(left, failed)
+    if not left:
+        console.print("nothing is broken")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _say_healed(left: list[str], failed: list[str]) -> None:
+    for one in left:
+        console.print(f"was left broken: {one}")
+    for why in failed:
+        errors.print(f"not healed: {why}")
+
+
+def schema_of_files() -> None:
+    """Print the JSON schema of scenario files, for editors."""
+    from rayplane.control_plane.faults.schema import schema
+
+    console.print(dumps(schema(), indent=1))

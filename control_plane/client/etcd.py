@@ -163,6 +163,12 @@ class EtcdClient:
         response: pb.StatusResponse = await stub.Status(pb.StatusRequest(), timeout=timeout)
         return response
 
+    async def hash_kv(self, address: str, revision: int, *, timeout: float = TIMEOUT_S) -> pb.HashKVResponse:
+        """One member's hash of all keys up to a revision."""
+        stub = self._stub("Maintenance", address)
+        response: pb.HashKVResponse = await stub.HashKV(pb.HashKVRequest(revision=revision), timeout=timeout)
+        return response
+
     async def prefer_leader(self) -> None:
         """Ask the leading member first from now on: all others would have to ask it for what they answer."""
         known = self.endpoints.pick(sticky=True)

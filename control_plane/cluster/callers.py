@@ -4,7 +4,7 @@ from rayplane.control_plane.identities import CONTROLLER_MANAGER
 from rayplane.control_plane.rpc import ADMINISTRATORS, EVERYONE, Callers, each
 
 SUPERVISOR = {
-    **each(ADMINISTRATORS, "Topology", "Add", "Remove", "Kill"),
+    **each(ADMINISTRATORS, "Topology", "Add", "Remove", "Kill", "Disturb"),
     # It judges by itself: each actor may renew its own certificate.
     **each(EVERYONE, "Renew"),
     **each(Callers.of(users=(CONTROLLER_MANAGER,)), "Sign"),

@@ -24,6 +24,20 @@ class HostSocket:
     speaks: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disturbance:
+    """The weather between actors, whole; nothing of it: calm."""
+
+    groups: tuple[tuple[str, ...], ...] = ()
+    """Actors of different groups, and of none, do not reach each other."""
+    cuts: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = ()
+    """What the first send does not reach the second."""
+    slow_s: float = 0.0
+    """Every message takes up to so long."""
+    reset: tuple[str, ...] = ()
+    """Actors whose connections break once."""
+
+
 class Host(Protocol):
     """A host that starts, stops and finds actors.
 
@@ -47,6 +61,9 @@ class Host(Protocol):
 
     async def kill(self, name: str, signal: str) -> int:
         """Send KILL, STOP or CONT to an actor's process; its id."""
+
+    async def disturb(self, weather: Disturbance) -> None:
+        """Let messages between actors pass so from now on. Raises ClusterError where a host cannot."""
 
     async def sockets(self) -> list[HostSocket]:
         """Where the host itself listens."""

@@ -20,7 +20,7 @@ from pathlib import Path
 from rayplane.control_plane.cluster.components import Component, Leaves, Spec, StopsItself, leave_s
 from rayplane.control_plane.cluster.errors import ClusterError, StartFailed
 from rayplane.control_plane.cluster.failures import Failure
-from rayplane.control_plane.cluster.host import HostSocket, not_started, start_all
+from rayplane.control_plane.cluster.host import Disturbance, HostSocket, not_started, start_all
 from rayplane.control_plane.cluster.outside import keep_fresh, log_to, open_env, prepare
 from rayplane.control_plane.cluster.pki import Secrets
 from rayplane.control_plane.cluster.renewal import newest
@@ -28,15 +28,18 @@ from rayplane.control_plane.cluster.specs import founding_specs
 from rayplane.control_plane.cluster.state import ClusterState, StateDir
 from rayplane.control_plane.cluster.topology import Machine, Role
 from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
-from rayplane.control_plane.rpc.memory import Fabric
+from rayplane.control_plane.rpc.memory import DirectLink, Fabric
 from rayplane.control_plane.rpc.shared import SharedNetwork
 from rayplane.control_plane.rpc.tls import identity_of
+from rayplane.control_plane.rpc.weather import Weather
+from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.storage.env import grow_heap, settle_heap
 from rayplane.storage.env.private import UMASK
 
 log = logging.getLogger(__name__)
 
 STOP_TIMEOUT_S = 10.0
+REVIVE_S = 0.5
 _STOP_ORDER = (
     Role.SUPERVISOR,
     Role.LOAD_BALANCER,
@@ -53,18 +56,24 @@ class ProcessHost:
 
     def __init__(self) -> None:
         self._fabric = Fabric()
+        self._weather = Weather(random.Random(), None)
+        self._weather.sever = self._fabric.sever
         self._actors: dict[str, tuple[Component, SharedNetwork]] = {}
         self._watches: dict[str, asyncio.Task[None]] = {}
         self._renewals: dict[str, asyncio.Task[None]] = {}
         self._roles: dict[str, Role] = {}
         self._busy: set[str] = set()  # being started or stopped
         self._started: set[str] = set()
+        self._supervisor: Spec | None = None
+        self._revivals: set[asyncio.Task[None]] = set()
 
     async def start(self, spec: Spec) -> int:
         name = spec.instance.name
         if name in self._busy or name in self._actors:
             raise StartFailed(f"{name} runs already")
         self._roles[name] = spec.instance.role
+        if spec.instance.role is Role.SUPERVISOR:
+            self._supervisor = spec
         self._busy.add(name)
         try:
             component = await self._connect(replace(spec, restarted=spec.restarted or name in self._started))
@@ -158,13 +167,42 @@ class ProcessHost:
             raise ClusterError(f"in one process an actor can only be killed, not sent {signal}; use --host ray")
         if name not in self._actors:
             raise StartFailed(f"{name} does not run")
+        if self._roles[name] is Role.SUPERVISOR:
+            # Its own call dies with it, and nobody else would bring it back.
+            task = asyncio.create_task(self._revive(name), name=f"bring back {name}")
+            self._revivals.add(task)
+            task.add_done_callback(self._revivals.discard)
+            return os.getpid()
+        await self._die(name)
+        return os.getpid()
+
+    async def _die(self, name: str) -> None:
         # Peers see the connections break before the component has any chance to say good-bye.
         self._actors[name][1].detach()
         await self._end(name)
-        return os.getpid()
+
+    async def _revive(self, name: str) -> None:
+        assert self._supervisor is not None
+        await self._die(name)
+        await asyncio.sleep(REVIVE_S)
+        await self.start(self._supervisor)
+
+    async def disturb(self, weather: Disturbance) -> None:
+        now = self._weather
+        now.heal()
+        now.slow_s = weather.slow_s
+        if weather.groups:
+            now.part(*weather.groups)
+        for sources, sinks in weather.cuts:
+            now.cut(sources, sinks)
+        calm = not (weather.groups or weather.cuts or weather.slow_s)
+        self._fabric.link = DirectLink() if calm else now
+        self._fabric.sever(lambda a, b: a in weather.reset or b in weather.reset)
 
     async def stop_all(self) -> None:
         """Each before what it needs; the supervisor first, so that it brings nothing back."""
+        for task in [*self._revivals]:
+            await cancel_and_wait(task)
         for role in _STOP_ORDER:
             names = [n for n in self._actors if self._roles[n] is role]
             await asyncio.gather(*(self._leave(n, for_good=False) for n in names))

@@ -25,9 +25,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rayplane.control_plane.cluster import processes
 from rayplane.control_plane.cluster.components import Spec
 from rayplane.control_plane.cluster.config import ClusterConfig
-from rayplane.control_plane.cluster.errors import StartFailed
+from rayplane.control_plane.cluster.errors import ClusterError, StartFailed
 from rayplane.control_plane.cluster.failures import ComponentFailed, Failure, failure_in
-from rayplane.control_plane.cluster.host import HostSocket, not_started
+from rayplane.control_plane.cluster.host import Disturbance, HostSocket, not_started
 from rayplane.control_plane.cluster.patience import Patience, slowdown
 from rayplane.control_plane.cluster.ray_cluster import LOOPBACK, namespace
 from rayplane.control_plane.cluster.topology import Machine, Role
@@ -99,6 +99,9 @@ class RayHost:
 
     async def sockets(self) -> list[HostSocket]:
         return await self._in_thread(_sockets)
+
+    async def disturb(self, weather: Disturbance) -> None:
+        raise ClusterError("here actors are processes of their own: only in one process can messages be held back")
 
     async def kill(self, name: str, signal: str) -> int:
         loop = asyncio.get_running_loop()

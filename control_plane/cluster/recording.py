@@ -17,12 +17,15 @@ RETRY_S = 0.2
 
 
 class Recorder:
-    """A recorder that follows one etcd. `now`: seconds of the judge's clock."""
+    """A recorder that follows one etcd. `now`: seconds of the judge's clock; `changed` is called after each change."""
 
-    def __init__(self, etcd: EtcdClient, judge: Judge, now: Callable[[], float]) -> None:
+    def __init__(
+        self, etcd: EtcdClient, judge: Judge, now: Callable[[], float], changed: Callable[[], None] = lambda: None
+    ) -> None:
         self._etcd = etcd
         self._judge = judge
         self._now = now
+        self._changed = changed
         self._versions: dict[bytes, int] = {}
         self.begun = asyncio.Event()
         """Set once what was there at first is known."""
@@ -68,6 +71,7 @@ class Recorder:
                 self._versions[kv.key] = kv.mod_revision
             obj = object_at(place, kv.value, kv.mod_revision)
             self._judge.changed(self._now(), place.resource, obj, kv.mod_revision, gone=gone)
+            self._changed()
         return revision
 
     async def is_current(self) -> bool:

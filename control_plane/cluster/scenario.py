@@ -1,177 +1,128 @@
 """Chaos on a running cluster, step by step, from a file.
 
-    seed: 7                       # every random choice comes from it; --seed overrides it
-    steps:
-      - kill: leader              # any fault, in its form (see `faults.form`)
-      - kill: member random       # any of the members
-      - stop: {target: apiserver-1, for: 3s}
-      - signal: STOP apiserver    # SIGNAL TARGET: the same with KILL, STOP, CONT
-        for: 3                    # then CONT, this many seconds later
-      - wait: 1.5                 # seconds
-      - wait: healthy             # as `rayplane status` sees it
-        timeout: 60
-      - repeat: 3
-        steps: [...]
-      - choose: [...]             # one of these steps
+It has the sections and steps that `faults.steps` tells, and
 
-`parse` is pure; `Runner` acts through an injector of faults.
+    name: rolled while leaders die
+    seed: 7                       # every random choice comes from it; --seed overrides it
+    duration: 2m                  # at least so long; without it the run ends with its last step
+
+What only the simulation heeds may stand there too: `cluster`, `network`, `client`. `parse` is pure; `Runner` acts
+through an injector of faults, and on objects through `Hands`.
 """
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from rayplane.control_plane.api.errors import ApiError
+from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.cluster.access import Access
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.control_plane.cluster.status import status
-from rayplane.control_plane.faults import reading
-from rayplane.control_plane.faults.form import VERBS, as_step, read_fault
+from rayplane.control_plane.faults import reading, steps
+from rayplane.control_plane.faults.form import as_step
 from rayplane.control_plane.faults.injector import Injector, Unsupported, hold, require
 from rayplane.control_plane.faults.reading import FormError
+from rayplane.control_plane.faults.steps import (
+    ACTORS,
+    CLUSTER,
+    WORKLOADS,
+    Apply,
+    Await,
+    Condition,
+    Expectation,
+    Remove,
+    Roll,
+    Scale,
+    Sleep,
+    Step,
+    Timed,
+    Verbs,
+    describe,
+    faults_of,
+    unfolded,
+)
 from rayplane.control_plane.faults.vocabulary import Fault
+from rayplane.control_plane.invariants.conditions import View, unmet
 from rayplane.control_plane.rpc import RpcError
 
-SIGNALS = {"KILL": "kill", "STOP": "stop", "CONT": "continue"}
-HEALTHY_TIMEOUT_S = 60.0
 POLL_S = 0.25
 # Right after a leader was killed none leads: whom to hit may take a moment to find out.
 TARGET_TIMEOUT_S = 20.0
-REPEAT_MAX = 10_000
-DEPTH_MAX = 10
+FIELDS = ("name", "description", "seed", "duration", "workload", "steps", "faults", "expect")
+SIMULATED = ("cluster", "network", "client")
 
 
-@dataclass(frozen=True, slots=True)
-class Pause:
-    """A pause of so many seconds."""
-
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class AwaitHealthy:
-    """The wait until the cluster is healthy."""
-
-    timeout_s: float = HEALTHY_TIMEOUT_S
-
-
-@dataclass(frozen=True, slots=True)
-class Repeat:
-    """Steps that are taken several times."""
-
-    times: int
-    steps: tuple["Step", ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Choose:
-    """Several steps, of which one is taken."""
-
-    steps: tuple["Step", ...]
-
-
-Step = Fault | Pause | AwaitHealthy | Repeat | Choose
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
     """The content of a file."""
 
     steps: tuple[Step, ...]
     seed: int = 0
+    name: str = ""
+    duration_s: float = 0.0
+    workload: tuple[Object, ...] = ()
+    faults: tuple[Timed, ...] = ()
+    expect: tuple[Expectation, ...] = ()
 
-
-# --- parsing ------------------------------------------------------------------------------------
+    def all_faults(self) -> list[Fault]:
+        """Whatever it may do."""
+        return [*faults_of(self.steps), *(timed.fault for timed in self.faults)]
 
 
 def parse(data: bytes, source: str) -> Scenario:
     """Raises UsageError that names the step and its line."""
     try:
-        return reading.read(data, _scenario)
+        return reading.read(data, lambda found: _scenario(found, source))
     except FormError as e:
         raise UsageError(f"{source}: {e}") from e
 
 
-def _scenario(data: Any) -> Scenario:
+def _verbs() -> Verbs:
+    return {**steps.COMMON, **steps.folding(_verbs)}
+
+
+def _scenario(data: Any, source: str) -> Scenario:
     found = reading.mapping(data, "the file")
-    reading.only(found, {"seed", "steps", "name", "description"}, "the file")
-    return Scenario(_steps(found.get("steps"), "steps", 0), reading.whole(found.get("seed", 0), "seed", -(1 << 63)))
-
-
-def _steps(found: Any, place: str, depth: int) -> tuple[Step, ...]:
-    if depth > DEPTH_MAX:
-        raise FormError(place, f"nested deeper than {DEPTH_MAX}")
-    if not reading.items(found, place):
-        raise FormError(place, "give at least one step")
-    return tuple(_step(one, f"{place}[{i}]", depth) for i, one in enumerate(found))
-
-
-def _step(found: Any, place: str, depth: int) -> Step:
-    step = reading.mapping(found, place)
-    verbs = [v for v in (*_VERBS, *VERBS) if v in step]
-    if len(verbs) != 1:
-        raise FormError(place, f"give one of {', '.join((*_VERBS, *VERBS))}")
-    [verb] = verbs
-    options, make = _VERBS.get(verb, ((), None))
-    reading.only(step, {verb, *options}, place)
-    return make(step, place, depth) if make is not None else read_fault(verb, step[verb], f"{place}.{verb}")
-
-
-def _signal(found: dict[str, Any], place: str, depth: int) -> Step:
-    signal, _, target = str(found["signal"]).partition(" ")
-    if signal not in SIGNALS:
-        raise FormError(f"{place}.signal", f"{signal!r:.80}: write KILL, STOP or CONT, and TARGET [NAME]")
-    if "for" not in found:
-        return read_fault(SIGNALS[signal], target, f"{place}.signal")
-    if signal != "STOP":
-        raise FormError(f"{place}.for", "only STOP ends by itself")
-    return read_fault("stop", {"target": target, "for": found["for"]}, place)
-
-
-def _wait(found: dict[str, Any], place: str, depth: int) -> Step:
-    if found["wait"] == "healthy":
-        return AwaitHealthy(reading.span(found.get("timeout", HEALTHY_TIMEOUT_S), f"{place}.timeout"))
-    if "timeout" in found:
-        raise FormError(f"{place}.timeout", "goes with `wait: healthy`")
-    return Pause(reading.span(found["wait"], f"{place}.wait"))
-
-
-def _repeat(found: dict[str, Any], place: str, depth: int) -> Step:
-    times = reading.whole(found["repeat"], f"{place}.repeat", 1, REPEAT_MAX)
-    return Repeat(times, _steps(found.get("steps"), f"{place}.steps", depth + 1))
-
-
-def _choose(found: dict[str, Any], place: str, depth: int) -> Step:
-    return Choose(_steps(found["choose"], f"{place}.choose", depth + 1))
-
-
-_Maker = Callable[[dict[str, Any], str, int], Step]
-_VERBS: dict[str, tuple[tuple[str, ...], _Maker]] = {
-    "signal": (("for",), _signal),
-    "wait": (("timeout",), _wait),
-    "repeat": (("steps",), _repeat),
-    "choose": ((), _choose),
-}
+    reading.only(found, {*FIELDS, *SIMULATED}, "the file")
+    taken = steps.read_steps(found.get("steps", [] if "faults" in found else None), "steps", _verbs())
+    if not taken and not found.get("faults"):
+        raise FormError("steps", "give at least one step")
+    return Scenario(
+        steps=taken,
+        seed=reading.whole(found.get("seed", 0), "seed", -(1 << 63)),
+        name=str(found.get("name", source)),
+        duration_s=reading.span(found.get("duration", 0), "duration"),
+        workload=steps.read_manifests(found.get("workload", []), "workload"),
+        faults=steps.read_timed(found.get("faults", []), "faults"),
+        expect=steps.read_expectations(found.get("expect", []), "expect"),
+    )
 
 
 # --- running ------------------------------------------------------------------------------------
 
 
-def faults_of(steps: Sequence[Step]) -> Iterator[Fault]:
-    """All that steps may do."""
-    for step in steps:
-        if isinstance(step, Repeat | Choose):
-            yield from faults_of(step.steps)
-        elif not isinstance(step, Pause | AwaitHealthy):
-            yield step
+class Hands(Protocol):
+    """Commands of a user on objects, each insisted on; and the view of what is there."""
+
+    @property
+    def view(self) -> View: ...
+
+    async def apply(self, obj: Object) -> None:
+        """Raises ClusterError when it is refused, or nobody answers for long."""
+
+    async def patch(self, resource: str, name: str, namespace: str, body: Object) -> None: ...
+
+    async def delete(self, resource: str, name: str, namespace: str) -> None: ...
 
 
 class Runner:
     """A runner that takes the steps of a scenario one after the other.
 
-    `say` is told of each; `unhealthy` says what is wrong with the cluster, if anything.
+    `say` is told of each; `unhealthy` says what is wrong with the cluster, if anything. Without `hands` it only
+    breaks things and waits.
     """
 
     def __init__(
@@ -180,43 +131,69 @@ class Runner:
         unhealthy: Callable[[], Awaitable[str]],
         rng: random.Random,
         say: Callable[[str], None],
+        hands: Hands | None = None,
     ) -> None:
         self._injector = injector
         self._unhealthy = unhealthy
         self._rng = rng
         self._say = say
+        self._hands = hands
+
+    def check(self, faults: Sequence[Fault]) -> None:
+        """Raise UsageError when one of them cannot be done here."""
+        try:
+            require(self._injector, faults)
+        except Unsupported as e:
+            raise UsageError(str(e)) from e
 
     async def run(self, steps: Sequence[Step]) -> None:
         """Raises UsageError before anything is done that a step asks for what cannot be done here, and ClusterError
-        when a step cannot be taken or the cluster does not get healthy."""
-        try:
-            require(self._injector, faults_of(steps))
-        except Unsupported as e:
-            raise UsageError(str(e)) from e
-        await self._take(steps)
+        when a step cannot be taken or what it waits for does not come."""
+        self.check(list(faults_of(steps)))
+        for step in unfolded(steps, self._rng):
+            await self._take(step)
 
-    async def _take(self, steps: Sequence[Step]) -> None:
-        for step in steps:
-            match step:
-                case Pause(seconds):
-                    self._say(f"wait {seconds:g} s")
-                    await asyncio.sleep(seconds)
-                case AwaitHealthy(timeout_s):
-                    await self._await_healthy(timeout_s)
-                case Repeat(times, inner):
-                    for number in range(1, times + 1):
-                        self._say(f"round {number} of {times}")
-                        await self._take(inner)
-                case Choose(choices):
-                    await self._take([self._rng.choice(choices)])
-                case fault:
-                    await self._strike(fault)
+    async def _take(self, step: Any) -> None:
+        match step:
+            case Sleep(seconds):
+                self._say(f"wait {seconds:g} s")
+                await asyncio.sleep(seconds)
+            case Await(Condition(kind="cluster"), within_s):
+                await self._await_healthy(within_s)
+            case Await(condition, within_s):
+                await self._await(condition, within_s)
+            case Apply() | Scale() | Roll() | Remove():
+                self._say(describe(step))
+                await self._handle(self._user, step)
+            case fault:
+                await self.strike(fault)
 
-    async def _strike(self, fault: Fault) -> None:
+    @property
+    def _user(self) -> Hands:
+        if self._hands is None:
+            raise UsageError("here only faults and pauses can be steps")
+        return self._hands
+
+    async def _handle(self, hands: Hands, step: Any) -> None:
+        match step:
+            case Apply(objects):
+                for obj in objects:
+                    await hands.apply(obj)
+            case Scale(wanted):
+                body = {"spec": {"replicas": wanted.count}}
+                await hands.patch(WORKLOADS[wanted.kind], wanted.name, wanted.namespace, body)
+            case Roll(kind, name, namespace):
+                await hands.patch(WORKLOADS[kind], name, namespace, rolled(self._rng))
+            case Remove(kind, name, namespace):
+                await hands.delete(WORKLOADS[kind], name, namespace)
+
+    async def strike(self, fault: Fault) -> None:
+        """Let a fault happen and wait until it is over. Raises ClusterError when nobody can be hit."""
         hit = await self._hit(fault)
-        self._say(f"{as_step(fault)} -> {', '.join(hit)}")
+        said = as_step(fault) + (f" -> {', '.join(hit)}" if hit else "")
+        self._say(said)
         if await hold(self._injector, fault, hit):
-            self._say(f"over: {as_step(fault)} -> {', '.join(hit)}")
+            self._say(f"over: {said}")
 
     async def _hit(self, fault: Fault) -> tuple[str, ...]:
         deadline = asyncio.get_running_loop().time() + TARGET_TIMEOUT_S
@@ -238,6 +215,26 @@ class Runner:
                 raise ClusterError(f"not healthy after {timeout_s:g} s: {why}")
             await asyncio.sleep(POLL_S)
         self._say(f"healthy after {loop.time() - start:.1f} s")
+
+    async def _await(self, condition: Condition, within_s: float) -> None:
+        self._say(f"wait until {condition}")
+        deadline = asyncio.get_running_loop().time() + within_s
+        while (why := await self.missing(condition)) is not None:
+            if asyncio.get_running_loop().time() > deadline:
+                raise ClusterError(f"not within {within_s:g} s: {condition}; {why}")
+            await asyncio.sleep(POLL_S)
+
+    async def missing(self, condition: Condition) -> str | None:
+        """Why a condition does not hold; None when it does."""
+        if condition.kind in (CLUSTER, ACTORS):
+            return await self._unhealthy() or None
+        return unmet(condition, self._user.view)
+
+
+def rolled(rng: random.Random) -> Object:
+    """The patch that gives a workload a new template."""
+    annotations = {"rayplane.io/rolled": f"{rng.getrandbits(64):x}"}
+    return {"spec": {"template": {"metadata": {"annotations": annotations}}}}
 
 
 async def unhealthy(admin: Access) -> str:

@@ -5,6 +5,7 @@ pki/              authority, token key, keys of what is encrypted in etcd, the a
 kubeconfig        for kubectl
 data/ACTOR/       each actor's disk (on the machine the actor runs on)
 logs/             each actor's log
+broken.json       what chaos has broken and not healed yet
 lock              held by the command that brings it up or down
 .rayplane         says that the directory is ours
 
@@ -26,7 +27,8 @@ from rayplane.control_plane.cluster.topology import Topology
 from rayplane.storage.env import DiskError, LocalDisk
 from rayplane.storage.env.private import make_private_dir, narrow, write_private
 
-_NAMES = ("cluster.json", "cluster.json.tmp", "kubeconfig", "pki", "data", "lock", "logs")
+BROKEN = "broken.json"
+_NAMES = ("cluster.json", "cluster.json.tmp", "kubeconfig", "pki", "data", "lock", "logs", BROKEN, f"{BROKEN}.tmp")
 CRI_SOCKET = "cri.sock"
 """In the directory of a node host."""
 _LOGS_OF_START = {"ray.log", "process.out", "process.log"}

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from rayplane.control_plane.faults.vocabulary import LEADER, Fault, Partition, Target
+from rayplane.control_plane.faults.vocabulary import FOLLOWER, LEADER, Fault, Partition, Target
 
 if TYPE_CHECKING:
     import random
@@ -88,8 +88,8 @@ def members_hit(fault: Fault, roster: Roster) -> set[str]:
     target: Target | None = getattr(fault, "target", None)
     if target is None:
         return set()
-    if target.role == LEADER:
-        return {LEADER}
+    if target.role in (LEADER, FOLLOWER) and not target.name:
+        return {f"{target.role} {n}" for n in range(max(1, target.count))}
     if target.name:
         return members & {target.name}
     return {f"{MEMBER} {n}" for n in range(max(1, target.count))} if target.role == MEMBER else set()

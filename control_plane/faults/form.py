@@ -26,7 +26,7 @@ from rayplane.control_plane.faults.reading import FormError
 from rayplane.control_plane.faults.vocabulary import (
     NAME,
     NEVER_S,
-    ROLES,
+    TARGETS,
     BadTarget,
     ClockJump,
     Continue,
@@ -98,7 +98,7 @@ def _long(body: Any, own: Mapping[str, Any], at: str) -> dict[str, Any]:
         return reading.mapping(body, at)
     if not isinstance(body, dict):
         return {"target": body}
-    chosen = [word for word in body if word == "target" or word in ROLES]
+    chosen = [word for word in body if word == "target" or word in TARGETS]
     if len(chosen) != 1:
         raise FormError(at, "name one target")
     word = chosen[0]
@@ -117,6 +117,11 @@ def write_fault(fault: Fault) -> dict[str, Any]:
         if value != field.default:
             body[word] = write(value)
     return {_WORDS[type(fault)]: body["target"] if list(body) == ["target"] else body}
+
+
+def word_of(field: str) -> str:
+    """The word in files for a field of a fault."""
+    return _FIELDS[field][0]
 
 
 def as_step(fault: Fault) -> str:

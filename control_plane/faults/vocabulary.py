@@ -6,7 +6,7 @@ span; 0 says that it lasts until something else ends it.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 
 LEADER = "leader"
 """Of the etcd members, the one that leads."""
-ROLES = (LEADER, "member", "apiserver", "lb", "scheduler", "controllers", "node")
+FOLLOWER = "follower"
+"""Of the etcd members, one that does not lead."""
+ROLES = (LEADER, FOLLOWER, "member", "apiserver", "lb", "scheduler", "controllers", "node")
+POD = "pod"
+"""No actor: a pod of the namespace `default`, by name or drawn from those that run."""
+TARGETS = (*ROLES, POD)
 ANY = "random"
 SUPERVISOR = "supervisor"
 NEVER_S = float("inf")
@@ -46,14 +51,14 @@ class Target:
                 return cls(role)
             case [name] if name == SUPERVISOR or _NAME_ALONE.fullmatch(name):
                 return cls(name=name)
-            case [role, word] if role in ROLES and word == ANY:
+            case [role, word] if role in TARGETS and word == ANY:
                 return cls(role, count=1)
-            case [role, name] if role in ROLES and NAME.fullmatch(name):
+            case [role, name] if role in TARGETS and NAME.fullmatch(name):
                 return cls(role, name)
-            case [role, word, count] if role in ROLES and word == ANY and re.fullmatch("[1-9][0-9]{0,3}", count):
+            case [role, word, count] if role in TARGETS and word == ANY and re.fullmatch("[1-9][0-9]{0,3}", count):
                 return cls(role, count=int(count))
         forms = f"TARGET, TARGET NAME, TARGET {ANY} [COUNT] or an actor's name"
-        raise BadTarget(f"{text!r:.80}: write {forms}; targets are {', '.join(ROLES)}")
+        raise BadTarget(f"{text!r:.80}: write {forms}; targets are {', '.join(TARGETS)}")
 
     def __str__(self) -> str:
         drawn = [ANY, *([str(self.count)] if self.count > 1 else [])] if self.count else []
@@ -244,3 +249,8 @@ Fault = (
     | ClockJump
     | Failpoint
 )
+
+
+def lasts(fault: Fault) -> bool:
+    """Whether something stays broken until the fault is ended."""
+    return isinstance(fault, Cut | SlowNetwork) or any(field.name == "for_s" for field in fields(fault))

@@ -28,11 +28,11 @@ from rayplane.control_plane.rpc import Identity, Network, RpcError
 from rayplane.control_plane.rpc.memory import Fabric
 from rayplane.control_plane.rpc.memory_sockets import Wires
 from rayplane.control_plane.rpc.sockets import Sockets
+from rayplane.control_plane.rpc.weather import Climate, Weather
 from rayplane.control_plane.simulation.cell import Cell, Killed, run_rng
 from rayplane.control_plane.simulation.host import SimulatedHost
 from rayplane.control_plane.simulation.loop import LIFE
 from rayplane.control_plane.simulation.trace import Trace
-from rayplane.control_plane.simulation.weather import Climate, Weather
 from rayplane.node.host import NodeHost
 from rayplane.storage.env import Disk, Env
 

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from typing import Protocol
 
 from rayplane.control_plane.cluster.components import Spec
-from rayplane.control_plane.cluster.host import HostSocket
+from rayplane.control_plane.cluster.host import Disturbance, HostSocket
 from rayplane.control_plane.cluster.topology import Machine
 from rayplane.control_plane.simulation.cell import Cell
 
@@ -55,6 +55,9 @@ class SimulatedHost:
 
     async def sockets(self) -> list[HostSocket]:
         return []
+
+    async def disturb(self, weather: Disturbance) -> None:
+        """Nobody asks for it: the weather is the simulation's own."""
 
     async def kill(self, name: str, signal: str) -> int:
         self._cluster.kill(name)

@@ -39,7 +39,7 @@ from rayplane.control_plane.faults import reading
 from rayplane.control_plane.faults.form import VERBS, read_fault
 from rayplane.control_plane.faults.reading import FormError
 from rayplane.control_plane.faults.vocabulary import Fault
-from rayplane.control_plane.simulation.weather import Climate
+from rayplane.control_plane.rpc.weather import Climate
 
 Object = dict[str, Any]
 

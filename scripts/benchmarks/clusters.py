@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import random
 import shutil
 import tempfile
 import time
@@ -14,13 +15,14 @@ from typing import Any
 from rich.console import Console
 
 from rayplane.control_plane.client import EtcdClient
-from rayplane.control_plane.cluster import chaos, launch
+from rayplane.control_plane.cluster import launch
 from rayplane.control_plane.cluster.access import Access, access
+from rayplane.control_plane.cluster.chaos import LiveInjector
 from rayplane.control_plane.cluster.config import ClusterConfig
 from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.state import ClusterState, StateDir
 from rayplane.control_plane.cluster.topology import Role
-from rayplane.control_plane.faults.vocabulary import LEADER, Target
+from rayplane.control_plane.faults.vocabulary import LEADER, Kill, Target
 from rayplane.control_plane.rpc import RpcError
 from scripts.benchmarks.machine import Usage, usage
 
@@ -78,10 +80,11 @@ async def leader_of(etcd: EtcdClient, endpoints: Sequence[str]) -> str:
 
 async def kill_leader(admin: Access) -> None:
     """Kill the member that leads; the leader may be changing just now: ask again."""
+    injector = LiveInjector(admin, random.Random())
     async with asyncio.timeout(WHOLE_TIMEOUT_S):
         while True:
             try:
-                await chaos.send(admin, Target(LEADER), "KILL")
+                await injector.begin(Kill(Target(LEADER)))
                 return
             except (ClusterError, RpcError):
                 await asyncio.sleep(0.1)

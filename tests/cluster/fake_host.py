@@ -13,7 +13,7 @@ from rayplane.control_plane.cluster.components import Component, Spec, build
 from rayplane.control_plane.cluster.config import PROCESS, SLOTS, AddressPlan, ClusterConfig
 from rayplane.control_plane.cluster.errors import StartFailed
 from rayplane.control_plane.cluster.failures import Failure
-from rayplane.control_plane.cluster.host import HostSocket, not_started
+from rayplane.control_plane.cluster.host import Disturbance, HostSocket, not_started
 from rayplane.control_plane.cluster.pki import Secrets, identity_of_actor
 from rayplane.control_plane.cluster.ports import can_bind, with_ports
 from rayplane.control_plane.cluster.specs import SpecMaker
@@ -92,6 +92,9 @@ class FakeHost:
 
     async def machines(self) -> list[Machine]:
         return list(self._machines)
+
+    async def disturb(self, weather: Disturbance) -> None:
+        """Nothing of its network can be held back."""
 
     async def sockets(self) -> list[HostSocket]:
         return [HostSocket("fake", "127.0.0.1:1", "nothing")]

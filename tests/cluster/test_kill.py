@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -12,10 +13,11 @@ from typing import Any
 import grpc
 import pytest
 
-from rayplane.control_plane.cluster import chaos, processes
+from rayplane.control_plane.cluster import chaos, processes, victims
+from rayplane.control_plane.cluster.config import PROCESS, RAY
 from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.topology import Instance, Machine, Role, Topology
-from rayplane.control_plane.faults.vocabulary import Target
+from rayplane.control_plane.faults.vocabulary import Kill, Target
 from rayplane.control_plane.rpc import RpcError
 
 MEMBERS = tuple(Instance(f"member-{n}", Role.MEMBER, Machine(), {"client": n}) for n in range(3))
@@ -27,7 +29,7 @@ class StandIn:
     def __init__(self, says: dict[str, Any]) -> None:
         self.says = says
         self.killed: list[str] = []
-        self.state = SimpleNamespace(topology=Topology(MEMBERS))
+        self.state = SimpleNamespace(topology=Topology(MEMBERS), config=SimpleNamespace(host=RAY))
         self.etcd = self.supervisor = self
 
     async def status(self, endpoint: str, *, timeout: float) -> Any:
@@ -50,19 +52,30 @@ def _says(member: int, leader: int) -> Any:
     return SimpleNamespace(leader=leader, header=SimpleNamespace(member_id=member))
 
 
+async def leader_killed(admin: Any) -> list[tuple[str, int]]:
+    return await chaos.LiveInjector(admin, random.Random(1)).strike(Kill(Target("leader")))
+
+
+async def test_in_one_process_no_actor_has_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(victims, "LOOK_UP_S", 0.05)
+    admin: Any = StandIn({"member-2": _says(2, 2)})
+    admin.state.config.host = PROCESS
+    assert await asyncio.wait_for(leader_killed(admin), 5) == [("member-2", 0)]
+
+
 async def test_a_leader_is_killed_while_etcd_and_a_member_hang(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chaos, "LOOK_UP_S", 0.05)
+    monkeypatch.setattr(victims, "LOOK_UP_S", 0.05)
     admin: Any = StandIn({"member-1": _says(1, 2), "member-2": _says(2, 2)})
-    assert await asyncio.wait_for(chaos.send(admin, Target("leader"), "KILL"), 5) == ("member-2", 7)
+    assert await asyncio.wait_for(leader_killed(admin), 5) == [("member-2", 7)]
     assert admin.killed == ["member-2"]
 
 
 async def test_when_nobody_leads_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chaos, "LOOK_UP_S", 0.05)
+    monkeypatch.setattr(victims, "LOOK_UP_S", 0.05)
     gone = RpcError(grpc.StatusCode.UNAVAILABLE, "gone")
     admin: Any = StandIn({"member-0": gone, "member-1": _says(1, 0), "member-2": gone})
     with pytest.raises(ClusterError, match="no member leads"):
-        await chaos.send(admin, Target("leader"), "KILL")
+        await leader_killed(admin)
 
 
 @pytest.mark.processes

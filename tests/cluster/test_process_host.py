@@ -1,13 +1,15 @@
 """One process: a component that ends itself is started again, as Ray would."""
 
+import random
 from typing import Any
 from unittest import mock
 
 import pytest
 
-from rayplane.control_plane.cluster import chaos, process_host
-from rayplane.control_plane.faults.vocabulary import Target
-from rayplane.control_plane.rpc import RpcError
+from rayplane.control_plane.cluster import process_host
+from rayplane.control_plane.cluster.chaos import LiveInjector
+from rayplane.control_plane.cluster.errors import ClusterError
+from rayplane.control_plane.faults.vocabulary import Kill, Target
 from tests.cluster.harness import cluster
 
 
@@ -51,7 +53,7 @@ async def test_an_actor_that_cannot_even_be_connected_is_started_again() -> None
             return connect(credentials)
 
         with mock.patch.object(process_host, "GrpcNetwork", full):
-            await chaos.send(c.access, Target("scheduler", "scheduler-0"), "KILL")
+            await LiveInjector(c.access, random.Random(1)).begin(Kill(Target("scheduler", "scheduler-0")))
             await c.until(lambda: _runs(c, "scheduler-0"), "scheduler-0 runs again")
         assert len(failed) == 2
 
@@ -59,8 +61,8 @@ async def test_an_actor_that_cannot_even_be_connected_is_started_again() -> None
 async def test_an_actor_whose_connections_do_not_close_is_started_again() -> None:
     async with cluster(members=1, apiservers=1, schedulers=1, controllers=1, nodes=0) as c:
         network = c.host._actors["scheduler-0"][1]
-        with mock.patch.object(network, "close", side_effect=OSError("no")), pytest.raises(RpcError):
-            await chaos.send(c.access, Target("scheduler", "scheduler-0"), "KILL")
+        with mock.patch.object(network, "close", side_effect=OSError("no")), pytest.raises(ClusterError):
+            await LiveInjector(c.access, random.Random(1)).begin(Kill(Target("scheduler", "scheduler-0")))
         await network.close()
         await c.until(lambda: _runs(c, "scheduler-0"), "scheduler-0 runs again")
 

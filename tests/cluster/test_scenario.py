@@ -8,8 +8,10 @@ import pytest
 
 from rayplane.control_plane.cluster import scenario
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
-from rayplane.control_plane.cluster.scenario import AwaitHealthy, Choose, Pause, Repeat, Runner, parse
+from rayplane.control_plane.cluster.scenario import Runner, parse
+from rayplane.control_plane.faults import steps
 from rayplane.control_plane.faults.injector import refusal
+from rayplane.control_plane.faults.steps import Await, Choose, Condition, Repeat, Sleep
 from rayplane.control_plane.faults.vocabulary import Continue, Fault, Kill, Stop, Target
 from rayplane.control_plane.tasks import cancel_and_wait
 
@@ -41,8 +43,8 @@ def test_a_file_is_read_into_steps() -> None:
         Stop(Target("apiserver", "apiserver-1"), 0.5),
         Stop(Target("node", "node-1"), 3.0),
         Continue(Target("leader")),
-        Pause(1.5),
-        AwaitHealthy(9.0),
+        Sleep(1.5),
+        Await(Condition("cluster"), 9.0),
         Repeat(2, (Choose((Kill(Target("node")), Kill(Target("scheduler")))),)),
     )
 
@@ -59,7 +61,7 @@ def test_a_file_is_read_into_steps() -> None:
         ("steps: []", "f: steps: give at least one step"),
         ("{steps: [{wait: 1}], seed: x}", "f: seed: give a whole number"),
         ("steps: [kill]", "f: steps[0]: give a mapping"),
-        ("steps: [{kill: leader, wait: 1}]", "steps[0]: give one of signal, wait, repeat, choose, kill"),
+        ("steps: [{kill: leader, wait: 1}]", "steps[0]: give one of await, apply, scale, roll, delete, sleep, wait"),
         ("steps: [{wait: 1}, {kill: everything}]", "steps[1].kill: 'everything'"),
         ("steps: [{kill: member a b}]", "write TARGET, TARGET NAME"),
         ("steps: [{kill: leader, after: 3}]", "steps[0]: no field 'after'; there are kill"),
@@ -172,7 +174,19 @@ async def test_what_can_never_work_ends_the_run() -> None:
         await _run(actions, "steps: [{wait: healthy, timeout: 0.01}]")
 
 
-def test_the_example_in_the_documentation_is_right() -> None:
-    documented = (scenario.__doc__ or "").split("\n\n")[1]
-    text = documented.replace("steps: [...]", "steps: [{wait: 1}]").replace("choose: [...]", "choose: [{wait: 1}]")
-    assert len(parse(text.encode(), str(Path("f"))).steps) == 8
+def documented() -> str:
+    """The examples in the documentation as one file."""
+    first, second = ((steps.__doc__ or "").split("\n\n")[1], (scenario.__doc__ or "").split("\n\n")[2])
+    manifest = "{apiVersion: apps/v1, kind: Deployment, metadata: {name: web}}"
+    text = first.replace("{apiVersion: apps/v1, kind: Deployment, ...}", manifest)
+    text = text.replace("apply: [...]", f"apply: [{manifest}]").replace("choose: [...]", "choose: [{wait: 1}]")
+    return text.replace("steps: [...]", "steps: [{wait: 1}]") + "\n" + second
+
+
+DOCUMENTED = documented()
+
+
+def test_the_examples_in_the_documentation_are_right() -> None:
+    found = parse(DOCUMENTED.encode(), str(Path("f")))
+    assert len(found.steps) == 11 and len(found.faults) == 3 and len(found.expect) == 3 and len(found.workload) == 1
+    assert (found.seed, found.duration_s, found.name) == (7, 120.0, "rolled while leaders die")

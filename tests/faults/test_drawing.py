@@ -67,7 +67,8 @@ def test_more_may_be_down_when_that_is_asked_for() -> None:
 
 def test_whom_a_fault_takes_from_the_members() -> None:
     who = roster(3)
-    assert members_hit(Kill(Target("leader")), who) == {"leader"}
+    assert len(members_hit(Kill(Target("leader")), who)) == 1
+    assert len(members_hit(Kill(Target("follower", count=2)), who)) == 2
     assert len(members_hit(Kill(Target("member", count=2)), who)) == 2
     assert members_hit(Partition((("member-1", "apiserver-0"),)), who) == {"member-1"}
     assert members_hit(SlowNetwork(1.0), who) == members_hit(Kill(Target("apiserver")), who) == set()

@@ -16,6 +16,7 @@ from rayplane.control_plane.faults.reading import FormError
 from rayplane.control_plane.faults.vocabulary import (
     NEVER_S,
     ROLES,
+    TARGETS,
     Continue,
     Failpoint,
     Fault,
@@ -32,8 +33,8 @@ HOSTS = st.lists(NAMES, min_size=1, max_size=3).map(tuple)
 TARGETS = st.one_of(
     st.sampled_from(ROLES).map(Target),
     NAMES.map(lambda name: Target(name=name)),
-    st.builds(Target, st.sampled_from(ROLES), NAMES | st.just("worker")),
-    st.builds(lambda role, count: Target(role, count=count), st.sampled_from(ROLES), st.integers(1, 99)),
+    st.builds(Target, st.sampled_from(TARGETS), NAMES | st.just("worker")),
+    st.builds(lambda role, count: Target(role, count=count), st.sampled_from(TARGETS), st.integers(1, 99)),
 )
 VALUES = {
     "target": TARGETS,

@@ -36,12 +36,12 @@ from rayplane.control_plane.faults.vocabulary import (
     Stop,
     Target,
 )
+from rayplane.control_plane.rpc.weather import Climate
 from rayplane.control_plane.simulation.cluster import SimulatedCluster
 from rayplane.control_plane.simulation.injector import CellInjector, NobodyThere
 from rayplane.control_plane.simulation.loop import VirtualLoop
 from rayplane.control_plane.simulation.run import bury
 from rayplane.control_plane.simulation.trace import Trace
-from rayplane.control_plane.simulation.weather import Climate
 from rayplane.storage.env import SimulatedDisk, failpoints
 from tests.etcd.injector import MemberInjector
 
@@ -230,7 +230,7 @@ async def test_a_live_cluster_carries_out_what_it_does_not_refuse(monkeypatch: p
         found: Topology = admin.state.topology
         return found
 
-    monkeypatch.setattr("rayplane.control_plane.cluster.chaos.current_topology", topology)
+    monkeypatch.setattr("rayplane.control_plane.cluster.victims.current_topology", topology)
     admin: Any = Admin(RAY)
     injector = LiveInjector(admin, random.Random(1))
     assert accepted(injector) == {Kill, Stop, Continue}
@@ -245,7 +245,7 @@ async def test_a_live_cluster_carries_out_what_it_does_not_refuse(monkeypatch: p
 
 def test_in_one_process_nothing_stands_still_alone() -> None:
     admin: Any = Admin(PROCESS)
-    assert accepted(LiveInjector(admin, random.Random(1))) == {Kill}
+    assert accepted(LiveInjector(admin, random.Random(1))) == {Kill, Partition, Cut, Heal, Reset, SlowNetwork}
 
 
 # Processes of members

@@ -22,8 +22,8 @@ from rayplane.control_plane.faults.vocabulary import (
 )
 from rayplane.control_plane.rpc import RpcError, Stub
 from rayplane.control_plane.rpc.memory import MemoryNetwork
+from rayplane.control_plane.rpc.weather import Weather
 from rayplane.control_plane.simulation.loop import Life
-from rayplane.control_plane.simulation.weather import Weather
 from rayplane.proto.etcd import rpc_pb2 as pb
 from tests.linearizability.processes import Processes
 

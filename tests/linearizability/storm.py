@@ -11,8 +11,8 @@ from unittest import mock
 from rayplane.control_plane.etcd.server.state_machine import watchable_store
 from rayplane.control_plane.rpc import Identity
 from rayplane.control_plane.rpc.memory import Fabric, MemoryNetwork
+from rayplane.control_plane.rpc.weather import Weather
 from rayplane.control_plane.simulation.run import bury
-from rayplane.control_plane.simulation.weather import Weather
 from rayplane.proto.etcd.kv_pb2 import Event
 from tests.linearizability.checker import assert_linearizable
 from tests.linearizability.clients import KvClient, RevisionClient

@@ -10,11 +10,11 @@ from rayplane.control_plane.cluster.config import PROCESS, ClusterConfig
 from rayplane.control_plane.cluster.topology import Role
 from rayplane.control_plane.rpc import Network
 from rayplane.control_plane.rpc.sockets import Sockets, streams
+from rayplane.control_plane.rpc.weather import Climate
 from rayplane.control_plane.simulation import Planted, VirtualLoop, parse_scenario, simulate
 from rayplane.control_plane.simulation.cluster import SimulatedCluster
 from rayplane.control_plane.simulation.run import bury
 from rayplane.control_plane.simulation.trace import Trace
-from rayplane.control_plane.simulation.weather import Climate
 from rayplane.storage.env import Env
 
 pytestmark = pytest.mark.timeout(600)

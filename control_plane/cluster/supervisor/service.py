@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Protocol
 
 from rayplane.control_plane.cluster.errors import ClusterError
-from rayplane.control_plane.cluster.host import Host
+from rayplane.control_plane.cluster.host import Disturbance, Host
 from rayplane.control_plane.cluster.patience import Patience
 from rayplane.control_plane.cluster.pki import identity_of_actor
 from rayplane.control_plane.cluster.supervisor.changes import added, called, removed
@@ -131,6 +131,17 @@ class SupervisorService:
         pid = await self._host.kill(instance.name, request.signal or "KILL")
         self._control.wake()
         return pb.KillResponse(name=instance.name, pid=pid)
+
+    async def Disturb(self, request: pb.DisturbRequest, context: Context) -> pb.DisturbResponse:
+        await self._host.disturb(
+            Disturbance(
+                groups=tuple(tuple(group.hosts) for group in request.groups),
+                cuts=tuple((tuple(cut.sources), tuple(cut.sinks)) for cut in request.cuts),
+                slow_s=request.slow_s,
+                reset=tuple(request.reset),
+            )
+        )
+        return pb.DisturbResponse()
 
     async def Renew(self, request: pb.RenewRequest, context: Context) -> pb.RenewResponse:
         instance = self._control.topology.get(request.name)

@@ -99,6 +99,36 @@ class KillResponse(_message.Message):
     pid: int
     def __init__(self, name: _Optional[str] = ..., pid: _Optional[int] = ...) -> None: ...
 
+class HostGroup(_message.Message):
+    __slots__ = ("hosts",)
+    HOSTS_FIELD_NUMBER: _ClassVar[int]
+    hosts: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, hosts: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class HostCut(_message.Message):
+    __slots__ = ("sources", "sinks")
+    SOURCES_FIELD_NUMBER: _ClassVar[int]
+    SINKS_FIELD_NUMBER: _ClassVar[int]
+    sources: _containers.RepeatedScalarFieldContainer[str]
+    sinks: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, sources: _Optional[_Iterable[str]] = ..., sinks: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class DisturbRequest(_message.Message):
+    __slots__ = ("groups", "cuts", "slow_s", "reset")
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    CUTS_FIELD_NUMBER: _ClassVar[int]
+    SLOW_S_FIELD_NUMBER: _ClassVar[int]
+    RESET_FIELD_NUMBER: _ClassVar[int]
+    groups: _containers.RepeatedCompositeFieldContainer[HostGroup]
+    cuts: _containers.RepeatedCompositeFieldContainer[HostCut]
+    slow_s: float
+    reset: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, groups: _Optional[_Iterable[_Union[HostGroup, _Mapping]]] = ..., cuts: _Optional[_Iterable[_Union[HostCut, _Mapping]]] = ..., slow_s: _Optional[float] = ..., reset: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class DisturbResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class RenewRequest(_message.Message):
     __slots__ = ("name", "csr", "front_proxy")
     NAME_FIELD_NUMBER: _ClassVar[int]

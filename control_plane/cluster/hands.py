@@ -1,0 +1,66 @@
+"""Hands of a user: commands on objects, given again while no server answers."""
+
+import asyncio
+import copy
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.errors import AlreadyExists, ApiError
+from rayplane.control_plane.api.machinery.resources import builtin_registry
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.client import ApiClient
+from rayplane.control_plane.cluster.errors import ClusterError, UsageError
+from rayplane.control_plane.invariants.conditions import View
+
+AGAIN_S = 0.5
+WITHIN_S = 60.0
+
+
+class ApiHands:
+    """A user's hands, through the API; `view` is what the user sees."""
+
+    def __init__(self, api: ApiClient, view: View) -> None:
+        self.view = view
+        self._api = api
+
+    async def apply(self, obj: Object) -> None:
+        resource, manifest = placed(obj)
+        name, namespace = meta.name(manifest), meta.namespace(manifest)
+
+        async def once() -> None:
+            try:
+                await self._api.create(resource, copy.deepcopy(manifest))
+            except AlreadyExists:
+                await self._api.patch(resource, name, namespace, manifest)
+
+        await self._insist(once)
+
+    async def patch(self, resource: str, name: str, namespace: str, body: Object) -> None:
+        await self._insist(lambda: self._api.patch(resource, name, namespace, body))
+
+    async def delete(self, resource: str, name: str, namespace: str) -> None:
+        await self._insist(lambda: self._api.delete(resource, name, namespace))
+
+    async def _insist(self, attempt: Callable[[], Awaitable[Any]]) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + WITHIN_S
+        while True:
+            try:
+                await attempt()
+                return
+            except ApiError as e:
+                if not e.retryable or loop.time() > deadline:
+                    raise ClusterError(str(e)) from e
+            await asyncio.sleep(AGAIN_S)
+
+
+def placed(obj: Object) -> tuple[str, Object]:
+    """The resource of a manifest, and a copy of it that names its namespace. Raises UsageError for an unknown kind."""
+    info = builtin_registry().by_kind(obj["apiVersion"], obj["kind"])
+    if info is None:
+        raise UsageError(f"there is no kind {obj['kind']} in {obj['apiVersion']}")
+    manifest = copy.deepcopy(obj)
+    if info.namespaced:
+        manifest["metadata"].setdefault("namespace", "default")
+    return info.name, manifest

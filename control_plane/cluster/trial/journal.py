@@ -1,0 +1,101 @@
+"""The journal of what is broken: a file in the state directory.
+
+It is written before anything is broken, so that whoever comes next heals it, whatever became of who broke it.
+"""
+
+import asyncio
+import json
+import logging
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from rayplane.control_plane.cluster.errors import ClusterError
+from rayplane.control_plane.cluster.state import BROKEN, StateDir
+from rayplane.control_plane.faults.form import VERBS, as_step, read_fault, write_fault
+from rayplane.control_plane.faults.injector import Injector
+from rayplane.control_plane.faults.reading import FormError
+from rayplane.control_plane.faults.vocabulary import Fault
+from rayplane.storage.env.private import write_private
+
+log = logging.getLogger(__name__)
+
+HEAL_TRIES = 5
+HEAL_AGAIN_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A fault that lasts, and whom it hits."""
+
+    fault: Fault
+    hit: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{as_step(self.fault)} -> {', '.join(self.hit)}"
+
+
+class Journal:
+    """The journal of one cluster. Bounded by what can be broken at once."""
+
+    def __init__(self, directory: StateDir) -> None:
+        self._path = directory.path / BROKEN
+        self._open: list[Broken] = []
+
+    def read(self) -> list[Broken]:
+        """What an earlier run left broken. Raises ClusterError when the file is damaged."""
+        try:
+            found = json.loads(self._path.read_bytes())
+            return [_broken(one) for one in found]
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError, KeyError, TypeError, FormError) as e:
+            raise ClusterError(f"{self._path} is damaged ({e}); continue what stands still, and delete it") from e
+
+    def breaks(self, broken: Broken) -> None:
+        """It is about to happen."""
+        self._open.append(broken)
+        self._write()
+
+    def healed(self, broken: Broken) -> None:
+        """It is over."""
+        self._open.remove(broken)
+        self._write()
+
+    def _write(self) -> None:
+        if not self._open:
+            self._path.unlink(missing_ok=True)
+            return
+        entries = [{"fault": write_fault(one.fault), "hit": list(one.hit)} for one in self._open]
+        whole = self._path.with_name(f"{BROKEN}.tmp")
+        write_private(whole, json.dumps(entries).encode())
+        os.replace(whole, self._path)
+
+    async def heal(self, injector: Injector) -> list[str]:
+        """End all that is broken, of this run or of an earlier one; what of it could not be ended, and why."""
+        failed = {broken: why for broken in reversed(self.read()) if (why := await _end(injector, broken))}
+        self._open = [*failed]
+        self._write()
+        return [f"{broken}: {why}" for broken, why in failed.items()]
+
+
+async def _end(injector: Injector, broken: Broken) -> str:
+    """Why a fault could not be ended; empty when it was. Who is dead meanwhile is not broken any more."""
+    why = ""
+    for _ in range(HEAL_TRIES):
+        try:
+            await injector.end(broken.fault, broken.hit)
+        except ClusterError as e:
+            why = str(e)
+            log.debug("%s: %s", broken, e)
+        else:
+            return ""
+        await asyncio.sleep(HEAL_AGAIN_S)
+    return why
+
+
+def _broken(one: Any) -> Broken:
+    [(verb, body)] = one["fault"].items()
+    if verb not in VERBS:
+        raise ValueError(f"no fault {verb!r:.80}")
+    return Broken(read_fault(verb, body, verb), tuple(map(str, one["hit"])))

@@ -1,0 +1,295 @@
+"""One trial, from the workload to the verdict. However it ends, what it broke is healed."""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from typing import Any
+
+from rayplane.control_plane.api.errors import ApiError
+from rayplane.control_plane.cluster.access import Access
+from rayplane.control_plane.cluster.chaos import LiveInjector
+from rayplane.control_plane.cluster.errors import ClusterError
+from rayplane.control_plane.cluster.etcd_user import EtcdUser
+from rayplane.control_plane.cluster.hands import ApiHands, placed
+from rayplane.control_plane.cluster.recording import Recorder
+from rayplane.control_plane.cluster.scenario import Runner, Scenario, unhealthy
+from rayplane.control_plane.cluster.topology import Role
+from rayplane.control_plane.cluster.trial.journal import Broken, Journal
+from rayplane.control_plane.cluster.trial.observers import Observers
+from rayplane.control_plane.cluster.trial.probes import ApiUser, AppUser
+from rayplane.control_plane.cluster.trial.verdict import Struck, Verdict, failed_expectation
+from rayplane.control_plane.faults.form import as_step
+from rayplane.control_plane.faults.steps import ACTORS, CLUSTER, Condition, Timed
+from rayplane.control_plane.faults.vocabulary import Continue, Fault, Heal, lasts
+from rayplane.control_plane.invariants import Judge, Make, Violation
+from rayplane.control_plane.invariants.catalogue import BUILTIN
+from rayplane.control_plane.invariants.conditions import unmet
+from rayplane.control_plane.rpc import RpcError
+from rayplane.control_plane.tasks import cancel_and_wait
+
+POLL_S = 0.05
+BEGIN_S = 60.0
+SETTLE_S = 60.0
+EVENTS_MAX = 2000
+KEYS = b"/rayplane/trial/"
+KEYS_EVERY_S = 0.2
+ETCD_PROMISES = "linearizable writes and watches of etcd"
+
+Say = Callable[[str], None]
+
+
+class TrialInjector:
+    """A live injector that writes down what it breaks before it does, and what became of it."""
+
+    def __init__(self, live: LiveInjector, journal: Journal, now: Callable[[], float]) -> None:
+        self.struck: list[Struck] = []
+        self._live = live
+        self._journal = journal
+        self._now = now
+        self._open: list[tuple[Broken, Struck]] = []
+
+    def refusal(self, fault: Fault) -> str:
+        return self._live.refusal(fault)
+
+    async def begin(self, fault: Fault) -> tuple[str, ...]:
+        hit = await self._live.chosen(fault)
+        struck = Struck(as_step(fault), hit, self._now())
+        broken = Broken(fault, hit)
+        if broken_until_ended := lasts(fault):
+            self._journal.breaks(broken)
+            self._open.append((broken, struck))
+        try:
+            await self._live.inflict(fault, hit)
+        except ClusterError:
+            if broken_until_ended:
+                self._over(broken)
+            raise
+        self.struck.append(struck)
+        if not broken_until_ended:
+            struck.ended_s = self._now()
+        if isinstance(fault, Continue | Heal):
+            for one, _ in [*self._open]:
+                if isinstance(fault, Heal) or one.hit == hit:
+                    self._over(one)
+        return hit
+
+    async def end(self, fault: Fault, hit: tuple[str, ...]) -> None:
+        await self._live.end(fault, hit)
+        self._over(Broken(fault, hit))
+
+    def _over(self, broken: Broken) -> None:
+        for one in [pair for pair in self._open if pair[0] == broken]:
+            self._open.remove(one)
+            self._journal.healed(broken)
+            one[1].ended_s = self._now()
+
+    async def heal(self) -> list[str]:
+        """End all that lasts; what of it could not be ended."""
+        failed = await self._journal.heal(self._live)
+        for _, struck in self._open:
+            struck.ended_s = self._now()
+        self._open = []
+        return failed
+
+
+class Trial:
+    """A trial of one cluster; made for one run. `checks`: of the user, beside those that hold of every cluster."""
+
+    def __init__(
+        self, admin: Access, scenario: Scenario, seed: int, say: Say, checks: Iterable[tuple[str, Make]] = ()
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        rng = random.Random(seed)
+        self._now = lambda: loop.time() - began
+        self._admin, self._scenario, self._say = admin, scenario, say
+        self._judge = Judge([*BUILTIN, *checks], self._violated)
+        self._verdict = Verdict(scenario=scenario.name, seed=seed, cluster=admin.state.config.name)
+        self._injector = TrialInjector(LiveInjector(admin, rng), Journal(admin.directory), self._now)
+        self._observers = Observers(admin, self._judge, self._now, lambda: unhealthy(admin))
+        self._waiting: list[tuple[Condition, asyncio.Future[None]]] = []
+        self._recorder = Recorder(admin.etcd, self._judge, self._now, self._changed)
+        self._keys = EtcdUser(admin.etcd, KEYS, self._keys_judged, lambda *_: None, self._members)
+        self._user = ApiUser(admin.api, self._judge, self._now, f"rayplane-trial-{rng.getrandbits(32):x}")
+        manifests = [placed(obj) for obj in scenario.workload]
+        self._app = AppUser(self._judge.history, manifests, self._now)
+        hands = ApiHands(admin.api, self._judge.history)
+        self._runner = Runner(self._injector, lambda: unhealthy(admin), rng, self.tell, hands)
+        self._hands = hands
+
+    async def run(self) -> Verdict:
+        """Raises UsageError before anything is done when the scenario asks for what cannot be here, and ClusterError
+        when the cluster does not answer at first."""
+        self._runner.check(self._scenario.all_faults())
+        try:
+            async with self._watched():
+                try:
+                    await self._take_steps()
+                except ClusterError as e:
+                    self._failed(str(e))
+                finally:
+                    await self._heal()
+                await self._settle()
+        finally:
+            await self._clean_up()
+        return self._told()
+
+    @contextlib.asynccontextmanager
+    async def _watched(self) -> AsyncIterator[None]:
+        """Record while the body runs."""
+        work: list[Coroutine[Any, Any, None]] = [
+            self._recorder.run(),
+            self._observers.members(),
+            self._observers.caches(),
+            self._observers.look_at_health(),
+            self._user.write_for_ever(),
+            self._user.read_for_ever(),
+            self._keys.write_for_ever(KEYS_EVERY_S),
+            self._keys.watch_for_ever(),
+            self._app.run(),
+        ]
+        tasks = [asyncio.create_task(one) for one in work]
+        try:
+            try:
+                await asyncio.wait_for(self._recorder.begun.wait(), BEGIN_S)
+            except TimeoutError as e:
+                raise ClusterError("etcd does not answer; see `rayplane status`") from e
+            yield
+        finally:
+            for task in tasks:
+                if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+                    self._failed(f"the trial itself failed: {type(error).__name__}: {error}")
+                await cancel_and_wait(task)
+
+    async def _take_steps(self) -> None:
+        for obj in self._scenario.workload:
+            self.tell(f"apply {obj['kind']} {obj['metadata']['name']}")
+            await self._hands.apply(obj)
+        beside = [asyncio.create_task(self._beside(timed)) for timed in self._scenario.faults]
+        try:
+            await self._runner.run(self._scenario.steps)
+            rest_s = self._scenario.duration_s - self._now()
+            if rest_s > 0:
+                self.tell(f"go on for {rest_s:.0f} s")
+                await asyncio.sleep(rest_s)
+        finally:
+            for task in beside:
+                await cancel_and_wait(task)
+
+    async def _beside(self, timed: Timed) -> None:
+        """A fault beside the steps, at its time."""
+        if timed.at_s is not None:
+            await asyncio.sleep(timed.at_s)
+        elif timed.when is not None:
+            await self._until(timed.when)
+        while True:
+            if timed.every_s is not None:
+                await asyncio.sleep(timed.every_s)
+            try:
+                await self._runner.strike(timed.fault)
+            except ClusterError as e:
+                self._verdict.in_vain.append(f"{as_step(timed.fault)}: {e}")
+                self.tell(f"{as_step(timed.fault)} hit nobody: {e}")
+            if timed.every_s is None:
+                return
+
+    async def _until(self, condition: Condition) -> None:
+        """What is true for a moment only is seen, where it is of objects."""
+        if condition.kind in (CLUSTER, ACTORS):
+            while await self._runner.missing(condition) is not None:
+                await asyncio.sleep(POLL_S)
+            return
+        met: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((condition, met))
+        self._changed()
+        await met
+
+    def _changed(self) -> None:
+        for condition, met in self._waiting:
+            if not met.done() and unmet(condition, self._judge.history) is None:
+                met.set_result(None)
+        self._waiting = [(condition, met) for condition, met in self._waiting if not met.done()]
+
+    async def _heal(self) -> None:
+        """Also when the run was cancelled: then once more, until it is done."""
+        failed = await asyncio.shield(asyncio.ensure_future(self._injector.heal()))
+        for why in failed:
+            self._failed(f"not healed: {why}")
+        self.tell("everything that was broken is healed" if not failed else "not everything could be healed")
+
+    async def _settle(self) -> None:
+        """Wait until nothing is missing that may still come right, and have everything judged."""
+        self.tell("come to rest")
+        deadline = self._now() + SETTLE_S
+        while (why := await self._restless()) and self._now() < deadline:
+            await asyncio.sleep(POLL_S * 10)
+        if why:
+            self.tell(f"not at rest after {SETTLE_S:.0f} s: {why}")
+        self._judge.finished(self._now())
+        if not await self._keys.verify():
+            self._failed("etcd does not answer in the end")
+        self._keys.verify_watched()
+        for expected in self._scenario.expect:
+            if isinstance(expected, Condition):
+                self._verdict.expected.append((str(expected), await self._runner.missing(expected) or ""))
+
+    async def _restless(self) -> str:
+        try:
+            if not await self._recorder.is_current():
+                return "etcd has more than was recorded"
+        except RpcError as e:
+            return str(e)
+        return await self._observers.look() or "; ".join(self._judge.unsettled())
+
+    async def _clean_up(self) -> None:
+        try:
+            await self._user.clean_up()
+            await self._keys.clean_up()
+        except (ApiError, RpcError) as e:
+            self._failed(f"the trial's own objects are left: {e}")
+
+    def _told(self) -> Verdict:
+        verdict, end_s = self._verdict, self._now()
+        verdict.seconds = end_s
+        found: dict[str, list[str]] = {name: [] for name in [*self._judge.counts, ETCD_PROMISES]}
+        for violation in self._judge.violations:
+            found[violation.invariant].append(f"{violation.at_s:.1f} s: {violation.text}")
+        verdict.invariants = found
+        verdict.faults = self._injector.struck
+        self._observers.health.judge(verdict.faults, end_s)
+        verdict.unhealthy = self._observers.health.spans(end_s)
+        tracks = [self._user.reads, self._user.writes, self._app.track]
+        verdict.tracks = [track for track in tracks if track.asked]
+        for expected in self._scenario.expect:
+            if not isinstance(expected, Condition):
+                wrong = failed_expectation(expected, verdict.tracks, verdict.faults)
+                verdict.expected.append((str(expected), wrong))
+        return verdict
+
+    def _members(self) -> tuple[str, ...]:
+        return self._observers.topology.endpoints(Role.MEMBER, "client")
+
+    def _keys_judged(self, found: list[str]) -> None:
+        for text in found:
+            self._judge.add(ETCD_PROMISES, text)
+
+    def _violated(self, violation: Violation) -> None:
+        self.tell(f"VIOLATION of {violation.invariant}: {violation.text}")
+
+    def _failed(self, text: str) -> None:
+        self._verdict.errors.append(text)
+        self.tell(f"error: {text}")
+
+    def tell(self, text: str) -> None:
+        """Something happened."""
+        if len(self._verdict.events) < EVENTS_MAX:
+            self._verdict.events.append((round(self._now(), 3), text))
+        self._say(f"{self._now():7.1f} s  {text}")
+
+
+async def heal(admin: Access) -> tuple[list[str], list[str]]:
+    """End what an earlier trial left broken: what that was, and what of it could not be ended."""
+    journal = Journal(admin.directory)
+    left = [str(broken) for broken in journal.read()]
+    return left, await journal.heal(LiveInjector(admin, random.Random()))

@@ -1,0 +1,225 @@
+"""Trials: what is broken is written down first and healed whatever happens, and the verdict tells what held."""
+
+import json
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rayplane.control_plane.cluster.errors import ClusterError, UsageError
+from rayplane.control_plane.cluster.state import StateDir
+from rayplane.control_plane.cluster.trial import report
+from rayplane.control_plane.cluster.trial.journal import Broken, Journal
+from rayplane.control_plane.cluster.trial.trial import TrialInjector
+from rayplane.control_plane.cluster.trial.verdict import Health, Struck, Track, Verdict, failed_expectation, table
+from rayplane.control_plane.faults.steps import Recovered, Served
+from rayplane.control_plane.faults.vocabulary import Continue, Fault, Heal, Kill, Partition, Stop, Target
+
+STOPPED = Stop(Target("member", "member-1"), 3.0)
+
+
+class Live:
+    """A live cluster whose actors stand still or not."""
+
+    def __init__(self) -> None:
+        self.still: set[str] = set()
+        self.done: list[Fault] = []
+        self.dies = False
+
+    def refusal(self, fault: Fault) -> str:
+        return ""
+
+    async def chosen(self, fault: Fault) -> tuple[str, ...]:
+        return (fault.target.name,) if isinstance(fault, Kill | Stop | Continue) else ()
+
+    async def inflict(self, fault: Fault, names: tuple[str, ...]) -> list[tuple[str, int]]:
+        if self.dies:
+            raise ClusterError("no answer")
+        self.done.append(fault)
+        if isinstance(fault, Stop):
+            self.still |= {*names}
+        if isinstance(fault, Continue):
+            self.still -= {*names}
+        return [(name, 7) for name in names]
+
+    async def end(self, fault: Fault, hit: tuple[str, ...]) -> None:
+        self.still -= {*hit}
+
+
+def injector(live: Live, home: Path, at_s: float = 5.0) -> TrialInjector:
+    any_live: Any = live
+    return TrialInjector(any_live, Journal(StateDir(home)), lambda: at_s)
+
+
+async def test_whoever_comes_after_a_killed_trial_heals_what_it_broke(tmp_path: Path) -> None:
+    live = Live()
+    await injector(live, tmp_path).begin(STOPPED)
+    assert live.still == {"member-1"}
+    # Nothing of that trial lives on but its file.
+    journal = Journal(StateDir(tmp_path))
+    assert journal.read() == [Broken(STOPPED, ("member-1",))]
+    assert await journal.heal(live) == [] and live.still == set()
+    assert journal.read() == []
+
+
+async def test_what_is_over_is_broken_no_more(tmp_path: Path) -> None:
+    live, journal = Live(), Journal(StateDir(tmp_path))
+    trial = injector(live, tmp_path)
+    await trial.end(STOPPED, await trial.begin(STOPPED))
+    await trial.begin(Stop(Target(name="member-2")))
+    await trial.begin(Partition((("member-0",),)))
+    await trial.begin(Kill(Target(name="member-0")))
+    assert [one.fault for one in journal.read()] == [Stop(Target(name="member-2")), Partition((("member-0",),))]
+    await trial.begin(Continue(Target(name="member-2")))
+    await trial.begin(Heal())
+    assert journal.read() == [] and all(one.ended_s == 5.0 for one in trial.struck)
+
+
+async def test_a_fault_that_could_not_be_is_not_broken(tmp_path: Path) -> None:
+    live = Live()
+    live.dies = True
+    trial = injector(live, tmp_path)
+    with pytest.raises(ClusterError):
+        await trial.begin(STOPPED)
+    assert Journal(StateDir(tmp_path)).read() == [] and trial.struck == []
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "{}", "[1]", '[{"fault": {"no": 1}, "hit": []}]', '[{"fault": {"stop": 1}, "hit": 1}]']
+)
+def test_a_damaged_journal_is_told(text: str, tmp_path: Path) -> None:
+    (tmp_path / "broken.json").write_text(text)
+    if text == "{}":
+        assert Journal(StateDir(tmp_path)).read() == []
+        return
+    with pytest.raises(ClusterError, match="is damaged"):
+        Journal(StateDir(tmp_path)).read()
+
+
+def track(*answers: tuple[float, float], failed: int = 0, end_s: float = 10.0) -> Track:
+    found = Track("reads")
+    found.begin(0.0)
+    for called_s, at_s in answers:
+        found.answered(called_s, at_s)
+    for _ in range(failed):
+        found.refused()
+    found.end(end_s)
+    return found
+
+
+def test_a_gap_counts_from_answer_to_answer() -> None:
+    found = track((0.1, 0.2), (0.3, 4.2), *((n / 2, n / 2) for n in range(9, 21)), failed=3)
+    assert found.gaps == [(0.2, 4.2)] and found.longest_s == 4.0
+    assert found.percent == pytest.approx(60.0) and (found.asked, found.failed) == (17, 3)
+    assert found.within(0.5) == 0.005 and found.within(1.0) == pytest.approx(3.9)
+    assert track((0.1, 0.2), end_s=5.0).gaps == [(0.2, 5.0)], "the end counts"
+
+
+def test_a_fault_is_detected_when_the_cluster_says_so_and_over_when_all_is_well() -> None:
+    health = Health()
+    for at_s, wrong in [(0.0, ""), (1.0, "member-0"), (1.5, "member-0"), (4.0, ""), (30.0, "node-0")]:
+        health.add(at_s, wrong)
+    unnoticed, seen, lasting = (
+        Struck("kill", ("a",), 10.0, 10.0),
+        Struck("kill", ("b",), 0.5, 0.5),
+        Struck("stop", (), 29.0),
+    )
+    health.judge([unnoticed, seen, lasting], 40.0)
+    assert (unnoticed.detected_s, unnoticed.recovered_s) == (None, 0.0)
+    assert (seen.detected_s, seen.recovered_s) == (0.5, 3.5)
+    assert (lasting.detected_s, lasting.recovered_s) == (1.0, None)
+
+
+@pytest.mark.parametrize(
+    ("expected", "said"),
+    [
+        (Served(what="reads", percent=59.0), ""),
+        (Served(what="reads", percent=70.0), "there for 60.00 %"),
+        (Served(what="reads", gap_s=3.0), "away for 4.0 s"),
+        (Served(what="app"), "nobody has measured"),
+        (Recovered(5.0), ""),
+        (Recovered(3.0), "it took 4.0 s after kill"),
+    ],
+)
+def test_what_is_expected_of_clients_and_faults(expected: Any, said: str) -> None:
+    reads = track((0.1, 0.2), (0.3, 4.2), *((n / 2, n / 2) for n in range(9, 21)))
+    struck = [Struck("kill", ("a",), 1.0, 1.0, 0.5, 4.0)]
+    wrong = failed_expectation(expected, [reads], struck)
+    assert said in wrong and bool(said) == bool(wrong)
+    struck[0].recovered_s = None
+    assert isinstance(expected, Served) or "not after kill" in failed_expectation(expected, [], struck)
+
+
+def verdict(**more: Any) -> Verdict:
+    return Verdict(
+        scenario="<b>&",
+        seed=7,
+        cluster="c",
+        seconds=9.0,
+        invariants={"held": [], "broken": ["2.0 s: it <did> not"]},
+        faults=[Struck("kill: leader", ("member-0",), 1.0, 1.0, 0.5, 2.0), Struck("stop: node-0", (), 2.0)],
+        tracks=[track((0.1, 0.2))],
+        expected=[("reads", ""), ("writes", "they & were not")],
+        events=[(1.0, "a\x00b")],
+        **more,
+    )
+
+
+def test_every_form_of_a_verdict_tells_what_was_wrong(tmp_path: Path) -> None:
+    files = {report.JSON: tmp_path / "v.json", report.JUNIT: tmp_path / "v.xml", report.HTML: tmp_path / "v.html"}
+    report.write(verdict(errors=["step 3"]), files)
+    told = json.loads(files[report.JSON].read_text())
+    assert told["verdict"] == "failed" and told["invariants"]["broken"] and told["faults"][1]["ended_s"] is None
+    suite = ET.fromstring(files[report.JUNIT].read_text())
+    assert (suite.get("tests"), suite.get("failures")) == ("5", "3")
+    page = files[report.HTML].read_text()
+    assert "it &lt;did&gt; not" in page and "<b>&</b>" not in page
+    tags: list[str] = []
+    parser = HTMLParser()
+    parser.handle_starttag = lambda tag, attrs: tags.append(tag)  # type: ignore[method-assign]
+    parser.feed(page)
+    assert {"svg", "rect", "table"} <= set(tags) and not {"script", "link", "img"} & set(tags), "it needs nothing else"
+    shown = "\n".join(table(verdict(errors=["step 3"])))
+    assert "no: 2.0 s: it <did> not" in shown and "FAILED: 1 of 2 invariants held, seed 7" in shown
+
+
+def test_a_verdict_is_ok_when_nothing_was_wrong() -> None:
+    good = Verdict(scenario="s", seed=1, cluster="c", invariants={"held": []}, expected=[("reads", "")])
+    assert good.ok and good.to_json()["verdict"] == "ok"
+    for wrong in ({"errors": ["e"]}, {"expected": [("reads", "no")]}, {"invariants": {"held": ["t"]}}):
+        assert not Verdict(scenario="s", seed=1, cluster="c", **wrong).ok  # type: ignore[arg-type]
+
+
+def test_checks_of_users_are_loaded_or_refused(tmp_path: Path) -> None:
+    file = tmp_path / "checks.py"
+    file.write_text("def always(history):\n    return ['wrong']\n\nINVARIANTS = [always]\n")
+    assert [name for name, _ in report.checks_in(file)] == ["always"]
+    for text in ("INVARIANTS = 1", "1 / 0", "def"):
+        file.write_text(text)
+        with pytest.raises(UsageError, match=r"checks\.py"):
+            report.checks_in(file)
+    with pytest.raises(UsageError, match="cannot be loaded"):
+        report.checks_in(tmp_path / "none.py")
+
+
+def test_a_verdict_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match="cannot write"):
+        report.write(verdict(), {report.JSON: tmp_path / "no" / "v.json"})
+
+
+async def test_what_cannot_be_healed_is_told_and_stays_written_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Deaf(Live):
+        """A cluster that does not answer."""
+
+        async def end(self, fault: Fault, hit: tuple[str, ...]) -> None:
+            raise ClusterError("it does not answer")
+
+    monkeypatch.setattr("rayplane.control_plane.cluster.trial.journal.HEAL_AGAIN_S", 0.0)
+    await injector(Live(), tmp_path).begin(STOPPED)
+    for _ in range(2):
+        [why] = await Journal(StateDir(tmp_path)).heal(Deaf())
+        assert why.endswith("-> member-1: it does not answer")
