@@ -75,7 +75,8 @@ class PodRules:
         if self._config.egress == NONE or isolated is None or self.kernel is None:
             return
         outside = Outside(self._config.loopback_networks, self._config.egress_allow)
-        relay = self.relay = EgressRelay(RelayConfig(outside, isolated, self._pods), self.kernel, tasks)
+        nodes = lambda: [ip for kubelet in self._kubelets.values() if (ip := kubelet.node_ip)]  # noqa: E731
+        relay = self.relay = EgressRelay(RelayConfig(outside, isolated, self._pods, nodes), self.kernel, tasks)
         self._stack.push_async_callback(relay.stop)
         relay.start()
         self._nodes.add_handler(lambda kind, old, new: relay.check())

@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, summarize_address_range
 
 REFUSED = (
     "0.0.0.0/8",
@@ -39,6 +39,12 @@ class Outside:
         if at <= _LAST:
             self.stretches.append((at, _LAST))
         self._firsts = [first for first, _ in self.stretches]
+
+    @property
+    def networks(self) -> list[str]:
+        """The same as networks."""
+        ends = ((IPv4Address(first), IPv4Address(last)) for first, last in self.stretches)
+        return [str(network) for first, last in ends for network in summarize_address_range(first, last)]
 
     def has(self, ip: str) -> bool:
         number = int(IPv4Address(ip))

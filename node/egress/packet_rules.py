@@ -31,17 +31,11 @@ def of_relay(pods: Iterable[str], stretches: Iterable[tuple[int, int]], *, tcp: 
     """
     keys = [IPv4Address(first).packed + IPv4Address(last).packed for first, last in stretches]
     name = f"outside-{hashlib.blake2s(b''.join(keys), digest_size=6).hexdigest()}-ranges"
+    # What programs in this network itself send out comes back by the loopback device.
+    whose = [(comes_by("lo"),), *((comes_by("pod"), Within(Field.SOURCE, network)) for network in pods)]
     rules: list[Rule] = [
-        (
-            comes_by("pod"),
-            Within(Field.SOURCE, network),
-            is_protocol(protocol),
-            In((Field.DESTINATION,), name),
-            Mark(mark),
-            Hand(port),
-            ACCEPT,
-        )
-        for network in pods
+        (*who, is_protocol(protocol), In((Field.DESTINATION,), name), Mark(mark), Hand(port), ACCEPT)
+        for who in whose
         for protocol, port in ((TCP, tcp), (UDP, udp))
     ]
     chain = Chain(tuple(rules), Hook("filter", PREROUTING, _HANDED))

@@ -42,6 +42,9 @@ class TransparentNetwork(Protocol):
     def add_egress(self) -> None:
         """Take packets with EGRESS_MARK for this machine's, whatever their address."""
 
+    def lead_out(self, networks: Sequence[str], source: str) -> None:
+        """Let programs that share the network itself send to these, from an address of it: back to where rules are."""
+
 
 @dataclass(frozen=True, slots=True)
 class RelayConfig:
@@ -51,6 +54,8 @@ class RelayConfig:
     network: TransparentNetwork
     pods: Callable[[], Iterable[str]]
     """Networks of this host's pods."""
+    nodes: Callable[[], Iterable[str]]
+    """Addresses of its nodes, as far as they are known, which pods with their nodes' network have."""
     own: PodNetwork = DIRECT
     """Where the outside is."""
 
@@ -106,8 +111,10 @@ class EgressRelay:
             await self._close()
             await self._open()
             self._known = ()
-        pods = tuple(self._config.pods())
+        pods, node = tuple(self._config.pods()), next(iter(self._config.nodes()), "")
         if pods != self._known:
+            if node:
+                self._config.network.lead_out(self._config.outside.networks, node)
             tcp, udp = self._ports
             stretches = self._config.outside.stretches
             fragment = packet_rules.of_relay(pods, stretches, tcp=tcp, udp=udp, mark=EGRESS_MARK)

@@ -149,6 +149,23 @@ async def test_pods_reach_the_outside_as_far_as_policies_let_them(
 
 @pytest.mark.processes
 @isolating
+async def test_a_pod_with_its_nodes_network_reaches_the_outside_too_and_no_more_of_it(
+    api: FakeClient, make_leaving: Callable[..., Awaitable[NodeHost]]
+) -> None:
+    host = await make_leaving(NODE)
+    api.put("pods", shell("box", SLEEP, hostNetwork=True))
+    await api.until(lambda: "running" in state(api, "box"))
+    both = [f"TCP {THERE} 443", f"UDP {THERE} 53"]
+    async with elsewhere(host) as out:
+        await until(host, both[0], "out/there")
+        assert await ask(host, *both) == ["out/there"] * 2
+        out.asked.clear()
+        refused = ["TCP 169.254.169.254 80", "UDP 100.100.100.200 80", "TCP 10.77.1.250 80"]
+        assert "out/there" not in await ask(host, *refused) and out.asked == []
+
+
+@pytest.mark.processes
+@isolating
 async def test_no_pod_takes_more_of_the_way_out_than_its_share(
     api: FakeClient, make_leaving: Callable[..., Awaitable[NodeHost]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

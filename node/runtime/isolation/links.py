@@ -23,7 +23,7 @@ _ADDRESS, _IFNAME, _MTU, _MASTER, _LINKINFO, _NET_NS_FD = 1, 3, 4, 10, 18, 28
 _INFO_KIND, _INFO_DATA, _PEER = 1, 2, 1
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _DST, _OIF, _GATEWAY, _PREFSRC, _TABLE = 1, 4, 5, 7, 15
-_FRA_SRC, _FRA_PRIORITY, _FRA_FWMARK, _FRA_FWMASK, _TO_TABLE = 2, 6, 10, 16, 1
+_FRA_SRC, _FRA_IIFNAME, _FRA_PRIORITY, _FRA_FWMARK, _FRA_FWMASK, _TO_TABLE = 2, 3, 6, 10, 16, 1
 _SHORT_TABLES = 256  # higher numbers do not fit into a message's head
 _STATIC, _ONLINK = 4, 4
 _IPV4, _WHOLE = 2, 32
@@ -132,10 +132,14 @@ class Route:
         return body
 
 
-def new_rule(*, table: int, priority: int, mark: int = 0, source: str = EVERYWHERE) -> Order:
-    """Have packets with a mark, or of a network, take the routes of a table."""
+def new_rule(*, table: int, priority: int, mark: int = 0, source: str = EVERYWHERE, comes_by: str = "") -> Order:
+    """Have packets with a mark, or of a network, or that come by an interface, take the routes of a table.
+
+    By the loopback interface come those of this machine's own programs.
+    """
     body = _rule(source, table, priority) + _number(_TABLE, table)
     body += _number(_FRA_FWMARK, mark) + _number(_FRA_FWMASK, mark) if mark else b""
+    body += text(_FRA_IIFNAME, comes_by) if comes_by else b""
     return Order(_NEWRULE, body, CREATE | EXCLUSIVE, f"rule {priority} for {source}")
 
 

@@ -13,6 +13,7 @@ import hashlib
 import os
 import socket
 import struct
+from functools import partial
 
 from rayplane.node.runtime.isolation import syscalls
 from rayplane.node.runtime.isolation.links import (
@@ -47,7 +48,7 @@ _WIRE_MAC = "02:70:6f:64:73:31"
 WIRE_HEADER = bytes.fromhex(_WIRE_MAC.replace(":", "")) * 2 + _IPV4.to_bytes(2)
 """Before a packet for the machine: to the device from itself."""
 _SIOCETHTOOL, _ETHTOOL_STXCSUM = 0x8946, 0x17
-_EGRESS_TABLE = 110
+_EGRESS_TABLE, _OWN_TABLE = 110, 111
 _WIRE_TABLES = 1_000_000
 _WIRE_PRIORITY = 120
 _WIRE_TABLES = 1_000_000
@@ -105,6 +106,12 @@ class MachineNetwork:
         here = Route(EVERYWHERE, LOOPBACK, kind=RTN_LOCAL, scope=RT_SCOPE_HOST, table=_EGRESS_TABLE)
         marked = new_rule(mark=EGRESS_MARK, table=_EGRESS_TABLE, priority=_EGRESS_TABLE)
         self._routes.tell(here.new(), marked, but=errno.EEXIST)
+
+    def lead_out(self, networks: list[str], source: str) -> None:
+        """Let programs of this namespace itself send to these networks: by the loopback device, where rules see it."""
+        way = partial(Route, index=LOOPBACK, source=source, kind=RTN_LOCAL, scope=RT_SCOPE_HOST, table=_OWN_TABLE)
+        self._routes.tell(*(way(network).replace() for network in networks))
+        self._routes.tell(new_rule(comes_by="lo", table=_OWN_TABLE, priority=_OWN_TABLE), but=errno.EEXIST)
 
     def open_wire(self) -> int:
         """A device for packets to and from other machines: a pair, of which the descriptor is the far end.

@@ -17,6 +17,7 @@ in:  {op: skeleton, steps}                               of what is below roots 
      {op: wire, id}                                      answered with {ev: wire, header} and a descriptor, once
      {op: route, cidr, shared} {op: unroute, cidr, shared}   to the device of the last `wire`
      {op: egress}
+     {op: lead, networks, source}
      {op: socket, id, kind, transparent}                 answered with {ev: socket} and a descriptor; kind: of _KINDS
      {op: start} and {op: exec} also have `pod`, `identity` and `oom_score`, a start `mounts`, `host_pid` and `beside`
                                                          (a container)
@@ -71,6 +72,7 @@ class IsolatedShim(Shim):
             "socket": self._socket,
             "wire": self._wire,
             "egress": self._egress,
+            "lead": self._lead,
             "route": self._route,
             "unroute": self._unroute,
         }
@@ -175,6 +177,9 @@ class IsolatedShim(Shim):
 
     def _egress(self, message: dict[str, Any], fds: list[int]) -> None:
         self._network.add_egress()
+
+    def _lead(self, message: dict[str, Any], fds: list[int]) -> None:
+        self._network.lead_out(message["networks"], message["source"])
 
     def _route(self, message: dict[str, Any], fds: list[int]) -> None:
         self._network.route(message["cidr"], shared=message["shared"])

@@ -1,6 +1,7 @@
 """The pods' network as a node host has it from outside: sockets, devices and ways that its shim makes."""
 
 import socket
+from collections.abc import Sequence
 from typing import Any
 
 from rayplane.node.runtime.pod_network import bound, connected, joined
@@ -53,6 +54,9 @@ class ShimNetwork:
 
     def add_egress(self) -> None:
         self.shim.order("", op="egress")
+
+    def lead_out(self, networks: Sequence[str], source: str) -> None:
+        self.shim.order("", op="lead", networks=[*networks], source=source)
 
     async def _socket(self, kind: str = "tcp", *, transparent: bool = False) -> socket.socket:
         answer = await self.of_network("socket", kind=kind, transparent=transparent)
