@@ -161,6 +161,9 @@ class NodeHostConfig:
     """The network of the services' addresses, where pods are isolated."""
     dns: str = ""
     """The address of the cluster's DNS server; empty for none."""
+    foreign_dns: str = ""
+    """The address of this machine at which pods of another project's runtime ask the cluster's DNS; empty: they have
+    the machine's own servers."""
     cri_socket: str = ""
     """Path where CRI is served to this user's programs; empty: it is not."""
     network_policy: str = AUTO

@@ -74,7 +74,15 @@ class ContainerCreateError(ContainerConfigError):
 
 
 class MountError(NodeError):
-    """A volume of the pod cannot be set up now; the message names it."""
+    """A volume of the pod cannot be set up now; the message names it. `reason`: of the Event that tells it."""
+
+    reason = "FailedMount"
+
+
+class DeviceError(MountError):
+    """A block device cannot be given to the pod; the message names its volume."""
+
+    reason = "FailedMapVolume"
 
 
 class SourceUnavailable(NodeError):

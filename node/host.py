@@ -35,7 +35,7 @@ from rayplane.node.kubelet.prober import Prober
 from rayplane.node.kubelet.referenced_objects import ReferencedObjects
 from rayplane.node.kubelet.registrar import registered
 from rayplane.node.kubelet.shared import Shared
-from rayplane.node.kubelet.shutdown import periods_for, span_of
+from rayplane.node.kubelet.shutdown import SETTLE_S, periods_for, span_of
 from rayplane.node.kubelet.stage_catalog import StageCatalog
 from rayplane.node.kubelet.stage_player import PlayerParts
 from rayplane.node.kubelet.status_manager import StatusManager
@@ -70,8 +70,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RETRY_S = 1.0
-SETTLE_S = 5.0
-"""How long a host that stops waits until the API knows how its pods have ended."""
 SECCOMP_PROFILES = "seccomp"
 """Directory of filters that pods name as `localhostProfile`, below the host's own."""
 
@@ -184,8 +182,7 @@ class NodeHost:
 
     def leave_s(self, *, for_good: bool) -> float:
         """How long `leave` takes at most."""
-        periods = periods_for(self.config, for_good=for_good)
-        return span_of(periods) + SETTLE_S if periods else 0.0
+        return span_of(periods_for(self.config, for_good=for_good))
 
     async def leave(self, *, for_good: bool) -> None:
         """Take no pods any more, and end those that are here in their order and time, where that is asked for.
@@ -271,6 +268,7 @@ class NodeHost:
             files=self.pod_files,
             images=self.images,
             dns=self.config.dns if self.config.isolates else "",
+            foreign_dns=self.config.foreign_dns,
             vitals=self._vitals,
         )
 
@@ -354,12 +352,13 @@ class NodeHost:
         from rayplane.node.dns.cluster_dns import ClusterDns, DnsConfig
 
         self.dns = ClusterDns(
-            DnsConfig(self.config.dns, self.config.loopback_networks, self._pod_network()),
+            DnsConfig(self.config.dns, self.config.loopback_networks, self._pod_network(), self.config.foreign_dns),
             self.client,
             services=services,
             slices=slices,
             nodes=self._nodes,
             node_ips=lambda: [kubelet.node_ip for kubelet in self.kubelets.values()],
+            foreign=self._pods.foreign_ips,
         )
         self._stack.push_async_callback(self.dns.stop)
         await self.dns.start()

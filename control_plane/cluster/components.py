@@ -216,7 +216,8 @@ def _controllers(spec: Spec, env: Env, network: Network, tls_dir: str | None, so
 
 
 def _node_host(spec: Spec, env: Env, network: Network, tls_dir: str | None, sockets: Sockets | None) -> Component:
-    from rayplane.node.config import NodeConfig, NodeHostConfig, NodeTiming
+    from rayplane.node.config import NodeConfig, NodeHostConfig, NodeTiming, cri_path
+    from rayplane.node.dns.machine import machine_address
     from rayplane.node.host import NodeHost
 
     nodes = tuple(
@@ -248,6 +249,7 @@ def _node_host(spec: Spec, env: Env, network: Network, tls_dir: str | None, sock
         refuses_images=spec.config.missing_images == REFUSE,
         services=spec.plan.service_cidr,
         dns=spec.plan.dns,
+        foreign_dns=machine_address() if spec.credentials and cri_path(spec.config.runtime) else "",
         loopback_networks=(spec.plan.pod_cidr, spec.plan.service_cidr, spec.plan.external_cidr),
         # Without certificates this is a simulation, which has no sockets for an ingress to listen on.
         ingress_address=spec.plan.ingress_address if spec.credentials else "",

@@ -1,6 +1,6 @@
 """The DNS of a cluster on one host, put together: its names, the machine's servers, and where it listens."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from rayplane.control_plane.api.meta import Object
@@ -25,6 +25,8 @@ class DnsConfig:
     """See NodeHostConfig.loopback_networks."""
     network: PodNetwork
     """Where pods and services have their addresses."""
+    foreign: str = ""
+    """An address of this machine where pods of another project's runtime ask, and nobody else; empty for none."""
     resolv_conf: str = RESOLV_CONF
     """Which file names the servers of all other names."""
     their_port: int = THEIR_PORT
@@ -34,7 +36,8 @@ class ClusterDns:
     """The DNS server with all it needs.
 
     `services` and `slices` (with the index `SLICES_BY_SERVICE`): informers that have been started and synced; `nodes`:
-    one whose changes may tell of new addresses. `node_ips`: those of this host's nodes, empty where not known yet.
+    one whose changes may tell of new addresses. `node_ips`: those of this host's nodes, empty where not known yet;
+    `foreign`: those of pods of another project's runtime.
     """
 
     def __init__(
@@ -46,8 +49,10 @@ class ClusterDns:
         slices: Informer,
         nodes: Informer,
         node_ips: Callable[[], Sequence[str]],
+        foreign: Callable[[], Collection[str]] = tuple,
     ) -> None:
         self._config = config
+        self._foreign = foreign
         self._namespaces = Informer(client, "namespaces")
         self._nodes = nodes
         self._node_ips = node_ips
@@ -85,3 +90,8 @@ class ClusterDns:
         else:
             yield Place(DIRECT, config.address, ports)
             yield from (Place(DIRECT, ip, ports) for ip in self._node_ips() if ip)
+        if config.foreign:
+            yield Place(DIRECT, config.foreign, admits=self._is_foreign)
+
+    def _is_foreign(self, client: str) -> bool:
+        return client in self._foreign()

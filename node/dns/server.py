@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 from dnslib import QTYPE, RCODE
@@ -38,13 +39,18 @@ Receive = Callable[[bytes, str, Callable[[bytes], None]], None]
 Accept = Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]
 
 
+def _everybody(_: str) -> bool:
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Somewhere to listen. `ports`: the first that can be had."""
+    """Somewhere to listen. `ports`: the first that can be had; `admits`: who is answered there."""
 
     network: PodNetwork
     ip: str
     ports: tuple[int, ...] = (PORT,)
+    admits: Callable[[str], bool] = _everybody
 
 
 class DnsServer:
@@ -166,6 +172,16 @@ class DnsServer:
 
     # --- connections ------------------------------------------------------------------------------
 
+    def _received(self, place: Place, packet: bytes, client: str, send: Callable[[bytes], None]) -> None:
+        if place.admits(client):
+            self.receive(packet, client, send)
+
+    def _accepted(self, place: Place, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if place.admits((writer.get_extra_info("peername") or ("",))[0]):
+            self._accept(reader, writer)
+        else:
+            writer.transport.abort()
+
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         client = (writer.get_extra_info("peername") or ("",))[0]
         if self._connections.total() >= CONNECTIONS_MAX or self._connections[client] >= CONNECTIONS_OF_ONE_MAX:
@@ -231,7 +247,7 @@ class DnsServer:
         for number in place.ports:
             port = _Port(number)
             try:
-                await port.open(place, self.receive, self._accept)
+                await port.open(place, partial(self._received, place), partial(self._accepted, place))
             except OSError as e:
                 if place not in self._refused:
                     log.warning("cluster DNS cannot listen on %s:%d: %s", place.ip, number, e.strerror or e)

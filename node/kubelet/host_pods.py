@@ -36,6 +36,11 @@ class HostPods:
     def all_workers(self) -> Iterator[Worker]:
         return (worker for kubelet in self._kubelets.values() for worker in kubelet.workers)
 
+    def foreign_ips(self) -> set[str]:
+        """Addresses of the pods whose runtime is another project's."""
+        kubelets = (kubelet for kubelet in self._kubelets.values() if kubelet.config.cri_path)
+        return {worker.machine.ip for kubelet in kubelets for worker in kubelet.workers if worker.machine.ip}
+
     def live(self, node: str) -> list[Object]:
         """The pods that run on a node or are going to."""
         return [worker.pod for worker in self.workers(node) if worker.takes_room]

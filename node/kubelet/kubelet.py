@@ -97,7 +97,7 @@ class Kubelet:
             volumes=shared.volumes,
             files=self._files if processes else None,
             runtime=runtime,
-            dns=shared.dns,
+            dns=shared.dns_of(config),
             events=shared.events,
             tasks=shared.tasks,
             images=shared.images if processes else None,

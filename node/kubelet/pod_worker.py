@@ -13,7 +13,7 @@ from typing import Any
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
-from rayplane.node.errors import AddressesExhausted, ContainerConfigError, NodeError, SandboxError
+from rayplane.node.errors import AddressesExhausted, ContainerConfigError, MountError, NodeError, SandboxError
 from rayplane.node.images.containers import ContainerImage
 from rayplane.node.images.errors import ImageError
 from rayplane.node.kubelet import attendance
@@ -284,7 +284,8 @@ class PodWorker:
             await sandbox.unmount()
             self.sandbox = None
             self._give_back(sandbox)
-            reason = "FailedCreatePodSandBox" if isinstance(e, SandboxError) else "FailedMount"
+            failed = e.reason if isinstance(e, MountError) else MountError.reason
+            reason = "FailedCreatePodSandBox" if isinstance(e, SandboxError) else failed
             self.post(SandboxFailed(reason, str(e)))
         else:
             self.post(SandboxReady(sandbox.ip))
@@ -325,6 +326,7 @@ class PodWorker:
             pod_ip=self.sandbox.ip,
             env=env,
             mounts=self.sandbox.mounts(spec, env),
+            devices=self.sandbox.devices(spec),
             directory=self.sandbox.directory,
             stamp=outside.timestamp(),
             image=image,

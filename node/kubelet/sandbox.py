@@ -7,6 +7,7 @@ On a node with real processes every volume becomes a directory; on a simulated n
 import asyncio
 import logging
 import os
+import stat
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, Protocol
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.containers import every
 from rayplane.node.config import NodeConfig
 from rayplane.node.environment import (
     Files,
@@ -25,7 +27,7 @@ from rayplane.node.environment import (
     expand_path,
     file_references,
 )
-from rayplane.node.errors import ContainerConfigError, MountError, NodeError, SourceUnavailable
+from rayplane.node.errors import ContainerConfigError, DeviceError, MountError, NodeError, SourceUnavailable
 from rayplane.node.events import Events
 from rayplane.node.kubelet.addresses import NodeAddresses
 from rayplane.node.kubelet.env_files import BYTES_MAX as ENV_FILE_MAX
@@ -118,6 +120,7 @@ class Sandbox:
 
     __slots__ = (
         "_credentials",
+        "_devices",
         "_layers",
         "_parts",
         "_paths",
@@ -147,6 +150,7 @@ class Sandbox:
         self._parts = parts
         self._volumes: list[dict[str, Any]] = pod["spec"].get("volumes") or []
         self._paths: dict[str, str] = {}
+        self._devices: dict[str, str] = {}
         self._layers: dict[str, tuple[str, ...]] = {}
         self._sync_sockets: dict[str, str] = {}
         self._credentials = PodCredentials(parts.tokens, parts.certificates)
@@ -216,11 +220,34 @@ class Sandbox:
 
     async def _publish(self, volume: dict[str, Any]) -> None:
         published = await self._parts.volumes.publish(self._pod, volume, node=self._parts.node.name)
+        self._check_mode(volume["name"], published)
+        if published.block:
+            self._devices[volume["name"]] = published.path
+            return
         if self._parts.files is not None:
             os.makedirs(published.path, exist_ok=True)  # a hostPath volume made by hand: container runtimes do so too
         self._paths[volume["name"]] = published.path
         if published.sync_socket:
             self._sync_sockets[volume["name"]] = published.sync_socket
+
+    def _check_mode(self, name: str, published: Published) -> None:
+        """Raises MountError where containers want a device that is none, or a directory that is none."""
+        spec, wanted = meta.spec(self._pod), "volumeMounts" if published.block else "volumeDevices"
+        mode = "Block" if published.block else "Filesystem"
+        if any(one.get("name") == name for container in every(spec) for one in container.get(wanted) or ()):
+            raise DeviceError(f"volume {name} has volumeMode {mode}, but is specified in {wanted}")
+        if not published.block or self._parts.files is None:
+            return
+        failed = f'MapVolume.MapPodDevice failed for volume "{name}" : '
+        if not self._parts.node.cri_path:
+            other = "use volumeMode Filesystem, or nodes with --runtime cri:unix:///PATH"
+            raise DeviceError(f"{failed}block devices are not given to pods of this runtime: {other}")
+        try:
+            is_device = stat.S_ISBLK(os.stat(published.path).st_mode)
+        except OSError as e:
+            raise DeviceError(f"{failed}{published.path}: {e.strerror}") from e
+        if not is_device:
+            raise DeviceError(f"{failed}{published.path} is not a block device")
 
     async def _mount_files(self, files: PodFiles) -> None:
         self.directory = files.create(meta.uid(self._pod))
@@ -359,6 +386,11 @@ class Sandbox:
             for m in container.get("volumeMounts") or ()
             if m["name"] in self._paths
         )
+
+    def devices(self, container: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+        """Block devices of a container: its path, and that of this machine."""
+        wanted = container.get("volumeDevices") or ()
+        return tuple((d["devicePath"], self._devices[d["name"]]) for d in wanted if d["name"] in self._devices)
 
     async def unmount(self) -> None:
         """Give back what `mount` took. Containers have ended."""

@@ -56,8 +56,14 @@ class Shared:
     """Images of containers, where they are processes."""
     dns: str = ""
     """See NodeHostConfig."""
+    foreign_dns: str = ""
+    """See NodeHostConfig."""
     vitals: MakeVitals | None = None
     """Tells what a node has left, where containers are processes."""
+
+    def dns_of(self, node: NodeConfig) -> str:
+        """The DNS server that pods of a node are given; empty where they have the machine's own."""
+        return self.foreign_dns if node.cri_path else self.dns
 
     def vitals_of(self, node: NodeConfig, workers: Callable[[], list[Worker]]) -> Vitals | None:
         """The vitals of one of the nodes; None where they cannot be told."""

@@ -18,6 +18,8 @@ REASON = "Terminated"
 MESSAGE = "Pod was terminated in response to imminent node shutdown."
 KILLED_S = 2.0
 """How long what is killed at the end of its time may take to be gone: how it ended is to be told."""
+SETTLE_S = 5.0
+"""How long a host that goes waits until the API knows how its pods have ended."""
 REMOVAL_S, REMOVAL_CRITICAL_S = 10.0, 2.0
 """Of a node that goes for good, where nothing else is asked for: its pods do not go on when it is back."""
 
@@ -54,8 +56,8 @@ def periods_for(config: NodeHostConfig, *, for_good: bool) -> list[Period]:
 
 
 def span_of(periods: Sequence[Period]) -> float:
-    """How long all of them take at most."""
-    return sum(period.seconds + KILLED_S for period in periods)
+    """How long all of them take at most, until it is known how the pods have ended."""
+    return sum(period.seconds + KILLED_S for period in periods) + SETTLE_S if periods else 0.0
 
 
 def periods_of(total_s: float, critical_s: float) -> list[Period]:

@@ -67,6 +67,7 @@ class StartOrder:
     mounts: tuple[Mount, ...] = ()
     directory: str = ""  # the pod's own directory on this machine; empty when there is none
     stamp: str = ""  # now, RFC 3339
+    devices: tuple[tuple[str, str], ...] = ()  # block devices: path in the container, path on this machine
     image: ContainerImage | None = None  # None: this machine stands for the image, or it is simulated
 
 

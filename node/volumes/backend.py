@@ -27,11 +27,12 @@ class Published:
 
     `sync_socket`, where there is one, is a Unix socket for the pod's processes (their RAYPLANE_VOLUME_SYNC): a line
     "sync" is answered "ok <generation>" once every change made before is durable on a majority of replicas, or
-    "error <reason>".
+    "error <reason>". `block`: it is no directory, but a block device of the machine.
     """
 
     path: str
     sync_socket: str = ""
+    block: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,7 +118,7 @@ class VolumeManager:
         """Make a pod's claim usable on `node`. Raises MountError, also when the claim is not bound yet."""
         source = await self._source(pod, volume)
         if "csi" not in source:
-            return Published(_directory_of(pod, volume, source))
+            return Published(_directory_of(pod, volume, source), block=source.get("volumeMode") == "Block")
         if source["csi"]["driver"] not in (LOCAL, REPLICATED):
             await self._attachments.take(pod, volume["name"], source["csi"], node=node)
             return Published("")

@@ -155,6 +155,7 @@ def container_config(order: StartOrder, prepared: Prepared, node: Node) -> pb.Co
         working_dir=container.get("workingDir") or "",
         envs=[pb.KeyValue(key=k, value=v.encode(errors="surrogateescape")) for k, v in order.env.items()],
         mounts=prepared.mounts,
+        devices=[pb.Device(container_path=at, host_path=path, permissions="mrw") for at, path in order.devices],
         labels={**container_labels(pod, container["name"]), OWNER: node.owner},
         annotations=_annotations(order),
         log_path=prepared.log_path,
