@@ -123,7 +123,7 @@ class PodFiles:
                 raise LeavesRoot(path, base.root, "must be relative, not contain '..' and not start with '..'")
         fresh = self._write_version(base, files, group)
         base.remove("..data_tmp")
-        base.symlink(fresh, "..data_tmp")
+        self._link(base, fresh, "..data_tmp")
         if base.readlink(_DATA) is None:
             base.remove(_DATA)
         base.rename("..data_tmp", _DATA)
@@ -131,11 +131,16 @@ class PodFiles:
         for name in sorted(wanted):
             if base.readlink(name) != f"{_DATA}/{name}":
                 base.remove(name)
-                base.symlink(f"{_DATA}/{name}", name)
+                self._link(base, f"{_DATA}/{name}", name)
         for name in base.names():
             stale = name.startswith(_VERSION) and name != fresh
             if stale or (name not in wanted and not name.startswith("..")):
                 base.remove(name)
+
+    def _link(self, base: Beneath, target: str, name: str) -> None:
+        base.symlink(target, name)
+        if self._give is not None:
+            self._give(f"{base.root}/{name}", 0o777)
 
     def _write_version(self, base: Beneath, files: Mapping[str, VolumeFile], group: int | None) -> str:
         """A new directory with the files."""

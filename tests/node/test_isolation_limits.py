@@ -1,6 +1,7 @@
 """Limits of isolated containers: what happens to one that wants more, and that its neighbours go on."""
 
 import asyncio
+import errno
 import os
 import signal
 from pathlib import Path
@@ -14,7 +15,7 @@ from rayplane.node.runtime.isolation.cgroups import Group, find
 from tests.fakes import FakeClient
 from tests.node.conftest import make_pod
 from tests.node.isolated import SLEEP, Isolating, isolating, make_isolating
-from tests.node.processes import NODE, phase, run_in, shell, state
+from tests.node.processes import NODE, logs, phase, run_in, shell, state
 
 __all__ = ["make_isolating"]
 pytestmark = [pytest.mark.processes, isolating]
@@ -136,6 +137,21 @@ async def test_what_is_killed_waits_for_no_share_of_a_processor(
     await api.until(lambda: restarts(api, "box") == 1 and "running" in state(api, "box"))
     assert bounded[0] == bounded[1] != lifted[-1][0] == lifted[-1][1]
     assert cpu_bound(pod) == bounded[0]
+
+
+@pytest.mark.skipif(not GROUPS, reason="no control groups here")
+async def test_a_pod_has_no_more_processes_than_it_may(api: FakeClient, make_isolating: Isolating) -> None:
+    host = await make_isolating(NODE, pod_pids_limit=16)
+    forks = "import os\nn = 0\ntry:\n while n < 60:\n  os.fork() or os.read(0, 1) or os._exit(0)\n  n += 1"
+    script = f"{forks}\nexcept OSError as e:\n print(e.errno, n)"
+    # Those that were forked wait for input that comes with their end.
+    api.put("pods", make_pod("many", container={"command": ["python3", "-c", script], "stdin": True}))
+    await api.until(lambda: bool(state(api, "many")))
+    async with asyncio.timeout(20):
+        while not (said := await logs(host, "many")):
+            await asyncio.sleep(0.01)
+    number, forked = map(int, said.split()[:2])
+    assert number == errno.EAGAIN and 8 <= forked < 16
 
 
 @pytest.mark.skipif(not GROUPS, reason="no control groups here")

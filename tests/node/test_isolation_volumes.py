@@ -104,3 +104,14 @@ async def test_processes_reach_the_socket_where_they_wait_for_their_volume(
 def test_the_directory_of_sockets_leaves_room_for_their_names() -> None:
     with socket.socket(socket.AF_UNIX) as one, pytest.raises(FileNotFoundError):
         one.connect(f"{socket_directory()}/{'0' * 20}.sync")
+
+
+async def test_all_that_a_pod_sees_of_a_projected_volume_is_its_roots(
+    api: FakeClient, make_isolating: Isolating
+) -> None:
+    api.put("configmaps", {"metadata": {"name": "cm", "namespace": "default"}, "data": {"a": "1", "b": "2"}})
+    host = await make_isolating(NODE)
+    container = {"volumeMounts": [{"name": "v", "mountPath": "/v"}]}
+    volumes = [{"name": "v", "configMap": {"name": "cm"}}]
+    script = "find /v -mindepth 1 -printf '%u\\n' | sort | uniq -c"
+    assert (await ended(api, host, script, container=container, volumes=volumes)).split() == ["6", "root"]

@@ -8,6 +8,7 @@ Source: user_namespaces(7), capabilities(7), core/v1 SecurityContext.
 
 import functools
 import os
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -60,15 +61,18 @@ def of_pods(number: int) -> int:
 
 
 def give(path: str, mode: int, group: int = 0) -> None:
-    """Let pods have what the node host made, as their root's: once, since what they change is theirs.
+    """Let pods have what the node host made, as their root's: once, since what they change is theirs. A link is given,
+    and not what it leads to.
 
     Raises OSError.
     """
+    status = os.lstat(path)
     if os.geteuid() == 0:
-        if os.lstat(path).st_uid:
+        if status.st_uid:
             return
         os.chown(path, RANGE_FIRST, RANGE_FIRST + group, follow_symlinks=False)
-    os.chmod(path, mode)
+    if not stat.S_ISLNK(status.st_mode):
+        os.chmod(path, mode)
 
 
 @dataclass(frozen=True, slots=True)
