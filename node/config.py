@@ -16,6 +16,8 @@ PIDS_MAX = 2048
 """Processes and threads of one pod, where nothing else is said."""
 SHUTDOWN_MAX_S = 120.0
 """How long a node may take to end its pods: whoever removes it waits for that."""
+RUNTIME_CLASSES = "runtimeclasses.node.k8s.io"
+"""The resource that says which handler a pod's `runtimeClassName` means."""
 CRI = "cri:"
 CRI_FORM = "cri:unix:///PATH"
 """The name of a runtime that is another program: where its socket is."""

@@ -1,4 +1,4 @@
-"""ConfigMaps and Secrets that a pod waits for since they are not there, and whose pods could make them."""
+"""What a pod lacks: ConfigMaps and Secrets that are not there, and whose pods could make them; images."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
@@ -34,6 +34,27 @@ class Missing:
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True)
+class Lacks:
+    """What a pod lacks. `simulated`: containers that are data on a node of processes, with images that are nowhere."""
+
+    missing: tuple[Missing, ...] = ()
+    simulated: tuple[tuple[str, str], ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        data = [{"container": container, "image": image} for container, image in self.simulated]
+        return {"waits": [one.to_json() for one in self.missing], "simulated": data}
+
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        yield from lines(self.missing)
+        yield from _simulated_lines(self.simulated)
+
+
+async def lacks(api: ApiClient, namespace: str, name: str) -> Lacks:
+    return Lacks(tuple(await waits(api, namespace, name)), tuple(await _simulated(api, namespace, name)))
+
+
 async def waits(api: ApiClient, namespace: str, name: str) -> list[Missing]:
     """What a pod waits for; nothing where it does not wait, or the API does not tell."""
     try:
@@ -50,6 +71,26 @@ async def waits(api: ApiClient, namespace: str, name: str) -> list[Missing]:
         ]
     except ApiError:
         return []
+
+
+async def _simulated(api: ApiClient, namespace: str, name: str) -> list[tuple[str, str]]:
+    from rayplane.node.images.containers import SIMULATED_ID
+
+    try:
+        status = meta.status(await api.get("pods", name, namespace))
+    except ApiError:
+        return []
+    told = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
+    return [(one["name"], one["image"]) for one in told if str(one.get("imageID")).startswith(SIMULATED_ID)]
+
+
+def _simulated_lines(found: Sequence[tuple[str, str]]) -> Iterator[str]:
+    from rayplane.node.images.containers import to_run
+
+    for container, image in found:
+        yield f"Container {container} is simulated, and runs no program: image {image} is nowhere, and no command said."
+    if found:
+        yield f"    {to_run(isolates=True)}"
 
 
 def _needed(pod: Object) -> "list[Reference]":

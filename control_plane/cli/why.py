@@ -49,31 +49,32 @@ def why(
     nobody looked, there was nothing to do, it waits until then, or it failed with that error.
     """
     as_json = wants_json(output)
-    asked, answers, silent, missing = run(_ask(state_dir(name, state), what, namespace))
+    asked, answers, silent, lacks = run(_ask(state_dir(name, state), what, namespace))
     if as_json:
         replicas = [MessageToDict(answer, always_print_fields_with_no_presence=True) for answer in answers]
-        told = {"object": asked, "replicas": replicas, "silent": silent, "waits": [one.to_json() for one in missing]}
+        told = {"object": asked, "replicas": replicas, "silent": silent, **lacks.to_json()}
         print(json.dumps(told, indent=2))
         return
-    for line in (*lines(asked, answers, silent), *waiting.lines(missing)):
+    for line in (*lines(asked, answers, silent), *lacks.lines()):
         console.print(plain(line), markup=False)
 
 
 async def _ask(
     directory: Any, what: Sequence[str], namespace: str
-) -> tuple[dict[str, str], list[pb.WhyResponse], dict[str, str], list[waiting.Missing]]:
-    """What was asked for, and what the replicas say; of those that say nothing, why; and what a pod waits for."""
+) -> tuple[dict[str, str], list[pb.WhyResponse], dict[str, str], waiting.Lacks]:
+    """What was asked for, and what the replicas say; of those that say nothing, why; and what a pod lacks."""
     async with access(directory) as admin:
         request = await _request(admin, what, namespace)
         replicas = (await current_topology(admin)).of(Role.CONTROLLERS)
         found = await asyncio.gather(*(_told(admin, replica, request) for replica in replicas))
-        missing = await waiting.waits(admin.api, request.namespace, request.name) if request.resource == "pods" else []
+        of_pod = request.resource == "pods"
+        lacks = await waiting.lacks(admin.api, request.namespace, request.name) if of_pod else waiting.Lacks()
     answers = [one for one in found if isinstance(one, pb.WhyResponse)]
     silent = {r.name: one for r, one in zip(replicas, found, strict=True) if isinstance(one, str)}
     if not answers:
         raise ClusterError("no controller manager answers: " + "; ".join(f"{n}: {e}" for n, e in silent.items()))
     asked = {"resource": request.resource, "namespace": request.namespace, "name": request.name}
-    return asked, answers, silent, missing
+    return asked, answers, silent, lacks
 
 
 async def _request(admin: Access, what: Sequence[str], namespace: str) -> pb.WhyRequest:

@@ -12,6 +12,8 @@ from typing import Any
 from rayplane.node.errors import ContainerConfigError
 from rayplane.node.images.users import Accounts, User, user_numbered, user_of
 
+SIMULATED_ID = "simulated@"
+"""What `imageID` begins with where a container is data on a node of processes: its image is nowhere."""
 _REAL_TIME = re.compile(r"RT(MIN|MAX)(?:([+-])(\d{1,2}))?")
 
 
@@ -42,6 +44,14 @@ class ContainerImage:
         if command:
             return [*command, *args]
         return [*self.entrypoint, *(args or self.cmd)]
+
+
+def to_run(*, isolates: bool) -> str:
+    """What to do for a container to run a program where nothing is its image. `isolates`: whether its node does."""
+    how = "load the image (`rayplane image load`), bring the cluster up with --pull REGISTRY"
+    if not isolates:
+        how = "bring the cluster up with --isolation namespaces"
+    return f"To run it: {how}, let a program stand for it (`rayplane image map`), or give the container a command."
 
 
 def environment(words: Sequence[str]) -> dict[str, str]:

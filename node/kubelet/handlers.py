@@ -11,13 +11,12 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ApiError, NotFound
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ApiClient
-from rayplane.node.config import RUNTIMES
+from rayplane.node.config import RUNTIME_CLASSES, RUNTIMES
 from rayplane.node.lifecycle import Rejected
 
 log = logging.getLogger(__name__)
 
 RETRY_S = 1.0
-_CLASSES = "runtimeclasses.node.k8s.io"
 _REASON = "RuntimeHandlerNotSupported"
 
 
@@ -40,7 +39,7 @@ class Handlers:
         name = meta.spec(pod).get("runtimeClassName")
         while name:
             try:
-                handler = (await self._client.get(_CLASSES, name)).get("handler") or ""
+                handler = (await self._client.get(RUNTIME_CLASSES, name)).get("handler") or ""
             except NotFound:
                 return Rejected(_REASON, f'runtimeclass.node.k8s.io "{name}" not found')
             except ApiError as e:

@@ -16,7 +16,7 @@ from rayplane.node.errors import ContainerConfigError
 from rayplane.node.events import Events
 from rayplane.node.images.catalog import Catalog, Stored
 from rayplane.node.images.collection import Thresholds
-from rayplane.node.images.containers import ContainerImage, environment
+from rayplane.node.images.containers import ContainerImage, environment, to_run
 from rayplane.node.images.credentials import Auth, auths_of, credentials_of, fitting
 from rayplane.node.images.errors import BadReference, ImageError, NoPull, PullBackOff
 from rayplane.node.images.manifests import digest_of
@@ -29,6 +29,7 @@ from rayplane.node.images.store import ImageStore, Ready, Use
 from rayplane.node.images.unpacking import Owners
 from rayplane.node.kubelet.puller import Puller
 from rayplane.node.lifecycle import KUBERNETES_RESTARTS, StartContainer, StartFailed
+from rayplane.node.runtime.command import own_command
 from rayplane.node.runtime.isolation.users import RANGE_COUNT, RANGE_FIRST
 from rayplane.storage.env import Env
 
@@ -38,6 +39,8 @@ THREADS = 4
 LISTED_MAX = 50
 """Images of a node's status, as a kubelet lists them."""
 LOOK_S, LOOKS_PER_COLLECTION = 2.0, 30
+NOT_PRESENT = "ImageNotPresent"
+"""The reason of the event on a container that is data since nothing here is its image."""
 _FAMILIAR = ("docker.io/library/", "docker.io/")
 
 
@@ -109,7 +112,23 @@ class ImageManager:
             self._tell(pod, present_text(said))
             return ContainerImage(str(reference), image_id, entrypoint=program.command)
         ready = await self._ready(pod, said, reference, policy_of(container, reference))
-        return _container_image(reference, ready) if ready is not None else None
+        if ready is None:
+            self._stood_for(pod, container, said)
+            return None
+        return _container_image(reference, ready)
+
+    def _stood_for(self, pod: Object, container: dict[str, Any], said: str) -> None:
+        """Say what a container is that has no image here: nobody should take it for its image's program."""
+        if own_command(container):
+            text = f'Container image "{said}" is not present: programs of this machine stand for it'
+            self._events.record(pod, "Normal", "Pulled", text)
+            return
+        why = "is not present and no registry is asked for it"
+        if not self._rules.isolates:
+            why = "is not used on this node, which does not isolate pods"
+        data = f"container {container.get('name')} has no command: it is simulated, and runs no program"
+        text = f'Container image "{said}" {why}, and {data}. {to_run(isolates=self._rules.isolates)}'
+        self._events.record(pod, "Warning", NOT_PRESENT, text)
 
     async def volume(self, pod: Object, source: dict[str, Any]) -> tuple[str, ...]:
         """The directories of an image that is a volume, the highest first. Raises ImageError, OSError."""

@@ -337,7 +337,7 @@ class PodWorker:
             self._parts.metrics.pod_start.observe(asyncio.get_running_loop().time() - self._seen_at)
         if name in self.runs:
             self.previous[name] = self.runs[name]
-        listener = RunListener(self, effect, order)
+        listener = RunListener(self, effect, order, looked=self._parts.images is not None)
         # A simulated container calls back at once: its events wait until the run is known.
         nested, self._draining = self._draining, True
         try:

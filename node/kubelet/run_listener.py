@@ -1,10 +1,13 @@
 """Listener of one run of a container: the runtime's callbacks become events of its pod's life."""
 
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
+from rayplane.node.images.containers import SIMULATED_ID
+from rayplane.node.images.manifests import digest_of
 from rayplane.node.lifecycle import Event, Exited, StartContainer, Started, StartFailed
 from rayplane.node.runtime import StartOrder
+from rayplane.node.runtime.command import own_command
 
 
 class StartedPod(Protocol):
@@ -21,10 +24,13 @@ class RunListener:
 
     __slots__ = ("_effect", "_started", "_worker")
 
-    def __init__(self, worker: StartedPod, effect: StartContainer, order: StartOrder) -> None:
+    def __init__(self, worker: StartedPod, effect: StartContainer, order: StartOrder, *, looked: bool) -> None:
+        """`looked`: the container's image was looked for, and what was found told to people."""
         self._worker = worker
         self._effect = effect
         image = (order.image.name, order.image.image_id) if order.image is not None else ()
+        if looked and not image:
+            image = _stood_for(order.container)
         self._started = Started(effect.container, effect.attempt, order.container_id, *image)
 
     def started(self, container_id: str = "") -> None:
@@ -39,3 +45,9 @@ class RunListener:
         effect = self._effect
         self._worker.end_hook(effect.container)
         self._worker.post(Exited(effect.container, effect.attempt, exit_code, signal, message, reason))
+
+
+def _stood_for(container: dict[str, Any]) -> tuple[str, ...]:
+    """Image and id of a container whose image is nowhere. Without a command it is data, and its id says so."""
+    said = str(container.get("image") or "")
+    return (said,) if own_command(container) else (said, f"{SIMULATED_ID}{digest_of(said.encode())}")

@@ -1,4 +1,4 @@
-"""`rayplane why pod`: what a pod waits for, and who could make it."""
+"""`rayplane why pod`: what a pod waits for or lacks, and who could make it."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ import pytest
 
 from rayplane.control_plane.cli import stages, waiting
 from rayplane.control_plane.cli.manifests import ManifestError
+from rayplane.node.images.containers import SIMULATED_ID
 from tests.fakes import FakeClient
 
 ENV = [
@@ -72,6 +73,24 @@ async def test_a_pod_that_has_what_it_needs_or_runs_waits_for_nothing() -> None:
     assert await said(api) == []
     api.remove("pods", "default/web")
     assert await said(api) == []
+
+
+async def test_a_container_that_is_data_on_a_node_of_processes_is_told_with_its_image() -> None:
+    api = Api()
+    web = pod("web")
+    web["status"] = {
+        "phase": "Running",
+        "containerStatuses": [
+            {"name": "c", "image": "nginx", "imageID": f"{SIMULATED_ID}sha256:1"},
+            {"name": "d", "image": "shop", "imageID": "sha256:2"},
+        ],
+    }
+    api.put("pods", web)
+    lacks = await waiting.lacks(api, "default", "web")  # type: ignore[arg-type]
+    assert lacks.to_json() == {"waits": [], "simulated": [{"container": "c", "image": "nginx"}]}
+    first, then = lacks.lines()
+    assert first == "Container c is simulated, and runs no program: image nginx is nowhere, and no command said."
+    assert "rayplane image load" in then
 
 
 GOOD = b"""

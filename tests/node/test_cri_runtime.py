@@ -12,13 +12,15 @@ import pytest
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.rpc import RpcError
+from rayplane.node.config import NodeConfig
+from rayplane.node.environment import Reference
 from rayplane.node.errors import NotRunning, RuntimeAway, RuntimeFailed, RuntimeUnfit, SandboxError
 from rayplane.node.runtime import LogOptions, PodPlace, StartOrder
 from rayplane.node.runtime.cri import client, images, observer, run
 from rayplane.node.runtime.cri.client import CriClient
 from rayplane.node.runtime.cri.configs import OWNER, Node
 from rayplane.node.runtime.cri.groups import remove_groups
-from rayplane.node.runtime.cri.runtime import CriRuntime
+from rayplane.node.runtime.cri.runtime import CriRuntime, runtime_at
 from rayplane.node.runtime.cri.streams import exit_code
 from rayplane.proto.cri import cri_pb2 as pb
 from tests.node.conftest import make_pod
@@ -239,6 +241,23 @@ async def test_only_what_bears_the_label_is_removed(fake: FakeRuntime, tmp_path:
         assert [*fake.sandboxes] == ["theirs", "nobodys"]
         await begun(runtime, tmp_path)
     assert [*fake.sandboxes] == ["theirs", "nobodys"]
+
+
+async def test_a_runtime_gets_the_handler_that_the_pods_class_names(fake: FakeRuntime, tmp_path: Path) -> None:
+    async def find(namespace: str, wanted: list[Reference]) -> dict[tuple[str, str], Object | None]:
+        classes = {"secure": {"handler": "kata"}}
+        return {(one.resource, one.name): classes.get(one.name) for one in wanted}
+
+    runtime = runtime_at(str(fake.path), NodeConfig("n1"), pods=str(tmp_path), find=find)
+    await runtime.open()
+    try:
+        for name, chosen, handler in (("p", "secure", "kata"), ("q", "", "")):
+            await runtime.add_pod(place(tmp_path, make_pod(name, runtimeClassName=chosen)))
+            assert fake.requests["RunPodSandbox"].runtime_handler == handler
+        with pytest.raises(SandboxError, match='"none" not found'):
+            await runtime.add_pod(place(tmp_path, make_pod("r", runtimeClassName="none")))
+    finally:
+        await runtime.close()
 
 
 async def test_a_sandbox_whose_making_failed_is_made_under_another_name(

@@ -14,13 +14,14 @@ import hashlib
 import logging
 import os
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.tasks import cancel_and_wait
-from rayplane.node.config import NodeConfig
+from rayplane.node.config import RUNTIME_CLASSES, NodeConfig
 from rayplane.node.environment import Found, Reference
 from rayplane.node.errors import NodeError, NotHere, RuntimeAway, RuntimeFailed, SandboxError
 from rayplane.node.runtime import ContainerRun, Listener, PodPlace, StartOrder
@@ -50,6 +51,14 @@ FindObjects = Callable[[str, list[Reference]], Awaitable[Found]]
 """Objects of a namespace, None for one that is not there. Raises SourceUnavailable."""
 
 
+Handler = Callable[[Object], Awaitable[str]]
+"""The name by which the runtime knows how to run a pod; empty: as it runs all. Raises NodeError."""
+
+
+async def usual(pod: Object) -> str:
+    return ""
+
+
 class CriRuntime:
     """The runtime at a socket. `node`: whose it is here; `watchers` are told when `trouble` has changed."""
 
@@ -57,13 +66,16 @@ class CriRuntime:
     isolation = ""
     network: PodNetwork = DIRECT
 
-    def __init__(self, client: CriClient, node: Node, *, keyring: Keyring = no_keys) -> None:
+    def __init__(
+        self, client: CriClient, node: Node, *, keyring: Keyring = no_keys, handler: Handler = usual
+    ) -> None:
         self.client = client
         self.node = node
         self.trouble = ""
         self.version = ""
         self.watchers: list[Callable[[], None]] = []
         self.images = Images(client, keyring)
+        self._handler = handler
         self.forwarder = Forwarder()
         self.observer = Observer(self)
         self.pods: dict[str, CriPod] = {}
@@ -167,7 +179,7 @@ class CriRuntime:
         os.makedirs(logs, exist_ok=True)
         config = sandbox_config(pod.place, self.node, attempt=pod.attempts, log_directory=logs)
         pod.attempts += 1
-        handler = runtime_handler(pod.place)
+        handler = await self._handler(pod.place.pod)
         request = pb.RunPodSandboxRequest(config=config, runtime_handler=handler)
         answer = await self.client.call("RunPodSandbox", request, timeout=SANDBOX_S)
         if not answer.pod_sandbox_id:
@@ -267,9 +279,16 @@ def runtime_at(path: str, node: NodeConfig, *, pods: str, find: FindObjects) -> 
 
     # The host's own directory tells it from every other that uses this runtime, also in its next life.
     owner = hashlib.sha256(os.path.realpath(pods).encode()).hexdigest()[:32]
-    return CriRuntime(CriClient(path), Node(owner, node.name, quantity.value(node.memory)), keyring=keys)
+    here = Node(owner, node.name, quantity.value(node.memory))
+    return CriRuntime(CriClient(path), here, keyring=keys, handler=partial(handler_of_class, find))
 
 
-def runtime_handler(place: PodPlace) -> str:
-    """The name by which the runtime knows how to run the pod: that of its runtime class."""
-    return str(place.pod["spec"].get("runtimeClassName") or "")
+async def handler_of_class(find: FindObjects, pod: Object) -> str:
+    """The handler that the pod's RuntimeClass names. Raises SandboxError, SourceUnavailable."""
+    name = meta.spec(pod).get("runtimeClassName")
+    if not name:
+        return ""
+    (found,) = (await find("", [Reference(RUNTIME_CLASSES, name)])).values()
+    if found is None:
+        raise SandboxError(f'runtimeclass.node.k8s.io "{name}" not found')
+    return str(found.get("handler") or "")

@@ -10,6 +10,8 @@ import pytest
 
 from rayplane.control_plane.api.meta import Object
 from rayplane.node.host import NodeHost
+from rayplane.node.images.containers import SIMULATED_ID
+from rayplane.node.kubelet.image_manager import NOT_PRESENT
 from tests.fakes import FakeClient
 from tests.node.conftest import make_pod
 from tests.node.images.tars import DIRECTORY, SYMLINK, entry, kept, tar
@@ -143,6 +145,21 @@ async def test_an_image_that_is_not_there_is_stood_for_by_this_machine(
     api.put("pods", shell("one", "ls -d /usr", restartPolicy="Never"))
     await api.until(lambda: phase(api, "one") == "Succeeded")
     assert await logs(host, "one") == b"/usr\n"
+    await api.until(lambda: any("programs of this machine stand for it" in text for text in api.events("Pulled")))
+    assert not api.events(NOT_PRESENT)
+
+
+async def test_a_container_that_is_data_since_its_image_is_nowhere_says_so(
+    api: FakeClient, make_isolating: Isolating
+) -> None:
+    await make_isolating(NODE)
+    api.put("pods", make_pod("one", container={"image": "nginx:1"}))
+    await api.until(lambda: "running" in state(api, "one"))
+    await api.until(lambda: api.events(NOT_PRESENT))
+    (text,) = api.events(NOT_PRESENT)
+    assert 'image "nginx:1" is not present' in text and "runs no program" in text and "image load" in text
+    assert api.pod("one")["status"]["containerStatuses"][0]["imageID"].startswith(SIMULATED_ID)
+    assert not any("already present" in text for text in api.events("Pulled"))
 
 
 @pytest.mark.parametrize(

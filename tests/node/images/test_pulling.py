@@ -26,7 +26,7 @@ from rayplane.node.images.errors import (
 from rayplane.node.images.references import parse_reference
 from rayplane.node.images.registries import Registries
 from rayplane.node.images.store import ImageStore
-from rayplane.node.kubelet.image_manager import ImageManager, ImageRules
+from rayplane.node.kubelet.image_manager import NOT_PRESENT, ImageManager, ImageRules
 from tests.node.conftest import make_pod
 from tests.node.images.registry_server import TOKEN, Registry, serving
 from tests.node.images.tars import entry, kept, laid_over, tar
@@ -223,7 +223,8 @@ async def test_where_nothing_is_isolated_machines_stand_for_images_whatever_the_
     for policy in ("Always", "IfNotPresent", "Never"):
         assert await node.image(imagePullPolicy=policy) is None
         assert await node.image("docker.io/library/here:latest", imagePullPolicy=policy) is None
-    assert registry.asked == [] and node.events.told == []
+    assert registry.asked == []
+    assert {*reasons(node)} == {NOT_PRESENT} and "isolation" in node.events.told[0][1]
     await node.manager.close()
 
 
