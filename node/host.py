@@ -337,9 +337,8 @@ class NodeHost:
         from rayplane.node.cri.ground import ground_of
         from rayplane.node.cri.server import CriServer
 
-        ground = ground_of(
-            self.kubelets.values(), self._runtimes, self.pod_files, self.env, self._tasks, isolates=self.config.isolates
-        )
+        lent = self.pod_files, self.env, self._tasks, self.images
+        ground = ground_of(self.kubelets.values(), self._runtimes, *lent, isolates=self.config.isolates)
         self.cri = CriServer(self.config.cri_socket, ground, self._pods.all_workers, self.sessions)
         try:
             await self.cri.start()

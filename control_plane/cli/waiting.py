@@ -1,4 +1,4 @@
-"""What a pod lacks: ConfigMaps and Secrets that are not there, and whose pods could make them; images."""
+"""Things that a pod lacks: ConfigMaps and Secrets that are not there, and whose pods could make them; images."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
@@ -36,7 +36,7 @@ class Missing:
 
 @dataclass(frozen=True, slots=True)
 class Lacks:
-    """What a pod lacks. `simulated`: containers that are data on a node of processes, with images that are nowhere."""
+    """Things that a pod lacks. `simulated`: containers that are data on a node of processes, with their images."""
 
     missing: tuple[Missing, ...] = ()
     simulated: tuple[tuple[str, str], ...] = ()

@@ -8,7 +8,7 @@ read as they are, and their containers can be looked into and stopped, as with a
     selection   filters of lists, and names for ids (pure)
     inventory   both kinds of pods by id
     own_pods    sandboxes and containers that clients made; `ground`: where they run
-    service     RuntimeService; `images`: ImageService
+    service     RuntimeService; `images`: ImageService; `stored_images`: the node's store behind it
     streams     exec, attach and port-forward by URLs that are good once
     events      what changed, for those who watch
     server      the socket, and all of the above put together

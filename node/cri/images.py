@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,9 +29,9 @@ class StoredImage:
 class ImageStore(Protocol):
     """A store of a node's images. A name is what a pod says; an id or a digest names an image too."""
 
-    def images(self) -> Iterable[StoredImage]: ...
+    async def images(self) -> list[StoredImage]: ...
 
-    def image(self, name: str) -> StoredImage | None: ...
+    async def image(self, name: str) -> StoredImage | None: ...
 
     async def pull(self, name: str, auth: pb.AuthConfig) -> str:
         """Have it; its id. Raises NodeError."""
@@ -39,8 +39,8 @@ class ImageStore(Protocol):
     async def remove(self, name: str) -> None:
         """Nothing happens to one that is not there. Raises NodeError."""
 
-    def used_bytes(self) -> tuple[str, int, int]:
-        """Where the store is, and how many bytes and files are in it."""
+    async def used_bytes(self) -> tuple[str, int, int]:
+        """Where the store is, and how many bytes and files are in it. Raises NodeError."""
 
 
 def normalized(name: str) -> str:
@@ -59,13 +59,12 @@ class NamedImages:
         self._used = used
         self._pulled: OrderedDict[str, None] = OrderedDict()
 
-    def images(self) -> Iterator[StoredImage]:
-        for name in dict.fromkeys([*map(normalized, self._used()), *self._pulled]):
-            yield _named(name)
+    async def images(self) -> list[StoredImage]:
+        return [_named(name) for name in dict.fromkeys([*map(normalized, self._used()), *self._pulled])]
 
-    def image(self, name: str) -> StoredImage | None:
+    async def image(self, name: str) -> StoredImage | None:
         wanted = normalized(name)
-        for found in self.images():
+        for found in await self.images():
             if wanted in (*found.tags, *found.digests) or found.id.removeprefix("sha256:").startswith(
                 name.removeprefix("sha256:")
             ):
@@ -80,11 +79,11 @@ class NamedImages:
         return _named(wanted).id
 
     async def remove(self, name: str) -> None:
-        found = self.image(name)
+        found = await self.image(name)
         for known in (*found.tags, *found.digests) if found is not None else ():
             self._pulled.pop(known, None)
 
-    def used_bytes(self) -> tuple[str, int, int]:
+    async def used_bytes(self) -> tuple[str, int, int]:
         return "", 0, 0
 
 
@@ -123,23 +122,23 @@ class ImageService:
         self._now = now
 
     async def ListImages(self, request: pb.ListImagesRequest, context: Context) -> pb.ListImagesResponse:
-        return pb.ListImagesResponse(images=self._listed(request.filter))
+        return pb.ListImagesResponse(images=await self._listed(request.filter))
 
     async def StreamImages(
         self, request: pb.StreamImagesRequest, context: Context
     ) -> AsyncIterator[pb.StreamImagesResponse]:
-        for image in self._listed(request.filter):
+        for image in await self._listed(request.filter):
             yield pb.StreamImagesResponse(images=[image])
 
-    def _listed(self, asked: pb.ImageFilter) -> list[pb.Image]:
+    async def _listed(self, asked: pb.ImageFilter) -> list[pb.Image]:
         if not asked.image.image:
-            return [_message(image) for image in self._store.images()]
-        found = self._store.image(asked.image.image)
+            return [_message(image) for image in await self._store.images()]
+        found = await self._store.image(asked.image.image)
         return [_message(found)] if found is not None else []
 
     async def ImageStatus(self, request: pb.ImageStatusRequest, context: Context) -> pb.ImageStatusResponse:
         """Without an image in it for one that is not there, as CRI has it."""
-        found = self._store.image(_name(request.image))
+        found = await self._store.image(_name(request.image))
         if found is None:
             return pb.ImageStatusResponse()
         return pb.ImageStatusResponse(image=_message(found), info={"info": "{}"} if request.verbose else {})
@@ -152,7 +151,7 @@ class ImageService:
         return pb.RemoveImageResponse()
 
     async def ImageFsInfo(self, request: pb.ImageFsInfoRequest, context: Context) -> pb.ImageFsInfoResponse:
-        path, used, files = self._store.used_bytes()
+        path, used, files = await self._store.used_bytes()
         usage = pb.FilesystemUsage(
             timestamp=self._now(),
             fs_id=pb.FilesystemIdentifier(mountpoint=path),

@@ -9,6 +9,7 @@ from rayplane.proto.cri import cri_pb2 as pb
 
 _NODE = pb.NamespaceMode.NODE
 _POD = pb.NamespaceMode.POD
+_SIGNAL = "SIGNAL_"
 _SECCOMP = {
     pb.SecurityProfile.ProfileType.RuntimeDefault: "RuntimeDefault",
     pb.SecurityProfile.ProfileType.Unconfined: "Unconfined",
@@ -74,10 +75,8 @@ def _user(security: Any) -> dict[str, int]:
 
 
 def container_of(config: pb.ContainerConfig) -> dict[str, Any]:
-    """A container's part of its pod's spec. Raises Malformed for what cannot be said there."""
+    """A container's part of its pod's spec. The user of `run_as_username` is its image's to tell."""
     security = config.linux.security_context
-    if security.run_as_username:
-        raise Malformed("run_as_username: there is no image that could tell who that is: use run_as_user")
     spec: dict[str, Any] = {
         "name": config.metadata.name,
         "image": config.image.image,
@@ -105,6 +104,9 @@ def container_of(config: pb.ContainerConfig) -> dict[str, Any]:
             kind = _SECCOMP.get(security.seccomp.profile_type, "RuntimeDefault")
             profile = {"type": kind, "localhostProfile": security.seccomp.localhost_ref}
             spec["securityContext"]["seccompProfile"] = {k: v for k, v in profile.items() if v}
+    if config.stop_signal:
+        name = pb.Signal.Name(config.stop_signal) if config.stop_signal in pb.Signal.values() else ""
+        spec["lifecycle"] = {"stopSignal": name.removeprefix(_SIGNAL)}
     return {name: value for name, value in spec.items() if value not in ("", [], False)}
 
 
@@ -124,12 +126,28 @@ def _limits(resources: pb.LinuxContainerResources) -> dict[str, str]:
 
 
 def mounts_of(config: pb.ContainerConfig) -> tuple[Mount, ...]:
-    """Raises Malformed for mounts that are not made here."""
+    """Directories of this machine that a container has. Raises Malformed for what is none."""
     found = []
     for number, mount in enumerate(config.mounts):
-        if mount.HasField("image") and mount.image.image:
-            raise Malformed(f"mount {mount.container_path}: images are not mounted by this runtime")
+        if mount.image.image:
+            continue
         if not (mount.host_path.startswith("/") and mount.container_path):
             raise Malformed(f"mount {mount.container_path!r}: give an absolute host_path and a container_path")
         found.append(Mount(f"mount-{number}", mount.container_path, mount.host_path, read_only=mount.readonly))
+    return tuple(found)
+
+
+def image_mounts_of(config: pb.ContainerConfig) -> tuple[tuple[Mount, str], ...]:
+    """Images that a container has as directories, with their names; their layers are still to be found.
+
+    Raises Malformed.
+    """
+    found = []
+    for number, mount in enumerate(config.mounts):
+        if not mount.image.image:
+            continue
+        if not mount.container_path or mount.host_path:
+            raise Malformed(f"mount {mount.container_path!r}: an image has a container_path and no host_path")
+        below = mount.image_sub_path
+        found.append((Mount(f"mount-{number}", mount.container_path, "", below, read_only=True), mount.image.image))
     return tuple(found)

@@ -8,16 +8,28 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
 
 from rayplane.control_plane.api.meta import Object
+from rayplane.node.config import SIMULATED
 from rayplane.node.cri.container_log import ContainerLog
-from rayplane.node.cri.orders import container_of, is_host_network, mounts_of, pod_of, resources_of
+from rayplane.node.cri.orders import (
+    container_of,
+    image_mounts_of,
+    is_host_network,
+    mounts_of,
+    pod_of,
+    resources_of,
+)
 from rayplane.node.cri.selection import ID_BYTES, find
+from rayplane.node.cri.stored_images import Manager
 from rayplane.node.cri.views import nanoseconds
 from rayplane.node.errors import Malformed, NodeError, NotRunning, RuntimeFailed, TimedOut, TooMany
-from rayplane.node.runtime import ContainerRun, PodPlace, Runtime, StartOrder
+from rayplane.node.images.containers import ContainerImage, own_command
+from rayplane.node.lifecycle.model import START_ERROR
+from rayplane.node.runtime import ContainerRun, Mount, PodPlace, Runtime, StartOrder
 from rayplane.node.tasks import Tasks
 from rayplane.proto.cri import cri_pb2 as pb
 from rayplane.storage.env import Env
@@ -51,6 +63,14 @@ class Addresses(Protocol):
     def give_back(self, address: str) -> None: ...
 
 
+class Images(Protocol):
+    """Images of containers by what a client calls them; see StoredImages."""
+
+    async def of_container(self, holder: str, name: str) -> ContainerImage | None: ...
+
+    def release(self, holder: str) -> None: ...
+
+
 class Directories(Protocol):
     """Directories of real pods; see PodFiles."""
 
@@ -69,6 +89,8 @@ class Ground:
     files: Directories | None
     etc_files: Callable[[Object, str], Mapping[str, bytes]]
     """The files of /etc of a pod that has an address."""
+    images: Manager | None
+    """None where containers have no images."""
     env: Env
     tasks: Tasks
 
@@ -98,6 +120,8 @@ class OwnContainer:
         self.status = status
         self.spec: dict[str, Any] = container_of(config)
         self.mounts = mounts_of(config)
+        self.image_mounts = image_mounts_of(config)
+        self.begins = self.unwanted = False
         self.run: ContainerRun | None = None
         self.log: ContainerLog | None = None
         self.logging: asyncio.Task[None] | None = None
@@ -148,11 +172,14 @@ class OwnContainer:
 
 
 class OwnPods:
-    """All that clients made here. `changed` is called after every change of a state."""
+    """All that clients made here. `changed` is called after every change of a state; `images`: None where containers
+    have none.
+    """
 
-    def __init__(self, ground: Ground, changed: Callable[[], None]) -> None:
+    def __init__(self, ground: Ground, changed: Callable[[], None], images: Images | None = None) -> None:
         self._ground = ground
         self._changed = changed
+        self._images = images
         self.sandboxes: dict[str, OwnSandbox] = {}
 
     def containers(self) -> "dict[str, OwnContainer]":
@@ -287,26 +314,39 @@ class OwnPods:
             stop_signal=config.stop_signal,
         )
         container = OwnContainer(sandbox, config, status)
-        container.stamp, container.changed = self._ground.env.timestamp, self._changed
+        container.stamp, container.changed = self._ground.env.timestamp, partial(self._container_changed, container)
         sandbox.containers[ident] = container
         self._changed()
         return ident
 
+    def _container_changed(self, container: OwnContainer) -> None:
+        if self._images is not None and container.over.is_set():
+            self._images.release(container.status.id)
+        self._changed()
+
     async def start(self, container: OwnContainer) -> None:
         """Raises NodeError."""
-        sandbox, place = container.sandbox, container.sandbox.place
-        if container.run is not None or container.status.state != _CREATED:
+        sandbox = container.sandbox
+        if container.begins or container.status.state != _CREATED:
             raise NotRunning(f"container {container.status.id} was started before: each runs once")
-        if not sandbox.ready or place is None:
-            raise NotRunning(f"sandbox {sandbox.status.id} is not ready")
+        container.begins = True
+        try:
+            image, mounts = await self._image(container), await self._mounts(container)
+            place = sandbox.place
+            if not sandbox.ready or place is None or container.unwanted:
+                raise NotRunning(f"sandbox {sandbox.status.id} is not ready, or the container was stopped")
+        except (NodeError, OSError) as e:
+            container.failed(START_ERROR, str(e))
+            raise e if isinstance(e, NodeError) else RuntimeFailed(str(e)) from e
         order = StartOrder(
             pod=sandbox.pod,
             container=container.spec,
+            image=image,
             attempt=container.status.metadata.attempt,
             container_id=f"rayplane://{container.status.id}",
             pod_ip=place.ip,
             env={pair.key: os.fsdecode(pair.value) for pair in container.config.envs},
-            mounts=container.mounts,
+            mounts=mounts,
             directory=place.directory,
             stamp=self._ground.env.timestamp(),
         )
@@ -346,9 +386,32 @@ class OwnPods:
         sandbox.pod = pod
         sandbox.config.linux.resources.CopyFrom(asked)
 
+    async def _image(self, container: OwnContainer) -> ContainerImage | None:
+        """What a container runs from. Raises NodeError, OSError."""
+        if self._images is None or container.sandbox.runtime is self._ground.runtimes.get(SIMULATED):
+            return None
+        name, user = container.config.image.image, container.config.linux.security_context.run_as_username
+        image = await self._images.of_container(container.status.id, name)
+        if image is None and not own_command(container.spec):
+            raise RuntimeFailed(f"no command specified, and image {name} is not in the store: load or pull it")
+        if user and (image is None or image.layers is None):
+            raise Malformed("run_as_username: there is no image that could tell who that is: use run_as_user")
+        return replace(image, user=user) if image is not None and user else image
+
+    async def _mounts(self, container: OwnContainer) -> tuple[Mount, ...]:
+        """Its mounts, with the layers of those that are images. Raises NodeError, OSError."""
+        found = [*container.mounts]
+        for mount, name in container.image_mounts:
+            known = self._images is not None and await self._images.of_container(container.status.id, name)
+            if not known or not known.layers:
+                raise RuntimeFailed(f"mount {mount.mount_path}: image {name} is not in the store, or has no files")
+            found.append(replace(mount, layers=known.layers))
+        return tuple(found)
+
     async def stop(self, container: OwnContainer, grace_s: float) -> None:
         """Return when it has ended. Raises TimedOut."""
         if container.run is None or container.over.is_set():
+            container.unwanted = container.run is None
             return
         container.run.stop(grace_s)
         try:

@@ -7,12 +7,13 @@ from rayplane.control_plane.rpc import Service
 from rayplane.control_plane.rpc.unix import UnixListener
 from rayplane.node import callers
 from rayplane.node.cri.events import EventFeed
-from rayplane.node.cri.images import ImageService, ImageStore, NamedImages
+from rayplane.node.cri.images import ImageService, NamedImages
 from rayplane.node.cri.inventory import Inventory
 from rayplane.node.cri.log_copies import LogCopies
 from rayplane.node.cri.own_pods import Ground, OwnPods
 from rayplane.node.cri.service import Parts
 from rayplane.node.cri.stats import RuntimeService
+from rayplane.node.cri.stored_images import StoredImages
 from rayplane.node.cri.streams import StreamServer
 from rayplane.node.cri.views import KubeletPod, nanoseconds
 from rayplane.node.streaming.sessions import Sessions
@@ -33,11 +34,10 @@ class CriServer:
         ground: Ground,
         pods: Callable[[], Iterable[KubeletPod]],
         sessions: Sessions,
-        *,
-        images: ImageStore | None = None,
     ) -> None:
         self.path = path
-        self.own = OwnPods(ground, self._changed)
+        stored = StoredImages(ground.images, self._image_names) if ground.images is not None else None
+        self.own = OwnPods(ground, self._changed, stored)
         self._streams = StreamServer(sessions)
         self._logs = LogCopies(f"{path}-logs")
         self._inventory = Inventory(pods, self.own)
@@ -46,7 +46,7 @@ class CriServer:
             return nanoseconds(ground.env.timestamp())
 
         self._events = EventFeed(self._inventory, now)
-        store = images or NamedImages(self._image_names)
+        store = stored or NamedImages(self._image_names)
         parts = Parts(self._inventory, self.own, ground, store, self._streams, self._events, self._logs, now)
         handlers = {"RuntimeService": RuntimeService(parts), "ImageService": ImageService(store, now)}
         self._listener = UnixListener(

@@ -162,7 +162,7 @@ class RuntimeCalls:
         sandbox = parts.inventory.sandbox(request.pod_sandbox_id).mine()
         if not config.image.image:
             raise Malformed("config.image: name an image")
-        image = parts.images.image(config.image.image)
+        image = await parts.images.image(config.image.image)
         if image is None:
             raise NotHere(f'image "{config.image.image}": not found: pull it first')
         return pb.CreateContainerResponse(container_id=parts.own.create(sandbox, config, image.id))

@@ -10,9 +10,9 @@ from rayplane.node.dns.server import OTHER_PORT, PORT, DnsServer, Place
 from rayplane.node.dns.upstream import PORT as THEIR_PORT
 from rayplane.node.dns.upstream import ResolvConf, Upstream
 from rayplane.node.dns.zone import Zone
-from rayplane.node.kubelet.etc_files import RESOLV_CONF
 from rayplane.node.proxy.rules import outside_ip
 from rayplane.node.runtime.pod_network import DIRECT, PodNetwork
+from rayplane.node.runtime.resolv import RESOLV_CONF
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,8 @@ from typing import Any, BinaryIO
 import orjson
 
 from rayplane.node.images.catalog import Stored
-from rayplane.node.images.decompress import CHUNK, Plain
-from rayplane.node.images.errors import BadImage, BadReference
+from rayplane.node.images.decompress import CHUNK, MAGICS, Plain
+from rayplane.node.images.errors import BadImage, BadReference, TooLarge
 from rayplane.node.images.manifests import (
     DOCUMENT_MAX,
     INDEX_MAX,
@@ -31,7 +31,9 @@ from rayplane.node.images.manifests import (
     read_index,
     read_manifest,
 )
+from rayplane.node.images.platforms import architecture, own
 from rayplane.node.images.references import DEFAULT_TAG, Reference, parse_reference
+from rayplane.node.images.room import room_at
 from rayplane.node.images.store import ImageStore
 from rayplane.node.images.unpacking import Archive
 from rayplane.storage.env.private import own_name
@@ -39,9 +41,41 @@ from rayplane.storage.env.private import own_name
 MEMBERS_MAX = 20_000
 ARCHIVE_MAX = 64 * 1024**3
 CONTAINERD_NAME, OCI_NAME = "io.containerd.image.name", "org.opencontainers.image.ref.name"
+_NO_IMAGES = "the file holds no images: give what `docker save` writes, or an OCI image layout"
+_TIMES = 3
 _LINKS_MAX = 8
 _NESTED_MAX = 4
-_BLOCK = tarfile.BLOCKSIZE
+_BLOCK = HEAD_BYTES = tarfile.BLOCKSIZE
+
+
+def archive_max(place: Path) -> int:
+    """Bytes that an archive may have which is loaded by way of a directory: it is there as it came, as content, and
+    unpacked. Raises OSError.
+    """
+    return min(ARCHIVE_MAX, room_at(place).bytes // _TIMES)
+
+
+def check_head(head: bytes) -> None:
+    """Raises BadImage where an archive does not begin as one: better than after all that a device without end gives."""
+    if head.startswith(MAGICS):
+        return
+    try:
+        tarfile.TarInfo.frombuf(head[:_BLOCK], tarfile.ENCODING, "surrogateescape")
+    except tarfile.TarError as e:
+        raise BadImage(f"{_NO_IMAGES} ({e})") from e
+
+
+def spooled(file: Path, target: Path) -> None:
+    """Write what comes of a pipe or device, as far as it may be an archive. Raises BadImage, TooLarge, OSError."""
+    most, size = archive_max(target.parent), 0
+    with file.open("rb") as source, target.open("xb") as out:
+        while data := source.read(CHUNK):
+            if not size:
+                check_head(data)
+            size += len(data)
+            if size > most:
+                raise TooLarge(f"{file} gave more than {most} bytes, which is all that there is room for: free some")
+            out.write(data)
 
 
 class Members:
@@ -100,7 +134,7 @@ def load(store: ImageStore, path: Path, names: Sequence[Reference] = ()) -> list
     Raises ImageError, OSError.
     """
     with store.working(), path.open("rb") as file:
-        plain = Plain(file, ARCHIVE_MAX)
+        plain = Plain(file, archive_max(path.parent))
         if not plain.compressed:
             file.seek(0)
             return _Loading(store, Members(file), names).images()
@@ -108,6 +142,8 @@ def load(store: ImageStore, path: Path, names: Sequence[Reference] = ()) -> list
         try:
             with unpacked.open("w+b") as whole:
                 while data := plain.read(CHUNK):
+                    if not whole.tell():
+                        check_head(data)
                     whole.write(data)
                 whole.seek(0)
                 return _Loading(store, Members(whole), names).images()
@@ -127,13 +163,13 @@ class _Loading:
         elif "manifest.json" in self._members:
             found = self._of_docker()
         else:
-            raise BadImage("the file holds no images: give what `docker save` writes, or an OCI image layout")
+            raise BadImage(_NO_IMAGES)
         if not found or (self._names and len(found) > 1):
             raise BadImage(f"the archive holds {len(found)} images: name one only where there is one")
         return [self._store.add(manifest, [*names, *self._names]) for manifest, names in found]
 
     def _of_layout(self) -> list[tuple[Descriptor, list[Reference]]]:
-        index = read_index(document(self._members.document("index.json"), "index.json"))
+        index = own(read_index(document(self._members.document("index.json"), "index.json")))
         tags = self._docker_tags()
         found = []
         for one in index:
@@ -204,14 +240,6 @@ def keep_manifest(*, store: ImageStore, config: Descriptor, layers: Sequence[Des
     data = encoded(content | {"layers": [layer.to_json() for layer in layers]})
     digest, size = store.blobs.add([data])
     return Descriptor(OCI_MANIFEST, digest, size)
-
-
-def architecture() -> str:
-    """This machine's, as Go names it."""
-    import platform
-
-    names = {"x86_64": "amd64", "aarch64": "arm64", "riscv64": "riscv64"}
-    return names.get(platform.machine(), platform.machine())
 
 
 # --- writing ------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import BinaryIO
 
 from rayplane.node.images.errors import BadImage, Corrupt, ImageNotFound, TooLarge
 from rayplane.node.images.manifests import DOCUMENT_MAX, checked
+from rayplane.node.images.room import room_at
 from rayplane.storage.env.private import make_private_dir, own_name, sync_folder
 
 BLOB_MAX = 64 * 1024**3
@@ -75,15 +76,19 @@ class BlobWriter:
     def __init__(self, blobs: Blobs, temporary: Path, digest: str, size: int | None) -> None:
         self._blobs, self._temporary, self._digest, self._size = blobs, temporary, digest, size
         self._seen, self._count = hashlib.sha256(), 0
+        room = room_at(temporary.parent).bytes
+        self._most = min(BLOB_MAX if size is None else size, room)
+        if size is not None and size > min(BLOB_MAX, room):
+            raise TooLarge(f"{digest or 'content'} has {size} bytes, and there is room for {min(BLOB_MAX, room)}")
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         self._file = open(fd, "wb")  # noqa: SIM115  # closed by `close`
 
     def write(self, part: bytes) -> None:
         """Raises TooLarge."""
         self._count += len(part)
-        most = BLOB_MAX if self._size is None else self._size
-        if self._count > most:
-            raise TooLarge(f"{self._digest or 'content'} has more than the {most} bytes that it is to have")
+        if self._count > self._most:
+            why = "there is room for" if self._size is None else "it is to have"
+            raise TooLarge(f"{self._digest or 'content'} has more than the {self._most} bytes that {why}")
         self._seen.update(part)
         self._file.write(part)
 

@@ -1,75 +1,130 @@
-"""Builds of images from a Dockerfile and the files beside it: each COPY is a layer, and the same files give the same.
+"""Builds of images from a Dockerfile and the files beside it: each COPY and RUN is a layer, and the same give the same.
 
 Times of files are the build's epoch, owners are root unless told, names are sorted: digests say what is in an image and
-not when or by whom it was built.
+not when or by whom it was built. What a RUN makes of the same files is its own to answer for.
 """
 
-import fnmatch
-import os
 import posixpath
 import stat
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rayplane.node.errors import ContainerConfigError
-from rayplane.node.images.archives import architecture, keep_manifest
+from rayplane.node.images.archives import keep_manifest
 from rayplane.node.images.catalog import Stored
-from rayplane.node.images.containers import environment
-from rayplane.node.images.decompress import CHUNK
-from rayplane.node.images.dockerfile import Copy, Made, Order, Plan
-from rayplane.node.images.errors import BadImage
+from rayplane.node.images.containers import UPPER, WORK, environment
+from rayplane.node.images.decompress import MAGICS, OTHERS
+from rayplane.node.images.dockerfile import Copy, Instruction, Made, Order, Plan, Run
+from rayplane.node.images.errors import BadImage, ImageError
+from rayplane.node.images.layer_files import Changes, Entry, layer_of, with_parents
 from rayplane.node.images.manifests import OCI_CONFIG, OCI_LAYER, Descriptor, document, encoded, read_config
-from rayplane.node.images.merged import Merged
+from rayplane.node.images.platforms import OS, architecture
 from rayplane.node.images.references import Reference
+from rayplane.node.images.stages import SCRATCH, Stage, needed
 from rayplane.node.images.store import ImageStore
-from rayplane.node.images.users import Accounts, user_of
-
-FILES_MAX = 200_000
-SCRATCH = "scratch"
-IGNORE = ".dockerignore"
-_ACCOUNTS_MAX = 1024 * 1024
-_BLOCK = tarfile.BLOCKSIZE
+from rayplane.node.images.trees import Folder, LayeredTree, Tree, check_count
+from rayplane.node.images.users import User, user_of
+from rayplane.storage.env import Beneath
+from rayplane.storage.env.private import own_name
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
-    """One entry of a layer. `source`: the file that it has its content from."""
+class Step:
+    """A command of a RUN. `directory`: its own, with UPPER and WORK; `layers`: directories, the highest first."""
 
-    mode: int
-    uid: int = 0
-    gid: int = 0
-    source: Path | None = None
-    link: str = ""
+    directory: str
+    layers: Sequence[str]
+    words: Sequence[str]
+    env: Mapping[str, str]
+    user: User
+    working_dir: str
+
+
+class Runner(Protocol):
+    """A runner of commands in roots of their own. `mounted`: paths that it mounts files on, which are not theirs."""
+
+    mounted: frozenset[str]
+
+    def run(self, step: Step) -> None:
+        """Return when it has ended well. Raises ImageError, with what it ended with else."""
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """A stage as far as it is built."""
+
+    made: Made
+    config: Mapping[str, Any]
+    layers: tuple[Descriptor, ...] = ()
+    diff_ids: tuple[str, ...] = ()
+    history: tuple[Mapping[str, Any], ...] = ()
 
 
 class Build:
-    """A build in `store`, which has the base, from the files of the folder `context`. `epoch`: seconds since 1970."""
+    """A build in `store` from the files of the folder `context`.
 
-    def __init__(self, store: ImageStore, context: Path, plan: Plan, base: Stored | None, *, epoch: int = 0) -> None:
-        self._store, self._plan, self._epoch = store, plan, epoch
-        self._context = context.resolve()
-        self._ignored = Ignored(_ignore_file(self._context))
-        self._config: dict[str, Any] = {"architecture": architecture(), "os": "linux", "rootfs": {"type": "layers"}}
-        self._layers: list[Descriptor] = []
-        self._diff_ids: list[str] = []
-        self._history: list[dict[str, Any]] = []
-        if base is not None:
-            self._begin(base)
+    `images`: those that stages begin with or copy from, by name, which the store has; `runner`: None where nothing can
+    be run; `epoch`: seconds since 1970; `told`: called with each order before it is done.
+    """
 
-    def _begin(self, base: Stored) -> None:
-        self._store.ready(base)
-        data = self._store.blobs.document(base.config)
-        config, self._config = read_config(data), document(data, "the base's config")
-        self._layers = [*self._store.manifest(base.digest).layers]
-        self._diff_ids = [*config.diff_ids]
-        history = self._config.get("history")
-        self._history = [*history] if isinstance(history, list) else []
-        own = self._config.get("config") or {}
-        self._plan.made = Made(
+    def __init__(
+        self,
+        store: ImageStore,
+        context: Path,
+        stages: Sequence[Stage],
+        images: Mapping[str, Stored],
+        *,
+        arguments: Mapping[str, str],
+        runner: Runner | None = None,
+        epoch: int = 0,
+        told: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self._store, self._stages, self._images = store, stages, images
+        self._folder = Folder(context)
+        self._arguments, self._runner, self._epoch, self._told = arguments, runner, epoch, told
+        self._built: dict[int | str, _State] = {}
+
+    def image(self, names: Sequence[Reference], target: str = "") -> Stored:
+        """Build a stage, the last one if none is named. Raises ImageError, OSError."""
+        with self._store.working():
+            numbers = needed(self._stages, target)
+            for number in numbers:
+                self._built[number] = self._stage(self._stages[number])
+            state = self._built[numbers[-1]]
+            config = Descriptor(OCI_CONFIG, *self._store.blobs.add([encoded(self._config_of(state))]))
+            manifest = keep_manifest(store=self._store, config=config, layers=state.layers)
+            return self._store.add(manifest, names)
+
+    def _stage(self, stage: Stage) -> _State:
+        state = self._state_of(stage.base)
+        plan = Plan(stage.instructions, self._arguments, stage.outer)
+        plan.made = state.made
+        for order in plan.steps():
+            self._told(order.at.said)
+            try:
+                state = self._with(state, order, stage)
+            except (ImageError, ContainerConfigError, OSError) as e:
+                raise order.at.wrong(str(e)) from e
+        return replace(state, made=plan.made)
+
+    def _state_of(self, base: int | str) -> _State:
+        """A stage before, or an image, or nothing."""
+        if base == SCRATCH:
+            return _State(Made(), {"architecture": architecture(), "os": OS, "rootfs": {"type": "layers"}})
+        if base not in self._built:
+            self._built[base] = self._of_image(self._images[str(base)])
+        return self._built[base]
+
+    def _of_image(self, image: Stored) -> _State:
+        self._store.ready(image)
+        data = self._store.blobs.document(image.config)
+        config, whole = read_config(data), document(data, "the base's config")
+        own, history = whole.get("config") or {}, whole.get("history")
+        made = Made(
             environment(config.env),
             own.get("Labels") or {},
             config.entrypoint,
@@ -80,91 +135,87 @@ class Build:
             tuple(own.get("ExposedPorts") or ()),
             config.volumes,
         )
+        layers = self._store.manifest(image.digest).layers
+        return _State(made, whole, layers, config.diff_ids, tuple(history) if isinstance(history, list) else ())
 
-    def image(self, names: Sequence[Reference]) -> Stored:
-        """Carry out the plan. Raises ImageError, OSError."""
-        with self._store.working():
-            for order in self._plan.steps():
-                self._do(order)
-            data = encoded(self._config_now())
-            config = Descriptor(OCI_CONFIG, *self._store.blobs.add([data]))
-            manifest = keep_manifest(store=self._store, config=config, layers=self._layers)
-            return self._store.add(manifest, names)
+    def _with(self, state: _State, order: Order, stage: Stage) -> _State:
+        """A state with an order's layer."""
+        if isinstance(order, Run):
+            return self._with_run(state, order)
+        origin = stage.reads[order.origin] if order.origin else None
+        tree: Tree = self._folder
+        if origin is not None:
+            tree = LayeredTree(self._store.layers.merged(self._state_of(origin).diff_ids))
+        return self._with_layer(state, order.at, self._copied(state, order, tree))
 
-    def _do(self, order: Order) -> None:
-        if not isinstance(order, Copy):
-            raise BadImage(f"{order.said[:200]!r} is not done here: make its files beforehand, and COPY them")
-        digest, size = self._store.blobs.add(_layer(self._entries(order), self._epoch))
+    def _with_layer(self, state: _State, at: Instruction, entries: Mapping[str, Entry]) -> _State:
+        told: dict[str, Any] = {"created": self._stamp, "created_by": at.said}
+        if not entries:
+            return replace(state, history=(*state.history, told | {"empty_layer": True}))
+        digest, size = self._store.blobs.add(layer_of(entries, self._epoch))
         layer = Descriptor(OCI_LAYER, digest, size)
         self._store.layers.unpack(layer, digest)
-        self._layers.append(layer)
-        self._diff_ids.append(digest)
-        self._history.append({"created": self._stamp, "created_by": order.said})
+        layers, diff_ids = (*state.layers, layer), (*state.diff_ids, digest)
+        return replace(state, layers=layers, diff_ids=diff_ids, history=(*state.history, told))
 
-    # --- files ------------------------------------------------------------------------------------
+    # --- RUN --------------------------------------------------------------------------------------
 
-    def _entries(self, order: Copy) -> dict[str, _Entry]:
+    def _with_run(self, state: _State, order: Run) -> _State:
+        if self._runner is None:
+            raise BadImage("this machine cannot run it apart from others: make its files beforehand, and COPY them")
+        if not order.words:
+            raise BadImage("says nothing")
+        layers = self._store.layers
+        user = user_of(order.user, layers.accounts(state.diff_ids))
+        places = dict.fromkeys(str(layers.path(one)) for one in reversed(state.diff_ids))
+        directory = Path(own_name(str(self._store.root / "making" / "run")))
+        try:
+            for name in (UPPER, WORK):
+                (directory / name).mkdir(parents=True)
+            self._runner.run(Step(str(directory), [*places], order.words, order.env, user, order.directory))
+            changes = Changes(Beneath(str(directory / UPPER)), layers.owners, self._runner.mounted)
+            return self._with_layer(state, order.at, changes.entries())
+        finally:
+            Beneath(str(directory.parent)).remove(directory.name)
+
+    # --- COPY -------------------------------------------------------------------------------------
+
+    def _copied(self, state: _State, order: Copy, tree: Tree) -> dict[str, Entry]:
         """What a copy brings, by path."""
-        merged = self._store.layers.merged(self._diff_ids)
-        uid, gid = self._owner(order, merged)
+        layers = self._store.layers
+        merged = layers.merged(state.diff_ids)
+        owner = None
+        if order.owner:
+            user = user_of(order.owner, layers.accounts(state.diff_ids))
+            owner = user.uid, user.gid
         target = merged.resolve(order.target.strip("/"))
         there = merged.look(target) if target else None
         inside = order.target.endswith("/") or not target or (there is not None and there.is_directory)
-        found: dict[str, _Entry] = {}
-        for source in self._sources(order):
-            if source.is_dir():
-                files = {posixpath.join(target, name): path for name, path in self._below(source)}
-                if not files and target:
-                    found[target] = _Entry(stat.S_IFDIR | 0o755, uid, gid)
-            else:
-                files = {posixpath.join(target, source.name) if inside else target: source}
-            for path, file in files.items():
-                found[path] = _entry(file, uid, gid, order.mode)
-            if len(found) > FILES_MAX:
-                raise BadImage(f"{order.said[:200]!r} copies more than {FILES_MAX} files: use a {IGNORE}")
-        return _with_parents(found, merged)
+        found: dict[str, Entry] = {}
+        for path, source in self._pairs(order, tree, target, inside=inside):
+            entry = _of_image(tree.entry(source), order.mode, owner)
+            if order.at.name == "ADD" and entry.source is not None:
+                _check_no_archive(entry.source.root, entry.source.path)
+            found[path] = entry
+            check_count(len(found), order.at.said)
+        return with_parents(found, merged)
 
-    def _owner(self, order: Copy, merged: Merged) -> tuple[int, int]:
-        if not order.owner:
-            return 0, 0
-        texts = (merged.text(path, _ACCOUNTS_MAX) for path in ("etc/passwd", "etc/group"))
-        try:
-            user = user_of(order.owner, Accounts(*texts))
-        except ContainerConfigError as e:
-            raise BadImage(f"{order.said[:200]!r}: {e}") from e
-        return user.uid, user.gid
-
-    def _sources(self, order: Copy) -> list[Path]:
-        """The files and folders of the context that a copy names. Raises BadImage where it names none."""
-        found: dict[Path, None] = {}
+    def _pairs(self, order: Copy, tree: Tree, target: str, *, inside: bool) -> Iterator[tuple[str, str]]:
+        """Paths in the image with where they come from in a tree. Raises BadImage where a source names nothing."""
         for source in order.sources:
-            name = posixpath.normpath(source.strip("/") or ".")
-            if ".." in source.split("/"):
-                raise BadImage(f"{order.said[:200]!r}: {source!r} is outside of the folder that is built from")
-            matching = sorted(self._context.glob(name)) if set(name) & set("*?[") else [self._context / name]
-            here = [path for path in matching if os.path.lexists(path) and not self._ignores(path)]
-            if not here:
-                raise BadImage(f"{order.said[:200]!r}: there is no {source!r} in {self._context}, or it is ignored")
-            found |= dict.fromkeys(self._real(path, order) for path in here)
-        return [*found]
-
-    def _real(self, path: Path, order: Copy) -> Path:
-        """Where a link that is named itself leads, which must be in the context."""
-        real = path.resolve()
-        if real != self._context and self._context not in real.parents:
-            raise BadImage(f"{order.said[:200]!r}: {path.name!r} leads out of the folder that is built from")
-        return real
-
-    def _below(self, folder: Path) -> Iterator[tuple[str, Path]]:
-        for above, folders, files in os.walk(folder):
-            folders.sort()
-            for name in sorted((*folders, *files)):
-                path = Path(above, name)
-                if not self._ignores(path):
-                    yield str(path.relative_to(folder)), path
-
-    def _ignores(self, path: Path) -> bool:
-        return path != self._context and self._ignored(path.relative_to(self._context).as_posix())
+            named = tree.named(source)
+            if not named:
+                raise BadImage(f"there is no {source!r} to copy, or it is ignored")
+            for name, one in named:
+                if not tree.is_directory(one):
+                    yield posixpath.join(target, name) if inside else target, one
+                    continue
+                empty = True
+                for path in tree.below(one):
+                    empty = False
+                    yield posixpath.join(target, path[len(one) :].lstrip("/")), path
+                if empty and target and one:
+                    yield target, one
 
     # --- config -----------------------------------------------------------------------------------
 
@@ -172,8 +223,8 @@ class Build:
     def _stamp(self) -> str:
         return datetime.fromtimestamp(self._epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
-    def _config_now(self) -> dict[str, Any]:
-        made = self._plan.made
+    def _config_of(self, state: _State) -> dict[str, Any]:
+        made = state.made
         own: dict[str, Any] = {
             "Env": [f"{name}={value}" for name, value in made.env.items()],
             "Entrypoint": [*made.entrypoint],
@@ -186,101 +237,28 @@ class Build:
             "Volumes": {place: {} for place in made.volumes},
         }
         return {
-            **self._config,
+            **state.config,
             "created": self._stamp,
             "config": {name: value for name, value in own.items() if value},
-            "rootfs": {"type": "layers", "diff_ids": self._diff_ids},
-            "history": self._history,
+            "rootfs": {"type": "layers", "diff_ids": [*state.diff_ids]},
+            "history": [*state.history],
         }
 
 
-class Ignored:
-    """The patterns of a .dockerignore; the last that fits decides."""
-
-    def __init__(self, text: str) -> None:
-        self._patterns: list[tuple[list[str], bool]] = []
-        for line in text.splitlines():
-            bare = line.strip()
-            if bare and not bare.startswith("#"):
-                pattern = posixpath.normpath(bare.removeprefix("!").strip().lstrip("/"))
-                self._patterns.append((pattern.split("/"), bare.startswith("!")))
-
-    def __call__(self, path: str) -> bool:
-        parts = path.split("/")
-        ignored = False
-        for pattern, again in self._patterns:
-            if any(_fits(parts[:depth], pattern) for depth in range(1, len(parts) + 1)):
-                ignored = not again
-        return ignored
+def _of_image(entry: Entry, mode: int | None, owner: tuple[int, int] | None) -> Entry:
+    """An entry of a tree as it is in the image."""
+    uid, gid = owner or (entry.uid, entry.gid)
+    if mode is not None and not stat.S_ISLNK(entry.mode):
+        entry = replace(entry, mode=stat.S_IFMT(entry.mode) | mode)
+    return replace(entry, uid=uid, gid=gid)
 
 
-def _fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:
-    """Whether a path is what a pattern says; `**` is any number of folders."""
-    reached = {0}
-    for one in pattern:
-        if one == "**":
-            reached = set(range(min(reached), len(parts) + 1)) if reached else reached
-        else:
-            reached = {at + 1 for at in reached if at < len(parts) and fnmatch.fnmatchcase(parts[at], one)}
-    return len(parts) in reached
-
-
-def _ignore_file(context: Path) -> str:
+def _check_no_archive(root: Beneath, path: str) -> None:
+    """Raises BadImage for what Docker would unpack."""
+    head = root.read(path, tarfile.BLOCKSIZE)
     try:
-        return (context / IGNORE).read_text(errors="replace")
-    except FileNotFoundError:
-        return ""
-
-
-def _entry(path: Path, uid: int, gid: int, mode: int | None) -> _Entry:
-    status = path.lstat()
-    if stat.S_ISLNK(status.st_mode):
-        return _Entry(stat.S_IFLNK | 0o777, uid, gid, link=os.readlink(path))
-    if stat.S_ISDIR(status.st_mode):
-        return _Entry(stat.S_IFDIR | (stat.S_IMODE(status.st_mode) if mode is None else mode), uid, gid)
-    if not stat.S_ISREG(status.st_mode):
-        raise BadImage(f"{path} is neither file, folder nor link: leave it out by {IGNORE}")
-    return _Entry(stat.S_IFREG | (stat.S_IMODE(status.st_mode) if mode is None else mode), uid, gid, source=path)
-
-
-def _with_parents(found: Mapping[str, _Entry], merged: Merged) -> dict[str, _Entry]:
-    """Entries with the directories that they are in: as they are below, since a layer's word on one hides that."""
-    every = dict(found)
-    for path in found:
-        above = posixpath.dirname(path)
-        while above and above not in every:
-            seen = merged.look(above)
-            mode = stat.S_IMODE(seen.mode) if seen is not None and seen.is_directory else 0o755
-            owner = (seen.uid, seen.gid) if seen is not None else (0, 0)
-            every[above] = _Entry(stat.S_IFDIR | mode, *owner)
-            above = posixpath.dirname(above)
-    return every
-
-
-def _layer(entries: Mapping[str, _Entry], epoch: int) -> Iterator[bytes]:
-    """A layer's archive, the same for the same entries."""
-    for path in sorted(entries):
-        entry = entries[path]
-        info = tarfile.TarInfo(path)
-        info.mode, info.uid, info.gid, info.mtime = stat.S_IMODE(entry.mode), entry.uid, entry.gid, epoch
-        if stat.S_ISDIR(entry.mode):
-            info.type = tarfile.DIRTYPE
-        elif entry.link:
-            info.type, info.linkname = tarfile.SYMTYPE, entry.link
-        if entry.source is None:
-            yield info.tobuf(tarfile.PAX_FORMAT)
-        else:
-            yield from _content(info, entry.source)
-    yield bytes(2 * _BLOCK)
-
-
-def _content(info: tarfile.TarInfo, source: Path) -> Iterator[bytes]:
-    with open(os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
-        left = info.size = os.fstat(file.fileno()).st_size
-        yield info.tobuf(tarfile.PAX_FORMAT)
-        while data := file.read(min(CHUNK, left)):
-            left -= len(data)
-            yield data
-    if left:
-        raise BadImage(f"{source} became shorter while it was copied: build again")
-    yield bytes(-info.size % _BLOCK)
+        tarfile.TarInfo.frombuf(head, tarfile.ENCODING, "surrogateescape")
+    except tarfile.TarError:
+        if not head.startswith((*MAGICS, *OTHERS)):
+            return
+    raise BadImage(f"{path!r} is an archive, and is not unpacked here: COPY it and RUN tar, or unpack it beforehand")

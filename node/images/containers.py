@@ -12,8 +12,11 @@ from typing import Any
 from rayplane.node.errors import ContainerConfigError
 from rayplane.node.images.users import Accounts, User, user_numbered, user_of
 
+UPPER, WORK = "image-upper", "image-work"
+"""Of a container's directory: what it writes above its image, and what the kernel needs for that."""
 SIMULATED_ID = "simulated@"
 """What `imageID` begins with where a container is data on a node of processes: its image is nowhere."""
+SHELL = "sh"
 _REAL_TIME = re.compile(r"RT(MIN|MAX)(?:([+-])(\d{1,2}))?")
 
 
@@ -44,6 +47,24 @@ class ContainerImage:
         if command:
             return [*command, *args]
         return [*self.entrypoint, *(args or self.cmd)]
+
+
+def own_command(
+    container: dict[str, Any], image: ContainerImage | None = None, expanded: Callable[[str], str] = str
+) -> list[str]:
+    """Command and arguments of a container; empty when it has none and is simulated.
+
+    Images that are used from a terminal (`kubectl run -it`, `kubectl debug -it`) have a shell or no entry point.
+    `expanded`: what becomes of the pod's own words.
+    """
+    if image is not None:
+        return image.words(container, expanded)
+    args = container.get("args") or ()
+    if command := container.get("command"):
+        return [expanded(word) for word in (*command, *args)]
+    if container.get("stdin") and container.get("tty"):
+        return [expanded(word) for word in args] or [SHELL]
+    return []
 
 
 def to_run(*, isolates: bool) -> str:

@@ -8,7 +8,7 @@ import base64
 import binascii
 import fnmatch
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,10 +55,12 @@ def auths_of(secret: Object) -> list[Auth]:
         return []
     uid = meta.uid(secret)
     entries = [(key, one) for key, one in found.items() if isinstance(one, dict)][:ENTRIES_MAX]
-    return [auth for key, one in entries if (auth := _auth(key, one, uid)) is not None]
+    return [auth for key, one in entries if (auth := auth_named(key, one, uid)) is not None]
 
 
-def _auth(key: str, found: dict[str, Any], secret: str) -> Auth | None:
+def auth_named(key: str, found: Mapping[str, Any], secret: str = "") -> Auth | None:
+    """The user that an entry of such a secret names, for the hosts of its key; None where it names none."""
+
     def text(name: str) -> str:
         value = found.get(name)
         return value if isinstance(value, str) else ""

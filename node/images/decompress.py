@@ -15,7 +15,9 @@ else:
 
 CHUNK = 256 * 1024
 _GZIP, _ZSTD, _SKIPPABLE = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\x2a\x4d\x18"
-_OTHERS = {b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
+MAGICS = (_GZIP, _ZSTD)
+"""What compressed streams begin with that are read here."""
+OTHERS = {b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
 
 
 class _Decoder(Protocol):
@@ -182,7 +184,7 @@ def _decoder_of(head: bytes) -> Callable[[], _Decoder] | None:
         return _Gzip
     if head.startswith(_ZSTD) or head[1:4] == _SKIPPABLE:
         return _Zstd
-    for magic, name in _OTHERS.items():
+    for magic, name in OTHERS.items():
         if head.startswith(magic):
             raise BadImage(f"is compressed by {name}: images are plain, gzip or zstd; compress it anew")
     return None

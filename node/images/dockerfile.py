@@ -1,7 +1,7 @@
 """Dockerfiles, as far as images are built from them here: instructions read, and variables put in. Pure.
 
-One stage; FROM, ARG, ENV, LABEL, COPY, ADD (of local files), RUN, USER, WORKDIR, ENTRYPOINT, CMD, SHELL, EXPOSE, VOLUME
-and STOPSIGNAL. HEALTHCHECK is passed over, as Kubernetes does; what else there is is refused by name.
+FROM with stages, ARG, ENV, LABEL, COPY, ADD of local files, RUN, USER, WORKDIR, ENTRYPOINT, CMD, SHELL, EXPOSE, VOLUME
+and STOPSIGNAL. HEALTHCHECK is passed over, as Kubernetes does; what else there is is refused with its line.
 Source: Docker's Dockerfile reference.
 """
 
@@ -23,8 +23,8 @@ _FLAG = re.compile(r"--([a-z]+)(?:=(\S*))?\s+")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _HEREDOC = re.compile(r"<<-?\s*[\"']?[A-Za-z_]")
 _WORD = re.compile(r"""(?:[^\s"'\\]|\\.|"(?:[^"\\]|\\.)*"|'[^']*')+""", re.DOTALL)
-_FLAGS = {"FROM": {"platform"}, "COPY": {"chown", "chmod", "link"}, "ADD": {"chown", "chmod", "link"}}
-_PASSED_OVER = ("HEALTHCHECK", "MAINTAINER")
+_FLAGS = {"FROM": {"platform"}, "COPY": {"chown", "chmod", "link", "from"}, "ADD": {"chown", "chmod", "link"}}
+PASSED_OVER = ("HEALTHCHECK", "MAINTAINER")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,30 +36,37 @@ class Instruction:
     flags: Mapping[str, str]
     text: str
 
+    @property
+    def said(self) -> str:
+        return f"{self.name} {self.text}"
+
     def wrong(self, why: str) -> BadImage:
         return BadImage(f"Dockerfile, line {self.line}: {self.name}: {why}")
 
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """An order to copy files of the context. `target` is absolute, and ends with '/' where it is a directory."""
+    """An order to copy files. `target` is absolute, and ends with '/' where it is a directory; `origin`: the stage or
+    image that they are of, by its name; empty: they are of the folder that is built from.
+    """
 
+    at: Instruction
     sources: tuple[str, ...]
     target: str
     owner: str = ""
     mode: int | None = None
-    said: str = ""
+    origin: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
     """An order to run a command in the image as it is so far."""
 
+    at: Instruction
     words: tuple[str, ...]
     env: Mapping[str, str]
     user: str
     directory: str
-    said: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,31 +188,25 @@ def listed(text: str) -> list[str] | None:
 
 
 class Plan:
-    """A Dockerfile's instructions after its FROM, carried out as far as they need no files.
+    """The instructions of a stage after its FROM, carried out as far as they need no files.
 
-    `made`: what is known of the base's config. `steps` gives what is to be done, in order, with `made` as it is then.
+    `arguments`: values given to ARGs; `outer`: those of ARGs before the first FROM. `made`: what is known of the base's
+    config. `steps` gives what is to be done, in order, with `made` as it is then.
     """
 
-    def __init__(self, instructions: Sequence[Instruction], arguments: Mapping[str, str]) -> None:
-        self._given = arguments
+    def __init__(
+        self, instructions: Sequence[Instruction], arguments: Mapping[str, str], outer: Mapping[str, str] | None = None
+    ) -> None:
+        self._given, self._outer = arguments, outer or {}
         self._args: dict[str, str] = {}
         self._shell: tuple[str, ...] = ("/bin/sh", "-c")
         self.made = Made()
-        before = [one for one in instructions if one.name not in _PASSED_OVER]
-        at = next((n for n, one in enumerate(before) if one.name == "FROM"), None)
-        if at is None or any(one.name != "ARG" for one in before[:at]):
-            raise BadImage("a Dockerfile begins with FROM, after ARGs at most")
-        for one in before[:at]:
-            self._arg(one)
-        self._outer, self._args = self._args, {}
-        self.base = self._base_of(before[at])
-        self._rest = before[at + 1 :]
+        self._rest = instructions
 
-    def _base_of(self, one: Instruction) -> str:
-        words = expand(one.text, self._outer).split()
-        if len(words) != 1 and not (len(words) == 3 and words[1].upper() == "AS"):
-            raise one.wrong("name one image, or scratch")
-        return words[0]
+    @property
+    def arguments(self) -> Mapping[str, str]:
+        """The values of its ARGs so far."""
+        return self._args
 
     def steps(self) -> Iterator[Order]:
         """Raises BadImage."""
@@ -219,12 +220,11 @@ class Plan:
             return self._copy(one)
         if one.name == "RUN":
             env = {**self._args, **self.made.env}
-            return Run(self._command(one), env, self.made.user, self.made.directory or "/", f"RUN {one.text}")
+            return Run(one, self._command(one), env, self.made.user, self.made.directory or "/")
         try:
             change = _CHANGES[one.name]
         except KeyError:
-            why = "is another stage: build each as an image of its own" if one.name == "FROM" else "is not done here"
-            raise one.wrong(why) from None
+            raise one.wrong("is not done here") from None
         change(self, one)
         return None
 
@@ -254,7 +254,7 @@ class Plan:
         if mode and not re.fullmatch(r"[0-7]{3,4}", mode):
             raise one.wrong(f"--chmod={mode}: use octal digits")
         owner = expand(one.flags.get("chown", ""), values)
-        return Copy(tuple(sources), place, owner, int(mode, 8) if mode else None, f"{one.name} {one.text}")
+        return Copy(one, tuple(sources), place, owner, int(mode, 8) if mode else None, one.flags.get("from", ""))
 
     def _command(self, one: Instruction) -> tuple[str, ...]:
         words = listed(one.text)
@@ -271,7 +271,7 @@ class Plan:
             name, given, default = word.partition("=")
             if not _NAME.fullmatch(name):
                 raise one.wrong("name a variable")
-            outer = getattr(self, "_outer", {}).get(name, "")
+            outer = self._outer.get(name, "")
             value = self._given.get(name, expand(default, {**self._args, **self.made.env}) if given else outer)
             if given or name in self._given or outer:
                 self._args[name] = value

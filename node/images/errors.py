@@ -65,6 +65,10 @@ class PullBackOff(ImageError):
         self.wait_s = wait_s
 
 
+class StoreFailed(ImageError):
+    """The store's directory cannot be read or written: see to its disk, and to its mode."""
+
+
 class RegistryFailed(ImageError):
     """A registry does not answer, or not as registries do."""
 

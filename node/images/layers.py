@@ -16,14 +16,13 @@ from rayplane.node.images.decompress import Plain
 from rayplane.node.images.errors import Corrupt, TooLarge
 from rayplane.node.images.manifests import Descriptor
 from rayplane.node.images.merged import Merged
+from rayplane.node.images.room import room_at
 from rayplane.node.images.unpacking import ENTRIES_MAX, Archive, LayerWriter, Owners
 from rayplane.node.images.users import Accounts
 from rayplane.storage.env import Beneath
 from rayplane.storage.env.private import make_private_dir, own_name, sync_filesystem
 
 LAYER_MAX = 32 * 1024**3
-KEPT_FREE = 64 * 1024**2
-"""Bytes that unpacking leaves free."""
 _NAME_DIGITS = 20
 _FILES, _DIGEST = "fs", "digest"
 _ACCOUNTS_MAX = 1024 * 1024
@@ -34,12 +33,12 @@ class Layers:
     """The unpacked layers of a store. All raise ImageError and OSError."""
 
     def __init__(self, directory: Path, making: Path, blobs: Blobs, owners: Owners | None) -> None:
-        self._directory, self._making, self._blobs, self._owners = directory, making, blobs, owners
+        self._directory, self._making, self._blobs, self.owners = directory, making, blobs, owners
         self.entries_max = ENTRIES_MAX
 
     def prepare(self) -> None:
         make_private_dir(self._directory)
-        if self._owners is not None:
+        if self.owners is not None:
             os.chmod(self._directory, _ENTERED)
 
     def path(self, diff_id: str) -> Path:
@@ -70,8 +69,8 @@ class Layers:
         try:
             self._write(layer, diff_id, files)
             (fresh / _DIGEST).write_text(diff_id)
-            if self._owners is not None:
-                os.chown(files, self._owners(0), self._owners(0))
+            if self.owners is not None:
+                os.chown(files, self.owners(0), self.owners(0))
                 os.chmod(fresh, _ENTERED)
             os.chmod(files, 0o755)
             sync_filesystem(str(fresh))
@@ -84,13 +83,13 @@ class Layers:
             Beneath(self._making).remove(fresh.name)
 
     def _write(self, layer: Descriptor, diff_id: str, files: Path) -> None:
-        room = os.statvfs(files)
-        most = min(LAYER_MAX, room.f_bavail * room.f_frsize - KEPT_FREE)
+        room = room_at(files)
+        most = min(LAYER_MAX, room.bytes)
         with self._blobs.open(layer.digest) as raw:
             plain = Plain(raw, most)
-            writer = LayerWriter(str(files), self._owners, bytes_max=most)
+            writer = LayerWriter(str(files), self.owners, bytes_max=most)
             try:
-                writer.unpack(Archive(plain, entries_max=self.entries_max))
+                writer.unpack(Archive(plain, entries_max=min(self.entries_max, room.files)))
             finally:
                 writer.close()
         for said, found in ((layer.digest, plain.raw_digest), (diff_id, plain.digest)):
@@ -111,7 +110,7 @@ class Layers:
 
     def merged(self, diff_ids: Sequence[str]) -> Merged:
         """The file system of unpacked layers, given from the lowest on."""
-        return Merged([str(self.path(one)) for one in reversed(diff_ids)], self._owners)
+        return Merged([str(self.path(one)) for one in reversed(diff_ids)], self.owners)
 
     def accounts(self, diff_ids: Sequence[str]) -> Accounts:
         """The users and groups that the file system of layers knows, the lowest first."""

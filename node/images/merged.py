@@ -67,6 +67,36 @@ class Merged:
             return ""
         return seen.layer.read(seen.path, limit).decode(errors="replace")
 
+    def names(self, path: str) -> list[str]:
+        """Names in a directory, sorted; its links are not followed. Nothing where there is none."""
+        found, gone = dict[str, None](), set[str]()
+        for layer in self._layers:
+            seen, decides = self._in_layer(layer, path) if path else (None, False)
+            if path and (seen is None or not seen.is_directory):
+                if decides:
+                    break
+                continue
+            with layer.open_dir(path) as fd:
+                for name in os.listdir(fd):
+                    mode = os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode
+                    if stat.S_ISCHR(mode):
+                        gone.add(name)
+                    elif name not in gone:
+                        found.setdefault(name)
+            if self._hides(layer, path):
+                break
+        return sorted(found)
+
+    @staticmethod
+    def _hides(layer: Beneath, path: str) -> bool:
+        """Whether a directory of a layer, or one that it is in, hides those of lower layers."""
+        parts = path.split("/") if path else []
+        for depth in range(1, len(parts) + 1):
+            with layer.open_dir("/".join(parts[:depth])) as fd:
+                if is_opaque(fd):
+                    return True
+        return False
+
     def _in_layer(self, layer: Beneath, path: str) -> tuple[Seen | None, bool]:
         """A layer's word on a path, and whether that is the last: it has or hides what is there."""
         parts, hides = path.split("/"), False
@@ -80,7 +110,7 @@ class Merged:
             if not stat.S_ISDIR(status.st_mode):
                 return None, True
             with layer.open_dir(here) as fd:
-                hides = hides or _is_opaque(fd)
+                hides = hides or is_opaque(fd)
         return None, False
 
     def _seen(self, layer: Beneath, path: str, status: os.stat_result) -> Seen | None:
@@ -91,7 +121,8 @@ class Merged:
         return Seen(status.st_mode, max(0, uid), max(0, gid), link, layer, path)
 
 
-def _is_opaque(fd: int) -> bool:
+def is_opaque(fd: int) -> bool:
+    """Whether a directory hides those of lower layers."""
     try:
         return os.getxattr(fd, OPAQUE) == b"y"
     except OSError:

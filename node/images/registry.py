@@ -4,6 +4,7 @@ What a registry says is checked as what archives say: content by its digest, doc
 nothing for a while is given up; what came of a pull stays for the next one, blob by blob.
 """
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -12,7 +13,6 @@ from typing import Any, TypeVar
 import aiohttp
 from yarl import URL
 
-from rayplane.node.images.archives import architecture
 from rayplane.node.images.catalog import Credentials, Stored
 from rayplane.node.images.credentials import Auth
 from rayplane.node.images.errors import BadImage, ImageError, ImageNotFound, RegistryDenied, RegistryFailed
@@ -29,6 +29,7 @@ from rayplane.node.images.manifests import (
     read_index,
     read_manifest,
 )
+from rayplane.node.images.platforms import architecture
 from rayplane.node.images.references import Reference
 from rayplane.node.images.registries import Registries
 from rayplane.node.images.store import ImageStore
@@ -36,6 +37,8 @@ from rayplane.node.images.store import ImageStore
 T = TypeVar("T")
 QUIET_S = 60.0
 """A registry that sends nothing for so long is given up."""
+SLOWEST, SLOW_FROM_S = 1024, QUIET_S
+"""Bytes in a second: who sends content slower, after so long, only keeps others from pulling."""
 PART_BYTES = 1024 * 1024
 TOKEN_MAX = 64 * 1024
 INDEXES_MAX = 4
@@ -137,9 +140,14 @@ class _Pull:
         return data, media_type(document(data, "a manifest"))
 
     async def _blob(self, content: Descriptor) -> AsyncIterator[bytes]:
+        clock, got = asyncio.get_running_loop().time, 0
+        until = clock() + SLOW_FROM_S
         async with self._get(f"blobs/{content.digest}", {}) as answer:
             async for part in answer.content.iter_chunked(PART_BYTES):
                 yield part
+                got += len(part)
+                if clock() > until + got / SLOWEST:
+                    raise RegistryFailed(f"{answer.url.host} sends {content.digest} slower than {SLOWEST} bytes/s")
 
     @asynccontextmanager
     async def _get(self, path: str, headers: Mapping[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:

@@ -3,12 +3,12 @@
 import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import BinaryIO, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from rayplane.control_plane.rpc import Context, Service
 from rayplane.node import callers
 from rayplane.node.errors import Malformed, Unsupported
-from rayplane.node.images.archives import ARCHIVE_MAX, load, saved
+from rayplane.node.images.archives import HEAD_BYTES, archive_max, check_head, load, saved
 from rayplane.node.images.catalog import Stored
 from rayplane.node.images.errors import TooLarge
 from rayplane.node.images.references import Reference, parse_reference
@@ -18,8 +18,6 @@ from rayplane.storage.env.private import own_name
 
 T = TypeVar("T")
 NAMES_MAX = 100
-ROOM_LEFT = 0.02
-"""The part of a file system that archives on their way leave free."""
 
 
 class Images(Protocol):
@@ -56,10 +54,14 @@ class ImagesService:
             raise Malformed(f"send an archive, and at most {NAMES_MAX} names for its image in the first message")
         path = Path(own_name(str(self._store.root / "making" / "archive")))
         try:
-            with await self._images.run(_fresh, path) as file:
-                await self._images.run(_written, file, first.data)
+            arriving = await self._images.run(_Arriving, path)
+            try:
+                await self._images.run(arriving.write, first.data)
                 async for request in requests:
-                    await self._images.run(_written, file, request.data)
+                    await self._images.run(arriving.write, request.data)
+                await self._images.run(arriving.whole)
+            finally:
+                arriving.close()
             images = await self._images.run(self._load, path, names)
         finally:
             await self._images.run(lambda: path.unlink(missing_ok=True))
@@ -125,13 +127,28 @@ def images_service(images: Images | None, *, unpacks: bool) -> Service:
     return Service(descriptor, ImagesService(images, unpacks=unpacks), callers=callers.IMAGES)
 
 
-def _fresh(path: Path) -> BinaryIO:
-    return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb")
+class _Arriving:
+    """An archive on its way into a file; its size is bounded, and its beginning looked at as soon as it is there."""
 
+    def __init__(self, path: Path) -> None:
+        self._most = archive_max(path.parent)
+        self._file = open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb")  # noqa: SIM115
+        self._size, self._head = 0, b""
 
-def _written(file: BinaryIO, data: bytes) -> None:
-    room = os.fstatvfs(file.fileno())
-    left = room.f_bavail * room.f_frsize - len(data)
-    if file.tell() + len(data) > ARCHIVE_MAX or left < ROOM_LEFT * room.f_blocks * room.f_frsize:
-        raise TooLarge("the archive is larger than there is room for: free some, or choose another --state-dir")
-    file.write(data)
+    def write(self, data: bytes) -> None:
+        """Raises BadImage, TooLarge."""
+        self._size += len(data)
+        if self._size > self._most:
+            what = f"the archive has more than {self._most} bytes, which is all that there is room for"
+            raise TooLarge(f"{what}: free some, or choose another --state-dir")
+        if len(self._head) < HEAD_BYTES:
+            self._head += data[:HEAD_BYTES]
+            if len(self._head) >= HEAD_BYTES:
+                check_head(self._head)
+        self._file.write(data)
+
+    def whole(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()

@@ -22,6 +22,7 @@ from rayplane.node.images.collection import Candidate, Thresholds, Wanted, wante
 from rayplane.node.images.errors import BadImage, BadReference, ImageInUse, TooLarge
 from rayplane.node.images.layers import Layers
 from rayplane.node.images.manifests import Config, Descriptor, Manifest, document, read_config, read_manifest
+from rayplane.node.images.platforms import check_platform
 from rayplane.node.images.references import Reference, parse_reference
 from rayplane.node.images.unpacking import Owners
 from rayplane.node.images.users import Accounts
@@ -131,6 +132,17 @@ class ImageStore:
         total, free = room.f_blocks * room.f_frsize, room.f_bavail * room.f_frsize
         return wanted(candidates, total=total, free=free, thresholds=thresholds, now=self._now())
 
+    def collect(self, thresholds: Thresholds) -> tuple[int, int]:
+        """Remove images, the longest unused first, until the disk has room; bytes that were short, and that still are.
+
+        How much one frees is seen when it is gone: layers may be others' too, and are larger than their archives.
+        """
+        plan, until = self.to_collect(thresholds), replace(thresholds, high=thresholds.low)
+        short = plan.short
+        while plan.short and any(self.remove_images([digest]) for digest in plan.digests):
+            plan = self.to_collect(until)
+        return short, plan.short
+
     def _used_at(self, image: Stored) -> float:
         """When its last use ended, or it came; now while it is used."""
         if self.is_used(image):
@@ -170,6 +182,7 @@ class ImageStore:
         """Have an image whose content is here under names. Call it inside of `working`."""
         content = self.manifest(manifest.digest)
         config = read_config(self.blobs.document(content.config.digest))
+        check_platform(config)
         if len(config.diff_ids) != len(content.layers):
             raise BadImage(f"an image has {len(content.layers)} layers and {len(config.diff_ids)} diff_ids")
         for layer in content.layers:
@@ -193,6 +206,7 @@ class ImageStore:
         with self.working():
             content = self.manifest(image.digest)
             config = self.config(image)
+            check_platform(config)
             for layer, diff_id in zip(content.layers, config.diff_ids, strict=True):
                 self.layers.unpack(layer, diff_id)
             # A layer that comes twice shows nothing below its upper self, and the kernel takes it once.

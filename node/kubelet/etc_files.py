@@ -8,11 +8,9 @@ from typing import Any
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
-from rayplane.node.runtime.resolv import parse_resolv
+from rayplane.node.runtime.resolv import RESOLV_CONF, parse_resolv
 
 DOMAIN = "cluster.local"
-RESOLV_CONF = "/etc/resolv.conf"
-"""Of the machine, and of every pod."""
 NAMESERVERS_MAX, SEARCHES_MAX, SEARCH_CHARS_MAX = 3, 32, 2048
 HOST_NAME_MAX = 63
 _LOCAL = (

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -16,7 +16,7 @@ from rayplane.node.errors import ContainerConfigError
 from rayplane.node.events import Events
 from rayplane.node.images.catalog import Catalog, Stored
 from rayplane.node.images.collection import Thresholds
-from rayplane.node.images.containers import ContainerImage, environment, to_run
+from rayplane.node.images.containers import ContainerImage, environment, own_command, to_run
 from rayplane.node.images.credentials import Auth, auths_of, credentials_of, fitting
 from rayplane.node.images.errors import BadReference, ImageError, NoPull, PullBackOff
 from rayplane.node.images.manifests import digest_of
@@ -29,7 +29,6 @@ from rayplane.node.images.store import ImageStore, Ready, Use
 from rayplane.node.images.unpacking import Owners
 from rayplane.node.kubelet.puller import Puller
 from rayplane.node.lifecycle import KUBERNETES_RESTARTS, StartContainer, StartFailed
-from rayplane.node.runtime.command import own_command
 from rayplane.node.runtime.isolation.users import RANGE_COUNT, RANGE_FIRST
 from rayplane.storage.env import Env
 
@@ -115,7 +114,8 @@ class ImageManager:
         if ready is None:
             self._stood_for(pod, container, said)
             return None
-        return _container_image(reference, ready)
+        name = str(reference) if not reference.digest else next(iter(ready.image.names), str(reference))
+        return _container_image(name, ready)
 
     def _stood_for(self, pod: Object, container: dict[str, Any], said: str) -> None:
         """Say what a container is that has no image here: nobody should take it for its image's program."""
@@ -162,6 +162,29 @@ class ImageManager:
             self._tell(pod, present_text(said))
         await self._hold(meta.uid(pod), image)
         return await self.run(self.store.ready, image)
+
+    # --- for others than pods ---------------------------------------------------------------------
+
+    async def fetched(self, said: str, reference: ImageReference, auths: Sequence[Auth]) -> Stored | None:
+        """An image for who is no pod: fetched where its registry may be asked, else as it is here.
+
+        None where something else stands in for it. Raises ImageError, OSError.
+        """
+        rules = self._rules
+        if rules.isolates and rules.registries.allow(reference):
+            return await self._puller.fetched(reference, auths)
+        image = self.store.catalog().find(reference)
+        if image is None:
+            choose(said, "IfNotPresent", present=False, pulls=False, refuses=rules.refuses)
+        return image
+
+    async def held(self, holder: str, image: Stored) -> ContainerImage | None:
+        """An image as a container runs from it, held until `release`; None where containers have no roots here."""
+        if not self._rules.isolates:
+            return None
+        await self._hold(holder, image)
+        ready = await self.run(self.store.ready, image)
+        return _container_image(next(iter(image.names), image.digest), ready)
 
     async def _auths(self, pod: Object, reference: ImageReference) -> list[Auth]:
         names = [str(one.get("name") or "") for one in meta.spec(pod).get("imagePullSecrets") or ()]
@@ -231,12 +254,10 @@ class ImageManager:
 
     async def _collect(self) -> str:
         """Remove what nobody needs when the disk gets full; why that was not enough."""
-        plan = await self.run(self.store.to_collect, self._rules.thresholds)
-        gone = await self.run(self.store.remove_images, plan.digests) if plan.digests else []
-        freed = sum(plan.sizes[digest] for digest in gone)
-        if freed >= plan.short:
+        short, left = await self.run(self.store.collect, self._rules.thresholds)
+        if not left:
             return ""
-        text = f"Attempted to free {plan.short} bytes, but only found {freed} bytes eligible to free."
+        text = f"Attempted to free {short} bytes, but only found {max(0, short - left)} bytes eligible to free."
         return f"Failed to garbage collect required amount of images. {text}"
 
     def _failed(self, nodes: Iterable[ListedNode], reason: str, message: str) -> None:
@@ -287,9 +308,8 @@ def not_started(start: StartContainer, error: ContainerConfigError | ImageError 
     return StartFailed(start.container, start.attempt, reason, str(error), told=reason, retry_s=wait_s)
 
 
-def _container_image(reference: ImageReference, ready: Ready) -> ContainerImage:
+def _container_image(name: str, ready: Ready) -> ContainerImage:
     image, config = ready.image, ready.config
-    name = str(reference) if not reference.digest else next(iter(image.names), str(reference))
     return ContainerImage(
         name=name,
         image_id=image.image_id,

@@ -50,9 +50,8 @@ class Puller:
             raise PullBackOff(f"{text}: ErrImagePull: {why}", wait_s)
         self._events.record(pod, "Normal", "Pulling", f'Pulling image "{said}"')
         began = loop.time()
-        flight = f"{reference} {sorted(credentials_of(auths).hashes)}"
         try:
-            image = await self._flights.run(flight, lambda: self._pulled(reference, auths))
+            image = await self.fetched(reference, auths)
         except (ImageError, OSError) as e:
             pause = self._backoff.after_s(pause)
             self._failed[key] = (pause, loop.time() + pause, str(e))
@@ -67,6 +66,11 @@ class Puller:
         )
         self._events.record(pod, "Normal", "Pulled", text)
         return image
+
+    async def fetched(self, reference: Reference, auths: Sequence[Auth]) -> Stored:
+        """The image, fetched now, whoever else waits for it. Raises ImageError, OSError."""
+        flight = f"{reference} {sorted(credentials_of(auths).hashes)}"
+        return await self._flights.run(flight, lambda: self._pulled(reference, auths))
 
     async def _pulled(self, reference: Reference, auths: Sequence[Auth]) -> Stored:
         async with self._places:

@@ -3,11 +3,10 @@
 from dataclasses import replace
 from typing import Any, Protocol
 
-from rayplane.node.images.containers import SIMULATED_ID
+from rayplane.node.images.containers import SIMULATED_ID, own_command
 from rayplane.node.images.manifests import digest_of
 from rayplane.node.lifecycle import Event, Exited, StartContainer, Started, StartFailed
 from rayplane.node.runtime import StartOrder
-from rayplane.node.runtime.command import own_command
 
 
 class StartedPod(Protocol):
@@ -28,7 +27,7 @@ class RunListener:
         """`looked`: the container's image was looked for, and what was found told to people."""
         self._worker = worker
         self._effect = effect
-        image = (order.image.name, order.image.image_id) if order.image is not None else ()
+        image: tuple[str, ...] = (order.image.name, order.image.image_id) if order.image is not None else ()
         if looked and not image:
             image = _stood_for(order.container)
         self._started = Started(effect.container, effect.attempt, order.container_id, *image)

@@ -32,10 +32,11 @@ from rayplane.node.events import Events
 from rayplane.node.kubelet.addresses import NodeAddresses
 from rayplane.node.kubelet.env_files import BYTES_MAX as ENV_FILE_MAX
 from rayplane.node.kubelet.env_files import parse_env_file
-from rayplane.node.kubelet.etc_files import RESOLV_CONF, etc_files, host_name, hosts
+from rayplane.node.kubelet.etc_files import etc_files, host_name, hosts
 from rayplane.node.kubelet.pod_credentials import RENEW_AGAIN_S, Certificates, PodCredentials, Tokens
 from rayplane.node.kubelet.token_manager import JITTER_S
 from rayplane.node.runtime import Mount, PodPlace, Runtime
+from rayplane.node.runtime.resolv import RESOLV_CONF
 from rayplane.node.tasks import Tasks
 from rayplane.node.volumes.backend import Published
 from rayplane.node.volumes.pod_files import PodFiles

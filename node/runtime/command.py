@@ -25,13 +25,12 @@ from typing import Any
 
 from rayplane.control_plane.api import meta
 from rayplane.node.environment import expand
-from rayplane.node.images.containers import ContainerImage
+from rayplane.node.images.containers import own_command
 from rayplane.node.runtime import StartOrder
 from rayplane.node.shim.processes import MARK
 
 PRELOAD = str(Path(__file__).with_name("preload"))
 TERMINATION_LOG = "/dev/termination-log"
-SHELL = "sh"
 _PATH = re.compile(r"(?<![\w./-])/[\w.@%+,/-]+")
 _ANY_ADDRESS = re.compile(r"(?<![\w.])0\.0\.0\.0(?![\w.])")
 
@@ -56,24 +55,6 @@ class CommandLine:
 
     def to_json(self) -> dict[str, Any]:
         return {"argv": self.argv, "env": self.env, "cwd": self.cwd, **self.setting}
-
-
-def own_command(
-    container: dict[str, Any], image: ContainerImage | None = None, expanded: Callable[[str], str] = str
-) -> list[str]:
-    """Command and arguments of a container; empty when it has none and is simulated.
-
-    Images that are used from a terminal (`kubectl run -it`, `kubectl debug -it`) have a shell or no entry point.
-    `expanded`: what becomes of the pod's own words.
-    """
-    if image is not None:
-        return image.words(container, expanded)
-    args = container.get("args") or ()
-    if command := container.get("command"):
-        return [expanded(word) for word in (*command, *args)]
-    if container.get("stdin") and container.get("tty"):
-        return [expanded(word) for word in args] or [SHELL]
-    return []
 
 
 def command_line(order: StartOrder, layout: Layout, *, path: str) -> CommandLine:

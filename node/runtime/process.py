@@ -18,7 +18,7 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 from rayplane.node.config import PIDS_MAX
 from rayplane.node.errors import ContainerConfigError, ContainerCreateError, NotRunning, RuntimeFailed
-from rayplane.node.images.containers import stop_signal
+from rayplane.node.images.containers import own_command, stop_signal
 from rayplane.node.lifecycle.model import START_ERROR, TOO_MANY_PROCESSES
 from rayplane.node.runtime import ContainerRun, ExecSession, Listener, LogOptions, PodPlace, StartOrder, Usage
 from rayplane.node.runtime.attach import Attached, StandardInput, Terminal
@@ -27,7 +27,6 @@ from rayplane.node.runtime.command import (
     Layout,
     command_line,
     localizer,
-    own_command,
     own_paths,
 )
 from rayplane.node.runtime.copying import copy_command

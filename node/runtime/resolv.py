@@ -1,5 +1,8 @@
 """The words of resolv.conf(5). Pure."""
 
+RESOLV_CONF = "/etc/resolv.conf"
+"""Of the machine, and of every pod."""
+
 
 def parse_resolv(text: str) -> tuple[list[str], list[str], dict[str, str | None]]:
     """Servers, search domains and options of a resolv.conf(5)."""

@@ -20,12 +20,13 @@ from rayplane.node.environment import (
     service_links,
 )
 from rayplane.node.errors import AddressesExhausted, ConfigError, ContainerConfigError, MountError
+from rayplane.node.images.containers import own_command
 from rayplane.node.kubelet.addresses import AddressPool
 from rayplane.node.kubelet.admission import NOTHING, Room, refuse, room_of
 from rayplane.node.kubelet.node_lease import AT_FIRST, OTHERS, Turns, rounds, stand_in
 from rayplane.node.kubelet.prober import ProbeCounter, Thresholds
 from rayplane.node.runtime import LogOptions, Mount, StartOrder
-from rayplane.node.runtime.command import Layout, command_line, own_command
+from rayplane.node.runtime.command import Layout, command_line
 from rayplane.node.runtime.logs import LogLine, parse_line, select_lines
 from rayplane.node.shim.processes import MARK
 from rayplane.node.volumes.projected import TokenWanted, tokens_wanted, volume_files

@@ -66,9 +66,7 @@ class CriRuntime:
     isolation = ""
     network: PodNetwork = DIRECT
 
-    def __init__(
-        self, client: CriClient, node: Node, *, keyring: Keyring = no_keys, handler: Handler = usual
-    ) -> None:
+    def __init__(self, client: CriClient, node: Node, *, keyring: Keyring = no_keys, handler: Handler = usual) -> None:
         self.client = client
         self.node = node
         self.trouble = ""

@@ -32,9 +32,10 @@ _SHARED = syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNET
 _OWN = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS
 
 
-def isolate(peer: int, directories: Sequence[str]) -> None:
-    """Go into the machine's namespaces: those of `peer`, else new ones. Raises OSError."""
+def isolate(peer: int, directories: Sequence[str], *, network: bool = True) -> None:
+    """Go into the machine's namespaces: those of `peer`, else new ones. `network`: have one apart. Raises OSError."""
     is_root = os.geteuid() == 0
+    shared = _SHARED if network else syscalls.CLONE_NEWUSER
     if is_root:
         syscalls.unshare(syscalls.CLONE_NEWNS)
         _show(directories)
@@ -47,10 +48,10 @@ def isolate(peer: int, directories: Sequence[str]) -> None:
         if maps_many():
             os.setgroups([])
     elif is_root:
-        _unshare_with_range()
+        _unshare_with_range(shared)
     else:
         uid, gid = os.geteuid(), os.getegid()
-        syscalls.unshare(_SHARED | _OWN)
+        syscalls.unshare(shared | _OWN)
         _write_maps("self", "deny", f"0 {uid} 1", f"0 {gid} 1")
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
@@ -77,7 +78,7 @@ def _keep(program: str) -> None:
     make_read_only(_PROGRAM)
 
 
-def _unshare_with_range() -> None:
+def _unshare_with_range(shared: int) -> None:
     """As root: a child that stays outside gives the namespace a range of numbers."""
     ready, go = os.pipe2(os.O_CLOEXEC)
     child = os.fork()
@@ -91,7 +92,7 @@ def _unshare_with_range() -> None:
         finally:
             os._exit(code)
     try:
-        syscalls.unshare(_SHARED | _OWN)
+        syscalls.unshare(shared | _OWN)
     finally:
         os.write(go, b".")
         os.close(go)

@@ -232,6 +232,8 @@ def _open(step: Mapping[str, Any]) -> int:
     try:
         return volume.open(below, os.O_PATH, links=True)
     except FileNotFoundError:
+        if not step["make"]:  # layers are all containers'
+            raise
         volume.make_dirs(below, 0o755, links=True)
         return volume.open(below, os.O_PATH, links=True)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rayplane.node.errors import ContainerConfigError
-from rayplane.node.images.containers import ContainerImage
+from rayplane.node.images.containers import UPPER, WORK, ContainerImage
 from rayplane.node.runtime import Mount
 
 STAGE = "/sys"
@@ -30,7 +30,6 @@ SKELETON = f"{OWN}/skeleton"
 SHARED = ("usr", "etc", "opt", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "nix", "gnu")
 _OWN = {"tmp": 0o1777, "var/tmp": 0o1777, "run": 0o755, "var/log": 0o755, "var/lib": 0o755, "root": 0o711, "sys": 0o555}
 _KERNELS = {"proc": 0o555, "dev": 0o755, "sys": 0o555}
-_IMAGE = "image"
 
 Step = dict[str, Any]
 
@@ -155,10 +154,10 @@ def _image_root(image: ImageRoot, box: Box) -> list[Step]:
     """A root of an image's layers. What the kernel is mounted on must be directories: an image may have links there."""
     steps: list[Step] = []
     if image.layers:
-        upper, work = (f"{box.directory}/{_IMAGE}-{part}" for part in ("upper", "work"))
+        upper, work = f"{box.directory}/{UPPER}", f"{box.directory}/{WORK}"
         steps.append({"do": "image", "on": NEW_ROOT, "upper": upper, "work": work, **laid_over(image.layers)})
     else:
-        steps.append({"do": "root", "from": f"{box.directory}/{_IMAGE}-upper", "on": NEW_ROOT, "fresh": True})
+        steps.append({"do": "root", "from": f"{box.directory}/{UPPER}", "on": NEW_ROOT, "fresh": True})
     return steps + [{"do": "directory", "at": f"/{name}", "mode": mode} for name, mode in _KERNELS.items()]
 
 
@@ -175,9 +174,10 @@ def _layer(name: str, at: str, source: str, box: Box) -> Step:
 
 def _source(mount: Mount) -> Step:
     below = mount.sub_path.strip("/")
+    more = {"below": below, "make": not mount.layers} if below else {}
     if len(mount.layers) > 1:
-        return {"over": NEW_ROOT, **laid_over(mount.layers)} | ({"below": below} if below else {})
-    return {"from": mount.layers[0] if mount.layers else mount.source} | ({"below": below} if below else {})
+        return {"over": NEW_ROOT, **laid_over(mount.layers), **more}
+    return {"from": mount.layers[0] if mount.layers else mount.source, **more}
 
 
 def _target(mount: Mount) -> str:

@@ -20,9 +20,9 @@ from rayplane.control_plane.api import meta
 from rayplane.node.config import PIDS_MAX
 from rayplane.node.environment import expand
 from rayplane.node.errors import ContainerConfigError, RuntimeFailed, SandboxError
-from rayplane.node.images.containers import user_for
+from rayplane.node.images.containers import own_command, user_for
 from rayplane.node.runtime import Guard, Listener, Mount, PodPlace, StartOrder
-from rayplane.node.runtime.command import CommandLine, own_command
+from rayplane.node.runtime.command import CommandLine
 from rayplane.node.runtime.isolation import memory
 from rayplane.node.runtime.isolation.limits import of_container
 from rayplane.node.runtime.isolation.members import network_id
@@ -32,7 +32,7 @@ from rayplane.node.runtime.isolation.rootfs import SKELETON, STAGE, Box, image_r
 from rayplane.node.runtime.isolation.seccomp import filter_of, library
 from rayplane.node.runtime.isolation.shim_network import ShimNetwork
 from rayplane.node.runtime.isolation.users import RANGE_COUNT, RANGE_FIRST, give, identity
-from rayplane.node.runtime.isolation.variables import sync_sockets, variables
+from rayplane.node.runtime.isolation.variables import PATH, sync_sockets, variables
 from rayplane.node.runtime.process import ProcessRun, ProcessRuntime, check_line, check_words
 from rayplane.node.runtime.shim_client import SOCKET, ShimClient
 from rayplane.node.runtime.simulated import SimulatedRuntime
@@ -41,7 +41,6 @@ from rayplane.storage.env import Beneath
 
 log = logging.getLogger(__name__)
 
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ANSWER_S = 30.0
 _SHIM = str(Path(__file__).with_name("entrance.py"))
 _BOX, _GONE = _OLD = ("box-", "gone-")

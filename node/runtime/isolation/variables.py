@@ -6,6 +6,8 @@ from rayplane.node.runtime import Mount, StartOrder
 from rayplane.node.runtime.command import mount_variable
 from rayplane.node.shim.processes import MARK
 
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""Where programs of an image are that does not say."""
 SYNC = "RAYPLANE_VOLUME_SYNC"
 
 

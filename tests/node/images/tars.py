@@ -72,7 +72,7 @@ def laid_over(layers: Sequence[Path]) -> Tree:
 
 
 def config_of(layers: Sequence[bytes], **config: Any) -> bytes:
-    from rayplane.node.images.archives import architecture
+    from rayplane.node.images.platforms import architecture
 
     said = {"architecture": architecture(), "os": "linux", "config": config}
     return orjson.dumps(said | {"rootfs": {"type": "layers", "diff_ids": [digest_of(one) for one in layers]}})

@@ -1,5 +1,7 @@
 """Images go when the disk gets full: the longest unused first, and only those that can be pulled again."""
 
+import os
+from collections import namedtuple
 from pathlib import Path
 
 import pytest
@@ -57,6 +59,33 @@ def test_of_a_store_only_unused_pulled_images_are_candidates(tmp_path: Path) -> 
     assert store.to_collect(everything).digests == (unused.digest,)
     now = 3000.0
     assert store.to_collect(everything).digests == (unused.digest, used.digest)
+
+
+def test_what_goes_is_measured_by_the_disk_and_not_by_what_images_are_said_to_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    store = ImageStore(tmp_path, None, lambda: now)
+    store.prepare()
+    shared = tar([entry("shared", data=b"x" * 100_000)])
+    for number in range(4):
+        image = kept(store, f"n{number}", [shared, tar([entry(f"own-{number}")])], source=PULLED)
+        store.use(image).close()
+        now += 1.0
+    frees = 6  # percent of the disk, by each image that goes
+    blocks = namedtuple("blocks", "f_blocks f_frsize f_bavail")
+
+    def room(place: object) -> blocks:
+        return blocks(100, 1 << 20, 10 + frees * (4 - len(store.catalog().images)))
+
+    monkeypatch.setattr(os, "statvfs", room)
+    now = 5000.0
+    assert store.collect(THRESHOLDS) == (10 << 20, 0)
+    left = [one.names[0].rpartition("/")[2] for one in store.catalog().images.values()]
+    assert left == ["n2:latest", "n3:latest"]
+    frees = 0
+    monkeypatch.setattr(os, "statvfs", lambda place: blocks(100, 1 << 20, 5))
+    assert store.collect(THRESHOLDS) == (15 << 20, 15 << 20) and not store.catalog().images
 
 
 def test_simulated_nodes_have_the_images_that_they_are_said_to_have() -> None:

@@ -20,7 +20,7 @@ from tests.node.processes import NODE, logs, phase, run_in, shell, state
 
 __all__ = ["make_isolating"]
 pytestmark = [pytest.mark.processes, isolating]
-TOOLS = ("sh", "cat", "ls", "id", "env", "sleep", "touch", "readlink", "stat")
+TOOLS = ("sh", "cat", "ls", "id", "env", "sleep", "touch", "readlink", "stat", "rm")
 
 
 def needed(program: str) -> set[str]:

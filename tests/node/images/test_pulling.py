@@ -12,6 +12,8 @@ import pytest
 
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.backoff import Backoff
+from rayplane.node.images import blobs
+from rayplane.node.images import registry as registries_client
 from rayplane.node.images.catalog import Catalog
 from rayplane.node.images.credentials import Auth, auths_of, credentials_of, fitting
 from rayplane.node.images.errors import (
@@ -22,9 +24,11 @@ from rayplane.node.images.errors import (
     PullBackOff,
     RegistryDenied,
     RegistryFailed,
+    TooLarge,
 )
 from rayplane.node.images.references import parse_reference
 from rayplane.node.images.registries import Registries
+from rayplane.node.images.room import Room
 from rayplane.node.images.store import ImageStore
 from rayplane.node.kubelet.image_manager import NOT_PRESENT, ImageManager, ImageRules
 from tests.node.conftest import make_pod
@@ -166,6 +170,22 @@ async def test_a_failed_pull_is_told_and_not_tried_again_at_once(
     node.manager.release("uid-p")
     if name == "shop:1":
         assert (await node.image(name)).cmd == ("run",)
+
+
+async def test_who_drips_is_given_up(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registries_client, "SLOW_FROM_S", -1.0)
+    monkeypatch.setattr(registries_client, "SLOWEST", 1 << 60)
+    with pytest.raises(RegistryFailed, match="slower than"):
+        await node.image()
+
+
+async def test_an_image_that_is_said_to_be_larger_than_the_disk_is_not_begun(
+    node: Node, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blobs, "room_at", lambda place: Room(1_000_000, 100))
+    with pytest.raises(TooLarge, match="there is room for 1000000"):
+        await node.image()
+    assert not node.store.catalog().images
 
 
 async def test_what_nobody_listens_at_is_told(tmp_path: Path) -> None:

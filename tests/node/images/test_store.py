@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 import pytest
 
-from rayplane.node.images.archives import architecture, load, saved
+from rayplane.node.images.archives import load, saved
 from rayplane.node.images.catalog import Catalog, Program
 from rayplane.node.images.errors import (
     BadImage,
@@ -25,6 +25,7 @@ from rayplane.node.images.errors import (
     TooLarge,
 )
 from rayplane.node.images.manifests import digest_of
+from rayplane.node.images.platforms import architecture
 from rayplane.node.images.references import parse_reference
 from rayplane.node.images.store import ImageStore
 from rayplane.node.images.users import Accounts
@@ -176,6 +177,41 @@ def test_of_an_index_this_machine_gets_its_own(store: ImageStore, tmp_path: Path
     data = tar(entry(name, data=one) for name, one in {"index.json": orjson.dumps(top), **files}.items())
     (image,) = load(store, file(tmp_path, data), [parse_reference("mine")])
     assert image.digest == digest_of(manifests[1])
+
+
+def test_of_a_layout_for_many_machines_this_one_gets_its_own(store: ImageStore, tmp_path: Path) -> None:
+    other = orjson.dumps(orjson.loads(CONFIG) | {"architecture": "s390x"})
+    found = [
+        orjson.dumps({"schemaVersion": 2, "config": described(one), "layers": [described(BASE)]})
+        for one in (other, CONFIG)
+    ]
+    names = {"io.containerd.image.name": "shop:1"}
+
+    def layout(architectures: list[str]) -> bytes:
+        listed = [
+            described(one, platform={"os": "linux", "architecture": name}, annotations=names)
+            for one, name in zip(found, architectures, strict=True)
+        ]
+        index = orjson.dumps({"schemaVersion": 2, "manifests": listed})
+        files = {f"blobs/{digest_of(one).replace(':', '/')}": one for one in (other, CONFIG, BASE, *found)}
+        return tar(entry(name, data=one) for name, one in {"index.json": index, **files}.items())
+
+    (image,) = load(store, file(tmp_path, layout(["s390x", architecture()])))
+    assert image.digest == digest_of(found[1])
+    with pytest.raises(BadImage, match=r"no match for platform linux/.*images for linux/s390x, linux/mips"):
+        load(store, file(tmp_path, layout(["s390x", "mips"])))
+
+
+def test_an_image_for_other_machines_is_refused_when_it_comes(store: ImageStore, tmp_path: Path) -> None:
+    for more, said in (({"architecture": "s390x"}, "linux/s390x"), ({"os": "windows"}, "windows/")):
+        data = orjson.dumps(orjson.loads(CONFIG) | more)
+        listed = orjson.dumps([{"Config": "c.json", "RepoTags": ["shop:1"], "Layers": ["l"]}])
+        archive = tar(
+            entry(name, data=one) for name, one in {"c.json": data, "l": BASE, "manifest.json": listed}.items()
+        )
+        with pytest.raises(BadImage, match=f"the image is for {said}.* and this machine is linux/{architecture()}"):
+            load(store, file(tmp_path, archive))
+    assert store.catalog().images == {}
 
 
 # --- removing -----------------------------------------------------------------------------------
