@@ -172,6 +172,7 @@ class Build:
         try:
             for name in (UPPER, WORK):
                 (directory / name).mkdir(parents=True)
+                (directory / name).chmod(0o755)  # it is the root that the command sees
             self._runner.run(Step(str(directory), [*places], order.words, order.env, user, order.directory))
             changes = Changes(Beneath(str(directory / UPPER)), layers.owners, self._runner.mounted)
             return self._with_layer(state, order.at, changes.entries())

@@ -332,6 +332,7 @@ class LayerWriter:
         elif found is not None:
             return
         os.mkdir(parts[-1], 0o755, dir_fd=parent)
+        os.chmod(parts[-1], 0o755, dir_fd=parent)  # whatever umask this process has
         if hides:
             self._hide(parent, parts[-1])
         if self._owners is not None:

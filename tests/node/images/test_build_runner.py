@@ -70,7 +70,7 @@ def test_a_command_runs_in_the_images_root_and_what_it_changes_is_kept(
     RUN echo "$A $PWD $(id -u) $SOURCE_DATE_EPOCH $(cat /proc/1/comm)" >new; cat new
     RUN ls -A; ls /proc/self/task | while read n; do echo "$n" >/tmp/pid; done
     USER web
-    RUN id -u >/tmp/who
+    RUN id -u >/tmp/who; ls / >/tmp/root
     """
     image = built(store, base, output, text)
     files = shown(store, image)

@@ -172,6 +172,15 @@ def test_an_absolute_name_lies_below_the_root(tmp_path: Path) -> None:
     assert laid_over([layer]) == {"tmp": {"x": b"1"}, "y": "/etc"}
 
 
+def test_directories_that_no_entry_names_may_be_entered_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        found = unpack(tar([entry("a/b/c", data=b"1")]), tmp_path / "layer")
+    finally:
+        os.umask(before)
+    assert [(found / name).stat().st_mode & 0o777 for name in ("a", "a/b")] == [0o755, 0o755]
+
+
 def test_devices_are_left_out_and_pipes_are_not(tmp_path: Path) -> None:
     kinds = {"disk": tarfile.BLKTYPE, "null": tarfile.CHRTYPE, "pipe": tarfile.FIFOTYPE}
     layer = unpack(tar(entry(name, kind, devmajor=1, devminor=3) for name, kind in kinds.items()), tmp_path / "layer")
