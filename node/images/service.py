@@ -96,8 +96,7 @@ class ImagesService:
     async def Prune(self, request: pb.PruneImagesRequest, context: Context) -> pb.PruneImagesResponse:
         catalog = self._store.catalog()
         unwanted = [one for one in catalog.images.values() if request.all or not one.names]
-        gone = await self._images.run(self._store.remove_images, [one.digest for one in unwanted])
-        freed = sum(one.size for one in unwanted if one.digest in gone)
+        gone, freed = await self._images.run(self._store.free, [one.digest for one in unwanted])
         return pb.PruneImagesResponse(gone=gone, freed_bytes=freed)
 
     async def Map(self, request: pb.MapImageRequest, context: Context) -> pb.MapImageResponse:

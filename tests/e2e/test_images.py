@@ -13,6 +13,7 @@ from tests.node.isolated import isolating
 
 pytestmark = isolating
 FAILED = 1
+WRONG = 2
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +67,29 @@ def test_an_image_is_built_on_another(cluster: Cluster, kubectl: Kubectl, tmp_pa
     folder.mkdir()
     (folder / "page").write_text("built\n")
     (folder / "Dockerfile").write_text(
-        'FROM base:1\nCOPY page /srv/\nENV B=$WHO-1\nCMD ["sh", "-c", "cat /srv/page; echo $B"]\n'
+        'FROM base:1 AS made\nSHELL ["sh", "-c"]\nRUN echo "made of $WHO" >/made; rm /usr/bin/cat; id -u >&2\n'
+        "FROM base:1\nCOPY page /srv/\nCOPY --from=made /made /srv/\nENV B=$WHO-1\n"
+        'CMD ["sh", "-c", "cat /srv/page /srv/made; echo $B"]\n'
     )
     first = cluster.rayplane("image", "build", str(folder), "-t", "shop:built").stdout
     assert cluster.rayplane("image", "build", str(folder), "-t", "shop:built").stdout == first
     kubectl("run", "built", "--image=shop:built", "--restart=Never")
     until("its end", lambda: kubectl("get", "pod", "built", "-o", "jsonpath={.status.phase}") == "Succeeded")
-    assert kubectl("logs", "built") == "built\nbase-1\n"
+    assert kubectl("logs", "built") == "built\nmade of base\nbase-1\n"
+    (folder / "Dockerfile").write_text("FROM base:1\n\nRUN --network=host true\n")
+    told = cluster.rayplane("image", "build", str(folder), "-t", "shop:no", code=WRONG).stderr
+    assert "Dockerfile, line 3: RUN --network is not done here" in told
+
+
+def test_what_is_no_image_and_has_no_end_is_refused(cluster: Cluster, tmp_path: Path) -> None:
+    assert "holds no images" in cluster.rayplane("image", "load", "/dev/zero", code=WRONG).stderr
+    assert (
+        "at most" in cluster.rayplane("image", "build", str(tmp_path), "-f", "/dev/zero", "-t", "x", code=WRONG).stderr
+    )
+
+
+def test_a_pod_whose_image_is_nowhere_says_so(cluster: Cluster, kubectl: Kubectl) -> None:
+    kubectl("run", "lost", "--image=nowhere:1")
+    until("its event", lambda: "ImageNotPresent" in kubectl("get", "events", "-o", "jsonpath={.items[*].reason}"))
+    namespace = kubectl("get", "pod", "lost", "-o", "jsonpath={.metadata.namespace}")
+    assert "image nowhere:1 is nowhere" in cluster.rayplane("why", "pod", "lost", "-n", namespace).stdout

@@ -244,6 +244,13 @@ def test_of_two_names_one_goes_and_shared_layers_stay(store: ImageStore) -> None
     assert found is not None and len(store.ready(found).layers) == 2
 
 
+def test_what_is_freed_is_what_no_other_image_has(store: ImageStore) -> None:
+    kept(store, "one", [BASE])
+    other = kept(store, "two", [BASE, OVER])
+    gone, freed = store.free([other.digest])
+    assert gone == [other.digest] and len(OVER) < freed < len(OVER) + len(BASE)
+
+
 def test_a_name_goes_over_to_the_image_that_came_last(store: ImageStore) -> None:
     first, second = kept(store, "a", [BASE]), kept(store, "a", [OVER])
     catalog = store.catalog()
