@@ -13,7 +13,6 @@ from tests.node.isolated import isolating
 
 pytestmark = isolating
 FAILED = 1
-WRONG = 2
 
 
 @pytest.fixture(scope="module")
@@ -77,14 +76,14 @@ def test_an_image_is_built_on_another(cluster: Cluster, kubectl: Kubectl, tmp_pa
     until("its end", lambda: kubectl("get", "pod", "built", "-o", "jsonpath={.status.phase}") == "Succeeded")
     assert kubectl("logs", "built") == "built\nmade of base\nbase-1\n"
     (folder / "Dockerfile").write_text("FROM base:1\n\nRUN --network=host true\n")
-    told = cluster.rayplane("image", "build", str(folder), "-t", "shop:no", code=WRONG).stderr
+    told = cluster.rayplane("image", "build", str(folder), "-t", "shop:no", code=FAILED).stderr
     assert "Dockerfile, line 3: RUN --network is not done here" in told
 
 
 def test_what_is_no_image_and_has_no_end_is_refused(cluster: Cluster, tmp_path: Path) -> None:
-    assert "holds no images" in cluster.rayplane("image", "load", "/dev/zero", code=WRONG).stderr
+    assert "holds no images" in cluster.rayplane("image", "load", "/dev/zero", code=FAILED).stderr
     assert (
-        "at most" in cluster.rayplane("image", "build", str(tmp_path), "-f", "/dev/zero", "-t", "x", code=WRONG).stderr
+        "at most" in cluster.rayplane("image", "build", str(tmp_path), "-f", "/dev/zero", "-t", "x", code=FAILED).stderr
     )
 
 
