@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from rayplane.node.errors import ContainerConfigError
 from rayplane.node.images.archives import keep_manifest
 from rayplane.node.images.catalog import Stored
-from rayplane.node.images.containers import UPPER, WORK, environment
+from rayplane.node.images.containers import UPPER, environment
 from rayplane.node.images.decompress import MAGICS, OTHERS
 from rayplane.node.images.dockerfile import Copy, Instruction, Made, Order, Plan, Run
 from rayplane.node.images.errors import BadImage, ImageError
@@ -34,7 +34,7 @@ from rayplane.storage.env.private import own_name
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A command of a RUN. `directory`: its own, with UPPER and WORK; `layers`: directories, the highest first."""
+    """A command of a RUN. `directory`: its own, where UPPER becomes; `layers`: directories, the highest first."""
 
     directory: str
     layers: Sequence[str]
@@ -170,9 +170,7 @@ class Build:
         places = dict.fromkeys(str(layers.path(one)) for one in reversed(state.diff_ids))
         directory = Path(own_name(str(self._store.root / "making" / "run")))
         try:
-            for name in (UPPER, WORK):
-                (directory / name).mkdir(parents=True)
-                (directory / name).chmod(0o755)  # it is the root that the command sees
+            directory.mkdir()
             self._runner.run(Step(str(directory), [*places], order.words, order.env, user, order.directory))
             changes = Changes(Beneath(str(directory / UPPER)), layers.owners, self._runner.mounted)
             return self._with_layer(state, order.at, changes.entries())

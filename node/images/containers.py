@@ -12,8 +12,8 @@ from typing import Any
 from rayplane.node.errors import ContainerConfigError
 from rayplane.node.images.users import Accounts, User, user_numbered, user_of
 
-UPPER, WORK = "image-upper", "image-work"
-"""Of a container's directory: what it writes above its image, and what the kernel needs for that."""
+UPPER = "image-upper"
+"""The part of a container's directory that has what it writes above its image."""
 SIMULATED_ID = "simulated@"
 """What `imageID` begins with where a container is data on a node of processes: its image is nowhere."""
 SHELL = "sh"

@@ -18,7 +18,6 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(os.path.abspath(__file__)).parents[4]))
 
 from rayplane.node.images.building import Step
-from rayplane.node.images.containers import UPPER, WORK
 from rayplane.node.images.errors import BadImage, TooLarge
 from rayplane.node.images.room import room_at
 from rayplane.node.runtime.isolation import memory
@@ -97,10 +96,9 @@ class IsolatedRunner:
         """Let the command have what is made for it."""
         if os.geteuid() != 0:
             return
-        for place in (self._store, os.path.dirname(step.directory), step.directory):
+        for place in (self._store, os.path.dirname(step.directory)):
             os.chmod(place, 0o711)
-        for name in (UPPER, WORK):
-            os.chown(f"{step.directory}/{name}", RANGE_FIRST, RANGE_FIRST)
+        os.chown(step.directory, RANGE_FIRST, RANGE_FIRST)
 
     def _order(self, step: Step) -> dict[str, Any]:
         user = step.user
@@ -182,7 +180,7 @@ def _enter(number: int, store: str, network: str) -> None:
     is_root = os.geteuid() == 0
     # Root's files may be closed to who root is in the namespace: what is needed later is loaded before.
     from rayplane.node.runtime.isolation import apart, launch, namespaces, network as _  # noqa: F401, I001
-    from rayplane.node.runtime.isolation.entrance import isolate
+    from rayplane.node.runtime.isolation.entrance import go_on, isolate
 
     try:
         isolate(0, [store], network=network == "0")
@@ -192,7 +190,7 @@ def _enter(number: int, store: str, network: str) -> None:
     if is_root:
         _obey(number, network)
     os.set_inheritable(number, True)
-    os.execv(sys.executable, [sys.executable, "-I", os.path.abspath(__file__), str(number), network])
+    go_on(os.path.abspath(__file__), str(number), network)
 
 
 def _obey(number: int, network: str) -> None:

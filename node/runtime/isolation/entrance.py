@@ -14,6 +14,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(os.path.abspath(__file__)).parents[4]))
@@ -126,7 +127,12 @@ def main() -> None:
         serve(socket.socket(fileno=number))
     else:
         os.set_inheritable(number, True)
-        os.execve(_PROGRAM, [sys.executable, "-I", _SHIM, str(number)], {**os.environ, **_own_libraries()})
+        go_on(_SHIM, str(number))
+
+
+def go_on(script: str, *words: str) -> NoReturn:
+    """Be another program of this interpreter, as it is mounted where `isolate` was."""
+    os.execve(_PROGRAM, [sys.executable, "-I", script, *words], {**os.environ, **_own_libraries()})
 
 
 def _own_libraries() -> dict[str, str]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rayplane.node.errors import ContainerConfigError
-from rayplane.node.images.containers import UPPER, WORK, ContainerImage
+from rayplane.node.images.containers import UPPER, ContainerImage
 from rayplane.node.runtime import Mount
 
 STAGE = "/sys"
@@ -154,7 +154,7 @@ def _image_root(image: ImageRoot, box: Box) -> list[Step]:
     """A root of an image's layers. What the kernel is mounted on must be directories: an image may have links there."""
     steps: list[Step] = []
     if image.layers:
-        upper, work = f"{box.directory}/{UPPER}", f"{box.directory}/{WORK}"
+        upper, work = f"{box.directory}/{UPPER}", f"{box.directory}/image-work"
         steps.append({"do": "image", "on": NEW_ROOT, "upper": upper, "work": work, **laid_over(image.layers)})
     else:
         steps.append({"do": "root", "from": f"{box.directory}/{UPPER}", "on": NEW_ROOT, "fresh": True})

@@ -62,7 +62,9 @@ class Written:
 
     def run(self, step: Step) -> None:
         self.ran.append(step)
-        self._write(Path(step.directory, UPPER))
+        upper = Path(step.directory, UPPER)
+        upper.mkdir()
+        self._write(upper)
 
 
 def build(
