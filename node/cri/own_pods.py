@@ -393,7 +393,7 @@ class OwnPods:
         name, user = container.config.image.image, container.config.linux.security_context.run_as_username
         image = await self._images.of_container(container.status.id, name)
         if image is None and not own_command(container.spec):
-            raise RuntimeFailed(f"no command specified, and image {name} is not in the store: load or pull it")
+            raise RuntimeFailed(f"no command specified, and image {name} is not here, or not run from: load or pull it")
         if user and (image is None or image.layers is None):
             raise Malformed("run_as_username: there is no image that could tell who that is: use run_as_user")
         return replace(image, user=user) if image is not None and user else image

@@ -8,8 +8,8 @@ from rayplane.node.images.errors import TooLarge
 
 LEFT = 0.02
 """The part of a file system that images leave free,"""
-LEFT_MIN = 256 * 1024**2
-"""and at least so many bytes of it: below them nodes would evict pods."""
+LEFT_MIN, LEFT_MAX = 256 * 1024**2, 1024**3
+"""and so many bytes of it at least, below which nodes would evict pods, and at most."""
 _PART = 256 * 1024
 
 
@@ -27,7 +27,8 @@ def room_at(place: str | Path) -> Room:
     size, free = found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
     # Some file systems do not count files.
     files = found.f_favail - int(LEFT * found.f_files) if found.f_files else 1 << 62
-    return Room(max(0, free - max(LEFT_MIN, int(LEFT * size))), max(0, files))
+    kept = max(LEFT_MIN, min(int(LEFT * size), LEFT_MAX))
+    return Room(max(0, free - kept), max(0, files))
 
 
 def read_bounded(path: Path, most: int, what: str) -> bytes:

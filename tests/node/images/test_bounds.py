@@ -5,6 +5,7 @@ import gzip
 import io
 import os
 import threading
+from collections import namedtuple
 from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import repeat
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from rayplane.node.images import archives, blobs, layers
 from rayplane.node.images.archives import load, spooled
 from rayplane.node.images.errors import BadImage, TooLarge
-from rayplane.node.images.room import Room, read_bounded
+from rayplane.node.images.room import Room, read_bounded, room_at
 from rayplane.node.images.service import ImagesService
 from rayplane.node.images.store import ImageStore
 from rayplane.proto.rayplane.v1 import node_pb2 as pb
@@ -115,6 +116,15 @@ def test_content_that_is_said_to_be_larger_than_the_room_is_not_begun(store: Ima
     with pytest.raises(TooLarge, match="there is room for"):
         store.blobs.writer("sha256:" + "0" * 64, 1 << 60)
     assert left(store) == []
+
+
+def test_images_leave_some_of_a_disk_to_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    disk = namedtuple("disk", "f_blocks f_bavail f_frsize f_files f_favail")
+    gib = 1024**3
+    for size, free, room in ((10, 5, 5 - 0.25), (40, 5, 5 - 0.8), (4000, 5, 4), (10, 0, 0)):
+        found = disk(size * 1024, free * 1024, 1024**2, 1000, 30)
+        monkeypatch.setattr(os, "statvfs", lambda place, found=found: found)
+        assert abs(room_at(tmp_path).bytes - room * gib) < 2 * 1024**2 and room_at(tmp_path).files == 10
 
 
 def test_what_people_name_is_read_only_as_far_as_it_may_be(tmp_path: Path) -> None:

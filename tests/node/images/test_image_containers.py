@@ -211,6 +211,12 @@ async def test_an_image_is_a_volume_that_is_read_only(api: FakeClient, make_isol
     single["spec"]["containers"][0]["volumeMounts"] = mounts[:1]
     said = await ended(api, host, single)
     assert said.startswith("new\n") and said.endswith("refused\n")
+    lost = shell("lost", "true", volumes=[{"name": "v", "image": {"reference": "one"}}], restartPolicy="Never")
+    lost["spec"]["containers"][0]["volumeMounts"] = [{"name": "v", "mountPath": "/v", "subPath": "none"}]
+    api.put("pods", lost)
+    await api.until(lambda: phase(api, "lost") == "Failed")
+    (image,) = (one for one in host.images.store.catalog().images.values() if one.names[0].endswith("one:latest"))
+    assert os.listdir(host.images.store.ready(image).layers[0]) == ["page"]
     # A pod that uses it keeps it: even where no container runs from it.
     (used,) = (one for one in host.images.store.catalog().images.values() if one.names[0].endswith("two:latest"))
     await api.until(lambda: not host.images.store.is_used(used))  # type: ignore[union-attr]
