@@ -75,3 +75,82 @@ def test_a_volume_stays_while_it_is_bound(phase: str, stays: bool) -> None:
     cluster.add(VOLUMES, "pv", spec={}, status={"phase": phase})
     cluster.settle()
     assert is_left(cluster, VOLUMES, "pv") is stays
+
+
+def unused(cluster: Cluster) -> dict[str, Any]:
+    claim = cluster.require(CLAIMS, "default", "p-v")
+    return meta.get_condition(claim, "Unused") or {}
+
+
+def bind(cluster: Cluster, **status: Any) -> Cluster:
+    claim = cluster.require(CLAIMS, "default", "p-v")
+    cluster.put(CLAIMS, {**claim, "status": {"phase": "Bound", **status}})
+    cluster.settle()
+    return cluster
+
+
+STATED: dict[str, tuple[dict[str, Any], str]] = {
+    "by name": ({"volume": NAMED}, "False"),
+    "by name, ended": ({"volume": NAMED, "phase": "Succeeded"}, "True"),
+    "by name, on no node": ({"volume": NAMED, "node": "", "phase": "Pending"}, "False"),
+    "made for it": ({"volume": MADE}, "False"),
+    "made for it, on no node": ({"volume": MADE, "node": "", "phase": "Pending"}, "False"),
+    "made for it, ended": ({"volume": MADE, "phase": "Failed"}, "True"),
+    "somebody else's of that name": ({"volume": MADE, "owned": False}, "True"),
+}
+
+
+@pytest.mark.parametrize("case", STATED)
+def test_a_bound_claim_says_whether_a_pod_uses_it(case: str) -> None:
+    how, value = STATED[case]
+    cluster = cluster_with(**how)
+    assert not unused(cluster)  # it has no volume
+    assert unused(bind(cluster))["status"] == value
+
+
+def test_since_when_a_claim_is_unused_is_told() -> None:
+    cluster = bind(cluster_with(NAMED), conditions=[{"type": "Resizing", "status": "True"}])
+    began = cluster.now.stamp
+    used = {"type": "Unused", "status": "False", "reason": "PodUsingPVC"}
+    text = "A pod is currently referencing this PVC"
+    assert unused(cluster) == {**used, "message": text, "lastTransitionTime": began}
+    assert meta.condition_is(cluster.require(CLAIMS, "default", "p-v"), "Resizing")
+    cluster.advance(60)
+    bind(cluster, conditions=[unused(cluster)], capacity={"storage": "2Gi"})  # by somebody else
+    assert unused(cluster)["lastTransitionTime"] == began
+    cluster.remove("pods", "default/p")
+    cluster.settle()
+    text = "No pods are currently referencing this PVC"
+    free = {"type": "Unused", "status": "True", "reason": "NoPodsUsingPVC", "message": text}
+    assert unused(cluster) == {**free, "lastTransitionTime": cluster.now.stamp}
+    before = cluster.require(CLAIMS, "default", "p-v")
+    cluster.advance(60)
+    bind(cluster, conditions=before["status"]["conditions"])
+    assert unused(cluster)["lastTransitionTime"] == unused_at(before)
+
+
+def unused_at(claim: dict[str, Any]) -> str:
+    return (meta.get_condition(claim, "Unused") or {})["lastTransitionTime"]
+
+
+@pytest.mark.parametrize(("state", "value"), [("running", "False"), ("waiting", "True"), ("terminated", "True")])
+def test_a_deleted_pod_uses_its_claim_while_a_container_runs(state: str, value: str) -> None:
+    cluster = bind(cluster_with(NAMED))
+    pod = cluster.require("pods", "default", "p")
+    cluster.put("pods", {**pod, "status": {"phase": "Running", "containerStatuses": [{"state": {"running": {}}}]}})
+    cluster.delete("pods", "p", "default", grace_s=30)
+    cluster.settle()
+    assert unused(cluster)["status"] == "False"
+    pod = cluster.require("pods", "default", "p")
+    cluster.put("pods", {**pod, "status": {"phase": "Running", "containerStatuses": [{"state": {state: {}}}]}})
+    cluster.settle()
+    assert unused(cluster)["status"] == value
+
+
+def test_a_claim_that_is_being_deleted_says_what_it_said() -> None:
+    cluster = bind(cluster_with(NAMED))
+    assert is_left(cluster)
+    pod = cluster.require("pods", "default", "p")
+    cluster.put("pods", {**pod, "status": {"phase": "Succeeded"}})
+    cluster.settle()
+    assert unused(cluster)["status"] == "False"

@@ -178,6 +178,7 @@ _ROLES: Mapping[str, _Rules] = {
     ),
     "pvc-protection-controller": (
         "core: persistentvolumeclaims: get list watch update",
+        "core: persistentvolumeclaims/status: update",
         "core: pods: get list watch",
         "events",
     ),
