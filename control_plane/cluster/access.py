@@ -78,23 +78,30 @@ async def answers(instance: Instance, port: str) -> bool:
 
 async def current_topology(admin: Access) -> Topology:
     """The topology as wanted now; the one of `up` when etcd cannot tell."""
+    return await _stored(admin) or admin.state.topology
+
+
+async def _stored(admin: Access) -> Topology | None:
     try:
         found = await admin.etcd.range(TOPOLOGY_KEY, timeout=LOOK_S)
     except RpcError:
-        return admin.state.topology
-    return Topology.from_json(orjson.loads(found.kvs[0].value)) if found.kvs else admin.state.topology
+        return None
+    return Topology.from_json(orjson.loads(found.kvs[0].value)) if found.kvs else None
 
 
-async def refresh(directory: StateDir, admin: Access) -> None:
-    """Remember the topology as it is now, so that the next command, and kubectl, find the actors."""
-    topology = await current_topology(admin)
-    state = directory.read()
-    # A `down` may have come meanwhile; and before an `up` is through, members know of the one before.
-    same = state is not None and state.running and state.topology.run == topology.run
-    if state is not None and same and state.topology != topology:
+async def refresh(directory: StateDir, admin: Access) -> bool:
+    """Remember the topology as it is now, so that the next command, and kubectl, find the actors; whether it is known.
+
+    A `down` may have come meanwhile; and before an `up` is through, members know of the one before.
+    """
+    topology, state = await _stored(admin), directory.read()
+    if topology is None or state is None or not state.running or state.topology.run != topology.run:
+        return False
+    if state.topology != topology:
         state = replace(state, topology=topology)
         directory.write(state)
         repoint(directory, state)
+    return True
 
 
 def endpoints(directory: StateDir, state: ClusterState) -> dict[str, Any]:

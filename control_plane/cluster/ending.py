@@ -8,6 +8,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from pathlib import Path
 
 from rayplane.control_plane.cluster import processes, ray_cluster
 from rayplane.control_plane.cluster.access import access, answers, refresh
@@ -24,6 +25,10 @@ STOP_TIMEOUT_S = 30.0
 LEAVE_MARGIN_S = 60.0
 # What was killed gives back its ports only when the kernel has ended its last thread.
 SETTLED_S = 1.0
+#: Of a state's host: whether the cluster ended before anybody could ask what had become of its topology.
+UNSURE = "unsure"
+#: Of a state's host: the `up` after which nobody could ask; somebody else of its machines may remember.
+AFTER = "after"
 
 Progress = Callable[[str], None]
 
@@ -33,7 +38,7 @@ async def take_down(directory: StateDir, progress: Progress) -> None:
     state = directory.read()
     if state is None or not state.running:
         return
-    await _remember(directory, state)
+    known = await _remember(directory, state)
     grace_s = shutdown_s(state)
     if grace_s:
         progress("pods end, the least important ones first")
@@ -48,27 +53,42 @@ async def take_down(directory: StateDir, progress: Progress) -> None:
             await asyncio.to_thread(ray_cluster.stop, state.host)
         else:
             await _end_actors(directory, state, progress)
-    directory.write(replace(directory.read() or state, running=False))
+    state = directory.read() or state
+    directory.write(replace(state, running=False, host=state.host | {UNSURE: not known}))
     if state.host.get("owned"):
         await asyncio.to_thread(ray_cluster.remove_folder, state.host)
 
 
 def latest(directory: StateDir, state: ClusterState) -> ClusterState:
     """The state of a cluster that ended by itself, with the topology that its supervisor knew last, if it was here."""
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        found = Topology.from_json(json.loads((directory.path / "data" / "supervisor" / REMEMBERED).read_bytes()))
-        if found.run == state.topology.run:
-            return replace(state, topology=found)
+    if state.host.get(UNSURE):
+        with contextlib.suppress(OSError):
+            return replace(state, topology=of_same_run(state.topology, memory(directory).read_bytes()))
     return state
 
 
-async def _remember(directory: StateDir, state: ClusterState) -> None:
-    """Write down what has become of the topology, for the next `up`: only the members may know."""
+def of_same_run(topology: Topology, remembered: bytes) -> Topology:
+    """What a supervisor remembered in place of a topology; the topology itself, if that was in another `up`."""
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        found = Topology.from_json(json.loads(remembered))
+        if found.run == topology.run:
+            return found
+    return topology
+
+
+def memory(directory: StateDir) -> Path:
+    """Where a supervisor keeps what it remembers, on its machine."""
+    return directory.path / "data" / Role.SUPERVISOR.value / REMEMBERED
+
+
+async def _remember(directory: StateDir, state: ClusterState) -> bool:
+    """Write down what has become of the topology, for the next `up`: only the members may know; whether they did."""
     asked = (answers(member, "client") for member in state.topology.of(Role.MEMBER))
     if any(await asyncio.gather(*asked)):
         with contextlib.suppress(ClusterError):
             async with access(directory) as admin:
-                await refresh(directory, admin)
+                return await refresh(directory, admin)
+    return False
 
 
 async def _end_actors(directory: StateDir, state: ClusterState, progress: Progress) -> None:

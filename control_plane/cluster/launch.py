@@ -27,7 +27,16 @@ from rayplane.control_plane.cluster.config import (
     AddressPlan,
     ClusterConfig,
 )
-from rayplane.control_plane.cluster.ending import HOST_MODULE, Progress, deadline, is_running, latest, take_down
+from rayplane.control_plane.cluster.ending import (
+    AFTER,
+    HOST_MODULE,
+    UNSURE,
+    Progress,
+    deadline,
+    is_running,
+    latest,
+    take_down,
+)
 from rayplane.control_plane.cluster.errors import AlreadyUp, ClusterError, UsageError
 from rayplane.control_plane.cluster.isolation import decide
 from rayplane.control_plane.cluster.pki import ENCRYPTION_FILE, Secrets, issue_for_ray, read_encryption
@@ -73,7 +82,7 @@ async def up(
                 )
             # It ended without a `down`: what is left of it would keep ports, and on a Ray cluster names.
             await take_down(directory, progress)
-            before = latest(directory, directory.read() or before)
+            before = directory.read()
         fresh = before is None
         try:
             state = await _up(config, directory, before, progress, prepare=prepare, encryption=encryption)
@@ -133,10 +142,12 @@ async def _up(
         plan = replace(free, isolated=isolated)
         if before is not None:
             progress(f"found the cluster's data in {directory.path}: going on from it")
-            before = await _with_free_ports(before, progress)
+            before = await _with_free_ports(latest(directory, before), progress)
             config = going_on(before.config, config)
             topology = replace(before.topology, run=run)
             host = _new_host(config, plan, rng, secrets)
+            if before.host.get(UNSURE):
+                host |= {AFTER: before.topology.run}
             state = replace(before, config=config, topology=topology, running=True, host=host, encrypted=True)
         else:
             # `none` is no text.
@@ -265,8 +276,9 @@ async def _reach_ray(
             directory.write(state)
         driver = await stack.enter_async_context(ray_driver(directory, "start"))
         try:
-            found, holders = json.loads(await while_ray_lives(state.host, driver.line(), CONNECT_TIMEOUT_S))
+            found, holders, known = json.loads(await while_ray_lives(state.host, driver.line(), CONNECT_TIMEOUT_S))
             machines = tuple(Machine(**m) for m in found)
+            state = replace(state, topology=Topology.from_json(known))
             return state, driver, (machines, {name: Machine(**m) for name, m in holders.items()})
         except ClusterError as e:
             if not state.host["owned"] or ray_cluster.is_alive(state.host):

@@ -49,6 +49,11 @@ def started_at(folder: str) -> dict[str, float]:
     return {p.name.removesuffix(SUFFIX): p.stat().st_mtime for p in Path(folder).glob(f"*{SUFFIX}")}
 
 
+def written(path: str) -> tuple[float, bytes]:
+    """When a file was written last, and what stands in it. Raises OSError."""
+    return os.stat(path).st_mtime, Path(path).read_bytes()
+
+
 def read(data_dir: Path) -> int:
     """The process of the actor, or 0 when it is not known or gone."""
     try:

@@ -5,22 +5,23 @@
 Ray takes over a driver's signals and may end the whole process, so a command that must clean up after itself keeps
 it out: it starts this process, and ends it when it is interrupted.
 
-`start` connects, prints the machines, and who has whose data if some have other addresses now, as a line of JSON, waits
-for a line on standard input (by then cluster.json holds the topology), starts all actors and prints the name of each
-that has started. `leave` connects, prints a line and lets node hosts end their pods in order, those that were told to.
-`stop` connects, prints a line and ends all actors of the cluster. Errors are one line on standard error and exit code
-1.
+`start` connects, prints as a line of JSON the machines, who has whose data if some have other addresses now, and the
+topology to go on from; waits for a line on standard input (by then cluster.json holds the topology), starts all actors
+and prints the name of each that has started. `leave` connects, prints a line and lets node hosts end their pods in
+order, those that were told to. `stop` connects, prints a line and ends all actors of the cluster. Errors are one line
+on standard error and exit code 1.
 """
 
 import asyncio
 import json
 import os
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from rayplane.control_plane.cluster import ray_cluster
 from rayplane.control_plane.cluster.config import ClusterConfig
+from rayplane.control_plane.cluster.ending import AFTER, memory, of_same_run
 from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.host import start_all
 from rayplane.control_plane.cluster.pki import Secrets
@@ -59,10 +60,14 @@ async def _start(directory: StateDir, config: ClusterConfig) -> None:
 
     host = RayHost(config, ComponentActor)
     machines = await host.machines()
-    topology = directory.read_running().topology
+    state = directory.read_running()
+    topology = state.topology
+    if after := state.host.get(AFTER):
+        before = of_same_run(replace(topology, run=after), await host.contents(memory(directory)))
+        topology = replace(before, run=topology.run)
     lost = set(topology.addresses) - {m.address for m in machines}
     holders = await host.holders(directory.path / "data") if lost else {}
-    told = [asdict(m) for m in machines], {name: asdict(m) for name, m in holders.items()}
+    told = [asdict(m) for m in machines], {name: asdict(m) for name, m in holders.items()}, topology.to_json()
     print(json.dumps(told), flush=True)
     if not sys.stdin.readline():
         raise ClusterError("interrupted")

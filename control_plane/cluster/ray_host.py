@@ -89,13 +89,22 @@ class RayHost:
 
     async def holders(self, data: Path) -> dict[str, Machine]:
         """The machine of each actor that has data in that folder of one; of several the one where it ran last."""
-        machines = await self.machines()
-        found = await asyncio.gather(*(self._in_thread(partial(_data_on, m, str(data))) for m in machines))
         last: dict[str, tuple[float, Machine]] = {}
-        for machine, names in zip(machines, found, strict=True):
+        for machine, names in await self._on_each(processes.started_at, str(data)):
             for name, ran in names.items():
                 last[name] = max(last.get(name, (0.0, machine)), (ran, machine), key=itemgetter(0))
         return {name: machine for name, (_, machine) in last.items()}
+
+    async def contents(self, path: Path) -> bytes:
+        """What stands in a file that some machines have, where it was written last; empty where none has it."""
+        found = [told for _, told in await self._on_each(processes.written, str(path))]
+        return max(found, key=itemgetter(0), default=(0.0, b""))[1]
+
+    async def _on_each(self, ask: Callable[[str], T], path: str) -> list[tuple[Machine, T]]:
+        """What each machine says; those are left out that cannot."""
+        machines = await self.machines()
+        told = await asyncio.gather(*(self._in_thread(partial(_ask, m, ask, path)) for m in machines))
+        return [(machine, answer) for machine, answers in zip(machines, told, strict=True) for answer in answers]
 
     async def sockets(self) -> list[HostSocket]:
         return await self._in_thread(_sockets)
@@ -196,15 +205,13 @@ def _machines() -> list[Machine]:
     return [Machine(address=_address(n), id=n["NodeID"]) for n in alive]
 
 
-def _data_on(machine: Machine, data: str) -> dict[str, float]:
-    """Names of the actors that have data there, and when each was started last; none when it does not say."""
+def _ask(machine: Machine, ask: Callable[[str], T], path: str) -> list[T]:
+    """The answer there; none when it cannot give one."""
     placement = NodeAffinitySchedulingStrategy(machine.id, soft=False)
-    asked = ray.remote(processes.started_at).options(num_cpus=0, scheduling_strategy=placement).remote(data)
-    try:
-        found: dict[str, float] = ray.get(asked, timeout=START_TIMEOUT_S)
-    except RayError:
-        return {}
-    return found
+    asked: Any = ray.remote(ask)
+    with contextlib.suppress(RayError):
+        return [ray.get(asked.options(num_cpus=0, scheduling_strategy=placement).remote(path), timeout=START_TIMEOUT_S)]
+    return []
 
 
 def _sockets() -> list[HostSocket]:

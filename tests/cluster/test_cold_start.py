@@ -1,16 +1,22 @@
 """A cluster that was down comes up as it was, whatever has become of addresses and ports meanwhile."""
 
+import contextlib
+import random
+import socket
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
 import orjson
 import pytest
 
+from rayplane.control_plane.cluster import ending
 from rayplane.control_plane.cluster.access import access, refresh
 from rayplane.control_plane.cluster.config import AddressPlan, ClusterConfig
 from rayplane.control_plane.cluster.ending import latest
 from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.launch import going_on
+from rayplane.control_plane.cluster.ports import free_port
 from rayplane.control_plane.cluster.state import ClusterState, StateDir
 from rayplane.control_plane.cluster.supervisor.etcd import REMEMBERED
 from rayplane.control_plane.cluster.supervisor.observed import MemberStatus
@@ -63,8 +69,8 @@ def test_a_member_that_started_at_another_address_is_the_one_of_its_name() -> No
     assert plan(TOPOLOGY, seen(members=members), 0.0) == []
 
 
-def up(topology: Topology) -> ClusterState:
-    return ClusterState(config=ClusterConfig(), plan=AddressPlan(0), topology=topology, running=True, host={})
+def up(topology: Topology, **host: bool) -> ClusterState:
+    return ClusterState(config=ClusterConfig(), plan=AddressPlan(0), topology=topology, running=True, host=host)
 
 
 def test_the_supervisor_knows_more_than_the_state_of_the_same_run(tmp_path: Path) -> None:
@@ -74,10 +80,10 @@ def test_the_supervisor_knows_more_than_the_state_of_the_same_run(tmp_path: Path
     grown = TOPOLOGY.without("scheduler-0")
     for run, known in (("", grown), ("another", TOPOLOGY)):
         memory.write_bytes(orjson.dumps(replace(grown, run=run).to_json()))
-        found = latest(directory, up(TOPOLOGY))
-        assert found.topology == known
+        assert latest(directory, up(TOPOLOGY, unsure=True)).topology == known
+        assert latest(directory, up(TOPOLOGY)).topology == TOPOLOGY, "it was taken down in order"
     memory.write_bytes(b"{")
-    assert latest(directory, up(TOPOLOGY)).topology == TOPOLOGY
+    assert latest(directory, up(TOPOLOGY, unsure=True)).topology == TOPOLOGY
 
 
 async def test_a_state_remembers_the_members_of_its_own_run_while_it_is_up() -> None:
@@ -95,3 +101,39 @@ async def test_a_state_remembers_the_members_of_its_own_run_while_it_is_up() -> 
             c.directory.write(state)
             await refresh(c.directory, admin)
             assert c.directory.read() == replace(state, topology=grown)
+
+
+@pytest.fixture
+def without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StateDir:
+    """A cluster that joined a Ray that does not answer; nobody listens at its actors' ports."""
+
+    @contextlib.asynccontextmanager
+    async def none(directory: StateDir, command: str) -> AsyncIterator[None]:
+        raise ClusterError("Ray does not answer")
+        yield
+
+    monkeypatch.setattr(ending, "ray_driver", none)
+    directory = StateDir(tmp_path)
+    ports = {"grpc": free_port("127.0.0.1", (), random.Random())}
+    supervisor = replace(TOPOLOGY.of(Role.SUPERVISOR)[0], machine=Machine(), ports=ports)
+    state = replace(up(Topology((supervisor,)), owned=False), config=ClusterConfig(address="192.0.2.1:6379"))
+    directory.write(state)
+    return directory
+
+
+async def test_down_of_a_cluster_whose_ray_has_taken_its_actors_along(without_ray: StateDir) -> None:
+    said: list[str] = []
+    await ending.take_down(without_ray, said.append)
+    after = without_ray.read()
+    assert after is not None and not after.running
+    assert said[-1] == "Ray is gone, and every actor with it"
+
+
+async def test_down_of_a_cluster_whose_actors_live_needs_their_ray(without_ray: StateDir) -> None:
+    place = without_ray.read_running().topology.of(Role.SUPERVISOR)[0]
+    with (
+        socket.create_server(("127.0.0.1", place.ports["grpc"])),
+        pytest.raises(ClusterError, match="Ray does not answer"),
+    ):
+        await ending.take_down(without_ray, lambda _: None)
+    assert without_ray.read_running().running

@@ -2,9 +2,10 @@
 
 import secrets
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 from rayplane.control_plane.cluster.ray_cluster import OBJECT_STORE_BYTES
-from rayplane.control_plane.testing.machines.machines import Machine
+from rayplane.control_plane.testing.machines.machines import MACHINES_MAX, Machine
 
 PORT = 6379
 _RAY = (sys.executable, "-m", "ray.scripts.scripts", "start", "--disable-usage-stats")
@@ -26,10 +27,10 @@ class RayNodes:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             "RAY_USAGE_STATS_ENABLED": "0",
-            # Dead machines are found in seconds: a test waits for it.
+            # Dead machines are found within a quarter of a minute: a test waits for it.
             "RAY_health_check_initial_delay_ms": "5000",
             "RAY_health_check_period_ms": "1000",
-            "RAY_health_check_timeout_ms": "3000",
+            "RAY_health_check_timeout_ms": "5000",
             "RAY_health_check_failure_threshold": "3",
         }
         self._of_head = {"RAY_REDIS_ADDRESS": redis} if redis else {}
@@ -44,6 +45,9 @@ class RayNodes:
 
     def join(self, *machines: Machine) -> None:
         """Start the other nodes."""
-        for machine in machines:
-            own = ("--address", self.address, "--node-ip-address", machine.address, "--include-log-monitor", "false")
-            machine.run(*_RAY, *own, *_SMALL, env=self.environment)
+        with ThreadPoolExecutor(max_workers=MACHINES_MAX) as each:
+            list(each.map(self._join, machines))
+
+    def _join(self, machine: Machine) -> None:
+        own = ("--address", self.address, "--node-ip-address", machine.address, "--include-log-monitor", "false")
+        machine.run(*_RAY, *own, *_SMALL, env=self.environment)

@@ -52,6 +52,9 @@ def network_id(members: str) -> str:
     with open("/proc/sys/kernel/random/boot_id") as f:
         boot = f.read().strip()
     path = os.path.realpath(members)
-    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-    place = os.stat(os.path.dirname(path))
-    return hashlib.blake2s(f"{boot} {place.st_dev} {place.st_ino} {path}".encode(), digest_size=16).hexdigest()
+    place = ""
+    with contextlib.suppress(OSError):  # then no shim will name itself there either
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        found = os.stat(os.path.dirname(path))
+        place = f"{found.st_dev} {found.st_ino}"
+    return hashlib.blake2s(f"{boot} {place} {path}".encode(), digest_size=16).hexdigest()
