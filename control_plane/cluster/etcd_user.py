@@ -115,5 +115,6 @@ class EtcdUser:
             await asyncio.sleep(RETRY_S)
 
     async def clean_up(self) -> None:
-        """Delete all keys. Raises RpcError."""
-        await self._etcd.delete(self._prefix, self._end)
+        """Delete all keys, also those of an earlier user; nothing older is watched. Raises RpcError."""
+        answer = await self._etcd.delete(self._prefix, self._end)
+        self._ledger.start_after(answer.header.revision)

@@ -77,6 +77,10 @@ class KeyLedger:
         self.acknowledged = 0
         self._writes: dict[bytes, _Write] = {}
 
+    def start_after(self, revision: int) -> None:
+        """What is older is nothing of this client's."""
+        self.revision = self.watched = revision
+
     def begin(self, key: bytes, value: bytes) -> None:
         """The key is about to be written."""
         self._writes[key] = _Write(value)

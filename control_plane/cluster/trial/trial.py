@@ -33,6 +33,7 @@ BEGIN_S = 60.0
 SETTLE_S = 60.0
 EVENTS_MAX = 2000
 KEYS = b"/rayplane/trial/"
+SILENT = "etcd does not answer; see `rayplane status`"
 KEYS_EVERY_S = 0.2
 ETCD_PROMISES = "linearizable writes and watches of etcd"
 
@@ -123,6 +124,10 @@ class Trial:
         when the cluster does not answer at first."""
         self._runner.check(self._scenario.all_faults())
         try:
+            await self._keys.clean_up()
+        except RpcError as e:
+            raise ClusterError(SILENT) from e
+        try:
             async with self._watched():
                 try:
                     await self._take_steps()
@@ -154,7 +159,7 @@ class Trial:
             try:
                 await asyncio.wait_for(self._recorder.begun.wait(), BEGIN_S)
             except TimeoutError as e:
-                raise ClusterError("etcd does not answer; see `rayplane status`") from e
+                raise ClusterError(SILENT) from e
             yield
         finally:
             for task in tasks:
