@@ -61,6 +61,12 @@ class Beneath:
         """A directory below this one as a root of its own: nothing leads from it into its neighbours."""
         return Beneath(path, parent=self)
 
+    @contextlib.contextmanager
+    def held(self) -> "Iterator[Beneath]":
+        """The same directory, found once for all that is done in it."""
+        with _closing(self._open_root()) as fd:
+            yield _Held(self.root, fd)
+
     def _open_root(self) -> int:
         if self._parent_root is not None:
             return self._parent_root.open(self._name, _DIRECTORY)
@@ -71,6 +77,8 @@ class Beneath:
     def open(self, path: Path, flags: int = os.O_RDONLY, mode: int = 0o600, *, links: bool = False) -> int:
         """A descriptor, never inherited and never waiting for a pipe's other end."""
         parts = self._parts(path)
+        if not parts and flags == _DIRECTORY:
+            return self._open_root()
         with _closing(self._open_root()) as root:
             flags |= os.O_CLOEXEC | (0 if links else os.O_NOFOLLOW) | (0 if flags & os.O_PATH else os.O_NONBLOCK)
             try:
@@ -134,14 +142,28 @@ class Beneath:
     def make_dirs(self, path: Path, mode: int = 0o700, *, links: bool = False) -> None:
         """Make a directory and those above it; what is there already stays."""
         parts = self._parts(path)
-        for depth in range(1, len(parts) + 1):
-            here = b"/".join(parts[:depth])
+        depth = len(parts)
+        while depth and not self._make_dir(parts[:depth], mode, links):
+            depth -= 1  # most often what it lies in is there
+        while depth < len(parts):
+            depth += 1
+            if not self._make_dir(parts[:depth], mode, links):
+                raise FileNotFoundError(errno.ENOENT, "what was just made is gone", os.fsdecode(path))
+
+    def _make_dir(self, parts: list[bytes], mode: int, links: bool) -> bool:
+        """Whether there is a directory now; not where there is none that it could lie in."""
+        try:
+            with self.open_dir(b"/".join(parts[:-1]), links=links) as parent:
+                os.mkdir(parts[-1], mode, dir_fd=parent)
+        except FileNotFoundError:
+            return False
+        except FileExistsError as e:
             try:
-                with self.open_dir(here, links=links):
-                    continue
+                with self.open_dir(b"/".join(parts), links=links):
+                    return True
             except FileNotFoundError:
-                with self.open_dir(b"/".join(parts[: depth - 1]), links=links) as parent:
-                    os.mkdir(parts[depth - 1], mode, dir_fd=parent)
+                raise e from None  # a link to nothing
+        return True
 
     def write_new(self, path: Path, data: bytes, mode: int = 0o600) -> None:
         """A file that is not there yet; it never has more permissions than `mode`."""
@@ -196,6 +218,17 @@ class Beneath:
             raise LeavesRoot(path, self.root, "names the root itself")
         with self.open_dir(b"/".join(above)) as fd:
             yield fd, name
+
+
+class _Held(Beneath):
+    """A directory that is open already."""
+
+    def __init__(self, root: str, fd: int) -> None:
+        super().__init__(root)
+        self._fd = fd
+
+    def _open_root(self) -> int:
+        return os.dup(self._fd)
 
 
 @contextlib.contextmanager

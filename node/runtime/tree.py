@@ -49,8 +49,11 @@ class ContainerTree:
         for path, mount in placed.items():
             if path:
                 self._link(path, mount)
-        self._drop_old_logs(log)
-        self.files.remove(TERMINATION_LOG)
+        with self.files.held() as files:
+            names = files.names()
+            _drop_old_logs(files, names, log)
+            if TERMINATION_LOG in names:
+                files.remove(TERMINATION_LOG)
 
     def source(self, mount: Mount) -> str:
         """Real path of what a mount shows. Raises ContainerConfigError."""
@@ -94,17 +97,6 @@ class ContainerTree:
             self.root.remove(path)
             self.root.symlink(mount.source, path)
 
-    def _drop_old_logs(self, current: str) -> None:
-        found = {}
-        for name in self.files.names():
-            status = self.files.lstat(name) if _LOG.fullmatch(name) else None
-            if status is not None:
-                found[name] = status.st_mtime_ns
-        newest = _log_of(max(found, key=lambda name: found[name], default=""))
-        for name in found:
-            if _log_of(name) not in (newest, current):
-                self.files.remove(name)
-
     # --- paths ------------------------------------------------------------------------------------
 
     def place(self, path: str, *, create: bool = False) -> str:
@@ -135,6 +127,18 @@ class ContainerTree:
         inside = [m for m in self.mounts if (at := _inner(m)) and (path == at or path.startswith(f"{at}/"))]
         mount = max(inside, key=lambda m: len(_inner(m)), default=None)
         return mount, path.removeprefix(_inner(mount)).strip("/") if mount is not None else path
+
+
+def _drop_old_logs(files: Beneath, names: Iterable[str], current: str) -> None:
+    found = {}
+    for name in names:
+        status = files.lstat(name) if _LOG.fullmatch(name) else None
+        if status is not None:
+            found[name] = status.st_mtime_ns
+    newest = _log_of(max(found, key=lambda name: found[name], default=""))
+    for name in found:
+        if _log_of(name) not in (newest, current):
+            files.remove(name)
 
 
 def _log_of(name: str) -> str:

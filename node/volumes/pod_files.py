@@ -9,6 +9,7 @@ import logging
 import os
 import stat
 from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from rayplane.storage.env import Beneath, LeavesRoot, is_whole, one_name
 
 log = logging.getLogger(__name__)
 
-_DATA = "..data"
+_DATA, _NEXT = "..data", "..data_tmp"
 _VERSION = "..v"
 #: By the type of a hostPath, what must be there.
 _HOST_PATHS: dict[str, tuple[Callable[[str], bool], str]] = {
@@ -117,24 +118,32 @@ class PodFiles:
 
     def project(self, directory: str, files: Mapping[str, VolumeFile], group: int | None = None) -> None:
         """Make a volume of a pod show exactly `files` (relative path to file); `group` can read them. OSError."""
-        base = self._files.below(os.path.relpath(directory, self.root))
         for path in files:
             if path.startswith(("/", "..")) or ".." in path.split("/"):
-                raise LeavesRoot(path, base.root, "must be relative, not contain '..' and not start with '..'")
-        fresh = self._write_version(base, files, group)
-        base.remove("..data_tmp")
-        self._link(base, fresh, "..data_tmp")
-        if base.readlink(_DATA) is None:
+                raise LeavesRoot(path, directory, "must be relative, not contain '..' and not start with '..'")
+        with self._files.below(os.path.relpath(directory, self.root)).held() as base:
+            self._project(base, {*base.names()}, files, group)
+
+    def _project(
+        self, base: Beneath, before: AbstractSet[str], files: Mapping[str, VolumeFile], group: int | None
+    ) -> None:
+        """`before`: names in the volume. Pods only read it: nobody puts anything else in the way meanwhile."""
+        fresh = self._write_version(base, before, files, group)
+        if _NEXT in before:
+            base.remove(_NEXT)
+        self._link(base, fresh, _NEXT)
+        if _DATA in before and base.readlink(_DATA) is None:
             base.remove(_DATA)
-        base.rename("..data_tmp", _DATA)
+        base.rename(_NEXT, _DATA)
         wanted = {os.path.normpath(path).split("/")[0] for path in files}
         for name in sorted(wanted):
-            if base.readlink(name) != f"{_DATA}/{name}":
+            if name in before and base.readlink(name) == f"{_DATA}/{name}":
+                continue
+            if name in before:
                 base.remove(name)
-                self._link(base, f"{_DATA}/{name}", name)
-        for name in base.names():
-            stale = name.startswith(_VERSION) and name != fresh
-            if stale or (name not in wanted and not name.startswith("..")):
+            self._link(base, f"{_DATA}/{name}", name)
+        for name in before:
+            if name.startswith(_VERSION) or (name not in wanted and not name.startswith("..")):
                 base.remove(name)
 
     def _link(self, base: Beneath, target: str, name: str) -> None:
@@ -142,23 +151,30 @@ class PodFiles:
         if self._give is not None:
             self._give(f"{base.root}/{name}", 0o777)
 
-    def _write_version(self, base: Beneath, files: Mapping[str, VolumeFile], group: int | None) -> str:
+    def _write_version(
+        self, base: Beneath, before: AbstractSet[str], files: Mapping[str, VolumeFile], group: int | None
+    ) -> str:
         """A new directory with the files."""
         while True:
             self._versions += 1
             fresh = f"{_VERSION}{self._versions}"
-            if base.lstat(fresh) is None:
+            if fresh not in before:
                 break
-        base.make_dirs(fresh)
+        folders = dict.fromkeys((fresh, *(f"{fresh}/{above}" for path in files for above in _folders(path))))
+        for folder in folders:
+            base.make_dirs(folder)
         for path, file in files.items():
-            if "/" in path:
-                base.make_dirs(f"{fresh}/{os.path.dirname(path)}")
             base.write_new(f"{fresh}/{path}", file.data, file.mode)
         if self._give is not None:
-            # Pods only read such a volume: nobody has put anything else in the way.
-            for above, _, names in os.walk(f"{base.root}/{fresh}"):
-                self._give(above, 0o755)
-                for name in names:
-                    mode = os.lstat(f"{above}/{name}").st_mode & 0o7777
-                    self._give(f"{above}/{name}", mode if group is None else mode | _OF_GROUP, group or 0)
+            for folder in folders:
+                self._give(f"{base.root}/{folder}", 0o755)
+            for path, file in files.items():
+                mode = file.mode if group is None else file.mode | _OF_GROUP
+                self._give(f"{base.root}/{fresh}/{path}", mode, group or 0)
         return fresh
+
+
+def _folders(path: str) -> list[str]:
+    """The directories that a relative path leads through, the outermost first."""
+    parts = path.split("/")[:-1]
+    return ["/".join(parts[:depth]) for depth in range(1, len(parts) + 1)]

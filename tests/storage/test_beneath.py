@@ -178,3 +178,31 @@ def test_the_kernel_is_asked_first() -> None:
         assert e.errno == errno.ENOENT
     finally:
         os.close(fd)
+
+
+def test_a_held_directory_is_the_same_whatever_becomes_of_its_name(tmp_path: Path) -> None:
+    root = Beneath(tmp_path)
+    root.make_dirs("volume/inner")
+    with root.below("volume").held() as held:
+        root.rename("volume", "before")
+        root.make_dirs("volume")
+        held.write_new("file", b"x")
+        held.below("inner").symlink("../file", "link")
+        assert held.names() == held.names() == ["file", "inner"]
+    assert root.names("volume") == []
+    assert root.read("before/file", 9) == b"x" and root.readlink("before/inner/link") == "../file"
+
+
+def test_directories_are_made_where_some_of_them_are(tmp_path: Path) -> None:
+    root = Beneath(tmp_path)
+    root.make_dirs("a/b/c/d", 0o750)
+    root.make_dirs("a/b/e")
+    root.make_dirs("a")
+    assert root.names("a/b") == ["c", "e"] and (tmp_path / "a/b/c").stat().st_mode & 0o777 == 0o750
+    (tmp_path / "to-nothing").symlink_to("nowhere")
+    with pytest.raises(FileExistsError):
+        root.make_dirs("to-nothing", links=True)
+    (tmp_path / "file").write_text("")
+    for path in ("file", "file/below", "to-nothing/below"):
+        with pytest.raises(OSError, match=r"\S"):
+            root.make_dirs(path)
