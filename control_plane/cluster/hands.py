@@ -15,6 +15,7 @@ from rayplane.control_plane.invariants.conditions import View
 
 AGAIN_S = 0.5
 WITHIN_S = 60.0
+LOOK_S = 0.02
 
 
 class ApiHands:
@@ -28,27 +29,37 @@ class ApiHands:
         resource, manifest = placed(obj)
         name, namespace = meta.name(manifest), meta.namespace(manifest)
 
-        async def once() -> None:
+        async def once() -> Object:
             try:
-                await self._api.create(resource, copy.deepcopy(manifest))
+                return await self._api.create(resource, copy.deepcopy(manifest))
             except AlreadyExists:
-                await self._api.patch(resource, name, namespace, manifest)
+                return await self._api.patch(resource, name, namespace, manifest)
 
-        await self._insist(once)
+        await self._seen(resource, await self._insist(once))
 
     async def patch(self, resource: str, name: str, namespace: str, body: Object) -> None:
-        await self._insist(lambda: self._api.patch(resource, name, namespace, body))
+        await self._seen(resource, await self._insist(lambda: self._api.patch(resource, name, namespace, body)))
 
     async def delete(self, resource: str, name: str, namespace: str) -> None:
         await self._insist(lambda: self._api.delete(resource, name, namespace))
 
-    async def _insist(self, attempt: Callable[[], Awaitable[Any]]) -> None:
+    async def _seen(self, resource: str, written: Object) -> None:
+        """Wait until the user sees what was done: what is awaited next must not be judged by what was before."""
+        loop = asyncio.get_running_loop()
+        deadline, key, version = loop.time() + WITHIN_S, meta.key(written), int(meta.resource_version(written))
+        while loop.time() < deadline:
+            found = self.view.get(resource, key)
+            if found is not None and int(meta.resource_version(found)) >= version:
+                return
+            await asyncio.sleep(LOOK_S)
+        raise ClusterError(f"{resource} {key} was written, and cannot be seen")
+
+    async def _insist(self, attempt: Callable[[], Awaitable[Any]]) -> Any:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + WITHIN_S
         while True:
             try:
-                await attempt()
-                return
+                return await attempt()
             except ApiError as e:
                 if not e.retryable or loop.time() > deadline:
                     raise ClusterError(str(e)) from e

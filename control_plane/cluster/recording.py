@@ -7,13 +7,37 @@ import asyncio
 from collections.abc import Callable
 
 from rayplane.control_plane.client import EtcdClient
+from rayplane.control_plane.faults.steps import Condition
 from rayplane.control_plane.invariants import Judge
+from rayplane.control_plane.invariants.conditions import View, unmet
 from rayplane.control_plane.invariants.stored import PREFIX, PREFIX_END, object_at, place_of
 from rayplane.control_plane.rpc import RpcError
 from rayplane.proto.etcd.kv_pb2 import Event
 from rayplane.proto.etcd.rpc_pb2 import WatchResponse
 
 RETRY_S = 0.2
+
+
+class Moments:
+    """Moments at which conditions on objects hold; also those that last until the next change only."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._waiting: list[tuple[Condition, asyncio.Future[None]]] = []
+
+    async def until(self, condition: Condition) -> None:
+        """Wait for one."""
+        met: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((condition, met))
+        self.changed()
+        await met
+
+    def changed(self) -> None:
+        """Look at all that is waited for: something has changed."""
+        for condition, met in self._waiting:
+            if not met.done() and unmet(condition, self._view) is None:
+                met.set_result(None)
+        self._waiting = [(condition, met) for condition, met in self._waiting if not met.done()]
 
 
 class Recorder:

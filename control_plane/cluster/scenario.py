@@ -164,7 +164,7 @@ class Runner:
                 await self._await(condition, within_s)
             case Apply() | Scale() | Roll() | Remove():
                 self._say(describe(step))
-                await self._handle(self._user, step)
+                await by_hand(self._user, step, self._rng)
             case fault:
                 await self.strike(fault)
 
@@ -173,19 +173,6 @@ class Runner:
         if self._hands is None:
             raise UsageError("here only faults and pauses can be steps")
         return self._hands
-
-    async def _handle(self, hands: Hands, step: Any) -> None:
-        match step:
-            case Apply(objects):
-                for obj in objects:
-                    await hands.apply(obj)
-            case Scale(wanted):
-                body = {"spec": {"replicas": wanted.count}}
-                await hands.patch(WORKLOADS[wanted.kind], wanted.name, wanted.namespace, body)
-            case Roll(kind, name, namespace):
-                await hands.patch(WORKLOADS[kind], name, namespace, rolled(self._rng))
-            case Remove(kind, name, namespace):
-                await hands.delete(WORKLOADS[kind], name, namespace)
 
     async def strike(self, fault: Fault) -> None:
         """Let a fault happen and wait until it is over. Raises ClusterError when nobody can be hit."""
@@ -229,6 +216,21 @@ class Runner:
         if condition.kind in (CLUSTER, ACTORS):
             return await self._unhealthy() or None
         return unmet(condition, self._user.view)
+
+
+async def by_hand(hands: Hands, step: Any, rng: random.Random) -> None:
+    """Take a step that is a user's command. Raises what the hands raise."""
+    match step:
+        case Apply(objects):
+            for obj in objects:
+                await hands.apply(obj)
+        case Scale(wanted):
+            body = {"spec": {"replicas": wanted.count}}
+            await hands.patch(WORKLOADS[wanted.kind], wanted.name, wanted.namespace, body)
+        case Roll(kind, name, namespace):
+            await hands.patch(WORKLOADS[kind], name, namespace, rolled(rng))
+        case Remove(kind, name, namespace):
+            await hands.delete(WORKLOADS[kind], name, namespace)
 
 
 def rolled(rng: random.Random) -> Object:

@@ -202,9 +202,12 @@ def read_steps(found: Any, place: str, verbs: Verbs, depth: int = 0) -> tuple[An
 def read_step(found: Any, place: str, verbs: Verbs, depth: int = 0) -> Any:
     """One step. Raises FormError."""
     step = reading.mapping(found, place)
-    chosen = [v for v in (*verbs, *VERBS) if v in step]
+    known = (*verbs, *VERBS)
+    chosen = [v for v in known if v in step]
+    if not chosen and len(step) == 1:
+        raise FormError(place, f"no action {next(iter(step))!r:.80}; use {', '.join(known)}")
     if len(chosen) != 1:
-        raise FormError(place, f"give one of {', '.join((*verbs, *VERBS))}")
+        raise FormError(place, f"give one action of {', '.join(known)}")
     [verb] = chosen
     beside, read = verbs.get(verb, ((), None))
     reading.only(step, {verb, *beside}, place)

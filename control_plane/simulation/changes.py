@@ -155,6 +155,10 @@ class Striker:
             hit = await self._injector.strike(what)
             self.done += [Strike(step, after_s, each) for each in concrete(what, hit)]
 
+    async def strike_beside(self, what: Fault) -> None:
+        """The same while a step is done, with when. Raises NobodyThere."""
+        await self.strike(what, asyncio.get_running_loop().time() - self._began)
+
     def strike_now(self, what: Fault | Change) -> list[str]:
         """The same from outside of the loop's tasks, with when; whom it hit. Raises NobodyThere."""
         loop, before = asyncio.get_running_loop(), len(self.done)

@@ -12,10 +12,11 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.state import pod_is_ready, pod_phase
 from rayplane.control_plane.client import ApiClient, EtcdClient, Informer
 from rayplane.control_plane.cluster.etcd_user import EtcdUser
-from rayplane.control_plane.cluster.recording import Recorder
+from rayplane.control_plane.cluster.recording import Moments, Recorder
 from rayplane.control_plane.cluster.topology import Role
 from rayplane.control_plane.invariants import Answer, Judge, Leads, Make, Runs, Violation
 from rayplane.control_plane.invariants.catalogue import BUILTIN
+from rayplane.control_plane.invariants.conditions import View
 from rayplane.control_plane.rpc import Network, RpcError
 from rayplane.control_plane.rpc.sockets import Sockets
 from rayplane.control_plane.simulation.cluster import SimulatedCluster
@@ -127,6 +128,7 @@ class Client:
         self._trace = cluster.trace
         self._write_every_s = write_every_s
         self._informers: dict[str, Informer] = {}
+        self.moments = Moments(violations.judge.history)
         self._recorder: Recorder
         self._keys: EtcdUser
         self.etcd: EtcdClient
@@ -141,15 +143,17 @@ class Client:
         """What the client sees of a resource."""
         return self._informers[resource].list()
 
-    def get(self, resource: str, namespace: str, name: str) -> Object | None:
-        return self._informers[resource].get(namespace, name)
+    @property
+    def view(self) -> View:
+        """All objects, as they are recorded."""
+        return self._violations.judge.history
 
     async def run(self, env: Env, network: Network, sockets: Sockets) -> None:
         """Until the cell dies."""
         self.etcd = EtcdClient(network, self._cluster.endpoints(Role.MEMBER))
         supervisor = self._cluster.topology.endpoints(Role.SUPERVISOR, "grpc")
         self.api = ApiClient(network, self._cluster.endpoints(Role.APISERVER), discovery=supervisor)
-        self._recorder = Recorder(self.etcd, self._violations.judge, _now_s)
+        self._recorder = Recorder(self.etcd, self._violations.judge, _now_s, self.moments.changed)
         self._keys = EtcdUser(
             self.etcd, PREFIX, self._judge, self._trace.event, lambda: self._cluster.endpoints(Role.MEMBER)
         )

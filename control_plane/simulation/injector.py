@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from dataclasses import replace
 from typing import get_args
 
 from rayplane.control_plane.cluster.errors import ClusterError
@@ -9,6 +10,7 @@ from rayplane.control_plane.cluster.topology import Role
 from rayplane.control_plane.etcd.server import Member
 from rayplane.control_plane.faults import injector
 from rayplane.control_plane.faults.vocabulary import (
+    FOLLOWER,
     LEADER,
     NEVER_S,
     ClockJump,
@@ -219,6 +221,10 @@ class CellInjector:
         if target.role == LEADER:
             leader = self._cluster.leader()
             return (leader,) if leader else ()
+        if target.role == FOLLOWER:
+            led = self._cluster.leader()
+            others = [name for name, _ in self._cluster.members() if name != led]
+            return replace(target, count=max(1, target.count)).choose(others, self._cluster.rng) if led else ()
         if target.role == _LB:
             return (self._actor(_LB),)
         if target.role in _IN_CHARGE and not target.count:

@@ -1,5 +1,7 @@
 """Scenarios: a simulated run and what must hold at its end, as a YAML file that is checked when it is read.
 
+The sections and steps are those of `faults.steps`, as on a live cluster; what clients had is measured only there.
+
 name: failures
 duration: 1h                      # of cluster time; the run idles on after its last step
 cluster: {members: 3, nodes: 3, timing: kubernetes}        # as the flags of `rayplane up`
@@ -27,7 +29,6 @@ expect:
   - {claims: 3}                   # bound PersistentVolumeClaims
 """
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from importlib import resources
 from pathlib import Path
@@ -35,65 +36,29 @@ from typing import Any
 
 from rayplane.control_plane.cluster.config import PROCESS, ClusterConfig
 from rayplane.control_plane.cluster.errors import UsageError
-from rayplane.control_plane.faults import reading
-from rayplane.control_plane.faults.form import VERBS, read_fault
+from rayplane.control_plane.cluster.scenario import FIELDS, SIMULATED
+from rayplane.control_plane.faults import reading, steps
 from rayplane.control_plane.faults.reading import FormError
+from rayplane.control_plane.faults.steps import (
+    Apply,
+    Await,
+    Choose,
+    Condition,
+    Object,
+    Reader,
+    Remove,
+    Repeat,
+    Roll,
+    Scale,
+    Sleep,
+    Timed,
+    Verbs,
+)
 from rayplane.control_plane.faults.vocabulary import Fault
 from rayplane.control_plane.rpc.weather import Climate
 
-Object = dict[str, Any]
-
 SCENARIOS = "scenarios"
-WORKLOADS = {"deployment": "deployments.apps", "statefulset": "statefulsets.apps"}
 CHANGEABLE = ("member", "apiserver")
-WITHIN_S = 120.0
-
-
-@dataclass(frozen=True, slots=True)
-class Condition:
-    """A state that is waited for.
-
-    `kind` deployment or statefulset: so many ready replicas, all of the newest template, and no more; `claims`: so many
-    bound; `cluster`: all nodes are Ready and every leader leads; `actors`: those run that are wanted and no others, and
-    the members, so many unless that is 0, are those that vote.
-    """
-
-    kind: str
-    name: str = ""
-    count: int = 0
-    namespace: str = "default"
-
-    def __str__(self) -> str:
-        if self.kind == "cluster":
-            return "the cluster is ready"
-        if self.kind == "actors":
-            return "all actors run, and all members vote" + (f", {self.count} of them" if self.count else "")
-        if self.kind == "claims":
-            return f"{self.count} claims are bound"
-        return f"{self.kind} {self.name} has {self.count} ready replicas"
-
-
-@dataclass(frozen=True, slots=True)
-class Await:
-    condition: Condition
-    within_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Apply:
-    objects: tuple[Object, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Scale:
-    condition: Condition
-
-
-@dataclass(frozen=True, slots=True)
-class Remove:
-    kind: str
-    name: str
-    namespace: str = "default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +78,8 @@ class Rage:
     of: tuple[Fault | Change, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Sleep:
-    seconds: float
-
-
-Step = Await | Apply | Scale | Remove | Change | Rage | Sleep | Fault
-NOT_FAULTS = (Await, Apply, Scale, Remove, Change, Rage, Sleep)
+Step = Await | Apply | Scale | Roll | Remove | Sleep | Repeat | Choose | Change | Rage | Fault
+NOT_FAULTS = (*steps.NOT_FAULTS, Change, Rage)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +93,9 @@ class Scenario:
     climate: Climate = field(default_factory=Climate)
     write_every_s: float = 5.0
     ask_every_s: float = 5.0
+    workload: tuple[Object, ...] = ()
     steps: tuple[Step, ...] = ()
+    faults: tuple[Timed, ...] = ()
     expect: tuple[Condition, ...] = ()
 
 
@@ -166,8 +128,7 @@ def parse_scenario(text: str, *, source: str) -> Scenario:
 
 
 def _scenario(data: Object, source: str) -> Scenario:
-    known = {"name", "description", "duration", "cluster", "network", "client", "steps", "expect"}
-    reading.only(data, known, "the scenario")
+    reading.only(data, {*FIELDS, *SIMULATED}, "the scenario")
     duration = reading.span(data.get("duration", "10m"), "duration", positive=True)
     client = reading.mapping(data.get("client", {}), "client")
     reading.only(client, {"write_every", "ask_every"}, "client")
@@ -181,11 +142,10 @@ def _scenario(data: Object, source: str) -> Scenario:
         climate=_climate(reading.mapping(data.get("network", {}), "network")),
         write_every_s=every["write_every"],
         ask_every_s=every["ask_every"],
-        steps=tuple(_step(s, f"steps[{i}]") for i, s in enumerate(reading.items(data.get("steps", []), "steps"))),
-        expect=tuple(
-            _condition(reading.mapping(c, f"expect[{i}]"), f"expect[{i}]")
-            for i, c in enumerate(reading.items(data.get("expect", []), "expect"))
-        ),
+        workload=steps.read_manifests(data.get("workload", []), "workload"),
+        steps=steps.read_steps(data.get("steps", []), "steps", _verbs()),
+        faults=steps.read_timed(data.get("faults", []), "faults"),
+        expect=tuple(e for e in steps.read_expectations(data.get("expect", []), "expect") if isinstance(e, Condition)),
     )
 
 
@@ -214,107 +174,41 @@ def _climate(data: Object) -> Climate:
     return Climate(**values)
 
 
-def _step(data: Any, at: str) -> Step:
-    step = reading.mapping(data, at)
-    if len(step) != 1:
-        raise FormError(at, f"give one action, not {sorted(map(str, step)) or 'none'}")
-    [(action, body)] = step.items()
-    if action in VERBS:
-        return read_fault(action, body, f"{at}.{action}")
-    make = _STEPS.get(action)
-    if make is None:
-        raise FormError(at, f"no action {action!r:.80}; use {', '.join((*_STEPS, *VERBS))}")
-    return make(body, f"{at}.{action}")
+def _verbs() -> Verbs:
+    return {**steps.COMMON, **_OWN, **steps.folding(_verbs)}
 
 
-def _await(body: Any, at: str) -> Step:
-    data = dict(reading.mapping(body, at))
-    within = reading.span(data.pop("within", WITHIN_S), f"{at}.within")
-    return Await(_condition(data, at), within)
+def read_struck(data: Any, at: str, *, who: str = "a storm draws") -> Fault | Change:
+    """A fault or a change, in the form of a step."""
+    step: Any = steps.read_step(data, at, _verbs())
+    if isinstance(step, NOT_FAULTS) and not isinstance(step, Change):
+        raise FormError(at, f"{who} faults, and members and API servers to add, remove or replace")
+    return step
 
 
-def _apply(body: Any, at: str) -> Step:
-    objects = reading.items(body, at) if isinstance(body, list) else [body]
-    for i, obj in enumerate(objects):
-        manifest = reading.mapping(obj, f"{at}[{i}]")
-        metadata = manifest.get("metadata")
-        named = isinstance(metadata, dict) and metadata.get("name")
-        if not (manifest.get("apiVersion") and manifest.get("kind") and named):
-            raise FormError(f"{at}[{i}]", "a manifest needs apiVersion, kind and metadata.name")
-    return Apply(tuple(objects))
-
-
-def _scale(body: Any, at: str) -> Step:
-    return Scale(_condition(reading.mapping(body, at), at, only=WORKLOADS))
-
-
-def _delete(body: Any, at: str) -> Step:
-    data = reading.mapping(body, at)
-    reading.only(data, {*WORKLOADS, "namespace"}, at)
-    kinds = [k for k in data if k in WORKLOADS]
-    if len(kinds) != 1:
-        raise FormError(at, f"name one of {', '.join(WORKLOADS)}")
-    return Remove(kinds[0], str(data[kinds[0]]), str(data.get("namespace", "default")))
-
-
-def _change(action: str) -> Callable[[Any, str], Step]:
-    def read(body: Any, at: str) -> Step:
+def _change(action: str) -> Reader:
+    def read(step: Object, place: str, depth: int) -> Change:
+        body = step[action]
         if not isinstance(body, str) or (action == "add" and body not in CHANGEABLE):
             what = f"one of {', '.join(CHANGEABLE)}" if action == "add" else "an actor's name"
-            raise FormError(at, f"give {what}, not {body!r:.80}")
+            raise FormError(f"{place}.{action}", f"give {what}, not {body!r:.80}")
         return Change(action, body)
 
     return read
 
 
-def _storm(body: Any, at: str) -> Step:
-    data = reading.mapping(body, at)
+def _storm(step: Object, place: str, depth: int) -> Rage:
+    at = f"{place}.storm"
+    data = reading.mapping(step["storm"], at)
     reading.only(data, {"for", "every", "of"}, at)
     every = reading.span(data.get("every", "5s"), f"{at}.every", positive=True)
-    of = [read_struck(step, f"{at}.of[{i}]") for i, step in enumerate(reading.items(data.get("of", []), f"{at}.of"))]
+    of = [read_struck(one, f"{at}.of[{i}]") for i, one in enumerate(reading.items(data.get("of", []), f"{at}.of"))]
     return Rage(reading.span(data.get("for", "1m"), f"{at}.for"), every, tuple(of))
 
 
-def read_struck(data: Any, at: str, *, who: str = "a storm draws") -> Fault | Change:
-    """A fault or a change, in the form of a step."""
-    step = _step(data, at)
-    if isinstance(step, Await | Apply | Scale | Remove | Rage | Sleep):
-        raise FormError(at, f"{who} faults, and members and API servers to add, remove or replace")
-    return step
-
-
-def _sleep(body: Any, at: str) -> Step:
-    return Sleep(reading.span(body, at))
-
-
-_STEPS: dict[Any, Callable[[Any, str], Step]] = {
-    "await": _await,
-    "apply": _apply,
-    "scale": _scale,
-    "delete": _delete,
-    "add": _change("add"),
-    "remove": _change("remove"),
-    "replace": _change("replace"),
-    "storm": _storm,
-    "sleep": _sleep,
+_OWN: Verbs = {
+    "add": ((), _change("add")),
+    "remove": ((), _change("remove")),
+    "replace": ((), _change("replace")),
+    "storm": ((), _storm),
 }
-
-
-def _condition(data: Object, at: str, *, only: Mapping[str, str] | None = None) -> Condition:
-    kinds = [k for k in (*WORKLOADS, "claims", "ready") if k in data and (only is None or k in only)]
-    if len(kinds) != 1:
-        names = ", ".join(only or (*WORKLOADS, "claims", "ready"))
-        raise FormError(at, f"name one of {names}")
-    kind = kinds[0]
-    if kind == "ready":
-        reading.only(data, {"ready", *(["members"] if data["ready"] == "actors" else [])}, at)
-        if data["ready"] not in ("cluster", "actors"):
-            raise FormError(f"{at}.ready", "only `cluster` and `actors` can be awaited so")
-        return Condition(data["ready"], count=reading.whole(data.get("members", 0), f"{at}.members"))
-    if kind == "claims":
-        reading.only(data, {"claims", "namespace"}, at)
-        count = reading.whole(data["claims"], f"{at}.claims")
-        return Condition("claims", count=count, namespace=str(data.get("namespace", "default")))
-    reading.only(data, {kind, "replicas", "namespace"}, at)
-    count = reading.whole(data.get("replicas"), f"{at}.replicas")
-    return Condition(kind, str(data[kind]), count, str(data.get("namespace", "default")))

@@ -1,18 +1,37 @@
 """The steps of a scenario, and the conditions that they wait for."""
 
 import asyncio
-import copy
+import contextlib
+import itertools
+import random
 from collections.abc import Callable
-from typing import Any
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.errors import AlreadyExists, ApiError
-from rayplane.control_plane.api.machinery.resources import builtin_registry
-from rayplane.control_plane.cluster.errors import UsageError
+from rayplane.control_plane.api.errors import ApiError
+from rayplane.control_plane.cluster.errors import ClusterError, UsageError
+from rayplane.control_plane.cluster.hands import ApiHands
+from rayplane.control_plane.cluster.scenario import by_hand
 from rayplane.control_plane.cluster.topology import Role
+from rayplane.control_plane.faults import steps
 from rayplane.control_plane.faults.form import as_step
 from rayplane.control_plane.faults.injector import Unsupported, require
+from rayplane.control_plane.faults.steps import (
+    ACTORS,
+    CLUSTER,
+    Apply,
+    Await,
+    Choose,
+    Condition,
+    Remove,
+    Repeat,
+    Roll,
+    Scale,
+    Sleep,
+    Timed,
+    unfolded,
+)
 from rayplane.control_plane.faults.vocabulary import Fault
+from rayplane.control_plane.invariants.conditions import unmet
 from rayplane.control_plane.rpc import RpcError
 from rayplane.control_plane.simulation.cell import run_rng
 from rayplane.control_plane.simulation.changes import ChangeFailed, Operator, Storm, Striker
@@ -22,26 +41,13 @@ from rayplane.control_plane.simulation.injector import CellInjector, NobodyThere
 from rayplane.control_plane.simulation.loop import sleep_until
 from rayplane.control_plane.simulation.plan import Plan, Strike
 from rayplane.control_plane.simulation.points import Points
-from rayplane.control_plane.simulation.scenario import (
-    NOT_FAULTS,
-    WORKLOADS,
-    Apply,
-    Await,
-    Change,
-    Condition,
-    Rage,
-    Remove,
-    Scale,
-    Scenario,
-    Sleep,
-    Step,
-)
+from rayplane.control_plane.simulation.scenario import NOT_FAULTS, Change, Rage, Scenario, Step
+from rayplane.control_plane.tasks import cancel_and_wait
 
 Progress = Callable[[str], None]
 
 POLL_S = 0.2
-API_RETRY_S = 0.5
-API_TIMEOUT_S = 60.0
+STEPS_MAX = 10_000
 
 
 class StepFailed(Exception):
@@ -68,6 +74,8 @@ class Script:
         self._client = client
         self._trace = cluster.trace
         self._seed = seed
+        self._rng = run_rng(seed, "steps")
+        self._steps = _unfolded(scenario, self._rng)
         self._plan = plan
         self._injector = CellInjector(cluster)
         self._operator = Operator(cluster)
@@ -77,7 +85,10 @@ class Script:
     def check(self) -> None:
         """Before anything runs: its faults can be done here, and names in the scenario are of actors of its cluster."""
         changes = False
-        for step in self._scenario.steps:
+        for timed in self._scenario.faults:
+            self._check_faults([timed.fault])
+            self._injector.check_names(timed.fault)
+        for step in self._steps:
             if isinstance(step, Change | Rage):
                 # From here on there may be others.
                 if isinstance(step, Change) and step.action != "add" and not changes:
@@ -109,19 +120,52 @@ class Script:
     async def run(self, progress: Progress) -> None:
         """All steps, and the rest of the run's time. Raises StepFailed."""
         loop = asyncio.get_running_loop()
-        for number, step in enumerate(self._scenario.steps):
+        if self._scenario.workload:
+            await self._step(0, Apply(self._scenario.workload))
+        beside = [loop.create_task(self._beside(timed)) for timed in self._scenario.faults if self._plan is None]
+        try:
+            await self._take_steps(progress)
+            rest = self._scenario.duration_s - loop.time()
+            if rest > 0:
+                progress(f"{loop.time():8.1f} s: idle")
+                await asyncio.sleep(rest)
+        finally:
+            await cancel_and_wait(*beside)
+
+    async def _take_steps(self, progress: Progress) -> None:
+        loop = asyncio.get_running_loop()
+        for number, step in enumerate(self._steps):
             progress(f"{loop.time():8.1f} s: {describe(step)}")
             self._trace.event("step", number, describe(step))
             self.striker.begin(number)
             self._strike_beside(number, step)
-            try:
-                await self._do(number, step)
-            except (ApiError, ChangeFailed, NobodyThere, UsageError) as e:
-                raise StepFailed(f"steps[{number}] ({describe(step)}): {e}") from e
-        rest = self._scenario.duration_s - loop.time()
-        if rest > 0:
-            progress(f"{loop.time():8.1f} s: idle")
-            await asyncio.sleep(rest)
+            await self._step(number, step)
+
+    async def _step(self, number: int, step: Step) -> None:
+        try:
+            await self._do(number, step)
+        except (ApiError, ChangeFailed, ClusterError) as e:
+            raise StepFailed(f"steps[{number}] ({describe(step)}): {e}") from e
+
+    async def _beside(self, timed: Timed) -> None:
+        """A fault beside the steps, at its time; who is not there then is not hit."""
+        if timed.at_s is not None:
+            await asyncio.sleep(timed.at_s)
+        elif timed.when is not None:
+            await self._until(timed.when)
+        while True:
+            if timed.every_s is not None:
+                await asyncio.sleep(timed.every_s)
+            with contextlib.suppress(NobodyThere):
+                await self.striker.strike_beside(timed.fault)
+            if timed.every_s is None:
+                return
+
+    async def _until(self, condition: Condition) -> None:
+        if condition.kind not in (CLUSTER, ACTORS):
+            await self._client.moments.until(condition)
+        while condition.kind in (CLUSTER, ACTORS) and await self._missing(condition) is not None:
+            await asyncio.sleep(POLL_S)
 
     def _strike_beside(self, number: int, step: Step) -> None:
         """Begin what strikes while a step is done that is no fault itself, and what a person adds."""
@@ -137,23 +181,19 @@ class Script:
                 await asyncio.sleep(seconds)
             case Await(condition, within_s):
                 await self.wait(condition, within_s)
-            case Apply(objects):
-                for obj in objects:
-                    await self._apply(obj)
+            case Apply() | Scale() | Roll() | Remove():
+                with self._cluster.client.inside():
+                    await by_hand(ApiHands(self._client.api, self._client.view), step, self._rng)
             case Change():
                 await self._operator.change(step)
-            case Scale(condition):
-                body = {"spec": {"replicas": condition.count}}
-                resource = WORKLOADS[condition.kind]
-                await self._insist(lambda: self._client.api.patch(resource, condition.name, condition.namespace, body))
-            case Remove(kind, name, namespace):
-                await self._insist(lambda: self._client.api.delete(WORKLOADS[kind], name, namespace))
             case Rage():
                 await self._rage(number, step)
-            case fault if self._plan is None:
-                await self.striker.strike(fault)
-            case _:
+            case _ if self._plan is not None:
                 await self.striker.repeat(self._plan.of(number))
+            case Repeat() | Choose():
+                raise AssertionError("steps are unfolded before")
+            case fault:
+                await self.striker.strike(fault)
 
     async def _rage(self, number: int, step: Rage) -> None:
         if self._plan is None:
@@ -164,36 +204,6 @@ class Script:
         await self.striker.repeat(self._plan.of(number))
         await sleep_until(end)
         await self.striker.finish()
-
-    async def _apply(self, obj: dict[str, Any]) -> None:
-        info = builtin_registry().by_kind(obj["apiVersion"], obj["kind"])
-        if info is None:
-            raise UsageError(f"apply: there is no kind {obj['kind']} in {obj['apiVersion']}")
-        resource = f"{info.plural}.{info.group}" if info.group else info.plural
-        manifest = copy.deepcopy(obj)
-        namespace = manifest["metadata"].setdefault("namespace", "default") if info.namespaced else ""
-
-        async def once() -> None:
-            try:
-                await self._client.api.create(resource, copy.deepcopy(manifest))
-            except AlreadyExists:
-                await self._client.api.patch(resource, meta.name(manifest), namespace, manifest)
-
-        await self._insist(once)
-
-    async def _insist(self, attempt: Callable[[], Any]) -> None:
-        """A user's command, given again while no server answers. Calls into the client's cell."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + API_TIMEOUT_S
-        while True:
-            try:
-                with self._cluster.client.inside():
-                    await attempt()
-                return
-            except ApiError as e:
-                if not e.retryable or loop.time() > deadline:
-                    raise
-            await asyncio.sleep(API_RETRY_S)
 
     async def wait(self, condition: Condition, within_s: float) -> None:
         """Wait for a condition. Raises StepFailed."""
@@ -212,24 +222,7 @@ class Script:
             return self._cluster_missing()
         if condition.kind == "actors":
             return await self._actors_missing(condition.count)
-        if condition.kind == "claims":
-            claims = [
-                c
-                for c in self._client.objects("persistentvolumeclaims")
-                if meta.namespace(c) == condition.namespace and meta.status(c).get("phase") == "Bound"
-            ]
-            return None if len(claims) == condition.count else f"{len(claims)} are"
-        workload = self._client.get(WORKLOADS[condition.kind], condition.namespace, condition.name)
-        if workload is None:
-            return "it does not exist"
-        status = meta.status(workload)
-        if status.get("observedGeneration", 0) < meta.generation(workload):
-            return "its controller has not seen its newest version"
-        counts = {k: status.get(k, 0) for k in ("replicas", "readyReplicas", "updatedReplicas")}
-        wanted = dict.fromkeys(counts, condition.count)
-        if counts != wanted or meta.spec(workload).get("replicas") != condition.count:
-            return f"it has {counts}"
-        return None
+        return unmet(condition, self._client.view)
 
     def _cluster_missing(self) -> str | None:
         cluster = self._cluster
@@ -261,22 +254,19 @@ class Script:
         return None if count in (0, len(voters)) else f"{len(voters)} do"
 
 
+def _unfolded(scenario: Scenario, rng: random.Random) -> tuple[Step, ...]:
+    """Its steps one after the other. Raises UsageError when they are too many."""
+    found = tuple(itertools.islice(unfolded(scenario.steps, rng), STEPS_MAX + 1))
+    if len(found) > STEPS_MAX:
+        raise UsageError(f"{scenario.source}: more than {STEPS_MAX} steps")
+    return found
+
+
 def describe(step: Step) -> str:
     """A step in a few words."""
     match step:
-        case Await(condition, _):
-            return f"wait until {condition}"
-        case Apply(objects):
-            return "apply " + ", ".join(f"{o['kind']} {o['metadata']['name']}" for o in objects)
         case Change(action, target):
             return f"{action} {target}"
         case Rage(for_s):
             return f"storm for {for_s:.0f} s"
-        case Scale(condition):
-            return f"scale {condition.kind} {condition.name} to {condition.count}"
-        case Remove(kind, name):
-            return f"delete {kind} {name}"
-        case Sleep(seconds):
-            return f"sleep {seconds:g} s"
-        case fault:
-            return as_step(fault)
+    return steps.describe(step) if isinstance(step, NOT_FAULTS) else as_step(step)

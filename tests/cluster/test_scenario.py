@@ -61,7 +61,10 @@ def test_a_file_is_read_into_steps() -> None:
         ("steps: []", "f: steps: give at least one step"),
         ("{steps: [{wait: 1}], seed: x}", "f: seed: give a whole number"),
         ("steps: [kill]", "f: steps[0]: give a mapping"),
-        ("steps: [{kill: leader, wait: 1}]", "steps[0]: give one of await, apply, scale, roll, delete, sleep, wait"),
+        (
+            "steps: [{kill: leader, wait: 1}]",
+            "steps[0]: give one action of await, apply, scale, roll, delete, sleep, wait",
+        ),
         ("steps: [{wait: 1}, {kill: everything}]", "steps[1].kill: 'everything'"),
         ("steps: [{kill: member a b}]", "write TARGET, TARGET NAME"),
         ("steps: [{kill: leader, after: 3}]", "steps[0]: no field 'after'; there are kill"),

@@ -49,9 +49,15 @@ def test_a_name_that_the_cluster_has_not_is_refused_before_anything_runs() -> No
 
 
 def test_what_the_simulation_cannot_do_is_refused_before_anything_runs() -> None:
-    scenario = parse_scenario("steps: [{sleep: 1s}, {full_disk: member-0}]", source="x")
-    with pytest.raises(UsageError, match="full_disk: member-0: this place cannot do that"):
+    scenario = parse_scenario("steps: [{sleep: 1s}, {failpoint: {target: member-0, point: no.such}}]", source="x")
+    with pytest.raises(UsageError, match=r"there is no failpoint 'no\.such'"):
         simulate(scenario, 1)
+
+
+def test_more_steps_than_can_be_are_refused_before_anything_runs() -> None:
+    folded = "[{repeat: 9999, steps: [{repeat: 9999, steps: [{sleep: 0}]}]}]"
+    with pytest.raises(UsageError, match="more than 10000 steps"):
+        simulate(parse_scenario(f"steps: {folded}", source="x"), 1)
 
 
 def test_a_missing_file_names_the_built_in_ones(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from rayplane.control_plane.cluster.chaos import LiveInjector
 from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.etcd_user import EtcdUser
 from rayplane.control_plane.cluster.hands import ApiHands, placed
-from rayplane.control_plane.cluster.recording import Recorder
+from rayplane.control_plane.cluster.recording import Moments, Recorder
 from rayplane.control_plane.cluster.scenario import Runner, Scenario, unhealthy
 from rayplane.control_plane.cluster.topology import Role
 from rayplane.control_plane.cluster.trial.journal import Broken, Journal
@@ -24,7 +24,6 @@ from rayplane.control_plane.faults.steps import ACTORS, CLUSTER, Condition, Time
 from rayplane.control_plane.faults.vocabulary import Continue, Fault, Heal, lasts
 from rayplane.control_plane.invariants import Judge, Make, Violation
 from rayplane.control_plane.invariants.catalogue import BUILTIN
-from rayplane.control_plane.invariants.conditions import unmet
 from rayplane.control_plane.rpc import RpcError
 from rayplane.control_plane.tasks import cancel_and_wait
 
@@ -109,8 +108,8 @@ class Trial:
         self._verdict = Verdict(scenario=scenario.name, seed=seed, cluster=admin.state.config.name)
         self._injector = TrialInjector(LiveInjector(admin, rng), Journal(admin.directory), self._now)
         self._observers = Observers(admin, self._judge, self._now, lambda: unhealthy(admin))
-        self._waiting: list[tuple[Condition, asyncio.Future[None]]] = []
-        self._recorder = Recorder(admin.etcd, self._judge, self._now, self._changed)
+        self._moments = Moments(self._judge.history)
+        self._recorder = Recorder(admin.etcd, self._judge, self._now, self._moments.changed)
         self._keys = EtcdUser(admin.etcd, KEYS, self._keys_judged, lambda *_: None, self._members)
         self._user = ApiUser(admin.api, self._judge, self._now, f"rayplane-trial-{rng.getrandbits(32):x}")
         manifests = [placed(obj) for obj in scenario.workload]
@@ -205,16 +204,7 @@ class Trial:
             while await self._runner.missing(condition) is not None:
                 await asyncio.sleep(POLL_S)
             return
-        met: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((condition, met))
-        self._changed()
-        await met
-
-    def _changed(self) -> None:
-        for condition, met in self._waiting:
-            if not met.done() and unmet(condition, self._judge.history) is None:
-                met.set_result(None)
-        self._waiting = [(condition, met) for condition, met in self._waiting if not met.done()]
+        await self._moments.until(condition)
 
     async def _heal(self) -> None:
         """Also when the run was cancelled: then once more, until it is done."""
