@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
-from rayplane.control_plane.api.admission.plugins import switched_on
+from rayplane.control_plane.api.admission.plugins import BUILT_IN, DEFAULT, switched_on
 from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition import CRDS
 from rayplane.control_plane.apiserver import audit
 from rayplane.control_plane.apiserver.admission import (
@@ -46,6 +46,14 @@ from rayplane.control_plane.component_base.metrics import Family
 from rayplane.storage.env import Env
 
 _NO_WAIT = contextlib.nullcontext()
+# What the plugins that are on by default look at for a new pod, beside the pod.
+_FOR_PODS = (
+    "namespaces",
+    "serviceaccounts",
+    "limitranges",
+    "priorityclasses.scheduling.k8s.io",
+    "runtimeclasses.node.k8s.io",
+)
 # Bytes of the largest object of which it is found out what a plugin changed.
 _COMPARED_MAX = 64 * 1024
 
@@ -84,6 +92,7 @@ class Admission:
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._plugins = self._at_deletion = self._validators = Plugins()
         self._denies = "AlwaysDeny" in self._on
+        self._taken = 0  # how often there were other settings
         self._webhooks = extensions.webhooks if "MutatingAdmissionWebhook" in self._on else None
         self._judges = extensions.webhooks if "ValidatingAdmissionWebhook" in self._on else None
         self._policies = extensions.validating if "ValidatingAdmissionPolicy" in self._on else None
@@ -100,6 +109,7 @@ class Admission:
 
     def take(self, settings: AdmissionSettings, images: Post | None) -> None:
         """Go by these settings from now on. `images`: how to ask whom they name. ValueError where one is missing."""
+        self._taken += 1
         on, config, lookup, authorizer = self._on, self._config, self._lookup, self._authorizer
         security = settings.pod_security or config.pod_security
         validators: dict[str, Plugin] = {"PodSecurity": podsecurity.PodSecurity(security, lookup).admit}
@@ -181,6 +191,28 @@ class Admission:
         finally:
             if request.annotations:
                 audit.annotate(request.annotations)
+
+    def standing(self) -> tuple[int, ...] | None:
+        """Something that differs once the plugins could make something else of the same new pod.
+
+        None where nobody can tell: others than those that are on by default have a say.
+        """
+        if not (self._on <= DEFAULT | BUILT_IN and self._unextended):
+            return None
+        seen = [self._lookup.changes(resource) for resource in _FOR_PODS]
+        known = tuple(count for count in seen if count is not None)
+        return (self._taken, *known) if len(known) == len(seen) else None
+
+    @property
+    def _unextended(self) -> bool:
+        """Whether no webhook and no policy has a say."""
+        hooks, judges = self._webhooks, self._judges
+        return (
+            (self._mutating is None or self._mutating.none)
+            and (hooks is None or hooks.mutate_none)
+            and (self._policies is None or self._policies.none)
+            and (judges is None or judges.judge_none)
+        )
 
     def collect(self) -> Iterable[Family]:
         """Metrics of users' policies."""

@@ -12,7 +12,6 @@ from typing import Any
 import orjson
 
 from rayplane.control_plane.api.errors import (
-    AlreadyExists,
     Conflict,
     Invalid,
     NotFound,
@@ -32,6 +31,7 @@ from rayplane.control_plane.apiserver.apiextensions.defaulting import default as
 from rayplane.control_plane.apiserver.apiextensions.forms import Forms
 from rayplane.control_plane.apiserver.flowcontrol.heavy import Heavy
 from rayplane.control_plane.apiserver.kinds import Kinds
+from rayplane.control_plane.apiserver.registry.alike import Alike, Keep, Made
 from rayplane.control_plane.apiserver.registry.bodies import (
     check_new,
     check_patched,
@@ -46,6 +46,7 @@ from rayplane.control_plane.apiserver.registry.bodies import (
 )
 from rayplane.control_plane.apiserver.registry.deleting import Deleter
 from rayplane.control_plane.apiserver.registry.judging import create_errors, refuse_terminating, update_errors
+from rayplane.control_plane.apiserver.registry.naming import named
 from rayplane.control_plane.apiserver.registry.owners import Owners
 from rayplane.control_plane.apiserver.registry.races import changed_or_made
 from rayplane.control_plane.apiserver.requests import SYSTEM, Answer, DeleteOptions, Target, User, WriteOptions
@@ -55,7 +56,6 @@ from rayplane.control_plane.apiserver.storage.store import DryRun, GuardFailed, 
 from rayplane.control_plane.apiserver.watch_cache.hub import WatchHub
 from rayplane.storage.env import Env
 
-_NAME_TRIES = 8
 _RESERVE_TRIES = 16
 
 
@@ -95,15 +95,19 @@ class Writer:
         self._heavy = Heavy(env)
         self.owners = Owners(kinds, forms, self._heavy, env)
         self._deleter = Deleter(kinds, forms, storage, hub, admission, env=env)
+        self._alike = Alike(admission)
 
     # --- create -------------------------------------------------------------------------------
 
     async def create(self, user: User, target: Target, body: bytes, content_type: str, options: WriteOptions) -> Answer:
         """Store a new object. Raises what decoding, admission, validation and storage refuse."""
-        info = target.info
-        size = len(body)
+        alike = self._alike.asked(user, target, body, content_type, options)
+        if alike is not None and (made := alike.found) is not None:
+            return await self._create_again(user, target, made)
+        info, size = target.info, len(body)
         decoded = await self._heavy.run(size, self.decode, info, body, content_type, options)
-        return await self.create_object(user, target, decoded.object, options, warnings=decoded.warnings, size=size)
+        warnings, keep = decoded.warnings, alike.keep if alike is not None else None
+        return await self.create_object(user, target, decoded.object, options, warnings=warnings, size=size, keep=keep)
 
     async def make_namespace(self, name: str) -> None:
         """As `create`, for whatever is written where no namespace is."""
@@ -130,8 +134,12 @@ class Writer:
         *,
         warnings: list[str] | None = None,
         size: int = 0,
+        keep: Keep | None = None,
     ) -> Answer:
-        """As `create`, with an object of the requested form that the callee may change; `size` in bytes where known."""
+        """As `create`, with an object of the requested form that the callee may change; `size` in bytes where known.
+
+        `keep` is told what was made of it, before it is stored.
+        """
         info = target.info
         refuse_terminating(self._kinds, info)
         meta = new_metadata(target, o, uid=self._env.uuid(), now=self._env.timestamp())
@@ -148,26 +156,33 @@ class Writer:
         await self.owners.track(None, stored, info, request)
         # What a try has changed must not leak into the next: keep the object as it was asked for.
         original = orjson.dumps(stored) if prefix else b""
-        tries = _NAME_TRIES if prefix else 1
-        for left in range(tries - 1, -1, -1):
-            if prefix:
-                suffix = "".join(self._env.rng.choices(strategy.SUFFIX_ALPHABET, k=strategy.SUFFIX_LENGTH))
-                request.object["metadata"]["name"] = strategy.generated_name(prefix, suffix)
-            try:
-                entry = await self._create_once(request)
-            except AlreadyExists:
-                if not left:
-                    raise
-                request.object = orjson.loads(original)
-                continue
-            break
+        once = partial(self._create_once, keep=partial(keep, warnings) if keep is not None else None)
+        entry = await named(request, prefix or "", lambda: orjson.loads(original), once, self._env.rng)
         found = [*warnings, *request.warnings]
         if entry is None:
             shown = await self._forms.from_stored(info, request.object)
             return Answer(orjson.dumps(shown), created=True, warnings=found, object=shown)
         return Answer(await self._forms.json(info, entry), created=True, warnings=found)
 
-    async def _create_once(self, request: AdmissionRequest) -> Entry | None:
+    async def _create_again(self, user: User, target: Target, made: Made) -> Answer:
+        """One more of what was made before."""
+        info, uid, now = target.info, self._env.uuid(), self._env.timestamp()
+        one = made.another(uid, now)
+        request = AdmissionRequest(CREATE, info, user, target.namespace, "", one, asked=info)
+        made.tell()
+
+        async def once(request: AdmissionRequest) -> Entry | None:
+            async with await self._admission.turn(request):
+                return await self._reserve_and_store(request, b"", 0)
+
+        prefix = one["metadata"]["generateName"]
+        entry = await named(request, prefix, lambda: made.another(uid, now), once, self._env.rng)
+        assert entry is not None, "it is stored"
+        return Answer(await self._forms.json(info, entry), created=True, warnings=[*made.warnings])
+
+    async def _create_once(
+        self, request: AdmissionRequest, *, keep: Callable[[AdmissionRequest], None] | None = None
+    ) -> Entry | None:
         """One name: None for a dry run that would have been stored."""
         info = request.info
         await self._admit(request)
@@ -180,6 +195,8 @@ class Writer:
             raise Invalid.of(info.kind, o["metadata"].get("name") or "", errors, group=info.group)
         request.warnings += rules_for(info).warnings(o, None)
         await self._admission.validate(request)
+        if keep is not None:
+            keep(request)
         lease = await self._leases.lease(info)
         spec = orjson.dumps(o["spec"]) if info.name == "services" else b""
         async with await self._admission.turn(request):

@@ -59,6 +59,11 @@ class Lookup:
             await self._hub.cache(info)
         return self._hub.revision
 
+    def changes(self, resource: str) -> int | None:
+        """A number that grows with each change of a resource; None where its cache is not loaded."""
+        known = self._known(resource)
+        return known.changes if known is not None else None
+
     async def list(self, resource: str, namespace: str = "") -> list[Object]:
         """All objects as the cache has them, in the order of their keys."""
         cache = await self._cache(resource) if (known := self._known(resource)) is None else known
