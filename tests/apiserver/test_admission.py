@@ -400,3 +400,49 @@ async def test_claims_grow_where_their_class_lets_them(stack: Stack, case: str) 
     text = "only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must support"
     with pytest.raises(errors.Forbidden, match=text):
         await client.patch("persistentvolumeclaims", "c", "default", wanted)
+
+
+ZONE, REGION = "topology.kubernetes.io/zone", "topology.kubernetes.io/region"
+
+
+async def labels_when_bound(
+    stack: Stack, node: dict[str, str], own: dict[str, str] | None = None, to: dict[str, Any] | None = None
+) -> dict[str, str]:
+    """The labels of a pod with these of its own that is bound to a node with those, by a Binding with more."""
+    client = stack.client()
+    await client.create("nodes", {"metadata": {"name": "n", "labels": node}})
+    await client.create("pods", {**pod("p"), "metadata": {"name": "p", "namespace": "default", "labels": own or {}}})
+    target = {"kind": "Node", "name": "n"}
+    wanted = {"metadata": {"name": "p", "namespace": "default"}, "target": target, **(to or {})}
+    await client.create("pods", wanted, subresource="binding")
+    bound = await client.get("pods", "p", "default")
+    assert bound["spec"]["nodeName"] == wanted["target"]["name"]
+    return meta.labels(bound)
+
+
+async def test_a_bound_pod_has_its_nodes_zone_and_region(stack: Stack) -> None:
+    node = {ZONE: "z", REGION: "r", "kubernetes.io/os": "linux"}
+    found = await labels_when_bound(stack, node, {"app": "web", ZONE: "own"})
+    assert found == {"app": "web", ZONE: "z", REGION: "r"}
+
+
+async def test_what_a_binding_says_of_zones_stays(stack: Stack) -> None:
+    labels = {ZONE: "its", "x": "y"}
+    to = {"metadata": {"name": "p", "namespace": "default", "labels": labels}}
+    assert await labels_when_bound(stack, {ZONE: "z", REGION: ""}, to=to) == {**labels, REGION: ""}
+
+
+@pytest.mark.parametrize("target", [{"kind": "Node", "name": "gone"}, {"name": "n"}])
+async def test_a_pod_bound_to_no_known_node_gets_no_zone(stack: Stack, target: dict[str, str]) -> None:
+    assert await labels_when_bound(stack, {ZONE: "z"}, to={"target": target}) == {}
+
+
+async def test_a_pod_made_with_its_node_has_its_zone_unless_it_has_one(stack: Stack) -> None:
+    client = stack.client()
+    await client.create("nodes", {"metadata": {"name": "n", "labels": {ZONE: "z", REGION: "r"}}})
+    made = await client.create("pods", pod("a", nodeName="n"))
+    assert meta.labels(made) == {ZONE: "z", REGION: "r"}
+    own = {"name": "b", "namespace": "default", "labels": {ZONE: "own"}}
+    made = await client.create("pods", {**pod("b", nodeName="n"), "metadata": own})
+    assert meta.labels(made) == {ZONE: "own", REGION: "r"}
+    assert not meta.labels(await client.create("pods", pod("c")))

@@ -154,3 +154,9 @@ def test_what_cannot_be_switched_is_told(on: str, off: str, why: str) -> None:
         switched_on(names(on), names(off))
     assert switched_on((), ()) == DEFAULT | BUILT_IN
     assert switched_on(OPTIONAL, DEFAULT) == OPTIONAL | BUILT_IN
+
+
+@switched(off="PodTopologyLabels")
+async def test_zones_of_nodes_are_not_copied_where_that_is_off(client: ApiClient) -> None:
+    await client.create("nodes", {"metadata": {"name": "n", "labels": {"topology.kubernetes.io/zone": "z"}}})
+    assert "labels" not in (await client.create("pods", pod(nodeName="n")))["metadata"]

@@ -20,6 +20,7 @@ DEFAULT: Final = frozenset(
         "NodeRestriction",
         "PersistentVolumeClaimResize",
         "PodSecurity",
+        "PodTopologyLabels",
         "Priority",
         "ResourceQuota",
         "RuntimeClass",

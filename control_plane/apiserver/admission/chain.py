@@ -25,6 +25,7 @@ from rayplane.control_plane.apiserver.admission import (
     rights,
     secrets,
     stages,
+    topology,
 )
 from rayplane.control_plane.apiserver.admission.configuration import AdmissionSettings
 from rayplane.control_plane.apiserver.admission.events import EventRates
@@ -139,6 +140,7 @@ class Admission:
             "PersistentVolumeClaimResize": default.growth,
             **more,
             "RuntimeClass": RuntimeClasses(lookup).admit,
+            "PodTopologyLabels": topology.TopologyLabels(lookup).admit,
         }
         # Of how kinds are served, whatever is on.
         fixed: tuple[Plugin, ...] = (
