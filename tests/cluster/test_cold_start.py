@@ -63,7 +63,7 @@ def test_another_ray_cluster_may_be_named_for_one_that_had_joined_one() -> None:
 def test_a_member_that_started_at_another_address_is_the_one_of_its_name() -> None:
     """Before all have said where they are now, who has not is listed at its old address."""
     members = tuple(
-        MemberStatus(number, (f"192.0.2.9:{number}",), healthy=True, name=m.name)
+        MemberStatus(number, (f"192.0.2.9:{number}" if number else m.endpoint("peer"),), healthy=True, name=m.name)
         for number, m in enumerate(TOPOLOGY.of(Role.MEMBER))
     )
     assert plan(TOPOLOGY, seen(members=members), 0.0) == []

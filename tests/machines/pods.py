@@ -1,11 +1,13 @@
 """Pods that talk to each other, as tests on machines start and ask them."""
 
 import json
+import subprocess
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
 
-from tests.e2e.harness import Kubectl
+from tests.e2e.harness import Cluster, Kubectl
 
 PORT = 8000
 SERVE = f"""
@@ -67,3 +69,143 @@ def asked(kubectl: Kubectl, node: str, *hosts: str, limit_s: float = 5) -> list[
     answer = kubectl("exec", f"on-{node}", "--", "python3", "-c", ASK, str(limit_s), *hosts)
     found: list[str] = json.loads(answer)
     return found
+
+
+def claimed(name: str, near: str) -> list[dict[str, Any]]:
+    """A Deployment of one pod with a replicated volume at /data; it likes to be on the node `near`."""
+    container = {
+        "name": "main",
+        "image": "busybox",
+        "command": ["sleep", "100000"],
+        "volumeMounts": [{"name": "data", "mountPath": "/data"}],
+    }
+    term = {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [near]}]}
+    likes = {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "preference": term}]}
+    spec = {
+        "containers": [container],
+        "affinity": {"nodeAffinity": likes},
+        "terminationGracePeriodSeconds": 0,
+        "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": name}}],
+    }
+    labels = {"app": name}
+    template = {"metadata": {"labels": labels}, "spec": spec}
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {"name": name},
+            "spec": {
+                "storageClassName": "replicated",
+                "accessModes": ["ReadWriteOnce"],
+                "resources": {"requests": {"storage": "1Mi"}},
+            },
+        },
+        {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": name},
+            "spec": {
+                "replicas": 1,
+                "selector": {"matchLabels": labels},
+                "strategy": {"type": "Recreate"},
+                "template": template,
+            },
+        },
+    ]
+
+
+# Returns when the volume's bytes are where a lost machine does not take them along.
+WRITE = """
+import os, socket, sys
+with open("/data/file", "w") as f:
+    f.write(sys.argv[1])
+if place := os.environ.get("RAYPLANE_VOLUME_SYNC"):
+    with socket.socket(socket.AF_UNIX) as s:
+        s.connect(place)
+        s.sendall(b"sync\\n")
+        s.makefile().readline()
+"""
+
+
+def write_data(kubectl: Kubectl, name: str, text: str) -> None:
+    kubectl("exec", f"deployment/{name}", "--", "python3", "-c", WRITE, text)
+
+
+# Each asks, or writes, without a second try, until its input ends.
+ASKS = f"""
+import json, select, socket, sys
+made, failed = 0, []
+while not select.select([sys.stdin], [], [], 0.02)[0]:
+    try:
+        with socket.create_connection((sys.argv[1], {PORT}), 5) as s:
+            assert s.recv(99)
+    except Exception as e:
+        failed.append(repr(e))
+    made += 1
+print(json.dumps([made, failed[:9]]))
+"""
+WRITES = """
+import json, select, sys
+from rayplane.control_plane.client.blocking import Client
+found = json.loads(sys.argv[1])
+made, failed = 0, []
+with Client(found["grpc"], ca=found["ca"], cert=found["cert"], key=found["key"]) as client:
+    while not select.select([sys.stdin], [], [], 0.02)[0]:
+        try:
+            client.create("configmaps", {"metadata": {"generateName": "written-", "namespace": "default"}})
+        except Exception as e:
+            failed.append(repr(e))
+        made += 1
+print(json.dumps([made, failed[:9]]))
+"""
+
+
+class Flow:
+    """A command that goes on until it is told to end, and then says how often it did what, and what failed."""
+
+    def __init__(self, command: Sequence[str], env: Mapping[str, str]) -> None:
+        self._process = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def end(self) -> list[Any]:
+        """How often, and why not."""
+        out, _ = self._process.communicate()
+        found: list[Any] = json.loads(out)
+        return found
+
+
+def asking(kubectl: Kubectl, node: str, host: str) -> Flow:
+    """The pod of a node asks a host."""
+    command = kubectl.command("exec", "-i", f"on-{node}", "--", "python3", "-c", ASKS, host)
+    return Flow(command, kubectl.cluster.env)
+
+
+def writing(cluster: Cluster) -> Flow:
+    """A program at the cluster's machine writes objects."""
+    command = [*cluster.entry(), str(cluster.python), "-c", WRITES, json.dumps(cluster.endpoints())]
+    return Flow(command, cluster.env)
+
+
+WRITE_ONCE = """
+import json, sys
+from rayplane.control_plane.api.errors import AlreadyExists, ApiError
+from rayplane.control_plane.client.blocking import Client
+found = json.loads(sys.argv[1])
+with Client(found["grpc"], ca=found["ca"], cert=found["cert"], key=found["key"]) as client:
+    for _ in range(20):
+        try:
+            client.create("configmaps", {"metadata": {"name": "written", "namespace": "default"}})
+            print("written")
+            break
+        except AlreadyExists:
+            print("written")  # and was not told
+            break
+        except ApiError as e:
+            print(e, file=sys.stderr)
+"""
+
+
+def write_once(cluster: Cluster, endpoints: dict[str, Any]) -> str:
+    """What a program at the cluster's machine says that makes the object `written` as soon as that can be."""
+    command = [*cluster.entry(), str(cluster.python), "-c", WRITE_ONCE, json.dumps(endpoints)]
+    done = subprocess.run(command, env=cluster.env, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or done.stderr

@@ -12,11 +12,12 @@ import pytest
 from rayplane.control_plane.cluster import processes
 from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.testing.machines import owned
-from rayplane.control_plane.testing.machines.machines import Machine, Machines, why_not
+from rayplane.control_plane.testing.machines.machines import NETWORK, Machine, Machines, why_not
 from tests.e2e.harness import until
 from tests.machines.places import needs_machines
 
 PORT = 4000
+FLOATING = f"{NETWORK}.100"
 SERVE = f"""
 import socket
 server = socket.create_server(("", {PORT}))
@@ -57,8 +58,9 @@ def serve(machine: Machine) -> None:
         assert server.stdout.readline() == b"listens\n"
 
 
-def answer(asks: Machine, machine: Machine) -> str:
-    script = f"import socket; print(socket.create_connection(({machine.address!r}, {PORT}), 1).recv(99).decode())"
+def answer(asks: Machine, of: Machine | str) -> str:
+    address = of if isinstance(of, str) else of.address
+    script = f"import socket; print(socket.create_connection(({address!r}, {PORT}), 1).recv(99).decode())"
     try:
         return asks.run(sys.executable, "-c", script).strip()
     except ClusterError as e:
@@ -96,6 +98,17 @@ def test_a_lost_machine_says_nothing_and_comes_back_with_its_folder(machines: li
     serve(two)
     assert answer(one, two) == "machine-2"
     assert two.run("cat", str(two.place / "kept")) == "bytes"
+
+
+def test_an_address_that_another_machine_takes_over_leads_there_at_once(machines: list[Machine]) -> None:
+    one, two, three = machines
+    for machine in (one, two):
+        serve(machine)
+    one.take_address(FLOATING)
+    assert answer(three, FLOATING) == "machine-1"
+    one.lose()
+    two.take_address(FLOATING)
+    assert answer(three, FLOATING) == "machine-2"
 
 
 def test_nothing_of_a_killed_owner_is_left() -> None:

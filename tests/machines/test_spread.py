@@ -1,21 +1,27 @@
 """A cluster of three machines: its parts are spread, and pods reach each other as policies let them."""
 
+import os
 import shutil
+import signal
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from rayplane.control_plane.testing.machines.machines import NETWORK, Machines
+from rayplane.control_plane.cluster import processes
+from rayplane.control_plane.testing.machines.machines import NETWORK, Machine, Machines
 from rayplane.control_plane.testing.machines.rays import RayNodes
 from tests.e2e.harness import Kubectl, until
 from tests.machines.places import Placed, needs_machines, redis_on
-from tests.machines.pods import apply, asked, server, service
+from tests.machines.pods import apply, asked, asking, claimed, server, service, write_data, write_once, writing
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300), needs_machines]
 
 # Two hosts share each of the first machines.
 HEAD = f"{NETWORK}.100"
 SIZE = ("--members", "3", "--apiservers", "2", "--schedulers", "2", "--controllers", "2", "--nodes", "5")
+ROLES = ("lb", "member", "apiserver", "scheduler", "controllers", "node-host")
 NODES = [f"node-{number}" for number in range(5)]
 
 
@@ -47,7 +53,8 @@ def cluster(machines: Machines, rays: RayNodes) -> Iterator[Placed]:
         yield placed
     finally:
         placed.rayplane("down")
-    until("all actors have ended", lambda: not [m.name for m in machines.all if m.processes("ray::ComponentActor")])
+    living = machines.living()
+    until("all actors have ended", lambda: not [m.name for m in living if m.processes("ray::ComponentActor")])
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +99,98 @@ def test_policies_are_kept_across_machines(kubectl: Kubectl) -> None:
     finally:
         kubectl("delete", "networkpolicy", "lock")
     until("all are let in again", lambda: asked(kubectl, "node-0", "node-2", limit_s=0.5) == ["on-node-2"] * 2)
+
+
+def at(machines: Machines, address: str) -> Machine:
+    return next(m for m in machines.all if m.address == address)
+
+
+def leader(cluster: Placed) -> str:
+    return next((m["name"] for m in cluster.status().get("members", []) if m.get("leader")), "")
+
+
+def healthy(cluster: Placed) -> bool:
+    return bool(cluster.status().get("healthy"))
+
+
+def node_on(cluster: Placed, machine: Machine) -> str:
+    """A node whose host is there; each host here has one node, of the same number."""
+    hosts = cluster.places("node-host")
+    return next(name.replace("node-host", "node") for name, address in hosts.items() if address == machine.address)
+
+
+def speak(kubectl: Kubectl, one: str, other: str) -> bool:
+    """Whether the pods of two nodes, made anew where they went with their machine, reach each other."""
+    apply(kubectl, server(one), server(other))
+    kubectl("wait", f"pod/on-{one}", f"pod/on-{other}", "--for=condition=Ready", "--timeout=60s")
+    there, back = asked(kubectl, one, other), asked(kubectl, other, one)
+    return there == [f"on-{other}"] * 2 and back == [f"on-{one}"] * 2
+
+
+def test_the_leaders_machine_cut_off_and_healed(cluster: Placed, machines: Machines, kubectl: Kubectl) -> None:
+    def elsewhere() -> str:
+        """A leader that is not where commands run."""
+        name = leader(cluster)
+        if name and cluster.places("member").get(name) == cluster.machine.address:
+            cluster.rayplane("chaos", "kill", "leader")
+            return ""
+        return name
+
+    until("somebody leads elsewhere", elsewhere)
+    before = leader(cluster)
+    machine = at(machines, cluster.places("member")[before])
+    found = cluster.endpoints()
+    machine.cut()
+    try:
+        # Ray would take a machine that is away for longer for lost.
+        assert write_once(cluster, found) == "written"
+    finally:
+        machine.heal()
+    until("all is well again", lambda: healthy(cluster))
+    assert leader(cluster) != before
+    assert kubectl("get", "configmap", "written", "-o", "name").strip() == "configmap/written"
+
+
+@pytest.mark.skipif(not shutil.which("redis-server"), reason="there is no redis-server")
+def test_data_flows_without_rays_head_and_placement_goes_on_with_it(
+    cluster: Placed, machines: Machines, kubectl: Kubectl
+) -> None:
+    head = machines.all[0]
+    (gcs,) = head.processes("gcs_server")
+    words = [os.fsdecode(word) for word in processes.arguments(gcs) if word]
+    variables = dict(v.split("=", 1) for v in Path(f"/proc/{gcs}/environ").read_text().split("\0") if "=" in v)
+    flows = [writing(cluster), asking(kubectl, node_on(cluster, cluster.machine), node_on(cluster, machines.all[2]))]
+    os.kill(gcs, signal.SIGKILL)
+    until("it is gone", lambda: not head.processes("gcs_server"))
+    kubectl("create", "deployment", "headless", "--image=busybox", "--replicas=4", "--", "sleep", "100000")
+    kubectl("rollout", "status", "deployment/headless", "--timeout=60s")
+    subprocess.Popen(head.command(*words), env=variables, stdout=subprocess.DEVNULL).returncode = 0
+    until("it answers", lambda: "node-5" in cluster.rayplane("add", "node").stdout)
+    until("all is well", lambda: healthy(cluster))
+    kubectl("wait", "node/node-5", "--for=condition=Ready", "--timeout=60s")
+    for made, failed in [flow.end() for flow in flows]:
+        assert made and not failed
+
+
+def test_a_lost_machine_is_made_up_for(cluster: Placed, machines: Machines, rays: RayNodes, kubectl: Kubectl) -> None:
+    third = machines.all[2]
+    lost, kept = node_on(cluster, third), node_on(cluster, cluster.machine)
+    apply(kubectl, *claimed("keeper", near=lost))
+    kubectl("rollout", "status", "deployment/keeper", "--timeout=90s")
+    write_data(kubectl, "keeper", "precious")
+    third.lose()
+    living = {m.address for m in machines.all[:2]}
+
+    def made_up_for() -> bool:
+        return healthy(cluster) and all(set(cluster.places(role).values()) <= living for role in ROLES)
+
+    until("all its actors are elsewhere", made_up_for, timeout_s=150)
+    assert len(cluster.places("member")) == 3
+    kubectl("rollout", "status", "deployment/keeper", "--timeout=90s")
+    assert kubectl("exec", "deployment/keeper", "--", "cat", "/data/file") == "precious"
+    until("pods of the node that moved are reached", lambda: speak(kubectl, lost, kept))
+    # A machine that comes to Ray is used at once.
+    third.boot()
+    rays.join(third)
+    said = cluster.rayplane("add", "node").stdout
+    assert f"{node_on(cluster, third)} added" in said

@@ -7,6 +7,7 @@ It is started in new namespaces, takes orders as lines of JSON from its standard
 end of its input is the end of whoever made it: then it ends, and with the first of its processes all of a machine's.
 """
 
+import errno
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ from rayplane.node.runtime.isolation.links import (
     IFF_UP,
     LOOPBACK,
     End,
+    delete_link,
     join_bridge,
     new_address,
     new_bridge,
@@ -31,6 +33,8 @@ from rayplane.node.runtime.isolation.rtnetlink import RouteSocket
 INTERFACE = "eth0"
 BRIDGE = "machines"
 MTU = 1500
+_ARP, _EVERYBODY = 0x0806, b"\xff" * 6
+_REQUEST = bytes.fromhex("0001 0800 06 04 0001")  # Ethernet, IPv4, lengths of their addresses, request (RFC 826)
 # Objects of Ray, of which there are none, and what pods share.
 _SHARED_MEMORY = "size=1g,mode=1777"
 _PRIVATE = syscalls.MS_REC | syscalls.MS_PRIVATE
@@ -67,8 +71,18 @@ def _machine(name: str, folder: str, place: str) -> Orders:
     def address(text: str, prefix: int) -> None:
         index = socket.if_nametoindex(INTERFACE)
         routes.tell(set_flags(index, IFF_UP), new_address(index, text, prefix))
+        _announce(text)
 
     return {"pid": lambda: pid, "address": address}
+
+
+def _announce(address: str) -> None:
+    """Tell all neighbours whose the address is now (gratuitous ARP, RFC 5227): they may know it as another's."""
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as link:
+        link.bind((INTERFACE, _ARP))
+        mac, ip = link.getsockname()[4], socket.inet_aton(address)
+        head = _EVERYBODY + mac + _ARP.to_bytes(2)
+        link.send(head + _REQUEST + mac + ip + bytes(len(mac)) + ip)
 
 
 def _switch() -> Orders:
@@ -92,7 +106,11 @@ def _switch() -> Orders:
         """Let a machine's packets end at its port: it sees a link that is up, and nobody behind it."""
         routes.tell(join_bridge(socket.if_nametoindex(name), 0))
 
-    return {"plug": plug, "join": join, "part": part}
+    def unplug(name: str) -> None:
+        """Remove the machine's port, and the far end with it, whose network the kernel may keep for a while."""
+        routes.tell(delete_link(name), but=errno.ENODEV)
+
+    return {"plug": plug, "join": join, "part": part, "unplug": unplug}
 
 
 if __name__ == "__main__":

@@ -110,7 +110,7 @@ class Machine:
         if self._first is None:
             return
         with contextlib.suppress(ClusterError):
-            self._switch.order("part", self.name)
+            self._switch.order("unplug", self.name)
         _kill(self.pid)
         self._first.end()
         self._first = None
