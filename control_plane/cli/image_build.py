@@ -1,10 +1,12 @@
 """Command `image build`: an image of a Dockerfile and the files beside it, for all machines of a cluster."""
 
 import asyncio
+import fcntl
 import os
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from rayplane.node.runtime.isolation.build_runner import IsolatedRunner
 
 _STDERR = 2
+_PREFIX, _LOCK = "build-", "lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +86,42 @@ def build(
     asked = _Asked(folder, stages, names, values, target, egress, int(epoch))
     directory = state_dir(name, state)
     # Beside the cluster's own: where nodes can keep layers, so can a build.
-    with tempfile.TemporaryDirectory(prefix="build-", dir=directory.path) as place:
+    with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=directory.path) as place, held(Path(place)):
         try:
+            remove_left(directory.path)
             image = run(_built(directory, Path(place), asked))
         finally:
             Beneath(place).remove("images")  # whatever modes its files have
     console.print(plain(f"built {', '.join(image.names)} ({image.config})"), markup=False)
+
+
+@contextmanager
+def held(place: Path) -> Iterator[None]:
+    """A time in which a build's directory is not taken for one that a killed build has left."""
+    fd = os.open(place / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def remove_left(directory: Path) -> None:
+    """Remove what killed builds have left."""
+    for name in Beneath(str(directory)).names():
+        try:
+            fd = os.open(directory / name / _LOCK, os.O_RDWR | os.O_CLOEXEC) if name.startswith(_PREFIX) else -1
+        except OSError:
+            continue  # it has just begun
+        if fd < 0:
+            continue
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            Beneath(str(directory)).remove(name)
+        except BlockingIOError:
+            continue  # somebody builds there
+        finally:
+            os.close(fd)
 
 
 async def _built(directory: StateDir, place: Path, asked: _Asked) -> "Stored":
@@ -137,7 +170,7 @@ async def _carried_out(work: "Build", runner: "IsolatedRunner", asked: _Asked) -
         return await asyncio.shield(building)
     except asyncio.CancelledError:
         runner.stop()
-        await asyncio.wait([building])
+        await asyncio.gather(building, return_exceptions=True)  # that it was ended is no news
         raise
 
 

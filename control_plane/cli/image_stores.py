@@ -85,13 +85,13 @@ async def send(directory: StateDir, parts: Callable[[], Iterator[bytes]], names:
 
 
 async def fetch(directory: StateDir, image: str, file: Path) -> None:
-    """Write an image that any machine has as an archive, whole or not at all. Raises RpcError, OSError."""
+    """Write an image that any machine has or may pull as an archive, whole or not at all. Raises RpcError, OSError."""
     async with _stores(directory) as stores:
         for number, (machine, stub) in enumerate(stores.items(), 1):
             try:
                 await _told(machine, _written(stub, image, file))
-            except RpcError as e:
-                if e.code is not Code.NOT_FOUND or number == len(stores):
+            except RpcError:
+                if number == len(stores):
                     raise
             else:
                 return

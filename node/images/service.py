@@ -1,7 +1,7 @@
 """The receiving end of `rayplane.v1.Images`: the machine's store, for the cluster's administrators."""
 
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -10,7 +10,8 @@ from rayplane.node import callers
 from rayplane.node.errors import Malformed, Unsupported
 from rayplane.node.images.archives import HEAD_BYTES, archive_max, check_head, load, saved
 from rayplane.node.images.catalog import Stored
-from rayplane.node.images.errors import TooLarge
+from rayplane.node.images.credentials import Auth
+from rayplane.node.images.errors import ImageNotFound, TooLarge
 from rayplane.node.images.references import Reference, parse_reference
 from rayplane.node.images.store import ImageStore
 from rayplane.proto.rayplane.v1 import node_pb2 as pb
@@ -21,11 +22,14 @@ NAMES_MAX = 100
 
 
 class Images(Protocol):
-    """A store, and threads for its work."""
+    """A store, threads for its work, and the way to registries."""
 
     store: ImageStore
 
     async def run(self, work: Callable[..., T], *args: object) -> T: ...
+
+    async def fetched(self, said: str, reference: Reference, auths: Sequence[Auth]) -> Stored | None:
+        """An image from where it may be pulled, else as it is here; None for neither. Raises ImageError, OSError."""
 
 
 class ImagesService:
@@ -75,7 +79,7 @@ class ImagesService:
         return images
 
     async def Save(self, request: pb.SaveImageRequest, context: Context) -> AsyncIterator[pb.SaveImageResponse]:
-        image, _ = self._store.catalog().chosen(request.name)
+        image = await self._had(request.name)
         use = await self._images.run(self._store.use, image)
         try:
             parts = saved(self._store, image)
@@ -83,6 +87,16 @@ class ImagesService:
                 yield pb.SaveImageResponse(data=data)
         finally:
             use.close()
+
+    async def _had(self, name: str) -> Stored:
+        """An image of the store, pulled where it is not there and nodes may. Raises ImageError, OSError."""
+        try:
+            return self._store.catalog().chosen(name)[0]
+        except ImageNotFound:
+            found = await self._images.fetched(name, parse_reference(name), ())
+            if found is None:
+                raise
+            return found
 
     async def List(self, request: pb.ListImagesRequest, context: Context) -> pb.ListImagesResponse:
         catalog = self._store.catalog()

@@ -29,8 +29,10 @@ from rayplane.node.images.errors import (
 from rayplane.node.images.references import parse_reference
 from rayplane.node.images.registries import Registries
 from rayplane.node.images.room import Room
+from rayplane.node.images.service import ImagesService
 from rayplane.node.images.store import ImageStore
 from rayplane.node.kubelet.image_manager import NOT_PRESENT, ImageManager, ImageRules
+from rayplane.proto.rayplane.v1 import node_pb2 as pb
 from tests.node.conftest import make_pod
 from tests.node.images.registry_server import TOKEN, Registry, serving
 from tests.node.images.tars import entry, kept, laid_over, tar
@@ -128,6 +130,20 @@ async def test_an_image_is_pulled_once_and_told_of(node: Node, registry: Registr
 async def test_pods_that_come_together_pull_once(node: Node, registry: Registry) -> None:
     await asyncio.gather(*(node.image(pod=f"p{n}") for n in range(5)))
     assert registry.asked.count("shop:1") == 1
+
+
+async def test_what_a_build_begins_with_is_pulled_where_nodes_may(
+    node: Node, registry: Registry, tmp_path: Path
+) -> None:
+    service, name = ImagesService(node.manager, unpacks=True), f"{registry.address}/shop:1"
+    request = pb.SaveImageRequest(name=name)
+    archive = b"".join([one.data async for one in service.Save(request, None)])  # type: ignore[arg-type]
+    assert name.encode() in archive and registry.asked[0] == "shop:1"
+    alone = Node(tmp_path / "alone", registry, "docker.io")
+    alone.store.prepare()
+    with pytest.raises(ImageNotFound):
+        await anext(ImagesService(alone.manager, unpacks=True).Save(request, None))  # type: ignore[arg-type]
+    await alone.manager.close()
 
 
 async def test_a_digest_is_pinned(node: Node, registry: Registry) -> None:
