@@ -5,7 +5,7 @@ At most one pod goes at a time, and the next one not before it has gone, or had 
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 from rayplane.control_plane.api import meta
@@ -61,8 +61,14 @@ class EvictedPod(Protocol):
     def post(self, event: Event) -> None: ...
 
 
+async def nothing() -> bool:
+    return False
+
+
 class EvictionManager:
-    """The task that looks after one node. `pods`: its pods; `changed`: its conditions have; `told`: an Event of it."""
+    """The task that looks after one node. `pods`: its pods; `changed`: its conditions have; `told`: an Event of it;
+    `reclaim`: frees what no pod uses of the disk, and returns whether that was anything.
+    """
 
     def __init__(
         self,
@@ -74,11 +80,12 @@ class EvictionManager:
         transition_s: float,
         changed: Callable[[], None],
         told: Callable[[str, str], None],
+        reclaim: Callable[[], Awaitable[bool]] = nothing,
     ) -> None:
         self._limits, self._vitals, self._pods = limits, vitals, pods
         self._every_s = every_s
         self._pressure = Pressure(thresholds_of(limits), transition_s)
-        self._changed, self._told = changed, told
+        self._changed, self._told, self._reclaim = changed, told, reclaim
         self._measure_at = 0.0
         self._going: tuple[EvictedPod, float] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -121,6 +128,8 @@ class EvictionManager:
         pods: dict[str, EvictedPod] = {meta.uid(p.pod): p for p in self._pods() if p.takes_room}
         uses = {uid: self._vitals.use(p.pod) for uid, p in pods.items()}
         if threshold.signal.startswith(("nodefs", "imagefs")):
+            if await self._reclaim():
+                return  # the next look tells whether that was enough
             for uid, p in pods.items():
                 volumes, containers = await self._vitals.disk(p.pod)
                 uses[uid] = PodUse(disk=sum((*volumes.values(), *containers.values())))

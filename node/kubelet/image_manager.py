@@ -14,7 +14,7 @@ from rayplane.node.config import NodeHostConfig
 from rayplane.node.environment import Found, Reference
 from rayplane.node.errors import ContainerConfigError
 from rayplane.node.events import Events
-from rayplane.node.images.catalog import Catalog, Stored
+from rayplane.node.images.catalog import PULLED, Catalog, Stored
 from rayplane.node.images.collection import Thresholds
 from rayplane.node.images.containers import ContainerImage, environment, own_command, to_run
 from rayplane.node.images.credentials import Auth, auths_of, credentials_of, fitting
@@ -259,6 +259,14 @@ class ImageManager:
             return ""
         text = f"Attempted to free {short} bytes, but only found {max(0, short - left)} bytes eligible to free."
         return f"Failed to garbage collect required amount of images. {text}"
+
+    async def reclaim(self) -> bool:
+        """Remove all images that can be pulled again and nobody uses; whether there was any. Pods come before them."""
+        try:
+            pulled = [one.digest for one in self.store.catalog().images.values() if one.source == PULLED]
+            return bool(pulled) and bool(await self.run(self.store.remove_images, pulled))
+        except (ImageError, OSError):
+            return False  # told by whoever needs one
 
     def _failed(self, nodes: Iterable[ListedNode], reason: str, message: str) -> None:
         for node in nodes:

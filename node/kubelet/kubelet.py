@@ -22,7 +22,7 @@ from rayplane.node.errors import NotHere
 from rayplane.node.kubelet import pressure, registration
 from rayplane.node.kubelet.addresses import NodeAddresses
 from rayplane.node.kubelet.admission import Allocations, Room, forbids, room_of
-from rayplane.node.kubelet.eviction_manager import EvictionManager
+from rayplane.node.kubelet.eviction_manager import EvictionManager, nothing
 from rayplane.node.kubelet.fence import Fence
 from rayplane.node.kubelet.gate import Gate, has_begun
 from rayplane.node.kubelet.handlers import Handlers
@@ -371,6 +371,7 @@ class Kubelet:
             transition_s=shared.timing.pressure_transition_s,
             changed=lambda: self._status_changed(self),
             told=lambda reason, text: self._tell("Warning", reason, text),
+            reclaim=shared.images.reclaim if shared.images is not None else nothing,
         )
 
     def _tell(self, kind: str, reason: str, text: str) -> None:

@@ -227,6 +227,30 @@ async def test_one_pod_goes_at_a_time_and_the_node_tells(monkeypatch: pytest.Mon
     assert manager.evictions == {MEMORY: 3}
 
 
+async def test_images_that_nobody_uses_go_before_pods() -> None:
+    vitals, pods, reclaimed = FakeVitals(), [FakePod(sized("a"))], [True, False]
+
+    async def reclaim() -> bool:
+        return reclaimed.pop(0)
+
+    ignored = lambda *_: None  # noqa: E731
+    manager = EvictionManager(
+        EvictionLimits(hard={NODE_FS: "100Mi"}),
+        vitals,
+        lambda: pods,
+        every_s=60.0,
+        transition_s=60.0,
+        changed=ignored,
+        told=ignored,
+        reclaim=reclaim,
+    )
+    vitals.left = {NODE_FS: Observation(50 * MI, 1000 * MI)}
+    await manager.look()
+    assert not pods[0].events
+    await manager.look()
+    assert len(pods[0].events) == 1 and reclaimed == []
+
+
 async def test_a_pod_whose_scratch_is_full_goes_without_pressure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rayplane.node.kubelet.eviction_manager.MEASURING_PAUSE", 0.0)
     vitals = FakeVitals()

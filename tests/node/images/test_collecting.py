@@ -12,6 +12,7 @@ from rayplane.node.images.catalog import PULLED
 from rayplane.node.images.collection import Candidate, Thresholds, wanted
 from rayplane.node.images.store import ImageStore
 from rayplane.node.kubelet import registration
+from rayplane.node.kubelet.image_manager import ImageManager, ImageRules
 from tests.node.images.tars import entry, kept, tar
 
 THRESHOLDS = Thresholds(85, 80, 100.0)
@@ -86,6 +87,20 @@ def test_what_goes_is_measured_by_the_disk_and_not_by_what_images_are_said_to_ha
     frees = 0
     monkeypatch.setattr(os, "statvfs", lambda place: blocks(100, 1 << 20, 5))
     assert store.collect(THRESHOLDS) == (15 << 20, 15 << 20) and not store.catalog().images
+
+
+async def test_a_full_disk_costs_every_image_that_can_be_pulled_again_and_nobody_uses(tmp_path: Path) -> None:
+    store = ImageStore(tmp_path, None, lambda: 1.0)
+    store.prepare()
+    kept(store, "loaded", [tar([entry("a")])])
+    used, _ = (kept(store, name, [tar([entry(name)])], source=PULLED) for name in ("used", "unused"))
+    use = store.use(used)
+    manager = ImageManager(store, None, None, ImageRules(isolates=True))  # type: ignore[arg-type]
+    assert await manager.reclaim() and not await manager.reclaim()
+    names = {name.rpartition("/")[2] for one in store.catalog().images.values() for name in one.names}
+    assert names == {"loaded:latest", "used:latest"}
+    use.close()
+    await manager.close()
 
 
 def test_simulated_nodes_have_the_images_that_they_are_said_to_have() -> None:
