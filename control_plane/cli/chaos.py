@@ -125,11 +125,11 @@ def run_scenario(
         async with access(state_dir(name, state)) as admin:
             _say_healed(*await heal(admin))
             console.print(f"seed {chosen}")
-            return await Trial(admin, found, chosen, console.print, checks).run()
+            return await Trial(admin, found, chosen, _plain, checks).run()
 
     verdict = run(call())
     for line in report.table(verdict):
-        console.print(line)
+        _plain(line)
     report.write(verdict, {report.JSON: json, report.JUNIT: junit, report.HTML: html})
     if not verdict.ok:
         raise typer.Exit(1)
@@ -153,13 +153,18 @@ def heal_all(name: Name = "default", state: State = None) -> None:
 
 def _say_healed(left: list[str], failed: list[str]) -> None:
     for one in left:
-        console.print(f"was left broken: {one}")
+        _plain(f"was left broken: {one}")
     for why in failed:
-        errors.print(f"not healed: {why}")
+        errors.print(f"not healed: {why}", markup=False)
+
+
+def _plain(text: str) -> None:
+    """Faults are written with brackets, which are no markup."""
+    console.print(text, markup=False)
 
 
 def schema_of_files() -> None:
     """Print the JSON schema of scenario files, for editors."""
     from rayplane.control_plane.faults.schema import schema
 
-    console.print(dumps(schema(), indent=1))
+    _plain(dumps(schema(), indent=1))

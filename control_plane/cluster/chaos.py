@@ -5,6 +5,7 @@ import random
 from collections.abc import Iterator, Sequence
 
 from rayplane.control_plane.api.errors import ApiError, NotFound
+from rayplane.control_plane.cluster import processes
 from rayplane.control_plane.cluster.access import Access
 from rayplane.control_plane.cluster.config import PROCESS
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
@@ -17,6 +18,7 @@ from rayplane.control_plane.faults.vocabulary import (
     Continue,
     Cut,
     Fault,
+    FullDisk,
     Heal,
     Kill,
     Partition,
@@ -55,11 +57,13 @@ class LiveInjector:
             return f"{as_step(fault)}: in one process an actor can only be killed; use --host ray"
         if isinstance(fault, _WEATHER) and not self._in_one_process:
             return f"{as_step(fault)}: only between the actors of one process; use --host process"
+        if isinstance(fault, FullDisk) and self._in_one_process:
+            return f"{as_step(fault)}: in one process all actors have the same files; use --host ray"
         if isinstance(fault, Stop | Continue) and target == Target(name=SUPERVISOR):
             return f"{as_step(fault)}: who continues goes through the supervisor; it can be killed"
         if target is not None and target.role == POD and not isinstance(fault, Kill):
             return f"{as_step(fault)}: a pod can only be killed"
-        return injector.refusal(fault, (*SIGNALS, *_WEATHER))
+        return injector.refusal(fault, (*SIGNALS, *_WEATHER, FullDisk))
 
     async def begin(self, fault: Fault) -> tuple[str, ...]:
         return tuple(name for name, _ in await self.strike(fault))
@@ -87,6 +91,8 @@ class LiveInjector:
             if isinstance(fault, _WEATHER):
                 await self._disturb(fault, names)
                 return [(name, 0) for name in names]
+            if isinstance(fault, FullDisk):
+                return [(name, self._fill(name)) for name in names]
             if fault.target.role == POD:  # type: ignore[union-attr]
                 return [(name, await self._delete(name)) for name in names]
             return [(name, await self._signal(name, SIGNALS[type(fault)])) for name in names]
@@ -100,6 +106,17 @@ class LiveInjector:
                 return 0  # it died of it, before it could say so
             raise
         return 0 if self._in_one_process else int(answer.pid)
+
+    def _fill(self, name: str) -> int:
+        pid = self._process(name)
+        if not pid:
+            raise ClusterError(f"{name} runs on another machine, or not at all: its disk cannot be filled from here")
+        with contextlib.suppress(ProcessLookupError):
+            processes.fill_disk(pid)
+        return pid
+
+    def _process(self, name: str) -> int:
+        return processes.read(self._admin.directory.path / "data" / name)
 
     async def _delete(self, pod: str) -> int:
         with contextlib.suppress(NotFound):
@@ -130,6 +147,9 @@ class LiveInjector:
             case Stop():
                 for name in hit:
                     await self.begin(Continue(Target(name=name)))
+            case FullDisk():
+                for pid in filter(None, map(self._process, hit)):
+                    processes.free_disk(pid)
             case Partition() | Cut():
                 await self.begin(Heal())
             case SlowNetwork():

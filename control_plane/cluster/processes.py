@@ -6,6 +6,7 @@ process says nothing by itself, as the kernel gives it to others later: the mome
 
 import contextlib
 import os
+import resource
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -42,6 +43,19 @@ def write(data_dir: Path) -> None:
     path = _path(data_dir)
     make_private_dir(path.parent)
     write_private(path, f"{os.getpid()} {started(os.getpid())}".encode())
+
+
+def fill_disk(pid: int) -> None:
+    """Let a process write no file any more, until `free_disk`, or until it ends. ProcessLookupError when it is gone."""
+    _, most = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, most))
+
+
+def free_disk(pid: int) -> None:
+    """Let a process write files again; nothing when it has ended, or is another user's."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        _, most = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (most, most))
 
 
 def started_at(folder: str) -> dict[str, float]:

@@ -105,6 +105,7 @@ class CachesTrue(Invariant):
     """A list from a server's watch cache is what etcd had at that version."""
 
     name = "watch caches equal to etcd"
+    facts = Listed
 
     def __init__(self) -> None:
         self._waiting: deque[Listed] = deque(maxlen=WAITING)

@@ -18,6 +18,7 @@ class OneLeader(Invariant):
     """A term has at most one leader. Source: the Raft paper, section 5.2, "Election Safety"."""
 
     name = "election safety"
+    facts = Leads
 
     def __init__(self) -> None:
         self._leaders: dict[int, str] = {}
@@ -33,6 +34,7 @@ class HashesEqual(Invariant):
     """Members that have the same revision, compacted up to the same, have the same data."""
 
     name = "hashes equal at equal revisions"
+    facts = Hashed
 
     def __init__(self) -> None:
         self._hashes: dict[tuple[int, int], Hashed] = {}

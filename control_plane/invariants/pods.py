@@ -129,6 +129,7 @@ class OneOfAName(Invariant):
     """Containers of two pods of one name, so of one ordinal of a StatefulSet, never run on two nodes at once."""
 
     name = "one pod of an ordinal"
+    facts = Runs
 
     def observed(self, fact: Fact, history: History) -> Iterable[str]:
         if not isinstance(fact, Runs):

@@ -1,6 +1,7 @@
 """Finding whom to kill: nobody that hangs is waited for, and a number of a process alone is not believed."""
 
 import asyncio
+import errno
 import os
 import random
 import signal
@@ -17,7 +18,7 @@ from rayplane.control_plane.cluster import chaos, processes, victims
 from rayplane.control_plane.cluster.config import PROCESS, RAY
 from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.topology import Instance, Machine, Role, Topology
-from rayplane.control_plane.faults.vocabulary import Kill, Target
+from rayplane.control_plane.faults.vocabulary import FullDisk, Kill, Target
 from rayplane.control_plane.rpc import RpcError
 
 MEMBERS = tuple(Instance(f"member-{n}", Role.MEMBER, Machine(), {"client": n}) for n in range(3))
@@ -93,6 +94,45 @@ def test_the_process_of_an_actor_is_known_while_it_lives(tmp_path: Path) -> None
     file = next(data.parent.iterdir())
     file.write_text(f"{os.getpid()} {file.read_text().split()[1]}")
     assert processes.read(data) == 0
+
+
+@pytest.mark.processes
+def test_a_process_whose_disk_is_full_writes_again_afterwards(tmp_path: Path) -> None:
+    data = tmp_path / "data" / "member-0"
+    code = """import pathlib, signal, sys
+from rayplane.control_plane.cluster import processes as p
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+p.write(pathlib.Path(sys.argv[1]))
+for _ in range(3):
+    input()
+    try:
+        pathlib.Path(sys.argv[1] + "-file").write_text("x")
+        print("written", flush=True)
+    except OSError as e:
+        print(e.errno, flush=True)
+"""
+    writer = subprocess.Popen([sys.executable, "-c", code, str(data)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def told() -> bytes:
+        assert writer.stdin is not None and writer.stdout is not None
+        writer.stdin.write(b"\n")
+        writer.stdin.flush()
+        return writer.stdout.readline().strip()
+
+    admin: Any = StandIn({})
+    admin.directory = SimpleNamespace(path=tmp_path)
+    injector, full = chaos.LiveInjector(admin, random.Random(1)), FullDisk(Target(name="member-0"))
+    try:
+        assert told() == b"written"
+        asyncio.run(injector.inflict(full, ["member-0"]))
+        assert told() == str(errno.EFBIG).encode()
+        asyncio.run(injector.end(full, ("member-0",)))
+        assert told() == b"written"
+    finally:
+        writer.kill()
+        writer.communicate()
+    with pytest.raises(ClusterError, match="another machine, or not at all"):
+        asyncio.run(injector.inflict(full, ["member-0"]))
 
 
 @pytest.mark.processes

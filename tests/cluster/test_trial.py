@@ -182,6 +182,7 @@ def test_every_form_of_a_verdict_tells_what_was_wrong(tmp_path: Path) -> None:
     parser.feed(page)
     assert {"svg", "rect", "table"} <= set(tags) and not {"script", "link", "img"} & set(tags), "it needs nothing else"
     shown = "\n".join(table(verdict(errors=["step 3"])))
+    assert "not seen here" in "\n".join(table(verdict(unseen=["held"])))
     assert "no: 2.0 s: it <did> not" in shown and "FAILED: 1 of 2 invariants held, seed 7" in shown
 
 

@@ -10,7 +10,7 @@ import pytest
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.cluster.scenario import parse
 from rayplane.control_plane.cluster.trial.journal import Journal
-from rayplane.control_plane.cluster.trial.trial import Trial
+from rayplane.control_plane.cluster.trial.trial import Trial, heal
 from rayplane.control_plane.cluster.trial.verdict import Verdict, table
 from rayplane.control_plane.tasks import cancel_and_wait
 from tests.cluster.harness import Cluster, cluster
@@ -64,6 +64,7 @@ async def test_a_cluster_holds_its_promises_while_it_is_broken() -> None:
         await c.access.etcd.put(b"/rayplane/trial/00000001", b"of old")
         verdict = await put_to_trial(c, ROLLED)
         assert verdict.ok, table(verdict)
+        assert verdict.unseen == ["one pod of an ordinal"], "from outside nobody sees what runs on nodes"
         struck = {one.text.partition(":")[0] for one in verdict.faults}
         assert struck == {"kill", "partition", "slow_network"} and len(verdict.faults) == 6
         assert all(one.ended_s is not None and one.recovered_s is not None for one in verdict.faults)
@@ -95,6 +96,9 @@ async def test_a_planted_bug_is_found_on_a_live_cluster(monkeypatch: pytest.Monk
 
         monkeypatch.setattr(Trial, "_settle", planted)
         monkeypatch.setattr("rayplane.control_plane.cluster.trial.trial.SETTLE_S", 2.0)
+        await c.access.etcd.put(b"/rayplane/trial/00000001", b"of an earlier one")
+        await heal(c.access)
+        assert not (await c.access.etcd.range(b"/rayplane/trial/00000001")).kvs
         verdict = await put_to_trial(c, QUIET)
         assert not verdict.ok
         assert "to elsewhere" in verdict.invariants["no pod bound twice"][0]

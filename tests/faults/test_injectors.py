@@ -233,7 +233,7 @@ async def test_a_live_cluster_carries_out_what_it_does_not_refuse(monkeypatch: p
     monkeypatch.setattr("rayplane.control_plane.cluster.victims.current_topology", topology)
     admin: Any = Admin(RAY)
     injector = LiveInjector(admin, random.Random(1))
-    assert accepted(injector) == {Kill, Stop, Continue}
+    assert accepted(injector) == {Kill, Stop, Continue, FullDisk}
     for fault in (Kill(ONE), Stop(ONE, 0.001), Continue(ONE)):
         hit = await injector.begin(fault)
         assert hit == ("member-0",)

@@ -7,9 +7,20 @@ from typing import Any
 import pytest
 
 from rayplane.control_plane import invariants
-from rayplane.control_plane.invariants import BadInvariants, Change, History, Invariant, Judge, Violation, made_by
+from rayplane.control_plane.invariants import (
+    BadInvariants,
+    Change,
+    History,
+    Invariant,
+    Judge,
+    Leads,
+    Violation,
+    made_by,
+)
 from rayplane.control_plane.invariants.history import RECENT
 from rayplane.control_plane.invariants.judge import KEPT
+from rayplane.control_plane.invariants.members import OneLeader
+from rayplane.control_plane.invariants.pods import OneOfAName, Room
 from rayplane.control_plane.invariants.stored import Place, object_at, place_of
 from tests.invariants.histories import named, pod, tell
 
@@ -58,6 +69,12 @@ def test_a_check_with_a_state_is_made_anew_for_each_run() -> None:
         assert judge.violations == []
     tell(judge, [("pods", pod("a"))])
     assert [v.text for v in judge.violations] == ["MODIFIED default/a"]
+
+
+def test_what_nobody_could_look_at_is_said() -> None:
+    judge = Judge([(OneLeader.name, OneLeader), (Room.name, Room), (OneOfAName.name, OneOfAName)])
+    judge.observed(1.0, Leads("member-0", 1))
+    assert judge.unseen() == [OneOfAName.name]
 
 
 def broken(history: History) -> Iterable[str]:

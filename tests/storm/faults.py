@@ -4,11 +4,11 @@ import asyncio
 import contextlib
 import os
 import random
-import resource
 import signal
 from collections.abc import Callable, Sequence
 
 from rayplane.control_plane.api.errors import ApiError
+from rayplane.control_plane.cluster import processes
 from rayplane.control_plane.cluster.access import Access
 from rayplane.control_plane.cluster.chaos import LiveInjector
 from rayplane.control_plane.cluster.errors import ClusterError
@@ -144,8 +144,7 @@ class StormInjector:
         pid = process_of(self._admin, target.name)
         if not pid:
             return ()
-        _, most = resource.prlimit(pid, resource.RLIMIT_FSIZE)
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, most))
+        processes.fill_disk(pid)
         if target == THE_PROCESS:
             self._chronicle.began("the disk", "no file can be written", (), AT_ONCE_S)
         return (target.name,)
@@ -158,7 +157,7 @@ class StormInjector:
             if name == THE_PROCESS.name:
                 self._chronicle.ended("the disk")
             if pid := process_of(self._admin, name):
-                unlimited(pid)
+                processes.free_disk(pid)
 
 
 class Faults:
@@ -222,11 +221,4 @@ class Faults:
         for pid in processes_of(self._cluster):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGCONT)
-            unlimited(pid)
-
-
-def unlimited(pid: int) -> None:
-    """Let a process write files again; nothing when it has ended."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        _, most = resource.prlimit(pid, resource.RLIMIT_FSIZE)
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, (most, most))
+            processes.free_disk(pid)

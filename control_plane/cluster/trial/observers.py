@@ -50,7 +50,7 @@ class Observers:
             members = self._topology.of(Role.MEMBER)
             revisions = await asyncio.gather(*map(self._leads, members))
             looks += 1
-            if looks % HASH_EVERY == 0 and (known := [r for r in revisions if r]):
+            if looks % HASH_EVERY == 1 and (known := [r for r in revisions if r]):
                 await asyncio.gather(*(self._hashes(member, min(known)) for member in members))
             await asyncio.sleep(MEMBERS_EVERY_S)
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from rayplane.control_plane.cluster.trial.verdict import Track, Verdict
+from rayplane.control_plane.cluster.trial.verdict import Track, Verdict, held
 
 WIDTH, LEFT, ROW = 1100, 190, 24
 _TICKS = 10
@@ -30,9 +30,7 @@ def page(verdict: Verdict) -> str:
         "".join(f'<p class="bad">{escape(error)}</p>' for error in verdict.errors),
         f"<h2>Timeline</h2>{timeline(verdict)}",
         "<h2>What must hold</h2>",
-        _table(
-            ("invariant", "held"), ((name, "; ".join(found) or "yes") for name, found in verdict.invariants.items())
-        ),
+        _table(("invariant", "held"), _invariants(verdict)),
         "<h2>Faults</h2>",
         _table(("fault", "hit", "at", "detected after", "recovered after"), _faults(verdict)),
         "<h2>What clients had of it</h2>",
@@ -44,6 +42,10 @@ def page(verdict: Verdict) -> str:
         "</html>",
     ]
     return "\n".join(parts)
+
+
+def _invariants(verdict: Verdict) -> Iterable[Sequence[str]]:
+    return ((name, "; ".join(found) or held(verdict, name)) for name, found in verdict.invariants.items())
 
 
 def _faults(verdict: Verdict) -> Iterable[Sequence[str]]:

@@ -6,6 +6,7 @@ import random
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from typing import Any
 
+from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.cluster.access import Access
 from rayplane.control_plane.cluster.chaos import LiveInjector
@@ -17,7 +18,7 @@ from rayplane.control_plane.cluster.scenario import Runner, Scenario, unhealthy
 from rayplane.control_plane.cluster.topology import Role
 from rayplane.control_plane.cluster.trial.journal import Broken, Journal
 from rayplane.control_plane.cluster.trial.observers import Observers
-from rayplane.control_plane.cluster.trial.probes import ApiUser, AppUser
+from rayplane.control_plane.cluster.trial.probes import CONFIG_MAPS, LABEL, NAMESPACE, ApiUser, AppUser
 from rayplane.control_plane.cluster.trial.verdict import Struck, Verdict, failed_expectation
 from rayplane.control_plane.faults.form import as_step
 from rayplane.control_plane.faults.steps import ACTORS, CLUSTER, Condition, Timed
@@ -31,7 +32,7 @@ POLL_S = 0.05
 BEGIN_S = 60.0
 SETTLE_S = 60.0
 EVENTS_MAX = 2000
-KEYS = b"/rayplane/trial/"
+KEYS, KEYS_END = b"/rayplane/trial/", b"/rayplane/trial0"
 SILENT = "etcd does not answer; see `rayplane status`"
 KEYS_EVERY_S = 0.2
 ETCD_PROMISES = "linearizable writes and watches of etcd"
@@ -250,7 +251,7 @@ class Trial:
         found: dict[str, list[str]] = {name: [] for name in [*self._judge.counts, ETCD_PROMISES]}
         for violation in self._judge.violations:
             found[violation.invariant].append(f"{violation.at_s:.1f} s: {violation.text}")
-        verdict.invariants = found
+        verdict.invariants, verdict.unseen = found, self._judge.unseen()
         verdict.faults = self._injector.struck
         self._observers.health.judge(verdict.faults, end_s)
         verdict.unhealthy = self._observers.health.spans(end_s)
@@ -284,7 +285,17 @@ class Trial:
 
 
 async def heal(admin: Access) -> tuple[list[str], list[str]]:
-    """End what an earlier trial left broken: what that was, and what of it could not be ended."""
+    """End what an earlier trial left broken: what that was, and what of it could not be ended.
+
+    What its clients wrote goes too.
+    """
     journal = Journal(admin.directory)
     left = [str(broken) for broken in journal.read()]
-    return left, await journal.heal(LiveInjector(admin, random.Random()))
+    failed = await journal.heal(LiveInjector(admin, random.Random()))
+    try:
+        await admin.etcd.delete(KEYS, KEYS_END)
+        for obj in (await admin.api.list(CONFIG_MAPS, NAMESPACE, label_selector=LABEL)).items:
+            await admin.api.delete(CONFIG_MAPS, meta.name(obj), NAMESPACE)
+    except (ApiError, RpcError) as e:
+        failed.append(f"objects of an earlier trial: {e}")
+    return left, failed

@@ -136,6 +136,8 @@ class Verdict:
     seconds: float = 0.0
     invariants: dict[str, list[str]] = field(default_factory=dict)
     """Violations by the name of what must hold."""
+    unseen: list[str] = field(default_factory=list)
+    """Of these, what nobody could look at."""
     faults: list[Struck] = field(default_factory=list)
     in_vain: list[str] = field(default_factory=list)
     """Faults that hit nobody."""
@@ -173,6 +175,7 @@ class Verdict:
             "cluster": self.cluster,
             "seconds": round(self.seconds, 3),
             "invariants": self.invariants,
+            "unseen": self.unseen,
             "faults": [asdict(one) for one in self.faults],
             "inVain": self.in_vain,
             "availability": tracks,
@@ -206,7 +209,7 @@ def table(verdict: Verdict) -> list[str]:
     """For people: a line for each invariant, fault and client, and the verdict."""
     lines = ["INVARIANT".ljust(44) + "HELD"]
     for name, found in verdict.invariants.items():
-        lines.append(f"{name:<44}{'no: ' + found[0] if found else 'yes'}")
+        lines.append(f"{name:<44}{'no: ' + found[0] if found else held(verdict, name)}")
         lines += [" " * 48 + text for text in found[1:]]
     named = [f"{one.text} -> {', '.join(one.hit)}" if one.hit else one.text for one in verdict.faults]
     width = max([44, *(len(name) + 1 for name in named)])
@@ -227,12 +230,17 @@ def table(verdict: Verdict) -> list[str]:
             f"{'no ' if wrong else 'yes'} {what}{': ' + wrong if wrong else ''}" for what, wrong in verdict.expected
         ]
     lines += ["", *(f"error: {text}" for text in verdict.errors)]
-    held = sum(not found for found in verdict.invariants.values())
+    kept = sum(not found and name not in verdict.unseen for name, found in verdict.invariants.items())
     said = "ok" if verdict.ok else "FAILED"
     lines.append(
-        f"{said}: {held} of {len(verdict.invariants)} invariants held, seed {verdict.seed}, {verdict.seconds:.1f} s"
+        f"{said}: {kept} of {len(verdict.invariants)} invariants held, seed {verdict.seed}, {verdict.seconds:.1f} s"
     )
     return lines
+
+
+def held(verdict: Verdict, name: str) -> str:
+    """What is said of an invariant that nothing was found against."""
+    return "not seen here" if name in verdict.unseen else "yes"
 
 
 def _span(seconds: float | None) -> str:
@@ -241,7 +249,8 @@ def _span(seconds: float | None) -> str:
 
 def junit(verdict: Verdict) -> str:
     """The verdict as JUnit XML: a case for each invariant and each expectation, one for the steps."""
-    cases = [("invariant", name, "; ".join(found)) for name, found in verdict.invariants.items()]
+    seen = {name: found for name, found in verdict.invariants.items() if name not in verdict.unseen}
+    cases = [("invariant", name, "; ".join(found)) for name, found in seen.items()]
     cases += [("expected", what, wrong) for what, wrong in verdict.expected]
     cases.append(("steps", verdict.scenario, "; ".join(verdict.errors)))
     failures = sum(bool(wrong) for *_, wrong in cases)
