@@ -1,6 +1,7 @@
 """Wrong usage and failures: one line on standard error, and the exit code."""
 
 import errno
+import json
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,11 @@ WRONG = [
     ("chaos run", "Missing argument"),
     ("chaos run /does/not/exist.yaml", "cannot read /does/not/exist.yaml"),
 ]
+
+
+def test_the_schema_of_scenarios_is_printed_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.run(["chaos", "schema"]) == 0
+    assert json.loads(capsys.readouterr().out)["properties"]["faults"]
 
 
 @pytest.mark.parametrize(("command", "said"), WRONG, ids=[w[0] for w in WRONG])

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from rayplane.control_plane.invariants.kv_model import Get, KvModel, Request
+from rayplane.control_plane.invariants.linearizable import assert_linearizable
 from rayplane.control_plane.rpc import RpcError, Stub
 from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.proto.etcd import rpc_pb2 as pb
 from scripts.benchmarks.members import MemberProcess, end_members, new_members
-from tests.linearizability.checker import assert_linearizable
 from tests.linearizability.clients import KvClient
 from tests.linearizability.guarantees import check_answers, check_past_reads, check_revisions
 from tests.linearizability.history import Recorder, Truth, resolved
-from tests.linearizability.kv_model import Get, KvModel, Request
 from tests.linearizability.observers import WatchClient
 from tests.linearizability.watching import Batch, Wanted, check_watch
 

@@ -1,6 +1,6 @@
 """Linearizability is checked here, not claimed.
 
-Owns: a checker for any sequential model (`checker`), the model of an etcd key space (`kv_model`), recorded histories of
+Owns: tests of the checker and of the model of an etcd key space (`control_plane.invariants`), recorded histories of
 concurrent clients (`history`, `clients`, `watching`, `leasing`), the guarantees that are no part of linearizability:
 order of revisions, past states, watches, leases (`guarantees`, `watching`, `leasing`), and the storms that members are
 put through in virtual time (`processes`, `faults`, `storm`). Does not own the members or the in-memory network.

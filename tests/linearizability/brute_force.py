@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from tests.linearizability.checker import Model, Operation
+from rayplane.control_plane.invariants.linearizable import BUDGET_STEPS, Model, Operation, Verdict, search
 
 
 def is_linearizable(model: Model, history: Sequence[Operation]) -> bool:
@@ -21,3 +21,12 @@ def _extend(model: Model, states: list[object], left: list[Operation]) -> bool:
         if after and _extend(model, after, [other for other in left if other is not op]):
             return True
     return False
+
+
+def check(model: Model, history: Sequence[Operation], *, budget: int = BUDGET_STEPS) -> Verdict:
+    """The worst verdict of all parts."""
+    verdicts = [search(model, part, budget=budget).verdict for part in model.partition(history)]
+    for verdict in (Verdict.ILLEGAL, Verdict.UNKNOWN):
+        if verdict in verdicts:
+            return verdict
+    return Verdict.LINEARIZABLE

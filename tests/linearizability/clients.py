@@ -8,12 +8,12 @@ import grpc
 
 from rayplane.control_plane.client import EtcdClient
 from rayplane.control_plane.client.endpoints import never_sent
+from rayplane.control_plane.invariants.kv_model import Compare, Delete, Get, Kv, Op, Put, Request, Response
+from rayplane.control_plane.invariants.linearizable import Operation
 from rayplane.control_plane.rpc import Network, RpcError, Stub
 from rayplane.proto.etcd import rpc_pb2 as pb
-from tests.linearizability.checker import Operation
 from tests.linearizability.guarantees import PastRead
 from tests.linearizability.history import Recorder, kv_of
-from tests.linearizability.kv_model import Compare, Delete, Get, Kv, Op, Put, Request, Response
 
 KV = pb.DESCRIPTOR.services_by_name["KV"]
 #: Codes of answers that say: nothing was done.

@@ -8,9 +8,9 @@ when it was called, and whatever is answered "as of revision R", stale or not, i
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from tests.linearizability.checker import Operation
+from rayplane.control_plane.invariants.kv_model import Delete, Get, KvModel, Put, Request, Response
+from rayplane.control_plane.invariants.linearizable import Operation
 from tests.linearizability.history import Truth
-from tests.linearizability.kv_model import Delete, Get, KvModel, Put, Request, Response
 
 
 class PastRead(NamedTuple):

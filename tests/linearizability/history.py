@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+from rayplane.control_plane.invariants.kv_model import Kv, Put, Response, State
+from rayplane.control_plane.invariants.linearizable import Operation
 from rayplane.proto.etcd.kv_pb2 import Event, KeyValue
-from tests.linearizability.checker import Operation
-from tests.linearizability.kv_model import Kv, Put, Response, State
 
 
 def kv_of(kv: KeyValue) -> Kv:

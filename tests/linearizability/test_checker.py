@@ -9,17 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.linearizability import brute_force
-from tests.linearizability.checker import (
+from rayplane.control_plane.invariants.linearizable import (
     NotLinearizable,
     Operation,
     Verdict,
     assert_linearizable,
-    check,
     render,
     search,
     shortest_illegal,
 )
+from tests.linearizability import brute_force
+from tests.linearizability.brute_force import check
 
 
 class Register:

@@ -2,11 +2,11 @@
 
 import pytest
 
+from rayplane.control_plane.invariants.kv_model import Delete, Get, Kv, Put, Request, Response
+from rayplane.control_plane.invariants.linearizable import Operation
 from rayplane.proto.etcd.kv_pb2 import Event, KeyValue
-from tests.linearizability.checker import Operation
 from tests.linearizability.guarantees import PastRead, check_answers, check_past_reads, check_revisions
 from tests.linearizability.history import Truth, change_of
-from tests.linearizability.kv_model import Delete, Get, Kv, Put, Request, Response
 from tests.linearizability.leasing import LeaseStory, Renewal, check_leases
 from tests.linearizability.watching import Batch, Progress, Segment, Wanted, check_watch
 

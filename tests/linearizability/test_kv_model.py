@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rayplane.control_plane.invariants.kv_model import Compare, Delete, Get, Kv, KvModel, Op, Put, Request, Response
+from rayplane.control_plane.invariants.linearizable import NotLinearizable, Operation, Verdict, assert_linearizable
 from rayplane.storage.keyvalue import MemoryBackend
 from rayplane.storage.mvcc import BUCKETS, Store
-from tests.linearizability.checker import NotLinearizable, Operation, Verdict, assert_linearizable, check
+from tests.linearizability.brute_force import check
 from tests.linearizability.history import Truth, kv_of, resolved
-from tests.linearizability.kv_model import Compare, Delete, Get, Kv, KvModel, Op, Put, Request, Response
 
 KEYS = [b"a", b"b"]
 

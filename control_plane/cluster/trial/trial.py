@@ -19,6 +19,7 @@ from rayplane.control_plane.cluster.topology import Role
 from rayplane.control_plane.cluster.trial.journal import Broken, Journal
 from rayplane.control_plane.cluster.trial.observers import Observers
 from rayplane.control_plane.cluster.trial.probes import CONFIG_MAPS, LABEL, NAMESPACE, ApiUser, AppUser
+from rayplane.control_plane.cluster.trial.shared_keys import SharedKeys
 from rayplane.control_plane.cluster.trial.verdict import Struck, Verdict, failed_expectation
 from rayplane.control_plane.faults.form import as_step
 from rayplane.control_plane.faults.steps import ACTORS, CLUSTER, Condition, Timed
@@ -34,8 +35,10 @@ SETTLE_S = 60.0
 EVENTS_MAX = 2000
 KEYS, KEYS_END = b"/rayplane/trial/", b"/rayplane/trial0"
 SILENT = "etcd does not answer; see `rayplane status`"
+SHARED = b"/rayplane/trial-shared/"
 KEYS_EVERY_S = 0.2
-ETCD_PROMISES = "linearizable writes and watches of etcd"
+ETCD_PROMISES = "etcd keeps and tells what it acknowledged"
+LINEARIZABLE = "etcd linearizable"
 
 Say = Callable[[str], None]
 
@@ -112,6 +115,7 @@ class Trial:
         self._moments = Moments(self._judge.history)
         self._recorder = Recorder(admin.etcd, self._judge, self._now, self._moments.changed)
         self._keys = EtcdUser(admin.etcd, KEYS, self._keys_judged, lambda *_: None, self._members)
+        self._shared = SharedKeys(admin.etcd, SHARED, self._not_linearizable)
         self._user = ApiUser(admin.api, self._judge, self._now, f"rayplane-trial-{rng.getrandbits(32):x}")
         manifests = [placed(obj) for obj in scenario.workload]
         self._app = AppUser(self._judge.history, manifests, self._now)
@@ -152,6 +156,7 @@ class Trial:
             self._user.read_for_ever(),
             self._keys.write_for_ever(KEYS_EVERY_S),
             self._keys.watch_for_ever(),
+            self._shared.run(),
             self._app.run(),
         ]
         tasks = [asyncio.create_task(one) for one in work]
@@ -226,6 +231,7 @@ class Trial:
         if not await self._keys.verify():
             self._failed("etcd does not answer in the end")
         self._keys.verify_watched()
+        self._shared.finish()
         for expected in self._scenario.expect:
             if isinstance(expected, Condition):
                 self._verdict.expected.append((str(expected), await self._runner.missing(expected) or ""))
@@ -242,13 +248,14 @@ class Trial:
         try:
             await self._user.clean_up()
             await self._keys.clean_up()
+            await self._shared.clean_up()
         except (ApiError, RpcError) as e:
             self._failed(f"the trial's own objects are left: {e}")
 
     def _told(self) -> Verdict:
         verdict, end_s = self._verdict, self._now()
         verdict.seconds = end_s
-        found: dict[str, list[str]] = {name: [] for name in [*self._judge.counts, ETCD_PROMISES]}
+        found: dict[str, list[str]] = {name: [] for name in [*self._judge.counts, ETCD_PROMISES, LINEARIZABLE]}
         for violation in self._judge.violations:
             found[violation.invariant].append(f"{violation.at_s:.1f} s: {violation.text}")
         verdict.invariants, verdict.unseen = found, self._judge.unseen()
@@ -269,6 +276,9 @@ class Trial:
     def _keys_judged(self, found: list[str]) -> None:
         for text in found:
             self._judge.add(ETCD_PROMISES, text)
+
+    def _not_linearizable(self, text: str) -> None:
+        self._judge.add(LINEARIZABLE, text)
 
     def _violated(self, violation: Violation) -> None:
         self.tell(f"VIOLATION of {violation.invariant}: {violation.text}")

@@ -10,11 +10,11 @@ at least n" until an answer shows it. So a state stands for all that agree with 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from tests.linearizability.checker import Operation
+from rayplane.control_plane.invariants.linearizable import Operation
 
 
 class Kv(NamedTuple):
-    """What a key holds. Revisions may be bounds, see the module; in answers they never are."""
+    """The content of a key. Revisions may be bounds, see the module; in answers they never are."""
 
     value: bytes
     create: int

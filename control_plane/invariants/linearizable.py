@@ -91,15 +91,6 @@ def assert_linearizable(model: Model, history: Sequence[Operation], *, budget: i
             raise NotLinearizable(outcome, render(model, outcome))
 
 
-def check(model: Model, history: Sequence[Operation], *, budget: int = BUDGET_STEPS) -> Verdict:
-    """The worst verdict of all parts."""
-    verdicts = [search(model, part, budget=budget).verdict for part in model.partition(history)]
-    for verdict in (Verdict.ILLEGAL, Verdict.UNKNOWN):
-        if verdict in verdicts:
-            return verdict
-    return Verdict.LINEARIZABLE
-
-
 class _Line:
     """Calls and returns not taken out yet, in order of time: a doubly linked list over positions."""
 
