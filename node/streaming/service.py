@@ -279,13 +279,15 @@ async def _forward(
     requests: AsyncIterator[pb.PortForwardRequest],
 ) -> None:
     message: pb.PortForwardRequest | None = first
-    while message is not None:
-        if message.data:
-            writer.write(message.data)
-            await writer.drain()
-        if message.closed:
-            break
-        message = await anext(requests, None)
-    # The pod may have closed the connection meanwhile: then there is nobody to tell.
-    with contextlib.suppress(OSError):
+    try:
+        while message is not None:
+            if message.data:
+                writer.write(message.data)
+                await writer.drain()
+            if message.closed:
+                break
+            message = await anext(requests, None)
         writer.write_eof()
+    except (OSError, RpcError) as e:
+        # The pod has closed the connection, which its other direction tells, or whoever forwards went away.
+        log.debug("no more input comes: %s", e)
