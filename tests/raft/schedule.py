@@ -50,7 +50,6 @@ class Swarm:
         self.config = {
             "pre_vote": rng.random() < 0.75,
             "check_quorum": rng.random() < 0.75,
-            "hold_commit": rng.random() < 0.5,
             "election_ticks": rng.choice((3, 3, 4, 8)),
             "max_size_per_message": largest,
             "max_inflight_messages": rng.choice((1, 2, 8, 256)),
@@ -85,7 +84,6 @@ class Swarm:
         self.forget = often(0.3, 0.05, 0.2)
         self.unreachable = often(0.3, 0.05, 0.2)
         self.compact = often(0.5, 0.05, 0.3)
-        self.tell = often(0.5, 0.1, 0.5)
         self.value = rng.choice((1, 8, 30))
 
 
@@ -186,10 +184,8 @@ class Schedule:
                 group.oracle.observe(member)
 
     def propose(self, member: Member) -> None:
-        rng = self.rng
-        for part in range(rng.choice((1, 1, 2, 5))):
-            data = b"%d.%d" % (self.counter, part) + b"x" * rng.randrange(self.swarm.value)
-            member.node.propose(data, member=rng.choice((NONE, *self.group.members)))
+        for part in range(self.rng.choice((1, 1, 2, 5))):
+            member.node.propose(b"%d.%d" % (self.counter, part) + b"x" * self.rng.randrange(self.swarm.value))
 
     def reconfigure(self, member: Member) -> None:
         group, rng = self.group, self.rng
@@ -222,8 +218,6 @@ class Schedule:
             node.campaign()
         if chance() < swarm.forget:
             node.forget_leader(rng.choice((node.leader, node.leader, member.id % 5 + 1)))
-        if chance() < swarm.tell:
-            node.tell_commit()
         if chance() < swarm.unreachable:
             node.report_unreachable(rng.choice(members).id)
         if member.out is None and chance() < swarm.compact:

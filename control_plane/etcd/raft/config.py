@@ -39,9 +39,6 @@ class Config:
     #: A leader that hears no quorum for an election timeout steps down; members that hear a leader
     #: ignore votes.
     check_quorum: bool = True
-    #: Tell members that an entry is committed with what is sent to them anyway, or when `RawNode.tell_commit` asks for
-    #: it, and at once only those that wait for it.
-    hold_commit: bool = False
 
     def validate(self) -> None:
         """ConfigError on values that cannot work, alone or together."""

@@ -80,7 +80,6 @@ class Raft:
         self.lead_transferee = NONE
         self.uncommitted_size = 0
         self.broadcast_wanted = False
-        self.tell_commit = False
         self._reset(self.term)
         self.restart_election_timer()
 

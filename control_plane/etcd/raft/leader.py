@@ -96,25 +96,12 @@ def flush(raft: Raft) -> None:
     for member, progress in raft.progress.items():
         if member != raft.id:
             _feed(raft, member, progress, cut)
-    raft.tell_commit = False
-
-
-def _is_news(raft: Raft, progress: Progress) -> bool:
-    """Whether a member is to be told what is committed though there should be nothing else to send.
-
-    A change of membership is told at once: who is removed by it is fed no more once it is applied.
-    """
-    log, told = raft.log, progress.sent_commit
-    if told >= log.committed:
-        return False
-    held = raft.config.hold_commit and not raft.tell_commit and raft.pending_conf_index <= log.applied
-    return not held or progress.awaited > told
 
 
 def _feed(raft: Raft, member: int, progress: Progress, cut: _Cut) -> None:
     """All that the member's window allows; an empty append when only the commit index is news."""
     log = raft.log
-    allow_empty = _is_news(raft, progress)
+    allow_empty = progress.sent_commit < log.committed
     while send_append(raft, member, progress, allow_empty=allow_empty, cut=cut):
         if progress.next > log.last_index:
             return
@@ -181,20 +168,6 @@ def maybe_commit(raft: Raft) -> bool:
     return True
 
 
-def await_commit(raft: Raft, member: int, index: int) -> None:
-    """The member waits until `index` is committed."""
-    progress = raft.progress.get(member)
-    if progress is not None and index > progress.awaited:
-        progress.awaited = index
-        raft.broadcast_wanted = True
-
-
-def untold(raft: Raft) -> bool:
-    """Whether some member is to be told of a commit yet."""
-    committed = raft.log.committed
-    return any(p.sent_commit < committed for member, p in raft.progress.items() if member != raft.id)
-
-
 def own_entries_durable(raft: Raft) -> None:
     """The leader's own acknowledgement: its log is on disk up to `offset`."""
     own = raft.progress.get(raft.id)
@@ -212,7 +185,6 @@ def step(raft: Raft, message: Message) -> None:
     """
     kind = message.type
     if kind is MessageType.READ_INDEX:
-        await_commit(raft, message.from_, raft.log.committed)
         if not raft.reads.is_full():
             add_read(raft, message.from_, message.context)
         return
@@ -253,7 +225,7 @@ def _on_acknowledged(raft: Raft, message: Message, progress: Progress) -> None:
         progress.free_inflight(message.index)
     elif progress.match + 1 >= raft.log.first_index:
         progress.become_replicate()  # the snapshot, or an older append, reaches into the log again
-    if not maybe_commit(raft) and (progress.next <= raft.log.last_index or _is_news(raft, progress)):
+    if not maybe_commit(raft) and (progress.next <= raft.log.last_index or progress.sent_commit < raft.log.committed):
         raft.broadcast_wanted = True
     _complete_transfer(raft, message.from_, progress)
 

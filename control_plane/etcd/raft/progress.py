@@ -13,7 +13,6 @@ class Progress:
     """Invariant: match < next. `inflight` holds last index and payload of each append not acknowledged yet."""
 
     __slots__ = (
-        "awaited",
         "inflight",
         "inflight_bytes",
         "is_learner",
@@ -47,7 +46,6 @@ class Progress:
         # a tick's heartbeat is out: its answer may show that something was lost
         self.nudge = False
         self.sent_commit = 0
-        self.awaited = 0  # it, or who asked it, waits until this is committed
         self.read_ack = 0  # newest ReadIndex round it confirmed
         self.read_turn = 0  # which confirmation of the leader's reads that was
 

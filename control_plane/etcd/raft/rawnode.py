@@ -80,9 +80,8 @@ class RawNode:
         """
         steps.step(self._raft, message)
 
-    def propose(self, data: bytes, *, member: int = NONE) -> int:
-        """Append to the leader's log, for another `member` that waits for it; the index it will have if it commits in
-        this term.
+    def propose(self, data: bytes) -> int:
+        """Append to the leader's log; the index it will have if it commits in this term.
 
         ProposalDropped on any other member (with the leader's id), during a transfer, or when too
         much is uncommitted. Call it as often as needed before the next `ready()`: all go into one
@@ -95,10 +94,7 @@ class RawNode:
             if raft.uncommitted_size and raft.uncommitted_size + size > raft.config.max_uncommitted_size:
                 raise ProposalDropped("too much is uncommitted: wait for the quorum", raft.lead)
             raft.uncommitted_size += size
-        index = raft.append_entry(EntryType.NORMAL, data)
-        if member:
-            leader.await_commit(raft, member, index)
-        return index
+        return raft.append_entry(EntryType.NORMAL, data)
 
     def _accepts_proposals(self) -> bool:
         """Nothing may follow a leader's own removal in its log: after a crash, the members left, which may not know
@@ -299,17 +295,6 @@ class RawNode:
             leader.own_entries_durable(raft)
         elif self._out_own_vote:
             election.own_vote_durable(raft, self._out_own_vote)
-
-    @property
-    def holds_commit(self) -> bool:
-        """Whether a leader has held back what is committed: `tell_commit` lets it go."""
-        raft = self._raft
-        return raft.config.hold_commit and raft.role is Role.LEADER and leader.untold(raft)
-
-    def tell_commit(self) -> None:
-        """With the next Ready all members are told what is committed."""
-        if self.holds_commit:
-            self._raft.broadcast_wanted = self._raft.tell_commit = True
 
     # -- observation
     # ---------------------------------------------------------------------------------------

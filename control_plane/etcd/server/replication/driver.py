@@ -35,9 +35,6 @@ from rayplane.storage.env.failpoints import hit
 #: Entries, and bytes of them, applied before the loop may do something else.
 APPLY_MAX = 256
 APPLY_BYTES = 64 * 1024
-#: How long followers may wait for the word that an entry is committed, where none of their clients do: with the next
-#: entries it costs nothing. Who watches would rather watch the leader.
-COMMIT_HELD_S = 0.02
 #: Compacted changes removed from the backend per tick, besides twice as many as were written in it: what is written
 #: may never outrun what is removed.
 SCRUB_PER_TICK = 2_000
@@ -70,9 +67,7 @@ class Driver:
         self.member_id, self.cluster_id = identity.member_id, identity.cluster_id
         self.applied = machine.store.applied.index
         self._node = raft.RawNode(
-            raft.Config(
-                id=self.member_id, election_ticks=config.election_ticks, applied=self.applied, hold_commit=True
-            ),
+            raft.Config(id=self.member_id, election_ticks=config.election_ticks, applied=self.applied),
             recovery.storage,
             rng,
         )
@@ -98,7 +93,6 @@ class Driver:
         self._wake = asyncio.Event()
         self._scrubbed_at = 0  # changes written when the store was scrubbed last
         self._failed = False
-        self._telling: asyncio.TimerHandle | None = None
 
     # What it knows
 
@@ -170,9 +164,7 @@ class Driver:
 
     # Input from peers
 
-    def receive(
-        self, messages: Iterable[raft.Message], proposals: Iterable[bytes] = (), *, sender: int = raft.NONE
-    ) -> list[int]:
+    def receive(self, messages: Iterable[raft.Message], proposals: Iterable[bytes] = ()) -> list[int]:
         """What came from a peer; the ids of proposals that were not taken. Raises Stopped, when this member cannot
         go on.
         """
@@ -189,7 +181,7 @@ class Driver:
         refused = []
         for data in proposals:
             try:
-                self._node.propose(data, member=sender)
+                self._node.propose(data)
             except raft.ProposalDropped:
                 refused.append(decode_head(data)[0])
         self._wake.set()
@@ -258,21 +250,10 @@ class Driver:
                 ready = self._node.ready()
                 await self._handle(ready)
                 self._node.advance(ready)
-                self._tell_later()
                 self._after_apply()
             except Exception:
                 self._failed = True
                 raise
-
-    def _tell_later(self) -> None:
-        """See that followers hear of what is committed soon, though there should be nothing else to tell them."""
-        if self._telling is None and self._node.holds_commit:
-            self._telling = asyncio.get_running_loop().call_later(COMMIT_HELD_S, self._tell)
-
-    def _tell(self) -> None:
-        self._telling = None
-        self._node.tell_commit()
-        self._wake.set()
 
     async def _handle(self, ready: raft.Ready) -> None:
         if ready.soft_state is not None:
@@ -408,8 +389,6 @@ class Driver:
         After a failure the store may hold half of an entry's effect: it is left as it was committed last. So is
         everything without `in_order`, as if the process had died.
         """
-        if self._telling is not None:
-            self._telling.cancel()
         await self._snapshots.stop()
         if in_order:
             await self._wal.close()

@@ -29,7 +29,7 @@ class Inbox(Protocol):
     member_id: int
     cluster_id: int
 
-    def receive(self, messages: Iterable[raft.Message], proposals: Iterable[bytes], *, sender: int) -> list[int]: ...
+    def receive(self, messages: Iterable[raft.Message], proposals: Iterable[bytes]) -> list[int]: ...
 
     def refused(self, peer: int, request_ids: Iterable[int]) -> None: ...
 
@@ -85,7 +85,7 @@ class PeerService:
             self._check_removed(sender)
             messages, proposals = [message_from_wire(m) for m in batch.messages], batch.proposals
             self._traffic.received(sender, messages, proposals)
-            if refused := self._driver.receive(messages, proposals, sender=sender):
+            if refused := self._driver.receive(messages, proposals):
                 self._traffic.refuse(sender, refused)
             if batch.refused:
                 self._driver.refused(sender, batch.refused)
