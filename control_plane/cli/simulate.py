@@ -41,28 +41,34 @@ def simulate(
     shrink: Annotated[bool, typer.Option("--shrink", help="Look for a smaller plan with the same failure.")] = False,
     until: Annotated[str, typer.Option(help="End at a time (90s) or an event (`kill member-0`).")] = "",
     trace: Annotated[str, typer.Option(help="Tell all that one component does.")] = "",
+    coverage: Annotated[bool, typer.Option("--coverage", help="Tell which failpoints and states were seen.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line for each run.")] = False,
 ) -> None:
     """Run a cluster and its faults in one process, in virtual time, the same for the same seed."""
     from rayplane.control_plane import simulation
+    from rayplane.control_plane.simulation.coverage import Covered
     from rayplane.control_plane.simulation.sweep import Ways, cores, sweep
 
-    show = _printer(as_json)
+    show, covered = _printer(as_json), Covered()
     if seeds < 1 or jobs < 0:
         raise UsageError(f"--seeds {seeds} --jobs {jobs}: use 1 or more")
     if (until or trace) and seeds > 1:
         raise UsageError("--until and --trace look at one seed")
     setup, planned = _setup(plan, load)
-    setup = replace(setup, until=until, trace=trace)
+    setup = replace(setup, until=until, trace=trace, coverage=coverage)
     order = simulation.Order(simulation.load_scenario(scenario), setup)
     first = next(number for number in (seed, planned, 1) if number is not None)
     numbers = range(first, first + seeds)
     if seeds == 1:
         last = order.run(first, lambda text: errors.print(text, markup=False))
         show(last)
+        covered.add(last.facts)
     else:
         ways = Ways(jobs=min(seeds, jobs or cores()), ray=address if ray else "")
-        last = _run(sweep(order, numbers, ways, keep_going=keep_going), seeds, show)
+        results = sweep(order, numbers, ways, keep_going=keep_going)
+        last = _run(results, seeds, lambda result: (show(result), covered.add(result.facts)))
+    if coverage:
+        errors.print("\n".join(covered.lines()), markup=False)
     if shrink and not last.ok:
         last = _shrunk(order, last, save_plan)
     elif save_plan is not None:
@@ -116,7 +122,7 @@ def _setup(plan: Path | None, load: Path | None) -> "tuple[Setup, int | None]":
 
 
 def _run(
-    results: "Generator[SimulationResult]", seeds: int, show: Callable[["SimulationResult"], None]
+    results: "Generator[SimulationResult]", seeds: int, show: Callable[["SimulationResult"], object]
 ) -> "SimulationResult":
     """Show all; the first result that failed, else the first."""
     from rayplane.control_plane.simulation import Tally

@@ -13,13 +13,14 @@ from typing import Any
 
 from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.topology import Machine, Phase, Role
-from rayplane.control_plane.faults.vocabulary import ANY, ROLES, Fault, Kill, Partition, Target
+from rayplane.control_plane.faults.vocabulary import ANY, ROLES, CorruptDisk, Fault, Kill, Partition, Target
 from rayplane.control_plane.rpc import RpcError, Stub
 from rayplane.control_plane.simulation.cluster import SUPERVISOR, SimulatedCluster
 from rayplane.control_plane.simulation.injector import CellInjector, NobodyThere
 from rayplane.control_plane.simulation.loop import sleep_until
 from rayplane.control_plane.simulation.plan import Strike, concrete
 from rayplane.control_plane.simulation.scenario import CHANGEABLE, Change, Rage
+from rayplane.control_plane.simulation.swarm import Kind, draw, draw_kinds
 from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
 
 Ask = Callable[[Stub], Awaitable[Any]]
@@ -30,6 +31,8 @@ ANSWER_S = 40.0
 RETRY_S = 0.5
 MEMBERS_MAX, APISERVERS_MAX = 5, 4
 PARTITION_S = 8.0
+#: How long a machine that was taken away is missed.
+HEALED_S = 20.0
 
 
 class ChangeFailed(Exception):
@@ -198,21 +201,45 @@ class Storm:
         self._cluster = cluster
         self._striker = striker
         self._rng = rng
+        self._whole_at = 0.0  # when a disk that was corrupted has been replaced
 
     async def rage(self, storm: Rage) -> None:
         """Raises ChangeFailed when a change could not be done although its faults are over."""
         began = asyncio.get_running_loop().time()
+        kinds = draw_kinds(self._rng) if storm.swarm else ()
+        if kinds:
+            self._cluster.trace.remark("swarm", *(kind.__name__ for kind in kinds))
         at_s = 0.0
         # In whole milliseconds, so that a plan tells the moment exactly.
         while (at_s := round(at_s + storm.every_s * self._rng.uniform(0.5, 1.5), 3)) < storm.for_s:
             await sleep_until(began + at_s)
-            drawn = self._chosen(self._rng.choice(storm.of)) if storm.of else self._draw()
-            if isinstance(drawn, Change) and self._striker.changing:
+            drawn = self._drawn(storm, kinds)
+            if isinstance(drawn, Change | CorruptDisk) and not self._may_lose(drawn):
                 continue
             with contextlib.suppress(NobodyThere):
                 await self._striker.strike(drawn, at_s)
         await sleep_until(began + storm.for_s)
         await self._striker.finish()
+
+    def _drawn(self, storm: Rage, kinds: tuple[Kind, ...]) -> Fault | Change:
+        if not kinds:
+            return self._chosen(self._rng.choice(storm.of)) if storm.of else self._draw()
+        kind = self._rng.choice(kinds)
+        if kind is Change:
+            return self._draw_change()
+        there = [(i.role, i.name) for i in self._cluster.topology.instances]
+        return draw(self._rng, kind, [*there, *((Role.SUPERVISOR, name) for name in self._cluster.guests)])
+
+    def _may_lose(self, drawn: Fault | Change) -> bool:
+        """Whether another machine may be taken: one at a time, or nobody could keep what was acknowledged."""
+        now = asyncio.get_running_loop().time()
+        if self._striker.changing or now < self._whole_at:
+            return False
+        if isinstance(drawn, CorruptDisk):
+            if len(self._cluster.members()) < len(self._cluster.topology.of(Role.MEMBER)):
+                return False
+            self._whole_at = now + drawn.for_s + HEALED_S
+        return True
 
     def _chosen(self, drawn: Fault | Change) -> Fault | Change:
         """Whom a change hits that only says of which kind."""

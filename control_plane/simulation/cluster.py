@@ -81,6 +81,8 @@ class SimulatedCluster:
         self.wires = Wires(self.weather, tap=trace.message)
         self.weather.sever = self._sever
         self.rng = run_rng(seed, "faults")
+        self.effects = run_rng(seed, "effects")
+        """What faults do to those whom they hit; whom they hit is drawn from `rng`."""
         self._restarts = run_rng(seed, "restarts")
         self._planted = planted or Planted()
         self._tasks: dict[asyncio.Task[None], None] = {}
@@ -358,7 +360,7 @@ class SimulatedCluster:
         self.trace.event("reset", name)
         self._sever(
             lambda a, b: name in (self._names.get(a, a), self._names.get(b, b)),
-            part=lambda size: self.rng.randrange(size + 1),
+            part=lambda size: self.effects.randrange(size + 1),
         )
 
     def pause(self, name: str) -> None:

@@ -206,7 +206,7 @@ class CellInjector:
             case ClockJump(_, by_s):
                 cell.jump(by_s)
             case Jumble(_, twice, late) if isinstance(cell.component, Member) and name not in self._jumblers:
-                self._jumblers[name] = Jumbler(cell.component, cluster.rng, twice=twice, late=late)
+                self._jumblers[name] = Jumbler(cell.component, cluster.effects, twice=twice, late=late)
 
     def _chosen(self, target: Target) -> tuple[str, ...]:
         """Who it is now. Raises NobodyThere."""

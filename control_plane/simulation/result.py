@@ -42,6 +42,7 @@ _SENTENCES = {
     "step": "the scenario comes to step {}",
     "stop": "{} is asked to stop",
     "stopped": "{} has stopped",
+    "swarm": "the seed's kinds of faults: {}",
     "unsure": "the client does not know whether its write was done: {}",
     "VIOLATION": "WRONG: {}",
 }

@@ -1,15 +1,16 @@
 """Runs of a scenario with one seed."""
 
 import asyncio
+import contextlib
 import gc
 import logging
 import sys
 import time
 import warnings
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from rayplane.control_plane.cluster.errors import UsageError
 from rayplane.control_plane.rpc.sockets import Sockets
@@ -17,6 +18,7 @@ from rayplane.control_plane.simulation.cell import Cell, derived_rng, run_rng
 from rayplane.control_plane.simulation.changes import Striker
 from rayplane.control_plane.simulation.checks import Client, InsideChecks, Violations
 from rayplane.control_plane.simulation.cluster import Planted, SimulatedCluster
+from rayplane.control_plane.simulation.coverage import as_facts, transitions
 from rayplane.control_plane.simulation.loop import LIFE, RESOLUTION_S, Deadlock, Halted, Livelock, VirtualLoop
 from rayplane.control_plane.simulation.plan import Plan, Strike
 from rayplane.control_plane.simulation.rest import RestClient
@@ -63,6 +65,8 @@ class Setup:
     """When the run ends before its time (see `watching.Until`)."""
     trace: str = ""
     """Whose doings are all told as progress."""
+    coverage: bool = False
+    """Whether failpoints and transitions are counted (see `coverage`)."""
     fork: Fork | None = None
     beside: tuple[Strike, ...] = ()
     """What strikes besides."""
@@ -103,8 +107,10 @@ def simulate(
     if setup.trace:
         root.handlers, root.level = [logs, Tracer(setup.trace, loop, run.trace, run.progress)], logging.DEBUG
     began = time.perf_counter()
+    watched = transitions() if setup.coverage else contextlib.nullcontext()
     try:
-        loop.run(run.main(control))
+        with watched as seen:
+            loop.run(run.main(control))
     except (Deadlock, Livelock) as e:
         run.failures.append(f"{loop.time():.3f} s: {type(e).__name__}: {e}")
     except Halted:
@@ -115,7 +121,8 @@ def simulate(
             control.end()
         root.handlers, root.level = handlers, level
         real_s = time.perf_counter() - began
-    result = run.result(real_s, logs.lines)
+    facts = as_facts(run.points, seen) if seen is not None else {}
+    result = run.result(real_s, logs.lines, facts)
     del run, logs
     bury()
     return result
@@ -203,7 +210,12 @@ class Run:
         if self._code is not None:
             self._code.forget()
 
-    def result(self, real_s: float, log: Iterable[str]) -> SimulationResult:
+    @property
+    def points(self) -> Mapping[str, int]:
+        """How often failpoints were come to."""
+        return self._script.points.hits if self._script is not None else {}
+
+    def result(self, real_s: float, log: Iterable[str], facts: dict[str, Any]) -> SimulationResult:
         """How it went."""
         acknowledged = self._client.acknowledged if self._client is not None else 0
         if self._rest is not None:
@@ -225,6 +237,7 @@ class Run:
             log=tuple(log),
             options=self._setup.options,
             ended_at=self.loop.halted,
+            facts=facts,
         )
 
     async def main(self, control: Control | None) -> None:
@@ -237,6 +250,8 @@ class Run:
         script = self._script = Script(scenario, cluster, client, seed=seed, plan=setup.plan, beside=setup.beside)
         operator = self._operator()
         script.check()
+        if setup.coverage:
+            script.points.arm()
         self._settle(control)
         rest = self._rest = RestClient(lambda: cluster.balancer, run_rng(seed, "rest"), self.trace, self._violations)
         works = [

@@ -21,6 +21,7 @@ steps:
   - replace: member-0             # its machine is lost: it dies for good, and another takes its place
   - storm: {for: 1m, every: 4s}   # faults and changes, drawn from the seed
   - storm: {for: 1m, of: [{kill: supervisor}, {kill: member random}, {replace: random}]}   # or of these alone
+  - storm: {for: 1m, swarm: true}   # or of about half of all kinds, each seed of others
   - await: {ready: actors, members: 3}   # all that is wanted runs, nothing else, and etcd's voters are its members
   - sleep: 30s
 expect:
@@ -71,11 +72,15 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Rage:
-    """A storm: faults and changes, one every `every_s` on average. `of`: those it draws from, where not from all."""
+    """A storm: faults and changes, one every `every_s` on average.
+
+    `of`: those it draws from; `swarm`: of some kinds that the seed draws (see `swarm`); else kills and changes.
+    """
 
     for_s: float
     every_s: float
     of: tuple[Fault | Change, ...] = ()
+    swarm: bool = False
 
 
 Step = Await | Apply | Scale | Roll | Remove | Sleep | Repeat | Choose | Change | Rage | Fault
@@ -200,10 +205,13 @@ def _change(action: str) -> Reader:
 def _storm(step: Object, place: str, depth: int) -> Rage:
     at = f"{place}.storm"
     data = reading.mapping(step["storm"], at)
-    reading.only(data, {"for", "every", "of"}, at)
+    reading.only(data, {"for", "every", "of", "swarm"}, at)
+    swarm = data.get("swarm", False)
+    if not isinstance(swarm, bool) or (swarm and "of" in data):
+        raise FormError(f"{at}.swarm", "give true or false, and true only without `of`")
     every = reading.span(data.get("every", "5s"), f"{at}.every", positive=True)
     of = [read_struck(one, f"{at}.of[{i}]") for i, one in enumerate(reading.items(data.get("of", []), f"{at}.of"))]
-    return Rage(reading.span(data.get("for", "1m"), f"{at}.for"), every, tuple(of))
+    return Rage(reading.span(data.get("for", "1m"), f"{at}.for"), every, tuple(of), swarm)
 
 
 _OWN: Verbs = {

@@ -66,6 +66,11 @@ class Trace:
         for listener in self.listeners:
             listener(event)
 
+    def remark(self, kind: str, *details: object) -> None:
+        """Something for the story alone: nothing happened."""
+        if self._story_left:
+            self.story.append(Event(self._now(), kind, " ".join(map(str, details))))
+
     @property
     def hash(self) -> str:
         return self._hash.hexdigest()[:32]

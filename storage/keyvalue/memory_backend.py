@@ -21,6 +21,7 @@ class MemoryBackend:
         self._disk, self._path = disk, path
         self._buckets: dict[str, SortedDict[bytes, bytes]] = {name: SortedDict() for name in self._names}
         self._pending = 0
+        self._bytes = 0
         self.trusted = True
         if disk is not None and disk.exists(path):
             self.replace(stream.decode([disk.read(path)], self._names))
@@ -33,13 +34,17 @@ class MemoryBackend:
         return self._buckets[bucket].get(key)
 
     def put(self, bucket: str, key: bytes, value: bytes) -> None:
-        self._buckets[bucket][key] = value
+        content = self._buckets[bucket]
+        old = content.get(key)
+        self._bytes += len(value) + (len(key) if old is None else -len(old))
+        content[key] = value
         self._pending += 1 + (len(value) >> PENDING_SHIFT)
 
     append = put
 
     def delete(self, bucket: str, key: bytes) -> None:
-        self._buckets[bucket].pop(key, None)
+        old = self._buckets[bucket].pop(key, None)
+        self._bytes -= 0 if old is None else len(key) + len(old)
         self._pending += 1
 
     def scan(self, bucket: str, start: bytes = b"", end: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
@@ -74,14 +79,14 @@ class MemoryBackend:
     def swap(self, content: dict[str, dict[bytes, bytes]]) -> None:
         """Take this as the whole content."""
         self._buckets = {name: SortedDict(bucket) for name, bucket in content.items()}
+        self._bytes = sum(len(k) + len(v) for bucket in content.values() for k, v in bucket.items())
         self._pending = 0
 
     async def defragment(self) -> None:
         self.commit()
 
     def size(self) -> tuple[int, int]:
-        used = sum(len(k) + len(v) for content in self._buckets.values() for k, v in content.items())
-        return used, used
+        return self._bytes, self._bytes
 
     async def idle(self) -> None:
         pass
