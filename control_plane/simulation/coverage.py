@@ -63,7 +63,7 @@ def _watch(machine: Machine, seen: Counter[str]) -> None:
 
 
 def as_facts(points: Mapping[str, int], seen: Mapping[str, int]) -> dict[str, Any]:
-    """Of a result, for programs."""
+    """The facts of a result, for programs."""
     return {"coverage": {"failpoints": dict(sorted(points.items())), "transitions": dict(sorted(seen.items()))}}
 
 
