@@ -15,6 +15,7 @@ from rayplane.control_plane.cluster.errors import UsageError
 
 if TYPE_CHECKING:
     from rayplane.control_plane.simulation import Order, Setup, SimulationResult, Tally
+    from rayplane.control_plane.simulation.coverage import Covered
 
 Scenario = Annotated[Path, typer.Argument(help="A scenario file, or the name of one that is built in.")]
 Seed = Annotated[int | None, typer.Option(help="Everything random comes from this.  [default: the plan's, or 1]")]
@@ -49,7 +50,8 @@ def simulate(
     from rayplane.control_plane.simulation.coverage import Covered
     from rayplane.control_plane.simulation.sweep import Ways, cores, sweep
 
-    show, covered = _printer(as_json), Covered()
+    covered = Covered()
+    show = _printer(as_json, covered)
     if seeds < 1 or jobs < 0:
         raise UsageError(f"--seeds {seeds} --jobs {jobs}: use 1 or more")
     if (until or trace) and seeds > 1:
@@ -62,11 +64,10 @@ def simulate(
     if seeds == 1:
         last = order.run(first, lambda text: errors.print(text, markup=False))
         show(last)
-        covered.add(last.facts)
     else:
         ways = Ways(jobs=min(seeds, jobs or cores()), ray=address if ray else "")
         results = sweep(order, numbers, ways, keep_going=keep_going)
-        last = _run(results, seeds, lambda result: (show(result), covered.add(result.facts)))
+        last = _run(results, seeds, show)
     if coverage:
         errors.print("\n".join(covered.lines()), markup=False)
     if shrink and not last.ok:
@@ -122,7 +123,7 @@ def _setup(plan: Path | None, load: Path | None) -> "tuple[Setup, int | None]":
 
 
 def _run(
-    results: "Generator[SimulationResult]", seeds: int, show: Callable[["SimulationResult"], object]
+    results: "Generator[SimulationResult]", seeds: int, show: Callable[["SimulationResult"], None]
 ) -> "SimulationResult":
     """Show all; the first result that failed, else the first."""
     from rayplane.control_plane.simulation import Tally
@@ -160,10 +161,17 @@ def _progress(tally: "Tally", seeds: int) -> str:
     return f"{tally.done} of {seeds} seeds, {tally.failed} failed"
 
 
-def _printer(as_json: bool) -> Callable[["SimulationResult"], None]:
-    if as_json:
-        return lambda result: print(json.dumps(result.as_json()), flush=True)
-    return lambda result: console.print(str(result), markup=False)
+def _printer(as_json: bool, covered: "Covered") -> Callable[["SimulationResult"], None]:
+    """What shows a result, and keeps what it came to."""
+
+    def show(result: "SimulationResult") -> None:
+        covered.add(result.facts)
+        if as_json:
+            print(json.dumps(result.as_json()), flush=True)
+        else:
+            console.print(str(result), markup=False)
+
+    return show
 
 
 def _text(file: Path) -> str:
