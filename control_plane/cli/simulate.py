@@ -68,6 +68,8 @@ def simulate(
         ways = Ways(jobs=min(seeds, jobs or cores()), ray=address if ray else "")
         results = sweep(order, numbers, ways, keep_going=keep_going)
         last = _run(results, seeds, show)
+    if load is not None:
+        _same_again(order, last, load)
     if coverage:
         errors.print("\n".join(covered.lines()), markup=False)
     if shrink and not last.ok:
@@ -138,6 +140,13 @@ def _run(
     assert chosen is not None
     errors.print(f"{_progress(tally, seeds)}; {tally.cluster_s / max(tally.real_s, 1e-9):.0f} virtual s a second")
     return chosen
+
+
+def _same_again(order: "Order", first: "SimulationResult", load: Path) -> None:
+    """Raise UsageError when a user's code takes another way with the same seed: no failure of it could be repeated."""
+    if order.run(first.seed).trace_hash != first.trace_hash:
+        what = "something that it imports asks the machine for the time, for chance or for files"
+        raise UsageError(f"{load} does not do the same again with seed {first.seed}: {what}")
 
 
 def _shrunk(order: "Order", failed: "SimulationResult", file: Path | None) -> "SimulationResult":

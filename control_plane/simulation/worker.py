@@ -20,7 +20,10 @@ def main() -> None:
     results = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what anybody prints must not get among them
     orders = sys.stdin.buffer
-    order: Order = pickle.loads(receive(orders))
+    try:
+        order: Order = pickle.loads(receive(orders))
+    except EOFError:
+        return  # interrupted before there was anything to do
     seeds: queue.Queue[int] = queue.Queue(maxsize=1)
     threading.Thread(target=_listen, args=(orders, seeds), daemon=True).start()
     while True:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from rayplane.control_plane.cli.app import run as main
 from rayplane.control_plane.cluster.errors import UsageError
 from rayplane.control_plane.simulation import (
     Order,
@@ -155,3 +156,17 @@ def test_a_reconcile_function_is_called_for_what_it_watches_and_what_it_owns() -
     scenario = parse_scenario(TINY + parents, source="tiny")
     result = simulate(scenario, 1, setup=Setup(load=UserFile("mine.py", RECONCILES)))
     assert result.ok, str(result)
+
+
+def test_code_that_is_not_the_same_again_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What it imports from elsewhere sees the machine."""
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    file = tmp_path / "mine.py"
+    file.write_text("""
+import tempfile
+async def operate(client):
+    drawn = next(tempfile._RandomNameSequence())  # by the machine's chance
+    await client.create("configmaps", {"metadata": {"name": "x", "namespace": "default"}, "data": {"drawn": drawn}})
+""")
+    assert main(["simulate", str(tmp_path / "tiny.yaml"), "--load", str(file)]) == 2
+    assert "does not do the same again with seed 1" in capsys.readouterr().err
