@@ -233,7 +233,7 @@ class Run:
             failures=(*self._violations.found, *self.failures, *self.loop.faults),
             plan=self.plan,
             story=tuple(self.trace.story),
-            last_events=tuple(self.trace.last),
+            last_events=tuple(self.trace.at_fault or self.trace.last),
             log=tuple(log),
             options=self._setup.options,
             ended_at=self.loop.halted,
@@ -313,7 +313,8 @@ class Run:
         for condition in self._scenario.expect:
             await script.wait(condition, FINAL_TIMEOUT_S)
         await self._insist(self.cluster.client, client.verify, "etcd does not answer at the end")
-        await client.settle(FINAL_TIMEOUT_S)
+        # What is wrong already will not come right.
+        await client.settle(0.0 if self._violations.found else FINAL_TIMEOUT_S)
         await self._insist(self.cluster.kubectl, rest.finish, "the REST face does not answer at the end")
         with self.cluster.kubectl.inside():
             await rest.close()

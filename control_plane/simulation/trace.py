@@ -36,6 +36,8 @@ class Trace:
         self._last: deque[Event] = deque(maxlen=LAST_EVENTS)
         self.story: deque[Event] = deque(maxlen=STORY_EVENTS)
         """The rarer ones up to the first violation, oldest first: who did what, not what everybody saw."""
+        self.at_fault: list[str] = []
+        """What had happened when something was wrong for the first time."""
         self._wrong = False
         self._story_left = _AFTERWARDS
         self.listeners: list[Callable[[Event], None]] = []
@@ -61,7 +63,8 @@ class Trace:
         self._last.append(event)
         if kind not in _COMMON and self._story_left:
             self.story.append(event)
-            self._wrong = self._wrong or kind == _WRONG
+            if kind == _WRONG and not self._wrong:
+                self._wrong, self.at_fault = True, self.last
             self._story_left -= self._wrong
         for listener in self.listeners:
             listener(event)
