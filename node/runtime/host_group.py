@@ -38,8 +38,11 @@ class HostGroup:
                 self.top, self._janitor = found
 
     async def close(self) -> None:
-        if self.top is not None:
-            await asyncio.get_running_loop().run_in_executor(None, self.top.remove)
+        """End what is left in it. Whoever starts a container from now on finds no group, and makes none."""
+        top, self.top = self.top, None
+        self._made.clear()
+        if top is not None:
+            await asyncio.get_running_loop().run_in_executor(None, top.remove)
         if self._janitor >= 0:
             os.close(self._janitor)
             self._janitor = -1

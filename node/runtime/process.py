@@ -230,7 +230,7 @@ class ProcessRun:
 
     def _hurry(self) -> None:
         """Let what was killed end at once: each process needs a turn for that, and a small share has few."""
-        if self._group is not None and not self._over:
+        if self._group is not None and not self._over and self._runtime.groups.top is not None:
             self._hurries = True
             self._runtime.groups.pod(meta.uid(self._order.pod)).lift_cpu()
             self._group.lift_cpu()

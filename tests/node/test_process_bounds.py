@@ -2,11 +2,13 @@
 
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rayplane.node.runtime import host_group
+from rayplane.node.runtime.isolation import limits
 from rayplane.node.runtime.isolation.cgroups import Group, find
 from tests.fakes import FakeClient
 from tests.node.conftest import make_pod
@@ -88,3 +90,19 @@ def holding(megabytes: int, limit: str) -> dict[str, Any]:
     """A container that has so much memory and keeps it."""
     script = f"import time\nx = bytearray(b'x') * ({megabytes} << 20)\ntime.sleep(1000)"
     return {"command": [sys.executable, "-c", script], "resources": {"limits": {"memory": limit}}}
+
+
+@needs_groups
+async def test_a_group_that_was_closed_is_not_made_again(tmp_path: Path) -> None:
+    group = host_group.HostGroup(str(tmp_path), MOST)
+    await group.open()
+    top, pod = group.top, make_pod("late")
+    assert top is not None
+    group.add("uid", pod)
+    one = group.container("uid", "main-1", limits.Limits())
+    assert one is not None and there(one)
+    await group.close()
+    assert group.container("uid", "main-2", limits.Limits()) is None
+    group.limit("uid", pod)
+    group.remove("uid")
+    assert not there(top)
