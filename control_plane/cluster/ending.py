@@ -23,6 +23,8 @@ HOST_MODULE = "rayplane.control_plane.cluster.process_host"
 STOP_TIMEOUT_S = 30.0
 # Beside the time that pods may take: for a driver of Ray to come and go.
 LEAVE_MARGIN_S = 60.0
+# For a Ray whose actors are all out of reach: it is asked all the same, as it may be about to start them again.
+GONE_TIMEOUT_S = 15.0
 # What was killed gives back its ports only when the kernel has ended its last thread.
 SETTLED_S = 1.0
 #: Of a state's host: whether the cluster ended before anybody could ask what had become of its topology.
@@ -93,15 +95,21 @@ async def _remember(directory: StateDir, state: ClusterState) -> bool:
 
 async def _end_actors(directory: StateDir, state: ClusterState, progress: Progress) -> None:
     """End them by the Ray cluster that they are in; one that is gone has taken them along."""
+    within_s = GONE_TIMEOUT_S if await _nobody_listens(state) else CONNECT_TIMEOUT_S
     try:
         async with ray_driver(directory, "stop") as driver:
-            await while_ray_lives(state.host, driver.line(), CONNECT_TIMEOUT_S)
+            await while_ray_lives(state.host, driver.line(), within_s)
             await driver.ended()
     except ClusterError:
-        places = [(i.machine.address, port) for i in state.topology.instances for port in i.ports.values()]
-        if not all(await asyncio.gather(*(asyncio.to_thread(_is_refused, *place) for place in places))):
+        if not await _nobody_listens(state):
             raise
         progress("Ray is gone, and every actor with it")
+
+
+async def _nobody_listens(state: ClusterState) -> bool:
+    """Whether all machines say that none of the actors' ports is in use."""
+    places = [(i.machine.address, port) for i in state.topology.instances for port in i.ports.values()]
+    return all(await asyncio.gather(*(asyncio.to_thread(_is_refused, *place) for place in places)))
 
 
 def _is_refused(address: str, port: int) -> bool:
