@@ -146,18 +146,26 @@ class RayHost:
     def _stop(self, name: str, *, graceful: bool) -> None:
         with contextlib.suppress(ValueError):
             actor: Any = ray.get_actor(name, namespace=self._namespace)
-            if graceful:
-                self._leave(name, for_good=True)
+            # One that does not even say how long it takes is not waited for twice.
+            if graceful and self._leave(name, for_good=True):
                 with contextlib.suppress(RayError):
                     ray.get(actor.stop.remote(), timeout=STOP_TIMEOUT_S)
             ray.kill(actor, no_restart=True)
 
-    def _leave(self, name: str, *, for_good: bool) -> None:
-        with contextlib.suppress(ValueError, RayError):
+    def _leave(self, name: str, *, for_good: bool) -> bool:
+        """Whether the actor answers. One of an earlier version has nothing to end in order."""
+        try:
             actor: Any = ray.get_actor(name, namespace=self._namespace)
-            span_s = ray.get(actor.leave_s.remote(for_good=for_good), timeout=STOP_TIMEOUT_S)
-            if span_s:
+            ask = getattr(actor, "leave_s", None)
+            span_s = ray.get(ask.remote(for_good=for_good), timeout=STOP_TIMEOUT_S) if ask is not None else 0.0
+        except GetTimeoutError:
+            return False
+        except (ValueError, RayError):
+            return True
+        if span_s:
+            with contextlib.suppress(RayError):
                 ray.get(actor.leave.remote(for_good=for_good), timeout=span_s + STOP_TIMEOUT_S)
+        return True
 
     def _kill(self, name: str, signal_name: str) -> int:
         number = signal.Signals[f"SIG{signal_name}"]
