@@ -132,6 +132,16 @@ def test_a_fault_is_detected_when_the_cluster_says_so_and_over_when_all_is_well(
     assert (lasting.detected_s, lasting.recovered_s) == (1.0, None)
 
 
+def test_what_goes_wrong_is_put_down_to_the_fault_that_began_last() -> None:
+    health = Health()
+    for at_s, wrong in [(0.0, ""), (8.5, "member-0"), (9.0, "")]:
+        health.add(at_s, wrong)
+    unnoticed, seen = Struck("kill", ("a",), 4.0, 4.0), Struck("kill", ("b",), 8.0, 8.0)
+    health.judge([unnoticed, seen], 20.0)
+    assert (unnoticed.detected_s, unnoticed.recovered_s) == (None, 0.0)
+    assert (seen.detected_s, seen.recovered_s) == (0.5, 1.0)
+
+
 @pytest.mark.parametrize(
     ("expected", "said"),
     [

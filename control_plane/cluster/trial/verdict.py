@@ -108,11 +108,16 @@ class Health:
         return [(at_s, to_s) for (at_s, wrong), to_s in zip(self.samples, until, strict=True) if wrong]
 
     def judge(self, struck: Iterable[Struck], end_s: float) -> None:
-        """Fill in when each fault was detected, and when all was well again after it."""
+        """Fill in when each fault was detected, and when all was well again after it.
+
+        What goes wrong is put down to the fault that began last before it.
+        """
         spans = self.spans(end_s)
-        for one in struck:
+        faults = list(struck)
+        for one in faults:
             over_s = end_s if one.ended_s is None else one.ended_s
-            felt = next(((a, b) for a, b in spans if b > one.began_s and a <= over_s + FELT_S), None)
+            until_s = min([over_s + FELT_S, *(other.began_s for other in faults if other.began_s > one.began_s)])
+            felt = next(((a, b) for a, b in spans if b > one.began_s and a <= until_s), None)
             if felt is None:
                 one.recovered_s = 0.0
                 continue
@@ -123,7 +128,7 @@ class Health:
 
 
 FELT_S = 10.0
-"""What is wrong so soon after a fault is put down to it."""
+"""What goes wrong later after a fault is over is none of its."""
 
 
 @dataclass(slots=True, kw_only=True)
