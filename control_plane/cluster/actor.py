@@ -24,11 +24,11 @@ from rayplane.control_plane.cluster.failures import ComponentFailed, Failure
 from rayplane.control_plane.cluster.outside import keep_fresh, log_to, open_env, prepare
 from rayplane.control_plane.cluster.patience import Patience, slowdown
 from rayplane.control_plane.cluster.ports import can_bind, free_port, share
-from rayplane.control_plane.cluster.ray_host import RayHost
+from rayplane.control_plane.cluster.ray_host import RayHost, known_to_others
 from rayplane.control_plane.cluster.renewal import newest
 from rayplane.control_plane.cluster.resting import Rests
 from rayplane.control_plane.cluster.specs import brought_back
-from rayplane.control_plane.cluster.topology import Machine, Role
+from rayplane.control_plane.cluster.topology import Machine, Role, Topology, newest_of
 from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
 from rayplane.storage.env import grow_heap, settle_heap
 from rayplane.storage.env.private import UMASK
@@ -133,6 +133,11 @@ def _where_it_is(spec: Spec) -> Spec:
     if not can_bind(address, port):
         port = free_port(address, (), random.Random(), share(spec.plan))
     log.warning("this supervisor goes on at %s:%s, far from %s", address, port, spec.instance.machine.address)
+    if spec.restarted:
+        # What it was founded with may be long gone.
+        others = known_to_others(spec.config.name, spec.instance.name)
+        known = [Topology.from_json(told) for told in others]
+        spec = replace(spec, topology=newest_of([spec.topology, *(t for t in known if t.run == spec.topology.run)]))
     return brought_back(spec, Machine(address, node), port)
 
 
@@ -146,11 +151,16 @@ class ComponentActor:
         restarted = ray.get_runtime_context().was_current_actor_reconstructed
         try:
             spec = _where_it_is(replace(spec, restarted=spec.restarted or restarted))
+            self._topology = spec.topology
             self._thread = ComponentThread(spec)
         except Exception as e:
             if restarted and spec.instance.role is Role.SUPERVISOR:
                 _try_again(e)
             raise ComponentFailed(Failure.of(e)) from e
+
+    def topology(self) -> dict[str, Any]:
+        """The cluster as it was when this actor was planned, as JSON."""
+        return self._topology.to_json()
 
     def pid(self) -> int:
         """Answers once the component has started."""

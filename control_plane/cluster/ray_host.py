@@ -213,6 +213,24 @@ def _machines() -> list[Machine]:
     return [Machine(address=_address(n), id=n["NodeID"]) for n in alive]
 
 
+def known_to_others(cluster: str, besides: str) -> list[dict[str, Any]]:
+    """What other actors of a cluster know of its topology; those are left out that do not say so soon."""
+    place = namespace(cluster)
+    named = [a["name"] for a in ray.util.list_named_actors(all_namespaces=True) if a["namespace"] == place]
+    asked: list[Any] = []
+    for name in named:
+        if name != besides:
+            with contextlib.suppress(ValueError, RayError):  # it has ended meanwhile
+                actor: Any = ray.get_actor(name, namespace=place)
+                asked.append(actor.topology.remote())
+    told, _ = ray.wait(asked, num_returns=len(asked), timeout=CALL_TIMEOUT_S) if asked else ([], [])
+    found = []
+    for one in told:
+        with contextlib.suppress(RayError):
+            found.append(ray.get(one))
+    return found
+
+
 def _ask(machine: Machine, ask: Callable[[str], T], path: str) -> list[T]:
     """The answer there; none when it cannot give one."""
     placement = NodeAffinitySchedulingStrategy(machine.id, soft=False)

@@ -244,6 +244,11 @@ def founding(config: ClusterConfig, machines: tuple[Machine, ...]) -> Topology:
     return Topology(tuple(instances))
 
 
+def newest_of(topologies: Sequence[Topology]) -> Topology:
+    """The topology that knows of the member that came last; the first of those. There is at least one."""
+    return max(topologies, key=lambda t: highest_retired([i.name for i in t.of(Role.MEMBER)]))
+
+
 def on_machines(topology: Topology, machines: Sequence[Machine], holders: Mapping[str, Machine]) -> Topology:
     """The topology of a cluster that was down, on the machines that there are now.
 

@@ -2,7 +2,10 @@
 
 import asyncio
 from dataclasses import replace
+from pathlib import Path
+from unittest import mock
 
+import orjson
 import pytest
 from cryptography import x509
 
@@ -11,13 +14,17 @@ from rayplane.control_plane.cluster.access import access
 from rayplane.control_plane.cluster.config import AddressPlan, ClusterConfig
 from rayplane.control_plane.cluster.pki import Secrets
 from rayplane.control_plane.cluster.specs import SpecMaker, brought_back
+from rayplane.control_plane.cluster.supervisor.actions import StoreTopology
+from rayplane.control_plane.cluster.supervisor.etcd import REMEMBERED, Clients
+from rayplane.control_plane.cluster.supervisor.plan import plan
 from rayplane.control_plane.cluster.supervisor.reconciler import Superseded
-from rayplane.control_plane.cluster.topology import Role, Topology
+from rayplane.control_plane.cluster.topology import Role, Topology, newest_of
 from rayplane.control_plane.rpc.tls import Credentials
 from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
+from rayplane.storage.env import LocalDisk
 from tests.cluster.harness import cluster
 from tests.cluster.test_reconciler import TOPOLOGY, World, play, until
-from tests.cluster.test_supervisor_plan import MACHINES
+from tests.cluster.test_supervisor_plan import MACHINES, seen
 
 ELSEWHERE = replace(TOPOLOGY.of(Role.SUPERVISOR)[0], machine=MACHINES[1], ports={"grpc": 1})
 
@@ -104,3 +111,31 @@ async def test_commands_and_kubectl_find_what_has_moved_since_they_looked_last()
         c.kubeconfig.write_text("of the lost machine")
         await _repointed(c.directory, stale)
         assert c.kubeconfig.read_text() == kubeconfig
+
+
+def test_of_what_others_know_the_last_member_counts(tmp_path: Path) -> None:
+    heir = replace(TOPOLOGY.of(Role.MEMBER)[0], name="member-7")
+    later = TOPOLOGY.without("member-0").with_instance(heir)
+    assert newest_of([TOPOLOGY, later, TOPOLOGY.without("scheduler-0")]) == later
+    assert newest_of([TOPOLOGY, TOPOLOGY.without("scheduler-0")]) == TOPOLOGY
+    # What it wrote down when it was on this machine before may be older than what it is told now.
+    disk = LocalDisk(tmp_path)
+    (tmp_path / REMEMBERED).write_bytes(orjson.dumps(TOPOLOGY.to_json()))
+    with mock.patch.object(Clients, "_call") as calls:
+        clients = Clients(mock.Mock(), mock.Mock(), disk)
+        assert clients.recall(later) == later
+        assert clients.recall(TOPOLOGY.without("scheduler-0")) == TOPOLOGY, "its own counts where neither is newer"
+    assert [call.args for call in calls.call_args_list] == [(later,), (TOPOLOGY,)]
+
+
+def test_a_load_balancer_moves_to_a_machine_that_the_api_servers_know() -> None:
+    fresh = replace(MACHINES[0], id="fresh")
+    topology = replace(TOPOLOGY, instances=tuple(i for i in TOPOLOGY.instances if i.role is not Role.NODE_HOST))
+    lost = topology.of(Role.LOAD_BALANCER)[0].machine
+    left = tuple(m for m in MACHINES if m != lost)
+    for machines, wanted in (((fresh, *left), set(left)), ((fresh,), {fresh})):
+        running = frozenset(i.name for i in topology.instances if i.machine in machines)
+        (stored,) = [
+            a for a in plan(topology, seen(running=running, machines=machines), 0.0) if isinstance(a, StoreTopology)
+        ]
+        assert stored.topology.of(Role.LOAD_BALANCER)[0].machine in wanted

@@ -113,6 +113,11 @@ def healthy(cluster: Placed) -> bool:
     return bool(cluster.status().get("healthy"))
 
 
+def voters(cluster: Placed) -> set[str]:
+    """Where the members are that answer."""
+    return {m["endpoint"].partition(":")[0] for m in cluster.status().get("members", []) if m.get("healthy")}
+
+
 def node_on(cluster: Placed, machine: Machine) -> str:
     """A node whose host is there; each host here has one node, of the same number."""
     hosts = cluster.places("node-host")
@@ -194,3 +199,9 @@ def test_a_lost_machine_is_made_up_for(cluster: Placed, machines: Machines, rays
     rays.join(third)
     said = cluster.rayplane("add", "node").stdout
     assert f"{node_on(cluster, third)} added" in said
+    # So are its members, one of which has had to share a machine.
+    assert cluster.rayplane("add", "member").returncode == 0
+    places = cluster.places("member")
+    spare = next(name for name, place in places.items() if [*places.values()].count(place) > 1)
+    cluster.rayplane("remove", "member", spare)
+    until("each machine has one", lambda: voters(cluster) == {m.address for m in machines.all[:3]})

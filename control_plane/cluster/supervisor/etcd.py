@@ -9,7 +9,7 @@ from rayplane.control_plane.api.errors import NotFound
 from rayplane.control_plane.client import ApiClient, EtcdClient
 from rayplane.control_plane.cluster.supervisor.observed import MemberStatus
 from rayplane.control_plane.cluster.supervisor.ports import TopologyChanged
-from rayplane.control_plane.cluster.topology import RETIRED_PREFIX, TOPOLOGY_KEY, Role, Topology, spared
+from rayplane.control_plane.cluster.topology import RETIRED_PREFIX, TOPOLOGY_KEY, Role, Topology, newest_of, spared
 from rayplane.control_plane.rpc import RpcError
 from rayplane.proto.etcd import rpc_pb2 as pb
 from rayplane.storage.env import Disk
@@ -128,7 +128,7 @@ class Clients:
         if self._disk is not None and self._disk.exists(REMEMBERED):
             last = Topology.from_json(orjson.loads(self._disk.read(REMEMBERED)))
             if last.run == given.run:
-                given = last
+                given = newest_of((last, given))
         self._call(given)
         return given
 

@@ -245,6 +245,10 @@ class _View:
             # Its volumes lie there.
             return instance.machine
         others = [m for m in self.seen.machines if m.id != instance.machine.id]
+        if instance.role is Role.LOAD_BALANCER:
+            # API servers are taken for themselves at the machines that they knew of when they started.
+            known = {i.machine for i in self.desired.instances}
+            others = [m for m in others if m in known] or others
         return topology.least_used(others) if others else instance.machine
 
     def with_heir(self) -> tuple[Topology, list[str]]:
