@@ -1,4 +1,4 @@
-"""Seeds that failed once, and seeds that nobody has run before."""
+"""Seeds that are recorded, and seeds that nobody has run before."""
 
 import datetime
 import os
@@ -25,7 +25,7 @@ def recorded() -> list[tuple[str, int]]:
 
 
 @pytest.mark.parametrize(("scenario", "seed"), recorded())
-def test_what_failed_once_does_not_fail_again(scenario: str, seed: int) -> None:
+def test_recorded_seeds_hold(scenario: str, seed: int) -> None:
     result = simulate(load_scenario(scenario), seed)
     assert result.ok, str(result)
 
