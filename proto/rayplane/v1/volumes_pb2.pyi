@@ -55,12 +55,14 @@ class VolumeFile(_message.Message):
     def __init__(self, path: _Optional[bytes] = ..., kind: _Optional[_Union[VolumeFileKind, str]] = ..., mode: _Optional[int] = ..., size: _Optional[int] = ..., block_bytes: _Optional[int] = ..., blocks: _Optional[_Iterable[bytes]] = ..., target: _Optional[bytes] = ..., uid: _Optional[int] = ..., gid: _Optional[int] = ...) -> None: ...
 
 class CreateReplicaRequest(_message.Message):
-    __slots__ = ("ref", "capacity_bytes")
+    __slots__ = ("ref", "capacity_bytes", "again")
     REF_FIELD_NUMBER: _ClassVar[int]
     CAPACITY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    AGAIN_FIELD_NUMBER: _ClassVar[int]
     ref: VolumeRef
     capacity_bytes: int
-    def __init__(self, ref: _Optional[_Union[VolumeRef, _Mapping]] = ..., capacity_bytes: _Optional[int] = ...) -> None: ...
+    again: bool
+    def __init__(self, ref: _Optional[_Union[VolumeRef, _Mapping]] = ..., capacity_bytes: _Optional[int] = ..., again: _Optional[bool] = ...) -> None: ...
 
 class CreateReplicaResponse(_message.Message):
     __slots__ = ()
@@ -99,10 +101,12 @@ class PrepareRequest(_message.Message):
     def __init__(self, ref: _Optional[_Union[VolumeRef, _Mapping]] = ..., epoch: _Optional[int] = ..., writer: _Optional[str] = ...) -> None: ...
 
 class PrepareResponse(_message.Message):
-    __slots__ = ("committed",)
+    __slots__ = ("committed", "filling")
     COMMITTED_FIELD_NUMBER: _ClassVar[int]
+    FILLING_FIELD_NUMBER: _ClassVar[int]
     committed: VolumeVersion
-    def __init__(self, committed: _Optional[_Union[VolumeVersion, _Mapping]] = ...) -> None: ...
+    filling: bool
+    def __init__(self, committed: _Optional[_Union[VolumeVersion, _Mapping]] = ..., filling: _Optional[bool] = ...) -> None: ...
 
 class ApplyRequest(_message.Message):
     __slots__ = ("ref", "epoch", "version", "blocks", "files", "removed")
@@ -151,7 +155,7 @@ class InventoryRequest(_message.Message):
     def __init__(self, ref: _Optional[_Union[VolumeRef, _Mapping]] = ..., files: _Optional[bool] = ..., after: _Optional[bytes] = ...) -> None: ...
 
 class InventoryResponse(_message.Message):
-    __slots__ = ("committed", "promised", "writer", "capacity_bytes", "used_bytes", "files", "more")
+    __slots__ = ("committed", "promised", "writer", "capacity_bytes", "used_bytes", "files", "more", "filling")
     COMMITTED_FIELD_NUMBER: _ClassVar[int]
     PROMISED_FIELD_NUMBER: _ClassVar[int]
     WRITER_FIELD_NUMBER: _ClassVar[int]
@@ -159,6 +163,7 @@ class InventoryResponse(_message.Message):
     USED_BYTES_FIELD_NUMBER: _ClassVar[int]
     FILES_FIELD_NUMBER: _ClassVar[int]
     MORE_FIELD_NUMBER: _ClassVar[int]
+    FILLING_FIELD_NUMBER: _ClassVar[int]
     committed: VolumeVersion
     promised: int
     writer: str
@@ -166,7 +171,8 @@ class InventoryResponse(_message.Message):
     used_bytes: int
     files: _containers.RepeatedCompositeFieldContainer[VolumeFile]
     more: bool
-    def __init__(self, committed: _Optional[_Union[VolumeVersion, _Mapping]] = ..., promised: _Optional[int] = ..., writer: _Optional[str] = ..., capacity_bytes: _Optional[int] = ..., used_bytes: _Optional[int] = ..., files: _Optional[_Iterable[_Union[VolumeFile, _Mapping]]] = ..., more: _Optional[bool] = ...) -> None: ...
+    filling: bool
+    def __init__(self, committed: _Optional[_Union[VolumeVersion, _Mapping]] = ..., promised: _Optional[int] = ..., writer: _Optional[str] = ..., capacity_bytes: _Optional[int] = ..., used_bytes: _Optional[int] = ..., files: _Optional[_Iterable[_Union[VolumeFile, _Mapping]]] = ..., more: _Optional[bool] = ..., filling: _Optional[bool] = ...) -> None: ...
 
 class FetchRequest(_message.Message):
     __slots__ = ("ref", "hashes")

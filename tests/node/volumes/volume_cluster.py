@@ -1,6 +1,7 @@
 """Nodes with volume backends, joined by calls that a test can cut."""
 
 import asyncio
+import os
 import shutil
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -59,6 +60,8 @@ class Cluster:
         self.services: dict[str, ReplicaService] = {}
         self.cut: set[tuple[str, str]] = set()
         self.dead: set[str] = set()
+        self.mute: set[tuple[str, str]] = set()
+        """Nodes and the calls that do not come through to them."""
         self.fenced: list[tuple[str, str]] = []
         self.calls: list[tuple[str, str]] = []
         self._config = ReplicatedConfig(
@@ -73,17 +76,18 @@ class Cluster:
     def disk(self, node: str) -> Disk:
         return LocalDisk(self.root / node)
 
-    async def add(self, node: str, *, capacity: int = 50 * GIB) -> ReplicatedBackend:
+    async def add(self, node: str, *, capacity: int = 50 * GIB, machine: str = "") -> ReplicatedBackend:
+        """Each is on a machine of its own unless one is named."""
         disk = self.disk(node)
         store = ReplicaStore(node, disk, Reservations(disk, node, capacity))
         self.services[node] = ReplicaService({node: store})
-        self.directory.addresses[node] = node
+        self.directory.addresses[node] = f"{machine or node}:{node}"
         self.backends[node] = ReplicatedBackend(
             store,
             disk,
             SystemClock() if disk.local_path() else FixedClock(),
             directory=self.directory,
-            stubs=lambda address: Stub(self, node, address),
+            stubs=lambda address: Stub(self, node, address.rpartition(":")[2]),
             config=self._config,
             on_fenced=lambda volume: self.fenced.append((node, volume)),
         )
@@ -103,10 +107,10 @@ class Cluster:
         if wipe:
             shutil.rmtree(self.root / node)
 
-    async def restart(self, node: str) -> ReplicatedBackend:
+    async def restart(self, node: str, *, machine: str = "") -> ReplicatedBackend:
         self.dead.discard(node)
         self.directory.unready.discard(node)
-        return await self.add(node)
+        return await self.add(node, machine=machine)
 
     async def stop(self) -> None:
         for node in sorted(self.backends):
@@ -129,7 +133,8 @@ class Stub:
             cluster = self._cluster
             cluster.calls.append((self._target, name))
             await asyncio.sleep(0)
-            if (self._source, self._target) in cluster.cut or self._target in cluster.dead:
+            mute = (self._target, name) in cluster.mute
+            if mute or (self._source, self._target) in cluster.cut or self._target in cluster.dead:
                 raise PeerError(Code.UNAVAILABLE, f"no way from {self._source} to {self._target}")
             copy = type(request).FromString(request.SerializeToString())
             return await getattr(cluster.services[self._target], name)(copy, caller(self._source))
@@ -141,3 +146,26 @@ async def until(condition: Callable[[], bool]) -> None:
     """Wait for something that happens by itself; the test's timeout is the limit."""
     while not condition():
         await asyncio.sleep(0.005)
+
+
+def tree(root: str) -> dict[str, object]:
+    """Everything below a directory: content of files, targets of links, None for directories."""
+    found: dict[str, object] = {}
+    for directory, names, files in os.walk(root):
+        for name in (*names, *files):
+            path = os.path.join(directory, name)
+            key = os.path.relpath(path, root)
+            if os.path.islink(path):
+                found[key] = ("link", os.readlink(path))
+            elif os.path.isdir(path):
+                found[key] = None
+            elif os.path.isfile(path):
+                found[key] = Path(path).read_bytes()
+    return found
+
+
+def write(root: str, name: str, data: bytes, *, offset: int | None = None) -> None:
+    """A file's content, or a part of it."""
+    with open(os.path.join(root, name), "wb" if offset is None else "r+b") as file:
+        file.seek(offset or 0)
+        file.write(data)

@@ -15,6 +15,7 @@ from rayplane.node.volumes.drivers.replicated.barrier import SyncBarrier, socket
 from rayplane.node.volumes.drivers.replicated.directory import Directory, VolumeRecord
 from rayplane.node.volumes.drivers.replicated.duplicate import ship
 from rayplane.node.volumes.drivers.replicated.manifest import Version
+from rayplane.node.volumes.drivers.replicated.placement import best, machine_of
 from rayplane.node.volumes.drivers.replicated.publication import Publication, ReplicationTiming
 from rayplane.node.volumes.drivers.replicated.quorum import newest, prepare
 from rayplane.node.volumes.drivers.replicated.replica_client import Replica, Stubs
@@ -231,24 +232,25 @@ class ReplicatedBackend:
             raise
 
     async def _place(self, volume_id: str, capacity_bytes: int) -> tuple[str, ...]:
-        """Reserve the space on the nodes that have most of it left, this one first."""
+        """Reserve the space on this node, and on those of other machines that have most of it left."""
         make = self._replica(volume_id)
-        candidates = []
-        for node in sorted(await called(self._directory.nodes())):
-            try:
-                candidates.append((node != self.node, -await make(node).free_bytes(), node))
-            except PeerError:
-                continue
-        wanted = min(self._config.replicas, len(candidates))
+        addresses = await called(self._directory.nodes())
+        machines = {node: machine_of(address) for node, address in addresses.items()}
+        free: dict[str, int] = {}
+        for node in sorted(machines):
+            with contextlib.suppress(PeerError):
+                free[node] = await make(node).free_bytes()
+        wanted = min(self._config.replicas, len(free))
         chosen: list[str] = []
         errors = []
-        for _, _, node in sorted(candidates):
-            if len(chosen) < wanted:
-                try:
-                    await make(node).create(capacity_bytes)
-                    chosen.append(node)
-                except PeerError as e:
-                    errors.append(str(e))
+        while free and len(chosen) < wanted:
+            node = self.node if self.node in free else best(free, machines, chosen)
+            del free[node]
+            try:
+                await make(node).create(capacity_bytes)
+                chosen.append(node)
+            except PeerError as e:
+                errors.append(str(e))
         if not wanted or len(chosen) < wanted:
             for node in chosen:
                 with contextlib.suppress(PeerError):  # an empty replica without a record goes when its node starts

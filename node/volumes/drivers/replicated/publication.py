@@ -6,13 +6,14 @@ skipped. A generation is durable once a majority of the replicas has committed i
 
 A replica that refuses with ABORTED has promised itself to a newer writer: this publication is fenced for good, its
 barrier answers errors and `fenced` is set. A replica that fails for `repair_after_s` is replaced: another node gets a
-replica, and takes its place in the record once majorities of both the old and the new set hold everything.
+replica, and takes its place in the record once majorities of both the old and the new set hold everything. So is one
+that shares its machine with another, once there is room on a machine that has none.
 """
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -20,6 +21,7 @@ from rayplane.control_plane.backoff import Backoff, Pauses
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.node.volumes.drivers.replicated.directory import Directory, VolumeRecord
 from rayplane.node.volumes.drivers.replicated.manifest import EMPTY, Difference, Manifest, Version, difference, majority
+from rayplane.node.volumes.drivers.replicated.placement import best, doubled, machine_of
 from rayplane.node.volumes.drivers.replicated.replica_client import Replica, block_batches
 from rayplane.node.volumes.errors import Fenced, NoQuorum, PeerError, VolumeError, called
 from rayplane.storage.errors import Code
@@ -30,6 +32,8 @@ WAITERS_MAX = 1024
 """Barrier calls that may wait at once; further ones are refused."""
 _LOST = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.CANCELLED, Code.UNKNOWN, Code.DATA_LOSS})
 """Failures of the replica, not of what is asked of it: if they last, it is replaced."""
+SPREAD_EVERY = 3
+"""Times `repair_after_s` between two looks for replicas that share a machine."""
 UNSTABLE_ROUNDS_MAX = 5
 """Scans of a directory that never rests before it is shipped as it was found, unasked."""
 
@@ -109,6 +113,8 @@ class Publication:
         self._reason = ""
         self._loop_task: asyncio.Task[None] | None = None
         self._repair_task: asyncio.Task[None] | None = None
+        self._spread_at = 0.0
+        """When to look next for replicas that share a machine."""
 
     # Life cycle
 
@@ -285,7 +291,7 @@ class Publication:
             if e.code is not Code.NOT_FOUND:
                 raise
             # It lost everything, or is the new one of a repair: it begins empty and counts once it holds all.
-            await replica.create(await self._capacity())
+            await replica.create(await self._capacity(), again=True)
             await replica.prepare(self.record.epoch, self.record.writer)
         return _Target(*await replica.manifest())
 
@@ -371,15 +377,21 @@ class Publication:
             for node, f in self._followers.items()
             if f.failing_since is not None and now - f.failing_since >= self._timing.repair_after_s
         ]
-        if lost:
-            self._repair_task = asyncio.get_running_loop().create_task(self._repair(min(lost)[1]))
+        if lost or now >= self._spread_at:
+            self._spread_at = now + SPREAD_EVERY * self._timing.repair_after_s
+            longest = min(lost)[1] if lost else ""
+            self._repair_task = asyncio.get_running_loop().create_task(self._repair(longest))
 
     async def _repair(self, lost: str) -> None:
+        """Replace a replica: the lost one, or else one that shares its machine, if another machine has room."""
         joining = ""
         try:
-            joining = await self._candidate()
+            addresses = await called(self._directory.nodes())
+            machines = {node: machine_of(address) for node, address in addresses.items()}
+            leaving = lost or doubled(self.record.replicas, self.record.writer, machines)
+            joining = await self._candidate(leaving, machines, apart=not lost) if leaving else ""
             if joining:
-                await self._replace(lost, joining)
+                await self._replace(leaving, joining)
                 joining = ""
         except (PeerError, NoQuorum, TimeoutError):
             pass  # the lost one still fails, so it is tried again
@@ -388,19 +400,22 @@ class Publication:
                 await self._forget(joining)
             self._repair_task = None
 
-    async def _candidate(self) -> str:
-        """The ready node without a replica that has most space left; empty if none has enough."""
-        free: list[tuple[int, str]] = []
-        for node in sorted(await called(self._directory.nodes())):
-            if node not in self._followers:
-                try:
-                    free.append((-await self._replica(node).free_bytes(), node))
-                except PeerError:
-                    continue
-        for size, node in sorted(free):
-            if -size >= self.record.capacity_bytes:
-                return node
-        return ""
+    async def _candidate(self, leaving: str, machines: Mapping[str, str], *, apart: bool) -> str:
+        """The best ready node for a replica in place of one; empty if none has room.
+
+        `apart`: only on a machine that has none of the others.
+        """
+        others = [node for node in self.record.replicas if node != leaving]
+        used = {machines.get(node) for node in others}
+        free: dict[str, int] = {}
+        for node in sorted(machines.keys() - self._followers.keys()):
+            if apart and machines[node] in used:
+                continue
+            with contextlib.suppress(PeerError):
+                size = await self._replica(node).free_bytes()
+                if size >= self.record.capacity_bytes:
+                    free[node] = size
+        return best(free, machines, others) if free else ""
 
     async def _replace(self, lost: str, joining: str) -> None:
         follower = self._follow(joining)

@@ -29,18 +29,21 @@ async def newest(record: VolumeRecord, replica: Callable[[str], Replica]) -> Rep
     return _newest(record, answers, replicas)[1]
 
 
-async def _committed(replica: Replica) -> Version:
-    return Version.of((await replica.state()).committed)
+async def _committed(replica: Replica) -> Version | None:
+    state = await replica.state()
+    return None if state.filling else Version.of(state.committed)
 
 
 def _newest(
-    record: VolumeRecord, answers: list[Version | BaseException], replicas: list[Replica], near: str = ""
+    record: VolumeRecord, answers: list[Version | BaseException | None], replicas: list[Replica], near: str = ""
 ) -> tuple[Version, Replica | None]:
     versions: list[tuple[Version, bool, Replica]] = []
     errors = []
     for replica, answer in zip(replicas, answers, strict=True):
         if isinstance(answer, Version):
             versions.append((answer, replica.node == near, replica))
+        elif answer is None:
+            errors.append(f"{replica.node}: it lost what it held and is not filled again")
         elif isinstance(answer, PeerError):
             errors.append(f"{replica.node}: {answer}")
         else:

@@ -38,8 +38,9 @@ class Replica:
         response = await self._call("Capacity", pb.NodeCapacityRequest(node=self.node))
         return int(response.free_bytes)
 
-    async def create(self, capacity_bytes: int) -> None:
-        await self._call("Create", pb.CreateReplicaRequest(ref=self._ref, capacity_bytes=capacity_bytes))
+    async def create(self, capacity_bytes: int, *, again: bool = False) -> None:
+        request = pb.CreateReplicaRequest(ref=self._ref, capacity_bytes=capacity_bytes, again=again)
+        await self._call("Create", request)
 
     async def resize(self, capacity_bytes: int) -> None:
         await self._call("Resize", pb.ResizeReplicaRequest(ref=self._ref, capacity_bytes=capacity_bytes))
@@ -47,9 +48,10 @@ class Replica:
     async def delete(self) -> None:
         await self._call("Delete", pb.DeleteReplicaRequest(ref=self._ref))
 
-    async def prepare(self, epoch: int, writer: str) -> Version:
+    async def prepare(self, epoch: int, writer: str) -> Version | None:
+        """What it has committed; None for one that was lost and is not filled yet: it knows nothing."""
         response = await self._call("Prepare", pb.PrepareRequest(ref=self._ref, epoch=epoch, writer=writer))
-        return Version.of(response.committed)
+        return None if response.filling else Version.of(response.committed)
 
     async def state(self) -> pb.InventoryResponse:
         response: pb.InventoryResponse = await self._call("Inventory", pb.InventoryRequest(ref=self._ref))

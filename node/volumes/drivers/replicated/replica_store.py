@@ -39,6 +39,8 @@ class _State:
     epoch: int = 0
     generation: int = 0
     used_bytes: int = 0
+    filling: bool = False
+    """It is there again after it was lost: what it held, and had promised, nobody knows until a commit fills it."""
 
     @property
     def committed(self) -> Version:
@@ -96,11 +98,12 @@ class ReplicaStore:
 
     # Life cycle
 
-    async def create(self, volume: str, capacity_bytes: int) -> None:
+    async def create(self, volume: str, capacity_bytes: int, *, again: bool = False) -> None:
+        """`again`: in place of one that was lost."""
         check_volume(volume, capacity_bytes)
         await self._reservations.reserve(_KIND, volume, capacity_bytes)
         if volume not in self._states:
-            self._states[volume] = _State(volume, capacity_bytes)
+            self._states[volume] = _State(volume, capacity_bytes, filling=again)
             self._save(self._states[volume])
             await self._backend.flush()
 
@@ -214,7 +217,7 @@ class ReplicaStore:
             else:
                 self._drop_block(key)
         self._unstage(volume)
-        state.epoch, state.generation, state.used_bytes = *version, used
+        state.epoch, state.generation, state.used_bytes, state.filling = *version, used, False
         self._save(state)
         await self._backend.flush()
 
@@ -247,6 +250,7 @@ class ReplicaStore:
             writer=state.writer,
             capacity_bytes=state.capacity_bytes,
             used_bytes=state.used_bytes,
+            filling=state.filling,
         )
         if files:
             prefix = _prefix(volume)
@@ -287,6 +291,10 @@ class ReplicaStore:
     def committed(self) -> dict[str, Version]:
         """Versions that the replicas hold, for tests and status."""
         return {volume: state.committed for volume, state in sorted(self._states.items())}
+
+    def is_filling(self, volume: str) -> bool:
+        """Tell whether a replica was lost and is not filled yet."""
+        return self._state(volume).filling
 
     def is_empty(self, volume: str) -> bool:
         """Tell whether nothing was ever committed to a replica."""

@@ -31,7 +31,7 @@ class ReplicaService:
         return pb.NodeCapacityResponse(total_bytes=total, free_bytes=free)
 
     async def Create(self, request: pb.CreateReplicaRequest, context: Context) -> pb.CreateReplicaResponse:
-        await self._store(request.ref.node).create(request.ref.volume, request.capacity_bytes)
+        await self._store(request.ref.node).create(request.ref.volume, request.capacity_bytes, again=request.again)
         return pb.CreateReplicaResponse()
 
     async def Resize(self, request: pb.ResizeReplicaRequest, context: Context) -> pb.ResizeReplicaResponse:
@@ -46,7 +46,7 @@ class ReplicaService:
         store = self._store(request.ref.node)
         _must_be(context, request.writer)
         committed = await store.prepare(request.ref.volume, request.epoch, request.writer)
-        return pb.PrepareResponse(committed=committed.message())
+        return pb.PrepareResponse(committed=committed.message(), filling=store.is_filling(request.ref.volume))
 
     async def Apply(self, request: pb.ApplyRequest, context: Context) -> pb.ApplyResponse:
         store = self._store(request.ref.node)
