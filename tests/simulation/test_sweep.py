@@ -62,7 +62,9 @@ def test_a_worker_that_is_killed_is_told() -> None:
 
 
 def test_an_interrupted_command_leaves_no_process() -> None:
-    command = [sys.executable, "-m", "rayplane.control_plane.cli.main", "simulate", "failures"]
+    # Whoever began these tests in the background of a script has SIGINT ignored, and so would the command.
+    python = ["env", "--default-signal=INT", sys.executable]
+    command = [*python, "-m", "rayplane.control_plane.cli.main", "simulate", "failures"]
     with subprocess.Popen([*command, "--seeds", "50", "--jobs", "2"], stderr=subprocess.PIPE, text=True) as running:
         until(lambda: len(children(running.pid)) == 2)
         workers = children(running.pid)
