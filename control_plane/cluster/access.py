@@ -73,6 +73,8 @@ async def answers(instance: Instance, port: str) -> bool:
     except (OSError, TimeoutError):
         return False
     writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
     return True
 
 

@@ -48,6 +48,8 @@ class TcpPipe:
         return await self._reader.read(CHUNK)
 
     async def write(self, data: bytes) -> None:
+        if self._writer.is_closing():
+            raise ConnectionResetError("the connection is closed")  # uvloop's transports raise RuntimeError
         self._writer.write(data)
         await self._writer.drain()
 

@@ -313,7 +313,7 @@ class ProcessRun:
         if self._group is None:
             return self._meter.measure(self._runtime.table.sessions(now).get(self._pid), now)
         use = self._group.use()
-        return self._meter.measure(SessionUse(use.cpu_ns, use.memory_bytes), now)
+        return self._meter.measure(SessionUse(use.cpu_ns, use.memory_bytes, use.processes), now)
 
     def resize(self, pod: Object, container: dict[str, Any]) -> None:
         """Let it have other resources from now on. Raises RuntimeFailed."""

@@ -120,6 +120,7 @@ class _Tap(Caches):
         self.ears: dict[str, _Ear] = {}
         self._caches = caches
         self.shown = caches.shown
+        self._list_handlers = []
 
     def informer(self, resource: str) -> Informer:
         return cast(Informer, self.ears.setdefault(resource, _Ear()))

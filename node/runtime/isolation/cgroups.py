@@ -26,11 +26,13 @@ _PASSES, _PASS_S = 100, 0.02  # whoever forks meanwhile is met again
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """Processor time in nanoseconds, and bytes that cannot be given back at once; ends by lack of memory until now."""
+    """Processor time in nanoseconds, and bytes that cannot be given back at once; ends by lack of memory until now; how
+    many processes there are."""
 
     cpu_ns: int
     memory_bytes: int
     kills: int
+    processes: int
 
 
 class Group:
@@ -85,17 +87,18 @@ class Group:
 
     def use(self) -> Use:
         """What it uses. What cannot be read counts as nothing."""
+        processes = len([*_words(f"{self.paths[0]}/cgroup.procs")])
         if self.version == 2:
             (path,) = self.paths
             cpu = _number(f"{path}/cpu.stat", "usage_usec") * 1000
             memory = _number(f"{path}/memory.current") - _number(f"{path}/memory.stat", "inactive_file")
-            return Use(cpu, max(0, memory), _number(f"{path}/memory.events", "oom_kill"))
+            return Use(cpu, max(0, memory), _number(f"{path}/memory.events", "oom_kill"), processes)
         memory_dir = self._directories.get("memory", "")
         cpu = _number(f"{self._directories.get('cpuacct', '')}/cpuacct.usage")
         memory = _number(f"{memory_dir}/memory.usage_in_bytes") - _number(
             f"{memory_dir}/memory.stat", "total_inactive_file"
         )
-        return Use(cpu, max(0, memory), _number(f"{memory_dir}/memory.oom_control", "oom_kill"))
+        return Use(cpu, max(0, memory), _number(f"{memory_dir}/memory.oom_control", "oom_kill"), processes)
 
     def remove(self) -> None:
         """Kill what is in it and below, and remove it. Never raises: what stays is told by its being there."""
