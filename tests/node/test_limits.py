@@ -114,18 +114,20 @@ def test_a_group_that_others_are_in_hands_its_controllers_on(tmp_path: Path) -> 
 def test_use_is_what_cannot_be_given_back_at_once(tmp_path: Path) -> None:
     leaf = tree(tmp_path / "leaf")
     group = Group({"memory": str(leaf)}, 2)
-    assert group.use() == cgroups.Use(0, 0, 0)
+    (leaf / "cgroup.procs").unlink(missing_ok=True)
+    assert group.use() == cgroups.Use(0, 0, 0, 0)
+    (leaf / "cgroup.procs").write_text("41\n42\n")
     (leaf / "cpu.stat").write_text("usage_usec 7\nuser_usec 5\n")
     (leaf / "memory.current").write_text("100\n")
     (leaf / "memory.stat").write_text("anon 60\ninactive_file 30\n")
     (leaf / "memory.events").write_text("low 0\noom 2\noom_kill 1\n")
-    assert group.use() == cgroups.Use(7000, 70, 1)
+    assert group.use() == cgroups.Use(7000, 70, 1, 2)
     one = Group({"memory": str(leaf), "cpuacct": str(leaf)}, 1)
     (leaf / "cpuacct.usage").write_text("5")
     (leaf / "memory.usage_in_bytes").write_text("50")
     (leaf / "memory.stat").write_text("total_inactive_file 60")
     (leaf / "memory.oom_control").write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 3\n")
-    assert one.use() == cgroups.Use(5, 0, 3)
+    assert one.use() == cgroups.Use(5, 0, 3, 2)
 
 
 def found_in(tmp_path: Path, own: str, mounts: str) -> Group | None:
