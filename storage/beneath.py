@@ -310,13 +310,20 @@ def _link_at(parent: int, name: bytes) -> bytes | None:
 _names = itertools.count()
 
 
-def _remove(parent: int, name: bytes) -> None:
+def _unlinked(parent: int, name: bytes) -> bool:
+    """Remove what is no directory; whether that was it."""
     try:
         os.unlink(name, dir_fd=parent)
-        return
     except OSError as e:
         if e.errno not in (errno.EISDIR, errno.EPERM):
             raise
+        return False
+    return True
+
+
+def _remove(parent: int, name: bytes) -> None:
+    if _unlinked(parent, name):
+        return
     with _closing(_open_to_empty(parent, name)) as top:
         # Trees as deep as somebody cares to plant need neither recursion nor long paths: what lies deeper is moved up.
         while entries := os.listdir(top):
@@ -327,20 +334,12 @@ def _remove(parent: int, name: bytes) -> None:
 
 def _flatten(top: int, name: bytes) -> None:
     """Remove an entry of `top`; directories in it become entries of `top`."""
-    try:
-        os.unlink(name, dir_fd=top)
+    if _unlinked(top, name):
         return
-    except OSError as e:
-        if e.errno not in (errno.EISDIR, errno.EPERM):
-            raise
     with _closing(_open_to_empty(top, name)) as inner:
         for entry in os.listdir(inner):
             child = os.fsencode(entry)
-            try:
-                os.unlink(child, dir_fd=inner)
-            except OSError as e:
-                if e.errno not in (errno.EISDIR, errno.EPERM):
-                    raise
+            if not _unlinked(inner, child):
                 os.close(_open_to_empty(inner, child))
                 os.rename(child, b".removing-%d-%d" % (os.getpid(), next(_names)), src_dir_fd=inner, dst_dir_fd=top)
     os.rmdir(name, dir_fd=top)

@@ -239,6 +239,22 @@ def rolled(rng: random.Random) -> Object:
     return {"spec": {"template": {"metadata": {"annotations": annotations}}}}
 
 
+async def in_time(
+    timed: Timed, until: Callable[[Condition], Awaitable[None]], strike: Callable[[], Awaitable[None]]
+) -> None:
+    """Strike beside the steps at the fault's time; `until` waits for a condition. For ever, if it comes at a rate."""
+    if timed.at_s is not None:
+        await asyncio.sleep(timed.at_s)
+    elif timed.when is not None:
+        await until(timed.when)
+    while True:
+        if timed.every_s is not None:
+            await asyncio.sleep(timed.every_s)
+        await strike()
+        if timed.every_s is None:
+            return
+
+
 async def unhealthy(admin: Access) -> str:
     """What is wrong with a cluster; empty when nothing is."""
     try:

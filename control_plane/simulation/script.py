@@ -10,7 +10,7 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.control_plane.cluster.hands import ApiHands
-from rayplane.control_plane.cluster.scenario import by_hand
+from rayplane.control_plane.cluster.scenario import by_hand, in_time
 from rayplane.control_plane.cluster.topology import Role
 from rayplane.control_plane.faults import steps
 from rayplane.control_plane.faults.form import as_step
@@ -149,17 +149,12 @@ class Script:
 
     async def _beside(self, timed: Timed) -> None:
         """A fault beside the steps, at its time; who is not there then is not hit."""
-        if timed.at_s is not None:
-            await asyncio.sleep(timed.at_s)
-        elif timed.when is not None:
-            await self._until(timed.when)
-        while True:
-            if timed.every_s is not None:
-                await asyncio.sleep(timed.every_s)
+
+        async def strike() -> None:
             with contextlib.suppress(NobodyThere):
                 await self.striker.strike_beside(timed.fault)
-            if timed.every_s is None:
-                return
+
+        await in_time(timed, self._until, strike)
 
     async def _until(self, condition: Condition) -> None:
         if condition.kind not in (CLUSTER, ACTORS):

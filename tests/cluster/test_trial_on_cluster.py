@@ -99,9 +99,10 @@ async def test_a_planted_bug_is_found_on_a_live_cluster(monkeypatch: pytest.Monk
         await c.access.etcd.put(b"/rayplane/trial/00000001", b"of an earlier one")
         await heal(c.access)
         assert not (await c.access.etcd.range(b"/rayplane/trial/00000001")).kvs
-        verdict = await put_to_trial(c, QUIET)
+        verdict = await put_to_trial(c, f"{QUIET}\nfaults: [{{kill: leader, at: 1h}}]")
         assert not verdict.ok
         assert "to elsewhere" in verdict.invariants["no pod bound twice"][0]
+        assert verdict.in_vain == ["kill: leader: its time did not come"] and not verdict.faults
 
 
 async def test_an_interrupted_trial_heals_what_it_broke() -> None:

@@ -14,7 +14,7 @@ from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.etcd_user import EtcdUser
 from rayplane.control_plane.cluster.hands import ApiHands, placed
 from rayplane.control_plane.cluster.recording import Moments, Recorder
-from rayplane.control_plane.cluster.scenario import Runner, Scenario, unhealthy
+from rayplane.control_plane.cluster.scenario import Runner, Scenario, in_time, unhealthy
 from rayplane.control_plane.cluster.topology import Role
 from rayplane.control_plane.cluster.trial.journal import Broken, Journal
 from rayplane.control_plane.cluster.trial.observers import Observers
@@ -168,8 +168,7 @@ class Trial:
             yield
         finally:
             for task in tasks:
-                if task.done() and not task.cancelled() and (error := task.exception()) is not None:
-                    self._failed(f"the trial itself failed: {type(error).__name__}: {error}")
+                self._failed_by(task)
                 await cancel_and_wait(task)
 
     async def _take_steps(self) -> None:
@@ -184,25 +183,31 @@ class Trial:
                 self.tell(f"go on for {rest_s:.0f} s")
                 await asyncio.sleep(rest_s)
         finally:
-            for task in beside:
+            for timed, task in zip(self._scenario.faults, beside, strict=True):
+                if not task.done() and timed.every_s is None:
+                    self._in_vain(timed.fault, "its time did not come")
+                self._failed_by(task)
                 await cancel_and_wait(task)
+
+    def _failed_by(self, task: asyncio.Task[None]) -> None:
+        """A part of the trial that failed makes all of it fail."""
+        if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+            self._failed(f"the trial itself failed: {type(error).__name__}: {error}")
+
+    def _in_vain(self, fault: Fault, why: str) -> None:
+        self._verdict.in_vain.append(f"{as_step(fault)}: {why}")
+        self.tell(f"in vain: {as_step(fault)}: {why}")
 
     async def _beside(self, timed: Timed) -> None:
         """A fault beside the steps, at its time."""
-        if timed.at_s is not None:
-            await asyncio.sleep(timed.at_s)
-        elif timed.when is not None:
-            await self._until(timed.when)
-        while True:
-            if timed.every_s is not None:
-                await asyncio.sleep(timed.every_s)
+
+        async def strike() -> None:
             try:
                 await self._runner.strike(timed.fault)
             except ClusterError as e:
-                self._verdict.in_vain.append(f"{as_step(timed.fault)}: {e}")
-                self.tell(f"{as_step(timed.fault)} hit nobody: {e}")
-            if timed.every_s is None:
-                return
+                self._in_vain(timed.fault, str(e))
+
+        await in_time(timed, self._until, strike)
 
     async def _until(self, condition: Condition) -> None:
         """What is true for a moment only is seen, where it is of objects."""

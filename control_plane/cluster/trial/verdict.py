@@ -145,7 +145,7 @@ class Verdict:
     """Of these, what nobody could look at."""
     faults: list[Struck] = field(default_factory=list)
     in_vain: list[str] = field(default_factory=list)
-    """Faults that hit nobody."""
+    """Faults that hit nobody, or whose time did not come, each with why."""
     tracks: list[Track] = field(default_factory=list)
     unhealthy: list[tuple[float, float]] = field(default_factory=list)
     expected: list[tuple[str, str]] = field(default_factory=list)
@@ -222,7 +222,7 @@ def table(verdict: Verdict) -> list[str]:
     for name, one in zip(named, verdict.faults, strict=True):
         spans = f"{_span(one.detected_s):>10}{_span(one.recovered_s):>11}"
         lines.append(f"{name:<{width}}{one.began_s:>7.1f}s{spans}")
-    lines += [f"hit nobody: {text}" for text in verdict.in_vain]
+    lines += [f"in vain: {text}" for text in verdict.in_vain]
     lines += ["", f"{'AVAILABLE':<12}{'PART':>9}{'LONGEST GAP':>13}{'P50':>9}{'P95':>9}{'FAILED':>16}"]
     for t in verdict.tracks:
         lines.append(

@@ -51,8 +51,6 @@ _SIOCETHTOOL, _ETHTOOL_STXCSUM = 0x8946, 0x17
 _EGRESS_TABLE, _OWN_TABLE = 110, 111
 _WIRE_TABLES = 1_000_000
 _WIRE_PRIORITY = 120
-_WIRE_TABLES = 1_000_000
-_WIRE_PRIORITY = 120
 _MACHINE_SETTINGS = {
     "net/ipv4/ip_forward": "1",
     "net/ipv4/conf/all/send_redirects": "0",
