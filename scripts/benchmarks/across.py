@@ -9,6 +9,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import time
 from typing import Any
 
 from rayplane.control_plane.cluster.config import NAMESPACES, RAY
@@ -16,7 +17,7 @@ from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.testing.machines.machines import Machine, Machines
 from rayplane.control_plane.testing.machines.rays import RayNodes
 from scripts.benchmarks.clusters import cluster, say
-from scripts.benchmarks.talking import PORT, SCRIPT, row, talk
+from scripts.benchmarks.talking import PORT, SCRIPT, WAIT_S, row, talk
 
 _FIRST = ("node-0", "node-1")
 _WAITS = "import socket; socket.create_connection(('127.0.0.1', {port}), 1)"
@@ -42,12 +43,14 @@ def measured(count: int, megabytes: int) -> list[dict[str, Any]]:
 def _link(here: Machine, there: Machine, megabytes: int) -> dict[str, float]:
     with subprocess.Popen(there.command(sys.executable, str(SCRIPT), "serve", str(PORT))) as server:
         try:
+            deadline = time.monotonic() + WAIT_S
             while server.poll() is None:
                 try:
                     there.run(sys.executable, "-c", _WAITS.format(port=PORT))
                     break
-                except ClusterError:
-                    continue  # it does not listen yet
+                except ClusterError:  # it does not listen yet
+                    if time.monotonic() > deadline:
+                        raise
             asks = (sys.executable, str(SCRIPT), "ask", there.address, str(PORT), str(megabytes))
             found: dict[str, float] = json.loads(here.run(*asks))
             return found

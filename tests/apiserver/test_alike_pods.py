@@ -11,6 +11,7 @@ import pytest
 
 from rayplane.control_plane.api.errors import ApiError, Forbidden, Invalid, NotFound
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
+from rayplane.control_plane.apiserver.admission import AdmissionRequest
 from rayplane.control_plane.apiserver.server import ApiServer
 from rayplane.control_plane.client import ops
 from rayplane.proto.rayplane.v1 import objects_pb2 as pb
@@ -90,19 +91,91 @@ async def test_other_words_and_other_users_are_told_apart(stack: Stack, decoded:
     assert decoded.count == 3
 
 
-async def test_what_admission_looks_at_is_looked_at_again_once_it_has_changed(stack: Stack, decoded: Decoded) -> None:
+TOP = {"metadata": {"name": "top"}, "value": 7, "globalDefault": True}
+LIMIT = {"type": "Container", "default": {"cpu": "1"}, "defaultRequest": {"cpu": "100m"}}
+LIMITS = {"metadata": {"name": "l", "namespace": "default"}, "spec": {"limits": [LIMIT]}}
+
+
+@pytest.mark.parametrize(
+    ("resource", "made", "seen"),
+    [
+        ("priorityclasses.scheduling.k8s.io", TOP, {"priority": 7}),
+        ("limitranges", LIMITS, {"requests": {"cpu": "100m"}}),
+    ],
+)
+async def test_what_admission_looks_at_is_looked_at_again_once_it_has_changed(
+    stack: Stack, decoded: Decoded, resource: str, made: Object, seen: Object
+) -> None:
     client = stack.client()
     await client.batch([words(POD)] * 2)
-    top = {"metadata": {"name": "top"}, "value": 7, "globalDefault": True}
-    await client.create("priorityclasses.scheduling.k8s.io", top)
-    limit = {"type": "Container", "default": {"cpu": "1"}, "defaultRequest": {"cpu": "100m"}}
-    limits = {"metadata": {"name": "l", "namespace": "default"}, "spec": {"limits": [limit]}}
-    await client.create("limitranges", limits)
+    await client.create(resource, made)
     await stack.servers[0].registry.hub.fresh()
     for pod in await client.batch([words(POD)] * 2):
-        assert isinstance(pod, dict) and pod["spec"]["priority"] == 7
-        assert pod["spec"]["containers"][0]["resources"]["requests"] == {"cpu": "100m"}
+        assert isinstance(pod, dict)
+        spec = pod["spec"]
+        assert seen.items() <= {"priority": spec["priority"], **spec["containers"][0].get("resources", {})}.items()
     assert decoded.count == 2
+
+
+async def test_what_an_account_brings_is_looked_at_again(stack: Stack, decoded: Decoded) -> None:
+    client = stack.client()
+    await client.batch([words(POD)] * 2)
+    await client.patch("serviceaccounts", "default", "default", {"imagePullSecrets": [{"name": "s"}]})
+    await stack.servers[0].registry.hub.fresh()
+    for pod in await client.batch([words(POD)] * 2):
+        assert isinstance(pod, dict) and pod["spec"]["imagePullSecrets"] == [{"name": "s"}]
+    assert decoded.count == 2
+
+
+async def test_what_a_runtime_class_costs_is_looked_at_again(stack: Stack, decoded: Decoded) -> None:
+    client, kind = stack.client(), "runtimeclasses.node.k8s.io"
+    pod = {**POD, "spec": {**POD["spec"], "runtimeClassName": "small"}}
+    await client.create(kind, {"metadata": {"name": "small"}, "handler": "h"})
+    await stack.servers[0].registry.hub.fresh()
+    await client.batch([words(pod)] * 2)
+    await client.patch(kind, "small", "", {"overhead": {"podFixed": {"cpu": "10m"}}})
+    await stack.servers[0].registry.hub.fresh()
+    for found in await client.batch([words(pod)] * 2):
+        assert isinstance(found, dict) and found["spec"]["overhead"] == {"cpu": "10m"}
+    assert decoded.count == 2
+
+
+async def test_what_a_namespace_allows_is_looked_at_again(stack: Stack) -> None:
+    client = stack.client()
+    await client.batch([words(POD)] * 2)
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    await client.patch("namespaces", "default", "", {"metadata": {"labels": labels}})
+    await stack.servers[0].registry.hub.fresh()
+    for answer in await client.batch([words(POD)] * 2):
+        assert isinstance(answer, Forbidden), answer
+
+
+async def test_pods_that_are_made_with_their_node_have_its_zone_of_now(stack: Stack) -> None:
+    client = stack.client()
+    zone = "topology.kubernetes.io/zone"
+    await client.create("nodes", {"metadata": {"name": "n1", "labels": {zone: "a"}}})
+    pod = {**POD, "spec": {**POD["spec"], "nodeName": "n1"}}
+    for now in ("a", "b"):
+        await client.patch("nodes", "n1", "", {"metadata": {"labels": {zone: now}}})
+        await stack.servers[0].registry.hub.fresh()
+        for made in await client.batch([words(pod)] * 2):
+            assert isinstance(made, dict) and made["metadata"]["labels"][zone] == now
+
+
+async def test_what_others_made_of_one_meanwhile_is_not_made_of_the_next(stack: Stack, decoded: Decoded) -> None:
+    admission = stack.servers[0].registry.writer._admission
+    validate = admission.validate
+
+    async def changed(request: AdmissionRequest) -> None:
+        await validate(request)
+        admission._taken += 1  # other plugins are in force from here on
+
+    admission.validate = changed  # type: ignore[method-assign]
+    await stack.client().batch([words(POD)] * 2)
+    admission.validate = validate  # type: ignore[method-assign]
+    admission._taken -= 2
+    await stack.client().batch([words(POD)])
+    assert decoded.count == 3
 
 
 async def test_nothing_is_made_where_a_namespace_goes(stack: Stack) -> None:

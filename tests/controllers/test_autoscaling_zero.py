@@ -44,6 +44,19 @@ def test_a_target_that_sleeps_gets_the_fewest_when_it_may_not_any_more(web: Scal
     assert web.look(2) == 2
 
 
+def test_a_target_that_somebody_woke_and_paused_is_not_woken_again(web: Scaled) -> None:
+    web.answers[EXTERNAL] = Answer([{"metricName": "jobs", "value": "0", "timestamp": web.now.stamp}])
+    web.pods_with("50m")
+    web.hpa(metrics=[JOBS], minReplicas=0)
+    assert web.look(2 + round(TIMING.downscale_stabilization_s / TIMING.sync_s)) == 0
+    web.answers[EXTERNAL] = Answer([{"metricName": "jobs", "value": "30", "timestamp": web.now.stamp}])
+    web.replicas = 3  # by hand, as many as the metric wants: there is nothing to scale
+    assert web.look(2) == 3
+    web.replicas = 0
+    assert web.look(3) == 0
+    assert web.condition("ScalingActive")[1] == "ScalingDisabled"
+
+
 def test_a_target_that_somebody_paused_is_not_woken(web: Scaled) -> None:
     web.answers[EXTERNAL] = Answer([{"metricName": "jobs", "value": "50", "timestamp": web.now.stamp}])
     web.hpa(metrics=[JOBS], minReplicas=0)

@@ -12,7 +12,7 @@ import pytest
 from rayplane.control_plane.cluster import processes
 from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.testing.machines import owned
-from rayplane.control_plane.testing.machines.machines import NETWORK, Machine, Machines, why_not
+from rayplane.control_plane.testing.machines.machines import NETWORK, Machine, Machines
 from tests.e2e.harness import until
 from tests.machines.places import needs_machines
 
@@ -144,4 +144,3 @@ def test_a_stopped_machine_of_a_killed_owner_is_ended_by_the_next(tmp_path: Path
 def test_there_are_no_more_machines_than_the_switch_is_for() -> None:
     with pytest.raises(ClusterError, match="1 to 5"):
         Machines(6)
-    assert why_not() == ""

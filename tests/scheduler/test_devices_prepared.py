@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -20,8 +20,8 @@ from rayplane.control_plane.scheduler.plugins.args import DynamicResourcesArgs
 from rayplane.control_plane.scheduler.waits import DeviceWaits
 from tests.fakes import FakeClient
 from tests.scheduler.build import info, node, pod
+from tests.scheduler.harness import make, node_of, quiet, until
 from tests.scheduler.test_dynamic_resources import DRIVER, exactly, gpu, offered, user, wanted
-from tests.scheduler.test_service import make, node_of, quiet, until
 
 FABRIC: Mapping[str, Any] = {
     "bindingConditions": ["ready"],
@@ -37,14 +37,6 @@ def api() -> FakeClient:
     found.put("nodes", node("n1"))
     found.put(CLASSES, {"metadata": {"name": "gpu"}, "spec": {"selectors": []}})
     return found
-
-
-@pytest.fixture
-async def scheduler(api: FakeClient) -> AsyncIterator[Scheduler]:
-    one = make(api)
-    await one.start()
-    yield one
-    await one.stop()
 
 
 def claim(api: FakeClient, name: str = "x") -> Object:

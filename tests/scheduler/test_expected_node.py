@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -14,10 +13,10 @@ from rayplane.control_plane.scheduler import Scheduler
 from rayplane.control_plane.scheduler.framework import PodPlugin, State
 from tests.fakes import FakeClient
 from tests.scheduler.build import claim, node, on, pod, storage_class, volume
+from tests.scheduler.harness import make, node_of, quiet, until
 from tests.scheduler.test_devices_prepared import CLASSES, FABRIC, SLICES, says
 from tests.scheduler.test_dynamic_resources import exactly, gpu, offered, user, wanted
 from tests.scheduler.test_framework import Made, start
-from tests.scheduler.test_service import make, node_of, quiet, until
 
 __all__ = ["start"]
 SELECTED = "volume.kubernetes.io/selected-node"
@@ -30,14 +29,6 @@ def api() -> FakeClient:
     found.put(CLASSES, {"metadata": {"name": "gpu"}, "spec": {"selectors": []}})
     found.put("nodes", node("n1"))
     return found
-
-
-@pytest.fixture
-async def scheduler(api: FakeClient) -> AsyncIterator[Scheduler]:
-    one = make(api)
-    await one.start()
-    yield one
-    await one.stop()
 
 
 def expected(api: FakeClient, name: str = "p") -> str:

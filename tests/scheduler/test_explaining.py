@@ -29,8 +29,8 @@ from rayplane.proto.rayplane.v1 import scheduler_pb2 as pb
 from rayplane.storage.env import Env, SystemClock
 from tests.fakes import FakeClient
 from tests.scheduler.build import World, info, node, pod
+from tests.scheduler.harness import node_of, until
 from tests.scheduler.test_gangs import group, member
-from tests.scheduler.test_service import node_of, until
 
 STAMP = "2026-01-01T00:00:00Z"
 
@@ -102,11 +102,6 @@ def test_the_budget_is_a_share_of_the_time_with_some_saved() -> None:
 
 
 # --- the service ------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def api() -> FakeClient:
-    return FakeClient()
 
 
 @pytest.fixture

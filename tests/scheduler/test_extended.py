@@ -21,7 +21,7 @@ from rayplane.control_plane.scheduler.extenders import Extender, ExtenderTLS
 from rayplane.control_plane.scheduler.queue import Place
 from tests.fakes import FakeClient
 from tests.scheduler.build import node, on, pod
-from tests.scheduler.test_service import make, node_of, quiet, until
+from tests.scheduler.harness import make, node_of, quiet, until
 
 GPU = "example.com/gpu"
 Answer = Callable[[dict[str, Any]], Awaitable[Any]]

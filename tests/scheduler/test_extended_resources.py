@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -17,9 +16,9 @@ from rayplane.control_plane.scheduler.device_resources import claimed, resources
 from rayplane.control_plane.scheduler.nodes import NodeInfo
 from tests.fakes import FakeClient
 from tests.scheduler.build import World, info, node, pod
+from tests.scheduler.harness import node_of, quiet, until
 from tests.scheduler.test_devices_prepared import CLASSES, SLICES
 from tests.scheduler.test_dynamic_resources import DRIVER, gpu, offered
-from tests.scheduler.test_service import make, node_of, quiet, until
 from tests.tiers import examples
 
 GPU, NIC = "example.com/gpu", "example.com/nic"
@@ -172,14 +171,6 @@ def api() -> FakeClient:
     found.put("nodes", node("n1"))
     found.put(SLICES, offered("n1", gpu("g0"), gpu("g1")))
     return found
-
-
-@pytest.fixture
-async def scheduler(api: FakeClient) -> AsyncIterator[Scheduler]:
-    one = make(api)
-    await one.start()
-    yield one
-    await one.stop()
 
 
 def claims(api: FakeClient) -> list[Object]:

@@ -23,7 +23,7 @@ from rayplane.control_plane.scheduler.queue import Place
 from rayplane.storage.env import Env, SystemClock
 from tests.fakes import FakeClient
 from tests.scheduler.build import World, claim, info, node, pod, storage_class
-from tests.scheduler.test_service import is_binding, node_of, quiet, until
+from tests.scheduler.harness import is_binding, node_of, quiet, until
 
 FILE = """
 apiVersion: kubescheduler.config.k8s.io/v1
@@ -64,11 +64,6 @@ class OnlyLabelled(PodPlugin):
 
 
 Made = Callable[[type[PodPlugin]], Awaitable[Scheduler]]
-
-
-@pytest.fixture
-def api() -> FakeClient:
-    return FakeClient()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -18,21 +17,8 @@ from rayplane.control_plane.scheduler.config import DEFAULT_PROFILES
 from rayplane.control_plane.scheduler.queue import Place
 from tests.fakes import FakeClient
 from tests.scheduler.build import node, on
+from tests.scheduler.harness import is_binding, make, quiet, until
 from tests.scheduler.test_gangs import group, member
-from tests.scheduler.test_service import is_binding, make, quiet, until
-
-
-@pytest.fixture
-def api() -> FakeClient:
-    return FakeClient()
-
-
-@pytest.fixture
-async def scheduler(api: FakeClient) -> AsyncIterator[Scheduler]:
-    one = make(api)
-    await one.start()
-    yield one
-    await one.stop()
 
 
 def condition(api: FakeClient, name: str = "g", kind: str = "PodGroupInitiallyScheduled") -> Object:

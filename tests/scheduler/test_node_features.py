@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -12,25 +11,12 @@ from rayplane.control_plane.scheduler import Scheduler
 from rayplane.control_plane.scheduler.queue import Place
 from tests.fakes import FakeClient
 from tests.scheduler.build import World, claim, node, pod, storage_class, volume
-from tests.scheduler.test_service import make, node_of, quiet, until
+from tests.scheduler.harness import node_of, quiet, until
 
 CSI_NODES, DRIVERS = "csinodes.storage.k8s.io", "csidrivers.storage.k8s.io"
 ATTACHMENTS = "volumeattachments.storage.k8s.io"
 MISSING = "d CSI driver is not installed on the node"
 RULE = {"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [7]}}
-
-
-@pytest.fixture
-def api() -> FakeClient:
-    return FakeClient()
-
-
-@pytest.fixture
-async def scheduler(api: FakeClient) -> AsyncIterator[Scheduler]:
-    one = make(api)
-    await one.start()
-    yield one
-    await one.stop()
 
 
 def demanding(name: str = "p") -> dict[str, Any]:

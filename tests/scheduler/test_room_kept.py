@@ -11,9 +11,7 @@ from rayplane.control_plane.scheduler.plugins.args import NodeAffinityArgs, Spre
 from rayplane.control_plane.scheduler.queue import Place
 from tests.fakes import FakeClient
 from tests.scheduler.build import node, on, pod
-from tests.scheduler.test_service import api, is_binding, make, node_of, scheduler, until
-
-__all__ = ["api", "scheduler"]
+from tests.scheduler.harness import is_binding, make, node_of, until
 
 
 def nominated(api: FakeClient, name: str) -> str:

@@ -4,64 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
 
 import pytest
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ApiError, ServiceUnavailable, Timeout
-from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.client import ApiClient
 from rayplane.control_plane.scheduler import Scheduler, SchedulerConfig
 from rayplane.control_plane.scheduler.queue import Place
 from rayplane.storage.env import Env, SystemClock
 from tests.fakes import FakeClient
 from tests.scheduler.build import claim, node, on, pod, storage_class, volume
-
-
-async def until(holds: Callable[[], Any]) -> None:
-    """Let the loop run until something holds; the suite's timeout bounds it."""
-    while not holds():
-        await asyncio.sleep(0.001)
-
-
-async def quiet(api: FakeClient) -> None:
-    """Let the loop run until no more writes come for a while of turns."""
-    seen = -1
-    while seen != api.version:
-        seen = api.version
-        for _ in range(200):
-            await asyncio.sleep(0)
-
-
-def node_of(api: FakeClient, name: str) -> str:
-    return meta.node_name(api.pod(name))
-
-
-def is_binding(operations: Any) -> bool:
-    """Whether a call assigns pods to nodes."""
-    first = operations[0]
-    return first.WhichOneof("op") == "create" and first.create.ref.subresource == "binding"
-
-
-@pytest.fixture
-def api() -> FakeClient:
-    return FakeClient()
-
-
-def make(api: FakeClient, **config: Any) -> Scheduler:
-    settings = {"backoff": Backoff(0.01, 0.02), **config}
-    env = Env(SystemClock(), random.Random(1), cast(Any, None))
-    return Scheduler(SchedulerConfig(identity="s0", **settings), env, cast(Any, None), client=cast(ApiClient, api))
-
-
-@pytest.fixture
-async def scheduler(api: FakeClient) -> AsyncIterator[Scheduler]:
-    one = make(api)
-    await one.start()
-    yield one
-    await one.stop()
+from tests.scheduler.harness import is_binding, make, node_of, quiet, until
 
 
 async def test_pods_are_bound_and_told(api: FakeClient, scheduler: Scheduler) -> None:

@@ -15,8 +15,8 @@ from rayplane.control_plane.scheduler.plugin_watch import PluginCalls, PluginWat
 from tests.fakes import FakeClient
 from tests.scheduler import test_framework
 from tests.scheduler.build import node, pod
+from tests.scheduler.harness import node_of, until
 from tests.scheduler.test_framework import Made
-from tests.scheduler.test_service import node_of, until
 
 api, start = test_framework.api, test_framework.start
 

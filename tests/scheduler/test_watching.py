@@ -14,8 +14,8 @@ from rayplane.control_plane.scheduler.owners import OWNERS
 from rayplane.control_plane.scheduler.queue import Place
 from tests.fakes import FakeClient
 from tests.scheduler.build import claim, node, pod, volume
+from tests.scheduler.harness import make, node_of, quiet, until
 from tests.scheduler.test_dynamic_resources import exactly, gpu, offered, user, wanted
-from tests.scheduler.test_service import make, node_of, quiet, until
 
 ALWAYS = {"nodes", "pods"}
 BUDGETS = "poddisruptionbudgets.policy"

@@ -3,8 +3,8 @@
 A workload asks for hundreds of pods in the same words, and nothing but name, uid and time differs in what is stored.
 Decoding, defaults, admission and validation make the same of these words again as long as nothing has changed that they
 look at (`Admission.standing`). What may look at more, or at a pod's name, is asked about each pod: webhooks, policies,
-plugins that somebody switched on, quotas. Each by itself are pods, too, whose volumes are called after them, whose
-fields somebody manages, or of which somebody wants to know how they came about.
+plugins that somebody switched on, quotas. Each by itself are pods, too, whose volumes are called after them, that are
+made with their node, whose fields somebody manages, or of which somebody wants to know how they came about.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.kinds.pod_template.alike import shape_of
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver import audit
@@ -52,9 +53,10 @@ class Made:
 class Asked:
     """Words that may come again."""
 
-    __slots__ = ("_known", "_words")
+    __slots__ = ("_admission", "_known", "_words")
 
-    def __init__(self, known: dict[_Words, Made], words: _Words) -> None:
+    def __init__(self, admission: Admission, known: dict[_Words, Made], words: _Words) -> None:
+        self._admission = admission
         self._known = known
         self._words = words
 
@@ -66,8 +68,10 @@ class Asked:
     def keep(self, warnings: Sequence[str], request: AdmissionRequest) -> None:
         """Remember what was made of them, if the next may be like it."""
         pod = request.object
-        if not pod["metadata"].get("generateName") or shape_of(pod) is None:
+        if not pod["metadata"].get("generateName") or meta.node_name(pod) or shape_of(pod) is None:
             return
+        if self._admission.standing() != self._words[-1]:
+            return  # others had a say meanwhile, which is not in the words
         if len(self._known) >= _REMEMBERED_MAX:
             self._known.clear()
         self._known[self._words] = Made(pod, [*warnings, *request.warnings], dict(request.annotations))
@@ -87,4 +91,4 @@ class Alike:
         standing = self._admission.standing() if user.nodes is None and not user.extra else None
         if standing is None:
             return None
-        return Asked(self._known, (user, target, body, content_type, options, standing))
+        return Asked(self._admission, self._known, (user, target, body, content_type, options, standing))

@@ -21,6 +21,7 @@ async def named(
 
     `afresh`: the object for a further try. AlreadyExists, and whatever `once` raises.
     """
+    warned = len(request.warnings)
     for left in range((_TRIES if prefix else 1) - 1, -1, -1):
         if prefix:
             suffix = "".join(rng.choices(strategy.SUFFIX_ALPHABET, k=strategy.SUFFIX_LENGTH))
@@ -31,4 +32,5 @@ async def named(
             if not left:
                 raise
             request.object = afresh()
+            del request.warnings[warned:]  # the next try says it again
     raise AssertionError("the last try returns or raises")

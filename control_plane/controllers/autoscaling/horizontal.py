@@ -227,6 +227,8 @@ class _Look:
         if not self._kept.memory.asked:
             self._kept.memory.asked.append(At(self._now.mono, current))
         self._status["currentReplicas"] = current
+        if current and self._sleeps:  # somebody else woke it: a zero from now on is somebody's pause
+            self._is_to_zero(False)
         if not current and not self._wakes(least):
             self._condition("ScalingActive", "False", "ScalingDisabled",
                             "scaling is disabled since the replica count of the target is zero")  # fmt: skip
@@ -240,8 +242,19 @@ class _Look:
 
     def _wakes(self, least: int) -> bool:
         """Whether the target is at zero because an autoscaler had none wanted: another who set it to zero paused it."""
-        slept = any(c["type"] == _TO_ZERO and c["status"] == "True" for c in self._conditions)
-        return slept and (least > 0 or _is_seen_from_outside(self._hpa))
+        return self._sleeps and (least > 0 or _is_seen_from_outside(self._hpa))
+
+    @property
+    def _sleeps(self) -> bool:
+        """Whether it was an autoscaler that set it to zero last."""
+        return any(c["type"] == _TO_ZERO and c["status"] == "True" for c in self._conditions)
+
+    def _is_to_zero(self, asleep: bool) -> None:
+        if asleep:
+            self._condition(_TO_ZERO, "True", _TO_ZERO, "the HPA controller scaled the workload to zero")
+        else:
+            text = "the HPA controller did not scale the workload to zero"
+            self._condition(_TO_ZERO, "False", "NotScaledToZero", text)
 
     def _by_metrics(self, target: Scaled, bounds: Bounds) -> list[Action]:
         statuses: list[dict[str, Any]] = []
@@ -336,11 +349,7 @@ class _Look:
         _set(failed["status"]["conditions"], "AbleToScale", "False", "FailedUpdateScale", text, now)
         text = f"the HPA controller was able to update the target scale to {wanted}"
         self._condition("AbleToScale", "True", "SucceededRescale", text)
-        if not wanted and _is_seen_from_outside(self._hpa):
-            self._condition(_TO_ZERO, "True", _TO_ZERO, "the HPA controller scaled the workload to zero")
-        else:
-            text = "the HPA controller did not scale the workload to zero"
-            self._condition(_TO_ZERO, "False", "NotScaledToZero", text)
+        self._is_to_zero(not wanted and _is_seen_from_outside(self._hpa))
         self._status.update(desiredReplicas=wanted, currentMetrics=statuses, lastScaleTime=now.stamp)
         size = f"New size: {wanted}; reason: {reason}"
         rescale = Rescale(

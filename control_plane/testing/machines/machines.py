@@ -111,10 +111,11 @@ class Machine:
             return
         with contextlib.suppress(ClusterError):
             self._switch.order("unplug", self.name)
-        _kill(self.pid)
+        with contextlib.suppress(ClusterError):  # one that did not come up has no number to tell
+            _kill(self.pid)
         self._first.end()
         self._first = None
-        del self.pid
+        self.__dict__.pop("pid", None)
 
     def cut(self) -> None:
         """Take its cable out: it runs on, and nobody hears of it."""
@@ -204,11 +205,12 @@ class Machines:
         self._end()
 
     def _end(self) -> None:
-        for machine in self.all:
-            machine.lose()
-        if hasattr(self, "_switch"):
-            self._switch.end()
-        shutil.rmtree(self.folder)
+        with contextlib.ExitStack() as ends:  # each, whatever becomes of the others
+            ends.callback(shutil.rmtree, self.folder)
+            if hasattr(self, "_switch"):
+                ends.callback(self._switch.end)
+            for machine in self.all:
+                ends.callback(machine.lose)
 
     def living(self) -> list[Machine]:
         return [machine for machine in self.all if machine.is_up]
