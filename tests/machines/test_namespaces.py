@@ -133,11 +133,15 @@ def test_a_stopped_machine_of_a_killed_owner_is_ended_by_the_next(tmp_path: Path
     ended.wait()
     folder = tmp_path / f"{owned.PREFIX}-{ended.pid}-{began or 1}-left"
     folder.mkdir()
-    stopped = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()", str(folder)])
+    program = "import signal; print(flush=True); signal.pause()"
+    stopped = subprocess.Popen([sys.executable, "-c", program, str(folder)], stdout=subprocess.PIPE)
+    # Between its fork and its first step a process has no arguments that others could read.
+    assert stopped.stdout and stopped.stdout.readline()
     os.kill(stopped.pid, signal.SIGSTOP)
     (tmp_path / "rpm-other").mkdir()
     assert owned.clear(tmp_path) == [folder.name]
     assert stopped.wait() == -signal.SIGKILL
+    stopped.stdout.close()
     assert [path.name for path in tmp_path.iterdir()] == ["rpm-other"]
 
 

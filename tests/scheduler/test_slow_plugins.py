@@ -13,12 +13,11 @@ from rayplane.control_plane.scheduler.framework import Node, PluginError, PodPlu
 from rayplane.control_plane.scheduler.plugin_threads import THREADS_MAX
 from rayplane.control_plane.scheduler.plugin_watch import PluginCalls, PluginWatch
 from tests.fakes import FakeClient
-from tests.scheduler import test_framework
 from tests.scheduler.build import node, pod
 from tests.scheduler.harness import node_of, until
-from tests.scheduler.test_framework import Made
+from tests.scheduler.test_framework import Made, start
 
-api, start = test_framework.api, test_framework.start
+__all__ = ["start"]
 
 
 class Time:
