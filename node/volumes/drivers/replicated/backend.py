@@ -472,8 +472,9 @@ class ReplicatedBackend:
                     state = await self._replica(volume_id)(node).state()
                 except PeerError:
                     continue
-                return Usage(state.used_bytes, record.capacity_bytes, 0)
-            raise NoQuorum(f"no replica of volume {volume_id} answers")
+                if not state.filling:
+                    return Usage(state.used_bytes, record.capacity_bytes, 0)
+            raise NoQuorum(f"no replica of volume {volume_id} tells what it holds")
         capacity = active.publication.record.capacity_bytes
         if active.work.path is None:
             return Usage(0, capacity, 0)

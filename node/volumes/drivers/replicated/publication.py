@@ -79,6 +79,11 @@ class _Follower:
     known: _Target | None = None
     acked: Version = EMPTY
     failing_since: float | None = None
+    """When the first of the failures was since it last committed something."""
+    failed_at: float = 0.0
+    """When the last was."""
+    lost_since: float | None = None
+    """When the first was of those since which each was as that of a lost replica."""
     error: str = ""
     code: Code | None = None
     task: "asyncio.Task[None] | None" = None
@@ -115,11 +120,14 @@ class Publication:
         self._repair_task: asyncio.Task[None] | None = None
         self._spread_at = 0.0
         """When to look next for replicas that share a machine."""
+        self._is_record_known = True
+        """Whether the record that stands is `record`: not while another is written, nor once others have theirs."""
 
     # Life cycle
 
     async def start(self) -> None:
         """Bring a majority to this epoch; returns once the content is durable. Raises NoQuorum, Fenced."""
+        self._spread_at = asyncio.get_running_loop().time() + SPREAD_EVERY * self._timing.repair_after_s
         for node in self.record.replicas:
             self._follow(node)
         self._loop_task = asyncio.get_running_loop().create_task(self._run())
@@ -253,17 +261,20 @@ class Publication:
                     self._failed(follower, error)
                     await asyncio.sleep(pauses.next_s())
                 else:
-                    follower.error, follower.code, follower.failing_since = "", None, None
+                    follower.error, follower.code, follower.failing_since, follower.lost_since = "", None, None, None
                     pauses.reset()
                     self._check_durable()
 
     def _failed(self, follower: _Follower, error: PeerError) -> None:
         follower.known = None
         follower.error, follower.code = str(error), error.code
+        follower.failed_at = asyncio.get_running_loop().time()
+        if follower.failing_since is None:
+            follower.failing_since = follower.failed_at
         if error.code not in _LOST:
-            follower.failing_since = None
-        elif follower.failing_since is None:
-            follower.failing_since = asyncio.get_running_loop().time()
+            follower.lost_since = None
+        elif follower.lost_since is None:
+            follower.lost_since = follower.failed_at
         full = sum(1 for f in self._followers.values() if f.code is Code.RESOURCE_EXHAUSTED)
         if full >= majority(self.record.replicas):
             # Waiting does not help: whoever waits must hear that the volume is full.
@@ -293,12 +304,13 @@ class Publication:
             # It lost everything, or is the new one of a repair: it begins empty and counts once it holds all.
             await replica.create(await self._capacity(), again=True)
             await replica.prepare(self.record.epoch, self.record.writer)
+            # What was lost may have been promised to a newer writer, which this one has not heard of: the record has.
+            await self._standing()
         return _Target(*await replica.manifest())
 
     async def _capacity(self) -> int:
         """The size of the volume, which may have grown since it was published."""
-        found = await called(self._directory.read(self.record.volume_id))
-        return max(self.record.capacity_bytes, found[0].capacity_bytes if found is not None else 0)
+        return max(self.record.capacity_bytes, (await self._standing())[0].capacity_bytes)
 
     async def _blocks(self, batch: list[bytes], changes: Difference) -> list[bytes] | None:
         blocks = []
@@ -373,9 +385,9 @@ class Publication:
             return
         now = asyncio.get_running_loop().time()
         lost = [
-            (f.failing_since, node)
+            (f.lost_since, node)
             for node, f in self._followers.items()
-            if f.failing_since is not None and now - f.failing_since >= self._timing.repair_after_s
+            if f.lost_since is not None and now - f.lost_since >= self._timing.repair_after_s
         ]
         if lost or now >= self._spread_at:
             self._spread_at = now + SPREAD_EVERY * self._timing.repair_after_s
@@ -392,11 +404,11 @@ class Publication:
             joining = await self._candidate(leaving, machines, apart=not lost) if leaving else ""
             if joining:
                 await self._replace(leaving, joining)
-                joining = ""
-        except (PeerError, NoQuorum, TimeoutError):
+        except (VolumeError, TimeoutError):
             pass  # the lost one still fails, so it is tried again
         finally:
-            if joining and joining not in self.record.replicas:
+            # Where it is not known which record stands, that may name the new one already.
+            if joining and joining not in self.record.replicas and self._is_record_known:
                 await self._forget(joining)
             self._repair_task = None
 
@@ -422,12 +434,13 @@ class Publication:
         replicas = tuple(joining if node == lost else node for node in self.record.replicas)
         # From here on both sets must agree, so that whichever record is read finds all that was promised.
         self._sets = [self.record.replicas, replicas]
+        before = self._target.version
         try:
-            async with asyncio.timeout(self._timing.repair_after_s + self._timing.barrier_timeout_s):
-                while follower.acked < self._target.version:
-                    await self._when_durable(self._target.version)
-                    await asyncio.sleep(self._timing.retry_min_s)
-                await self._when_durable(self._target.version)
+            while follower.acked < before:
+                self._check_progress(follower)
+                await asyncio.sleep(self._timing.retry_min_s)
+            async with asyncio.timeout(self._timing.barrier_timeout_s):
+                await self._when_durable(before)
             await self._record(replace(self.record, replicas=replicas))
         finally:
             self._sets = [self.record.replicas]
@@ -435,25 +448,40 @@ class Publication:
         if lost not in self.record.replicas:
             await self._forget(lost)
 
+    def _check_progress(self, follower: _Follower) -> None:
+        """Raises TimeoutError for one that has failed long, whatever with. A copy may take as long as it takes."""
+        self._check_fenced()
+        since = follower.failing_since
+        if since is not None and follower.failed_at - since >= self._timing.repair_after_s:
+            raise TimeoutError(f"node {follower.replica.node} gets no replica: {follower.error}")
+
     async def _record(self, record: VolumeRecord) -> None:
         """Write the record; returns when it is known which one stands, however long that takes."""
+        self._is_record_known = False
         try:
             revision = await called(self._directory.write(record, self._revision))
         except PeerError:
             revision = None
         if revision is not None:
-            self.record, self._revision = record, revision
+            self.record, self._revision, self._is_record_known = record, revision, True
             return
         while True:
             try:
-                found = await called(self._directory.read(record.volume_id))
-                break
-            except PeerError:
+                self.record, self._revision = await self._standing()
+                self._is_record_known = True
+                return
+            except PeerError as e:
+                if e.code is Code.ABORTED:
+                    self._fence(str(e))
+                    return
                 await asyncio.sleep(self._timing.retry_max_s)
-        if found is None or found[0].epoch != self.record.epoch:
-            self._fence(f"volume {record.volume_id} was published on another node or deleted")
-        else:
-            self.record, self._revision = found
+
+    async def _standing(self) -> tuple[VolumeRecord, int]:
+        """The record as it stands, and its revision. Raises PeerError, with ABORTED once it is another's."""
+        found = await called(self._directory.read(self.record.volume_id))
+        if found is None or found[0].deleted or found[0].epoch != self.record.epoch:
+            raise PeerError(Code.ABORTED, f"volume {self.record.volume_id} was published on another node or deleted")
+        return found
 
     async def _forget(self, node: str) -> None:
         """Stop following a node that isn't in the record, and free its space if it answers."""
