@@ -1,8 +1,9 @@
 """Faults of a running cluster, through its supervisor: signals to actors, the weather between them, pods deleted."""
 
+import asyncio
 import contextlib
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from rayplane.control_plane.api.errors import ApiError, NotFound
 from rayplane.control_plane.cluster import processes
@@ -34,6 +35,8 @@ from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
 KILL_TIMEOUT_S = 60.0
 SIGNALS: dict[type[Fault], str] = {Kill: "KILL", Stop: "STOP", Continue: "CONT"}
 _WEATHER = (Partition, Cut, Heal, Reset, SlowNetwork)
+Weather = tuple[Fault, ...]
+"""What holds between actors: all partitions, cuts and slowness that began and have not ended."""
 
 
 class LiveInjector:
@@ -42,8 +45,9 @@ class LiveInjector:
     def __init__(self, admin: Access, rng: random.Random) -> None:
         self._admin = admin
         self._rng = rng
-        self._weather = pb.DisturbRequest()
+        self._weather: Weather = ()
         """What holds now."""
+        self._telling = asyncio.Lock()
 
     @property
     def _in_one_process(self) -> bool:
@@ -89,7 +93,7 @@ class LiveInjector:
         """Let the fault happen to these; raises as `strike` does."""
         with _told(fault):
             if isinstance(fault, _WEATHER):
-                await self._disturb(fault, names)
+                await self._disturb(lambda weather: _with(weather, fault), names if isinstance(fault, Reset) else ())
                 return [(name, 0) for name in names]
             if isinstance(fault, FullDisk):
                 return [(name, self._fill(name)) for name in names]
@@ -123,37 +127,72 @@ class LiveInjector:
             await self._admin.api.delete("pods", pod, NAMESPACE, grace_period_s=0)
         return 0
 
-    async def _disturb(self, fault: Fault, names: Sequence[str]) -> None:
+    async def _disturb(self, change: Callable[[Weather], Weather], reset: Sequence[str] = ()) -> None:
         """The supervisor is told the whole weather each time: whoever broke what, it is as the last one said."""
-        weather = self._weather
-        del weather.reset[:]
-        match fault:
-            case Partition(groups):
-                del weather.groups[:]
-                weather.groups.extend(pb.HostGroup(hosts=group) for group in groups)
-            case Cut(sources, sinks):
-                weather.cuts.append(pb.HostCut(sources=sources, sinks=sinks))
-            case SlowNetwork(delay_s):
-                weather.slow_s = delay_s
-            case Reset():
-                weather.reset.extend(names)
-            case Heal():
-                del weather.groups[:]
-                del weather.cuts[:]
-        await self._admin.supervisor.Disturb(weather, timeout=KILL_TIMEOUT_S)
+        async with self._telling:
+            weather = change(self._weather)
+            request = _told_of(weather)
+            request.reset.extend(reset)
+            await self._admin.supervisor.Disturb(request, timeout=KILL_TIMEOUT_S)
+            self._weather = weather
 
     async def end(self, fault: Fault, hit: tuple[str, ...]) -> None:
         match fault:
             case Stop():
-                for name in hit:
-                    await self.begin(Continue(Target(name=name)))
+                await self._go_on(hit)
             case FullDisk():
                 for pid in filter(None, map(self._process, hit)):
                     processes.free_disk(pid)
-            case Partition() | Cut():
-                await self.begin(Heal())
-            case SlowNetwork():
-                await self.begin(SlowNetwork(0.0))
+            case Partition() | Cut() | SlowNetwork():
+                with _told(fault):
+                    await self._disturb(lambda weather: _without(weather, fault))
+
+    async def _go_on(self, names: Sequence[str]) -> None:
+        """Whose process stood still; one that cannot go on now holds up no other."""
+        failed: ClusterError | None = None
+        for name in names:
+            try:
+                await self.inflict(Continue(Target(name=name)), (name,))
+            except UsageError:
+                pass  # its place in the cluster is gone, and its process with it
+            except ClusterError as e:
+                failed = e
+        if failed is not None:
+            raise failed
+
+
+def _with(weather: Weather, fault: Fault) -> Weather:
+    """The weather after a fault."""
+    match fault:
+        case Partition() | Cut():
+            return (*weather, fault)
+        case SlowNetwork(delay_s):
+            return (*weather, fault) if delay_s else tuple(f for f in weather if not isinstance(f, SlowNetwork))
+        case Heal():
+            return tuple(f for f in weather if isinstance(f, SlowNetwork))
+    return weather
+
+
+def _without(weather: Weather, fault: Fault) -> Weather:
+    """The weather after the end of a fault; others that are like it go on."""
+    if fault not in weather:
+        return weather
+    at = weather.index(fault)
+    return weather[:at] + weather[at + 1 :]
+
+
+def _told_of(weather: Weather) -> pb.DisturbRequest:
+    """Two hosts reach each other when every partition leaves them on one side, and no cut is between them."""
+    partitions = [fault.groups for fault in weather if isinstance(fault, Partition)]
+    sides: dict[tuple[int, ...], list[str]] = {}
+    for host in dict.fromkeys(host for groups in partitions for group in groups for host in group):
+        side = tuple(next((n for n, group in enumerate(groups) if host in group), -1) for groups in partitions)
+        sides.setdefault(side, []).append(host)
+    return pb.DisturbRequest(
+        groups=[pb.HostGroup(hosts=hosts) for hosts in sides.values()],
+        cuts=[pb.HostCut(sources=one.sources, sinks=one.sinks) for one in weather if isinstance(one, Cut)],
+        slow_s=max((one.delay_s for one in weather if isinstance(one, SlowNetwork)), default=0.0),
+    )
 
 
 @contextlib.contextmanager

@@ -85,6 +85,10 @@ class EtcdUser:
         self._judge(self._ledger.listed(wanted, there, answer.header.revision, floor))
         return True
 
+    def untold(self) -> list[str]:
+        """What `verify_watched` would find now; a watch that is late may tell it yet."""
+        return self._ledger.missed()
+
     def verify_watched(self) -> None:
         """In the end every acknowledged write was told of, under its revision."""
         self._judge(self._ledger.missed())

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.errors import AlreadyExists, ApiError
+from rayplane.control_plane.api.errors import AlreadyExists, ApiError, NotFound
 from rayplane.control_plane.api.machinery.resources import builtin_registry
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ApiClient
@@ -41,7 +41,19 @@ class ApiHands:
         await self._seen(resource, await self._insist(lambda: self._api.patch(resource, name, namespace, body)))
 
     async def delete(self, resource: str, name: str, namespace: str) -> None:
-        await self._insist(lambda: self._api.delete(resource, name, namespace))
+        asked = 0
+
+        async def once() -> None:
+            nonlocal asked
+            asked += 1
+            try:
+                await self._api.delete(resource, name, namespace)
+            except NotFound:
+                if asked == 1:
+                    raise
+                # The first one was done; its answer was lost.
+
+        await self._insist(once)
 
     async def _seen(self, resource: str, written: Object) -> None:
         """Wait until the user sees what was done: what is awaited next must not be judged by what was before."""

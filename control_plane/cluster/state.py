@@ -7,6 +7,7 @@ data/ACTOR/       each actor's disk (on the machine the actor runs on)
 logs/             each actor's log
 broken.json       what chaos has broken and not healed yet
 lock              held by the command that brings it up or down
+chaos.lock        held by the command that puts it to a trial
 .rayplane         says that the directory is ours
 
 Nothing else in it is ever deleted: who adds a name adds it to `_NAMES`.
@@ -28,7 +29,11 @@ from rayplane.storage.env import DiskError, LocalDisk
 from rayplane.storage.env.private import make_private_dir, narrow, write_private
 
 BROKEN = "broken.json"
-_NAMES = ("cluster.json", "cluster.json.tmp", "kubeconfig", "pki", "data", "lock", "logs", BROKEN, f"{BROKEN}.tmp")
+CHAOS_LOCK = "chaos.lock"
+_NAMES = (
+    *("cluster.json", "cluster.json.tmp", "kubeconfig", "pki", "data", "lock", "logs"),
+    *(BROKEN, f"{BROKEN}.tmp", CHAOS_LOCK),
+)
 CRI_SOCKET = "cri.sock"
 """In the directory of a node host."""
 _LOGS_OF_START = {"ray.log", "process.out", "process.log"}

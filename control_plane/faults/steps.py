@@ -108,8 +108,8 @@ class Scale:
 
 
 @dataclass(frozen=True, slots=True)
-class Roll:
-    """A workload that gets a new template, with the same containers."""
+class OfWorkload:
+    """A step for the workload of a kind and a name."""
 
     kind: str
     name: str
@@ -117,12 +117,13 @@ class Roll:
 
 
 @dataclass(frozen=True, slots=True)
-class Remove:
-    """A workload that is deleted."""
+class Roll(OfWorkload):
+    """A workload that gets a new template, with the same containers."""
 
-    kind: str
-    name: str
-    namespace: str = "default"
+
+@dataclass(frozen=True, slots=True)
+class Remove(OfWorkload):
+    """A workload that is deleted."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -253,4 +253,6 @@ Fault = (
 
 def lasts(fault: Fault) -> bool:
     """Whether something stays broken until the fault is ended."""
-    return isinstance(fault, Cut | SlowNetwork) or any(field.name == "for_s" for field in fields(fault))
+    if isinstance(fault, SlowNetwork) and not fault.delay_s:
+        return False
+    return any(field.name == "for_s" for field in fields(fault))

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from math import inf
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.invariants.history import ADDED, DELETED, DONE, Answer, Change, Fact, History, Listed
@@ -21,6 +22,7 @@ class VersionsMonotonic(Invariant):
     """
 
     name = "resourceVersion monotonic per client"
+    looked = 0
 
     def __init__(self) -> None:
         self._told: dict[str, _Told] = {}
@@ -37,12 +39,15 @@ class VersionsMonotonic(Invariant):
             return
         if answer.verb != "get":
             told = self._told.setdefault(answer.client, _Told())
-            if answer.revision < (floor := told.floor(answer.called_s)):
+            floor = told.floor(answer.called_s)
+            self.looked += bool(floor)
+            if answer.revision < floor:
                 yield f"{_who(answer)} was answered with version {answer.revision} after it was told {floor}"
             told.add(answer.returned_s, answer.revision)
         if answer.key:
             place = answer.client, answer.resource, answer.key
             at_s, version = self._objects.get(place, (0.0, 0))
+            self.looked += bool(version)
             if at_s <= answer.called_s and answer.revision < version:
                 yield f"{_who(answer)} shows version {answer.revision} after {version}"
             self._objects[place] = answer.returned_s, max(version, answer.revision)
@@ -69,6 +74,7 @@ class NothingLost(Invariant):
     """An acknowledged write is in the history of etcd, at the version that its client was told."""
 
     name = "no acknowledged object lost"
+    looked = 0
 
     def __init__(self) -> None:
         self._waiting: deque[Answer] = deque(maxlen=WAITING)
@@ -88,14 +94,16 @@ class NothingLost(Invariant):
         return self._due(history, change.revision - 1) if self._waiting else ()
 
     def finished(self, history: History) -> Iterable[str]:
-        return self._due(history, history.revision)
+        # All has been told: what is newer than the last change was never written.
+        return self._due(history, inf)
 
-    def _due(self, history: History, until: int) -> Iterator[str]:
+    def _due(self, history: History, until: float) -> Iterator[str]:
         for answer in [a for a in self._waiting if a.revision <= until]:
             self._waiting.remove(answer)
             changes = history.since(answer.revision - 1)
             if answer.revision <= self._from or changes is None:
                 continue
+            self.looked += 1
             wanted = answer.revision, answer.resource, answer.key
             if not any((c.revision, c.resource, c.key) == wanted for c in changes):
                 yield f"{_who(answer)} was acknowledged at version {answer.revision}, and etcd has nothing of it there"
@@ -105,7 +113,7 @@ class CachesTrue(Invariant):
     """A list from a server's watch cache is what etcd had at that version."""
 
     name = "watch caches equal to etcd"
-    facts = Listed
+    looked = 0
 
     def __init__(self) -> None:
         self._waiting: deque[Listed] = deque(maxlen=WAITING)
@@ -128,6 +136,7 @@ class CachesTrue(Invariant):
             changes = history.since(listed.revision)
             if changes is None:
                 continue
+            self.looked += 1
             for change in changes:
                 if change.resource == listed.resource:
                     if change.kind == ADDED or change.old is None:

@@ -39,8 +39,8 @@ class Invariant:
     settles: ClassVar[bool] = False
     """Whether `finished` finds what may still come right: it is asked until it finds nothing, or time is over."""
 
-    facts: ClassVar[type | None] = None
-    """The kind of facts that it judges; where nobody tells any, it says nothing."""
+    looked: int | None = None
+    """How often it has compared anything, where it counts that: after 0 times it says nothing."""
 
     def begun(self, history: History) -> Iterable[str]:
         """Recording has begun, or begun anew: all that is known is what is there now."""
@@ -110,7 +110,6 @@ class Judge:
         self.counts: dict[str, int] = {}
         """Violations of each invariant, 0 where it held."""
         self._checks: dict[str, Invariant] = {}
-        self._seen: set[type] = set()
         self._texts: dict[str, dict[str, None]] = {}
         self._tell = tell
         for name, make in makes:
@@ -133,7 +132,6 @@ class Judge:
 
     def observed(self, at_s: float, fact: Fact) -> None:
         self.history.time_s = max(self.history.time_s, at_s)
-        self._seen.add(type(fact))
         self._ask(lambda check: check.observed(fact, self.history))
 
     def finished(self, at_s: float) -> None:
@@ -143,9 +141,8 @@ class Judge:
         self._ask(lambda check: check.finished(self.history))
 
     def unseen(self) -> list[str]:
-        """Invariants of which nobody has told anything: that nothing was found says nothing."""
-        needed = [(name, check.facts) for name, check in self._checks.items()]
-        return [name for name, facts in needed if facts is not None and facts not in self._seen]
+        """Invariants that had nothing to compare: that nothing was found says nothing."""
+        return [name for name, check in self._checks.items() if check.looked == 0]
 
     def unsettled(self) -> list[str]:
         """What `finished` would find now that may still come right."""

@@ -18,13 +18,14 @@ class OneLeader(Invariant):
     """A term has at most one leader. Source: the Raft paper, section 5.2, "Election Safety"."""
 
     name = "election safety"
-    facts = Leads
+    looked = 0
 
     def __init__(self) -> None:
         self._leaders: dict[int, str] = {}
 
     def observed(self, fact: Fact, history: History) -> Iterator[str]:
         if isinstance(fact, Leads):
+            self.looked += 1
             other = _first(self._leaders, fact.term, fact.member)
             if other != fact.member:
                 yield f"{fact.member} and {other} both lead in term {fact.term}"
@@ -34,7 +35,7 @@ class HashesEqual(Invariant):
     """Members that have the same revision, compacted up to the same, have the same data."""
 
     name = "hashes equal at equal revisions"
-    facts = Hashed
+    looked = 0
 
     def __init__(self) -> None:
         self._hashes: dict[tuple[int, int], Hashed] = {}
@@ -42,6 +43,7 @@ class HashesEqual(Invariant):
     def observed(self, fact: Fact, history: History) -> Iterator[str]:
         if isinstance(fact, Hashed):
             first = _first(self._hashes, (fact.revision, fact.compacted), fact)
+            self.looked += first.member != fact.member
             if first.hash != fact.hash:
                 yield f"{first.member} and {fact.member} hold different data at revision {fact.revision}"
 

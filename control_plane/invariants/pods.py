@@ -24,11 +24,13 @@ class BoundOnce(Invariant):
     """No pod is ever bound to a second node, nor replaced by another of its name without having been deleted."""
 
     name = "no pod bound twice"
+    looked = 0
 
     def changed(self, change: Change, history: History) -> Iterable[str]:
         old = change.old
         if change.resource != PODS or old is None:
             return
+        self.looked += 1
         if meta.uid(old) != meta.uid(change.object):
             yield f"pod {change.key} was replaced by another of its name without having been deleted"
         elif (before := meta.node_name(old)) and before != meta.node_name(change.object):
@@ -39,6 +41,7 @@ class Fits(Invariant):
     """A pod is bound to a node that is there and that its selector and required affinity admit."""
 
     name = "pods bound where they fit"
+    looked = 0
 
     def changed(self, change: Change, history: History) -> Iterable[str]:
         pod = change.object
@@ -49,6 +52,7 @@ class Fits(Invariant):
         if node is None:
             # It may have been deleted between the decision and the write.
             return
+        self.looked += 1
         labels = meta.labels(node)
         if not from_map(spec.get("nodeSelector")).matches(labels) or not admits(required_terms(spec), labels, name):
             yield f"pod {change.key} was bound to {name}, which its selector or affinity does not admit"
@@ -65,6 +69,7 @@ class Room(Invariant):
     """The pods bound to a node never ask for more than it ever offered, at the moment one more is bound."""
 
     name = "no node over-committed"
+    looked = 0
 
     def __init__(self) -> None:
         self._held: dict[str, tuple[str, Amounts]] = {}  # uid of a pod to its node and what it takes there
@@ -97,6 +102,7 @@ class Room(Invariant):
         node, amounts = self._held.get(meta.uid(change.object), ("", {}))
         if not node:
             return
+        self.looked += 1
         used, room = self._used[node], self._room.get(node, {})
         over = [name for name in sorted(amounts) if amounts[name] and used[name] > room.get(name, 0)]
         if over:
@@ -129,11 +135,12 @@ class OneOfAName(Invariant):
     """Containers of two pods of one name, so of one ordinal of a StatefulSet, never run on two nodes at once."""
 
     name = "one pod of an ordinal"
-    facts = Runs
+    looked = 0
 
     def observed(self, fact: Fact, history: History) -> Iterable[str]:
         if not isinstance(fact, Runs):
             return
+        self.looked += bool(fact.pods)
         places: dict[str, str] = {}
         for key, node in fact.pods:
             if (other := places.setdefault(key, node)) != node:
@@ -147,6 +154,7 @@ class OneWriter(Invariant):
     """
 
     name = "one writer of a volume"
+    looked = 0
 
     def changed(self, change: Change, history: History) -> Iterable[str]:
         pod = change.object
@@ -155,6 +163,7 @@ class OneWriter(Invariant):
         for claim in claims_of(pod):
             if not _exclusive(history.get(CLAIMS, claim)):
                 continue
+            self.looked += 1
             for other in history.list(PODS, meta.namespace(pod)):
                 if meta.node_name(other) != meta.node_name(pod) and claim in claims_of(other) and _uses(other, history):
                     yield (

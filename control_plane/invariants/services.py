@@ -20,6 +20,7 @@ class EndpointsReady(Invariant):
 
     name = "endpoints are ready pods"
     settles = True
+    looked = 0
 
     def __init__(self) -> None:
         self._told: dict[str, dict[str, None]] = {}  # uid of a pod to the slices that tell it ready
@@ -28,15 +29,16 @@ class EndpointsReady(Invariant):
     def begun(self, history: History) -> Iterable[str]:
         self.__init__()  # type: ignore[misc]
         for key, one in history.items(SLICES):
-            self._tells(key, one, history)
+            self._tells(key, _told_ready(one, history), history)
         return ()
 
     def changed(self, change: Change, history: History) -> Iterable[str]:
         if change.resource == SLICES:
+            told = {} if change.kind == DELETED else _told_ready(change.object, history)
             if change.old is not None:
-                self._forget(change.key, change.old)
-            if change.kind != DELETED:
-                self._tells(change.key, change.object, history)
+                # What it says again has been wrong since before.
+                self._forget(change.key, [uid for uid, _ in _ready_endpoints(change.old) if uid not in told])
+            self._tells(change.key, told, history)
         elif change.resource == PODS:
             uid = meta.uid(change.object)
             for key in self._told.get(uid, ()):
@@ -46,17 +48,16 @@ class EndpointsReady(Invariant):
     def finished(self, history: History) -> Iterable[str]:
         return self._overdue(history, 0.0)
 
-    def _tells(self, key: str, one: Object, history: History) -> None:
-        if _tells_unready(one, history):
-            return
-        for uid, pod in _ready_endpoints(one):
+    def _tells(self, key: str, ready_pods: dict[str, str], history: History) -> None:
+        for uid, pod in ready_pods.items():
+            self.looked += 1
             self._told.setdefault(uid, {})[key] = None
             found = history.get(PODS, pod)
             ready = found is not None and meta.uid(found) == uid and pod_is_ready(found)
             self._mark(key, uid, ready, history.time_s)
 
-    def _forget(self, key: str, old: Object) -> None:
-        for uid, _ in _ready_endpoints(old):
+    def _forget(self, key: str, uids: Iterable[str]) -> None:
+        for uid in uids:
             self._wrong.pop((key, uid), None)
             slices = self._told.get(uid, {})
             slices.pop(key, None)
@@ -86,6 +87,11 @@ def _ready_endpoints(one: Object) -> Iterator[tuple[str, str]]:
             yield target.get("uid") or "", f"{target.get('namespace')}/{target.get('name')}"
 
 
+def _told_ready(one: Object, history: History) -> dict[str, str]:
+    """Pods that a slice tells to be ready: uid to key; none where its service wants others told too."""
+    return {} if _tells_unready(one, history) else dict(_ready_endpoints(one))
+
+
 def _tells_unready(one: Object, history: History) -> bool:
     """Whether the slice's service wants its pods told whether they are ready or not."""
     name = meta.labels(one).get("kubernetes.io/service-name")
@@ -97,6 +103,7 @@ class BudgetsHonoured(Invariant):
     """No pod is evicted that its budget has not counted before, and no budget ever allows less than nothing."""
 
     name = "disruption budgets honoured"
+    looked = 0
 
     def changed(self, change: Change, history: History) -> Iterable[str]:
         if change.resource == BUDGETS and change.kind != DELETED:
@@ -109,6 +116,7 @@ class BudgetsHonoured(Invariant):
         if old is None or needs_no_budget(old) or not pod_is_ready(old):
             return
         for budget in matching_budgets(old, history.list(BUDGETS, meta.namespace(old))):
+            self.looked += 1
             counted = meta.status(budget).get("disruptedPods") or {}
             if meta.name(old) not in counted and not spends_nothing(old, budget):
                 yield f"pod {change.key} was evicted, and budget {meta.key(budget)} has not counted it"

@@ -50,10 +50,12 @@ class Converges(Invariant):
 
     name = "every workload converges"
     settles = True
+    looked = 0
 
     def finished(self, history: History) -> Iterable[str]:
         for resource in (DEPLOYMENTS, SETS, DAEMONS, REPLICA_SETS):
             for key, workload in history.items(resource):
+                self.looked += 1
                 if why := missing(resource, workload):
                     yield f"{resource} {key}: {why}"
 
@@ -63,6 +65,7 @@ class QuotasExact(Invariant):
 
     name = "quotas exact"
     settles = True
+    looked = 0
 
     def finished(self, history: History) -> Iterable[str]:
         for quota in history.list("resourcequotas"):
@@ -72,6 +75,7 @@ class QuotasExact(Invariant):
             least, most = quotas.used(quota, objects, _LATE), quotas.used(quota, objects, _EARLY)
             told = meta.status(quota).get("used") or {}
             for name in sorted(set(most) & set(told)):
+                self.looked += 1
                 if not milli(least[name]) <= milli(told[name]) <= milli(most[name]):
                     yield f"quota {meta.key(quota)} says {told[name]} of {name} used, and it is {most[name]}"
 
@@ -81,14 +85,17 @@ class NoOrphans(Invariant):
 
     name = "no orphans"
     settles = True
+    looked = 0
 
     def finished(self, history: History) -> Iterable[str]:
         there = {meta.uid(o) for resource in history.resources() for _, o in history.items(resource)}
         for resource in history.resources():
             for key, obj in history.items(resource):
                 owners = meta.metadata(obj).get("ownerReferences") or ()
+                self.looked += bool(owners)
                 if owners and not any(owner.get("uid") in there for owner in owners):
                     yield f"{resource} {key} is there, and its owner {owners[0].get('name')} is gone"
         for key, pod in history.items(PODS):
+            self.looked += bool(meta.node_name(pod))
             if (node := meta.node_name(pod)) and history.get(NODES, node) is None:
                 yield f"pod {key} is there, and its node {node} is gone"

@@ -1,5 +1,6 @@
 """Trials: what is broken is written down first and healed whatever happens, and the verdict tells what held."""
 
+import asyncio
 import json
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
@@ -8,14 +9,17 @@ from typing import Any
 
 import pytest
 
+from rayplane.control_plane.api.errors import ApiError, NotFound, ServiceUnavailable
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
+from rayplane.control_plane.cluster.hands import ApiHands
 from rayplane.control_plane.cluster.state import StateDir
 from rayplane.control_plane.cluster.trial import report
-from rayplane.control_plane.cluster.trial.journal import Broken, Journal
-from rayplane.control_plane.cluster.trial.trial import TrialInjector
+from rayplane.control_plane.cluster.trial.journal import Broken, Journal, alone
+from rayplane.control_plane.cluster.trial.trial import TrialInjector, to_its_end
 from rayplane.control_plane.cluster.trial.verdict import Health, Struck, Track, Verdict, failed_expectation, table
 from rayplane.control_plane.faults.steps import Recovered, Served
-from rayplane.control_plane.faults.vocabulary import Continue, Fault, Heal, Kill, Partition, Stop, Target
+from rayplane.control_plane.faults.vocabulary import Continue, Fault, Heal, Kill, Partition, SlowNetwork, Stop, Target
+from rayplane.control_plane.invariants import History
 
 STOPPED = Stop(Target("member", "member-1"), 3.0)
 
@@ -27,6 +31,8 @@ class Live:
         self.still: set[str] = set()
         self.done: list[Fault] = []
         self.dies = False
+        """It does what it is told, and does not answer."""
+        self.deaf = False
 
     def refusal(self, fault: Fault) -> str:
         return ""
@@ -35,16 +41,18 @@ class Live:
         return (fault.target.name,) if isinstance(fault, Kill | Stop | Continue) else ()
 
     async def inflict(self, fault: Fault, names: tuple[str, ...]) -> list[tuple[str, int]]:
-        if self.dies:
-            raise ClusterError("no answer")
         self.done.append(fault)
         if isinstance(fault, Stop):
             self.still |= {*names}
+        if self.dies:
+            raise ClusterError("no answer")
         if isinstance(fault, Continue):
             self.still -= {*names}
         return [(name, 7) for name in names]
 
     async def end(self, fault: Fault, hit: tuple[str, ...]) -> None:
+        if self.deaf:
+            raise ClusterError("no answer")
         self.still -= {*hit}
 
 
@@ -77,13 +85,77 @@ async def test_what_is_over_is_broken_no_more(tmp_path: Path) -> None:
     assert journal.read() == [] and all(one.ended_s == 5.0 for one in trial.struck)
 
 
-async def test_a_fault_that_could_not_be_is_not_broken(tmp_path: Path) -> None:
-    live = Live()
-    live.dies = True
+async def test_a_fault_without_an_answer_is_ended_or_stays_written_down(tmp_path: Path) -> None:
+    live, journal = Live(), Journal(StateDir(tmp_path))
+    live.dies = live.deaf = True
     trial = injector(live, tmp_path)
+    for _ in range(2):
+        with pytest.raises(ClusterError):
+            await trial.begin(STOPPED)
+    assert live.still == {"member-1"} and journal.read() == [Broken(STOPPED, ("member-1",))]
+    live.deaf = False
     with pytest.raises(ClusterError):
         await trial.begin(STOPPED)
-    assert Journal(StateDir(tmp_path)).read() == [] and trial.struck == []
+    assert live.still == set() and journal.read() == [] and trial.struck == []
+
+
+async def test_what_an_earlier_trial_left_stays_written_down(tmp_path: Path) -> None:
+    await injector(Live(), tmp_path).begin(STOPPED)
+    later, other = injector(Live(), tmp_path), Stop(Target(name="member-2"))
+    await later.end(other, await later.begin(other))
+    assert Journal(StateDir(tmp_path)).read() == [Broken(STOPPED, ("member-1",))]
+
+
+async def test_a_network_that_is_whole_again_lets_nobody_go_on(tmp_path: Path) -> None:
+    trial = injector(Live(), tmp_path)
+    await trial.begin(STOPPED)
+    await trial.begin(SlowNetwork(0.1))
+    await trial.begin(Heal())
+    await trial.begin(SlowNetwork(0.0))
+    assert Journal(StateDir(tmp_path)).read() == [Broken(STOPPED, ("member-1",))]
+
+
+def test_one_trial_at_a_time(tmp_path: Path) -> None:
+    with alone(StateDir(tmp_path)), pytest.raises(ClusterError, match="wait for it"), alone(StateDir(tmp_path)):
+        pass
+    with alone(StateDir(tmp_path)):
+        pass
+
+
+async def test_healing_is_done_however_often_it_is_cancelled() -> None:
+    go, done = asyncio.Event(), []
+
+    async def healing() -> None:
+        await go.wait()
+        done.append(1)
+
+    task = asyncio.create_task(to_its_end(healing()))
+    for _ in range(3):
+        await asyncio.sleep(0)
+        task.cancel()
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert done == [1]
+
+
+async def test_a_delete_whose_answer_was_lost_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rayplane.control_plane.cluster.hands.AGAIN_S", 0.0)
+
+    class Api:
+        """A server that loses the first answer."""
+
+        def __init__(self, *answers: ApiError) -> None:
+            self.answers = [*answers]
+
+        async def delete(self, *_: str) -> None:
+            raise self.answers.pop(0)
+
+    lost: Any = Api(ServiceUnavailable("lost"), NotFound("gone"))
+    await ApiHands(lost, History()).delete("pods", "a", "default")
+    never: Any = Api(NotFound("never there"))
+    with pytest.raises(ClusterError, match="never there"):
+        await ApiHands(never, History()).delete("pods", "a", "default")
 
 
 @pytest.mark.parametrize(
@@ -160,6 +232,28 @@ def test_what_is_expected_of_clients_and_faults(expected: Any, said: str) -> Non
     assert said in wrong and bool(said) == bool(wrong)
     struck[0].recovered_s = None
     assert isinstance(expected, Served) or "not after kill" in failed_expectation(expected, [], struck)
+
+
+def test_what_never_answered_is_never_there() -> None:
+    away, unborn = track(failed=3, end_s=9.0), Track("app")
+    unborn.end(9.0)
+    assert away.never and away.longest_s == 9.0 and unborn.never and unborn.longest_s == 0.0
+    shown = table(Verdict(scenario="s", seed=1, cluster="c", tracks=[away, unborn]))
+    assert [line.split() for line in shown if "never there" in line] == [
+        ["reads", "never", "there", "3", "of", "3"],
+        ["app", "never", "there", "0", "of", "0"],
+    ]
+    assert failed_expectation(Served(what="app"), [unborn], []) == "never there"
+
+
+def test_what_struck_nobody_shows_nothing() -> None:
+    assert failed_expectation(Recovered(5.0), [], []) == "no fault has hit anybody"
+    vain = Verdict(scenario="s", seed=1, cluster="c", in_vain=["kill: leader: nobody leads"])
+    assert not vain.ok and vain.to_json()["errors"] == ["no fault has hit anybody"]
+    vain.faults = [Struck("kill", ("a",), 1.0, 1.0, None, 0.0)]
+    [line] = [line for line in table(vain) if line.startswith("kill -> a")]
+    assert vain.ok and line.split()[-2:] == ["never", "-"]
+    assert Health().spans(5.0) == []
 
 
 def verdict(**more: Any) -> Verdict:

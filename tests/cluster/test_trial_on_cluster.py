@@ -8,10 +8,17 @@ import orjson
 import pytest
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.scenario import parse
-from rayplane.control_plane.cluster.trial.journal import Journal
+from rayplane.control_plane.cluster.trial.journal import Broken, Journal, alone
 from rayplane.control_plane.cluster.trial.trial import Trial, heal
 from rayplane.control_plane.cluster.trial.verdict import Verdict, table
+from rayplane.control_plane.faults.vocabulary import Partition
+from rayplane.control_plane.invariants.answers import NothingLost
+from rayplane.control_plane.invariants.members import OneLeader
+from rayplane.control_plane.invariants.pods import BoundOnce, OneOfAName, OneWriter
+from rayplane.control_plane.invariants.services import BudgetsHonoured, EndpointsReady
+from rayplane.control_plane.invariants.workloads import Converges, QuotasExact
 from rayplane.control_plane.tasks import cancel_and_wait
 from tests.cluster.harness import Cluster, cluster
 
@@ -61,10 +68,14 @@ async def put_to_trial(c: Cluster, text: str, *, seed: int = 1) -> Verdict:
 async def test_a_cluster_holds_its_promises_while_it_is_broken() -> None:
     async with cluster(members=3, apiservers=2, nodes=2) as c:
         # What an earlier trial left, killed before it could clean up, is none of this one's.
-        await c.access.etcd.put(b"/rayplane/trial/00000001", b"of old")
+        for key in (b"00000001", b"own/00000001", b"shared/000001-0"):
+            await c.access.etcd.put(b"/rayplane/trial/" + key, b"of old")
         verdict = await put_to_trial(c, ROLLED)
         assert verdict.ok, table(verdict)
-        assert verdict.unseen == ["one pod of an ordinal"], "from outside nobody sees what runs on nodes"
+        # From outside nobody sees what runs on nodes; and there are neither volumes, services, budgets nor quotas.
+        unseen = {OneOfAName, OneWriter, EndpointsReady, BudgetsHonoured, QuotasExact}
+        assert {kind.name for kind in unseen} <= {*verdict.unseen}
+        assert not {kind.name for kind in (BoundOnce, NothingLost, Converges, OneLeader)} & {*verdict.unseen}
         struck = {one.text.partition(":")[0] for one in verdict.faults}
         assert struck == {"kill", "partition", "slow_network"} and len(verdict.faults) == 6
         assert all(one.ended_s is not None and one.recovered_s is not None for one in verdict.faults)
@@ -116,3 +127,13 @@ async def test_an_interrupted_trial_heals_what_it_broke() -> None:
                 await asyncio.sleep(0.01)
         await cancel_and_wait(trial)
         assert c.host._fabric.link is not c.host._weather and Journal(c.directory).read() == []
+        # What one leaves broken the next one neither forgets nor suffers from; and there is one at a time.
+        Journal(c.directory).breaks(Broken(Partition((("member-0",),)), ("member-0",)))
+        with pytest.raises(ClusterError, match="chaos heal"):
+            await put_to_trial(c, parted)
+        with alone(c.directory):
+            for other in (put_to_trial(c, parted), heal(c.access)):
+                with pytest.raises(ClusterError, match="wait for it"):
+                    await other
+        left, failed = await heal(c.access)
+        assert len(left) == 1 and failed == [] and Journal(c.directory).read() == []

@@ -10,7 +10,7 @@ import pytest
 
 from rayplane.control_plane.cluster.chaos import LiveInjector
 from rayplane.control_plane.cluster.config import PROCESS, RAY, ClusterConfig
-from rayplane.control_plane.cluster.errors import UsageError
+from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.control_plane.cluster.topology import Instance, Machine, Role, Topology
 from rayplane.control_plane.faults.form import VERBS
 from rayplane.control_plane.faults.injector import Injector, Unsupported, hold, require
@@ -36,6 +36,8 @@ from rayplane.control_plane.faults.vocabulary import (
     Stop,
     Target,
 )
+from rayplane.control_plane.rpc import RpcError
+from rayplane.control_plane.rpc.errors import Code
 from rayplane.control_plane.rpc.weather import Climate
 from rayplane.control_plane.simulation.cluster import SimulatedCluster
 from rayplane.control_plane.simulation.injector import CellInjector, NobodyThere
@@ -246,6 +248,62 @@ async def test_a_live_cluster_carries_out_what_it_does_not_refuse(monkeypatch: p
 def test_in_one_process_nothing_stands_still_alone() -> None:
     admin: Any = Admin(PROCESS)
     assert accepted(LiveInjector(admin, random.Random(1))) == {Kill, Partition, Cut, Heal, Reset, SlowNetwork}
+
+
+class Skies:
+    """A supervisor that is told the weather, and fails now and then."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+        self.fails = False
+
+    async def Disturb(self, request: Any, *, timeout: float) -> None:
+        if self.fails:
+            raise RpcError(Code.UNAVAILABLE, "no answer")
+        self.told.append(request)
+
+    async def Kill(self, request: Any, *, timeout: float) -> Any:
+        self.told.append((request.name, request.signal))
+        if request.name == "gone-0":
+            raise RpcError(Code.INVALID_ARGUMENT, "no actor is called 'gone-0'")
+        return SimpleNamespace(pid=7)
+
+    def last(self) -> tuple[Any, ...]:
+        groups = sorted(tuple(group.hosts) for group in self.told[-1].groups)
+        return groups, [(*cut.sources, *cut.sinks) for cut in self.told[-1].cuts], self.told[-1].slow_s
+
+
+async def test_the_end_of_one_fault_of_the_network_leaves_the_others() -> None:
+    admin: Any = Admin(PROCESS)
+    sky = admin.supervisor = Skies()
+    injector = LiveInjector(admin, random.Random(1))
+    first, second = Partition((("a", "b"),)), Partition((("b", "c"), ("d",)))
+    cut, slow = Cut(("a",), ("b",)), SlowNetwork(0.5)
+    for fault in (first, cut, slow, SlowNetwork(0.25)):
+        await injector.begin(fault)
+    await injector.begin(second)
+    whole = ([("a",), ("b",), ("c",), ("d",)], [("a", "b")], 0.5)
+    assert sky.last() == whole, "who is on one side of one partition may be on two of the other"
+    sky.fails = True
+    with pytest.raises(ClusterError, match="no answer"):
+        await injector.begin(Cut(("x",), ("y",)))
+    sky.fails = False
+    await injector.end(first, ())
+    assert sky.last() == ([("b", "c"), ("d",)], [("a", "b")], 0.5), "what failed is none of it"
+    await injector.end(slow, ())
+    assert sky.last()[2] == 0.25
+    await injector.begin(Heal())
+    assert sky.last() == ([], [], 0.25)
+    await injector.begin(SlowNetwork(0.0))
+    await injector.end(second, ())
+    assert sky.last() == ([], [], 0.0)
+
+
+async def test_who_has_left_the_cluster_meanwhile_needs_no_healing() -> None:
+    admin: Any = Admin(RAY)
+    sky = admin.supervisor = Skies()
+    await LiveInjector(admin, random.Random(1)).end(Stop(Target("member", count=2)), ("gone-0", "member-1"))
+    assert sky.told == [("gone-0", "CONT"), ("member-1", "CONT")]
 
 
 # Processes of members

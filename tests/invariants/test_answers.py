@@ -49,6 +49,8 @@ BAD: list[tuple[type[Invariant], list[Line], str]] = [
     ),
     (NothingLost, [answer("create", 11, 1, "default/a"), B, B], "acknowledged at version 11, and etcd has nothing"),
     (NothingLost, [B, answer("create", 11, 1, "default/a")], "acknowledged at version 11"),
+    # The very last write: nothing comes after it.
+    (NothingLost, [B, answer("create", 12, 1, "default/a")], "acknowledged at version 12"),
     (CachesTrue, [A, B, listed(12, a=11), A], "default/b at version 12 as of None, and etcd had 12"),
     (CachesTrue, [A, A, listed(12, a=11), A], "as of 11, and etcd had 12"),
     (CachesTrue, [A, ("configmaps", named("a"), "gone"), listed(12, a=11), A], "and etcd had None"),

@@ -10,6 +10,7 @@ from rayplane.control_plane import invariants
 from rayplane.control_plane.invariants import (
     BadInvariants,
     Change,
+    Hashed,
     History,
     Invariant,
     Judge,
@@ -19,8 +20,8 @@ from rayplane.control_plane.invariants import (
 )
 from rayplane.control_plane.invariants.history import RECENT
 from rayplane.control_plane.invariants.judge import KEPT
-from rayplane.control_plane.invariants.members import OneLeader
-from rayplane.control_plane.invariants.pods import OneOfAName, Room
+from rayplane.control_plane.invariants.members import HashesEqual, OneLeader
+from rayplane.control_plane.invariants.pods import OneOfAName
 from rayplane.control_plane.invariants.stored import Place, object_at, place_of
 from tests.invariants.histories import named, pod, tell
 
@@ -72,8 +73,12 @@ def test_a_check_with_a_state_is_made_anew_for_each_run() -> None:
 
 
 def test_what_nobody_could_look_at_is_said() -> None:
-    judge = Judge([(OneLeader.name, OneLeader), (Room.name, Room), (OneOfAName.name, OneOfAName)])
+    mine = made_by({"INVARIANTS": [broken]})
+    judge = Judge([(OneLeader.name, OneLeader), (HashesEqual.name, HashesEqual), (OneOfAName.name, OneOfAName), *mine])
     judge.observed(1.0, Leads("member-0", 1))
+    judge.observed(1.0, Hashed("member-0", 5, 1, 7))
+    assert judge.unseen() == [HashesEqual.name, OneOfAName.name], "one alone is equal to nobody"
+    judge.observed(1.0, Hashed("member-1", 5, 1, 7))
     assert judge.unseen() == [OneOfAName.name]
 
 

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from rayplane.control_plane.invariants import Invariant, Runs
+from rayplane.control_plane.invariants import Invariant, Judge, Runs
 from rayplane.control_plane.invariants.pods import BoundOnce, Fits, OneOfAName, OneWriter, Room
 from rayplane.control_plane.invariants.services import STALE_S, BudgetsHonoured, EndpointsReady
 from rayplane.control_plane.invariants.workloads import Converges, NoOrphans, QuotasExact
-from tests.invariants.histories import GOING, Line, judged, named, node, pod, with_status
+from tests.invariants.histories import GOING, Line, judged, named, node, pod, tell, with_status
 
 N1, N2 = ("nodes", node("n1", disk="ssd")), ("nodes", node("n2", disk="hdd"))
 SSD = {"nodeSelector": {"disk": "ssd"}}
@@ -122,6 +122,16 @@ BAD: list[tuple[type[Invariant], list[Line], str]] = [
         ],
         "is not since 3.0 s",
     ),
+    # A slice that is written again tells no better for it.
+    (
+        EndpointsReady,
+        [
+            *[("pods", READY), (SLICES, slice_of("a")), ("pods", pod("a", "n1"))],
+            *[("later", STALE_S / 2), (SLICES, slice_of("a")), ("later", STALE_S / 2), ("pods", pod("b"))],
+            (SLICES, slice_of("a", ready=False)),
+        ],
+        "is not since 3.0 s",
+    ),
     (
         BudgetsHonoured,
         [("pods", READY), (BUDGETS, with_status(BUDGET, disruptionsAllowed=1)), ("pods", EVICTED)],
@@ -156,6 +166,38 @@ def test_a_good_history_is_good(kind: type[Invariant], lines: list[Line]) -> Non
 def test_a_planted_bug_is_found_and_nothing_else(kind: type[Invariant], lines: list[Line], said: str) -> None:
     [found] = judged(kind, lines, there=THERE)
     assert said in found
+
+
+@pytest.mark.parametrize(
+    ("kind", "vacuous", "telling"),
+    [
+        (
+            BudgetsHonoured,
+            [("pods", READY), (BUDGETS, BUDGET), ("pods", READY)],
+            [(BUDGETS, COUNTED), ("pods", EVICTED)],
+        ),
+        (OneWriter, [("pods", pod("a", "n1"))], [("pods", pod("a", "n1", **CLAIM))]),
+        (QuotasExact, [("pods", pod("a"))], [("resourcequotas", quota("1"))]),
+        (EndpointsReady, [("pods", READY), (SLICES, slice_of())], [(SLICES, slice_of("a"))]),
+        (BoundOnce, [("pods", pod("a"))], [("pods", pod("a", "n1"))]),
+        (Fits, [("pods", pod("a"))], [("pods", pod("a", "n1"))]),
+        (Room, [("pods", pod("a"))], [("pods", pod("a", "n1"))]),
+        (OneOfAName, [Runs(())], [Runs((("default/a", "n1"),))]),
+        (NoOrphans, [("pods", pod("a"))], [("pods", pod("a", "n1"))]),
+        (Converges, [("pods", pod("a"))], [("deployments.apps", deployment())]),
+    ],
+)
+def test_an_invariant_says_nothing_before_it_has_compared_anything(
+    kind: type[Invariant], vacuous: list[Line], telling: list[Line]
+) -> None:
+    judge = Judge([(kind.name, kind)])
+    judge.begin(0.0, 10, THERE)
+    tell(judge, vacuous)
+    judge.finished(judge.history.time_s)
+    assert judge.unseen() == [kind.name]
+    tell(judge, telling)
+    judge.finished(judge.history.time_s)
+    assert judge.unseen() == [] and judge.violations == []
 
 
 def test_what_was_there_when_recording_began_counts() -> None:

@@ -4,18 +4,21 @@ It is written before anything is broken, so that whoever comes next heals it, wh
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from rayplane.control_plane.cluster.errors import ClusterError
-from rayplane.control_plane.cluster.state import BROKEN, StateDir
+from rayplane.control_plane.cluster.state import BROKEN, CHAOS_LOCK, StateDir
 from rayplane.control_plane.faults.form import VERBS, as_step, read_fault, write_fault
 from rayplane.control_plane.faults.injector import Injector
 from rayplane.control_plane.faults.reading import FormError
 from rayplane.control_plane.faults.vocabulary import Fault
+from rayplane.storage.env import LockHeld
 from rayplane.storage.env.private import write_private
 
 log = logging.getLogger(__name__)
@@ -35,12 +38,22 @@ class Broken:
         return f"{as_step(self.fault)} -> {', '.join(self.hit)}"
 
 
+@contextlib.contextmanager
+def alone(directory: StateDir) -> Iterator[None]:
+    """One trial of a cluster, or healing after one, at a time. Raises ClusterError."""
+    disk = directory.create()
+    try:
+        with disk.lock(CHAOS_LOCK):
+            yield
+    except LockHeld as e:
+        raise ClusterError("another command puts this cluster to a trial, or heals it; wait for it") from e
+
+
 class Journal:
-    """The journal of one cluster. Bounded by what can be broken at once."""
+    """The journal of one cluster: what stands in its file. Bounded by what can be broken at once."""
 
     def __init__(self, directory: StateDir) -> None:
         self._path = directory.path / BROKEN
-        self._open: list[Broken] = []
 
     def read(self) -> list[Broken]:
         """What an earlier run left broken. Raises ClusterError when the file is damaged."""
@@ -53,20 +66,19 @@ class Journal:
             raise ClusterError(f"{self._path} is damaged ({e}); continue what stands still, and delete it") from e
 
     def breaks(self, broken: Broken) -> None:
-        """It is about to happen."""
-        self._open.append(broken)
-        self._write()
+        """It is about to happen. What others have broken stays written down."""
+        if broken not in (left := self.read()):
+            self._write([*left, broken])
 
     def healed(self, broken: Broken) -> None:
         """It is over."""
-        self._open.remove(broken)
-        self._write()
+        self._write([one for one in self.read() if one != broken])
 
-    def _write(self) -> None:
-        if not self._open:
+    def _write(self, left: list[Broken]) -> None:
+        if not left:
             self._path.unlink(missing_ok=True)
             return
-        entries = [{"fault": write_fault(one.fault), "hit": list(one.hit)} for one in self._open]
+        entries = [{"fault": write_fault(one.fault), "hit": list(one.hit)} for one in left]
         whole = self._path.with_name(f"{BROKEN}.tmp")
         write_private(whole, json.dumps(entries).encode())
         os.replace(whole, self._path)
@@ -74,8 +86,7 @@ class Journal:
     async def heal(self, injector: Injector) -> list[str]:
         """End all that is broken, of this run or of an earlier one; what of it could not be ended, and why."""
         failed = {broken: why for broken in reversed(self.read()) if (why := await _end(injector, broken))}
-        self._open = [*failed]
-        self._write()
+        self._write([*failed])
         return [f"{broken}: {why}" for broken, why in failed.items()]
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from rayplane.control_plane.cluster.trial.verdict import Track, Verdict, held
+from rayplane.control_plane.cluster.trial.verdict import NEVER_THERE, Track, Verdict, felt, held
 
 WIDTH, LEFT, ROW = 1100, 190, 24
 _TICKS = 10
@@ -27,7 +27,7 @@ def page(verdict: Verdict) -> str:
     parts = [
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(verdict.scenario)}</title>",
         f"<style>{_STYLE}</style><h1>{said}: {head}</h1>",
-        "".join(f'<p class="bad">{escape(error)}</p>' for error in verdict.errors),
+        "".join(f'<p class="bad">{escape(error)}</p>' for error in verdict.failed),
         f"<h2>Timeline</h2>{timeline(verdict)}",
         "<h2>What must hold</h2>",
         _table(("invariant", "held"), _invariants(verdict)),
@@ -50,14 +50,15 @@ def _invariants(verdict: Verdict) -> Iterable[Sequence[str]]:
 
 def _faults(verdict: Verdict) -> Iterable[Sequence[str]]:
     for one in verdict.faults:
-        spans = (one.detected_s, one.recovered_s)
-        shown = ["never" if span is None else f"{span:.1f} s" for span in spans]
-        yield one.text, ", ".join(one.hit), f"{one.began_s:.1f} s", *shown
+        yield one.text, ", ".join(one.hit), f"{one.began_s:.1f}s", *felt(one)
 
 
 def _track(track: Track) -> Sequence[str]:
+    failed = f"{track.failed} of {track.asked}"
+    if track.never:
+        return track.what, NEVER_THERE, "", "", "", failed
     spans = (track.longest_s, track.within(0.5), track.within(0.95))
-    return track.what, f"{track.percent:.2f} %", *(f"{s:.3f} s" for s in spans), f"{track.failed} of {track.asked}"
+    return track.what, f"{track.percent:.2f} %", *(f"{s:.3f} s" for s in spans), failed
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

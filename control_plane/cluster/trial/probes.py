@@ -107,7 +107,7 @@ class AppUser:
         self.track = Track("app")
         self._history = history
         self._now = now
-        self._parts = [
+        self.parts = [
             (meta.namespace(o), from_label_selector(meta.spec(o).get("selector")))
             for resource, o in workload
             if resource in WORKLOADS.values()
@@ -115,7 +115,7 @@ class AppUser:
 
     async def run(self) -> None:
         """Until cancelled; from when it was there first."""
-        if not self._parts:
+        if not self.parts:
             return
         while not self._is_there():
             await asyncio.sleep(EVERY_S)
@@ -128,7 +128,7 @@ class AppUser:
             await asyncio.sleep(EVERY_S)
 
     def _is_there(self) -> bool:
-        return all(self._served(*part) for part in self._parts)
+        return all(self._served(*part) for part in self.parts)
 
     def _served(self, namespace: str, selector: LabelSelector) -> bool:
         return any(

@@ -4,10 +4,10 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.errors import ApiError
+from rayplane.control_plane.api.errors import ApiError, NotFound
 from rayplane.control_plane.cluster.access import Access
 from rayplane.control_plane.cluster.chaos import LiveInjector
 from rayplane.control_plane.cluster.errors import ClusterError
@@ -16,14 +16,14 @@ from rayplane.control_plane.cluster.hands import ApiHands, placed
 from rayplane.control_plane.cluster.recording import Moments, Recorder
 from rayplane.control_plane.cluster.scenario import Runner, Scenario, in_time, unhealthy
 from rayplane.control_plane.cluster.topology import Role
-from rayplane.control_plane.cluster.trial.journal import Broken, Journal
+from rayplane.control_plane.cluster.trial.journal import Broken, Journal, alone
 from rayplane.control_plane.cluster.trial.observers import Observers
 from rayplane.control_plane.cluster.trial.probes import CONFIG_MAPS, LABEL, NAMESPACE, ApiUser, AppUser
 from rayplane.control_plane.cluster.trial.shared_keys import SharedKeys
 from rayplane.control_plane.cluster.trial.verdict import Struck, Verdict, failed_expectation
 from rayplane.control_plane.faults.form import as_step
 from rayplane.control_plane.faults.steps import ACTORS, CLUSTER, Condition, Timed
-from rayplane.control_plane.faults.vocabulary import Continue, Fault, Heal, lasts
+from rayplane.control_plane.faults.vocabulary import Continue, Cut, Fault, Heal, Partition, SlowNetwork, Stop, lasts
 from rayplane.control_plane.invariants import Judge, Make, Violation
 from rayplane.control_plane.invariants.catalogue import BUILTIN
 from rayplane.control_plane.rpc import RpcError
@@ -34,13 +34,16 @@ BEGIN_S = 60.0
 SETTLE_S = 60.0
 EVENTS_MAX = 2000
 KEYS, KEYS_END = b"/rayplane/trial/", b"/rayplane/trial0"
+"""Of all clients of trials."""
+OWN, SHARED = KEYS + b"own/", KEYS + b"shared/"
 SILENT = "etcd does not answer; see `rayplane status`"
-SHARED = b"/rayplane/trial-shared/"
+LEFT = "what an earlier trial broke cannot be healed yet; see `rayplane chaos heal`"
 KEYS_EVERY_S = 0.2
 ETCD_PROMISES = "etcd keeps and tells what it acknowledged"
 LINEARIZABLE = "etcd linearizable"
 
 Say = Callable[[str], None]
+T = TypeVar("T")
 
 
 class TrialInjector:
@@ -66,16 +69,17 @@ class TrialInjector:
         try:
             await self._live.inflict(fault, hit)
         except ClusterError:
+            # It may have happened all the same, or to some of them.
             if broken_until_ended:
-                self._over(broken)
+                with contextlib.suppress(ClusterError):
+                    await self.end(fault, hit)
             raise
         self.struck.append(struck)
         if not broken_until_ended:
             struck.ended_s = self._now()
-        if isinstance(fault, Continue | Heal):
-            for one, _ in [*self._open]:
-                if isinstance(fault, Heal) or one.hit == hit:
-                    self._over(one)
+        for one, _ in [*self._open]:
+            if _ends(fault, hit, one):
+                self._over(one)
         return hit
 
     async def end(self, fault: Fault, hit: tuple[str, ...]) -> None:
@@ -97,6 +101,18 @@ class TrialInjector:
         return failed
 
 
+def _ends(fault: Fault, hit: tuple[str, ...], broken: Broken) -> bool:
+    """Whether a fault is the end of another."""
+    match fault:
+        case Continue():
+            return isinstance(broken.fault, Stop) and {*broken.hit} <= {*hit}
+        case Heal():
+            return isinstance(broken.fault, Partition | Cut)
+        case SlowNetwork(delay_s):
+            return isinstance(broken.fault, SlowNetwork) and not delay_s
+    return False
+
+
 class Trial:
     """A trial of one cluster; made for one run. `checks`: of the user, beside those that hold of every cluster."""
 
@@ -110,11 +126,12 @@ class Trial:
         self._admin, self._scenario, self._say = admin, scenario, say
         self._judge = Judge([*BUILTIN, *checks], self._violated)
         self._verdict = Verdict(scenario=scenario.name, seed=seed, cluster=admin.state.config.name)
-        self._injector = TrialInjector(LiveInjector(admin, rng), Journal(admin.directory), self._now)
+        self._journal = Journal(admin.directory)
+        self._injector = TrialInjector(LiveInjector(admin, rng), self._journal, self._now)
         self._observers = Observers(admin, self._judge, self._now, lambda: unhealthy(admin))
         self._moments = Moments(self._judge.history)
         self._recorder = Recorder(admin.etcd, self._judge, self._now, self._moments.changed)
-        self._keys = EtcdUser(admin.etcd, KEYS, self._keys_judged, lambda *_: None, self._members)
+        self._keys = EtcdUser(admin.etcd, OWN, self._keys_judged, lambda *_: None, self._members)
         self._shared = SharedKeys(admin.etcd, SHARED, self._not_linearizable)
         self._user = ApiUser(admin.api, self._judge, self._now, f"rayplane-trial-{rng.getrandbits(32):x}")
         manifests = [placed(obj) for obj in scenario.workload]
@@ -122,12 +139,21 @@ class Trial:
         hands = ApiHands(admin.api, self._judge.history)
         self._runner = Runner(self._injector, lambda: unhealthy(admin), rng, self.tell, hands)
         self._hands = hands
+        self._writing: list[asyncio.Task[None]] = []
+        self._came: set[Timed] = set()
 
     async def run(self) -> Verdict:
         """Raises UsageError before anything is done when the scenario asks for what cannot be here, and ClusterError
-        when the cluster does not answer at first."""
+        when the cluster does not answer at first, is put to another trial, or is broken by an earlier one."""
         self._runner.check(self._scenario.all_faults())
+        with alone(self._admin.directory):
+            if self._journal.read():
+                raise ClusterError(LEFT)
+            return await self._run()
+
+    async def _run(self) -> Verdict:
         try:
+            await _delete_keys(self._admin)
             await self._keys.clean_up()
         except RpcError as e:
             raise ClusterError(SILENT) from e
@@ -147,19 +173,22 @@ class Trial:
     @contextlib.asynccontextmanager
     async def _watched(self) -> AsyncIterator[None]:
         """Record while the body runs."""
-        work: list[Coroutine[Any, Any, None]] = [
+        writing: list[Coroutine[Any, Any, None]] = [
+            self._user.write_for_ever(),
+            self._keys.write_for_ever(KEYS_EVERY_S),
+            self._shared.run(),
+        ]
+        watching: list[Coroutine[Any, Any, None]] = [
             self._recorder.run(),
             self._observers.members(),
             self._observers.caches(),
             self._observers.look_at_health(),
-            self._user.write_for_ever(),
             self._user.read_for_ever(),
-            self._keys.write_for_ever(KEYS_EVERY_S),
             self._keys.watch_for_ever(),
-            self._shared.run(),
             self._app.run(),
         ]
-        tasks = [asyncio.create_task(one) for one in work]
+        self._writing = [asyncio.create_task(one) for one in writing]
+        tasks = [asyncio.create_task(one) for one in watching]
         try:
             try:
                 await asyncio.wait_for(self._recorder.begun.wait(), BEGIN_S)
@@ -167,9 +196,21 @@ class Trial:
                 raise ClusterError(SILENT) from e
             yield
         finally:
-            for task in tasks:
-                self._failed_by(task)
-                await cancel_and_wait(task)
+            await self._stop_writing()
+            for track in (self._user.reads, self._app.track):
+                track.end(self._now())
+            await self._stop(tasks)
+
+    async def _stop_writing(self) -> None:
+        if self._writing:
+            self._user.writes.end(self._now())
+            await self._stop(self._writing)
+            self._writing = []
+
+    async def _stop(self, tasks: list[asyncio.Task[None]]) -> None:
+        for task in tasks:
+            self._failed_by(task)
+            await cancel_and_wait(task)
 
     async def _take_steps(self) -> None:
         for obj in self._scenario.workload:
@@ -184,7 +225,7 @@ class Trial:
                 await asyncio.sleep(rest_s)
         finally:
             for timed, task in zip(self._scenario.faults, beside, strict=True):
-                if not task.done() and timed.every_s is None:
+                if not task.done() and timed.every_s is None and timed not in self._came:
                     self._in_vain(timed.fault, "its time did not come")
                 self._failed_by(task)
                 await cancel_and_wait(task)
@@ -202,6 +243,7 @@ class Trial:
         """A fault beside the steps, at its time."""
 
         async def strike() -> None:
+            self._came.add(timed)
             try:
                 await self._runner.strike(timed.fault)
             except ClusterError as e:
@@ -218,44 +260,52 @@ class Trial:
         await self._moments.until(condition)
 
     async def _heal(self) -> None:
-        """Also when the run was cancelled: then once more, until it is done."""
-        failed = await asyncio.shield(asyncio.ensure_future(self._injector.heal()))
+        """Until it is done, also when the run is cancelled meanwhile, however often."""
+        failed = await to_its_end(self._injector.heal())
         for why in failed:
             self._failed(f"not healed: {why}")
         self.tell("everything that was broken is healed" if not failed else "not everything could be healed")
 
     async def _settle(self) -> None:
-        """Wait until nothing is missing that may still come right, and have everything judged."""
+        """Wait until nothing is missing that may still come right, and have everything judged.
+
+        Nobody writes any more: what is judged is all that there will be.
+        """
+        await self._stop_writing()
         self.tell("come to rest")
         deadline = self._now() + SETTLE_S
         while (why := await self._restless()) and self._now() < deadline:
             await asyncio.sleep(POLL_S * 10)
         if why:
             self.tell(f"not at rest after {SETTLE_S:.0f} s: {why}")
+            if behind := await self._unrecorded():
+                self._failed(f"what was judged in the end may be wrong: {behind}")
         self._judge.finished(self._now())
         if not await self._keys.verify():
             self._failed("etcd does not answer in the end")
         self._keys.verify_watched()
-        self._shared.finish()
+        await self._shared.finish()
         for expected in self._scenario.expect:
             if isinstance(expected, Condition):
                 self._verdict.expected.append((str(expected), await self._runner.missing(expected) or ""))
 
     async def _restless(self) -> str:
+        if why := await self._unrecorded() or await self._observers.look():
+            return why
+        return "; ".join([*self._judge.unsettled(), *self._keys.untold()])
+
+    async def _unrecorded(self) -> str:
         try:
-            if not await self._recorder.is_current():
-                return "etcd has more than was recorded"
+            return "" if await self._recorder.is_current() else "etcd has more than was recorded"
         except RpcError as e:
             return str(e)
-        return await self._observers.look() or "; ".join(self._judge.unsettled())
 
     async def _clean_up(self) -> None:
-        try:
-            await self._user.clean_up()
-            await self._keys.clean_up()
-            await self._shared.clean_up()
-        except (ApiError, RpcError) as e:
-            self._failed(f"the trial's own objects are left: {e}")
+        for clean_up in (self._user.clean_up, self._keys.clean_up, self._shared.clean_up):
+            try:
+                await clean_up()
+            except (ApiError, RpcError) as e:
+                self._failed(f"the trial's own objects are left: {e}")
 
     def _told(self) -> Verdict:
         verdict, end_s = self._verdict, self._now()
@@ -264,11 +314,12 @@ class Trial:
         for violation in self._judge.violations:
             found[violation.invariant].append(f"{violation.at_s:.1f} s: {violation.text}")
         verdict.invariants, verdict.unseen = found, self._judge.unseen()
+        looked = {ETCD_PROMISES: self._keys.acknowledged, LINEARIZABLE: self._shared.judged}
+        verdict.unseen += [name for name, times in looked.items() if not times]
         verdict.faults = self._injector.struck
         self._observers.health.judge(verdict.faults, end_s)
         verdict.unhealthy = self._observers.health.spans(end_s)
-        tracks = [self._user.reads, self._user.writes, self._app.track]
-        verdict.tracks = [track for track in tracks if track.asked]
+        verdict.tracks = [self._user.reads, self._user.writes, *([self._app.track] if self._app.parts else [])]
         for expected in self._scenario.expect:
             if not isinstance(expected, Condition):
                 wrong = failed_expectation(expected, verdict.tracks, verdict.faults)
@@ -299,18 +350,42 @@ class Trial:
         self._say(f"{self._now():7.1f} s  {text}")
 
 
+async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """What comes of work that is done before any cancellation of who waits for it counts."""
+    task, cancelled = asyncio.ensure_future(work), None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as e:
+            cancelled = e
+    found = task.result()
+    if cancelled is not None:
+        raise cancelled
+    return found
+
+
 async def heal(admin: Access) -> tuple[list[str], list[str]]:
     """End what an earlier trial left broken: what that was, and what of it could not be ended.
 
-    What its clients wrote goes too.
+    What its clients wrote goes too. Raises ClusterError while a trial goes on.
     """
-    journal = Journal(admin.directory)
-    left = [str(broken) for broken in journal.read()]
-    failed = await journal.heal(LiveInjector(admin, random.Random()))
-    try:
-        await admin.etcd.delete(KEYS, KEYS_END)
-        for obj in (await admin.api.list(CONFIG_MAPS, NAMESPACE, label_selector=LABEL)).items:
-            await admin.api.delete(CONFIG_MAPS, meta.name(obj), NAMESPACE)
-    except (ApiError, RpcError) as e:
-        failed.append(f"objects of an earlier trial: {e}")
+    with alone(admin.directory):
+        journal = Journal(admin.directory)
+        left = [str(broken) for broken in journal.read()]
+        failed = await journal.heal(LiveInjector(admin, random.Random()))
+        for delete in (_delete_keys, _delete_objects):
+            try:
+                await delete(admin)
+            except (ApiError, RpcError) as e:
+                failed.append(f"objects of an earlier trial: {e}")
     return left, failed
+
+
+async def _delete_keys(admin: Access) -> None:
+    await admin.etcd.delete(KEYS, KEYS_END)
+
+
+async def _delete_objects(admin: Access) -> None:
+    for obj in (await admin.api.list(CONFIG_MAPS, NAMESPACE, label_selector=LABEL)).items:
+        with contextlib.suppress(NotFound):
+            await admin.api.delete(CONFIG_MAPS, meta.name(obj), NAMESPACE)

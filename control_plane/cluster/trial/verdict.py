@@ -14,6 +14,7 @@ AWAY_S = 1.0
 """A client that has had no answer for longer calls the cluster away."""
 BOUNDS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0)
 GAPS_MAX = 1000
+NEVER_THERE, NOBODY_HIT = "never there", "no fault has hit anybody"
 SAMPLES_MAX = 5000
 
 
@@ -51,7 +52,14 @@ class Track:
         self.failed += 1
 
     def end(self, at_s: float) -> None:
-        self._gap(at_s)
+        """Nobody asks any more: what was away until then was away."""
+        if self.asked:
+            self._gap(at_s)
+
+    @property
+    def never(self) -> bool:
+        """Whether no answer ever came."""
+        return self.asked == self.failed
 
     def _gap(self, at_s: float) -> None:
         span = at_s - self.last_s
@@ -104,6 +112,8 @@ class Health:
 
     def spans(self, end_s: float) -> list[tuple[float, float]]:
         """When something was wrong."""
+        if not self.samples:
+            return []
         until = [*(at_s for at_s, _ in self.samples[1:]), end_s]
         return [(at_s, to_s) for (at_s, wrong), to_s in zip(self.samples, until, strict=True) if wrong]
 
@@ -155,8 +165,13 @@ class Verdict:
     events: list[tuple[float, str]] = field(default_factory=list)
 
     @property
+    def failed(self) -> list[str]:
+        """What went wrong with the trial itself. One whose faults were all in vain has shown nothing."""
+        return [*self.errors, *([NOBODY_HIT] if self.in_vain and not self.faults else [])]
+
+    @property
     def ok(self) -> bool:
-        return not (self.errors or any(self.invariants.values()) or any(wrong for _, wrong in self.expected))
+        return not (self.failed or any(self.invariants.values()) or any(wrong for _, wrong in self.expected))
 
     def to_json(self) -> dict[str, Any]:
         tracks = [
@@ -186,7 +201,7 @@ class Verdict:
             "availability": tracks,
             "unhealthy": self.unhealthy,
             "expected": [{"what": what, "wrong": wrong} for what, wrong in self.expected],
-            "errors": self.errors,
+            "errors": self.failed,
             "events": self.events,
         }
 
@@ -195,13 +210,17 @@ def failed_expectation(expected: Expectation, tracks: Sequence[Track], struck: S
     """What is wrong with what was expected of clients and faults; empty when nothing is, and for conditions."""
     if isinstance(expected, Served):
         track = next((t for t in tracks if t.what == expected.what), None)
-        if track is None or not track.asked:
+        if track is None:
             return "nobody has measured that"
+        if not track.asked:
+            return NEVER_THERE
         if track.percent < expected.percent:
             return f"they were there for {track.percent:.2f} %"
         if expected.gap_s is not None and track.longest_s > expected.gap_s:
             return f"they were away for {track.longest_s:.1f} s"
     if isinstance(expected, Recovered):
+        if not struck:
+            return NOBODY_HIT
         for one in struck:
             if one.recovered_s is None:
                 return f"not after {one.text}"
@@ -220,21 +239,17 @@ def table(verdict: Verdict) -> list[str]:
     width = max([44, *(len(name) + 1 for name in named)])
     lines += ["", f"{'FAULT':<{width}}{'AT':>8}{'DETECTED':>10}{'RECOVERED':>11}"]
     for name, one in zip(named, verdict.faults, strict=True):
-        spans = f"{_span(one.detected_s):>10}{_span(one.recovered_s):>11}"
-        lines.append(f"{name:<{width}}{one.began_s:>7.1f}s{spans}")
+        detected, recovered = felt(one)
+        lines.append(f"{name:<{width}}{one.began_s:>7.1f}s{detected:>10}{recovered:>11}")
     lines += [f"in vain: {text}" for text in verdict.in_vain]
     lines += ["", f"{'AVAILABLE':<12}{'PART':>9}{'LONGEST GAP':>13}{'P50':>9}{'P95':>9}{'FAILED':>16}"]
-    for t in verdict.tracks:
-        lines.append(
-            f"{t.what:<12}{t.percent:>8.2f}%{t.longest_s:>12.2f}s{t.within(0.5):>8.3f}s{t.within(0.95):>8.3f}s"
-            f"{f'{t.failed} of {t.asked}':>16}"
-        )
+    lines += map(_available, verdict.tracks)
     if verdict.expected:
         lines += ["", "EXPECTED"]
         lines += [
             f"{'no ' if wrong else 'yes'} {what}{': ' + wrong if wrong else ''}" for what, wrong in verdict.expected
         ]
-    lines += ["", *(f"error: {text}" for text in verdict.errors)]
+    lines += ["", *(f"error: {text}" for text in verdict.failed)]
     kept = sum(not found and name not in verdict.unseen for name, found in verdict.invariants.items())
     said = "ok" if verdict.ok else "FAILED"
     lines.append(
@@ -248,8 +263,19 @@ def held(verdict: Verdict, name: str) -> str:
     return "not seen here" if name in verdict.unseen else "yes"
 
 
-def _span(seconds: float | None) -> str:
-    return "never" if seconds is None else f"{seconds:.1f}s"
+def felt(one: Struck) -> tuple[str, str]:
+    """After how long a fault was detected, and all was well again; of one that nobody noticed nothing is known."""
+    if one.detected_s is None:
+        return "never", "-"
+    return f"{one.detected_s:.1f}s", "never" if one.recovered_s is None else f"{one.recovered_s:.1f}s"
+
+
+def _available(track: Track) -> str:
+    failed = f"{f'{track.failed} of {track.asked}':>16}"
+    if track.never:
+        return f"{track.what:<12}{NEVER_THERE:<41}{failed}"
+    spans = f"{track.longest_s:>12.2f}s{track.within(0.5):>8.3f}s{track.within(0.95):>8.3f}s"
+    return f"{track.what:<12}{track.percent:>8.2f}%{spans}{failed}"
 
 
 def junit(verdict: Verdict) -> str:
@@ -257,7 +283,7 @@ def junit(verdict: Verdict) -> str:
     seen = {name: found for name, found in verdict.invariants.items() if name not in verdict.unseen}
     cases = [("invariant", name, "; ".join(found)) for name, found in seen.items()]
     cases += [("expected", what, wrong) for what, wrong in verdict.expected]
-    cases.append(("steps", verdict.scenario, "; ".join(verdict.errors)))
+    cases.append(("steps", verdict.scenario, "; ".join(verdict.failed)))
     failures = sum(bool(wrong) for *_, wrong in cases)
     suite = (
         f'<testsuite name={_attribute(verdict.scenario)} tests="{len(cases)}" failures="{failures}" '
