@@ -15,6 +15,7 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.config import ApiServerConfig
 from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry
 from rayplane.control_plane.apiserver.requests import SYSTEM, Target, WriteOptions
+from rayplane.control_plane.client.endpoints import SUPERVISORS_KEY
 from rayplane.control_plane.client.etcd import EtcdClient
 from rayplane.control_plane.rpc import RpcError
 from rayplane.control_plane.tasks import cancel_and_wait
@@ -52,6 +53,8 @@ class EndpointKeeper:
         self._config = config
         self._registry = registry
         self._etcd = etcd
+        self.supervisors: list[str] = []
+        """host:port of each, as written in etcd when this server announced itself last."""
         self._own: ServerEntry | None = None
         self._lease = 0
         self._task: asyncio.Task[None] | None = None
@@ -97,6 +100,14 @@ class EndpointKeeper:
             found.append(entry)
         self._servers = found
 
+    async def _follow_supervisors(self) -> None:
+        response = await self._etcd.range(SUPERVISORS_KEY, serializable=True)
+        for kv in response.kvs:
+            try:
+                self.supervisors = [str(address) for address in orjson.loads(kv.value)]
+            except (ValueError, TypeError) as e:
+                log.info("%s names no supervisors: %s", kv.key, e)
+
     async def _run(self) -> None:
         interval_s = self._config.timing.endpoint_lease_s / 3
         rounds = max(1, round(interval_s / _FOLLOW_S))
@@ -111,6 +122,7 @@ class EndpointKeeper:
             await self._follow_members()
             if announce:
                 await self._announce()
+                await self._follow_supervisors()
             await self._follow_servers()
             if announce:
                 await self._publish(self._servers)

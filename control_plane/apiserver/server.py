@@ -152,8 +152,12 @@ class ApiServer:
         host, _, port = bound.rpartition(":")
         return f"{self.config.advertise_host or host}:{port}"
 
-    def endpoints(self) -> tuple[list[str], list[str], list[str]]:
-        """host:port of all servers' gRPC and HTTPS ports and of the etcd members, as this server saw them last."""
+    def endpoints(self) -> objects_pb2.EndpointsResponse:
+        """Where all are, as this server saw them last."""
         servers = self._keeper.servers()
-        https = [s.https for s in servers if s.https]
-        return [s.grpc for s in servers], https, list(self.etcd.endpoints.addresses)
+        return objects_pb2.EndpointsResponse(
+            grpc=[s.grpc for s in servers],
+            https=[s.https for s in servers if s.https],
+            etcd=self.etcd.endpoints.addresses,
+            supervisors=self._keeper.supervisors,
+        )

@@ -78,7 +78,8 @@ class ApiClient:
     `resource` is "pods" or "deployments.apps" (plural and group; the version is the group's preferred one). Raises
     `ApiError` subclasses; ServiceUnavailable when no server answered in time and nothing was done, Timeout when a write
     got no answer and may have been done. `follow`: learn of servers that came and went, else only the named ones are
-    called. `discovery`: who else tells of them, asked when a server does not answer, since all may have been replaced.
+    called. `discovery`: supervisors, as far as they are known at first: they tell of servers, too, and are asked when
+    none answers, since all may have been replaced.
     `user_agent`: whom managedFields name where a write names nobody.
     """
 
@@ -102,7 +103,7 @@ class ApiClient:
         self._timeout_s = timeout
         self._stubs: dict[tuple[str, str], Stub] = {}
         self._follow = follow
-        self._discovery = discovery
+        self._supervisors = Endpoints(discovery) if discovery else None
         self._may_write: Callable[[], bool] | None = None
         self._claim: Callable[[], str] | None = None
         self._discover_at: float | None = None
@@ -349,7 +350,17 @@ class ApiClient:
             "Discovery", "Endpoints", pb.EndpointsRequest(), idempotent=True
         )
         self.endpoints.replace(list(response.grpc))
+        self._learn_supervisors(response)
         return response
+
+    @property
+    def supervisors(self) -> tuple[str, ...]:
+        """host:port of the supervisors, as servers told last: a supervisor whose machine is lost goes on elsewhere."""
+        return self._supervisors.addresses if self._supervisors is not None else ()
+
+    def _learn_supervisors(self, response: pb.EndpointsResponse) -> None:
+        if self._supervisors is not None:
+            self._supervisors.replace(list(response.supervisors))
 
     async def _follow_servers(self, limit_s: float) -> None:
         """Learn of servers that came and went, now and then: all that were named at first may be replaced."""
@@ -371,6 +382,7 @@ class ApiClient:
             self._discover_at = now + DISCOVER_AGAIN_S
             await self._follow_others(limit_s)
             return
+        self._learn_supervisors(response)
         # Servers that are not reached by the names they give never are.
         known = set(response.grpc) & set(self.endpoints.addresses)
         self._announced_known = self._announced_known or bool(known)
@@ -379,7 +391,7 @@ class ApiClient:
 
     async def _follow_others(self, limit_s: float) -> None:
         """Ask those who are no API servers: they name them as they were told to be, answering or not."""
-        for address in self._discovery:
+        for address in self.supervisors:
             with contextlib.suppress(RpcError):
                 self.endpoints.replace(list((await self._ask_who_is_there(address, limit_s)).grpc))
                 self._announced_known = True

@@ -8,7 +8,7 @@ from pathlib import Path
 from rayplane.control_plane.cluster.components import Component, Spec, build
 from rayplane.control_plane.cluster.host import Host
 from rayplane.control_plane.cluster.ports import claim
-from rayplane.control_plane.cluster.renewal import CHECK_EVERY_S, Renewal, ask_supervisor, tls_dir
+from rayplane.control_plane.cluster.renewal import CHECK_EVERY_S, Renewal, SupervisorKnown, tls_dir
 from rayplane.control_plane.cluster.supervisor.component import Supervisor
 from rayplane.control_plane.cluster.topology import Instance, Role
 from rayplane.control_plane.component_base import logs
@@ -62,10 +62,11 @@ def keep_fresh(spec: Spec, env: Env, network: GrpcNetwork | SharedNetwork) -> as
     """Renew the certificates of a running component in time, until the task is cancelled."""
     assert spec.credentials is not None
     renewal = Renewal(spec.credentials, tls_dir(spec), env.clock, network)
-    works = [renewal.run(ask_supervisor(spec, network), every_s=CHECK_EVERY_S)]
+    supervisor = SupervisorKnown(spec, network)
+    works = [supervisor.follow(every_s=CHECK_EVERY_S), renewal.run(supervisor.ask(), every_s=CHECK_EVERY_S)]
     if spec.front_proxy is not None:
         other = Renewal(spec.front_proxy, front_proxy_dir(tls_dir(spec)), env.clock, None)
-        works.append(other.run(ask_supervisor(spec, network, front_proxy=True), every_s=CHECK_EVERY_S))
+        works.append(other.run(supervisor.ask(front_proxy=True), every_s=CHECK_EVERY_S))
 
     async def all_of_them() -> None:
         await asyncio.gather(*works)

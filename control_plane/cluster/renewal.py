@@ -1,11 +1,12 @@
 """Certificates are renewed before they expire, without a restart.
 
-An actor asks the supervisor, which holds the authority's key, for the next one when two thirds of a certificate's life
-are over; its key never leaves it. The administrator's is renewed by any command that is used in its last third. Both
-go on with what they have while that fails: there is time.
+An actor asks the supervisor, which holds the authority's key, wherever that is by then, for the next one when two
+thirds of a certificate's life are over; its key never leaves it. The administrator's is renewed by any command that is
+used in its last third. Both go on with what they have while that fails: there is time.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -13,6 +14,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
+from rayplane.control_plane.api.errors import ApiError
+from rayplane.control_plane.client import ApiClient
 from rayplane.control_plane.cluster.components import Spec
 from rayplane.control_plane.cluster.pki import Secrets, issue_for_admin, kubeconfig
 from rayplane.control_plane.cluster.state import ClusterState, StateDir
@@ -106,16 +109,38 @@ class Renewal:
         return True
 
 
-def ask_supervisor(spec: Spec, network: Network, *, front_proxy: bool = False) -> Ask:
-    """The supervisor never moves, so the spec knows where it is. `front_proxy`: which of the two is asked for."""
-    endpoint = spec.topology.of(Role.SUPERVISOR)[0].endpoint("grpc")
-    stub = Stub(network.channel(endpoint), pb.DESCRIPTOR.services_by_name["Supervisor"])
+class SupervisorKnown:
+    """The supervisor as an actor knows it: it comes back elsewhere when its machine is lost.
 
-    async def ask(request: bytes) -> bytes:
-        asked = pb.RenewRequest(name=spec.instance.name, csr=request, front_proxy=front_proxy)
-        return bytes((await stub.Renew(asked, timeout=CALL_TIMEOUT_S)).certificate)
+    API servers tell where it is, and it tells where they are. All may move before a certificate is to be renewed, so
+    they are asked now and then (`follow`).
+    """
 
-    return ask
+    def __init__(self, spec: Spec, network: Network) -> None:
+        first = spec.topology.endpoints(Role.SUPERVISOR, "grpc")
+        self._name = spec.instance.name
+        self._network = network
+        self._client = ApiClient(network, spec.topology.endpoints(Role.APISERVER, "grpc"), discovery=first)
+
+    async def follow(self, *, every_s: float) -> None:
+        """Ask where they are, until cancelled."""
+        while True:
+            with contextlib.suppress(ApiError):
+                await self._client.discover()
+            await asyncio.sleep(every_s)
+
+    def ask(self, *, front_proxy: bool = False) -> Ask:
+        """`front_proxy`: which of an API server's two certificates is asked for."""
+
+        async def ask(request: bytes) -> bytes:
+            with contextlib.suppress(ApiError):
+                await self._client.discover()
+            endpoint, *_ = self._client.supervisors
+            stub = Stub(self._network.channel(endpoint), pb.DESCRIPTOR.services_by_name["Supervisor"])
+            asked = pb.RenewRequest(name=self._name, csr=request, front_proxy=front_proxy)
+            return bytes((await stub.Renew(asked, timeout=CALL_TIMEOUT_S)).certificate)
+
+        return ask
 
 
 def write_admin(directory: StateDir, state: ClusterState, secrets: Secrets, now: datetime) -> None:

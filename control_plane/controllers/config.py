@@ -83,7 +83,7 @@ class ControllersConfig:
     api_endpoints: tuple[str, ...] = ()
     """host:port of the API servers' gRPC."""
     discovery: tuple[str, ...] = ()
-    """host:port of supervisors: they tell where the API servers are, and sign certificates."""
+    """host:port of supervisors at first: they tell where the API servers are, and sign certificates."""
     address: str = ""
     """host:port where its metrics are served; empty: nowhere."""
     timing: Timing = field(default_factory=Timing)

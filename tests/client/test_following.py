@@ -21,7 +21,7 @@ class Server:
     """A server that knows which servers there are, and nothing else."""
 
     async def Endpoints(self, request: pb.EndpointsRequest, context: Context) -> pb.EndpointsResponse:
-        return pb.EndpointsResponse(grpc=["b:1", "c:1"])
+        return pb.EndpointsResponse(grpc=["b:1", "c:1"], supervisors=["elsewhere:1"])
 
 
 def test_one_server_that_is_gone_keeps_nobody_from_asking_another() -> None:
@@ -31,7 +31,7 @@ def test_one_server_that_is_gone_keeps_nobody_from_asking_another() -> None:
         fabric = Fabric()
         service = Service(DISCOVERY, Server(), callers=each(EVERYONE, "Endpoints"))
         await MemoryNetwork(fabric, "b").serve("b:1", [service])
-        client = ApiClient(MemoryNetwork(fabric, "client"), ["a:1", "b:1"])
+        client = ApiClient(MemoryNetwork(fabric, "client"), ["a:1", "b:1"], discovery=["lost:1"])
 
         async def call() -> None:
             with contextlib.suppress(ApiError):
@@ -43,6 +43,7 @@ def test_one_server_that_is_gone_keeps_nobody_from_asking_another() -> None:
             await call()
             await asyncio.sleep(2 * api_module.DISCOVER_AGAIN_S)
         assert client.endpoints.addresses == ("b:1", "c:1")
+        assert client.supervisors == ("elsewhere:1",), "and of the supervisor, whose machine was lost"
 
     VirtualLoop().run(main())
 

@@ -14,17 +14,18 @@ from cryptography import x509
 from grpc_health.v1 import health_pb2
 
 from rayplane.control_plane.client import ApiClient
-from rayplane.control_plane.cluster import outside, specs
+from rayplane.control_plane.cluster import callers, outside, specs
 from rayplane.control_plane.cluster.access import access
 from rayplane.control_plane.cluster.components import Spec
 from rayplane.control_plane.cluster.config import AddressPlan, ClusterConfig
 from rayplane.control_plane.cluster.pki import ACTOR_VALIDITY, Secrets, identity_of_actor, issue
-from rayplane.control_plane.cluster.renewal import RENEW_AT, Renewal, newest, renew_admin, tls_dir
+from rayplane.control_plane.cluster.renewal import RENEW_AT, Renewal, SupervisorKnown, newest, renew_admin, tls_dir
 from rayplane.control_plane.cluster.specs import SpecMaker
 from rayplane.control_plane.cluster.topology import Instance, Machine, Role, Topology
 from rayplane.control_plane.identities import FRONT_PROXY
-from rayplane.control_plane.rpc import Identity, RpcError, Stub
+from rayplane.control_plane.rpc import Context, Identity, RpcError, Service, Stub
 from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
+from rayplane.control_plane.rpc.memory import Fabric, MemoryNetwork
 from rayplane.control_plane.rpc.tls import (
     INTERNAL_SERVER_NAME,
     Authority,
@@ -33,7 +34,9 @@ from rayplane.control_plane.rpc.tls import (
     front_proxy_dir,
     identity_of,
 )
+from rayplane.control_plane.simulation import VirtualLoop
 from rayplane.control_plane.tasks import cancel_and_wait
+from rayplane.proto.rayplane.v1 import objects_pb2
 from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
 from tests.cluster.harness import cluster
 
@@ -165,6 +168,35 @@ def test_an_api_server_goes_on_with_both_that_it_renewed(tmp_path: Path) -> None
     later.write(front_proxy_dir(tls_dir(spec)))
     assert newest(spec) == replace(spec, front_proxy=later)
     assert _spec(secrets, tmp_path).front_proxy is None
+
+
+def test_a_supervisor_is_asked_where_it_is_by_now(tmp_path: Path) -> None:
+    """Its machine was lost after the actor's spec was made."""
+    supervisor = Instance("supervisor", Role.SUPERVISOR, Machine("lost"), {"grpc": 1})
+    server = Instance("apiserver-0", Role.APISERVER, Machine("a"), {"grpc": 1})
+    member = Instance("member-0", Role.MEMBER, Machine())
+    spec = replace(_spec(Secrets.create("x"), tmp_path), topology=Topology((supervisor, server, member)))
+
+    class Told:
+        async def Endpoints(
+            self, request: objects_pb2.EndpointsRequest, context: Context
+        ) -> objects_pb2.EndpointsResponse:
+            return objects_pb2.EndpointsResponse(grpc=["a:1"], supervisors=["elsewhere:1"])
+
+    class Signs:
+        async def Renew(self, request: pb.RenewRequest, context: Context) -> pb.RenewResponse:
+            return pb.RenewResponse(certificate=f"of {request.name}".encode() + request.csr)
+
+    async def main() -> None:
+        fabric = Fabric()
+        one, other = objects_pb2.DESCRIPTOR.services_by_name["Discovery"], pb.DESCRIPTOR.services_by_name["Supervisor"]
+        told = Service(one, Told(), callers=callers.DISCOVERY)
+        await MemoryNetwork(fabric, "a").serve("a:1", [told])
+        await MemoryNetwork(fabric, "s").serve("elsewhere:1", [Service(other, Signs(), callers=callers.SUPERVISOR)])
+        ask = SupervisorKnown(spec, MemoryNetwork(fabric, "m")).ask()
+        assert await ask(b" here") == b"of member-0 here"
+
+    VirtualLoop().run(main())
 
 
 def _spec(secrets: Secrets, directory: Path, instance: Instance | None = None) -> Spec:

@@ -106,6 +106,12 @@ async def test_commands_and_kubectl_find_what_has_moved_since_they_looked_last()
             answer = await admin.supervisor.Topology(pb.TopologyRequest(), timeout=10)
         assert {row.name for row in answer.instances} == {i.name for i in right.topology.instances}
         assert c.directory.read_running().topology == right.topology
+        where = list(right.topology.endpoints(Role.SUPERVISOR, "grpc"))
+
+        async def servers_tell() -> bool:
+            return list((await c.api.discover()).supervisors) == where
+
+        await c.until(servers_tell, "API servers tell all others where the supervisor is")
 
         c.directory.write(stale)
         c.kubeconfig.write_text("of the lost machine")

@@ -238,9 +238,9 @@ class ObjectsService:
 
 
 class DiscoveryService:
-    """Handler of `rayplane.v1.Discovery`. `endpoints` tells the servers (grpc, https) and etcd members."""
+    """Handler of `rayplane.v1.Discovery`. `endpoints` tells who is where."""
 
-    def __init__(self, calls: Calls, endpoints: Callable[[], tuple[list[str], list[str], list[str]]]) -> None:
+    def __init__(self, calls: Calls, endpoints: Callable[[], pb.EndpointsResponse]) -> None:
         self._calls = calls
         self._endpoints = endpoints
 
@@ -251,8 +251,7 @@ class DiscoveryService:
                 raise Unauthorized()
         except ApiError as e:
             raise rpc_error(e) from e
-        grpc_addresses, https, etcd = self._endpoints()
-        return pb.EndpointsResponse(grpc=grpc_addresses, https=https, etcd=etcd)
+        return self._endpoints()
 
 
 def _messages(items: Sequence[WatchItem]) -> list[tuple[int, Encoded]]:

@@ -224,4 +224,5 @@ class DiscoveryService:
             grpc=topology.endpoints(Role.APISERVER, "grpc"),
             https=topology.endpoints(Role.APISERVER, "https"),
             etcd=topology.endpoints(Role.MEMBER, "client"),
+            supervisors=topology.endpoints(Role.SUPERVISOR, "grpc"),
         )

@@ -6,7 +6,6 @@ The authority's key never comes here: the supervisor signs, and looks itself at 
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
@@ -33,12 +32,11 @@ _REFUSED_RETRY_S = 30.0
 
 
 class Certificates:
-    """Approval and signing. `signers`: host:port of supervisors."""
+    """Approval and signing. By `client` it is known where the supervisors are."""
 
-    def __init__(self, client: ApiClient, network: Network, *, signers: Sequence[str]) -> None:
+    def __init__(self, client: ApiClient, network: Network) -> None:
         self._client = client
         self._network = network
-        self._signers = signers
 
     async def approve(self, action: Action) -> list[Write]:
         """The write that approves. Raises ActionFailed where no right is found, ApiError."""
@@ -57,7 +55,7 @@ class Certificates:
         """The write of the certificate, or of why there will be none. Raises ActionFailed."""
         assert isinstance(action, SignCertificate)
         csr, why = action.csr, "no supervisor is known"
-        for address in self._signers:
+        for address in self._client.supervisors:
             stub = Stub(self._network.channel(address), _SUPERVISOR)
             try:
                 answer = await stub.Sign(pb.SignRequest(name=meta.name(csr), uid=meta.uid(csr)), timeout=_TIMEOUT_S)

@@ -132,7 +132,7 @@ class Term:
         self._snapshotter = Snapshotter(self._provisioner)
         self._clients: dict[str, ApiClient] = {"": client}
         """By account; the manager's own."""
-        self._certificates = Certificates(self._of("csrsigning"), network, signers=config.discovery)
+        self._certificates = Certificates(self._of("csrsigning"), network)
         self._controllers: Sequence[Controller] = build_controllers(config)
         self._runners = [self._runner(c) for c in self._controllers]
         # What became last of each definition, by its uid: as many as there are definitions, however often they change.

@@ -256,11 +256,13 @@ class EndpointsRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class EndpointsResponse(_message.Message):
-    __slots__ = ("grpc", "https", "etcd")
+    __slots__ = ("grpc", "https", "etcd", "supervisors")
     GRPC_FIELD_NUMBER: _ClassVar[int]
     HTTPS_FIELD_NUMBER: _ClassVar[int]
     ETCD_FIELD_NUMBER: _ClassVar[int]
+    SUPERVISORS_FIELD_NUMBER: _ClassVar[int]
     grpc: _containers.RepeatedScalarFieldContainer[str]
     https: _containers.RepeatedScalarFieldContainer[str]
     etcd: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, grpc: _Optional[_Iterable[str]] = ..., https: _Optional[_Iterable[str]] = ..., etcd: _Optional[_Iterable[str]] = ...) -> None: ...
+    supervisors: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, grpc: _Optional[_Iterable[str]] = ..., https: _Optional[_Iterable[str]] = ..., etcd: _Optional[_Iterable[str]] = ..., supervisors: _Optional[_Iterable[str]] = ...) -> None: ...
