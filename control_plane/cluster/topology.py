@@ -6,6 +6,7 @@ where another ended.
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -83,6 +84,10 @@ class Instance:
     """The member whose place one that joins takes; that one leaves when this one votes."""
     kubelet_config: str = ""
     """Text of a node host's KubeletConfiguration; empty: it has the cluster's."""
+
+    @property
+    def stays(self) -> bool:
+        return self.phase is not Phase.LEAVING
 
     def endpoint(self, port: str) -> str:
         return f"{self.machine.address}:{self.ports[port]}"
@@ -182,13 +187,17 @@ class Topology:
         taken = {n for i in self.instances for n in i.nodes}
         return next(n for k in range(len(taken) + 1) if (n := f"node-{k}") not in taken)
 
-    def least_used(self, machines: Sequence[Machine]) -> Machine:
-        """The first of some machines, of which there is at least one, that carries the fewest actors."""
-        load = dict.fromkeys(machines, 0)
+    def least_used(self, machines: Sequence[Machine], role: Role | None = None, but: str = "") -> Machine:
+        """The first of some machines, of which there is at least one, that carries the fewest actors.
+
+        `role`: first of all the fewest of that role, which are there to survive each other's machines; one called `but`
+        and those that leave do not count.
+        """
+        alike, load = Counter[Machine](), Counter[Machine]()
         for instance in self.instances:
-            if instance.machine in load:
-                load[instance.machine] += 1
-        return min(machines, key=lambda m: load[m])
+            load[instance.machine] += 1
+            alike[instance.machine] += instance.role is role and instance.stays and instance.name != but
+        return min(machines, key=lambda m: (alike[m], load[m]))
 
     def to_json(self) -> dict[str, Any]:
         return {"run": self.run, "instances": [i.to_json() for i in self.instances]}
@@ -264,7 +273,7 @@ def on_machines(topology: Topology, machines: Sequence[Machine], holders: Mappin
                 f"{instance.name} ran on {instance.machine.address}, which is not in the Ray cluster now, and no other "
                 "machine has its data: add that machine to the Ray cluster"
             )
-        placed = placed.with_instance(replace(instance, machine=machine or placed.least_used(machines)))
+        placed = placed.with_instance(replace(instance, machine=machine or placed.least_used(machines, instance.role)))
     return placed
 
 

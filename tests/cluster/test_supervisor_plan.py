@@ -46,7 +46,7 @@ def small(**flags: int) -> Topology:
 
 TOPOLOGY = small()
 ALL = frozenset(i.name for i in TOPOLOGY.instances)
-HEIR = Instance("member-3", Role.MEMBER, A, {"client": 1, "peer": 2}, joins=True, phase=Phase.JOINING)
+HEIR = Instance("member-3", Role.MEMBER, B, {"client": 1, "peer": 2}, joins=True, phase=Phase.JOINING)
 
 
 def status(instance: Instance, *, learner: bool = False, healthy: bool = True) -> MemberStatus:
@@ -184,7 +184,7 @@ _STEPS: dict[str, tuple[Topology, Observed, list[Action] | Topology]] = {
     "to be added": (
         _JOINING,
         seen(lost=_GONE_DATA, running=_RUNS, members=_members()),
-        [AddLearner("member-3", "10.0.0.1:2")],
+        [AddLearner("member-3", "10.0.0.2:2")],
     ),
     "to be started": (_JOINING, seen(lost=_GONE_DATA, running=_RUNS, members=_members(heir=False)), [Start(_HEIR)]),
     "starting": (
@@ -357,3 +357,40 @@ def test_who_is_a_member_no_more_is_not_wanted_any_more() -> None:
     assert stored(plan(TOPOLOGY, observed, 0.0)) == TOPOLOGY.without("member-1")
     of_others = tuple(MemberStatus(n, (f"10.9.9.9:{n}",)) for n in (1, 2, 3))
     assert plan(TOPOLOGY, seen(members=of_others), 0.0) == []
+
+
+# --- members on different machines ----------------------------------------------------------------
+
+SHARED = TOPOLOGY.replaced(replace(TOPOLOGY.get("member-2"), machine=A))
+
+
+def test_a_member_that_shares_its_machine_moves_to_one_that_has_none() -> None:
+    well = seen(members=listed(SHARED))
+    assert not is_settled(SHARED, replace(well, members=None)), "etcd must be asked whether all are well"
+    assert plan(SHARED, replace(well, members=None), 0.0) == []
+    heir = stored(plan(SHARED, well, 0.0)).get("member-3")
+    assert (heir.machine, heir.replaces, heir.phase) == (C, "member-2", Phase.JOINING)
+    for unsure in (
+        {"members": listed(SHARED, ill="member-0")},
+        {"members": listed(SHARED, learner="member-1")},
+        {"members": listed(SHARED, without="member-1")},
+        {"members": (*listed(SHARED), status(HEIR))},
+        {"machines": (A, B)},
+        {"steady_at": 1.0},
+    ):
+        actions = plan(SHARED, replace(well, **unsure), 0.0)
+        assert not any(isinstance(a, StoreTopology) and a.topology.has("member-3") for a in actions), unsure
+
+
+def test_members_are_not_moved_for_a_machine_that_has_one_already() -> None:
+    four = with_ports(SHARED.with_instance(replace(HEIR, machine=C, phase=Phase.ACTIVE, ports={})))
+    assert is_settled(four, seen(members=None)), "each machine has one"
+    assert not any(isinstance(a, StoreTopology) for a in plan(four, seen(members=listed(four)), 0.0))
+
+
+def test_an_heir_goes_to_a_machine_without_a_member_though_more_runs_there() -> None:
+    busy = small(nodes=9)
+    crowd = replace(busy, instances=tuple(i for i in busy.instances if i.role is not Role.NODE_HOST or i.machine is C))
+    running = frozenset(i.name for i in crowd.instances)
+    lost = seen(running=running, members=listed(crowd), lost=frozenset({"member-2"}))
+    assert stored(plan(crowd, lost, 0.0)).get("member-3").machine is C

@@ -44,7 +44,7 @@ def added(
     return Instance(
         name=name or (topology.next_member(retired) if joins else topology.next_name(role)),
         role=role,
-        machine=topology.least_used(machines),
+        machine=topology.least_used(machines, role),
         nodes=nodes,
         joins=joins,
         phase=Phase.JOINING if joins else Phase.ACTIVE,

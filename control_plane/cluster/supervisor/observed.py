@@ -52,3 +52,5 @@ class Observed:
     """Names that were members', or stand for such: never given again (`is_retired`)."""
     learnt_at: float = 0.0
     """When all clients know of the actors that came last, so that others may go."""
+    steady_at: float = 0.0
+    """When members and machines have been the same for so long that members may be spread anew."""

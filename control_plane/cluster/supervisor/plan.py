@@ -3,7 +3,9 @@
 A member's replacement, each step taken from what is stored and seen, by whichever supervisor sees it:
 
     member is lost, or its machine is gone,     StoreTopology: an heir, JOINING, that replaces it
-    or does not start and the rest are well
+    or does not start and the rest are well,
+    or shares its machine while another has
+    none, and all are well
     heir is not in etcd's list                  AddLearner
     heir is a learner, does not run             Start
     heir is a learner, runs                     Promote, until etcd finds that it has caught up
@@ -17,6 +19,7 @@ removed while another voter is not healthy; a member that is known to have lost 
 does not answer any other member is: all may be needed for a majority.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -56,7 +59,7 @@ def is_settled(desired: Topology, observed: Observed) -> bool:
     view = _View(desired, observed, 0.0)
     members = desired.of(Role.MEMBER)
     in_doubt = any(view.is_condemned(m) or view.has_failed(m) for m in members)
-    return all(m.phase is Phase.ACTIVE for m in members) and not in_doubt
+    return all(m.phase is Phase.ACTIVE for m in members) and not in_doubt and view.shares() is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,12 +252,16 @@ class _View:
             # API servers are taken for themselves at the machines that they knew of when they started.
             known = {i.machine for i in self.desired.instances}
             others = [m for m in others if m in known] or others
-        return topology.least_used(others) if others else instance.machine
+        return topology.least_used(others, instance.role, instance.name) if others else instance.machine
 
     def with_heir(self) -> tuple[Topology, list[str]]:
-        """The topology with another member for the first that cannot come back, one at a time."""
+        """The topology with another member for the first that cannot come back or should not stay, one at a time."""
         active = [m for m in self.desired.of(Role.MEMBER) if m.phase is Phase.ACTIVE]
-        member = next((m for m in active if self.is_condemned(m)), None) or next(filter(self.is_stuck, active), None)
+        member = (
+            next(filter(self.is_condemned, active), None)
+            or next(filter(self.is_stuck, active), None)
+            or (self.shares() if self.may_be_spread() else None)
+        )
         if self.joining() or member is None or not self.seen.machines:
             return self.desired, []
         # What keeps a member from starting may be the matter of its machine.
@@ -262,7 +269,9 @@ class _View:
         heir = Instance(
             name=self.desired.next_member(self.seen.retired),
             role=Role.MEMBER,
-            machine=self.desired.least_used(self.seen.machines) if everywhere else self.place_for(member, self.desired),
+            machine=self.desired.least_used(self.seen.machines, Role.MEMBER, member.name)
+            if everywhere
+            else self.place_for(member, self.desired),
             joins=True,
             phase=Phase.JOINING,
             replaces=member.name,
@@ -270,11 +279,27 @@ class _View:
         why = f"{heir.name} takes the place of {member.name}: {self.why_replaced(member)}"
         return self.desired.with_instance(heir), [why]
 
+    def shares(self) -> Instance | None:
+        """The last member that shares its machine although another machine has none; None: they are spread."""
+        members = self.desired.of(Role.MEMBER)
+        there = Counter(m.machine.id for m in members)
+        if all(there[machine.id] for machine in self.seen.machines):
+            return None
+        return next((m for m in reversed(members) if there[m.machine.id] > 1), None)
+
+    def may_be_spread(self) -> bool:
+        """Whether a member may move though nothing ails it: all are well, and nothing has changed for a while."""
+        members = self.desired.of(Role.MEMBER)
+        well = all(m.phase is Phase.ACTIVE and self.is_well(m) for m in members)
+        return well and len(self.members) == len(members) and self.now >= self.seen.steady_at
+
     def why_replaced(self, member: Instance) -> str:
         if member.name in self.seen.lost:
             return "it lost its data"
         if self.is_homeless(member):
             return f"its machine {member.machine.address} is gone"
+        if not self.is_stuck(member):
+            return f"it shares {member.machine.address} with another, and another machine has none"
         return f"it has failed {STARTS_MAX} times in a row at {member.machine.address}"
 
     # Members

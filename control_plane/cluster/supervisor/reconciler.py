@@ -54,6 +54,8 @@ LEAVE_TIMEOUT_S = 30.0
 CHANGE_TIMEOUT_S = 30.0
 # One may go only when all who talk to members and API servers know its successor.
 LEARN_S = SERVER_CHANGES.learn_s
+# A member is copied only to machines that stay, and not while others come and go.
+STEADY_S = 15.0
 
 
 class Superseded(ClusterError):
@@ -84,6 +86,8 @@ class Reconciler:
         self._storing = asyncio.Lock()
         self._checked = False  # whether etcd's members have been compared with the topology
         self._joined_at = -LEARN_S
+        # What must stay the same before members are spread anew, and since when it is.
+        self._steady: tuple[tuple[tuple[Machine, ...], tuple[Instance, ...]], float] = ((), ()), 0.0
         self._deregistered: set[str] = set()
         self._refusals: dict[str, str] = {}
         self._refused_in_a_row: Counter[str] = Counter()
@@ -167,6 +171,9 @@ class Reconciler:
         now = self._ports.now()
         records = self.records
         records.look(self.running | set(self._operated), now)
+        places = machines, self._topology.of(Role.MEMBER)
+        if places != self._steady[0]:
+            self._steady = places, now
         return Observed(
             running=self.running,
             starting=frozenset(n for n, kind in self._operated.items() if kind is Start),
@@ -180,6 +187,7 @@ class Reconciler:
             current=self._current,
             members=members,
             learnt_at=self._joined_at + LEARN_S,
+            steady_at=self._steady[1] + STEADY_S,
         )
 
     async def _ask_etcd(self) -> tuple[tuple[MemberStatus, ...], frozenset[str]]:
