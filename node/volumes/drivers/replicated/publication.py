@@ -13,7 +13,7 @@ that shares its machine with another, once there is room on a machine that has n
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -32,8 +32,6 @@ WAITERS_MAX = 1024
 """Barrier calls that may wait at once; further ones are refused."""
 _LOST = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.CANCELLED, Code.UNKNOWN, Code.DATA_LOSS})
 """Failures of the replica, not of what is asked of it: if they last, it is replaced."""
-SPREAD_EVERY = 3
-"""Times `repair_after_s` between two looks for replicas that share a machine."""
 UNSTABLE_ROUNDS_MAX = 5
 """Scans of a directory that never rests before it is shipped as it was found, unasked."""
 
@@ -49,7 +47,7 @@ class ReplicationTiming:
     barrier_timeout_s: float = 10.0
     """After this long without a majority the barrier answers an error."""
     repair_after_s: float = 10.0
-    """A replica that fails this long is replaced."""
+    """A replica that fails this long is replaced; so often is looked for those that share a machine."""
     retry_min_s: float = 0.1
     retry_max_s: float = 2.0
 
@@ -127,7 +125,7 @@ class Publication:
 
     async def start(self) -> None:
         """Bring a majority to this epoch; returns once the content is durable. Raises NoQuorum, Fenced."""
-        self._spread_at = asyncio.get_running_loop().time() + SPREAD_EVERY * self._timing.repair_after_s
+        self._spread_at = asyncio.get_running_loop().time() + self._timing.repair_after_s
         for node in self.record.replicas:
             self._follow(node)
         self._loop_task = asyncio.get_running_loop().create_task(self._run())
@@ -390,7 +388,7 @@ class Publication:
             if f.lost_since is not None and now - f.lost_since >= self._timing.repair_after_s
         ]
         if lost or now >= self._spread_at:
-            self._spread_at = now + SPREAD_EVERY * self._timing.repair_after_s
+            self._spread_at = now + self._timing.repair_after_s
             longest = min(lost)[1] if lost else ""
             self._repair_task = asyncio.get_running_loop().create_task(self._repair(longest))
 
@@ -398,10 +396,8 @@ class Publication:
         """Replace a replica: the lost one, or else one that shares its machine, if another machine has room."""
         joining = ""
         try:
-            addresses = await called(self._directory.nodes())
-            machines = {node: machine_of(address) for node, address in addresses.items()}
-            leaving = lost or doubled(self.record.replicas, self.record.writer, machines)
-            joining = await self._candidate(leaving, machines, apart=not lost) if leaving else ""
+            leaving = lost or await self._doubled()
+            joining = await self._candidate(leaving, apart=not lost) if leaving else ""
             if joining:
                 await self._replace(leaving, joining)
         except (VolumeError, TimeoutError):
@@ -412,11 +408,20 @@ class Publication:
                 await self._forget(joining)
             self._repair_task = None
 
-    async def _candidate(self, leaving: str, machines: Mapping[str, str], *, apart: bool) -> str:
+    async def _doubled(self) -> str:
+        """A replica that should be on another machine. Looked for often: until one is, the other's loss is the loss of
+        both."""
+        found = {node: await called(self._directory.address(node)) for node in self.record.replicas}
+        machines = {node: machine_of(address) for node, address in found.items() if address}
+        return doubled(self.record.replicas, self.record.writer, machines)
+
+    async def _candidate(self, leaving: str, *, apart: bool) -> str:
         """The best ready node for a replica in place of one; empty if none has room.
 
         `apart`: only on a machine that has none of the others.
         """
+        addresses = await called(self._directory.nodes())
+        machines = {node: machine_of(address) for node, address in addresses.items()}
         others = [node for node in self.record.replicas if node != leaving]
         used = {machines.get(node) for node in others}
         free: dict[str, int] = {}
