@@ -1,6 +1,7 @@
 """Claims to devices: their names and marks, what those who use them are, and whether allocated devices are ready.
 
-Source: Kubernetes API reference resource/v1 ResourceClaim; KEP-5007 (device binding conditions).
+Source: Kubernetes API reference resource/v1 ResourceClaim; KEP-5007 (device binding conditions), KEP-4817 (who may say
+what of devices).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,6 +38,32 @@ def results(allocation: _Entry | None) -> Sequence[_Entry]:
     """The devices of an allocation, each with the request that it is for."""
     found: Sequence[_Entry] = ((allocation or {}).get("devices") or {}).get("results") or ()
     return found
+
+
+def administers(allocation: _Entry | None) -> bool:
+    """Whether some device is there for administrators, whoever else uses it."""
+    return any(one.get("adminAccess") for one in results(allocation))
+
+
+def only_node(allocation: _Entry | None) -> str:
+    """The name of the one node that the devices are for; empty where they are for more, or by other marks."""
+    terms: Sequence[_Entry] = ((allocation or {}).get("nodeSelector") or {}).get("nodeSelectorTerms") or ()
+    fields: Sequence[_Entry] = terms[0].get("matchFields") or () if len(terms) == 1 else ()
+    if len(fields) != 1 or terms[0].get("matchExpressions"):
+        return ""
+    values: Sequence[str] = fields[0].get("values") or ()
+    named = fields[0].get("key") == "metadata.name" and fields[0].get("operator") == "In" and len(values) == 1
+    return values[0] if named else ""
+
+
+def changed_drivers(new: _Entry, old: _Entry) -> list[str]:
+    """The drivers that more, less or something else is said of in the one status than in the other."""
+    said, before = ({_key(one): one for one in status.get("devices") or ()} for status in (new, old))
+    return sorted({key[0] for key in said.keys() | before.keys() if said.get(key) != before.get(key)})
+
+
+def _key(device: _Entry) -> tuple[str, ...]:
+    return tuple(str(device.get(field) or "") for field in ("driver", "pool", "device", "shareID"))
 
 
 def has_binding_conditions(allocation: _Entry | None) -> bool:

@@ -92,6 +92,8 @@ class WriteOptions:
     """Server-side apply takes over fields that others own."""
     user_agent: str = ""
     """Program that asks: who manages the fields it writes, where no manager is named."""
+    patches: bool = False
+    """The right to patch was asked for, not the one to update."""
 
     @property
     def untracked(self) -> "WriteOptions":

@@ -49,6 +49,7 @@ Right = tuple[str, str, str, str]
 """(verb, resource[/subresource] with its group, namespace, name)"""
 GROUPS = ("system:serviceaccounts", "system:serviceaccounts:kube-system", "system:authenticated")
 CLAIMS, VOLUMES = "persistentvolumeclaims", "persistentvolumes"
+DEVICE_CLAIMS = "resourceclaims.resource.k8s.io"
 CONTENTS = "volumesnapshotcontents.snapshot.storage.k8s.io"
 REQUESTS = "certificatesigningrequests.certificates.k8s.io"
 MIGRATIONS = "storageversionmigrations.storagemigration.k8s.io"
@@ -117,6 +118,8 @@ def _of_write(action: Write) -> Iterator[Right]:
     what = f"{action.resource}/status" if isinstance(action, UpdateStatus) else action.resource
     space, name = meta.namespace(action.obj), meta.name(action.obj)
     yield verb, what, space, "" if verb == "create" else name
+    if isinstance(action, UpdateStatus) and action.resource == DEVICE_CLAIMS:
+        yield verb, f"{DEVICE_CLAIMS}/binding", "", ""
     if isinstance(action, Create) and not name:
         yield "list", action.resource, space, ""  # where there was no answer
 

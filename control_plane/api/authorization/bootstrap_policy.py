@@ -115,7 +115,7 @@ _SCHEDULER_RULES = (
     _rule(("patch", "update"), "scheduling.k8s.io", ("podgroups/status",)),
     _rule(_READ, "resource.k8s.io", ("deviceclasses", "devicetaintrules", "resourceclaims", "resourceslices")),
     _rule(("create", "delete", "patch", "update"), "resource.k8s.io", ("resourceclaims",)),
-    _rule(("patch", "update"), "resource.k8s.io", ("resourceclaims/status",)),
+    _rule(("patch", "update"), "resource.k8s.io", ("resourceclaims/binding", "resourceclaims/status")),
     _rule(_READ, "storage.k8s.io", (
         "csidrivers", "csinodes", "csistoragecapacities", "storageclasses", "volumeattachments",
     )),

@@ -200,7 +200,7 @@ _ROLES: Mapping[str, _Rules] = {
         "core: pods/finalizers: update",
         "core: pods/status: update patch",
         f"resource: resourceclaims: {_ALL}",
-        "resource: resourceclaims/status: update patch",
+        "resource: resourceclaims/binding resourceclaims/status: update patch",
         "events",
     ),
     "resourcequota-controller": ("*: *: list watch", "core: resourcequotas/status: update", "events"),

@@ -147,6 +147,7 @@ class Admission:
             rights.Escalation(authorizer).admit,
             certificates.Certificates(authorizer).admit,
             devices.DeviceAdministration(lookup).admit,
+            devices.ClaimRights(authorizer).admit,
             secrets.TokenSecrets(config, self._env, lookup, authorizer).admit,
         )
         self._plugins = Plugins((*_those(on, plugins), *fixed))

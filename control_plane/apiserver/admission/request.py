@@ -29,6 +29,8 @@ class AdmissionRequest:
     old: Object | None = None
     subresource: str = ""
     dry_run: bool = False
+    patches: bool = False
+    """A change that took the right to patch, not the one to update."""
     manager: str = ""
     """Who is recorded as the manager of changed fields; empty: nobody."""
     asked: ResourceInfo | None = None

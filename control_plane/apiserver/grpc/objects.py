@@ -144,7 +144,7 @@ class ObjectsService:
         return await self._registry.update(user, target, self._body(request.json), _JSON, options)
 
     async def _patch(self, user: User, target: Target, request: pb.PatchRequest, context: Context) -> Answer:
-        kind, options = patch_kind(request.type, target.info), write_options(request.options, context)
+        kind, options = patch_kind(request.type, target.info), write_options(request.options, context, patches=True)
         return await self._registry.patch(user, target, kind, self._body(request.patch), options)
 
     async def _delete(self, user: User, target: Target, request: pb.DeleteRequest, _: Context) -> Answer:

@@ -25,27 +25,30 @@ def patch_kind(number: int, info: ResourceInfo) -> patching.PatchKind:
     return patching.patch_kind(_PATCHES.get(number, ""), custom=info.custom)
 
 
-def write_options(options: pb.WriteOptions, context: Context) -> WriteOptions:
+def write_options(options: pb.WriteOptions, context: Context, *, patches: bool = False) -> WriteOptions:
     """Components of the cluster are silent about who they are.
 
     Nobody is recorded as the manager of what they write: it would make each of their writes half as costly again, and
     every pod larger by half. They send what they have read, so there is nothing to warn of.
     """
     agent = context.metadata.get("user-agent", "")
-    said = options.dry_run, options.field_manager, options.field_validation, options.force, agent
+    said = options.dry_run, options.field_manager, options.field_validation, options.force, agent, patches
     # Most calls say the same, or nothing.
     long = len(options.field_manager) + len(options.field_validation) + len(agent) > LONGEST
     return _write_options.__wrapped__(*said) if long else _write_options(*said)
 
 
 @lru_cache(1024)
-def _write_options(dry_run: bool, manager: str, validation: str, force: bool, agent: str) -> WriteOptions:
+def _write_options(
+    dry_run: bool, manager: str, validation: str, force: bool, agent: str, patches: bool
+) -> WriteOptions:
     return WriteOptions(
         dry_run=dry_run,
         field_manager=manager,
         field_validation=validation or ("" if agent else "Ignore"),
         force=force,
         user_agent=program(agent),
+        patches=patches,
     )
 
 

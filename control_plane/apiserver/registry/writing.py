@@ -429,6 +429,7 @@ class Writer:
             request = AdmissionRequest(
                 *(UPDATE, stored, user, target.namespace, target.name, wanted, old, target.subresource),
                 dry_run=options.dry_run,
+                patches=options.patches,
                 manager=options.manager,
                 asked=info,
                 size=size,

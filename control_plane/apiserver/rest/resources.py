@@ -404,4 +404,5 @@ def _write_options(request: web.BaseRequest, kind: str) -> WriteOptions:
         field_validation=query.get("fieldValidation", ""),
         force=bool(flag(query, "force")),
         user_agent=agent,
+        patches=kind == "PatchOptions",
     )
