@@ -23,6 +23,8 @@ REQUESTS: Final = f"certificatesigningrequests.{GROUP}"
 CLIENT: Final = "kubernetes.io/kube-apiserver-client"
 KUBELET_CLIENT: Final = "kubernetes.io/kube-apiserver-client-kubelet"
 KUBELET_SERVING: Final = "kubernetes.io/kubelet-serving"
+API_SERVING: Final = "kubernetes.io/kube-apiserver-serving"
+"""Signs nothing on request: its anchors are those by which API servers are trusted."""
 SIGNERS: Final = (CLIENT, KUBELET_CLIENT, KUBELET_SERVING)
 
 LIFE_MAX: Final = timedelta(days=365)

@@ -28,6 +28,7 @@ ACCOUNTS: Final[Mapping[str, str]] = {
     "horizontalpodautoscaling": "horizontal-pod-autoscaler",
     "job": "job-controller",
     "job-orphaned-pods": "job-controller",
+    "kube-apiserver-serving-clustertrustbundle-publisher": "kube-apiserver-serving-clustertrustbundle-publisher",
     "legacy-serviceaccount-token-cleaner": "legacy-service-account-token-cleaner",
     "loadbalancer": "service-controller",
     "namespace": "namespace-controller",

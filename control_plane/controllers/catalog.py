@@ -49,6 +49,7 @@ from rayplane.control_plane.controllers.storageversionmigrator import StorageVer
 from rayplane.control_plane.controllers.tainteviction import TaintEvictionController
 from rayplane.control_plane.controllers.tokencleaner import TokenCleaner
 from rayplane.control_plane.controllers.tokensecrets import TokenSecretController
+from rayplane.control_plane.controllers.trustbundles import TrustBundlePublisher
 from rayplane.control_plane.controllers.volumeexpand import VolumeExpandController
 from rayplane.control_plane.controllers.volumeprotection import ProtectionController
 
@@ -93,7 +94,7 @@ def build_controllers(config: ControllersConfig) -> list[Controller]:
         GarbageCollector(config.garbage_collected),
     ]
     if config.ca_certificate:
-        found.append(RootCAController(config.ca_certificate))
+        found += [RootCAController(config.ca_certificate), TrustBundlePublisher(config.ca_certificate)]
         found += [CertificateApprover(), CertificateSigner()]
         if config.server:
             found.append(BootstrapSigner(config.server, config.ca_certificate))

@@ -78,3 +78,29 @@ async def test_a_signer_takes_a_right_of_its_own(stack: Stack, part: str, verb: 
     await stack.client().create(BINDINGS, binding("signers", "signers"))
     changed = await client.patch(REQUESTS, "a", "", body, subresource=part)
     assert changed["status"].items() >= body["status"].items() or part == "approval"
+
+
+async def test_anchors_of_a_signer_take_the_right_to_attest(stack: Stack) -> None:
+    bundles, signer = "clustertrustbundles.certificates.k8s.io", "example.com/own"
+    admin, signers = stack.client(), {"apiGroups": ["certificates.k8s.io"], "resources": ["signers"]}
+    writes = {"apiGroups": ["certificates.k8s.io"], "resources": ["clustertrustbundles"], "verbs": ["create", "patch"]}
+    await admin.create(ROLES, role("writer", writes))
+    await admin.create(BINDINGS, binding("jane", "writer"))
+    client = stack.client_as("jane")
+
+    def bundle(name: str, **spec: str) -> dict[str, Any]:
+        return {"metadata": {"name": name}, "spec": {"trustBundle": AUTHORITY, **spec}}
+
+    await client.create(bundles, bundle("of-nobody"))
+    with pytest.raises(errors.Forbidden, match="user not permitted to attest for signerName"):
+        await client.create(bundles, bundle("example.com:own:a", signerName=signer))
+    await admin.create(bundles, bundle("example.com:own:a", signerName=signer))
+    labelled = {"metadata": {"labels": {"a": "b"}}}
+    with pytest.raises(errors.Forbidden, match="not permitted to attest"):
+        await client.patch(bundles, "example.com:own:a", "", labelled)
+    # What the collector of garbage does says nothing of whom to trust.
+    await client.patch(bundles, "example.com:own:a", "", {"metadata": {"finalizers": ["x/y"]}})
+    for name in ("example.com/*", signer):
+        attesting = role("writer", writes, {**signers, "resourceNames": [name], "verbs": ["attest"]})
+        await admin.update(ROLES, attesting)
+        await client.create(bundles, bundle(f"example.com:own:{len(name)}", signerName=signer))

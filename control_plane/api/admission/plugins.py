@@ -17,8 +17,10 @@ DEFAULT: Final = frozenset(
         "MutatingAdmissionPolicy",
         "MutatingAdmissionWebhook",
         "NamespaceLifecycle",
+        "NodeDeclaredFeatureValidator",
         "NodeRestriction",
         "PersistentVolumeClaimResize",
+        "PodResizeValidator",
         "PodSecurity",
         "PodTopologyLabels",
         "Priority",
@@ -52,6 +54,7 @@ BUILT_IN: Final = frozenset(
         "CertificateApproval",
         "CertificateSigning",
         "CertificateSubjectRestriction",
+        "ClusterTrustBundleAttest",
         "PodGroupProtection",
         "StorageObjectInUseProtection",
     }

@@ -142,6 +142,11 @@ _ROLES: Mapping[str, _Rules] = {
         _PODS,
         "events",
     ),
+    "kube-apiserver-serving-clustertrustbundle-publisher": (
+        f"certificates: signers: attest: {signers.API_SERVING}",
+        "certificates: clustertrustbundles: create update delete list watch",
+        "events",
+    ),
     "legacy-service-account-token-cleaner": (
         f"core: configmaps: get: {TRACKING}",
         "core: secrets: patch delete",

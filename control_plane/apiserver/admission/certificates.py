@@ -1,20 +1,23 @@
 """Requests for certificates say who makes them, and take a right for each signer: to approve, and to sign.
 
-Kubernetes' CertificateApproval, CertificateSigning and CertificateSubjectRestriction plugins, and what its registry
-writes into new requests.
+So do bundles of trust anchors that name a signer: to attest. Kubernetes' CertificateApproval, CertificateSigning,
+CertificateSubjectRestriction and ClusterTrustBundleAttest plugins, and what its registry writes into new requests.
 Source: Kubernetes reference "Certificates and Certificate Signing Requests".
 """
 
 from rayplane.control_plane.api import meta, signers
 from rayplane.control_plane.api.errors import Forbidden, quote
 from rayplane.control_plane.api.signers import GROUP, REQUESTS
-from rayplane.control_plane.apiserver.admission.plugins import only
+from rayplane.control_plane.apiserver.admission.plugins import only, writing_of
 from rayplane.control_plane.apiserver.admission.request import CREATE, UPDATE, AdmissionRequest
+from rayplane.control_plane.apiserver.admission.rights import grants
 from rayplane.control_plane.apiserver.authorization.authorizer import Authorizer
+
+_BUNDLES = f"clustertrustbundles.{GROUP}"
 
 
 class Certificates:
-    """A plugin that looks at CertificateSigningRequests."""
+    """A plugin that looks at CertificateSigningRequests and ClusterTrustBundles."""
 
     def __init__(self, authorizer: Authorizer) -> None:
         self._authorizer = authorizer
@@ -42,12 +45,26 @@ class Certificates:
         if verb == "sign" and signed[0] == signed[1]:
             return
         signer = str(meta.spec(old).get("signerName") or "")
+        if not await self._may(request, verb, signer):
+            self._refuse(request, f"user not permitted to {verb} requests with signerName {quote(signer)}")
+
+    @only(writing_of(_BUNDLES))
+    async def attest(self, request: AdmissionRequest) -> None:
+        """Forbidden, unless nothing changes but what garbage collection does."""
+        signer = str(meta.spec(request.object).get("signerName") or "")
+        if not signer or (request.old is not None and grants(request.old) == grants(request.object)):
+            return
+        if not await self._may(request, "attest", signer):
+            self._refuse(request, f"user not permitted to attest for signerName {quote(signer)}")
+
+    async def _may(self, request: AdmissionRequest, verb: str, signer: str) -> bool:
+        """Whether the user may do this for a signer, or for all of its domain."""
         domain = signer.partition("/")[0]
         for name in (signer, f"{domain}/*"):
             asked = request.user.asks(verb, group=GROUP, resource="signers", name=name)
             if (await self._authorizer.decide(asked)).allowed:
-                return
-        self._refuse(request, f"user not permitted to {verb} requests with signerName {quote(signer)}")
+                return True
+        return False
 
     def _refuse(self, request: AdmissionRequest, text: str) -> None:
         raise Forbidden.of(request.info.plural, request.name, text, group=GROUP)

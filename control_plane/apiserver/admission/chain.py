@@ -22,6 +22,7 @@ from rayplane.control_plane.apiserver.admission import (
     pods,
     podsecurity,
     quota,
+    resizes,
     rights,
     secrets,
     stages,
@@ -113,7 +114,11 @@ class Admission:
         self._taken += 1
         on, config, lookup, authorizer = self._on, self._config, self._lookup, self._authorizer
         security = settings.pod_security or config.pod_security
-        validators: dict[str, Plugin] = {"PodSecurity": podsecurity.PodSecurity(security, lookup).admit}
+        validators: dict[str, Plugin] = {
+            "NodeDeclaredFeatureValidator": resizes.DeclaredFeatures(lookup).admit,
+            "PodResizeValidator": resizes.PodResizes(lookup).admit,
+            "PodSecurity": podsecurity.PodSecurity(security, lookup).admit,
+        }
         if settings.images is not None and images is not None:
             validators = {"ImagePolicyWebhook": ImageReviews(settings.images, images).admit, **validators}
         if settings.events is not None:
@@ -142,16 +147,21 @@ class Admission:
             "RuntimeClass": RuntimeClasses(lookup).admit,
             "PodTopologyLabels": topology.TopologyLabels(lookup).admit,
         }
-        # Of how kinds are served, whatever is on.
-        fixed: tuple[Plugin, ...] = (
+        self._plugins = Plugins((*_those(on, plugins), *self._fixed()))
+        self._at_deletion = Plugins(_those(on, always))
+
+    def _fixed(self) -> tuple[Plugin, ...]:
+        """Those of how kinds are served, whatever is on."""
+        lookup, authorizer = self._lookup, self._authorizer
+        signers = certificates.Certificates(authorizer)
+        return (
             rights.Escalation(authorizer).admit,
-            certificates.Certificates(authorizer).admit,
+            signers.admit,
+            signers.attest,
             devices.DeviceAdministration(lookup).admit,
             devices.ClaimRights(authorizer).admit,
-            secrets.TokenSecrets(config, self._env, lookup, authorizer).admit,
+            secrets.TokenSecrets(self._config, self._env, lookup, authorizer).admit,
         )
-        self._plugins = Plugins((*_those(on, plugins), *fixed))
-        self._at_deletion = Plugins(_those(on, always))
 
     async def admit(self, request: AdmissionRequest) -> None:
         """Complete the new object or refuse it (ApiError)."""

@@ -31,7 +31,7 @@ class Escalation:
         info, old, new = request.info, request.old, request.object
         if request.user.all_powerful:
             return
-        if old is not None and _granted(old) == _granted(new):
+        if old is not None and grants(old) == grants(new):
             return
         if info.kind in _PLURALS:
             await self._role(request)
@@ -77,10 +77,10 @@ class Escalation:
 
 def _stores_rules_only(request: AdmissionRequest) -> bool:
     """Whether nothing but the rules of an aggregated role change."""
-    new, old = ({**_granted(o), "rules": None} for o in (request.object, request.old or request.object))
+    new, old = ({**grants(o), "rules": None} for o in (request.object, request.old or request.object))
     return bool(request.old and request.object.get("rules") and old.get("aggregationRule")) and new == old
 
 
-def _granted(o: Object) -> Object:
-    """The parts of a role or binding that matter to who may do what."""
+def grants(o: Object) -> Object:
+    """The parts of an object that matter to who may do what, or who is trusted."""
     return {**o, "metadata": {k: v for k, v in o["metadata"].items() if k not in _HARMLESS}}

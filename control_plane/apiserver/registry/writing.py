@@ -428,11 +428,7 @@ class Writer:
             wanted = await make(await self._forms.from_stored(info, entry.fresh_object()))
             request = AdmissionRequest(
                 *(UPDATE, stored, user, target.namespace, target.name, wanted, old, target.subresource),
-                dry_run=options.dry_run,
-                patches=options.patches,
-                manager=options.manager,
-                asked=info,
-                size=size,
+                *(options.dry_run, options.patches, options.manager, info, size),
             )
             new = await self._changed(target, request, chosen, status=status)
             tried[:] = [request]
