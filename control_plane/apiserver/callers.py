@@ -10,4 +10,5 @@ OBJECTS = each(EVERYONE, "Get", "List", "ListStream", "Create", "Update", "Patch
 )
 DISCOVERY = each(EVERYONE, "Endpoints")
 PODS = each(EVERYONE, "Logs", "Exec", "Attach", "PortForward")
+CHAOS = each(EVERYONE, "Targets", "Begin", "End", "List", "Heal")
 AGGREGATION = each(EVERYONE, "Purge", "Collect", "Read", "Patch")

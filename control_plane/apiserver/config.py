@@ -155,6 +155,9 @@ class ApiServerConfig:
     etcd_endpoints: tuple[str, ...] = ()
     """host:port of the members' client ports."""
 
+    supervisors: tuple[str, ...] = ()
+    """host:port of supervisors at first: they carry out faults."""
+
     grpc_address: str = "127.0.0.1:0"
     https_address: str | None = "127.0.0.1:0"
     """host:port to serve REST on; None serves gRPC only."""

@@ -9,6 +9,7 @@ from rayplane.control_plane.apiserver.config import ApiServerConfig
 from rayplane.control_plane.apiserver.endpoints import EndpointKeeper, ServerEntry
 from rayplane.control_plane.apiserver.grpc.aggregation import AggregationService
 from rayplane.control_plane.apiserver.grpc.calls import Calls
+from rayplane.control_plane.apiserver.grpc.chaos import ChaosService
 from rayplane.control_plane.apiserver.grpc.objects import DiscoveryService, ObjectsService
 from rayplane.control_plane.apiserver.grpc.pods import PodsService
 from rayplane.control_plane.apiserver.registry.pod_streams import PodStreams
@@ -17,7 +18,7 @@ from rayplane.control_plane.apiserver.storage.compaction import Compactor
 from rayplane.control_plane.client.etcd import EtcdClient
 from rayplane.control_plane.rpc import Network, Server, Service, Traffic
 from rayplane.control_plane.rpc.sockets import Sockets
-from rayplane.proto.rayplane.v1 import aggregation_pb2, objects_pb2, pods_pb2
+from rayplane.proto.rayplane.v1 import aggregation_pb2, chaos_pb2, objects_pb2, pods_pb2
 from rayplane.storage.env import Env
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 _SERVICES = objects_pb2.DESCRIPTOR.services_by_name
 _PODS = pods_pb2.DESCRIPTOR.services_by_name["Pods"]
 _AGGREGATION = aggregation_pb2.DESCRIPTOR.services_by_name["Aggregation"]
+_CHAOS = chaos_pb2.DESCRIPTOR.services_by_name["Chaos"]
+_CHAOS_BYTES_MAX = 256 * 1024
 _START_PAUSE_S = 0.2
 
 
@@ -80,6 +83,12 @@ class ApiServer:
             Service(_PODS, PodsService(calls, PodStreams(self.registry, self._network)), callers=callers.PODS),
             Service(_SERVICES["Discovery"], DiscoveryService(calls, self.endpoints), callers=callers.DISCOVERY),
             Service(_AGGREGATION, AggregationService(calls), callers=callers.AGGREGATION),
+            Service(
+                _CHAOS,
+                ChaosService(calls, self._network, lambda: self._keeper.supervisors or self.config.supervisors),
+                callers=callers.CHAOS,
+                request_bytes_max=_CHAOS_BYTES_MAX,
+            ),
         ]
         # Who has no certificate may have a token.
         self._server = await self._network.serve(self.config.grpc_address, services, strangers=True)

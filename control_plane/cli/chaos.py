@@ -1,22 +1,27 @@
 """Commands that break things on purpose."""
 
 import random
+from datetime import UTC
 from enum import StrEnum
 from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from google.protobuf.json_format import MessageToDict
+from rich.markup import escape
+from rich.table import Table
 
-from rayplane.control_plane.cli.options import Name, State, console, errors, run, state_dir
+from rayplane.control_plane.cli.options import Name, Output, State, console, errors, run, state_dir, wants_json
 from rayplane.control_plane.cluster.access import access
-from rayplane.control_plane.cluster.chaos import SIGNALS, LiveInjector
+from rayplane.control_plane.cluster.chaos import KILL_TIMEOUT_S, SIGNALS, LiveInjector
 from rayplane.control_plane.cluster.errors import UsageError
 from rayplane.control_plane.cluster.state import StateDir
-from rayplane.control_plane.faults.form import as_command, read_fault
+from rayplane.control_plane.faults.form import COMMAND, as_command, parse_fault, read_fault
 from rayplane.control_plane.faults.injector import hold
 from rayplane.control_plane.faults.reading import FormError
 from rayplane.control_plane.faults.vocabulary import TARGETS, Continue, Stop, Target
+from rayplane.proto.rayplane.v1 import chaos_pb2
 
 Whom = Annotated[str, typer.Argument(metavar="TARGET", help=f"{', '.join(TARGETS)}, or an actor's name.")]
 Actor = Annotated[str, typer.Argument(metavar="[NAME]", help="Which one, or `random`; the one in charge by default.")]
@@ -35,6 +40,9 @@ def register(app: typer.Typer) -> None:
     group.command()(kill)
     group.command()(stop)
     group.command(name="continue")(go_on)
+    group.command()(inject)
+    group.command(name="list")(list_faults)
+    group.command()(end)
     group.command(name="run")(run_scenario)
     group.command(name="heal")(heal_all)
     group.command(name="schema")(schema_of_files)
@@ -96,6 +104,61 @@ def _struck(victim: str, pid: int, signal: str) -> str:
     return f"{victim} (process {pid}) got SIG{signal}"
 
 
+def inject(
+    fault: Annotated[str, typer.Argument(metavar="FAULT", help="A step of a file: `stop: {target: leader, for: 9s}`.")],
+    name: Name = "default",
+    state: State = None,
+) -> None:
+    """Begin a fault that the cluster ends itself at its time, whatever becomes of this command."""
+    try:
+        parse_fault(fault)
+    except FormError as e:
+        raise UsageError(str(e)) from e
+
+    async def call() -> Any:
+        async with access(state_dir(name, state)) as admin:
+            return await admin.faults.Begin(chaos_pb2.BeginRequest(fault=fault), timeout=KILL_TIMEOUT_S)
+
+    begun = run(call())
+    hit = f" -> {', '.join(begun.hit)}" if begun.hit else ""
+    _plain(f"{begun.fault}{hit}" + (f", ends by itself; now: {COMMAND} end {begun.id}" if begun.id else ""))
+
+
+def list_faults(output: Output = "", name: Name = "default", state: State = None) -> None:
+    """List the faults that last, with their ends."""
+
+    async def call() -> Any:
+        async with access(state_dir(name, state)) as admin:
+            return await admin.faults.List(chaos_pb2.ListFaultsRequest(), timeout=KILL_TIMEOUT_S)
+
+    found = run(call()).faults
+    if wants_json(output):
+        _plain(dumps({"faults": [MessageToDict(one) for one in found]}, indent=1))
+        return
+    if not found:
+        console.print("no fault stands")
+        return
+    table = Table("ID", "ENDS", "BY", "FAULT", "HIT", "NOT ENDED YET", box=None)
+    for one in found:
+        ends = one.ends.ToDatetime(UTC).isoformat(sep=" ", timespec="seconds")
+        table.add_row(*map(escape, (one.id, ends, one.by, one.fault, ", ".join(one.hit), one.failed)))
+    console.print(table)
+
+
+def end(
+    id: Annotated[str, typer.Argument(metavar="ID", help="As `list` tells it.")],
+    name: Name = "default",
+    state: State = None,
+) -> None:
+    """End a fault before its time."""
+
+    async def call() -> Any:
+        async with access(state_dir(name, state)) as admin:
+            return await admin.faults.End(chaos_pb2.EndRequest(id=id), timeout=KILL_TIMEOUT_S)
+
+    _plain(f"over: {run(call()).fault.fault}")
+
+
 Told = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the verdict there too.")]
 
 
@@ -136,12 +199,15 @@ def run_scenario(
 
 
 def heal_all(name: Name = "default", state: State = None) -> None:
-    """End whatever an earlier trial, which was killed, has left broken."""
+    """End whatever is broken: faults that stand, and what a trial that was killed has left."""
     from rayplane.control_plane.cluster.trial.trial import heal
 
     async def call() -> tuple[list[str], list[str]]:
         async with access(state_dir(name, state)) as admin:
-            return await heal(admin)
+            left, failed = await heal(admin)
+            standing = await admin.faults.Heal(chaos_pb2.HealRequest(), timeout=KILL_TIMEOUT_S)
+        left += [one.fault for one in (*standing.healed, *standing.left)]
+        return left, [*failed, *(f"{one.fault}: {one.failed}; it is tried again" for one in standing.left)]
 
     left, failed = run(call())
     _say_healed(left, failed)

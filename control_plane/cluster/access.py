@@ -12,9 +12,10 @@ from rayplane.control_plane.client import ApiClient, EtcdClient
 from rayplane.control_plane.cluster.renewal import renew_admin, repoint
 from rayplane.control_plane.cluster.state import ClusterState, StateDir
 from rayplane.control_plane.cluster.topology import TOPOLOGY_KEY, Instance, Role, Topology
-from rayplane.control_plane.rpc import RpcError, Stub
+from rayplane.control_plane.rpc import Network, RpcError, Stub
 from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
 from rayplane.control_plane.rpc.tls import Credentials
+from rayplane.proto.rayplane.v1 import chaos_pb2
 from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
 from rayplane.storage.env import Clock, SystemClock
 
@@ -28,10 +29,12 @@ class Access:
 
     directory: StateDir
     state: ClusterState
-    network: GrpcNetwork
+    network: Network
     etcd: EtcdClient
     api: ApiClient
     supervisor: Any
+    faults: Any
+    """Its standing faults."""
 
 
 @contextlib.asynccontextmanager
@@ -60,6 +63,7 @@ def _access(directory: StateDir, state: ClusterState, network: GrpcNetwork) -> A
         etcd=EtcdClient(network, state.topology.endpoints(Role.MEMBER, "client")),
         api=ApiClient(network, state.topology.endpoints(Role.APISERVER, "grpc"), discovery=[supervisor]),
         supervisor=Stub(network.channel(supervisor), pb.DESCRIPTOR.services_by_name["Supervisor"]),
+        faults=Stub(network.channel(supervisor), chaos_pb2.DESCRIPTOR.services_by_name["Faults"]),
     )
 
 

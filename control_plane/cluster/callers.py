@@ -1,6 +1,6 @@
 """Callers of the supervisor's methods."""
 
-from rayplane.control_plane.identities import CONTROLLER_MANAGER
+from rayplane.control_plane.identities import API_SERVERS, CONTROLLER_MANAGER, MASTERS
 from rayplane.control_plane.rpc import ADMINISTRATORS, EVERYONE, Callers, each
 
 SUPERVISOR = {
@@ -9,5 +9,7 @@ SUPERVISOR = {
     **each(EVERYONE, "Renew"),
     **each(Callers.of(users=(CONTROLLER_MANAGER,)), "Sign"),
 }
+#: API servers have asked RBAC first.
+FAULTS = each(Callers.of(groups=(API_SERVERS, MASTERS)), "Targets", "Begin", "End", "List", "Heal")
 # As from API servers: whom they cannot tell any more, since all have other addresses, asks here.
 DISCOVERY = each(EVERYONE, "Endpoints")

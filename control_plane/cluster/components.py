@@ -132,6 +132,7 @@ def _apiserver(spec: Spec, env: Env, network: Network, tls_dir: str | None, sock
     config = ApiServerConfig(
         name=spec.instance.name,
         etcd_endpoints=spec.topology.endpoints(Role.MEMBER, "client"),
+        supervisors=_discovery(spec),
         grpc_address=spec.instance.endpoint("grpc"),
         # Without certificates nobody can be told from anybody: no REST then where anybody could connect.
         https_address=spec.instance.endpoint("https") if tls_dir or sockets else None,

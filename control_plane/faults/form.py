@@ -77,6 +77,19 @@ _COMMANDS = (Kill, Stop, Continue)
 _ACTION = re.compile(r"kill|stop|count|error\([A-Z0-9]+\)")
 _POINT = re.compile(r"[a-z_]+\.[a-z_]+")
 _HOSTS_MAX = 1000
+TEXT_CHARS_MAX = 64 * 1024
+"""Of one fault."""
+_EXAMPLES: Mapping[str, Any] = {
+    "target": Target("member", count=1),
+    "groups": (("member-0",),),
+    "sources": ("member-0",),
+    "sinks": ("member-1",),
+    "for_s": 1.0,
+    "delay_s": 1.0,
+    "by_s": 1.0,
+    "share": 0.5,
+    "point": "wal.before_sync",
+}
 
 
 def read_fault(verb: str, body: Any, at: str) -> Fault:
@@ -90,6 +103,27 @@ def read_fault(verb: str, body: Any, at: str) -> Fault:
         raise FormError(f"{at}.{missing[0]}", f"a {verb} needs it")
     values = {own[word].name: _FIELDS[own[word].name][1](value, f"{at}.{word}") for word, value in data.items()}
     return kind(**values)
+
+
+def parse_fault(text: str) -> Fault:
+    """The fault of one step, YAML or JSON, that somebody elsewhere has written. Raises FormError."""
+    if len(text) > TEXT_CHARS_MAX:
+        raise FormError("the fault", f"give at most {TEXT_CHARS_MAX} characters")
+    if "&" in text or "*" in text:
+        # With names for its parts a short text may stand for a document without an end.
+        raise FormError("the fault", "write it without anchors")
+    return reading.read(text, _step)
+
+
+def _step(found: Any) -> Fault:
+    if not isinstance(found, dict) or len(found) != 1 or (verb := next(iter(found))) not in VERBS:
+        raise FormError("the fault", f"write `VERB: ...` as in scenario files; verbs are {', '.join(VERBS)}")
+    return read_fault(verb, found[verb], verb)
+
+
+def example(kind: type[Fault]) -> Fault:
+    """A fault of a kind, with as little said as there may be."""
+    return kind(**{f.name: _EXAMPLES[f.name] for f in fields(kind) if f.default is MISSING})
 
 
 def _long(body: Any, own: Mapping[str, Any], at: str) -> dict[str, Any]:

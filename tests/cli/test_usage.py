@@ -51,6 +51,7 @@ WRONG = [
     ("image load pyproject.toml --tag Bad/Name", "couldn't parse image name 'Bad/Name'"),
     ("image map nginx", "give --command PROGRAM, or --remove"),
     ("image map nginx --command x --remove", "give --command PROGRAM, or --remove"),
+    ("chaos inject pray", "write `VERB: ...` as in scenario files"),
     ("chaos run", "Missing argument"),
     ("chaos run /does/not/exist.yaml", "cannot read /does/not/exist.yaml"),
 ]

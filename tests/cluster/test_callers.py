@@ -45,6 +45,8 @@ TABLE = {
     # It answers an actor of its own certificate only.
     "/rayplane.v1.Supervisor/Renew": EVERYONE,
     "/rayplane.v1.Supervisor/Sign": ("controllers",),
+    # API servers ask RBAC first.
+    "/rayplane.v1.Faults/*": ETCD,
     "/rayplane.v1.Node/[LES]*": ETCD,
     "/rayplane.v1.Node/Page": ETCD,
     "/rayplane.v1.Node/PortForward": (*ETCD, "node"),
@@ -55,6 +57,7 @@ TABLE = {
     "/csi.v1.Node/*": ADMINS,
     # The API server's authorizer has the word here.
     "/rayplane.v1.Aggregation/*": EVERYONE,
+    "/rayplane.v1.Chaos/*": EVERYONE,
     "/rayplane.v1.Objects/*": EVERYONE,
     "/rayplane.v1.Pods/*": EVERYONE,
     "/rayplane.v1.Discovery/*": EVERYONE,

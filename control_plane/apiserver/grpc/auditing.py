@@ -73,7 +73,8 @@ class CallAudit:
         try:
             info = self._kinds.find(ref.group, ref.version, ref.resource)
         except ApiError:
-            uri, group, version = f"{_PATH}{verb.capitalize()}", ref.group, ref.version
+            uri = f"{_PATH}{verb.capitalize()}" if context.path.startswith(_PATH) else context.path
+            group, version = ref.group, ref.version
             namespace = ref.namespace
         else:
             part = f"/{ref.subresource}" if ref.subresource else ""

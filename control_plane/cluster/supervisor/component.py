@@ -8,24 +8,29 @@ from pathlib import Path
 
 from rayplane.control_plane.client import ApiClient, EtcdClient
 from rayplane.control_plane.cluster import callers
+from rayplane.control_plane.cluster.access import Access
+from rayplane.control_plane.cluster.chaos import LiveInjector
 from rayplane.control_plane.cluster.components import Spec
 from rayplane.control_plane.cluster.host import Host
 from rayplane.control_plane.cluster.patience import slowdown as of_this_machine
 from rayplane.control_plane.cluster.pki import renewed, renewed_front_proxy
 from rayplane.control_plane.cluster.ports import free_port, share
 from rayplane.control_plane.cluster.specs import SpecMaker
+from rayplane.control_plane.cluster.state import ClusterState, StateDir
 from rayplane.control_plane.cluster.supervisor.etcd import ApiNodes, Clients, EtcdMembers, EtcdTopologyStore
+from rayplane.control_plane.cluster.supervisor.faults import FaultsService
 from rayplane.control_plane.cluster.supervisor.ports import AllotPort, Ports
 from rayplane.control_plane.cluster.supervisor.reconciler import Reconciler
 from rayplane.control_plane.cluster.supervisor.service import DiscoveryService, SupervisorService
 from rayplane.control_plane.cluster.supervisor.signing import CertificateSigning
+from rayplane.control_plane.cluster.supervisor.standing import StandingFaults
 from rayplane.control_plane.cluster.topology import Instance, Role, Topology
 from rayplane.control_plane.component_base.debugging import Debugging
 from rayplane.control_plane.component_base.metrics import Family, counter, gauge
-from rayplane.control_plane.rpc import Network, Server, Service
+from rayplane.control_plane.rpc import Network, Server, Service, Stub
 from rayplane.control_plane.rpc.sockets import stop_listening
 from rayplane.control_plane.tasks import cancel_and_wait
-from rayplane.proto.rayplane.v1 import objects_pb2
+from rayplane.proto.rayplane.v1 import chaos_pb2, objects_pb2
 from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
 from rayplane.storage.env import Clock, Disk, SystemClock
 
@@ -62,6 +67,7 @@ class Supervisor:
         now = asyncio.get_running_loop().time
         rng = random.Random()
         clients = Clients(etcd, api, disk)
+        self._state_dir = Path(spec.data_dir).parent.parent
         ports = Ports(
             host=host,
             store=EtcdTopologyStore(etcd),
@@ -71,7 +77,7 @@ class Supervisor:
                 config=spec.config,
                 plan=spec.plan,
                 secrets=spec.secrets,
-                state_dir=str(Path(spec.data_dir).parent.parent),
+                state_dir=str(self._state_dir),
             ),
             directory=clients,
             allot=allot or (lambda address, taken: free_port(address, taken, rng, share(spec.plan))),
@@ -81,6 +87,8 @@ class Supervisor:
         # What was remembered may say of this one where it was before.
         self._reconciler = Reconciler(clients.recall(spec.topology).replaced(spec.instance), ports)
         signing = CertificateSigning(api, spec.secrets, self._clock.now)
+        striker = LiveInjector(self._own_access(etcd, api), rng)
+        self._standing = StandingFaults(striker, disk, self._clock, rng)
         self._service = SupervisorService(self._reconciler, host, self._renew, signing, now=now, slowdown=slowdown)
 
     @property
@@ -110,19 +118,39 @@ class Supervisor:
                 DiscoveryService(lambda: self.topology),
                 callers=callers.DISCOVERY,
             ),
+            Service(
+                chaos_pb2.DESCRIPTOR.services_by_name["Faults"],
+                FaultsService(self._standing, lambda: self.topology),
+                callers=callers.FAULTS,
+            ),
         ]
         self._server = await self._network.serve(
             self._spec.instance.endpoint("grpc"), services, web=Debugging(self.collect)
         )
         self._task = asyncio.get_running_loop().create_task(self._reconciler.run(), name="supervisor")
+        self._standing.start()
 
     async def stop(self) -> None:
+        await self._standing.stop()
         await cancel_and_wait(self._task)
         await self._reconciler.stop()
         if self._server is not None:
             await self._server.stop()
         if self._claimed is not None:
             await stop_listening(self._claimed)
+
+    def _own_access(self, etcd: EtcdClient, api: ApiClient) -> Access:
+        """The way to itself and to the others that a command of its administrator has."""
+        spec, channel = self._spec, self._network.channel(self._spec.instance.endpoint("grpc"))
+        return Access(
+            directory=StateDir(self._state_dir),
+            state=ClusterState(config=spec.config, plan=spec.plan, topology=self.topology, running=True, host={}),
+            network=self._network,
+            etcd=etcd,
+            api=api,
+            supervisor=Stub(channel, pb.DESCRIPTOR.services_by_name["Supervisor"]),
+            faults=Stub(channel, chaos_pb2.DESCRIPTOR.services_by_name["Faults"]),
+        )
 
     def _renew(self, instance: Instance, request: bytes, front_proxy: bool) -> bytes:
         if self._spec.secrets is None:

@@ -59,7 +59,7 @@ class Journal:
         """What an earlier run left broken. Raises ClusterError when the file is damaged."""
         try:
             found = json.loads(self._path.read_bytes())
-            return [_broken(one) for one in found]
+            return [read_broken(one) for one in found]
         except FileNotFoundError:
             return []
         except (OSError, ValueError, KeyError, TypeError, FormError) as e:
@@ -105,7 +105,8 @@ async def _end(injector: Injector, broken: Broken) -> str:
     return why
 
 
-def _broken(one: Any) -> Broken:
+def read_broken(one: Any) -> Broken:
+    """From JSON. Raises ValueError, KeyError, TypeError, FormError."""
     [(verb, body)] = one["fault"].items()
     if verb not in VERBS:
         raise ValueError(f"no fault {verb!r:.80}")

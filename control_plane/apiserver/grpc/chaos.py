@@ -1,0 +1,120 @@
+"""Service Chaos of `rayplane.v1`: faults of the cluster, for whom RBAC lets begin and end them.
+
+The supervisor carries them out and keeps their ends. Who may is a matter of the resource `faults` of the group
+`chaos.rayplane.io`, which is stored nowhere.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn, TypeVar
+
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+from orjson import dumps
+
+from rayplane.control_plane.api.errors import (
+    ApiError,
+    BadRequest,
+    Conflict,
+    InternalError,
+    NotFound,
+    ServiceUnavailable,
+    TooManyRequests,
+)
+from rayplane.control_plane.api.machinery.decoding import JSON
+from rayplane.control_plane.apiserver.grpc.calls import Calls
+from rayplane.control_plane.apiserver.requests import User
+from rayplane.control_plane.rpc import Context, Network, RpcError, Stub
+from rayplane.control_plane.rpc.errors import Code
+from rayplane.proto.rayplane.v1 import chaos_pb2 as pb
+from rayplane.proto.rayplane.v1 import objects_pb2
+
+GROUP, VERSION, FAULTS = "chaos.rayplane.io", "v1", "faults"
+_SERVICE = pb.DESCRIPTOR.services_by_name["Faults"]
+_TIMEOUT_S = 30.0
+_ERRORS: dict[str, type[ApiError]] = {
+    "INVALID_ARGUMENT": BadRequest,
+    "FAILED_PRECONDITION": Conflict,
+    "RESOURCE_EXHAUSTED": TooManyRequests,
+    "UNAVAILABLE": ServiceUnavailable,
+    "CANCELLED": ServiceUnavailable,
+    "DEADLINE_EXCEEDED": ServiceUnavailable,
+}
+M = TypeVar("M", bound=Message)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    """A call as the audit log takes it."""
+
+    ref: objects_pb2.ResourceRef
+    json: bytes = b""
+
+
+class ChaosService:
+    """Handler of `rayplane.v1.Chaos`. `supervisors` tells host:port of each."""
+
+    def __init__(self, calls: Calls, network: Network, supervisors: Callable[[], Sequence[str]]) -> None:
+        self._calls = calls
+        self._network = network
+        self._supervisors = supervisors
+
+    async def Targets(self, request: pb.TargetsRequest, context: Context) -> pb.TargetsResponse:
+        return await self._passed(context, "list", request, pb.TargetsResponse)
+
+    async def Begin(self, request: pb.BeginRequest, context: Context) -> pb.ActiveFault:
+        return await self._passed(context, "create", request, pb.ActiveFault)
+
+    async def End(self, request: pb.EndRequest, context: Context) -> pb.EndResponse:
+        return await self._passed(context, "delete", request, pb.EndResponse, name=request.id)
+
+    async def List(self, request: pb.ListFaultsRequest, context: Context) -> pb.ListFaultsResponse:
+        return await self._passed(context, "list", request, pb.ListFaultsResponse)
+
+    async def Heal(self, request: pb.HealRequest, context: Context) -> pb.HealResponse:
+        return await self._passed(context, "deletecollection", request, pb.HealResponse)
+
+    async def _passed(self, context: Context, verb: str, request: Any, answers: type[M], *, name: str = "") -> M:
+        """What the supervisor answers, to whom may ask it."""
+        calls = self._calls
+        ref = objects_pb2.ResourceRef(group=GROUP, version=VERSION, resource=FAULTS, name=name)
+
+        async def run(user: User) -> M:
+            asking = _Asking(ref, _json(request))
+            with calls.measured(verb, ref, user), calls.audit.follow(user, context, verb, asking) as trail:
+                written = {"group": GROUP, "resource": FAULTS}
+                await calls.registry.authorizer.check_written(user, verb, name=name, **written)
+                if isinstance(request, pb.BeginRequest):
+                    request.by = user.name
+                answer: M = await self._ask(context.path.rpartition("/")[2], request, name)
+                if trail is not None:
+                    body = _json(answer) if trail.wants_response else b""
+                    trail.end(201 if verb == "create" else 200, body, JSON)
+                return answer
+
+        return await calls.answered(context, run)
+
+    async def _ask(self, method: str, request: Message, name: str) -> Any:
+        error = RpcError(Code.UNAVAILABLE, "this server knows no supervisor")
+        for address in self._supervisors():
+            stub = Stub(self._network.channel(address), _SERVICE)
+            try:
+                return await getattr(stub, method)(request, timeout=_TIMEOUT_S)
+            except RpcError as e:
+                error = e
+                if not e.unsent:
+                    break
+        _fail(error, name)
+
+
+def _fail(error: RpcError, name: str) -> NoReturn:
+    code = error.code.name
+    if code == "NOT_FOUND":
+        raise NotFound.of(FAULTS, name, group=GROUP) from error
+    kind = _ERRORS.get(code, InternalError)
+    text = f"the supervisor does not answer: {error.message}" if kind is ServiceUnavailable else error.message
+    raise kind(text, details={}) from error
+
+
+def _json(message: Message) -> bytes:
+    return dumps(MessageToDict(message))

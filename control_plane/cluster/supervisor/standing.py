@@ -1,0 +1,246 @@
+"""Standing faults: begun for others, each with an end that comes whoever dies meanwhile.
+
+The supervisor owns them. What lasts is written down before it begins; a supervisor that comes after another reads that,
+and ends each at its time. The wall clock tells the time, as spans do not outlive a process.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import orjson
+
+from rayplane.control_plane.backoff import Backoff
+from rayplane.control_plane.cluster.errors import ClusterError, UsageError
+from rayplane.control_plane.cluster.trial.journal import Broken, read_broken
+from rayplane.control_plane.faults.form import as_step, write_fault
+from rayplane.control_plane.faults.reading import FormError
+from rayplane.control_plane.faults.vocabulary import Continue, Cut, Fault, Heal, Partition, SlowNetwork, lasts
+from rayplane.control_plane.tasks import cancel_and_wait
+from rayplane.storage.env import Clock, Disk, DiskError
+
+log = logging.getLogger(__name__)
+
+FILE = "faults.json"
+FOR_MAX_S = 3600.0
+STANDING_MAX = 100
+AGAIN = Backoff(0.5, 30.0)
+# The wall clock may be set while somebody sleeps.
+LOOK_S = 5.0
+_WEATHER = (Partition, Cut, SlowNetwork)
+
+
+class NoSuchFault(ClusterError):
+    """No fault of that id stands; it may be over."""
+
+    code = "NOT_FOUND"
+
+
+class TooMany(ClusterError):
+    """The limit of faults that may stand at once is reached."""
+
+    code = "RESOURCE_EXHAUSTED"
+
+
+class Striker(Protocol):
+    """Whoever carries faults out, as `LiveInjector`. Calls raise ClusterError, and UsageError when they never will."""
+
+    def refusal(self, fault: Fault) -> str: ...
+
+    async def chosen(self, fault: Fault) -> tuple[str, ...]: ...
+
+    async def inflict(self, fault: Fault, names: Sequence[str]) -> Any: ...
+
+    async def end(self, fault: Fault, hit: tuple[str, ...]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """A fault that lasts, or did. Times are seconds since 1970.
+
+    `by`: who began it. `failures`: how often it could not be ended, `why` the last time, to be tried again at `ends_s`.
+    """
+
+    id: str
+    broken: Broken
+    by: str
+    began_s: float
+    ends_s: float
+    failures: int = 0
+    why: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """What it takes to end it."""
+        broken = {"fault": write_fault(self.broken.fault), "hit": list(self.broken.hit)}
+        return {"id": self.id, **broken, "by": self.by, "began": self.began_s, "ends": self.ends_s}
+
+    @staticmethod
+    def from_json(data: Any) -> "Standing":
+        """Raises ValueError, KeyError, TypeError, FormError."""
+        return Standing(
+            id=str(data["id"]),
+            broken=read_broken(data),
+            by=str(data["by"]),
+            began_s=float(data["began"]),
+            ends_s=float(data["ends"]),
+        )
+
+
+class StandingFaults:
+    """The standing faults of one cluster; never more than `STANDING_MAX`. `disk`: where they are written down."""
+
+    def __init__(self, striker: Striker, disk: Disk | None, clock: Clock, rng: random.Random) -> None:
+        self._striker = striker
+        self._disk = disk
+        self._clock = clock
+        self._rng = rng
+        self._standing: dict[str, Standing] = {}
+        self._ending = asyncio.Lock()
+        self._changed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def refusal(self, fault: Fault) -> str:
+        """Why such a fault can never be here; empty when it can."""
+        if isinstance(fault, Continue | Heal) or (isinstance(fault, SlowNetwork) and not fault.delay_s):
+            return f"{as_step(fault)}: it ends what others have begun; end a fault by its id"
+        return self._striker.refusal(fault)
+
+    def all(self) -> list[Standing]:
+        """The first to end first."""
+        return sorted(self._standing.values(), key=lambda one: (one.ends_s, one.id))
+
+    def start(self) -> None:
+        """Go on with what an earlier supervisor has left standing."""
+        self._standing = {one.id: one for one in self._recalled()}
+        if self._standing:
+            self._tend(resume=True)
+
+    async def stop(self) -> None:
+        await cancel_and_wait(self._task)
+
+    async def begin(self, fault: Fault, by: str) -> Standing:
+        """Let it happen; its end comes by itself. Raises ClusterError."""
+        if refused := self.refusal(fault):
+            raise UsageError(refused)
+        for_s: float = getattr(fault, "for_s", 0.0)
+        if not lasts(fault):
+            hit, now = await self._striker.chosen(fault), self._now()
+            await self._striker.inflict(fault, hit)
+            return Standing(id="", broken=Broken(fault, hit), by=by, began_s=now, ends_s=now)
+        if not 0 < for_s <= FOR_MAX_S:
+            raise UsageError(f"{as_step(fault)}: say `for` how long, at most {FOR_MAX_S / 3600:g}h")
+        if len(self._standing) >= STANDING_MAX:
+            raise TooMany(f"{STANDING_MAX} faults stand already: end some, or wait")
+        hit, now = await self._striker.chosen(fault), self._now()
+        made = Standing(id=self._new_id(), broken=Broken(fault, hit), by=by, began_s=now, ends_s=now + for_s)
+        await self._put(made)
+        try:
+            await self._striker.inflict(fault, hit)
+        except ClusterError:
+            # It may have happened all the same, or to some of them.
+            self._standing[made.id] = replace(made, ends_s=now)
+            raise
+        finally:
+            self._tend()
+        return made
+
+    async def end(self, id: str) -> Standing:
+        """End it now; what it was. Raises NoSuchFault, and ClusterError when it cannot be ended yet."""
+        if id not in self._standing:
+            raise NoSuchFault(f"no fault {id!r:.80} stands; `list` tells which do")
+        one = self._standing[id]
+        await self._end(id)
+        if left := self._standing.get(id):
+            raise ClusterError(f"{left.broken}: {left.why}; it is tried again")
+        return one
+
+    async def heal(self) -> tuple[list[Standing], list[Standing]]:
+        """End all; what is over, and what could not be ended yet."""
+        before = self.all()
+        for one in before:
+            await self._end(one.id)
+        return [one for one in before if one.id not in self._standing], self.all()
+
+    # --- what comes by itself -------------------------------------------------------------------
+
+    def _tend(self, *, resume: bool = False) -> None:
+        self._changed.set()
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._run(resume), name="standing faults")
+
+    async def _run(self, resume: bool) -> None:
+        if resume:
+            await self._resume()
+        while self._standing:
+            self._changed.clear()
+            for one in [one for one in self.all() if one.ends_s <= self._now()]:
+                await self._end(one.id)
+            if self._standing:
+                wait_s = min(one.ends_s for one in self._standing.values()) - self._now()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._changed.wait(), min(max(wait_s, 0.0), LOOK_S))
+
+    async def _resume(self) -> None:
+        """Whoever carries faults out knows no more of the weather than it was told since it is there."""
+        for one in self.all():
+            if isinstance(one.broken.fault, _WEATHER) and one.ends_s > self._now():
+                with contextlib.suppress(ClusterError):
+                    await self._striker.inflict(one.broken.fault, one.broken.hit)
+
+    async def _end(self, id: str) -> None:
+        """Try to end it; what cannot be ended stays, to be tried again."""
+        async with self._ending:
+            one = self._standing.get(id)
+            if one is None:
+                return
+            try:
+                await self._striker.end(one.broken.fault, one.broken.hit)
+            except UsageError as e:
+                log.info("%s: over, as %s", one.broken, e)  # whom it hit is gone
+            except ClusterError as e:
+                failures = one.failures + 1
+                again_s = self._now() + AGAIN.pause_s(failures)
+                self._standing[id] = replace(one, failures=failures, why=str(e), ends_s=again_s)
+                log.warning("%s cannot be ended yet: %s", one.broken, e)
+                return
+            del self._standing[id]
+            try:
+                await self._save()
+            except DiskError as e:
+                # Whoever reads it later ends it once more, which does no harm.
+                log.warning("%s is over, which cannot be written down: %s", one.broken, e)
+
+    # --- what is written down -------------------------------------------------------------------
+
+    async def _put(self, made: Standing) -> None:
+        self._standing[made.id] = made
+        try:
+            await self._save()
+        except DiskError as e:
+            del self._standing[made.id]
+            raise ClusterError(f"{made.broken.fault}: not begun, as it cannot be written down: {e}") from e
+
+    async def _save(self) -> None:
+        if self._disk is not None:
+            await self._disk.write_atomic(FILE, orjson.dumps([one.to_json() for one in self.all()]))
+
+    def _recalled(self) -> list[Standing]:
+        if self._disk is None or not self._disk.exists(FILE):
+            return []
+        try:
+            return [Standing.from_json(one) for one in orjson.loads(self._disk.read(FILE))]
+        except (DiskError, ValueError, KeyError, TypeError, FormError) as e:
+            log.error("%s is damaged (%s): continue what stands still by `rayplane chaos continue`", FILE, e)
+            return []
+
+    def _now(self) -> float:
+        return self._clock.now().timestamp()
+
+    def _new_id(self) -> str:
+        while (id := f"{self._rng.getrandbits(40):010x}") in self._standing:
+            pass
+        return id
