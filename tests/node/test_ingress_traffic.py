@@ -23,7 +23,8 @@ from rayplane.node.kubelet.referenced_objects import ReferencedObjects
 from rayplane.node.proxy.rules import Endpoint
 from tests.fakes import FakeClient
 from tests.node.test_ingress import ingress
-from tests.node.test_proxy import free_port, service
+from tests.node.test_proxy import service
+from tests.ports import free_port
 
 INGRESSES = "ingresses.networking.k8s.io"
 AUTHORITY = Authority.create("shop")

@@ -1,7 +1,6 @@
 """The service proxy: its rules, and real connections to real processes."""
 
 import asyncio
-import socket
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -15,6 +14,7 @@ from rayplane.node.host import NodeHost
 from rayplane.node.proxy.rules import SLICES, Endpoint, HostView, Socket, endpoints_of, plan_service
 from tests.fakes import FakeClient
 from tests.node.conftest import make_pod
+from tests.ports import free_port
 
 MakeHost = Callable[..., Awaitable[NodeHost]]
 VIEW = HostView({"n1": "127.77.1.1", "n2": "127.77.2.1"}, frozenset({"sim"}))
@@ -137,12 +137,6 @@ def test_internal_policy_and_affinity() -> None:
 
 
 # --- real connections -----------------------------------------------------------------------------
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 async def ask(ip: str, port: int, data: bytes = b"") -> str:

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import gc
-import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -17,6 +16,7 @@ from rayplane.control_plane.rpc.http2 import ErrorCode
 from rayplane.control_plane.rpc.http2 import frames as f
 from rayplane.proto.etcd import kv_pb2
 from rayplane.proto.etcd import rpc_pb2 as pb
+from tests.ports import free_port
 from tests.rpc.grpc_peers import (
     ANSWER,
     SERVICES,
@@ -370,15 +370,9 @@ async def test_a_connection_that_has_used_up_its_numbers_is_replaced(network: Gr
 # Connecting.
 
 
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
-
-
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 async def test_a_port_where_nobody_listens_is_told_from_other_failures(network: GrpcNetwork, host: str) -> None:
-    stub = stub_of(network, f"{host}:{_free_port()}")
+    stub = stub_of(network, f"{host}:{free_port()}")
     for _ in range(2):  # the second is not even tried
         with pytest.raises(RpcError, match="connection refused") as e:
             await stub.Range(pb.RangeRequest())

@@ -7,6 +7,7 @@ import pytest
 from rayplane.control_plane.scheduler import Scheduler
 from tests.fakes import FakeClient
 from tests.scheduler.harness import make
+from tests.scheduler.plugged import Made, schedulers_of
 
 
 @pytest.fixture
@@ -20,3 +21,9 @@ async def scheduler(api: FakeClient) -> AsyncIterator[Scheduler]:
     await one.start()
     yield one
     await one.stop()
+
+
+@pytest.fixture
+async def start(api: FakeClient) -> AsyncIterator[Made]:
+    async with schedulers_of(api) as started:
+        yield started

@@ -14,11 +14,10 @@ from rayplane.control_plane.scheduler.framework import PodPlugin, State
 from tests.fakes import FakeClient
 from tests.scheduler.build import claim, node, on, pod, storage_class, volume
 from tests.scheduler.harness import make, node_of, quiet, until
+from tests.scheduler.plugged import Made
 from tests.scheduler.test_devices_prepared import CLASSES, FABRIC, SLICES, says
 from tests.scheduler.test_dynamic_resources import exactly, gpu, offered, user, wanted
-from tests.scheduler.test_framework import Made, start
 
-__all__ = ["start"]
 SELECTED = "volume.kubernetes.io/selected-node"
 
 

@@ -3,42 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import EntryPoint
 from types import ModuleType
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ServiceUnavailable
-from rayplane.control_plane.backoff import Backoff
-from rayplane.control_plane.client import ApiClient
-from rayplane.control_plane.scheduler import Cycle, Failure, Scheduler, SchedulerConfig, extensions, installed
+from rayplane.control_plane.scheduler import Cycle, Failure, SchedulerConfig, extensions, installed
 from rayplane.control_plane.scheduler.configuration import read_configuration
-from rayplane.control_plane.scheduler.framework import Node, PodPlugin, State, Unresolvable, points_of
+from rayplane.control_plane.scheduler.framework import Node, PodPlugin, State, Unresolvable
 from rayplane.control_plane.scheduler.queue import Place
-from rayplane.storage.env import Env, SystemClock
 from tests.fakes import FakeClient
 from tests.scheduler.build import World, claim, info, node, pod, storage_class
 from tests.scheduler.harness import is_binding, node_of, quiet, until
-
-FILE = """
-apiVersion: kubescheduler.config.k8s.io/v1
-kind: KubeSchedulerConfiguration
-profiles:
-- schedulerName: default-scheduler
-  plugins:
-    multiPoint: {enabled: [{name: Mine}]}
-%s
-  pluginConfig: [{name: Mine, args: {label: gold}}]
-- schedulerName: plain
-%s
-"""
-SORTS = "    queueSort: {disabled: [{name: PrioritySort}]}"
-PLAIN_SORTS = "  plugins: {queueSort: {enabled: [{name: Mine}], disabled: [{name: PrioritySort}]}}"
+from tests.scheduler.plugged import FILE, Made
 
 
 class OnlyLabelled(PodPlugin):
@@ -61,29 +43,6 @@ class OnlyLabelled(PodPlugin):
 
     def normalize(self, state: State, pod: Any, scores: Mapping[str, int]) -> Mapping[str, int]:
         return {name: 100 - score for name, score in scores.items()}
-
-
-Made = Callable[[type[PodPlugin]], Awaitable[Scheduler]]
-
-
-@pytest.fixture
-async def start(api: FakeClient) -> AsyncIterator[Made]:
-    made: list[Scheduler] = []
-
-    async def started(plugin: type[PodPlugin]) -> Scheduler:
-        sorts = "queueSort" in points_of(plugin)
-        text = FILE % (SORTS if sorts else "", PLAIN_SORTS if sorts else "")
-        file = read_configuration(text, {"Mine": points_of(plugin)})
-        config = SchedulerConfig(identity="s0", profiles=file.profiles, backoff=Backoff(0.01, 0.02))
-        env = Env(SystemClock(), random.Random(1), cast(Any, None))
-        one = Scheduler(config, env, cast(Any, None), client=cast(ApiClient, api), plugins={"Mine": plugin})
-        made.append(one)
-        await one.start()
-        return one
-
-    yield started
-    for one in made:
-        await one.stop()
 
 
 async def test_filter_and_score(api: FakeClient, start: Made) -> None:

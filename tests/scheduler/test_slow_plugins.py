@@ -15,9 +15,7 @@ from rayplane.control_plane.scheduler.plugin_watch import PluginCalls, PluginWat
 from tests.fakes import FakeClient
 from tests.scheduler.build import node, pod
 from tests.scheduler.harness import node_of, until
-from tests.scheduler.test_framework import Made, start
-
-__all__ = ["start"]
+from tests.scheduler.plugged import Made
 
 
 class Time:
