@@ -32,6 +32,10 @@ WRONG = [
     ("up --members 2", "--members 2: use an odd number"),
     ("up --host cloud", "--host 'cloud': use ray or process"),
     ("up --members x", "--members"),
+    ("up --nonsense", "No such option: --nonsense"),
+    ("up --runtime docker", "--runtime"),
+    ("up --node-cpu fast", "--node-cpu"),
+    ("up --apiservers 0", "--apiservers 0"),
     ("up --audit-policy /does/not/exist", "--audit-policy /does/not/exist"),
     ("up --audit-policy pyproject.toml", "--audit-policy is no Policy of audit.k8s.io/v1"),
     ("up --enable-admission-plugins Nothing", "there is no admission plug-in Nothing"),
@@ -43,6 +47,7 @@ WRONG = [
     ("status -o xml", "xml"),
     ("add sidecar", "sidecar"),
     ("chaos kill everything", "everything"),
+    ("chaos kill cat", "cat"),
     ("chaos kill leader --signal TERM", "TERM"),
     ("up --pull Docker.io/x", "--pull: "),
     ("up --pull docker.io=mirror", "'mirror' is no mirror of docker.io"),
@@ -63,23 +68,30 @@ def test_the_schema_of_scenarios_is_printed_as_json(capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize(("command", "said"), WRONG, ids=[w[0] for w in WRONG])
-def test_wrong_usage_is_one_line_and_exit_code_2(command: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_is_one_line_and_exit_code_2(
+    command: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
     code = app.run(command.split())
     out, err = capsys.readouterr()
     assert (code, out) == (2, "")
     assert err.startswith("rayplane: ") and err.count("\n") == 1
     assert said in err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
     "command",
-    ["get pods", "describe pod x", "delete pod x", "logs x", "exec x -- true", "scale deploy/x --replicas 1", "status"],
+    [
+        *("get pods", "describe pod x", "delete pod x", "logs x", "exec x -- true", "scale deploy/x --replicas 1"),
+        *("status", "kubeconfig", "endpoints", "chaos kill leader"),
+    ],
 )
 def test_without_a_cluster_commands_fail_and_say_what_to_do(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first, *rest = command.split()
-    code = app.run([first, "--state-dir", str(tmp_path / "none"), *rest])
+    words, dashes, rest = command.partition(" -- ")
+    code = app.run([*words.split(), "--state-dir", str(tmp_path / "none"), *(dashes + rest).split()])
     err = capsys.readouterr().err
     assert (code, err) == (1, f"rayplane: no cluster is up in {tmp_path / 'none'}; run `rayplane up`\n")
 

@@ -10,7 +10,7 @@ import pytest
 from tests.e2e import releases
 from tests.e2e.harness import Cluster, Kubectl, Traces, kubectls
 
-E2E_TIMEOUT_S = 300
+E2E_TIMEOUT_S = 600
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -47,6 +47,8 @@ def running(cluster: Cluster, *arguments: str) -> Iterator[Cluster]:
     finally:
         cluster.rayplane("down", "--purge")
     assert traces.left() == []
+    # Whatever is kept there has a name that `down --purge` knows.
+    assert not cluster.directory.exists()
 
 
 @pytest.fixture(scope="module")

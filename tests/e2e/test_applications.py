@@ -48,8 +48,8 @@ def test_all_of_them_are_accepted_run_are_applied_again_and_leave_nothing(cluste
     again = kubectl("apply", "--server-side", "--force-conflicts", "--recursive", "-f", str(APPLICATIONS))
     assert {line.rpartition(" ")[2] for line in again.splitlines()} == {"serverside-applied"}
     until("all pods ready", lambda: not not_ready(kubectl))
-    kubectl("delete", "--timeout=60s", "-f", str(OBJECTS))
-    kubectl("delete", "--ignore-not-found", "--timeout=60s", "-f", str(APPLICATIONS))
+    kubectl("delete", "--timeout=180s", "-f", str(OBJECTS))
+    kubectl("delete", "--ignore-not-found", "--timeout=180s", "-f", str(APPLICATIONS))
     until("nothing is left", lambda: not everything(kubectl) - before)
 
 
@@ -77,7 +77,7 @@ def test_a_definition_as_large_as_they_come(cluster: Cluster) -> None:
     # As is told to users of such definitions: they are too large for the annotation of a client-side apply.
     assert "Too long" in kubectl("apply", "-f", "-", stdin=text, code=1)
     kubectl("apply", "--server-side", "-f", "-", stdin=text)
-    kubectl("wait", "--for=condition=Established", "crd/wholes.large.example.dev", "--timeout=60s")
+    kubectl("wait", "--for=condition=Established", "crd/wholes.large.example.dev", "--timeout=180s")
     path = ".".join(f"level{n}" for n in reversed(range(12)))
     until("explained", lambda: "field0" in kubectl("explain", f"whole.spec.part0.{path}"))
     inner: dict[str, object] = {"field3": "deep"}
@@ -86,4 +86,4 @@ def test_a_definition_as_large_as_they_come(cluster: Cluster) -> None:
     whole = {"apiVersion": "large.example.dev/v1", "kind": "Whole", "metadata": {"name": "w"}, "spec": {"part0": inner}}
     kubectl("apply", "-f", "-", stdin=yaml.safe_dump(whole))
     assert kubectl("get", "whole", "w", "-o", f"jsonpath={{.spec.part0.{path}.field3}}") == "deep"
-    kubectl("delete", "crd", "wholes.large.example.dev", "--timeout=60s")
+    kubectl("delete", "crd", "wholes.large.example.dev", "--timeout=180s")

@@ -28,13 +28,13 @@ def nodes_of(kubectl: Kubectl) -> list[str]:
 
 def test_a_drain_waits_for_the_budget_and_ends(kubectl: Kubectl) -> None:
     kubectl("create", "deployment", "web", "--image=nginx", "--replicas=3")
-    kubectl("rollout", "status", "deployment/web", "--timeout=60s")
+    kubectl("rollout", "status", "deployment/web", "--timeout=180s")
     kubectl("create", "pdb", "web", "--selector=app=web", "--max-unavailable=1")
     kubectl.until("pdb web", "{.status.disruptionsAllowed}", ["1"])
     node = max(nodes_of(kubectl), key=nodes_of(kubectl).count)
     try:
-        assert f"node/{node} drained" in kubectl("drain", node, "--ignore-daemonsets", "--timeout=120s")
-        kubectl("rollout", "status", "deployment/web", "--timeout=60s")
+        assert f"node/{node} drained" in kubectl("drain", node, "--ignore-daemonsets", "--timeout=180s")
+        kubectl("rollout", "status", "deployment/web", "--timeout=180s")
         assert node not in nodes_of(kubectl)
     finally:
         kubectl("uncordon", node)
@@ -45,7 +45,7 @@ def test_a_drain_waits_for_the_budget_and_ends(kubectl: Kubectl) -> None:
 
 def test_an_eviction_over_budget_is_refused(kubectl: Kubectl) -> None:
     kubectl("create", "deployment", "web", "--image=nginx")
-    kubectl("rollout", "status", "deployment/web", "--timeout=60s")
+    kubectl("rollout", "status", "deployment/web", "--timeout=180s")
     kubectl("create", "pdb", "web", "--selector=app=web", "--min-available=1")
     kubectl.until("pdb web", "{.status.currentHealthy}", ["1"])
     (pod,) = (item["metadata"]["name"] for item in kubectl.items("pods"))
@@ -105,7 +105,7 @@ spec:
 
 def test_an_autoscaler_follows_what_pods_use(kubectl: Kubectl) -> None:
     kubectl("apply", "-f", "-", stdin=AUTOSCALED)
-    kubectl("rollout", "status", "deployment/web", "--timeout=60s")
+    kubectl("rollout", "status", "deployment/web", "--timeout=180s")
     kubectl("autoscale", "deployment", "web", "--min=1", "--max=3", "--cpu=50%")
     soon = {"spec": {"behavior": {"scaleDown": {"stabilizationWindowSeconds": 0}}}}
     kubectl("patch", "hpa", "web", "--type=merge", "-p", json.dumps(soon))
@@ -118,7 +118,7 @@ def test_an_autoscaler_follows_what_pods_use(kubectl: Kubectl) -> None:
     row = kubectl("get", "hpa", "web", "--no-headers").split()
     assert row[:7] == ["web", "Deployment/web", "cpu:", "200%/50%", "1", "3", "3"]
     until("the event of the larger size", lambda: "New size: " in kubectl("describe", "hpa", "web"))
-    kubectl("rollout", "status", "deployment/web", "--timeout=60s")
+    kubectl("rollout", "status", "deployment/web", "--timeout=180s")
     kubectl("annotate", "pods", "-l", "app=web", "rayplane.io/cpu-usage=1m", "--overwrite")
     kubectl.until("deployment web", "{.spec.replicas}", ["1"])
 
@@ -146,7 +146,7 @@ spec:
 
 def test_a_claim_grows_while_it_is_used(kubectl: Kubectl) -> None:
     kubectl("apply", "-f", "-", stdin=CLAIM.replace("CLASS", "replicated"))
-    kubectl("wait", "--for=condition=Ready", "pod/user", "--timeout=60s")
+    kubectl("wait", "--for=condition=Ready", "pod/user", "--timeout=180s")
     kubectl("patch", "pvc", "data", "-p", '{"spec":{"resources":{"requests":{"storage":"2Gi"}}}}')
     kubectl.until("pvc data", "{.status.capacity.storage} {.status.allocatedResourceStatuses}", ["2Gi"])
     until("the event", lambda: "Resize volume succeeded" in kubectl("describe", "pvc", "data"))
@@ -160,4 +160,4 @@ def test_addresses_of_services_are_objects(kubectl: Kubectl) -> None:
         "servicecidr kubernetes", "{.status.conditions[0].type}={.status.conditions[0].status}", ["Ready=True"]
     )
     kubectl("delete", "service", "web")
-    kubectl("wait", "--for=delete", f"ipaddress/{ip}", "--timeout=60s")
+    kubectl("wait", "--for=delete", f"ipaddress/{ip}", "--timeout=180s")

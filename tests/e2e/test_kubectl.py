@@ -55,7 +55,7 @@ def kubectl(
 def web(kubectl: Kubectl) -> Kubectl:
     """With the manifest applied and rolled out."""
     kubectl("apply", "-f", "-", stdin=MANIFEST)
-    kubectl("rollout", "status", "deployment/web", "--timeout=60s")
+    kubectl("rollout", "status", "deployment/web", "--timeout=180s")
     return kubectl
 
 
@@ -135,7 +135,7 @@ def test_create_describe_and_delete(kubectl: Kubectl) -> None:
     kubectl("create", "secret", "generic", "hidden", "--from-literal=password=x")
     kubectl("create", "serviceaccount", "robot")
     assert "already exists" in kubectl("create", "configmap", "conf", code=1)
-    kubectl("wait", "--for=condition=Available", "deployment/api", "--timeout=60s")
+    kubectl("wait", "--for=condition=Available", "deployment/api", "--timeout=180s")
     described = kubectl("describe", "deployment", "api")
     assert "2 desired | 2 updated | 2 total | 2 available" in described
     pod = kubectl.names("pods")[0]
@@ -145,7 +145,7 @@ def test_create_describe_and_delete(kubectl: Kubectl) -> None:
     assert "password:  1 bytes" in kubectl("describe", "secret", "hidden")
     assert "Name:" in kubectl("describe", "node")
     kubectl("delete", "deployment/api", "configmap/conf", "secret/hidden", "serviceaccount/robot")
-    kubectl("wait", "--for=delete", pod, "--timeout=60s")
+    kubectl("wait", "--for=delete", pod, "--timeout=180s")
     assert kubectl.names("all") == []
 
 
@@ -212,7 +212,7 @@ def test_scale_and_expose(web: Kubectl) -> None:
     assert "Expected replicas to be 2, was 3" in web(
         "scale", "deployment", "web", "--replicas=1", "--current-replicas=2", code=1
     )
-    web("rollout", "status", "deployment/web", "--timeout=60s")
+    web("rollout", "status", "deployment/web", "--timeout=180s")
     web("expose", "deployment", "web", "--port=8080", "--target-port=80", "--name=front")
     service = web.json("get", "service", "front")
     assert service["spec"]["clusterIP"].startswith("127.")
@@ -227,34 +227,34 @@ def test_scale_and_expose(web: Kubectl) -> None:
 def test_rollouts_go_forward_and_back(web: Kubectl) -> None:
     image = "jsonpath={.spec.template.spec.containers[0].image}"
     web("set", "image", "deployment/web", "web=nginx:1.27")
-    assert "successfully rolled out" in web("rollout", "status", "deployment/web", "--timeout=60s")
+    assert "successfully rolled out" in web("rollout", "status", "deployment/web", "--timeout=180s")
     assert [line.split()[0] for line in web("rollout", "history", "deployment/web").splitlines()[2:] if line] == [
         "1",
         "2",
     ]
     assert "nginx:1.25" in web("rollout", "history", "deployment/web", "--revision=1")
     web("rollout", "undo", "deployment/web")
-    web("rollout", "status", "deployment/web", "--timeout=60s")
+    web("rollout", "status", "deployment/web", "--timeout=180s")
     assert web("get", "deployment", "web", "-o", image) == "nginx:1.25"
     before = set(web.names("pods"))
     web("rollout", "restart", "deployment/web")
-    web("rollout", "status", "deployment/web", "--timeout=60s")
-    web("wait", "--for=delete", *before, "--timeout=60s")
+    web("rollout", "status", "deployment/web", "--timeout=180s")
+    web("wait", "--for=delete", *before, "--timeout=180s")
     assert before.isdisjoint(web.names("pods"))
     web("rollout", "pause", "deployment/web")
     web("set", "image", "deployment/web", "web=nginx:9")
     web("rollout", "resume", "deployment/web")
-    web("rollout", "status", "deployment/web", "--timeout=60s")
+    web("rollout", "status", "deployment/web", "--timeout=180s")
     web("set", "env", "deployment/web", "COLOR=red")
     web("set", "resources", "deployment/web", "--requests=cpu=10m")
-    web("rollout", "status", "deployment/web", "--timeout=60s")
+    web("rollout", "status", "deployment/web", "--timeout=180s")
     assert {p["spec"]["containers"][0]["image"] for p in web.items("pods", "-l", "app=web")} == {"nginx:9"}
 
 
 def test_wait_ends_with_what_it_waited_for(kubectl: Kubectl) -> None:
     kubectl("run", "one", "--image=busybox")
-    kubectl("wait", "--for=condition=Ready", "pod/one", "--timeout=60s")
-    kubectl("wait", "--for=jsonpath={.status.phase}=Running", "pod/one", "--timeout=60s")
+    kubectl("wait", "--for=condition=Ready", "pod/one", "--timeout=180s")
+    kubectl("wait", "--for=jsonpath={.status.phase}=Running", "pod/one", "--timeout=180s")
     assert "timed out" in kubectl("wait", "--for=condition=Nonsense", "pod/one", "--timeout=1s", code=1)
     kubectl("delete", "pod", "one", "--now")
     assert kubectl.names("pods") == []
@@ -269,7 +269,7 @@ def test_explain_knows_fields_and_types(kubectl: Kubectl) -> None:
 
 def test_logs_and_pods_that_have_none(kubectl: Kubectl) -> None:
     kubectl("run", "talker", "--image=busybox")
-    kubectl("wait", "--for=condition=Ready", "pod/talker", "--timeout=60s")
+    kubectl("wait", "--for=condition=Ready", "pod/talker", "--timeout=180s")
     kubectl("logs", "talker")
     assert "not found" in kubectl("logs", "nobody", code=1)
 
@@ -283,7 +283,7 @@ def test_cordoned_nodes_get_no_pods(cluster: Cluster, kubectl: Kubectl) -> None:
         until("an event says so", lambda: "FailedScheduling" in kubectl("events", "--for", "pod/waiting"))
     finally:
         kubectl("uncordon", *nodes)
-    kubectl("wait", "--for=condition=Ready", "pod/waiting", "--timeout=60s")
+    kubectl("wait", "--for=condition=Ready", "pod/waiting", "--timeout=180s")
 
 
 def test_who_may_do_what(kubectl: Kubectl) -> None:
@@ -300,7 +300,7 @@ def test_who_may_do_what(kubectl: Kubectl) -> None:
 
 def test_namespaces_go_with_everything_in_them(kubectl: Kubectl) -> None:
     kubectl("apply", "-f", "-", stdin=MANIFEST)
-    kubectl("delete", "namespace", kubectl.namespace, "--timeout=60s")
+    kubectl("delete", "namespace", kubectl.namespace, "--timeout=180s")
     with pytest.raises(Failed, match="not found"):
         kubectl("get", "namespace", kubectl.namespace)
     assert kubectl.items("deployments") == []

@@ -39,14 +39,14 @@ def apply(kubectl: Kubectl, file: str) -> None:
 
 
 def delete(kubectl: Kubectl, file: str) -> None:
-    kubectl("delete", "-f", str(MANIFESTS / file), "--timeout=60s")
+    kubectl("delete", "-f", str(MANIFESTS / file), "--timeout=180s")
     until("nothing is left", lambda: kubectl.names(DEPENDENTS) == [])
     assert set(kubectl.names("all,ingresses,serviceaccounts")) == {"serviceaccount/default"}
 
 
 def test_a_shop_of_twelve_deployments(kubectl: Kubectl) -> None:
     apply(kubectl, "shop.yaml")
-    kubectl("wait", "--for=condition=Available", "deployments", "--all", "--timeout=120s")
+    kubectl("wait", "--for=condition=Available", "deployments", "--all", "--timeout=180s")
     deployments = rows(kubectl, "deployments")
     assert len(deployments) == 12
     assert all(cells[:3] == ["1/1", "1", "1"] for cells in deployments.values())
@@ -64,7 +64,7 @@ def test_a_shop_of_twelve_deployments(kubectl: Kubectl) -> None:
 
 def test_a_notebook_with_leader_and_followers(kubectl: Kubectl) -> None:
     apply(kubectl, "notebook.yaml")
-    kubectl("wait", "--for=condition=Available", "deployments", "--all", "--timeout=120s")
+    kubectl("wait", "--for=condition=Available", "deployments", "--all", "--timeout=180s")
     assert {name: cells[0] for name, cells in rows(kubectl, "deployments").items()} == {
         "store-leader": "1/1",
         "store-follower": "2/2",
@@ -82,7 +82,7 @@ def test_a_notebook_with_leader_and_followers(kubectl: Kubectl) -> None:
 
 def test_a_ring_of_three_peers_with_a_claim_each(kubectl: Kubectl) -> None:
     apply(kubectl, "ring.yaml")
-    kubectl("rollout", "status", "statefulset/ring", "--timeout=120s")
+    kubectl("rollout", "status", "statefulset/ring", "--timeout=180s")
     assert rows(kubectl, "statefulsets")["ring"][0] == "3/3"
     assert list(rows(kubectl, "pods")) == ["ring-0", "ring-1", "ring-2"]
     claims = rows(kubectl, "persistentvolumeclaims")
@@ -97,5 +97,5 @@ def test_a_ring_of_three_peers_with_a_claim_each(kubectl: Kubectl) -> None:
     delete(kubectl, "ring.yaml")
     # As on Kubernetes the claims outlive their StatefulSet, and their volumes go with them.
     assert set(rows(kubectl, "persistentvolumeclaims")) == set(claims)
-    kubectl("delete", "persistentvolumeclaims", "--all", "--timeout=60s")
+    kubectl("delete", "persistentvolumeclaims", "--all", "--timeout=180s")
     until("the volumes are deleted", lambda: kubectl.names("persistentvolumes") == [])

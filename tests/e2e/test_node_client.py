@@ -56,7 +56,7 @@ def run(request: pytest.FixtureRequest, fresh_namespace: Callable[..., Kubectl],
         cluster: Cluster = request.getfixturevalue("cluster")  # only where the packages are there
         kubectl = fresh_namespace(cluster, "", Path(program).stem.replace("_", "-"))
         kubectl("apply", "-f", "-", stdin=yaml.safe_dump(POD))
-        kubectl("wait", "--for=condition=Ready", "pod/web", "--timeout=60s")
+        kubectl("wait", "--for=condition=Ready", "pod/web", "--timeout=180s")
         # Modules are looked for beside the program that imports them.
         (tmp_path / "node_modules").symlink_to(modules)
         (tmp_path / "endpoints.json").write_text(json.dumps(cluster.endpoints()))

@@ -78,7 +78,7 @@ def test_killed_actors_come_back_and_down_leaves_no_trace(cluster: Cluster) -> N
     assert refusal(grpc.insecure_channel(f"127.0.0.1:{cluster.state()['host']['port']}")) is _NO_TOKEN
     kubectl = cluster.kubectl()
     kubectl("create", "deployment", "web", "--image=nginx", "--replicas=4")
-    kubectl("rollout", "status", "deployment/web", "--timeout=60s")
+    kubectl("rollout", "status", "deployment/web", "--timeout=180s")
 
     before = leader(cluster)
     assert cluster.rayplane("chaos", "kill", "leader").stdout.startswith(before)
@@ -89,9 +89,9 @@ def test_killed_actors_come_back_and_down_leaves_no_trace(cluster: Cluster) -> N
     node = kubectl.items("pods")[0]["spec"]["nodeName"]
     cluster.rayplane("chaos", "kill", "node", node)
     until("the cluster is healthy again", lambda: healthy(cluster))
-    kubectl("rollout", "status", "deployment/web", "--timeout=60s")
+    kubectl("rollout", "status", "deployment/web", "--timeout=180s")
     kubectl("scale", "deployment/web", "--replicas=6")
-    kubectl("rollout", "status", "deployment/web", "--timeout=60s")
+    kubectl("rollout", "status", "deployment/web", "--timeout=180s")
     assert kubectl("get", "configmap", "written", "-o", "jsonpath={.data.during}") == "election"
 
     cluster.rayplane("down")

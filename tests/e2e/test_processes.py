@@ -112,7 +112,7 @@ def test_services_and_ingress_carry_real_requests(kubectl: Kubectl) -> None:
         "spec": {"rules": [{"host": "web.example", "http": {"paths": [rule]}}]},
     }
     apply(kubectl, deployment("web", 3, {"containers": [container()]}), service("web", "LoadBalancer"), ingress)
-    kubectl("rollout", "status", "deployment/web", "--timeout=60s")
+    kubectl("rollout", "status", "deployment/web", "--timeout=180s")
     pods = {p["metadata"]["name"] for p in kubectl.items("pods")}
     found = kubectl.json("get", "service", "web")
     cluster_ip, node_port = found["spec"]["clusterIP"], found["spec"]["ports"][0]["nodePort"]
@@ -137,7 +137,7 @@ def test_services_and_ingress_carry_real_requests(kubectl: Kubectl) -> None:
     assert unlisted(kubectl.cluster) == []
     # The address stays while the pods go and come.
     kubectl("rollout", "restart", "deployment/web")
-    kubectl("rollout", "status", "deployment/web", "--timeout=60s")
+    kubectl("rollout", "status", "deployment/web", "--timeout=180s")
     until("a new pod answers", lambda: fetch(f"http://{cluster_ip}:9000/") not in pods | {""})
     kubectl("scale", "deployment/web", "--replicas=0")
     until("nobody listens", lambda: not listens(cluster_ip, 9000))
@@ -145,7 +145,7 @@ def test_services_and_ingress_carry_real_requests(kubectl: Kubectl) -> None:
 
 def test_logs_and_exec(kubectl: Kubectl) -> None:
     apply(kubectl, deployment("web", 1, {"containers": [container()]}))
-    kubectl("rollout", "status", "deployment/web", "--timeout=60s")
+    kubectl("rollout", "status", "deployment/web", "--timeout=180s")
     assert "ready to serve" in kubectl("logs", "deployment/web")
     assert kubectl("logs", "deployment/web", "--tail=1", "--timestamps").startswith("20")
     pod = kubectl.names("pods")[0]
@@ -167,7 +167,7 @@ def test_settings_reach_a_container_as_variables_and_as_files(kubectl: Kubectl) 
         {"name": "hidden", "secret": {"secretName": "hidden"}},
     ]
     apply(kubectl, deployment("web", 1, {"containers": [server], "volumes": volumes}))
-    kubectl("rollout", "status", "deployment/web", "--timeout=60s")
+    kubectl("rollout", "status", "deployment/web", "--timeout=180s")
     url = f"http://{kubectl.items('pods')[0]['status']['podIP']}:8000"
     assert fetch(f"{url}/env?PASSWORD") == "s3cret"
     assert fetch(f"{url}/env?CONF_color") == "blue"
@@ -181,12 +181,12 @@ def test_settings_reach_a_container_as_variables_and_as_files(kubectl: Kubectl) 
 
 def test_a_crashed_container_is_started_again_with_back_off(kubectl: Kubectl) -> None:
     apply(kubectl, deployment("web", 1, {"containers": [container()]}))
-    kubectl("rollout", "status", "deployment/web", "--timeout=60s")
+    kubectl("rollout", "status", "deployment/web", "--timeout=180s")
     pod = kubectl.items("pods")[0]
     fetch(f"http://{pod['status']['podIP']}:8000/die")
     name = pod["metadata"]["name"]
     kubectl.until(f"pod {name}", "{.status.containerStatuses[0].restartCount}", ["1"])
-    kubectl("wait", "--for=condition=Ready", f"pod/{name}", "--timeout=60s")
+    kubectl("wait", "--for=condition=Ready", f"pod/{name}", "--timeout=180s")
     status = kubectl.json("get", "pod", name)["status"]
     assert status["containerStatuses"][0]["lastState"]["terminated"]["exitCode"] == 3
     assert status["podIP"] == pod["status"]["podIP"]
@@ -200,11 +200,11 @@ def test_a_crashed_container_is_started_again_with_back_off(kubectl: Kubectl) ->
 
 def test_a_pod_that_comes_back_has_a_new_address(kubectl: Kubectl) -> None:
     apply(kubectl, deployment("web", 1, {"containers": [container()]}), service("web"))
-    kubectl("rollout", "status", "deployment/web", "--timeout=60s")
+    kubectl("rollout", "status", "deployment/web", "--timeout=180s")
     before = kubectl.items("pods")[0]
     address = kubectl.json("get", "service", "web")["spec"]["clusterIP"]
-    kubectl("delete", "pod", before["metadata"]["name"], "--timeout=60s")
-    kubectl("rollout", "status", "deployment/web", "--timeout=60s")
+    kubectl("delete", "pod", before["metadata"]["name"], "--timeout=180s")
+    kubectl("rollout", "status", "deployment/web", "--timeout=180s")
     after = kubectl.items("pods")[0]
     assert after["status"]["podIP"] != before["status"]["podIP"]
     until("the service leads to the new pod", lambda: fetch(f"http://{address}:9000/") == after["metadata"]["name"])
@@ -254,24 +254,24 @@ def test_bytes_survive_the_restart_of_their_pod(
 ) -> None:
     kubectl = fresh_namespace(cluster, "", f"restart-{storage_class}")
     apply(kubectl, claim("data", storage_class), user_of("keeper", "data"))
-    kubectl("rollout", "status", "deployment/keeper", "--timeout=60s")
+    kubectl("rollout", "status", "deployment/keeper", "--timeout=180s")
     write_and_sync(kubectl, "deployment/keeper", "precious")
     first = kubectl.names("pods")[0]
-    kubectl("delete", first, "--timeout=60s")
-    kubectl("rollout", "status", "deployment/keeper", "--timeout=60s")
+    kubectl("delete", first, "--timeout=180s")
+    kubectl("rollout", "status", "deployment/keeper", "--timeout=180s")
     assert kubectl.names("pods") != [first]
     assert kubectl("exec", "deployment/keeper", "--", "cat", "/data/file") == "precious"
 
 
 def test_replicated_bytes_follow_their_pod_to_another_node(kubectl: Kubectl) -> None:
     apply(kubectl, claim("data", "replicated"), user_of("keeper", "data"))
-    kubectl("rollout", "status", "deployment/keeper", "--timeout=60s")
+    kubectl("rollout", "status", "deployment/keeper", "--timeout=180s")
     write_and_sync(kubectl, "deployment/keeper", "precious")
     node = kubectl.items("pods")[0]["spec"]["nodeName"]
     kubectl("cordon", node)
     try:
-        kubectl("delete", "pods", "--all", "--timeout=60s")
-        kubectl("rollout", "status", "deployment/keeper", "--timeout=60s")
+        kubectl("delete", "pods", "--all", "--timeout=180s")
+        kubectl("rollout", "status", "deployment/keeper", "--timeout=180s")
         assert kubectl.items("pods")[0]["spec"]["nodeName"] != node
         assert kubectl("exec", "deployment/keeper", "--", "cat", "/data/file") == "precious"
     finally:
@@ -313,7 +313,7 @@ def typed(kubectl: Kubectl, *arguments: str, text: str) -> str:
 
 def test_a_person_debugs_a_running_pod_at_a_terminal(kubectl: Kubectl) -> None:
     apply(kubectl, deployment("web", 1, {"containers": [container()]}))
-    kubectl("rollout", "status", "deployment/web", "--timeout=60s")
+    kubectl("rollout", "status", "deployment/web", "--timeout=180s")
     (pod,) = kubectl.names("pods")
     seen = typed(kubectl, "debug", "-it", pod, "--image=busybox", "-c", "look", text="echo found-$((40+2)); exit 3\n")
     assert "found-42" in seen
@@ -385,7 +385,7 @@ def extend(kubectl: Kubectl) -> dict[str, Any]:
     entrance = service("hook", port=443)
     entrance["spec"]["ports"] = [{"port": 443, "targetPort": 8443}]
     apply(kubectl, secret, deployment("hook", 2, pod), entrance)
-    kubectl("rollout", "status", "deployment/hook", "--timeout=60s")
+    kubectl("rollout", "status", "deployment/hook", "--timeout=180s")
     bundle = base64.b64encode(authority.cert).decode()
     return {"service": {"namespace": space, "name": "hook"}, "caBundle": bundle}
 
@@ -412,7 +412,7 @@ def test_a_webhook_that_runs_in_a_pod_completes_objects(kubectl: Kubectl) -> Non
         until("the webhook is in force", lambda: _annotated(kubectl))
         # Its pods are replaced one after the other, and it answers all the time.
         kubectl("rollout", "restart", "deployment/hook")
-        kubectl("rollout", "status", "deployment/hook", "--timeout=60s")
+        kubectl("rollout", "status", "deployment/hook", "--timeout=180s")
         assert _annotated(kubectl)
         kubectl("scale", "deployment/hook", "--replicas=0")
         kubectl.until("endpointslices -l kubernetes.io/service-name=hook", "{.items[*].endpoints[*].addresses}", [""])
@@ -439,11 +439,11 @@ def test_an_api_that_pods_serve_is_one_of_the_clusters(kubectl: Kubectl) -> None
     }
     apply(kubectl, registration)
     try:
-        kubectl("wait", "--for=condition=Available", "apiservice/v1.greetings.example.com", "--timeout=60s")
+        kubectl("wait", "--for=condition=Available", "apiservice/v1.greetings.example.com", "--timeout=180s")
         told = kubectl("get", "greetings", "hello", "-o", "jsonpath={.to}")
         assert told == kubectl("auth", "whoami", "-o", "jsonpath={.status.userInfo.username}")
         kubectl("scale", "deployment/hook", "--replicas=0")
-        kubectl("wait", "--for=condition=Available=False", "apiservice/v1.greetings.example.com", "--timeout=60s")
+        kubectl("wait", "--for=condition=Available=False", "apiservice/v1.greetings.example.com", "--timeout=180s")
         assert "ServiceUnavailable" in kubectl("get", "--raw", "/apis/greetings.example.com/v1/greetings", code=1)
     finally:
         kubectl("delete", "apiservice", "v1.greetings.example.com")
@@ -511,7 +511,7 @@ def copy_and_compare(kubectl: Kubectl, storage: str, driver: str) -> None:
     """Write, take a snapshot, write again: what is restored holds what was, a clone what is."""
     apply(kubectl, *SNAPSHOT_KINDS)
     for kind in SNAPSHOT_KINDS:
-        kubectl("wait", "--for=condition=Established", f"crd/{kind['metadata']['name']}", "--timeout=60s")
+        kubectl("wait", "--for=condition=Established", f"crd/{kind['metadata']['name']}", "--timeout=180s")
     note = {"snapshot.storage.kubernetes.io/is-default-class": "true"}
     taken_by = {"driver": driver, "deletionPolicy": "Delete"}
     apply(
@@ -520,14 +520,14 @@ def copy_and_compare(kubectl: Kubectl, storage: str, driver: str) -> None:
         claim_from("data", storage),
         shell_on("data", "echo old > $RAYPLANE_ROOT/data/file; sleep 1000"),
     )
-    kubectl("wait", "--for=condition=Ready", "pod/data", "--timeout=60s")
+    kubectl("wait", "--for=condition=Ready", "pod/data", "--timeout=180s")
     until(
         "the file is there",
         lambda: kubectl("exec", "data", "--", "sh", "-c", "cat $RAYPLANE_ROOT/data/file || true") == "old\n",
     )
     source = {"source": {"persistentVolumeClaimName": "data"}}
     apply(kubectl, SNAPSHOT_API | {"kind": "VolumeSnapshot", "metadata": {"name": "s"}, "spec": source})
-    kubectl("wait", "--for=jsonpath={.status.readyToUse}=true", "volumesnapshot/s", "--timeout=60s")
+    kubectl("wait", "--for=jsonpath={.status.readyToUse}=true", "volumesnapshot/s", "--timeout=180s")
     kubectl("exec", "data", "--", "sh", "-c", "echo new > $RAYPLANE_ROOT/data/file")
     apply(
         kubectl,
@@ -537,8 +537,8 @@ def copy_and_compare(kubectl: Kubectl, storage: str, driver: str) -> None:
         shell_on("cloned", "cat $RAYPLANE_ROOT/data/file"),
     )
     for name, held in (("restored", "old\n"), ("cloned", "new\n")):
-        kubectl("wait", "--for=jsonpath={.status.phase}=Succeeded", f"pod/{name}", "--timeout=60s")
+        kubectl("wait", "--for=jsonpath={.status.phase}=Succeeded", f"pod/{name}", "--timeout=180s")
         assert kubectl("logs", name) == held
-    kubectl("delete", "volumesnapshot", "s", "--timeout=60s")
+    kubectl("delete", "volumesnapshot", "s", "--timeout=180s")
     assert kubectl.items("volumesnapshotcontents.snapshot.storage.k8s.io") == []
     assert kubectl("exec", "data", "--", "sh", "-c", "cat $RAYPLANE_ROOT/data/file") == "new\n"

@@ -98,7 +98,7 @@ def kubectl(cluster: Cluster, fresh_namespace: Callable[..., Kubectl], request: 
 def web(kubectl: Kubectl) -> Kubectl:
     """With the pod, which is ready."""
     kubectl("apply", "-f", "-", stdin=yaml.safe_dump(POD))
-    kubectl("wait", "--for=condition=Ready", "pod/web", "--timeout=60s")
+    kubectl("wait", "--for=condition=Ready", "pod/web", "--timeout=180s")
     return kubectl
 
 
@@ -436,7 +436,7 @@ def test_an_operator_of_kopf(kubectl: Kubectl, tmp_path: Path) -> None:
         kubectl("patch", "thing", "one", "--type=merge", "-p", '{"spec":{"size":3}}')
         kubectl.until("thing one", "{.status.updated}/{.status.resized}", ["3/2 to 3"])
         until("ticks", lambda: kubectl.json("get", "thing", "one")["status"].get("ticks", 0) > seen + 2)
-        kubectl("delete", "thing", "one", "--timeout=60s")
+        kubectl("delete", "thing", "one", "--timeout=180s")
         assert {"watching", "deleted"} <= {*log.read_text().split()}
         assert kubectl.json("get", "kopfpeering", "operators")["status"]
         # Its webhooks fail closed when it dies, and that is all that stands.

@@ -29,7 +29,7 @@ def kubectl(cluster: Cluster, release: str, binaries_of: Callable[[str], Path]) 
     kubectl = cluster.kubectl(binary, namespace=name)
     assert kubectl.json("version")["clientVersion"]["gitVersion"].startswith(f"v{release}.")
     kubectl("apply", "-f", "-", stdin=_application())
-    kubectl("rollout", "status", "deployment/web", "--timeout=60s")
+    kubectl("rollout", "status", "deployment/web", "--timeout=180s")
     return kubectl
 
 
@@ -126,29 +126,29 @@ def test_what_is_read_changed_and_deleted(kubectl: Kubectl) -> None:
     assert kubectl("auth", "can-i", "delete", "pods", who, code=1).startswith("no")
     assert "pods" in kubectl("auth", "can-i", "--list", who)
     assert kubectl("create", "token", "robot").count(".") == 2
-    kubectl("wait", "--for=condition=Complete", "job/j", "--timeout=60s")
+    kubectl("wait", "--for=condition=Complete", "job/j", "--timeout=180s")
     kubectl("autoscale", "deployment", "web", "--max=5")
     until("an event", lambda: "SuccessfulCreate" in kubectl("events", "--for", "job/j"))
     kubectl("delete", "hpa/web", "job/j", "cronjob/cj", "quota/q", "ingress/i", "pdb/b", "secret/s", "sa/robot")
-    kubectl("delete", "namespace", f"{kubectl.namespace}-too", "--timeout=60s")
+    kubectl("delete", "namespace", f"{kubectl.namespace}-too", "--timeout=180s")
 
 
 def test_rollouts_are_followed_undone_and_scaled(kubectl: Kubectl) -> None:
     kubectl("create", "deployment", "app", "--image=busybox:1", "--replicas=1", "--", "sleep", "1000000")
     kubectl("patch", "deployment", "app", "-p", '{"spec":{"template":{"spec":{"terminationGracePeriodSeconds":1}}}}')
-    kubectl("rollout", "status", "deployment/app", "--timeout=60s")
+    kubectl("rollout", "status", "deployment/app", "--timeout=180s")
     kubectl("set", "image", "deployment/app", "busybox=busybox:2")
-    assert "successfully rolled out" in kubectl("rollout", "status", "deployment/app", "--timeout=60s")
+    assert "successfully rolled out" in kubectl("rollout", "status", "deployment/app", "--timeout=180s")
     assert "busybox:1" in kubectl("rollout", "history", "deployment/app", "--revision=2")
     kubectl("rollout", "undo", "deployment/app")
-    kubectl("rollout", "status", "deployment/app", "--timeout=60s")
+    kubectl("rollout", "status", "deployment/app", "--timeout=180s")
     image = "jsonpath={.spec.template.spec.containers[0].image}"
     assert kubectl("get", "deployment", "app", "-o", image) == "busybox:1"
     kubectl("scale", "deployment/app", "--replicas=2", "--current-replicas=1")
-    kubectl("wait", "--for=jsonpath={.status.readyReplicas}=2", "deployment/app", "--timeout=60s")
+    kubectl("wait", "--for=jsonpath={.status.readyReplicas}=2", "deployment/app", "--timeout=180s")
     kubectl("patch", "deployment", "app", "--subresource=scale", "--type=merge", "-p", '{"spec":{"replicas":1}}')
     assert kubectl.json("get", "deployment", "app", "--subresource=scale")["kind"] == "Scale"
-    kubectl("delete", "deployment", "app", "--cascade=foreground", "--timeout=60s")
+    kubectl("delete", "deployment", "app", "--cascade=foreground", "--timeout=180s")
     assert kubectl.names("replicasets", "-l", "app=app") == []
 
 
@@ -195,11 +195,11 @@ def test_a_watch_shows_changes_and_the_proxy_carries_them(kubectl: Kubectl) -> N
 
 def test_a_node_is_drained(kubectl: Kubectl) -> None:
     node = kubectl.items("pods", "-l", "app=web")[0]["spec"]["nodeName"]
-    options = ("--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=60s", "--pod-selector=app=web")
+    options = ("--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=180s", "--pod-selector=app=web")
     try:
         assert "drained" in kubectl("drain", node, *options)
         assert "SchedulingDisabled" in kubectl("get", "node", node)
-        kubectl("rollout", "status", "deployment/web", "--timeout=60s")
+        kubectl("rollout", "status", "deployment/web", "--timeout=180s")
         assert node not in {p["spec"]["nodeName"] for p in kubectl.items("pods", "-l", "app=web")}
         kubectl("taint", "node", node, "example.com/tried=yes:NoSchedule")
         kubectl("taint", "node", node, "example.com/tried-")

@@ -50,7 +50,7 @@ def leads(cluster: Cluster) -> dict[str, Any]:
 def test_a_burst_of_creates_is_calm(cluster: Cluster) -> None:
     kubectl = cluster.kubectl()
     kubectl("create", "deployment", "web", "--image=nginx", "--replicas=6")
-    kubectl("rollout", "status", "deployment/web", "--timeout=60s")
+    kubectl("rollout", "status", "deployment/web", "--timeout=180s")
     before = leads(cluster)
 
     burst = [
@@ -61,7 +61,7 @@ def test_a_burst_of_creates_is_calm(cluster: Cluster) -> None:
     assert len([n for n in kubectl.names("configmaps") if "/burst-" in n]) == BURST
 
     kubectl("scale", "deployment/web", "--replicas=12")
-    kubectl("rollout", "status", "deployment/web", "--timeout=60s")
+    kubectl("rollout", "status", "deployment/web", "--timeout=180s")
     assert leads(cluster) == before
     # It measures: exit code 0 and no fault.
     assert json.loads(cluster.rayplane("status", "-o", "json").stdout)["faults"] == []

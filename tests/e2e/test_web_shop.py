@@ -137,7 +137,7 @@ def test_a_shop_sells_and_its_database_moves(cluster: Cluster, fresh_namespace: 
     authority = Authority.create("shop")
     kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all([*database(), *shop(authority)]))
     for name in ("statefulset/database", "deployment/cache", "deployment/shop", "deployment/stranger"):
-        kubectl("rollout", "status", name, "--timeout=60s")
+        kubectl("rollout", "status", name, "--timeout=180s")
     customer = Customer(cluster, authority)
     until("the shop is served under its own certificate", lambda: customer.ask("PUT") is not None)
     assert customer.ask("POST", "a kettle; it's red") == ["1"]
@@ -154,8 +154,8 @@ def test_a_shop_sells_and_its_database_moves(cluster: Cluster, fresh_namespace: 
 
     before = kubectl.json("get", "pod", "database-0")
     kubectl("cordon", before["spec"]["nodeName"])
-    kubectl("delete", "pod", "database-0", "--timeout=60s")
-    kubectl("rollout", "status", "statefulset/database", "--timeout=60s")
+    kubectl("delete", "pod", "database-0", "--timeout=180s")
+    kubectl("rollout", "status", "statefulset/database", "--timeout=180s")
     after = kubectl.json("get", "pod", "database-0")
     assert after["metadata"]["uid"] != before["metadata"]["uid"]
     assert after["spec"]["nodeName"] != before["spec"]["nodeName"]

@@ -63,7 +63,7 @@ def kubectl(cluster: Placed) -> Kubectl:
     apply(kubectl, *(server(node) for node in NODES), service("all", {"kind": "server"}))
     for node in NODES:
         apply(kubectl, service(node, {"on": node}))
-    kubectl("wait", "pods", "--all", "--for=condition=Ready", "--timeout=90s")
+    kubectl("wait", "pods", "--all", "--for=condition=Ready", "--timeout=180s")
     return kubectl
 
 
@@ -127,7 +127,7 @@ def node_on(cluster: Placed, machine: Machine) -> str:
 def speak(kubectl: Kubectl, one: str, other: str) -> bool:
     """Whether the pods of two nodes, made anew where they went with their machine, reach each other."""
     apply(kubectl, server(one), server(other))
-    kubectl("wait", f"pod/on-{one}", f"pod/on-{other}", "--for=condition=Ready", "--timeout=60s")
+    kubectl("wait", f"pod/on-{one}", f"pod/on-{other}", "--for=condition=Ready", "--timeout=180s")
     there, back = asked(kubectl, one, other), asked(kubectl, other, one)
     return there == [f"on-{other}"] * 2 and back == [f"on-{one}"] * 2
 
@@ -168,11 +168,11 @@ def test_data_flows_without_rays_head_and_placement_goes_on_with_it(
     os.kill(gcs, signal.SIGKILL)
     until("it is gone", lambda: not head.processes("gcs_server"))
     kubectl("create", "deployment", "headless", "--image=busybox", "--replicas=4", "--", "sleep", "100000")
-    kubectl("rollout", "status", "deployment/headless", "--timeout=60s")
+    kubectl("rollout", "status", "deployment/headless", "--timeout=180s")
     subprocess.Popen(head.command(*words), env=variables, stdout=subprocess.DEVNULL).returncode = 0
     until("it answers", lambda: "node-5" in cluster.rayplane("add", "node").stdout)
     until("all is well", lambda: healthy(cluster))
-    kubectl("wait", "node/node-5", "--for=condition=Ready", "--timeout=60s")
+    kubectl("wait", "node/node-5", "--for=condition=Ready", "--timeout=180s")
     for made, failed in [flow.end() for flow in flows]:
         assert made and not failed
 
@@ -181,7 +181,7 @@ def test_a_lost_machine_is_made_up_for(cluster: Placed, machines: Machines, rays
     third = machines.all[2]
     lost, kept = node_on(cluster, third), node_on(cluster, cluster.machine)
     apply(kubectl, *claimed("keeper", near=lost))
-    kubectl("rollout", "status", "deployment/keeper", "--timeout=90s")
+    kubectl("rollout", "status", "deployment/keeper", "--timeout=180s")
     write_data(kubectl, "keeper", "precious")
     third.lose()
     living = {m.address for m in machines.all[:2]}
@@ -191,7 +191,7 @@ def test_a_lost_machine_is_made_up_for(cluster: Placed, machines: Machines, rays
 
     until("all its actors are elsewhere", made_up_for, timeout_s=150)
     assert len(cluster.places("member")) == 3
-    kubectl("rollout", "status", "deployment/keeper", "--timeout=90s")
+    kubectl("rollout", "status", "deployment/keeper", "--timeout=180s")
     assert kubectl("exec", "deployment/keeper", "--", "cat", "/data/file") == "precious"
     until("pods of the node that moved are reached", lambda: speak(kubectl, lost, kept))
     # A machine that comes to Ray is used at once.
