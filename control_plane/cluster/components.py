@@ -23,6 +23,7 @@ from rayplane.control_plane.cluster.config import (
 from rayplane.control_plane.cluster.pki import Secrets
 from rayplane.control_plane.cluster.state import CRI_SOCKET
 from rayplane.control_plane.cluster.topology import Instance, Role, Topology
+from rayplane.control_plane.component_base.version import VERSION
 from rayplane.control_plane.rpc import Network
 from rayplane.control_plane.rpc.sockets import Sockets
 from rayplane.control_plane.rpc.tls import Credentials
@@ -107,6 +108,7 @@ def member_config(spec: Spec) -> "MemberConfig":
     founding = not (spec.instance.joins or spec.restarted)
     return MemberConfig(
         name=spec.instance.name,
+        build=VERSION,
         client_address=spec.instance.endpoint("client"),
         peer_address=spec.instance.endpoint("peer"),
         initial_cluster={m.name: f"{scheme}://{m.endpoint('peer')}" for m in spec.topology.of(Role.MEMBER)},

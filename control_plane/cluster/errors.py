@@ -17,6 +17,10 @@ class AlreadyUp(ClusterError):
     """A cluster of that name runs already."""
 
 
+class NewerState(ClusterError):
+    """The cluster's state was written by a newer build, with which it has to be started, stopped and deleted."""
+
+
 class NotUp(ClusterError):
     """No cluster of that name runs."""
 

@@ -37,7 +37,7 @@ from rayplane.control_plane.cluster.ending import (
     latest,
     take_down,
 )
-from rayplane.control_plane.cluster.errors import AlreadyUp, ClusterError, UsageError
+from rayplane.control_plane.cluster.errors import AlreadyUp, ClusterError, NewerState, UsageError
 from rayplane.control_plane.cluster.isolation import decide
 from rayplane.control_plane.cluster.pki import ENCRYPTION_FILE, Secrets, issue_for_ray, read_encryption
 from rayplane.control_plane.cluster.ports import all_plans, can_bind, free_port, reserved, share, with_ports
@@ -115,8 +115,9 @@ async def down(directory: StateDir, progress: Progress, *, purge: bool = False) 
     directory.check_ours()
     try:
         state = directory.read()
-    except ClusterError:
-        if not purge:
+    except ClusterError as e:
+        # What runs of it a newer build knows how to find.
+        if not purge or isinstance(e, NewerState):
             raise
         state = None
     if state is not None:

@@ -13,14 +13,20 @@ from rayplane.control_plane.cluster.supervisor.component import Supervisor
 from rayplane.control_plane.cluster.topology import Instance, Role
 from rayplane.control_plane.component_base import logs
 from rayplane.control_plane.component_base.log_settings import TEXT
+from rayplane.control_plane.component_base.version import VERSION
 from rayplane.control_plane.rpc import Network
 from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
 from rayplane.control_plane.rpc.shared import SharedNetwork
 from rayplane.control_plane.rpc.tls import front_proxy_dir
 from rayplane.storage.env import Env, LocalDisk, SystemClock
+from rayplane.storage.env.marks import checked, raise_mark
 from rayplane.storage.env.private import make_private_dir
+from rayplane.storage.formats import NODE_HOST, SUPERVISOR
 
 log = logging.getLogger(__name__)
+
+#: What actors keep that is one actor's alone; members agree on the format of theirs.
+_KEPT = {Role.NODE_HOST: NODE_HOST, Role.SUPERVISOR: SUPERVISOR}
 
 
 def open_env(spec: Spec, rng: random.Random) -> Env:
@@ -39,6 +45,8 @@ async def prepare(spec: Spec, env: Env, network: Network, host: Host) -> Compone
 
 async def _prepare(spec: Spec, env: Env, network: Network, host: Host) -> Component:
     directory = None
+    if kept := _KEPT.get(spec.instance.role):
+        await raise_mark(env.disk, checked(env.disk, kept, VERSION), kept.newest, VERSION)
     if spec.credentials is not None:
         directory = str(tls_dir(spec))
         spec.credentials.write(tls_dir(spec))

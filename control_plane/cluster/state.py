@@ -22,11 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from rayplane.control_plane.cluster.config import AddressPlan, ClusterConfig, check_name
-from rayplane.control_plane.cluster.errors import ClusterError, NotUp
+from rayplane.control_plane.cluster.errors import ClusterError, NewerState, NotUp
 from rayplane.control_plane.cluster.ours import is_marked, mark, remove, remove_known
 from rayplane.control_plane.cluster.topology import Topology
+from rayplane.control_plane.component_base.version import VERSION
 from rayplane.storage.env import DiskError, LocalDisk
 from rayplane.storage.env.private import make_private_dir, narrow, write_private
+from rayplane.storage.formats import STATE, CorruptMark, Mark, NewerFormat, check
 
 BROKEN = "broken.json"
 CHAOS_LOCK = "chaos.lock"
@@ -64,6 +66,7 @@ class ClusterState:
             "host": self.host,
             "encrypted": self.encrypted,
             "founded": self.founded,
+            "mark": {"format": STATE.newest, "build": VERSION},
         }
 
     @staticmethod
@@ -162,12 +165,16 @@ class StateDir:
         return self.path.is_dir() and bool(os.listdir(self.path))
 
     def read(self) -> ClusterState | None:
-        """None when there never was a cluster here."""
+        """None when there never was a cluster here. Raises NewerState, ClusterError."""
         try:
-            return ClusterState.from_json(json.loads((self.path / "cluster.json").read_bytes()))
+            data = json.loads((self.path / "cluster.json").read_bytes())
+            _check_format(data, str(self.path))
+            return ClusterState.from_json(data)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (ValueError, KeyError, TypeError) as e:
+        except NewerFormat as e:
+            raise NewerState(str(e)) from e
+        except (ValueError, KeyError, TypeError, CorruptMark) as e:
             raise ClusterError(f"{self.path / 'cluster.json'} is damaged ({e}); run `rayplane down --purge`") from e
 
     def read_running(self) -> ClusterState:
@@ -202,3 +209,9 @@ class StateDir:
                 self.write(replace(state, founded=False))
         if os.path.lexists(data):
             raise ClusterError(f"{data} cannot be deleted; see what is in it")
+
+
+def _check_format(data: Any, where: str) -> None:
+    """Whether this build reads such a state. Raises NewerFormat, CorruptMark."""
+    told = json.dumps(data["mark"]).encode() if isinstance(data, dict) and "mark" in data else None
+    check(STATE, Mark.decode(told, where), where=where, build=VERSION)

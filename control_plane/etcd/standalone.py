@@ -24,6 +24,7 @@ import uvloop
 
 from rayplane.control_plane.component_base import logs
 from rayplane.control_plane.component_base.log_settings import FORMATS, TEXT
+from rayplane.control_plane.component_base.version import VERSION
 from rayplane.control_plane.etcd.flags import UsageError, election_ticks, parse_cluster, parse_duration, parse_url
 from rayplane.control_plane.etcd.flags import with_bare_booleans as bare
 from rayplane.control_plane.etcd.server import Member, MemberConfig, RefusedToStart
@@ -145,6 +146,7 @@ def member(
     urls = _Urls(*parse_url("listen-client-urls", listen_client_urls), *parse_url("listen-peer-urls", listen_peer_urls))
     config = MemberConfig(
         name=name,
+        build=VERSION,
         client_address=urls.client_address,
         peer_address=urls.peer_address,
         initial_cluster=_cluster(name, initial_cluster, initial_advertise_peer_urls, urls),

@@ -91,6 +91,12 @@ class NoQuorum(VolumeError):
     code = Code.UNAVAILABLE
 
 
+class NotFilled(VolumeError):
+    """The replica was lost and counts for nothing until its writer has filled it: ask the others."""
+
+    code = Code.UNAVAILABLE
+
+
 class NotOffered(VolumeError):
     """The driver does not offer this."""
 

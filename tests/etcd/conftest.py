@@ -15,6 +15,7 @@ REAL_TIME = (
     "test_disk_faults.py",
     "test_errors.py",
     "test_odd_directories.py",
+    "test_older_build.py",
     "test_real_clients.py",
     "test_scale_members.py",
     "test_standalone.py",

@@ -50,6 +50,7 @@ class Kind(IntEnum):
     ROLE_GRANT_PERMISSION = 22
     ROLE_REVOKE_PERMISSION = 23
     CONVOY = 24
+    LEVEL = 25
 
 
 _TYPES: dict[int, type[Message]] = {
@@ -77,6 +78,7 @@ _TYPES: dict[int, type[Message]] = {
     Kind.ROLE_GRANT_PERMISSION: pb.AuthRoleGrantPermissionRequest,
     Kind.ROLE_REVOKE_PERMISSION: pb.AuthRoleRevokePermissionRequest,
     Kind.CONVOY: wire.Convoy,
+    Kind.LEVEL: wire.Level,
 }
 
 

@@ -76,6 +76,8 @@ class MemberConfig:
     """Compare the store with the other members' before serving; reads all of it."""
     corrupt_check_s: float = 0.0
     """Seconds between two comparisons of all members' stores by the leader; 0 for none."""
+    build: str = ""
+    """The version of rayplane, for the other members and for those who look at the data later."""
     peer_queue_messages: int = 4_096
     """Raft messages that may wait for one peer's stream; more are dropped (raft sends them again)."""
 

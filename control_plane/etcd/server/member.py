@@ -56,6 +56,7 @@ from rayplane.control_plane.etcd.server.state_machine.watchable_store import Wat
 from rayplane.control_plane.etcd.server.upkeep.addresses import Addresses, first_addresses
 from rayplane.control_plane.etcd.server.upkeep.corruption_check import CorruptionCheck
 from rayplane.control_plane.etcd.server.upkeep.lease_clock import LeaseClock
+from rayplane.control_plane.etcd.server.upkeep.level_rise import LevelRise
 from rayplane.control_plane.etcd.server.upkeep.ticker import Ticker, every
 from rayplane.control_plane.etcd.server.web.endpoints import Web
 from rayplane.control_plane.etcd.server.web.health import Health
@@ -175,6 +176,16 @@ class Member:
             reads=driver.reads,
             network=self._peer_network,
         )
+        self._level_rise = LevelRise(
+            config,
+            driver,
+            machine.level,
+            machine.members,
+            proposer=self._proposer,
+            peers=self.transport,
+            disk=self._env.disk,
+            mark=recovery.format,
+        )
         self.metrics = Metrics(driver, machine, self.watches, self.transport, quota_bytes=config.quota_bytes)
         recovery.wal.on_sync, self.store.on_commit = self.metrics.log_synced, self.metrics.store_committed
         self._context.push_async_callback(self.metrics.stop)
@@ -190,6 +201,8 @@ class Member:
             proposer=proposer,
             lease_time=self._lease_clock,
             hasher=self._hasher,
+            level=machine.level,
+            build=config.build,
         )
         await self._listen(self._peer_network, config.peer_address, [peer_service(config, answers)])
         callers = Callers(config, self._env, machine, proposer=proposer, reads=driver.reads)
@@ -237,7 +250,7 @@ class Member:
             "Lock": LockService(driver, callers, self.store, contest),
             "Election": ElectionService(driver, callers, self.store, contest),
             "Standings": StandingsService(driver, self.store),
-            "Convoys": ConvoysService(kv, proposer),
+            "Convoys": ConvoysService(kv, machine.level, proposer),
         }
 
     def _run(self) -> None:
@@ -250,6 +263,7 @@ class Member:
             self._proposer.leader_seen,
             driver.reads.leader_seen,
         ]
+        driver.on_leader.append(lambda state: self._level_rise.look())
         driver.on_restored += [watches.resync]
         driver.on_members += [self._addresses.connect, self._leave_if_removed, leadership.campaign_alone]
         driver.on_removed += [self._removed]
@@ -257,6 +271,7 @@ class Member:
         self._addresses.connect()
         self._spawn(driver.run())
         self._spawn(self._publish())
+        self._spawn(self._level_rise.run())
         if self.config.corrupt_check_s:
             self._spawn(self._corruption_check.run())
         progress = every(round(self.config.progress_notify_interval_s / self.config.tick_s), watches.note_progress)

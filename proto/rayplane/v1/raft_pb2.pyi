@@ -134,30 +134,36 @@ class MembersRequest(_message.Message):
     def __init__(self, asker: _Optional[int] = ..., term: _Optional[int] = ...) -> None: ...
 
 class MembersResponse(_message.Message):
-    __slots__ = ("cluster_id", "members", "removed", "asker_term", "asker_index")
+    __slots__ = ("cluster_id", "members", "removed", "asker_term", "asker_index", "level", "build")
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     MEMBERS_FIELD_NUMBER: _ClassVar[int]
     REMOVED_FIELD_NUMBER: _ClassVar[int]
     ASKER_TERM_FIELD_NUMBER: _ClassVar[int]
     ASKER_INDEX_FIELD_NUMBER: _ClassVar[int]
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    BUILD_FIELD_NUMBER: _ClassVar[int]
     cluster_id: int
     members: _containers.RepeatedCompositeFieldContainer[_rpc_pb2.Member]
     removed: _containers.RepeatedScalarFieldContainer[int]
     asker_term: int
     asker_index: int
-    def __init__(self, cluster_id: _Optional[int] = ..., members: _Optional[_Iterable[_Union[_rpc_pb2.Member, _Mapping]]] = ..., removed: _Optional[_Iterable[int]] = ..., asker_term: _Optional[int] = ..., asker_index: _Optional[int] = ...) -> None: ...
+    level: int
+    build: str
+    def __init__(self, cluster_id: _Optional[int] = ..., members: _Optional[_Iterable[_Union[_rpc_pb2.Member, _Mapping]]] = ..., removed: _Optional[_Iterable[int]] = ..., asker_term: _Optional[int] = ..., asker_index: _Optional[int] = ..., level: _Optional[int] = ..., build: _Optional[str] = ...) -> None: ...
 
 class Attributes(_message.Message):
-    __slots__ = ("id", "name", "client_urls", "peer_urls")
+    __slots__ = ("id", "name", "client_urls", "peer_urls", "level")
     ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     CLIENT_URLS_FIELD_NUMBER: _ClassVar[int]
     PEER_URLS_FIELD_NUMBER: _ClassVar[int]
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
     id: int
     name: str
     client_urls: _containers.RepeatedScalarFieldContainer[str]
     peer_urls: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, id: _Optional[int] = ..., name: _Optional[str] = ..., client_urls: _Optional[_Iterable[str]] = ..., peer_urls: _Optional[_Iterable[str]] = ...) -> None: ...
+    level: int
+    def __init__(self, id: _Optional[int] = ..., name: _Optional[str] = ..., client_urls: _Optional[_Iterable[str]] = ..., peer_urls: _Optional[_Iterable[str]] = ..., level: _Optional[int] = ...) -> None: ...
 
 class AttributesSet(_message.Message):
     __slots__ = ()
@@ -224,6 +230,18 @@ class Outcomes(_message.Message):
     OUTCOMES_FIELD_NUMBER: _ClassVar[int]
     outcomes: _containers.RepeatedCompositeFieldContainer[Outcome]
     def __init__(self, outcomes: _Optional[_Iterable[_Union[Outcome, _Mapping]]] = ...) -> None: ...
+
+class Level(_message.Message):
+    __slots__ = ("level", "build")
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    BUILD_FIELD_NUMBER: _ClassVar[int]
+    level: int
+    build: str
+    def __init__(self, level: _Optional[int] = ..., build: _Optional[str] = ...) -> None: ...
+
+class LevelRaised(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class AsCaller(_message.Message):
     __slots__ = ("user", "auth_revision", "kind", "request")

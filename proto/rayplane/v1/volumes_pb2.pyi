@@ -91,14 +91,16 @@ class DeleteReplicaResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class PrepareRequest(_message.Message):
-    __slots__ = ("ref", "epoch", "writer")
+    __slots__ = ("ref", "epoch", "writer", "knows_filling")
     REF_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     WRITER_FIELD_NUMBER: _ClassVar[int]
+    KNOWS_FILLING_FIELD_NUMBER: _ClassVar[int]
     ref: VolumeRef
     epoch: int
     writer: str
-    def __init__(self, ref: _Optional[_Union[VolumeRef, _Mapping]] = ..., epoch: _Optional[int] = ..., writer: _Optional[str] = ...) -> None: ...
+    knows_filling: bool
+    def __init__(self, ref: _Optional[_Union[VolumeRef, _Mapping]] = ..., epoch: _Optional[int] = ..., writer: _Optional[str] = ..., knows_filling: _Optional[bool] = ...) -> None: ...
 
 class PrepareResponse(_message.Message):
     __slots__ = ("committed", "filling")
@@ -145,14 +147,16 @@ class CommitResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class InventoryRequest(_message.Message):
-    __slots__ = ("ref", "files", "after")
+    __slots__ = ("ref", "files", "after", "knows_filling")
     REF_FIELD_NUMBER: _ClassVar[int]
     FILES_FIELD_NUMBER: _ClassVar[int]
     AFTER_FIELD_NUMBER: _ClassVar[int]
+    KNOWS_FILLING_FIELD_NUMBER: _ClassVar[int]
     ref: VolumeRef
     files: bool
     after: bytes
-    def __init__(self, ref: _Optional[_Union[VolumeRef, _Mapping]] = ..., files: _Optional[bool] = ..., after: _Optional[bytes] = ...) -> None: ...
+    knows_filling: bool
+    def __init__(self, ref: _Optional[_Union[VolumeRef, _Mapping]] = ..., files: _Optional[bool] = ..., after: _Optional[bytes] = ..., knows_filling: _Optional[bool] = ...) -> None: ...
 
 class InventoryResponse(_message.Message):
     __slots__ = ("committed", "promised", "writer", "capacity_bytes", "used_bytes", "files", "more", "filling")
@@ -195,9 +199,11 @@ class NodeCapacityRequest(_message.Message):
     def __init__(self, node: _Optional[str] = ...) -> None: ...
 
 class NodeCapacityResponse(_message.Message):
-    __slots__ = ("total_bytes", "free_bytes")
+    __slots__ = ("total_bytes", "free_bytes", "knows_filling")
     TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
     FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    KNOWS_FILLING_FIELD_NUMBER: _ClassVar[int]
     total_bytes: int
     free_bytes: int
-    def __init__(self, total_bytes: _Optional[int] = ..., free_bytes: _Optional[int] = ...) -> None: ...
+    knows_filling: bool
+    def __init__(self, total_bytes: _Optional[int] = ..., free_bytes: _Optional[int] = ..., knows_filling: _Optional[bool] = ...) -> None: ...

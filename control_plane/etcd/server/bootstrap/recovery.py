@@ -23,12 +23,15 @@ from rayplane.control_plane.etcd.server.codec import (
 from rayplane.control_plane.etcd.server.config import MemberConfig, cluster_id, member_id
 from rayplane.control_plane.etcd.server.errors import DataLost, RefusedToStart
 from rayplane.control_plane.etcd.server.state_machine.apply import StateMachine
+from rayplane.control_plane.etcd.server.state_machine.level import LEVEL
 from rayplane.control_plane.etcd.server.state_machine.membership import address_of
 from rayplane.control_plane.rpc import Network, RpcError, Stub
 from rayplane.proto.etcd.rpc_pb2 import Member
 from rayplane.proto.rayplane.v1 import raft_pb2 as wire
 from rayplane.storage.env import Disk, Env, LockHeld
 from rayplane.storage.env.failpoints import hit
+from rayplane.storage.env.marks import checked
+from rayplane.storage.formats import MEMBER, Mark
 from rayplane.storage.keyvalue import Backend, CorruptStore, LmdbBackend, MemoryBackend
 from rayplane.storage.mvcc import BUCKETS, Store
 from rayplane.storage.wal import Recovered, SnapshotFiles, SnapshotMark, Wal
@@ -83,12 +86,14 @@ class Recovery:
     storage: raft.MemoryStorage
     log_bytes: int
     """Of entries since `mark`; `storage` may hold fewer."""
+    format: Mark
 
 
 async def recover(config: MemberConfig, env: Env, network: Network, backend_factory: BackendFactory) -> Recovery:
     """Open or make the data directory (locked by the caller). Raises RefusedToStart and the storage's errors."""
     if env.disk.exists(LOST_FILE):
         raise DataLost(env.disk.read(LOST_FILE).decode(errors="replace"))
+    format_ = checked(env.disk, MEMBER, config.build)
     identity, wal, recovered = await _open_log(config, env.disk, network)
     snapshots = SnapshotFiles(env.disk)
     try:
@@ -116,7 +121,7 @@ async def recover(config: MemberConfig, env: Env, network: Network, backend_fact
     except BaseException:
         await wal.close()
         raise
-    return Recovery(identity, wal, snapshots, recovered.snapshot, machine, storage, log_bytes)
+    return Recovery(identity, wal, snapshots, recovered.snapshot, machine, storage, log_bytes, format_)
 
 
 async def _open_log(config: MemberConfig, disk: Disk, network: Network) -> tuple[wire.Identity, Wal, Recovered]:
@@ -166,6 +171,7 @@ def _open_machine(
                     _fill_store(backend, snapshots, mark),
                     min_lease_ttl_s=config.min_lease_ttl_s,
                     auth_token_ttl_s=config.auth_token_ttl_s,
+                    build=config.build,
                 )
             log.warning("the machine stopped uncleanly, or the store is damaged")
             backend.close()
@@ -335,7 +341,7 @@ async def _ask_until(network: Network, addresses: list[str]) -> wire.MembersResp
 async def _claim(config: MemberConfig, network: Network, own: int) -> None:
     """Tell the cluster that this id exists now; only then may it take part."""
     others = [address_of(u) for n, u in sorted(config.initial_cluster.items()) if n != config.name]
-    request = wire.Attributes(id=own, name=config.name, peer_urls=[config.peer_url])
+    request = wire.Attributes(id=own, name=config.name, peer_urls=[config.peer_url], level=LEVEL)
     for _ in range(JOIN_ATTEMPTS):
         for address in others:
             stub = Stub(network.channel(address), PEER)

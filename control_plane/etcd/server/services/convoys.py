@@ -11,6 +11,7 @@ from rayplane.control_plane import etcd_errors as errors
 from rayplane.control_plane.etcd.server.codec import Kind
 from rayplane.control_plane.etcd.server.ports import Proposer
 from rayplane.control_plane.etcd.server.services.kv import KVService
+from rayplane.control_plane.etcd.server.state_machine.level import Level
 from rayplane.control_plane.rpc import Context, RpcError
 from rayplane.control_plane.rpc.errors import error_of
 from rayplane.proto.rayplane.v1 import raft_pb2 as wire
@@ -22,8 +23,9 @@ TRANSACTIONS_MAX = 256
 class ConvoysService:
     """A service that hands a convoy's transactions to the log together."""
 
-    def __init__(self, kv: KVService, proposer: Proposer) -> None:
+    def __init__(self, kv: KVService, level: Level, proposer: Proposer) -> None:
         self._kv = kv
+        self._level = level
         self._proposer = proposer
 
     async def Txns(self, request: wire.Convoy, context: Context) -> wire.Outcomes:
@@ -35,13 +37,15 @@ class ConvoysService:
         found: dict[int, Message | BaseException] = {}
         together: list[int] = []
         apart: list[int] = []
+        # An older member cannot read an entry of many.
+        may = self._level.admits(Kind.CONVOY) and not kv.callers.enabled
         for at, txn in enumerate(transactions):
             try:
                 writes = kv.check_txn(txn).writes
             except errors.EtcdError as e:
                 found[at] = e
                 continue
-            (together if writes and not kv.callers.enabled else apart).append(at)
+            (together if writes and may else apart).append(at)
         if together:
             all_of_them = len(together) == len(transactions)
             convoy = request if all_of_them else wire.Convoy(transactions=[transactions[at] for at in together])

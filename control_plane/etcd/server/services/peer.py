@@ -9,6 +9,7 @@ from rayplane.control_plane.etcd.server.codec import CorruptEntry, Kind, decode_
 from rayplane.control_plane.etcd.server.ports import MembershipChanges, Proposer
 from rayplane.control_plane.etcd.server.replication.transport import REMOVED
 from rayplane.control_plane.etcd.server.state_machine.hashing import Hasher
+from rayplane.control_plane.etcd.server.state_machine.level import LEVEL, Level, told_level
 from rayplane.control_plane.etcd.server.state_machine.membership import Membership
 from rayplane.control_plane.rpc import Context, RpcError
 from rayplane.proto.etcd import rpc_pb2 as pb
@@ -65,7 +66,11 @@ class PeerService:
         proposer: Proposer,
         lease_time: LeaseTime,
         hasher: Hasher,
+        level: Level,
+        build: str,
     ) -> None:
+        self._level = level
+        self._build = build
         self._driver = driver
         self._traffic = traffic
         self._members = members
@@ -132,9 +137,17 @@ class PeerService:
             removed=self._members.removed,
             asker_term=term,
             asker_index=index,
+            level=LEVEL,
+            build=self._build,
         )
 
     async def Claim(self, request: wire.Attributes, context: Context) -> wire.AttributesSet:
+        if told_level(request.level) < self._level.now:
+            raise RpcError(
+                errors.Code.FAILED_PRECONDITION,
+                f"{request.name} reads level {told_level(request.level)} of the log, the cluster has {self._level.now} "
+                "by now: start it with a build as new as the others'",
+            )
         await self._proposer.propose(Kind.ATTRIBUTES, request)
         return wire.AttributesSet()
 

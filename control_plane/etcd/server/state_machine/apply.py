@@ -23,6 +23,7 @@ from rayplane.control_plane.etcd.server.state_machine.auth.checks import authori
 from rayplane.control_plane.etcd.server.state_machine.auth.store import NOBODY, AuthStore, Caller
 from rayplane.control_plane.etcd.server.state_machine.auth.tokens import SimpleTokens
 from rayplane.control_plane.etcd.server.state_machine.lessor import Lessor
+from rayplane.control_plane.etcd.server.state_machine.level import Level
 from rayplane.control_plane.etcd.server.state_machine.membership import Membership
 from rayplane.control_plane.etcd_errors import EtcdError
 from rayplane.proto.etcd import rpc_pb2 as pb
@@ -36,11 +37,14 @@ Notify = Callable[[int, list[Change]], None]
 class StateMachine:
     """Everything a member knows by the log. `notify` is told each revision's events as they happen; nobody at first."""
 
-    def __init__(self, store: Store, *, min_lease_ttl_s: int = 1, auth_token_ttl_s: float = 300.0) -> None:
+    def __init__(
+        self, store: Store, *, min_lease_ttl_s: int = 1, auth_token_ttl_s: float = 300.0, build: str = ""
+    ) -> None:
         self.store = store
         self.lessor = Lessor(min_lease_ttl_s)
         self.members = Membership(store.backend)
         self.alarms = Alarms(store.backend)
+        self.level = Level(store.backend, build)
         self.auth = AuthStore(store.backend, SimpleTokens(auth_token_ttl_s))
         self.notify: Notify = lambda revision, changes: None
         # For the metrics.
@@ -57,6 +61,7 @@ class StateMachine:
             Kind.ATTRIBUTES: self._attributes,
             Kind.MEMBER_UPDATE: self._member_update,
             Kind.AS_CALLER: self._as_caller,
+            Kind.LEVEL: self._raise_level,
         }
         for kind, apply in self.auth.appliers.items():
             self._appliers[kind] = self._with_header(apply)
@@ -71,6 +76,7 @@ class StateMachine:
         self.members.load()
         self.auth.load()
         self.alarms.load()
+        self.level.load()
 
     @property
     def conf_state(self) -> ConfState:
@@ -226,6 +232,10 @@ class StateMachine:
     def _member_update(self, request: pb.MemberUpdateRequest, now: float) -> Message:
         self.members.set_peer_urls(request.ID, request.peerURLs)
         return pb.MemberUpdateResponse(header=self._header(), members=self.members.all())
+
+    def _raise_level(self, request: wire.Level, now: float) -> Message:
+        self.level.apply(request)
+        return wire.LevelRaised()
 
     def _header(self) -> pb.ResponseHeader:
         return pb.ResponseHeader(revision=self.store.revision)

@@ -13,6 +13,7 @@ from rayplane.control_plane.etcd.server.bootstrap.recovery import Recovery, init
 from rayplane.control_plane.etcd.server.codec import Kind
 from rayplane.control_plane.etcd.server.config import MemberConfig
 from rayplane.control_plane.etcd.server.ports import PeerStubs, Proposer
+from rayplane.control_plane.etcd.server.state_machine.level import LEVEL
 from rayplane.control_plane.etcd.server.state_machine.membership import Membership, address_of
 from rayplane.control_plane.rpc import Network, RpcError
 from rayplane.proto.rayplane.v1 import raft_pb2 as wire
@@ -77,6 +78,7 @@ class Addresses:
             name=self._config.name,
             client_urls=[client_url],
             peer_urls=[self._config.peer_url],
+            level=LEVEL,
         )
         while True:
             try:

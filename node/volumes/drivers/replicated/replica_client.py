@@ -39,6 +39,13 @@ class Replica:
         return int(response.free_bytes)
 
     async def create(self, capacity_bytes: int, *, again: bool = False) -> None:
+        """`again`: in place of one that was lost; only where that is known to be heeded, as older builds do not."""
+        if again and not (await self._call("Capacity", pb.NodeCapacityRequest(node=self.node))).knows_filling:
+            raise PeerError(
+                Code.UNAVAILABLE,
+                f"the host of node {self.node} is of an older rayplane, where a replica that was lost would count as "
+                "an empty one: upgrade it",
+            )
         request = pb.CreateReplicaRequest(ref=self._ref, capacity_bytes=capacity_bytes, again=again)
         await self._call("Create", request)
 
@@ -50,11 +57,19 @@ class Replica:
 
     async def prepare(self, epoch: int, writer: str) -> Version | None:
         """What it has committed; None for one that was lost and is not filled yet: it knows nothing."""
-        response = await self._call("Prepare", pb.PrepareRequest(ref=self._ref, epoch=epoch, writer=writer))
+        response = await self._call("Prepare", self._promise(epoch, writer))
         return None if response.filling else Version.of(response.committed)
 
+    def _promise(self, epoch: int, writer: str) -> pb.PrepareRequest:
+        return pb.PrepareRequest(ref=self._ref, epoch=epoch, writer=writer, knows_filling=True)
+
+    def _page(self, after: bytes) -> pb.InventoryRequest:
+        return pb.InventoryRequest(ref=self._ref, files=True, after=after, knows_filling=True)
+
     async def state(self) -> pb.InventoryResponse:
-        response: pb.InventoryResponse = await self._call("Inventory", pb.InventoryRequest(ref=self._ref))
+        response: pb.InventoryResponse = await self._call(
+            "Inventory", pb.InventoryRequest(ref=self._ref, knows_filling=True)
+        )
         return response
 
     async def manifest(self) -> tuple[Version, dict[bytes, Entry]]:
@@ -62,7 +77,7 @@ class Replica:
         found: dict[bytes, Entry] = {}
         version, after = None, b""
         while True:
-            page = await self._call("Inventory", pb.InventoryRequest(ref=self._ref, files=True, after=after))
+            page = await self._call("Inventory", self._page(after))
             if version is not None and version != Version.of(page.committed):
                 raise PeerError(Code.FAILED_PRECONDITION, f"the replica on node {self.node} changed while it was read")
             version = Version.of(page.committed)

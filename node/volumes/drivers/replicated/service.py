@@ -10,7 +10,7 @@ from rayplane.control_plane.api.authorization.node_identity import nodes_of
 from rayplane.control_plane.rpc import Context
 from rayplane.node.volumes.drivers.replicated.manifest import Version
 from rayplane.node.volumes.drivers.replicated.replica_store import ReplicaStore
-from rayplane.node.volumes.errors import NotTheWriter, VolumeNotFound
+from rayplane.node.volumes.errors import NotFilled, NotTheWriter, VolumeNotFound
 from rayplane.proto.rayplane.v1 import volumes_pb2 as pb
 
 
@@ -28,7 +28,7 @@ class ReplicaService:
 
     async def Capacity(self, request: pb.NodeCapacityRequest, context: Context) -> pb.NodeCapacityResponse:
         total, free = self._store(request.node).capacity()
-        return pb.NodeCapacityResponse(total_bytes=total, free_bytes=free)
+        return pb.NodeCapacityResponse(total_bytes=total, free_bytes=free, knows_filling=True)
 
     async def Create(self, request: pb.CreateReplicaRequest, context: Context) -> pb.CreateReplicaResponse:
         await self._store(request.ref.node).create(request.ref.volume, request.capacity_bytes, again=request.again)
@@ -45,6 +45,7 @@ class ReplicaService:
     async def Prepare(self, request: pb.PrepareRequest, context: Context) -> pb.PrepareResponse:
         store = self._store(request.ref.node)
         _must_be(context, request.writer)
+        _must_know(store, request)
         committed = await store.prepare(request.ref.volume, request.epoch, request.writer)
         return pb.PrepareResponse(committed=committed.message(), filling=store.is_filling(request.ref.volume))
 
@@ -63,10 +64,17 @@ class ReplicaService:
 
     async def Inventory(self, request: pb.InventoryRequest, context: Context) -> pb.InventoryResponse:
         store = self._store(request.ref.node)
+        _must_know(store, request)
         return store.inventory(request.ref.volume, files=request.files, after=request.after)
 
     async def Fetch(self, request: pb.FetchRequest, context: Context) -> pb.FetchResponse:
         return pb.FetchResponse(blocks=self._store(request.ref.node).fetch(request.ref.volume, list(request.hashes)))
+
+
+def _must_know(store: ReplicaStore, request: pb.PrepareRequest | pb.InventoryRequest) -> None:
+    """Raises NotFilled where the caller, of an older build, would take a replica that was lost for an empty one."""
+    if not request.knows_filling and store.is_filling(request.ref.volume):
+        raise NotFilled(f"node {request.ref.node} lost its replica of {request.ref.volume}, and it is not filled again")
 
 
 def _must_be(context: Context, node: str) -> None:
