@@ -7,7 +7,19 @@ import sys
 import typer
 
 from rayplane.control_plane.api.errors import ApiError
-from rayplane.control_plane.cli import chaos, cluster, explain, images, logs_of, objects, operate, simulate, trace, why
+from rayplane.control_plane.cli import (
+    chaos,
+    cluster,
+    explain,
+    images,
+    logs_of,
+    machines,
+    objects,
+    operate,
+    simulate,
+    trace,
+    why,
+)
 from rayplane.control_plane.cli.printing import error_line
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.control_plane.rpc import RpcError
@@ -23,6 +35,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 cluster.register(app)
+machines.register(app)
 chaos.register(app)
 logs_of.register(app)
 simulate.register(app)

@@ -283,7 +283,11 @@ def status(
 
     async def ask() -> dict[str, Any]:
         async with access(directory) as admin:
-            return await cluster_status(admin)
+            found = await cluster_status(admin)
+            if found["healthy"]:
+                # While all is well: a `down` that comes when nobody can be asked any more must know where all were.
+                await refresh(directory, admin)
+            return found
 
     found = run(ask())
     if as_json:
@@ -458,6 +462,8 @@ def _print_status(found: dict[str, Any]) -> None:
     console.print(f"cluster {found['name']!r} on {found['host']}: {'healthy' if found['healthy'] else 'NOT healthy'}")
     for fault in found["faults"]:
         console.print(f"  {fault}")
+    for machine in found["drained"]:
+        console.print(f"  {machine} is drained, until `rayplane undrain machine {machine}`")
     members = Table("MEMBER", "ENDPOINT", "ID", "LEADER", "TERM", "REVISION", "HEALTH", box=None)
     for m in found["members"]:
         leader = "yes" if m.get("leader") else ""

@@ -1,15 +1,16 @@
 """The process that talks to Ray for the command line.
 
-    python -m rayplane.control_plane.cluster.ray_driver STATE_DIR start|leave|stop
+    python -m rayplane.control_plane.cluster.ray_driver STATE_DIR start|leave|move|stop
 
 Ray takes over a driver's signals and may end the whole process, so a command that must clean up after itself keeps
 it out: it starts this process, and ends it when it is interrupted.
 
 `start` connects, prints as a line of JSON the machines, who has whose data if some have other addresses now, and the
 topology to go on from; waits for a line on standard input (by then cluster.json holds the topology), starts all actors
-and prints the name of each that has started. `leave` connects, prints a line and lets node hosts end their pods in
-order, those that were told to. `stop` connects, prints a line and ends all actors of the cluster. Errors are one line
-on standard error and exit code 1.
+and prints the name of each that has started. The others connect and print a line: then `leave` lets node hosts end
+their pods in order, those that were told to; `move` has the supervisor go on on a machine that is not drained, as
+cluster.json says which are; `stop` ends all actors of the cluster. Errors are one line on standard error and exit code
+1.
 """
 
 import asyncio
@@ -22,16 +23,18 @@ from pathlib import Path
 from rayplane.control_plane.cluster import ray_cluster
 from rayplane.control_plane.cluster.config import ClusterConfig
 from rayplane.control_plane.cluster.ending import AFTER, memory, of_same_run
-from rayplane.control_plane.cluster.errors import ClusterError
+from rayplane.control_plane.cluster.errors import ClusterError, StartFailed
 from rayplane.control_plane.cluster.host import start_all
 from rayplane.control_plane.cluster.pki import Secrets
-from rayplane.control_plane.cluster.specs import founding_specs
+from rayplane.control_plane.cluster.specs import founding_specs, restarted_spec
 from rayplane.control_plane.cluster.state import ClusterState, StateDir
 from rayplane.control_plane.cluster.topology import Role
 from rayplane.storage.env.private import UMASK
 
 # In fair time, until a Ray that is not ours is said to be out of reach: it has been there for long, or is gone.
 STOP_TIMEOUT_S = 15.0
+MOVE_TRIES = 5
+MOVE_PAUSE_S = 1.0
 
 
 def main() -> int:
@@ -46,6 +49,8 @@ def main() -> int:
             asyncio.run(_start(directory, state.config))
         elif sys.argv[2] == "leave":
             asyncio.run(_leave(state))
+        elif sys.argv[2] == "move":
+            asyncio.run(_move(directory, state))
         else:
             asyncio.run(_stop(state.config))
     except ClusterError as e:
@@ -72,11 +77,15 @@ async def _start(directory: StateDir, config: ClusterConfig) -> None:
     if not sys.stdin.readline():
         raise ClusterError("interrupted")
     state = directory.read_running()
+    specs = founding_specs(state, _secrets(directory), directory.path)
+    await start_all(host, specs, lambda name: print(name, flush=True))
+
+
+def _secrets(directory: StateDir) -> Secrets:
     secrets = Secrets.read(directory.pki)
     if secrets is None:
         raise ClusterError(f"no keys in {directory.pki}; run `rayplane up`")
-    specs = founding_specs(state, secrets, directory.path)
-    await start_all(host, specs, lambda name: print(name, flush=True))
+    return secrets
 
 
 async def _leave(state: ClusterState) -> None:
@@ -86,6 +95,29 @@ async def _leave(state: ClusterState) -> None:
 
     host = RayHost(state.config, ComponentActor)
     await asyncio.gather(*(host.leave(instance.name) for instance in state.topology.of(Role.NODE_HOST)))
+
+
+async def _move(directory: StateDir, state: ClusterState) -> None:
+    print("connected", flush=True)
+    from rayplane.control_plane.cluster.actor import ComponentActor
+    from rayplane.control_plane.cluster.ray_host import RayHost
+
+    host, topology = RayHost(state.config, ComponentActor), state.topology
+    (supervisor,) = topology.of(Role.SUPERVISOR)
+    others = [m for m in topology.open(await host.machines()) if m.id != supervisor.machine.id]
+    if not others:
+        raise ClusterError("there is no other machine that is not drained")
+    spec = restarted_spec(supervisor, state, _secrets(directory), directory.path)
+    await host.end(supervisor.name)
+    # Ray may know the one that was ended for a moment; wherever it ends up, there must be one.
+    for machine in (*[topology.least_used(others)] * MOVE_TRIES, supervisor.machine):
+        try:
+            await host.start(spec, at=machine)
+            return
+        except StartFailed as e:
+            why = e
+            await asyncio.sleep(MOVE_PAUSE_S)
+    raise why
 
 
 async def _stop(config: ClusterConfig) -> None:

@@ -55,8 +55,9 @@ class RayHost:
         # Its own, so that starts and looks that hang in Ray never hold up a signal.
         self._signals = ThreadPoolExecutor(max_workers=4, thread_name_prefix="ray-kill")
 
-    async def start(self, spec: Spec) -> int:
-        return await self._in_thread(lambda: self._start(spec))
+    async def start(self, spec: Spec, *, at: Machine | None = None) -> int:
+        """`at`: for a supervisor, which goes on wherever it is started, another machine than its spec says."""
+        return await self._in_thread(lambda: self._start(spec, at or spec.instance.machine))
 
     async def stop(self, name: str) -> None:
         await self._in_thread(lambda: self._stop(name, graceful=True))
@@ -120,9 +121,9 @@ class RayHost:
         except TimeoutError as e:
             raise StartFailed(f"Ray does not say in time which process {name} is; try again") from e
 
-    def _start(self, spec: Spec) -> int:
+    def _start(self, spec: Spec, machine: Machine) -> int:
         instance = spec.instance
-        placement = NodeAffinitySchedulingStrategy(instance.machine.id, soft=instance.role is Role.SUPERVISOR)
+        placement = NodeAffinitySchedulingStrategy(machine.id, soft=instance.role is Role.SUPERVISOR)
         try:
             actor: Any = (
                 ray.remote(self._actor)

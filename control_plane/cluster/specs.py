@@ -67,6 +67,12 @@ def founding_specs(state: ClusterState, secrets: Secrets, directory: Path) -> li
     ]
 
 
+def restarted_spec(instance: Instance, state: ClusterState, secrets: Secrets, directory: Path) -> Spec:
+    """The spec of an actor of a running cluster, for whoever starts it again."""
+    maker = SpecMaker(config=state.config, plan=state.plan, secrets=secrets, state_dir=str(directory.resolve()))
+    return maker.make(instance, state.topology, restarted=True)
+
+
 def _needed(secrets: Secrets | None, role: Role) -> Secrets | None:
     """Only who needs a secret gets it."""
     if secrets is None or role not in (Role.SUPERVISOR, Role.APISERVER):

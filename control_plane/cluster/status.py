@@ -67,6 +67,7 @@ async def status(admin: Access) -> dict[str, Any]:
         "host": admin.state.config.host,
         "healthy": not faults,
         "faults": [str(f) for f in faults],
+        "drained": list(admin.state.topology.drained),
         "members": [_member_row(m, facts.actors) for m in facts.members],
         "actors": [
             _actor_row(a, a.name in holders) | _cri_of(a, admin.directory)

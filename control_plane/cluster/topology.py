@@ -7,7 +7,7 @@ where another ended.
 import itertools
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
@@ -133,6 +133,8 @@ class Topology:
     instances: tuple[Instance, ...]
     run: str = ""
     """Names the `up` it comes from. Hosts name machines anew at each `up`, so an older one's are of no use."""
+    drained: tuple[str, ...] = ()
+    """Addresses of machines that are to be empty."""
 
     def of(self, role: Role) -> tuple[Instance, ...]:
         return tuple(i for i in self.instances if i.role is role)
@@ -187,6 +189,10 @@ class Topology:
         taken = {n for i in self.instances for n in i.nodes}
         return next(n for k in range(len(taken) + 1) if (n := f"node-{k}") not in taken)
 
+    def open(self, machines: Iterable[Machine]) -> list[Machine]:
+        """Those of some machines that are not drained."""
+        return [m for m in machines if m.address not in self.drained]
+
     def least_used(self, machines: Sequence[Machine], role: Role | None = None, but: str = "") -> Machine:
         """The first of some machines, of which there is at least one, that carries the fewest actors.
 
@@ -200,11 +206,12 @@ class Topology:
         return min(machines, key=lambda m: (alike[m], load[m]))
 
     def to_json(self) -> dict[str, Any]:
-        return {"run": self.run, "instances": [i.to_json() for i in self.instances]}
+        return {"run": self.run, "instances": [i.to_json() for i in self.instances], "drained": list(self.drained)}
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> "Topology":
-        return Topology(tuple(Instance.from_json(d) for d in data["instances"]), data["run"])
+        instances = tuple(Instance.from_json(d) for d in data["instances"])
+        return Topology(instances, data["run"], tuple(data.get("drained", ())))
 
 
 def highest_retired(retired: Collection[str]) -> int:
@@ -265,7 +272,9 @@ def on_machines(topology: Topology, machines: Sequence[Machine], holders: Mappin
     what lies on them (`holders`, by name of the actor). Who has no data goes anywhere.
     """
     by_address = {m.address: m for m in machines}
-    placed = replace(topology, instances=())
+    # Another machine may have the address of one that is not there any more.
+    placed = replace(topology, instances=(), drained=tuple(a for a in topology.drained if a in by_address))
+    usable = placed.open(machines) or machines
     for instance in topology.instances:
         machine = by_address.get(instance.machine.address) or holders.get(instance.name)
         if machine is None and instance.role in TIED:
@@ -273,7 +282,7 @@ def on_machines(topology: Topology, machines: Sequence[Machine], holders: Mappin
                 f"{instance.name} ran on {instance.machine.address}, which is not in the Ray cluster now, and no other "
                 "machine has its data: add that machine to the Ray cluster"
             )
-        placed = placed.with_instance(replace(instance, machine=machine or placed.least_used(machines, instance.role)))
+        placed = placed.with_instance(replace(instance, machine=machine or placed.least_used(usable, instance.role)))
     return placed
 
 

@@ -23,6 +23,7 @@ from rayplane.control_plane.cluster.topology import Instance, Machine, Phase, Ro
 from tests.cluster.test_supervisor_plan import HEIR, MACHINES, A, B, C, phased, small, with_ports
 
 ROUNDS_MAX = 150
+STAYS_DRAINED = (Role.NODE_HOST, Role.SUPERVISOR)
 _UP, _DOWN, _LOST_DATA, _GONE = "up", "down", "lost its data", "gone with its machine"
 
 
@@ -106,6 +107,8 @@ class Model:
     def start(self, instance: Instance) -> None:
         assert instance.machine in self.machines, f"{instance.name} is started on a machine that is gone"
         assert instance.name not in self.retired, f"{instance.name} was a member"
+        goes = instance.role not in (*STAYS_DRAINED, Role.MEMBER)
+        assert not goes or instance.machine in self.open(), f"{instance.name} is started on a drained machine"
         enough = len(self.topology.of(Role.MEMBER)) > 2
         assert not (instance.name in self.lost and enough), f"{instance.name} has lost its data and is started"
         if instance.name in self.damaged:
@@ -125,6 +128,9 @@ class Model:
         self.retired |= before - after
         self.topology = topology
 
+    def open(self) -> list[Machine]:
+        return [m for m in self.machines if m.address not in self.topology.drained] or self.machines
+
     def remove(self, member_id: int) -> None:
         others = [n for n in self.voters() if n != member_id]
         ill = [self.name(n) for n in others if not self.is_healthy(n)]
@@ -139,6 +145,7 @@ class Model:
         return (
             self.running == wanted
             and all(i.phase is Phase.ACTIVE and i.machine in self.machines for i in self.topology.instances)
+            and all(i.role in STAYS_DRAINED or i.machine in self.open() for i in self.topology.instances)
             and voting == {i.name for i in self.topology.of(Role.MEMBER)}
             and len(self.voters()) == len(self.members)
         )
@@ -148,7 +155,8 @@ class Model:
 def models(draw: Callable[..., Any]) -> Model:
     """A cluster in trouble, with a majority that can be had, at any point of any change."""
     count = draw(st.integers(1, 5))
-    topology = small(members=count, nodes=draw(st.integers(1, 2)))
+    drained = draw(st.sampled_from([(), (), (A.address,), (B.address,)]))
+    topology = replace(small(members=count, nodes=draw(st.integers(1, 2))), drained=drained)
     gone = draw(st.sampled_from([(), (), (B,), (C,)]))
     machines = [m for m in MACHINES if m not in gone]
     running, damaged = {"supervisor"}, set()

@@ -44,7 +44,7 @@ def added(
     return Instance(
         name=name or (topology.next_member(retired) if joins else topology.next_name(role)),
         role=role,
-        machine=topology.least_used(machines, role),
+        machine=topology.least_used(topology.open(machines) or machines, role),
         nodes=nodes,
         joins=joins,
         phase=Phase.JOINING if joins else Phase.ACTIVE,
@@ -60,6 +60,25 @@ def removed(topology: Topology, kind: str, name: str) -> Instance:
     if role in (Role.MEMBER, Role.APISERVER) and left < 1:
         raise UsageError(f"{instance.name} is the last {kind}; a cluster needs one")
     return replace(instance, phase=Phase.LEAVING)
+
+
+def drained(topology: Topology, address: str, machines: Sequence[Machine]) -> Topology:
+    """The topology with a machine that is to be empty. Raises UsageError."""
+    known = dict.fromkeys((*(m.address for m in machines), *topology.addresses))
+    if address not in known:
+        raise UsageError(f"no machine is called {address!r}; there are {', '.join(known)}")
+    if address in topology.drained:
+        return topology
+    if all(m.address == address for m in topology.open(machines)):
+        raise UsageError(f"{address} is the last machine that is not drained; the cluster must be somewhere")
+    return replace(topology, drained=(*topology.drained, address))
+
+
+def undrained(topology: Topology, address: str) -> Topology:
+    """The topology with a machine that may be used again. Raises UsageError."""
+    if address not in topology.drained:
+        raise UsageError(f"{address!r} is not drained; {', '.join(topology.drained) or 'no machine'} is")
+    return replace(topology, drained=tuple(a for a in topology.drained if a != address))
 
 
 def called(instance: Instance) -> str:

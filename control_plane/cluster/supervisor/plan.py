@@ -4,8 +4,8 @@ A member's replacement, each step taken from what is stored and seen, by whichev
 
     member is lost, or its machine is gone,     StoreTopology: an heir, JOINING, that replaces it
     or does not start and the rest are well,
-    or shares its machine while another has
-    none, and all are well
+    or all are well and its machine is drained,
+    or has another one while some have none
     heir is not in etcd's list                  AddLearner
     heir is a learner, does not run             Start
     heir is a learner, runs                     Promote, until etcd finds that it has caught up
@@ -35,10 +35,12 @@ from rayplane.control_plane.cluster.supervisor.actions import (
     WaitUntil,
 )
 from rayplane.control_plane.cluster.supervisor.observed import MemberStatus, Observed
-from rayplane.control_plane.cluster.topology import Instance, Machine, Phase, Role, Topology
+from rayplane.control_plane.cluster.topology import TIED, Instance, Machine, Phase, Role, Topology
 
 # So many starts in a row may fail in the same place before an actor is planned elsewhere, a member under another name.
 STARTS_MAX = 5
+#: The roles whose actors are not ended only to be elsewhere: their data is where they are, or nobody else could do it.
+STAYS = (*TIED, Role.SUPERVISOR)
 
 
 def plan(desired: Topology, observed: Observed, now: float) -> list[Action]:
@@ -58,7 +60,7 @@ def is_settled(desired: Topology, observed: Observed) -> bool:
     """Whether nothing is to be changed about members, as far as can be told without asking etcd."""
     view = _View(desired, observed, 0.0)
     members = desired.of(Role.MEMBER)
-    in_doubt = any(view.is_condemned(m) or view.has_failed(m) for m in members)
+    in_doubt = any(view.is_condemned(m) or view.has_failed(m) or view.should_leave(m) for m in members)
     return all(m.phase is Phase.ACTIVE for m in members) and not in_doubt and view.shares() is None
 
 
@@ -74,6 +76,16 @@ class _View:
 
     def is_homeless(self, instance: Instance) -> bool:
         return bool(self.seen.machines) and instance.machine.id not in {m.id for m in self.seen.machines}
+
+    @property
+    def usable(self) -> list[Machine]:
+        """The machines that something may be placed on: those that are not drained, where there are such."""
+        return self.desired.open(self.seen.machines) or [*self.seen.machines]
+
+    def should_leave(self, instance: Instance) -> bool:
+        """Whether its machine is drained, and there is another."""
+        is_there = instance.phase is Phase.ACTIVE and instance.machine.address in self.desired.drained
+        return is_there and bool(self.desired.open(self.seen.machines))
 
     def is_condemned(self, member: Instance) -> bool:
         """Whether a member can never come back. (One that another takes the place of may: it refuses to by itself.)"""
@@ -131,9 +143,9 @@ class _View:
     def may_run(self, instance: Instance) -> bool:
         if instance.role is Role.MEMBER:
             return self.member_may_run(instance)
-        return (
-            instance.role is not Role.SUPERVISOR and instance.phase is Phase.ACTIVE and not self.is_homeless(instance)
-        )
+        if instance.role is Role.SUPERVISOR or instance.phase is not Phase.ACTIVE or self.is_homeless(instance):
+            return False
+        return instance.role is Role.NODE_HOST or not self.should_leave(instance)
 
     def member_may_run(self, member: Instance) -> bool:
         if self.is_condemned(member):
@@ -155,6 +167,19 @@ class _View:
             elif self.is_homeless(instance) and instance.role not in (Role.MEMBER, Role.SUPERVISOR):
                 # Its host may have brought it back elsewhere by itself, at an address that is wrong there.
                 yield Stop(name, f"its machine {instance.machine.address} is gone")
+        if (moving := self.next_to_move()) is not None:
+            yield Stop(moving.name, f"its machine {moving.machine.address} is drained")
+
+    def next_to_move(self) -> Instance | None:
+        """The first actor without data that is on a drained machine, once its like are well and known to all."""
+        if self.seen.starting or self.seen.stopping or not self.all_know_the_newest():
+            return None
+        for instance in self.desired.instances:
+            alike = [i for i in self.desired.of(instance.role) if i.phase is Phase.ACTIVE]
+            goes = instance.role not in STAYS and self.should_leave(instance) and not self.is_homeless(instance)
+            if goes and all(self.runs(i.name) for i in alike):
+                return instance
+        return None
 
     def may_be_stopped(self, leaving: Instance) -> bool:
         if leaving.role is Role.MEMBER:
@@ -239,6 +264,8 @@ class _View:
             return ""
         if self.is_homeless(instance):
             return f"its machine {instance.machine.address} is gone"
+        if instance.role not in STAYS and self.should_leave(instance):
+            return f"its machine {instance.machine.address} is drained"
         # Without etcd nothing starts anywhere, whatever its ports.
         failed = self.has_failed(instance) and self.seen.members != ()
         return f"it has failed {STARTS_MAX} times in a row at {instance.machine.address}" if failed else ""
@@ -247,7 +274,7 @@ class _View:
         if instance.role is Role.NODE_HOST and not self.is_homeless(instance):
             # Its volumes lie there.
             return instance.machine
-        others = [m for m in self.seen.machines if m.id != instance.machine.id]
+        others = [m for m in self.usable if m.id != instance.machine.id]
         if instance.role is Role.LOAD_BALANCER:
             # API servers are taken for themselves at the machines that they knew of when they started.
             known = {i.machine for i in self.desired.instances}
@@ -260,7 +287,8 @@ class _View:
         member = (
             next(filter(self.is_condemned, active), None)
             or next(filter(self.is_stuck, active), None)
-            or (self.shares() if self.may_be_spread() else None)
+            or next(filter(self.should_leave, active if self.all_are_well() else ()), None)
+            or (self.shares() if self.all_are_well() and self.now >= self.seen.steady_at else None)
         )
         if self.joining() or member is None or not self.seen.machines:
             return self.desired, []
@@ -269,7 +297,7 @@ class _View:
         heir = Instance(
             name=self.desired.next_member(self.seen.retired),
             role=Role.MEMBER,
-            machine=self.desired.least_used(self.seen.machines, Role.MEMBER, member.name)
+            machine=self.desired.least_used(self.usable, Role.MEMBER, member.name)
             if everywhere
             else self.place_for(member, self.desired),
             joins=True,
@@ -283,21 +311,22 @@ class _View:
         """The last member that shares its machine although another machine has none; None: they are spread."""
         members = self.desired.of(Role.MEMBER)
         there = Counter(m.machine.id for m in members)
-        if all(there[machine.id] for machine in self.seen.machines):
+        if all(there[machine.id] for machine in self.usable):
             return None
         return next((m for m in reversed(members) if there[m.machine.id] > 1), None)
 
-    def may_be_spread(self) -> bool:
-        """Whether a member may move though nothing ails it: all are well, and nothing has changed for a while."""
+    def all_are_well(self) -> bool:
+        """Whether a member may move though nothing ails it."""
         members = self.desired.of(Role.MEMBER)
-        well = all(m.phase is Phase.ACTIVE and self.is_well(m) for m in members)
-        return well and len(self.members) == len(members) and self.now >= self.seen.steady_at
+        return len(self.members) == len(members) and all(m.phase is Phase.ACTIVE and self.is_well(m) for m in members)
 
     def why_replaced(self, member: Instance) -> str:
         if member.name in self.seen.lost:
             return "it lost its data"
         if self.is_homeless(member):
             return f"its machine {member.machine.address} is gone"
+        if self.should_leave(member):
+            return f"its machine {member.machine.address} is drained"
         if not self.is_stuck(member):
             return f"it shares {member.machine.address} with another, and another machine has none"
         return f"it has failed {STARTS_MAX} times in a row at {member.machine.address}"

@@ -88,6 +88,7 @@ class Reconciler:
         self._joined_at = -LEARN_S
         # What must stay the same before members are spread anew, and since when it is.
         self._steady: tuple[tuple[tuple[Machine, ...], tuple[Instance, ...]], float] = ((), ()), 0.0
+        self._moved: set[str] = set()  # who has not started yet where it is planned now
         self._deregistered: set[str] = set()
         self._refusals: dict[str, str] = {}
         self._refused_in_a_row: Counter[str] = Counter()
@@ -289,8 +290,10 @@ class Reconciler:
                 self.records.inherited(instance.name, instance.replaces)
             elif _place(instance) != _place(self._topology.get(instance.name)):
                 self.records.moved(instance.name)
+                self._moved.add(instance.name)
         self._topology = topology
         self.records.keep({i.name for i in topology.instances})
+        self._moved = {name for name in self._moved if topology.has(name)}
         self._refusals = {name: why for name, why in self._refusals.items() if topology.has(name)}
         self._refused_in_a_row.clear()
         self._deregistered.intersection_update(n for i in topology.instances for n in i.nodes)
@@ -388,8 +391,9 @@ class Reconciler:
             log.exception("starting %s failed", name)
             self._failed(instance, f"{type(e).__name__}: {e}")
         else:
-            if instance.role is not Role.MEMBER and records.counts.get(name) == 1:
+            if instance.role is not Role.MEMBER and (records.counts.get(name) == 1 or name in self._moved):
                 self._joined_at = now()
+            self._moved.discard(name)
             records.succeeded(name, now())
 
     def _failed(self, instance: Instance, reason: str, *, lost: bool = False) -> None:

@@ -10,7 +10,7 @@ from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.host import Disturbance, Host
 from rayplane.control_plane.cluster.patience import Patience
 from rayplane.control_plane.cluster.pki import identity_of_actor
-from rayplane.control_plane.cluster.supervisor.changes import added, called, removed
+from rayplane.control_plane.cluster.supervisor.changes import added, called, drained, removed, undrained
 from rayplane.control_plane.cluster.supervisor.starts import StartRecords
 from rayplane.control_plane.cluster.topology import Instance, Phase, Role, Topology
 from rayplane.control_plane.rpc import Context, RpcError
@@ -124,6 +124,17 @@ class SupervisorService:
         if self._phase(name) is not None:
             raise ClusterError(f"{name} stays: not all other members are healthy; see `rayplane status`")
         return pb.ChangeResponse(name=called(instance))
+
+    async def Drain(self, request: pb.DrainRequest, context: Context) -> pb.DrainResponse:
+        machines = await self._host.machines()
+
+        def edit(topology: _Topology, _: frozenset[str]) -> _Topology:
+            return (
+                undrained(topology, request.machine) if request.undo else drained(topology, request.machine, machines)
+            )
+
+        await self._control.change(edit, f"{request.machine} is {'used again' if request.undo else 'drained'}")
+        return pb.DrainResponse(machines=self._control.topology.drained)
 
     async def Kill(self, request: pb.KillRequest, context: Context) -> pb.KillResponse:
         instance = self._control.topology.get(request.name)

@@ -83,6 +83,20 @@ class ChangeResponse(_message.Message):
     name: str
     def __init__(self, name: _Optional[str] = ...) -> None: ...
 
+class DrainRequest(_message.Message):
+    __slots__ = ("machine", "undo")
+    MACHINE_FIELD_NUMBER: _ClassVar[int]
+    UNDO_FIELD_NUMBER: _ClassVar[int]
+    machine: str
+    undo: bool
+    def __init__(self, machine: _Optional[str] = ..., undo: _Optional[bool] = ...) -> None: ...
+
+class DrainResponse(_message.Message):
+    __slots__ = ("machines",)
+    MACHINES_FIELD_NUMBER: _ClassVar[int]
+    machines: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, machines: _Optional[_Iterable[str]] = ...) -> None: ...
+
 class KillRequest(_message.Message):
     __slots__ = ("name", "signal")
     NAME_FIELD_NUMBER: _ClassVar[int]
