@@ -7,6 +7,9 @@ from typing import Any
 
 import yaml
 
+from rayplane.control_plane.api.node_annotations import HOST_ADDRESS
+from rayplane.node.volumes.drivers.replicated.lease_directory import NAMESPACE, RECORD
+from rayplane.node.volumes.drivers.replicated.placement import machine_of
 from tests.e2e.harness import Cluster, Kubectl
 
 PORT = 8000
@@ -129,6 +132,15 @@ if place := os.environ.get("RAYPLANE_VOLUME_SYNC"):
 
 def write_data(kubectl: Kubectl, name: str, text: str) -> None:
     kubectl("exec", f"deployment/{name}", "--", "python3", "-c", WRITE, text)
+
+
+def replicas(kubectl: Kubectl, claim: str) -> list[str]:
+    """The machine of each replica of a claim's volume."""
+    volume = kubectl.json("get", "pvc", claim)["spec"]["volumeName"]
+    lease = kubectl.json("get", "lease", f"volume-{volume}", "--namespace", NAMESPACE)
+    hosts = {n["metadata"]["name"]: n["metadata"]["annotations"] for n in kubectl.json("get", "nodes")["items"]}
+    nodes = json.loads(lease["metadata"]["annotations"][RECORD])["replicas"]
+    return [machine_of(hosts[node][HOST_ADDRESS]) for node in nodes]
 
 
 # Each asks, or writes, without a second try, until its input ends.
