@@ -12,7 +12,7 @@ import ipaddress
 import os
 import re
 import socket
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,12 +30,13 @@ from rayplane.control_plane.cluster import launch
 from rayplane.control_plane.cluster.access import access
 from rayplane.control_plane.cluster.components import member_config
 from rayplane.control_plane.cluster.config import AddressPlan, ClusterConfig
+from rayplane.control_plane.cluster.ending import forget_elsewhere
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.control_plane.cluster.launch import Progress
 from rayplane.control_plane.cluster.pki import ENCRYPTION_FILE, Secrets, read_encryption
-from rayplane.control_plane.cluster.specs import SpecMaker
+from rayplane.control_plane.cluster.specs import SpecMaker, founders
 from rayplane.control_plane.cluster.state import ClusterState, StateDir
-from rayplane.control_plane.cluster.topology import TOPOLOGY_KEY, Role
+from rayplane.control_plane.cluster.topology import TOPOLOGY_KEY, Phase, Role, Topology
 from rayplane.control_plane.etcd.server import restore_member
 from rayplane.proto.etcd.kv_pb2 import KeyValue
 from rayplane.storage.backup import BackupHeader, NotABackup, read_backup, write_backup
@@ -117,12 +118,15 @@ async def restore(
         if not force:
             await _check_fresh(directory, state)
         await launch.down(directory, progress)
+        await forget_elsewhere(directory, state, progress)
         directory.forget_data()
 
-    async def prepare(state: ClusterState, secrets: Secrets) -> None:
+    async def prepare(state: ClusterState, secrets: Secrets) -> ClusterState:
         progress("laying out the members' data")
         adapt(store, AddressPlan.from_json(header.origin), state.plan, all_keys(encryption, os.urandom))
-        await _seed(directory, state, secrets, list(store.snapshot()))
+        seeded = replace(state, topology=seedable(state.topology, _is_local))
+        await _seed(directory, seeded, secrets, list(store.snapshot()))
+        return seeded
 
     return await launch.up(config, directory, progress, prepare=prepare, encryption=encryption), header
 
@@ -216,11 +220,27 @@ async def _check_fresh(directory: StateDir, state: ClusterState) -> None:
 
 async def _seed(directory: StateDir, state: ClusterState, secrets: Secrets, chunks: Iterable[bytes]) -> None:
     maker = SpecMaker(config=state.config, plan=state.plan, secrets=secrets, state_dir=str(directory.path))
-    for instance in state.topology.of(Role.MEMBER):
-        if not _is_local(instance.machine.address):
-            raise ClusterError(f"{instance.name} would run on {instance.machine.address}: restore on one machine only")
-        spec = maker.make(instance, state.topology, restarted=False)
+    together = replace(state.topology, instances=tuple(founders(state.topology)))
+    for instance in together.of(Role.MEMBER):
+        spec = maker.make(instance, together, restarted=False)
         await restore_member(member_config(spec), LocalDisk(spec.data_dir), chunks)
+
+
+def seedable(topology: Topology, is_local: Callable[[str], bool]) -> Topology:
+    """The topology of a cluster whose members find their data where they are, as far as that is this machine.
+
+    Those on other machines join them and are sent it, one after the other, as any member that is added. `is_local` is
+    told an address. ClusterError when no member is here.
+    """
+    members = topology.of(Role.MEMBER)
+    if not any(is_local(m.machine.address) for m in members):
+        places = ", ".join(dict.fromkeys(m.machine.address for m in members))
+        raise ClusterError(f"no member would run on this machine: restore on one of {places}")
+    for member in members:
+        joins = not is_local(member.machine.address)
+        phase = Phase.JOINING if joins else Phase.ACTIVE
+        topology = topology.replaced(replace(member, joins=joins, phase=phase))
+    return topology
 
 
 def _is_local(address: str) -> bool:

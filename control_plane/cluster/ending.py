@@ -61,6 +61,21 @@ async def take_down(directory: StateDir, progress: Progress) -> None:
         await asyncio.to_thread(ray_cluster.remove_folder, state.host)
 
 
+async def forget_elsewhere(directory: StateDir, state: ClusterState, progress: Progress) -> None:
+    """Delete what the actors of a cluster that is down left on other machines of a Ray cluster that it had joined.
+
+    What cannot be reached stays, which is told: it is of no use, but to whoever finds its keys.
+    """
+    if not state.config.address:
+        return
+    try:
+        async with ray_driver(directory, "forget") as driver:
+            await while_ray_lives(state.host, driver.line(), GONE_TIMEOUT_S)
+            await driver.ended()
+    except ClusterError as e:
+        progress(f"what lies in {directory.path} on other machines stays: {e}")
+
+
 def latest(directory: StateDir, state: ClusterState) -> ClusterState:
     """The state of a cluster that ended by itself, with the topology that its supervisor knew last, if it was here."""
     if state.host.get(UNSURE):

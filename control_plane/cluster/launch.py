@@ -33,6 +33,7 @@ from rayplane.control_plane.cluster.ending import (
     UNSURE,
     Progress,
     deadline,
+    forget_elsewhere,
     is_running,
     latest,
     take_down,
@@ -44,6 +45,7 @@ from rayplane.control_plane.cluster.ports import all_plans, can_bind, free_port,
 from rayplane.control_plane.cluster.ray_driven import CONNECT_TIMEOUT_S, POLL_S, Driver, ray_driver, while_ray_lives
 from rayplane.control_plane.cluster.readiness import await_ready
 from rayplane.control_plane.cluster.renewal import write_admin
+from rayplane.control_plane.cluster.specs import founders
 from rayplane.control_plane.cluster.state import ClusterState, StateDir
 from rayplane.control_plane.cluster.topology import Machine, Topology, crowded, founding, on_machines
 from rayplane.storage.env import LockHeld, SystemClock
@@ -55,7 +57,7 @@ RAY_TRIES = 4
 FREE_TIMEOUT_S = 5.0
 _PROCESS_OUT = "process.out"
 
-Prepare = Callable[[ClusterState, Secrets], Awaitable[None]]
+Prepare = Callable[[ClusterState, Secrets], Awaitable[ClusterState]]
 
 
 async def up(
@@ -68,7 +70,8 @@ async def up(
 ) -> ClusterState:
     """Start everything and wait until it is ready; on failure or interruption leave nothing behind.
 
-    `prepare` is called when everything is decided and nothing is started: it may lay out the actors' data.
+    `prepare` is called when everything is decided and nothing is started: it may lay out the actors' data, and gives
+    the state to go on with.
     `encryption`: an EncryptionConfiguration that replaces the cluster's; empty: the one it has, or a new one.
     """
     config.validate()
@@ -94,6 +97,8 @@ async def up(
             with contextlib.suppress(ClusterError):
                 await take_down(directory, progress)
             if fresh:
+                if (begun := directory.read()) is not None and begun.topology.instances:
+                    await forget_elsewhere(directory, begun, progress)
                 # The message may point to a log.
                 directory.purge(keep_logs=True)
             raise
@@ -123,6 +128,8 @@ async def down(directory: StateDir, progress: Progress, *, purge: bool = False) 
     if state is not None:
         with _exclusive(directory, state.config.name):
             await take_down(directory, progress)
+            if purge:
+                await forget_elsewhere(directory, state, progress)
     return directory.purge() if purge else []
 
 
@@ -213,8 +220,7 @@ async def _up_process(
     if not state.topology.instances:
         state = replace(state, topology=_place(state, (Machine(),)))
     _write_access(directory, state, secrets)
-    if prepare is not None:
-        await prepare(state, secrets)
+    state = await _prepared(directory, state, secrets, prepare)
     progress("starting the cluster's process")
     pid = _start_process(directory)
     state = replace(state, host={"pid": pid})
@@ -245,11 +251,10 @@ async def _up_ray(
         else:
             state = replace(state, topology=_place(state, found))
         _write_access(directory, state, secrets)
-        if prepare is not None:
-            await prepare(state, secrets)
+        state = await _prepared(directory, state, secrets, prepare)
         for role in crowded(state.topology) if len(found) > 1 else ():
             progress(f"there are fewer machines than {role}s: some share one")
-        count = len(state.topology.instances)
+        count = len(founders(state.topology))
         progress(f"starting {count} actors on {len(found)} machine(s)")
         driver.go_on()
         for number in range(1, count + 1):
@@ -261,6 +266,15 @@ async def _up_ray(
     )
     if state.host["owned"]:
         ray_cluster.close_folders(state.host)
+    return state
+
+
+async def _prepared(
+    directory: StateDir, state: ClusterState, secrets: Secrets, prepare: Prepare | None
+) -> ClusterState:
+    if prepare is not None:
+        state = await prepare(state, secrets)
+        directory.write(state)
     return state
 
 

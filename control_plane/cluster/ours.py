@@ -46,6 +46,22 @@ def remove_known(directory: Path, names: Iterable[str]) -> list[str]:
     return left
 
 
+def forget(directory: str, ca: bytes) -> bool:
+    """Delete what actors left on a machine that no command was run on, if all of it is of the authority's cluster.
+
+    Whether it was: what holds a cluster of its own, or actors of another authority, stays.
+    """
+    place = Path(directory)
+    authorities = {path.read_bytes() for path in place.glob("data/*-tls/ca.crt")}
+    if (place / "cluster.json").exists() or authorities != {ca}:
+        return False
+    for name in ("data", "logs"):
+        remove(place / name)
+    with contextlib.suppress(OSError):
+        place.rmdir()
+    return True
+
+
 def remove(path: Path) -> None:
     """Delete a file, or a folder with all in it; nothing behind a symbolic link, nor the link."""
     if path.is_symlink():

@@ -1,6 +1,6 @@
 """The process that talks to Ray for the command line.
 
-    python -m rayplane.control_plane.cluster.ray_driver STATE_DIR start|leave|move|stop
+    python -m rayplane.control_plane.cluster.ray_driver STATE_DIR start|leave|move|stop|forget
 
 Ray takes over a driver's signals and may end the whole process, so a command that must clean up after itself keeps
 it out: it starts this process, and ends it when it is interrupted.
@@ -9,8 +9,8 @@ it out: it starts this process, and ends it when it is interrupted.
 topology to go on from; waits for a line on standard input (by then cluster.json holds the topology), starts all actors
 and prints the name of each that has started. The others connect and print a line: then `leave` lets node hosts end
 their pods in order, those that were told to; `move` has the supervisor go on on a machine that is not drained, as
-cluster.json says which are; `stop` ends all actors of the cluster. Errors are one line on standard error and exit code
-1.
+cluster.json says which are; `stop` ends all actors of the cluster; `forget` deletes what those of one that is down
+left on other machines. Errors are one line on standard error and exit code 1.
 """
 
 import asyncio
@@ -41,7 +41,9 @@ def main() -> int:
     os.umask(UMASK)
     directory = StateDir(Path(sys.argv[1]))
     try:
-        state = directory.read_running()
+        state = directory.read_running() if sys.argv[2] != "forget" else directory.read()
+        if state is None:
+            raise ClusterError(f"there is no cluster in {directory.path}")
         starts = sys.argv[2] == "start"
         timeout = ray_cluster.START_TIMEOUT_S if starts else STOP_TIMEOUT_S
         ray_cluster.connect(state.host, state.config.name, timeout=timeout)
@@ -51,6 +53,8 @@ def main() -> int:
             asyncio.run(_leave(state))
         elif sys.argv[2] == "move":
             asyncio.run(_move(directory, state))
+        elif sys.argv[2] == "forget":
+            asyncio.run(_forget(directory, state))
         else:
             asyncio.run(_stop(state.config))
     except ClusterError as e:
@@ -118,6 +122,14 @@ async def _move(directory: StateDir, state: ClusterState) -> None:
             why = e
             await asyncio.sleep(MOVE_PAUSE_S)
     raise why
+
+
+async def _forget(directory: StateDir, state: ClusterState) -> None:
+    print("connected", flush=True)
+    from rayplane.control_plane.cluster.actor import ComponentActor
+    from rayplane.control_plane.cluster.ray_host import RayHost
+
+    await RayHost(state.config, ComponentActor).forget(directory.path.resolve(), _secrets(directory).ca_cert)
 
 
 async def _stop(config: ClusterConfig) -> None:

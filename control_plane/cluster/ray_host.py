@@ -22,7 +22,7 @@ from ray._private.state import actors
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from rayplane.control_plane.cluster import processes
+from rayplane.control_plane.cluster import ours, processes
 from rayplane.control_plane.cluster.components import Spec
 from rayplane.control_plane.cluster.config import ClusterConfig
 from rayplane.control_plane.cluster.errors import ClusterError, StartFailed
@@ -101,10 +101,14 @@ class RayHost:
         found = [told for _, told in await self._on_each(processes.written, str(path))]
         return max(found, key=itemgetter(0), default=(0.0, b""))[1]
 
-    async def _on_each(self, ask: Callable[[str], T], path: str) -> list[tuple[Machine, T]]:
+    async def forget(self, state_dir: Path, ca: bytes) -> None:
+        """Delete what actors have left in a folder of machines that is nobody else's."""
+        await self._on_each(ours.forget, str(state_dir), ca)
+
+    async def _on_each(self, ask: Callable[..., T], *words: Any) -> list[tuple[Machine, T]]:
         """What each machine says; those are left out that cannot."""
         machines = await self.machines()
-        told = await asyncio.gather(*(self._in_thread(partial(_ask, m, ask, path)) for m in machines))
+        told = await asyncio.gather(*(self._in_thread(partial(_ask, m, ask, *words)) for m in machines))
         return [(machine, answer) for machine, answers in zip(machines, told, strict=True) for answer in answers]
 
     async def sockets(self) -> list[HostSocket]:
@@ -232,12 +236,13 @@ def known_to_others(cluster: str, besides: str) -> list[dict[str, Any]]:
     return found
 
 
-def _ask(machine: Machine, ask: Callable[[str], T], path: str) -> list[T]:
+def _ask(machine: Machine, ask: Callable[..., T], *words: Any) -> list[T]:
     """The answer there; none when it cannot give one."""
     placement = NodeAffinitySchedulingStrategy(machine.id, soft=False)
     asked: Any = ray.remote(ask)
     with contextlib.suppress(RayError):
-        return [ray.get(asked.options(num_cpus=0, scheduling_strategy=placement).remote(path), timeout=START_TIMEOUT_S)]
+        options = {"num_cpus": 0, "scheduling_strategy": placement}
+        return [ray.get(asked.options(**options).remote(*words), timeout=START_TIMEOUT_S)]
     return []
 
 

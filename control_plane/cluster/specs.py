@@ -7,7 +7,7 @@ from rayplane.control_plane.cluster.components import Spec
 from rayplane.control_plane.cluster.config import AddressPlan, ClusterConfig
 from rayplane.control_plane.cluster.pki import Secrets, issue, issue_front_proxy
 from rayplane.control_plane.cluster.state import ClusterState
-from rayplane.control_plane.cluster.topology import Instance, Machine, Role, Topology
+from rayplane.control_plane.cluster.topology import Instance, Machine, Phase, Role, Topology
 from rayplane.control_plane.rpc.tls import Credentials
 
 
@@ -63,8 +63,13 @@ def founding_specs(state: ClusterState, secrets: Secrets, directory: Path) -> li
     maker = SpecMaker(config=state.config, plan=state.plan, secrets=secrets, state_dir=str(directory.resolve()))
     return [
         maker.make(instance, state.topology, restarted=state.founded or (directory / "data" / instance.name).exists())
-        for instance in state.topology.instances
+        for instance in founders(state.topology)
     ]
+
+
+def founders(topology: Topology) -> list[Instance]:
+    """Who is started when a cluster is brought up: members that have yet to join are the supervisor's matter."""
+    return [i for i in topology.instances if i.phase is not Phase.JOINING]
 
 
 def restarted_spec(instance: Instance, state: ClusterState, secrets: Secrets, directory: Path) -> Spec:

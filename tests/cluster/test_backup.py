@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rayplane.control_plane.apiserver.storage.encryption import API_VERSION, KIND, Encryption, all_keys
-from rayplane.control_plane.cluster.backup import adapt, find_keys, move_addresses, restore
+from rayplane.control_plane.cluster.backup import adapt, find_keys, move_addresses, restore, seedable
 from rayplane.control_plane.cluster.config import SLOTS, AddressPlan, ClusterConfig
 from rayplane.control_plane.cluster.errors import ClusterError
+from rayplane.control_plane.cluster.specs import founders
 from rayplane.control_plane.cluster.state import StateDir
-from rayplane.control_plane.cluster.topology import TOPOLOGY_KEY
+from rayplane.control_plane.cluster.topology import TOPOLOGY_KEY, Machine, Phase, Role, founding
 from rayplane.storage.backup import BackupHeader, write_backup
 from rayplane.storage.env import LocalDisk
 from rayplane.storage.keyvalue import MemoryBackend
@@ -95,6 +96,19 @@ def test_what_belongs_to_the_old_place_is_gone_and_the_rest_untouched() -> None:
         "/registry/leases/kube-node-lease/node-0",
     ]
     assert value(store, "/registry/configmaps/default/settings") == b"127.24.0.10 stays: it is the user's text"
+
+
+def test_members_on_other_machines_join_those_that_are_seeded() -> None:
+    members = founding(ClusterConfig(members=3), (Machine("a"), Machine("b"), Machine("c")))
+    seeded = seedable(members, lambda address: address == "b")
+    assert [(m.phase, m.joins) for m in seeded.of(Role.MEMBER)] == [
+        (Phase.JOINING, True),
+        (Phase.ACTIVE, False),
+        (Phase.JOINING, True),
+    ]
+    assert {i.name for i in members.instances} - {i.name for i in founders(seeded)} == {"member-0", "member-2"}
+    with pytest.raises(ClusterError, match="restore on one of a, b, c"):
+        seedable(members, lambda _: False)
 
 
 def test_revisions_go_on_from_the_backup() -> None:

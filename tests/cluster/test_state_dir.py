@@ -19,7 +19,7 @@ from rayplane.control_plane.cluster import ending, launch, ray_cluster
 from rayplane.control_plane.cluster.config import AddressPlan, ClusterConfig
 from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.launch import down
-from rayplane.control_plane.cluster.ours import MARKER
+from rayplane.control_plane.cluster.ours import MARKER, forget
 from rayplane.control_plane.cluster.pki import Secrets
 from rayplane.control_plane.cluster.ports import share, with_ports
 from rayplane.control_plane.cluster.state import ClusterState, StateDir
@@ -238,6 +238,19 @@ def test_the_process_of_another_cluster_is_not_ended(tmp_path: Path) -> None:
     finally:
         other.kill()
         other.wait()
+
+
+@pytest.mark.parametrize("others", [[], ["cluster.json"], ["data/member-9-tls/ca.crt"]])
+def test_what_actors_left_on_a_machine_is_deleted_if_nobody_elses_is_there(tmp_path: Path, others: list[str]) -> None:
+    kept = [tmp_path / name for name in ("other/file", *(f"x/{other}" for other in others))]
+    mine = [tmp_path / "x" / name for name in ("data/member-0/log", "data/member-0-tls/ca.crt", "logs/member-0.log")]
+    for path in (*kept, *mine):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"mine" if path in mine else b"another's")
+    assert forget(str(tmp_path / "x"), b"mine") is not bool(others)
+    assert all(path.exists() for path in kept)
+    assert [path.exists() for path in (*mine, tmp_path / "x")] == [bool(others)] * 4
+    assert not forget(str(tmp_path / "nowhere"), b"mine")
 
 
 def test_all_that_a_command_writes_down_is_private(tmp_path: Path) -> None:

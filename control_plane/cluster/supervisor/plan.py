@@ -364,7 +364,7 @@ class _View:
             if instance.phase is Phase.LEAVING:
                 continue
             member = self.listed(instance)
-            if member is None and instance.phase is Phase.JOINING:
+            if member is None and instance.phase is Phase.JOINING and not any(m.learner for m in self.members):
                 return AddLearner(instance.name, instance.endpoint("peer"))
             if member is not None and member.learner and self.runs(instance.name):
                 return Promote(instance.name, member.id)
