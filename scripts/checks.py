@@ -12,6 +12,6 @@ CHECKS = {
     "shape of the tree": ["-m", "scripts.tidy"],
 }
 
-# For pytest. Tests of one file stay together: they share clusters. More at once than two would be more clusters than a
-# laptop has memory for.
-TOGETHER = ["-n", "2", "--dist", "loadfile"]
+# For pytest. Tests of one file stay together: they share clusters. Three on two cores: one of them mostly waits for a
+# cluster (`tests/workers.py`). More would be more clusters than a laptop has memory for.
+TOGETHER = ["-n", "3", "--dist", "loadfile"]

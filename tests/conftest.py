@@ -3,13 +3,15 @@
 import gc
 import os
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
 from tests.tiers import USUAL, register_profiles
+from tests.workers import from_both_ends, in_a_row
 
 register_profiles()
 settings.load_profile(USUAL)  # scripts/test --fast names another
@@ -35,8 +37,11 @@ STARTS = {"subprocess.Popen", "os.posix_spawn", "os.fork", "os.forkpty", "os.exe
 _running: list[pytest.Item] = []
 
 
-def _refuse(event: str, _: tuple[object, ...]) -> None:
-    if event in STARTS and _running and not MAY_START_PROCESSES & {m.name for m in _running[-1].iter_markers()}:
+def _refuse(event: str, _: tuple[object, ...], running: list[pytest.Item] = _running) -> None:
+    # Nothing runs when the interpreter has taken this module's names away.
+    if not running or event not in STARTS:
+        return
+    if not MAY_START_PROCESSES & {m.name for m in running[-1].iter_markers()}:
         raise RuntimeError("a test that starts a process is marked so: @pytest.mark.processes")
 
 
@@ -47,18 +52,36 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--release", action="append", help="a release whose kubectl is tried (1.28), or `all`")
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     for item in items:
         path = item.path.relative_to(here)
         if {path.parts[0], path.as_posix()} & SLOW:
             item.add_marker(pytest.mark.slow)
+    in_a_row(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    return from_both_ends(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 def pytest_collection_finish() -> None:
     """Whatever a collection of garbage looks at from here on, a virtual loop's at its end too, was made by tests."""
+    _keep_what_is_there()
+
+
+def _keep_what_is_there() -> None:
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _told_in_its_own_file() -> Iterator[None]:
+    """What tests leave open is told in the last of their file at the latest, not in somebody else's."""
+    yield
+    _keep_what_is_there()
 
 
 @pytest.hookimpl(wrapper=True)
