@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Callable, Generator
 from dataclasses import replace
@@ -32,7 +33,7 @@ def simulate(
     scenario: Scenario,
     seed: Seed = None,
     seeds: Annotated[int, typer.Option(help="How many seeds to run, from --seed on.")] = 1,
-    jobs: Annotated[int, typer.Option(help="How many at once.  [default: one a core]")] = 0,
+    jobs: Annotated[int | None, typer.Option(help="How many at once.  [default: one a core]")] = None,
     ray: Annotated[bool, typer.Option("--ray", help="Spread the seeds over a Ray cluster.")] = False,
     address: Annotated[str, typer.Option(help="Of that: HOST:PORT, `auto`, or `local` for one of its own.")] = "auto",
     keep_going: Annotated[bool, typer.Option("--keep-going", help="Run all seeds, whichever fail.")] = False,
@@ -52,16 +53,12 @@ def simulate(
 
     covered = Covered()
     show = _printer(as_json, covered)
-    if seeds < 1 or jobs < 0:
-        raise UsageError(f"--seeds {seeds} --jobs {jobs}: use 1 or more")
-    if (until or trace) and seeds > 1:
-        raise UsageError("--until and --trace look at one seed")
-    setup, planned = _setup(plan, load)
-    setup = replace(setup, until=until, trace=trace, coverage=coverage)
-    order = simulation.Order(simulation.load_scenario(scenario), setup)
+    _check(seeds, jobs, ray=ray, looks=bool(until or trace))
+    order, planned = _order(scenario, plan, load)
+    order = replace(order, setup=replace(order.setup, until=until, trace=trace, coverage=coverage))
     first = next(number for number in (seed, planned, 1) if number is not None)
     numbers = range(first, first + seeds)
-    if seeds == 1:
+    if seeds == 1 and not ray:
         last = order.run(first, lambda text: errors.print(text, markup=False))
         show(last)
     else:
@@ -73,7 +70,7 @@ def simulate(
     if coverage:
         errors.print("\n".join(covered.lines()), markup=False)
     if shrink and not last.ok:
-        last = _shrunk(order, last, save_plan)
+        last = _shrunk(order, last, save_plan, show)
     elif save_plan is not None:
         _write(save_plan, simulation.write_plan(last.plan))
     if not last.ok:
@@ -92,8 +89,7 @@ def debug(
     from rayplane.control_plane import simulation
     from rayplane.control_plane.simulation.debugger import PROMPT, Debugger
 
-    setup, _ = _setup(plan, load)
-    order = simulation.Order(simulation.load_scenario(scenario), setup)
+    order, _ = _order(scenario, plan, load)
 
     def read() -> str | None:
         if sys.stdin.isatty():
@@ -104,24 +100,42 @@ def debug(
         return str(order.forked(by_hand, fork).run_apart(seed)).splitlines()[0]
 
     debugger = Debugger(read, lambda text: console.print(text, markup=False), fork)
-    result = simulation.simulate(order.scenario, seed, setup=setup, control=debugger)
+    result = simulation.simulate(order.scenario, seed, setup=order.setup, control=debugger)
     console.print(str(result), markup=False)
     if not result.ok:
         raise typer.Exit(1)
 
 
-def _setup(plan: Path | None, load: Path | None) -> "tuple[Setup, int | None]":
+def _check(seeds: int, jobs: int | None, *, ray: bool, looks: bool) -> None:
+    """Raise UsageError for options that do not go together."""
+    if seeds < 1 or (jobs is not None and jobs < 1):
+        raise UsageError(f"--seeds {seeds} --jobs {jobs}: use 1 or more")
+    if looks and (seeds > 1 or ray):
+        raise UsageError("--until and --trace look at one seed, here")
+    if ray and jobs is not None:
+        raise UsageError("--jobs is of this machine: a Ray cluster takes as many at once as it has cores")
+
+
+def _order(scenario: Path, plan: Path | None, load: Path | None) -> "tuple[Order, int | None]":
     """What is common to all runs, and the plan's seed."""
     from rayplane.control_plane import simulation
 
+    found = simulation.load_scenario(scenario)
     setup, seed = simulation.Setup(), None
     if load is not None:
-        setup = replace(setup, load=simulation.read_file(str(load)), options=("--load", str(load)))
+        setup = replace(setup, load=simulation.read_file(str(load)))
     if plan is not None:
-        found = simulation.read_plan(_text(plan), source=str(plan))
-        setup = replace(setup, plan=found, options=(*setup.options, "--plan", str(plan)))
-        seed = found.seed
-    return setup, seed
+        strikes = simulation.read_plan(_text(plan), source=str(plan))
+        setup, seed = replace(setup, plan=strikes), strikes.seed
+        if Path(strikes.scenario).name != Path(found.source).name:
+            errors.print(f"{plan} is of {strikes.scenario or 'no scenario'}: its steps may be others.", markup=False)
+    return simulation.Order(found, replace(setup, options=_options(setup, plan))), seed
+
+
+def _options(setup: "Setup", plan: Path | None) -> tuple[str, ...]:
+    """The command line's words for code that is loaded, and for a plan."""
+    load = ("--load", setup.load.file) if setup.load is not None else ()
+    return (*load, "--plan", str(plan)) if plan is not None else load
 
 
 def _run(
@@ -144,25 +158,31 @@ def _run(
 
 def _same_again(order: "Order", first: "SimulationResult", load: Path) -> None:
     """Raise UsageError when a user's code takes another way with the same seed: no failure of it could be repeated."""
-    if order.run(first.seed).trace_hash != first.trace_hash:
-        what = "something that it imports asks the machine for the time, for chance or for files"
+    # Elsewhere and with sets in another order, as it would be when somebody repeats it.
+    other = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
+    if order.run_apart(first.seed, {"PYTHONHASHSEED": other}).trace_hash != first.trace_hash:
+        what = "it goes by the order of a set, or something that it imports asks the machine for time, chance or files"
         raise UsageError(f"{load} does not do the same again with seed {first.seed}: {what}")
 
 
-def _shrunk(order: "Order", failed: "SimulationResult", file: Path | None) -> "SimulationResult":
+def _shrunk(
+    order: "Order", failed: "SimulationResult", file: Path | None, show: Callable[["SimulationResult"], None]
+) -> "SimulationResult":
     """Look for the smallest plan that fails alike, and show it."""
     from rayplane.control_plane import simulation
 
     with errors.status("the same failure with fewer faults") as status:
         smaller = simulation.shrunk(order, failed, status.update)
     if smaller is None:
-        errors.print("The plan of this run alone does not bring the failure back: it stays as it is.")
-        smaller = failed
+        errors.print("The faults of this run alone do not bring the failure back: no smaller plan was looked for.")
+        if file is not None:
+            _write(file, simulation.write_plan(failed.plan))
+        return failed
     name = file or Path(f"plan-{failed.seed}.yaml")
     _write(name, simulation.write_plan(smaller.plan))
-    console.print(f"{len(smaller.plan.strikes)} of {len(failed.plan.strikes)} faults are enough:")
-    again = replace(smaller, options=(*order.setup.options, "--plan", str(name)))
-    console.print(str(again), markup=False)
+    errors.print(f"{len(smaller.plan.strikes)} of {len(failed.plan.strikes)} faults are enough: {name}", markup=False)
+    again = replace(smaller, options=_options(order.setup, name))
+    show(again)
     return again
 
 

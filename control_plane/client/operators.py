@@ -16,12 +16,13 @@ import asyncio
 import copy
 import inspect
 import logging
+import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.errors import ApiError
+from rayplane.control_plane.api.errors import ApiError, Conflict
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client.api import ApiClient
 from rayplane.control_plane.client.informer import Informer
@@ -145,12 +146,23 @@ def _owner(queue: WorkQueue, informer: Informer, obj: Object) -> None:
             return
 
 
+def _seconds(answer: Any) -> float:
+    """Raises TypeError, ValueError or OverflowError for what is no number."""
+    seconds = float(answer)
+    if math.isnan(seconds):
+        raise ValueError("it returned no number of seconds")
+    return seconds
+
+
 async def _call(client: ApiClient, reconciler: Reconciler, informer: Informer, queue: WorkQueue, key: str) -> None:
     try:
         # Its own copy: it may change what it was given.
-        again_s = await reconciler.function(client, Key.of(key), copy.deepcopy(informer.get_key(key)))
+        answer = await reconciler.function(client, Key.of(key), copy.deepcopy(informer.get_key(key)))
+        again_s = None if answer is None else _seconds(answer)
     except ApiError as e:
-        log.debug("%s of %s: %s; trying again", reconciler.function.__name__, key, e)
+        # What another try, or a newer object, mends is usual; what is forbidden or invalid stays so.
+        level = logging.DEBUG if e.retryable or isinstance(e, Conflict) else logging.WARNING
+        log.log(level, "%s of %s: %s; trying again", reconciler.function.__name__, key, e)
         queue.add_rate_limited(key)
     except Exception:
         # The fault of one object must not keep the others waiting.

@@ -86,9 +86,13 @@ class Weather:
         self._partition += 1
         asyncio.get_running_loop().call_later(KEEPALIVE_S, self._give_up, self._partition)
 
-    def heal(self) -> None:
+    def join(self) -> None:
+        """Nobody is parted any more; links that were cut still are."""
         self._sides = {}
         self._partition += 1
+
+    def heal(self) -> None:
+        self.join()
         self.cuts.clear()
 
     def troubles(self) -> list[str]:

@@ -6,7 +6,6 @@ seed; actors die of it, the supervisor too, while others are being replaced.
 """
 
 import asyncio
-import contextlib
 import random
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
@@ -18,9 +17,10 @@ from rayplane.control_plane.rpc import RpcError, Stub
 from rayplane.control_plane.simulation.cluster import SUPERVISOR, SimulatedCluster
 from rayplane.control_plane.simulation.injector import CellInjector, NobodyThere
 from rayplane.control_plane.simulation.loop import sleep_until
-from rayplane.control_plane.simulation.plan import Strike, concrete
+from rayplane.control_plane.simulation.plan import Strike, concrete, said
 from rayplane.control_plane.simulation.scenario import CHANGEABLE, Change, Rage
 from rayplane.control_plane.simulation.swarm import Kind, draw, draw_kinds
+from rayplane.control_plane.simulation.trace import Trace
 from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
 
 Ask = Callable[[Stub], Awaitable[Any]]
@@ -127,8 +127,9 @@ class Operator:
 class Striker:
     """A hand that does faults and changes to a cluster, and remembers each as it was done, whomever it hit."""
 
-    def __init__(self, injector: CellInjector, operator: Operator) -> None:
+    def __init__(self, injector: CellInjector, operator: Operator, trace: Trace) -> None:
         self._injector = injector
+        self._trace = trace
         self._operator = operator
         self._step, self._began = 0, 0.0
         self._changes: list[asyncio.Task[None]] = []
@@ -158,9 +159,13 @@ class Striker:
             hit = await self._injector.strike(what)
             self.done += [Strike(step, after_s, each) for each in concrete(what, hit)]
 
-    async def strike_beside(self, what: Fault) -> None:
-        """The same while a step is done, with when. Raises NobodyThere."""
-        await self.strike(what, asyncio.get_running_loop().time() - self._began)
+    async def attempt(self, what: Fault | Change, after_s: float | None = None, step: int | None = None) -> None:
+        """The same, without `after_s` as of now, but who is not there is not hit, and the story tells so."""
+        after_s = asyncio.get_running_loop().time() - self._began if after_s is None else after_s
+        try:
+            await self.strike(what, after_s, step)
+        except NobodyThere as e:
+            self._trace.remark("in-vain", f"{said(what)}: {e}")
 
     def strike_now(self, what: Fault | Change) -> list[str]:
         """The same from outside of the loop's tasks, with when; whom it hit. Raises NobodyThere."""
@@ -184,8 +189,7 @@ class Striker:
                 await sleep_until(began + strike.after_s)
             if isinstance(strike.what, Change) and not self._operator.can(strike.what):
                 continue
-            with contextlib.suppress(NobodyThere):
-                await self.strike(strike.what, strike.after_s, step)
+            await self.attempt(strike.what, strike.after_s, step)
 
     async def finish(self) -> None:
         """Wait until all changes are done. Raises ChangeFailed."""
@@ -216,8 +220,7 @@ class Storm:
             drawn = self._drawn(storm, kinds)
             if isinstance(drawn, Change | CorruptDisk) and not self._may_lose(drawn):
                 continue
-            with contextlib.suppress(NobodyThere):
-                await self._striker.strike(drawn, at_s)
+            await self._striker.attempt(drawn, at_s)
         await sleep_until(began + storm.for_s)
         await self._striker.finish()
 

@@ -9,6 +9,7 @@ import functools
 import itertools
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -98,7 +99,8 @@ class SimulatedCluster:
         self.kubectl = Cell(KUBECTL, self.fabric, self.wires, ADMIN, seed=seed)
         self.guests: dict[str, Cell] = {}
         """Processes of others, that no supervisor keeps."""
-        self._excused: set[str] = set()  # members that may give up: their disk was broken
+        # Members that may give up, as their disk is broken: of how many faults.
+        self._excused: Counter[str] = Counter()
         self.failures: list[str] = []
         """Actors that cannot run for a reason that is not a fault of the scenario."""
 
@@ -114,7 +116,12 @@ class SimulatedCluster:
 
     def cell(self, name: str) -> Cell:
         """The cell of an actor or a guest."""
-        return self.guests.get(name) or self.cells[name]
+        return self.processes[name]
+
+    @property
+    def processes(self) -> dict[str, Cell]:
+        """Cells by name: of actors, also of those that have left, and of guests."""
+        return {**self.cells, **self.guests}
 
     def _cell(self, instance: Instance) -> Cell:
         """A cell on an empty disk; what it draws is not what one of that name drew before it."""
@@ -153,7 +160,7 @@ class SimulatedCluster:
         """Everything dies at once."""
         for task in [*self._tasks, *self._launches.values()]:
             task.cancel()
-        for cell in (*self.cells.values(), *self.guests.values(), self.client, self.kubectl):
+        for cell in (*self.processes.values(), self.client, self.kubectl):
             cell.kill()
         await asyncio.sleep(0)
 
@@ -178,7 +185,7 @@ class SimulatedCluster:
             if instance.machine == machine:
                 self.cells[instance.name].kill()
                 self._lost.append(self.cells[instance.name])
-                self.excuse(instance.name, False)
+                self._excused.pop(instance.name, None)
                 self.cells[instance.name] = self._cell(instance)
                 self._started.pop(instance.name, None)
 
@@ -220,7 +227,7 @@ class SimulatedCluster:
         except Exception as e:
             self.trace.event("no-start", name, f"{type(e).__name__}: {e}")
             log.warning("%s did not start", name, exc_info=e)
-            if spec.instance.role is Role.MEMBER and not isinstance(e, RpcError) and name not in self._excused:
+            if spec.instance.role is Role.MEMBER and not isinstance(e, RpcError) and not self._excused[name]:
                 # A member needs nothing but its disk, and what it left there must be good enough.
                 self.failures.append(f"{name} does not start again: {type(e).__name__}: {e}")
             return not_started(spec, Failure.of(e))
@@ -235,16 +242,13 @@ class SimulatedCluster:
         """A component that gave up because of its disk ends its process, and is started again."""
         await component.wait_stopped()
         cell = self.cells[name]
-        if cell.component is component and name in self._excused and component.failure is not None:
+        if cell.component is component and self._excused[name] and component.failure is not None:
             self.trace.event("gave-up", name, component.failure)
             cell.kill()
 
     def excuse(self, name: str, excused: bool = True) -> None:
-        """From now on a member may give up, or not start; or may no longer."""
-        if excused:
-            self._excused.add(name)
-        else:
-            self._excused.discard(name)
+        """From now on a member may give up, or not start, for one reason more; or for one less."""
+        self._excused[name] += 1 if excused else -1
 
     def end(self, name: str) -> "asyncio.Task[None]":
         """SIGTERM for good, whatever becomes of the supervisor that asks for it."""
@@ -313,7 +317,7 @@ class SimulatedCluster:
     def members(self) -> list[tuple[str, Member]]:
         """Those that run; not who has given up because its disk is broken."""
         found: list[tuple[str, Member]] = self.components(Role.MEMBER)
-        return [(name, m) for name, m in found if m.failure is None or name not in self._excused]
+        return [(name, m) for name, m in found if m.failure is None or not self._excused[name]]
 
     def node_hosts(self) -> list[tuple[str, NodeHost]]:
         return self.components(Role.NODE_HOST)
@@ -335,6 +339,11 @@ class SimulatedCluster:
         sides = [list(g) for g in groups]
         self.trace.event("partition", sides)
         self.weather.part(*sides)
+
+    def join(self) -> None:
+        """The partition is over; what was cut off still is."""
+        self.trace.event("join")
+        self.weather.join()
 
     def heal(self) -> None:
         """Nobody is parted or cut off any more."""

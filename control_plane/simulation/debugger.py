@@ -44,20 +44,25 @@ class Debugger:
         self._read = read
         self._say = say
         self._fork = fork
-        self._parts: Run
+        self._run: Run | None = None
         self._waits: Until | None = None
         self._events_left = 0
         self._free = False
 
+    @property
+    def _parts(self) -> Run:
+        assert self._run is not None, "there is no run to look at"
+        return self._run
+
     def begin(self, parts: Run) -> None:
         """The run is there, nothing has happened yet."""
-        self._parts = parts
+        self._run = parts
         parts.trace.listeners.append(self._heard)
         parts.loop.before_time = self._before
 
     def end(self) -> None:
-        """The run is over."""
-        del self._parts
+        """The run is over; one that was refused has not begun."""
+        self._run = None
 
     def _heard(self, event: Event) -> None:
         if self._events_left:

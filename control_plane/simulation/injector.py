@@ -2,17 +2,19 @@
 
 import asyncio
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import get_args
 
-from rayplane.control_plane.cluster.errors import ClusterError
+from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.control_plane.cluster.topology import Role
 from rayplane.control_plane.etcd.server import Member
 from rayplane.control_plane.faults import injector
+from rayplane.control_plane.faults.form import as_step
 from rayplane.control_plane.faults.vocabulary import (
     FOLLOWER,
     LEADER,
     NEVER_S,
+    POD,
     ClockJump,
     Continue,
     CorruptDisk,
@@ -33,7 +35,9 @@ from rayplane.control_plane.faults.vocabulary import (
     StalledDisk,
     Stop,
     Target,
+    lasts,
 )
+from rayplane.control_plane.simulation.cell import Cell
 from rayplane.control_plane.simulation.cluster import SimulatedCluster
 from rayplane.control_plane.simulation.jumble import Jumbler
 from rayplane.control_plane.simulation.points import Points
@@ -42,10 +46,21 @@ from rayplane.storage.env import failpoints
 _IN_CHARGE = {"scheduler": Role.SCHEDULER, "controllers": Role.CONTROLLERS}
 _ANY = {"member": Role.MEMBER, "apiserver": Role.APISERVER, "node": Role.NODE_HOST}
 _LB = "lb"
+#: Of these each process, or the network, has one: the last that began is the one that holds.
+_ONE_AT_A_TIME = (Partition, SlowNetwork, Stop, FullDisk, SlowDisk, Jumble)
 
 
 class NobodyThere(ClusterError):
     """None of those that a fault could hit runs now."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Held:
+    """A fault that lasts, and the machines that it hit: what has their names later may be others."""
+
+    fault: Fault
+    hit: tuple[str, ...]
+    cells: tuple[Cell, ...]
 
 
 class CellInjector:
@@ -57,12 +72,16 @@ class CellInjector:
     def __init__(self, cluster: SimulatedCluster) -> None:
         self._cluster = cluster
         self._jumblers: dict[str, Jumbler] = {}
+        self._held: list[_Held] = []
+        """In the order in which they began."""
         self.points = Points(cluster.kill, cluster.pause, cluster.excuse)
 
     def refusal(self, fault: Fault) -> str:
         """Why it cannot be; raises UsageError that names an actor the cluster has not."""
         if isinstance(fault, Failpoint) and fault.point not in failpoints.POINTS:
             return f"there is no failpoint {fault.point!r}"
+        if _target_of(fault).role == POD:
+            return f"{as_step(fault)}: here a pod cannot be hit"
         return injector.refusal(fault, get_args(Fault))
 
     def check_names(self, fault: Fault) -> None:
@@ -88,6 +107,13 @@ class CellInjector:
         return hit
 
     async def begin(self, fault: Fault) -> tuple[str, ...]:
+        hit = self._begin(fault)
+        if lasts(fault):
+            everybody = self._cluster.processes
+            self._held.append(_Held(fault, hit, tuple(everybody[name] for name in hit if name in everybody)))
+        return hit
+
+    def _begin(self, fault: Fault) -> tuple[str, ...]:
         cluster = self._cluster
         match fault:
             case Partition(groups):
@@ -97,7 +123,7 @@ class CellInjector:
                 cluster.cut(sources, sinks)
                 return sources
             case Heal():
-                cluster.heal()
+                self._heal()
             case SlowNetwork(delay_s):
                 cluster.slow(delay_s)
             case _:
@@ -111,30 +137,49 @@ class CellInjector:
         self._end(fault, hit)
 
     def _end(self, fault: Fault, hit: tuple[str, ...]) -> None:
+        held = next((one for one in self._held if (one.fault, one.hit) == (fault, hit)), None)
+        if held is None:
+            return
+        later = self._held[self._held.index(held) + 1 :]
+        self._held.remove(held)
         cluster = self._cluster
         match fault:
-            case Partition():
-                cluster.heal()
             case Cut(sources, sinks):
-                cluster.mend(sources, sinks)
+                self._mend(sources, sinks)
+            case Partition() | SlowNetwork() if any(type(one.fault) is type(fault) for one in later):
+                return  # what holds now is another's
+            case Partition():
+                cluster.join()
             case SlowNetwork():
                 cluster.slow(0.0)
             case _:
-                for name in hit:
-                    self._end_of(fault, name)
+                for cell in held.cells:
+                    if cluster.processes.get(cell.name) is cell:
+                        self._end_of(fault, cell, [one.fault for one in later if cell in one.cells])
 
-    def _end_of(self, fault: Fault, name: str) -> None:
-        cluster = self._cluster
-        if name not in cluster.cells and name not in cluster.guests:
-            return  # it has left the cluster
-        cell = cluster.cell(name)
+    def _mend(self, sources: tuple[str, ...], sinks: tuple[str, ...]) -> None:
+        self._cluster.mend(sources, sinks)
+        for one in self._held:
+            if isinstance(one.fault, Cut):
+                self._cluster.weather.cut(one.fault.sources, one.fault.sinks)
+
+    def _heal(self) -> None:
+        self._cluster.heal()
+        self._held = [one for one in self._held if not isinstance(one.fault, Partition | Cut)]
+
+    def _end_of(self, fault: Fault, cell: Cell, later: list[Fault]) -> None:
+        """To one machine that is still there; `later`: what has begun there since, and goes on."""
+        cluster, name = self._cluster, cell.name
+        if isinstance(fault, FullDisk):
+            cluster.excuse(name, False)
+        if isinstance(fault, _ONE_AT_A_TIME) and any(type(other) is type(fault) for other in later):
+            return
         match fault:
             case Stop():
                 cluster.resume(name)
             case FullDisk():
                 cluster.trace.event("disk-free", name)
                 cell.free_disk()
-                cluster.excuse(name, False)
             case SlowDisk():
                 cell.slow_disk(0.0)
             case ClockJump(_, by_s):
@@ -149,12 +194,12 @@ class CellInjector:
         """Whatever lasts ends: everybody reaches everybody, nobody stands still, disks have room."""
         cluster = self._cluster
         if cluster.weather.troubles():
-            cluster.heal()
+            self._heal()
             cluster.slow(0.0)
         for jumbler in self._jumblers.values():
             jumbler.end()
         self._jumblers.clear()
-        for name, cell in [*cluster.cells.items(), *cluster.guests.items()]:
+        for name, cell in cluster.processes.items():
             if cell.paused:
                 cluster.resume(name)
             cell.throttle(1.0, 0.0)
@@ -217,7 +262,7 @@ class CellInjector:
 
     def _named(self, target: Target) -> tuple[str, ...]:
         if target.name:
-            return (self._actor(target.name),)
+            return (self._there(target.name),)
         if target.role == LEADER:
             leader = self._cluster.leader()
             return (leader,) if leader else ()
@@ -226,7 +271,7 @@ class CellInjector:
             others = [name for name, _ in self._cluster.members() if name != led]
             return replace(target, count=max(1, target.count)).choose(others, self._cluster.rng) if led else ()
         if target.role == _LB:
-            return (self._actor(_LB),)
+            return (self._there(_LB),)
         if target.role in _IN_CHARGE and not target.count:
             leader = self._cluster.in_charge(_IN_CHARGE[target.role])
             return (leader,) if leader else ()
@@ -237,6 +282,13 @@ class CellInjector:
         living = [name for name, _ in self._cluster.components(role)] if role else []
         return target.choose(living, self._cluster.rng)
 
+    def _there(self, name: str) -> str:
+        """The same while the cluster runs: whoever was there may have left. Raises NobodyThere."""
+        try:
+            return self._actor(name)
+        except UsageError as e:
+            raise NobodyThere(str(e)) from e
+
     def _actor(self, name: str) -> str:
         """An actor by its own name or by that of one of its nodes. Raises UsageError."""
         topology = self._cluster.topology
@@ -245,3 +297,9 @@ class CellInjector:
         if any(name in i.nodes for i in topology.instances):
             return topology.node_host(name).name
         return topology.get(name).name
+
+
+def _target_of(fault: Fault) -> Target:
+    """Whom it hits; an empty target for what hits nobody by itself."""
+    target: Target = getattr(fault, "target", Target())
+    return target

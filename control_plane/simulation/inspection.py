@@ -8,7 +8,6 @@ import orjson
 import yaml
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.apiserver.server import ApiServer
 from rayplane.control_plane.cluster.errors import UsageError
 from rayplane.control_plane.cluster.supervisor.component import Supervisor
 from rayplane.control_plane.etcd.server import Member
@@ -22,10 +21,8 @@ TASKS_SHOWN = 30
 
 def overview(cluster: SimulatedCluster) -> list[str]:
     """A line for each process, and what is wrong with the network."""
-    cells = {**cluster.cells, **cluster.guests}
-    lines = [f"{name:16} {_life(cell)}{_brief(cell)}" for name, cell in sorted(cells.items())]
-    weather = cluster.weather
-    return [*lines, *weather.troubles()]
+    lines = [f"{name:16} {_life(cell)}{_brief(cell)}" for name, cell in sorted(cluster.processes.items())]
+    return [*lines, *cluster.weather.troubles()]
 
 
 def _life(cell: Cell) -> str:
@@ -50,9 +47,9 @@ def _brief(cell: Cell) -> str:
 
 def state_of(cluster: SimulatedCluster, name: str) -> list[str]:
     """All that can be told of one process. Raises UsageError when there is none of that name."""
-    cell = {**cluster.cells, **cluster.guests}.get(name)
+    cell = cluster.processes.get(name)
     if cell is None:
-        raise UsageError(f"no {name!r:.60}; there are {', '.join(sorted({**cluster.cells, **cluster.guests}))}")
+        raise UsageError(f"no {name!r:.60}; there are {', '.join(sorted(cluster.processes))}")
     tasks = [task.get_name() for task in cell.tasks()]
     counts = [f"{task} x{count}" if count > 1 else task for task, count in sorted(Counter(tasks).items())]
     lines = [f"{name} {_life(cell)}{_brief(cell)}, started {cell.starts} times, its clock shows {cell.clock}"]
@@ -70,8 +67,6 @@ def _inside(component: Any) -> list[str]:
             return [f"{i.name}: {i.phase.value} on {i.machine.id}" for i in supervisor.topology.instances]
         case NodeHost() as host:
             return [line for kubelet in host.kubelets.values() for line in _pods(kubelet)]
-        case ApiServer():
-            return []
     return []
 
 

@@ -21,13 +21,12 @@ import yaml
 
 from rayplane.control_plane.cluster.errors import UsageError
 from rayplane.control_plane.faults import reading
-from rayplane.control_plane.faults.form import VERBS, as_step, write_fault
+from rayplane.control_plane.faults.form import as_step, write_fault
 from rayplane.control_plane.faults.reading import FormError
 from rayplane.control_plane.faults.vocabulary import Fault, Target
-from rayplane.control_plane.simulation.scenario import Change, Scenario, read_struck
+from rayplane.control_plane.simulation.scenario import Change, read_struck
 
 STRIKES_MAX = 10_000
-_CHANGES = ("add", "remove", "replace")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +55,8 @@ class Strike:
 class Plan:
     """All strikes of a run, in order.
 
-    `scenario` and `seed`: of the run that they were taken from. `steps`: so many of the scenario are taken, and no
-    time passes after them; None is all.
+    `scenario` and `seed`: of the run that they were taken from. `steps`: so many of the scenario are taken, each
+    repetition counted, and no time passes after them; None is all.
     """
 
     scenario: str
@@ -68,12 +67,6 @@ class Plan:
     def of(self, step: int) -> tuple[Strike, ...]:
         """Those of one step."""
         return tuple(strike for strike in self.strikes if strike.step == step)
-
-    def cut(self, scenario: Scenario) -> Scenario:
-        """The scenario as far as this plan takes it."""
-        if self.steps is None:
-            return scenario
-        return replace(scenario, steps=scenario.steps[: self.steps], duration_s=0.0)
 
     def keeping(self, strikes: Iterable[Strike]) -> "Plan":
         return replace(self, strikes=tuple(strikes))
@@ -128,7 +121,6 @@ def _plan(data: dict[str, Any]) -> Plan:
 
 
 def _strike(data: dict[str, Any], at: str) -> Strike:
-    reading.only(data, {"step", "after", *VERBS, *_CHANGES}, at)
     body = {key: value for key, value in data.items() if key not in ("step", "after")}
     return Strike(
         reading.whole(data.get("step"), f"{at}.step"),

@@ -24,6 +24,8 @@ _SENTENCES = {
     "fulldisk": "the disk of {} is full",
     "gave-up": "gives up: {}",
     "heal": "all can reach each other again",
+    "in-vain": "strikes nobody: {}",
+    "join": "nobody is parted from others any more",
     "jumble": "messages of {} arrive twice or late",
     "kill": "{} is killed",
     "lose": "the machine of {} is lost for good",

@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from rayplane.control_plane.cluster.errors import UsageError
 from rayplane.control_plane.rpc.sockets import Sockets
 from rayplane.control_plane.simulation.cell import Cell, derived_rng, run_rng
 from rayplane.control_plane.simulation.changes import Striker
@@ -39,18 +38,6 @@ class Fork:
 
     at_s: float
     number: int
-
-    def __str__(self) -> str:
-        return f"{self.at_s!r}:{self.number}"
-
-    @classmethod
-    def parse(cls, text: str) -> "Fork":
-        """TIME:NUMBER. Raises UsageError."""
-        at, _, number = text.partition(":")
-        try:
-            return cls(float(at), int(number))
-        except ValueError:
-            raise UsageError(f"{text!r:.80}: write TIME:NUMBER, such as 12.5:1") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +85,6 @@ def simulate(
     bury()
     loop = VirtualLoop()
     setup = setup or Setup()
-    scenario = setup.plan.cut(scenario) if setup.plan is not None else scenario
     run = Run(scenario, seed, loop, progress or (lambda _: None), planted, setup)
     logs = _LogTail(loop)
     root = logging.getLogger()
@@ -250,6 +236,8 @@ class Run:
         script = self._script = Script(scenario, cluster, client, seed=seed, plan=setup.plan, beside=setup.beside)
         operator = self._operator()
         script.check()
+        if setup.trace:
+            script.check_process(setup.trace)
         if setup.coverage:
             script.points.arm()
         self._settle(control)

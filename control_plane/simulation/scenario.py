@@ -187,7 +187,8 @@ def read_struck(data: Any, at: str, *, who: str = "a storm draws") -> Fault | Ch
     """A fault or a change, in the form of a step."""
     step: Any = steps.read_step(data, at, _verbs())
     if isinstance(step, NOT_FAULTS) and not isinstance(step, Change):
-        raise FormError(at, f"{who} faults, and members and API servers to add, remove or replace")
+        verb = next(iter(data))
+        raise FormError(at, f"{who} faults, and members and API servers to add, remove or replace, but no {verb}")
     return step
 
 

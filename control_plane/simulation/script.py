@@ -1,9 +1,9 @@
 """The steps of a scenario, and the conditions that they wait for."""
 
 import asyncio
-import contextlib
 import itertools
 import random
+import re
 from collections.abc import Callable
 
 from rayplane.control_plane.api import meta
@@ -36,17 +36,18 @@ from rayplane.control_plane.rpc import RpcError
 from rayplane.control_plane.simulation.cell import run_rng
 from rayplane.control_plane.simulation.changes import ChangeFailed, Operator, Storm, Striker
 from rayplane.control_plane.simulation.checks import Client
-from rayplane.control_plane.simulation.cluster import SimulatedCluster
-from rayplane.control_plane.simulation.injector import CellInjector, NobodyThere
+from rayplane.control_plane.simulation.cluster import CLIENT, KUBECTL, SimulatedCluster
+from rayplane.control_plane.simulation.injector import CellInjector
 from rayplane.control_plane.simulation.loop import sleep_until
 from rayplane.control_plane.simulation.plan import Plan, Strike
 from rayplane.control_plane.simulation.points import Points
-from rayplane.control_plane.simulation.scenario import NOT_FAULTS, Change, Rage, Scenario, Step
+from rayplane.control_plane.simulation.scenario import CHANGEABLE, NOT_FAULTS, Change, Rage, Scenario, Step
 from rayplane.control_plane.tasks import cancel_and_wait
 
 Progress = Callable[[str], None]
 
 POLL_S = 0.2
+_NEW = re.compile(rf"({'|'.join(CHANGEABLE)})-[0-9]+")
 STEPS_MAX = 10_000
 
 
@@ -75,11 +76,13 @@ class Script:
         self._trace = cluster.trace
         self._seed = seed
         self._rng = run_rng(seed, "steps")
-        self._steps = _unfolded(scenario, self._rng)
         self._plan = plan
+        # The whole is unfolded, so that chance chooses as in the run that the plan was taken from.
+        whole, limit = _unfolded(scenario, self._rng), plan.steps if plan is not None else None
+        self._steps, self._duration_s = whole[:limit], scenario.duration_s if limit is None else 0.0
         self._injector = CellInjector(cluster)
         self._operator = Operator(cluster)
-        self.striker = Striker(self._injector, self._operator)
+        self.striker = Striker(self._injector, self._operator, cluster.trace)
         self._striking: list[asyncio.Task[None]] = []
 
     def check(self) -> None:
@@ -101,6 +104,17 @@ class Script:
                 self._injector.check_names(step)
         if self._plan is not None:
             self._check_faults([s.what for s in self._plan.strikes if not isinstance(s.what, Change)])
+
+    def check_process(self, name: str) -> None:
+        """Raise UsageError for a name that no process of the run has or may get."""
+        there = {*self._cluster.processes, CLIENT, KUBECTL}
+        if name not in there and not (_NEW.fullmatch(name) and self._adds()):
+            raise UsageError(f"no {name!r:.60}; there are {', '.join(sorted(there))}")
+
+    def _adds(self) -> bool:
+        """Whether there may be others than at the beginning."""
+        struck = [strike.what for strike in self._plan.strikes] if self._plan is not None else []
+        return any(isinstance(one, Change | Rage) for one in [*self._steps, *struck])
 
     @property
     def points(self) -> Points:
@@ -125,10 +139,11 @@ class Script:
         beside = [loop.create_task(self._beside(timed)) for timed in self._scenario.faults if self._plan is None]
         try:
             await self._take_steps(progress)
-            rest = self._scenario.duration_s - loop.time()
+            rest = self._duration_s - loop.time()
             if rest > 0:
                 progress(f"{loop.time():8.1f} s: idle")
                 await asyncio.sleep(rest)
+            _raise_failed([*beside, *self._striking])
         finally:
             await cancel_and_wait(*beside)
 
@@ -149,12 +164,7 @@ class Script:
 
     async def _beside(self, timed: Timed) -> None:
         """A fault beside the steps, at its time; who is not there then is not hit."""
-
-        async def strike() -> None:
-            with contextlib.suppress(NobodyThere):
-                await self.striker.strike_beside(timed.fault)
-
-        await in_time(timed, self._until, strike)
+        await in_time(timed, self._until, lambda: self.striker.attempt(timed.fault))
 
     async def _until(self, condition: Condition) -> None:
         if condition.kind not in (CLUSTER, ACTORS):
@@ -247,6 +257,13 @@ class Script:
         if voters != sorted((i.name, False) for i in cluster.topology.of(Role.MEMBER)):
             return f"members are {voters}"
         return None if count in (0, len(voters)) else f"{len(voters)} do"
+
+
+def _raise_failed(besides: list[asyncio.Task[None]]) -> None:
+    """Raise StepFailed of a fault beside the steps that could not be done."""
+    for task in besides:
+        if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+            raise StepFailed(f"beside the steps: {type(error).__name__}: {error}") from error
 
 
 def _unfolded(scenario: Scenario, rng: random.Random) -> tuple[Step, ...]:

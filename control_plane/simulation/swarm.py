@@ -8,16 +8,20 @@ import random
 from collections.abc import Sequence
 
 from rayplane.control_plane.cluster.topology import Role
+from rayplane.control_plane.faults.form import VERBS
 from rayplane.control_plane.faults.vocabulary import (
     LEADER,
     ClockJump,
+    Continue,
     CorruptDisk,
     Cut,
     Failpoint,
     Fault,
     FullDisk,
+    Heal,
     Jumble,
     Kill,
+    LoseMachine,
     Partition,
     PowerLoss,
     Reset,
@@ -32,12 +36,9 @@ from rayplane.control_plane.simulation.scenario import Change
 from rayplane.storage.env import failpoints
 
 Kind = type[Fault] | type[Change]
-KINDS: tuple[Kind, ...] = (
-    *(Kill, PowerLoss, Stop, SlowCpu, ClockJump),
-    *(Partition, Cut, Reset, SlowNetwork, Jumble),
-    *(FullDisk, StalledDisk, SlowDisk, CorruptDisk, Failpoint),
-    Change,
-)
+#: Not drawn: a machine is lost when a change replaces its actor, and what is drawn ends by itself.
+_OTHERS = (LoseMachine, Continue, Heal)
+KINDS: tuple[Kind, ...] = (*(kind for kind in VERBS.values() if kind not in _OTHERS), Change)
 #: Of a kind that lasts, at most.
 SPAN_MIN_S, SPAN_MAX_S = 0.2, 6.0
 JUMP_MAX_S = 120.0

@@ -12,7 +12,7 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -43,9 +43,9 @@ class Order:
         """Raises UsageError when the scenario does not fit its cluster."""
         return simulate(self.scenario, seed, progress, setup=self.setup)
 
-    def run_apart(self, seed: int) -> SimulationResult:
-        """The same in a process of its own: while another run stands still in this one."""
-        with contextlib.closing(_Crew(self, [seed], 1)) as crew:
+    def run_apart(self, seed: int, environment: Mapping[str, str] | None = None) -> SimulationResult:
+        """The same in a process of its own, with some variables of its environment set."""
+        with contextlib.closing(_Crew(self, [seed], 1, environment)) as crew:
             return next(crew.results())
 
     def by(self, plan: Plan) -> "Order":
@@ -122,10 +122,13 @@ def _spread(order: Order, seeds: Iterable[int], address: str) -> Generator[Simul
 class _Crew:
     """The workers of one sweep, each with a thread that hands it seeds."""
 
-    def __init__(self, order: Order, seeds: Iterable[int], jobs: int) -> None:
+    def __init__(
+        self, order: Order, seeds: Iterable[int], jobs: int, environment: Mapping[str, str] | None = None
+    ) -> None:
         self._seeds = iter(seeds)
         self._taking = threading.Lock()
         self._dismissed = False
+        self._environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **(environment or {})}
         # Each worker waits until its last result was taken.
         self._found: queue.Queue[bytes | Exception | None] = queue.Queue(maxsize=jobs)
         self._workers: list[subprocess.Popen[bytes]] = []
@@ -144,7 +147,7 @@ class _Crew:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for this process, which ends them
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env=self._environment,
         )
         self._workers.append(worker)
         thread = threading.Thread(target=self._serve, args=(worker, order), daemon=True)

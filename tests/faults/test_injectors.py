@@ -210,6 +210,63 @@ def test_the_simulation_says_whom_it_has_not_and_when_nobody_runs() -> None:
     simulated(check)
 
 
+def test_a_name_that_has_left_is_nobody_while_the_cluster_runs() -> None:
+    async def check(cluster: SimulatedCluster, injector: CellInjector) -> None:
+        with pytest.raises(NobodyThere, match="member-9"):
+            await injector.begin(Kill(Target(name="member-9")))
+
+    simulated(check)
+
+
+def test_the_end_of_a_fault_spares_the_machine_that_has_the_name_now() -> None:
+    async def check(cluster: SimulatedCluster, injector: CellInjector) -> None:
+        await injector.strike(ClockJump(ONE, 100.0, 2.0))
+        await injector.strike(CorruptDisk(ONE, 3.0))
+        await injector.strike(LoseMachine(ONE))
+        machine = cluster.topology.get("member-0").machine
+        cluster.machines.append(machine)  # as if another had been found for it
+        new, shown = cluster.cells["member-0"], cluster.cells["member-0"].clock
+        await asyncio.sleep(5.0)
+        assert (new.clock - shown).total_seconds() == 5.0
+        assert cluster.cells["member-0"] is new and machine in cluster.machines
+
+    simulated(check)
+
+
+def test_the_end_of_a_full_disk_excuses_while_it_is_corrupt() -> None:
+    async def check(cluster: SimulatedCluster, injector: CellInjector) -> None:
+        await injector.strike(FullDisk(ONE, 1.0))
+        await injector.strike(CorruptDisk(ONE, 3.0))
+        await asyncio.sleep(2.0)
+        assert cluster._excused["member-0"]
+        await asyncio.sleep(2.0)
+        assert not cluster._excused["member-0"]
+
+    simulated(check)
+
+
+def test_the_end_of_a_fault_leaves_what_began_later() -> None:
+    async def check(cluster: SimulatedCluster, injector: CellInjector) -> None:
+        cell, weather = cluster.cells["member-0"], cluster.weather
+        await injector.strike(Cut(("member-2",), ("member-1",), 9.0))
+        await injector.strike(Cut(("member-2",), ("member-0", "member-1"), 1.0))
+        for for_s in (1.0, 3.0):
+            await injector.strike(Partition((("member-0",),), for_s))
+            await injector.strike(SlowDisk(ONE, 0.2, for_s))
+            await injector.strike(SlowNetwork(0.1, for_s))
+        await asyncio.sleep(2.0)
+        assert weather.parted("member-0", "member-1") and weather.slow_s and cell._sync_seconds() >= 0.2
+        await asyncio.sleep(2.0)
+        assert not (weather.parted("member-0", "member-1") or weather.slow_s) and cell._sync_seconds() < 0.2
+        assert weather.delay("member-2", "member-1") is None and weather.delay("member-2", "member-0") is not None
+        await injector.begin(Heal())
+        await injector.strike(Cut(("member-2",), ("member-1",), 1.0))
+        await asyncio.sleep(2.0)
+        assert weather.delay("member-2", "member-1") is not None, "what was healed does not come back"
+
+    simulated(check)
+
+
 # A live cluster
 
 

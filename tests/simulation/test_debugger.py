@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from rayplane.control_plane.cluster.errors import UsageError
 from rayplane.control_plane.simulation import Fork, Setup, SimulationResult, Strike, parse_scenario, simulate
 from rayplane.control_plane.simulation.debugger import Debugger
 
@@ -69,6 +70,12 @@ def test_what_is_no_command_is_told() -> None:
     said, _, _ = debug("jump", "until", "show nobody", "next x", "", "quit")
     assert ["no command 'jump'" in said[0], "name a time" in said[1], "no 'nobody'" in said[2]] == [True] * 3
     assert "invalid literal" in said[3]
+
+
+def test_a_scenario_that_is_refused_is_told_as_without_a_debugger() -> None:
+    debugger = Debugger(lambda: None, print, lambda strikes, fork: "")
+    with pytest.raises(UsageError, match="member-9"):
+        simulate(parse_scenario("steps: [{kill: member-9}]", source="x"), 1, control=debugger)
 
 
 def test_a_fork_has_the_same_past_and_another_future() -> None:

@@ -22,7 +22,10 @@ from rayplane.control_plane.faults.vocabulary import (
 )
 from rayplane.control_plane.rpc.memory_sockets import MemorySockets, Wires
 from rayplane.control_plane.rpc.sockets import accepting, streams
-from rayplane.control_plane.simulation import parse_scenario, simulate
+from rayplane.control_plane.simulation import SimulationResult, parse_scenario, simulate
+from rayplane.control_plane.simulation.cell import EPOCH
+from rayplane.control_plane.simulation.run import Run
+from rayplane.control_plane.simulation.trace import Event
 from rayplane.storage.env import SimulatedDisk
 
 pytestmark = pytest.mark.timeout(600)
@@ -57,12 +60,41 @@ expect:
 """
 
 
+class Clocks:
+    """Somebody who looks at the clocks of all processes whenever something happens."""
+
+    def __init__(self) -> None:
+        self.off_s = 0.0
+        """The most that one was off."""
+
+    def begin(self, parts: Run) -> None:
+        def look(event: Event) -> None:
+            for cell in parts.cluster.cells.values():
+                off_s = (cell.clock - EPOCH).total_seconds() - event.at_s
+                self.off_s = max(self.off_s, off_s, key=abs)
+
+        parts.trace.listeners.append(look)
+
+    def end(self) -> None:
+        """Nothing is held."""
+
+
+@pytest.fixture(scope="module")
+def quiet() -> SimulationResult:
+    """The same run when nothing strikes."""
+    return simulate(parse_scenario(TEXT.format(fault="sleep: 0s"), source="fault"), 1)
+
+
 @pytest.mark.parametrize("fault", BORNE, ids=as_step)
-def test_a_cluster_bears_it(fault: Fault) -> None:
-    result = simulate(parse_scenario(TEXT.format(fault=as_step(fault)), source="fault"), 1)
+def test_a_cluster_bears_it(fault: Fault, quiet: SimulationResult) -> None:
+    clocks = Clocks()
+    result = simulate(parse_scenario(TEXT.format(fault=as_step(fault)), source="fault"), 1, control=clocks)
     assert result.ok, str(result)
     assert len(result.plan.strikes) == 1
     assert result.acknowledged > 50
+    # There was something to bear: but for a clock, other messages are sent.
+    assert (result.messages != quiet.messages) == (not isinstance(fault, ClockJump))
+    assert round(clocks.off_s) == getattr(fault, "by_s", 0)
 
 
 async def test_a_reset_lets_a_part_of_what_flies_arrive() -> None:

@@ -75,3 +75,35 @@ def test_a_run_by_its_whole_plan_is_that_run_again() -> None:
     assert simulate(scenario, 5, setup=Setup(plan=plan)).trace_hash == first.trace_hash
     fewer = simulate(scenario, 5, setup=Setup(plan=plan.keeping(plan.strikes[:1])))
     assert fewer.plan.strikes == plan.strikes[:1]
+
+
+REPEATS = """
+duration: 15s
+cluster: {timing: fast, members: 1, apiservers: 1, nodes: 1, schedulers: 1, controllers: 1}
+steps:
+  - await: {ready: cluster}
+  - repeat: 3
+    steps: [{sleep: 1s}, {choose: [{kill: apiserver}, {kill: node}]}]
+"""
+
+
+@pytest.mark.timeout(600)
+def test_a_shorter_run_ends_within_a_repetition() -> None:
+    scenario = parse_scenario(REPEATS, source="repeats")
+    whole = simulate(scenario, 1)
+    assert (whole.last_step, len(whole.plan.strikes)) == (6, 3)
+    shorter = simulate(scenario, 1, setup=Setup(plan=replace(whole.plan, steps=4)))
+    assert shorter.last_step == 3
+    assert shorter.plan.strikes == whole.plan.strikes[:1]
+    assert shorter.cluster_s < whole.cluster_s
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("step", [1, 2])
+def test_who_is_not_there_any_more_is_not_hit(step: int) -> None:
+    """As a fault of the step, and beside a step."""
+    strikes = (Strike(step, 0.0, Kill(Target(name="member-9"))), Strike(step, 0.0, Kill(Target(name="apiserver-0"))))
+    plan = Plan(scenario="repeats", seed=1, strikes=strikes)
+    result = simulate(parse_scenario(REPEATS, source="repeats"), 1, setup=Setup(plan=plan))
+    assert result.ok, str(result)
+    assert [str(strike.what) for strike in result.plan.strikes] == [str(strikes[1].what)]

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from rayplane.control_plane.cluster.errors import UsageError
-from rayplane.control_plane.faults.vocabulary import NEVER_S, Kill, Partition, Target
+from rayplane.control_plane.cluster.errors import ClusterError, UsageError
+from rayplane.control_plane.faults.vocabulary import NEVER_S, Fault, Kill, Partition, Target
 from rayplane.control_plane.simulation import builtin_scenarios, load_scenario, parse_scenario, simulate
+from rayplane.control_plane.simulation.changes import Striker
 from rayplane.control_plane.simulation.scenario import Await, Condition
 
 
@@ -52,6 +53,38 @@ def test_what_the_simulation_cannot_do_is_refused_before_anything_runs() -> None
     scenario = parse_scenario("steps: [{sleep: 1s}, {failpoint: {target: member-0, point: no.such}}]", source="x")
     with pytest.raises(UsageError, match=r"there is no failpoint 'no\.such'"):
         simulate(scenario, 1)
+
+
+@pytest.mark.parametrize("where", ["faults: [{kill: pod random, every: 5s}]", "steps: [{stop: pod web-1}]"])
+def test_pods_are_not_hit_and_that_is_said_before_anything_runs(where: str) -> None:
+    with pytest.raises(UsageError, match="here a pod cannot be hit"):
+        simulate(parse_scenario(where, source="x"), 1)
+
+
+TINY = """
+duration: 2s
+cluster: {timing: fast, members: 1, apiservers: 1, nodes: 1, schedulers: 1, controllers: 1}
+steps: [{await: {ready: cluster}}]
+"""
+
+
+@pytest.mark.timeout(600)
+def test_a_fault_that_finds_nobody_is_told_in_the_story() -> None:
+    quiet = simulate(parse_scenario(TINY, source="x"), 1)
+    result = simulate(parse_scenario(TINY + "faults: [{stop: follower, at: 1s}]", source="x"), 1)
+    assert result.ok, str(result)
+    assert [e.text for e in result.story if e.kind == "in-vain"] == ["stop: follower: there is no follower to hit now"]
+    assert result.trace_hash == quiet.trace_hash
+
+
+@pytest.mark.timeout(600)
+def test_what_fails_beside_the_steps_fails_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(self: Striker, what: Fault) -> None:
+        raise ClusterError("it cannot be")
+
+    monkeypatch.setattr(Striker, "attempt", fail)
+    result = simulate(parse_scenario(TINY + "faults: [{kill: apiserver, at: 500ms}]", source="x"), 1)
+    assert "beside the steps: ClusterError: it cannot be" in str(result.failures)
 
 
 def test_more_steps_than_can_be_are_refused_before_anything_runs() -> None:

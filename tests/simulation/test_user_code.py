@@ -158,15 +158,23 @@ def test_a_reconcile_function_is_called_for_what_it_watches_and_what_it_owns() -
     assert result.ok, str(result)
 
 
-def test_code_that_is_not_the_same_again_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What it imports from elsewhere sees the machine."""
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    "drawn",
+    [
+        "next(__import__('tempfile')._RandomNameSequence())",  # what it imports from elsewhere sees the machine
+        "' '.join(set('abcdefghijklmnopqrstuvwxyz'))",  # in another order in each process
+    ],
+)
+def test_code_that_is_not_the_same_again_is_told(
+    drawn: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY)
     file = tmp_path / "mine.py"
-    file.write_text("""
-import tempfile
+    file.write_text(f"""
 async def operate(client):
-    drawn = next(tempfile._RandomNameSequence())  # by the machine's chance
-    await client.create("configmaps", {"metadata": {"name": "x", "namespace": "default"}, "data": {"drawn": drawn}})
+    drawn, metadata = {drawn}, {{"name": "x", "namespace": "default"}}
+    await client.create("configmaps", {{"metadata": metadata, "data": {{"drawn": drawn}}}})
 """)
     assert main(["simulate", str(tmp_path / "tiny.yaml"), "--load", str(file)]) == 2
     assert "does not do the same again with seed 1" in capsys.readouterr().err
