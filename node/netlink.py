@@ -11,6 +11,10 @@ REPLACE, EXCLUSIVE, CREATE, APPEND = 0x100, 0x200, 0x400, 0x800
 ERROR, DONE = 2, 3
 """Kinds of answers; an error of number 0 says that all is well."""
 NESTED = 0x8000
+IPV4 = 2
+"""The family of addresses, in messages about them."""
+SOL_NETLINK, CAP_ACK = 270, 10
+"""An option of sockets: answers do not bring the question back with them."""
 _KIND = 0x3FFF  # of an attribute, without what is said about its payload
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")

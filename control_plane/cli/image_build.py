@@ -19,7 +19,7 @@ from rayplane.control_plane.cli.printing import plain
 from rayplane.control_plane.cluster.errors import UsageError
 from rayplane.control_plane.cluster.state import StateDir
 from rayplane.node.images.references import Reference, parse_reference
-from rayplane.storage.env import Beneath
+from rayplane.storage.beneath import Beneath
 
 if TYPE_CHECKING:
     from rayplane.node.images.building import Build

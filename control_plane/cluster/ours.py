@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from rayplane.storage.env import Beneath
+from rayplane.storage.beneath import Beneath
 from rayplane.storage.env.private import make_private_dir, write_private
 
 MARKER = ".rayplane"

@@ -6,6 +6,7 @@ from rayplane.control_plane.rpc import Context
 from rayplane.node.cri.inventory import ContainerEntry, SandboxEntry
 from rayplane.node.cri.selection import has_labels
 from rayplane.node.cri.service import RuntimeCalls
+from rayplane.node.runtime import Usage
 from rayplane.proto.cri import cri_pb2 as pb
 
 _RUNNING = pb.ContainerState.CONTAINER_RUNNING
@@ -39,7 +40,8 @@ class RuntimeService(RuntimeCalls):
     _cpu: CpuTime | None = None
 
     async def ContainerStats(self, request: pb.ContainerStatsRequest, context: Context) -> pb.ContainerStatsResponse:
-        return pb.ContainerStatsResponse(stats=self._stats_of(self._parts.inventory.container(request.container_id)))
+        entry = self._parts.inventory.container(request.container_id)
+        return pb.ContainerStatsResponse(stats=self._stats_of(entry, _used(entry)))
 
     async def ListContainerStats(
         self, request: pb.ListContainerStatsRequest, context: Context
@@ -93,9 +95,9 @@ class RuntimeService(RuntimeCalls):
             if status.state != _RUNNING or not status.id.startswith(asked.id):
                 continue
             if entry.sandbox_id.startswith(asked.pod_sandbox_id) and has_labels(status.labels, asked.label_selector):
-                yield self._stats_of(entry)
+                yield self._stats_of(entry, _used(entry))
 
-    def _stats_of(self, entry: ContainerEntry) -> pb.ContainerStats:
+    def _stats_of(self, entry: ContainerEntry, usage: Usage | None) -> pb.ContainerStats:
         status, now = entry.status, self._parts.now()
         stats = pb.ContainerStats(
             attributes=pb.ContainerAttributes(
@@ -103,11 +105,10 @@ class RuntimeService(RuntimeCalls):
             ),
             writable_layer=pb.FilesystemUsage(timestamp=now, used_bytes=_value(0), inodes_used=_value(0)),
         )
-        if entry.run is None or status.state != _RUNNING:
+        if usage is None:
             return stats
         if self._cpu is None:
             self._cpu = CpuTime()
-        usage = entry.run.usage(entry.pod)
         stats.cpu.CopyFrom(
             pb.CpuUsage(
                 timestamp=now,
@@ -128,7 +129,10 @@ class RuntimeService(RuntimeCalls):
     def _stats_of_sandbox(self, entry: SandboxEntry) -> pb.PodSandboxStats:
         status, now = entry.status, self._parts.now()
         of = [c for c in self._parts.inventory.containers() if c.sandbox_id == status.id]
-        containers = [self._stats_of(c) for c in of if c.status.state == _RUNNING]
+        running = [(c, _used(c)) for c in of if c.status.state == _RUNNING]
+        containers = [self._stats_of(c, usage) for c, usage in running]
+        # Of a simulated one nothing is known but that it runs.
+        processes = sum(max(1, usage.processes) for _, usage in running if usage is not None)
         cpu = pb.CpuUsage(
             timestamp=now,
             usage_nano_cores=_value(sum(c.cpu.usage_nano_cores.value for c in containers)),
@@ -141,10 +145,17 @@ class RuntimeService(RuntimeCalls):
             linux=pb.LinuxPodSandboxStats(
                 cpu=cpu,
                 memory=_memory(now, sum(c.memory.usage_bytes.value for c in containers)),
-                process=pb.ProcessUsage(timestamp=now, process_count=_value(len(containers))),
+                process=pb.ProcessUsage(timestamp=now, process_count=_value(processes)),
                 containers=containers,
             ),
         )
+
+
+def _used(entry: ContainerEntry) -> Usage | None:
+    """What a container uses now; None for one that does not run."""
+    if entry.run is None or entry.status.state != _RUNNING:
+        return None
+    return entry.run.usage(entry.pod)
 
 
 def _memory(now: int, used: int) -> pb.MemoryUsage:

@@ -4,6 +4,7 @@ An image's id is the digest of its config, as with other runtimes. What is not i
 the machine stands as it does for pods.
 """
 
+import asyncio
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ from rayplane.node.images.store import ImageStore
 from rayplane.proto.cri import cri_pb2 as pb
 
 T = TypeVar("T")
+FRESH_S = 10.0
+"""So long it counts how much is in a store: what is unpacked there changes no catalog."""
 _BLOCK = 512
 """Bytes of what `st_blocks` counts."""
 
@@ -43,7 +46,7 @@ class StoredImages:
     def __init__(self, manager: Manager, used: Callable[[], Iterable[str]]) -> None:
         self._manager, self._used = manager, used
         self._names = NamedImages(self._names_alone)
-        self._measured: tuple[Catalog, tuple[int, int]] | None = None
+        self._measured: tuple[Catalog, float, tuple[int, int]] | None = None
 
     @property
     def _store(self) -> ImageStore:
@@ -98,10 +101,10 @@ class StoredImages:
             raise ImageInUse(f"containers run from image {name}: remove them first, or wait until pulls are over")
 
     async def used_bytes(self) -> tuple[str, int, int]:
-        catalog = self._store.catalog()
-        if self._measured is None or self._measured[0] is not catalog:
-            self._measured = (catalog, await self._manager.run(_measured, self._store.root))
-        return str(self._store.root), *self._measured[1]
+        catalog, now = self._store.catalog(), asyncio.get_running_loop().time()
+        if self._measured is None or self._measured[0] is not catalog or now - self._measured[1] >= FRESH_S:
+            self._measured = (catalog, now, await self._manager.run(_measured, self._store.root))
+        return str(self._store.root), *self._measured[2]
 
     # --- containers -------------------------------------------------------------------------------
 

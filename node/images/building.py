@@ -28,7 +28,7 @@ from rayplane.node.images.stages import SCRATCH, Stage, needed
 from rayplane.node.images.store import ImageStore
 from rayplane.node.images.trees import Folder, LayeredTree, Tree, check_count
 from rayplane.node.images.users import User, user_of
-from rayplane.storage.env import Beneath
+from rayplane.storage.beneath import Beneath
 from rayplane.storage.env.private import own_name
 
 
@@ -65,7 +65,7 @@ class _State:
 
 
 class Build:
-    """A build in `store` from the files of the folder `context`.
+    """A build in `store`, which nobody else uses meanwhile, from the files of the folder `context`.
 
     `images`: those that stages begin with or copy from, by name, which the store has; `runner`: None where nothing can
     be run; `epoch`: seconds since 1970; `told`: called with each order before it is done.
@@ -173,7 +173,11 @@ class Build:
             directory.mkdir()
             self._runner.run(Step(str(directory), [*places], order.words, order.env, user, order.directory))
             changes = Changes(Beneath(str(directory / UPPER)), layers.owners, self._runner.mounted)
-            return self._with_layer(state, order.at, changes.entries())
+            entries = changes.entries()
+            if changes.bereft:
+                lost = f"{changes.bereft[0]} and others" if changes.bereft[1:] else changes.bereft[0]
+                self._told(f"warning: layers keep no capabilities of files, as setcap gives them: {lost}")
+            return self._with_layer(state, order.at, entries)
         finally:
             Beneath(str(directory.parent)).remove(directory.name)
 

@@ -14,11 +14,12 @@ from rayplane.node.images.decompress import CHUNK
 from rayplane.node.images.errors import BadImage, TooLarge
 from rayplane.node.images.merged import Merged, is_opaque
 from rayplane.node.images.unpacking import ENTRIES_MAX, Owners
-from rayplane.storage.env import Beneath
+from rayplane.storage.beneath import Beneath
 
 GONE, HIDES = ".wh.", ".wh..wh..opq"
 """What a layer says of a file below it that is removed, and in a directory that hides the one below it."""
 _BLOCK = tarfile.BLOCKSIZE
+CAPABILITIES = "security.capability"
 _KERNELS = ("proc", "dev", "sys")
 """What is mounted wherever an image runs, and of no image."""
 
@@ -127,6 +128,8 @@ class Changes:
         self._found: dict[str, Entry] = {}
         self._names: dict[int, list[str]] = {}  # of files with several, by number
         self._pending = [""]
+        self.bereft: list[str] = []
+        """Paths of files that lose what rights `setcap` gave them: no layer is unpacked with such."""
 
     def entries(self) -> dict[str, Entry]:
         """By path."""
@@ -158,6 +161,8 @@ class Changes:
             self._found[path] = replace(entry, link=self._root.readlink(path) or "")
         elif stat.S_ISREG(mode):
             self._found[path] = replace(entry, source=Source(self._root, path, ours=True))
+            if CAPABILITIES in self._root.attributes(path):
+                self.bereft.append(path)
             if status.st_nlink > 1:
                 self._names.setdefault(status.st_ino, []).append(path)
         elif stat.S_ISFIFO(mode):

@@ -19,7 +19,7 @@ from rayplane.node.images.merged import Merged
 from rayplane.node.images.room import room_at
 from rayplane.node.images.unpacking import ENTRIES_MAX, Archive, LayerWriter, Owners
 from rayplane.node.images.users import Accounts
-from rayplane.storage.env import Beneath
+from rayplane.storage.beneath import Beneath
 from rayplane.storage.env.private import make_private_dir, own_name, sync_filesystem
 
 LAYER_MAX = 32 * 1024**3

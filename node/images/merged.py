@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rayplane.node.images.unpacking import OPAQUE, Owners
-from rayplane.storage.env import Beneath
+from rayplane.storage.beneath import Beneath
 
 _LINKS_MAX = 40
 

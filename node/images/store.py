@@ -26,7 +26,7 @@ from rayplane.node.images.platforms import check_platform
 from rayplane.node.images.references import Reference, parse_reference
 from rayplane.node.images.unpacking import Owners
 from rayplane.node.images.users import Accounts
-from rayplane.storage.env import Beneath
+from rayplane.storage.beneath import Beneath
 from rayplane.storage.env.private import make_private_dir, write_private
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from rayplane.node.images.errors import BadImage, TooLarge
 from rayplane.node.images.layer_files import Entry, Source
 from rayplane.node.images.merged import Merged
 from rayplane.node.images.room import read_bounded
-from rayplane.storage.env import Beneath
+from rayplane.storage.beneath import Beneath
 
 FILES_MAX = 200_000
 IGNORE = ".dockerignore"
@@ -90,7 +90,7 @@ class Folder:
 
 
 class LayeredTree:
-    """The file system of layers, as a container of them would see it."""
+    """The file system of layers, as a container of them would see it. The layers are a build's own store's."""
 
     def __init__(self, merged: Merged) -> None:
         self._merged = merged

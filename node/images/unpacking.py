@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from rayplane.node.images.decompress import CHUNK, Plain
 from rayplane.node.images.errors import BadImage, TooLarge
-from rayplane.storage.env import Beneath
+from rayplane.storage.beneath import Beneath
 
 WHITEOUT = b".wh."
 _RESERVED = b".wh..wh."

@@ -8,7 +8,6 @@ harm then, and a pod that is ready should be seen to be.
 
 import asyncio
 import contextlib
-import os
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -164,9 +163,9 @@ async def _try_tcp(action: dict[str, Any], run: ContainerRun, container: dict[st
     try:
         sock = await run.connect(host, port)
     except OSError as e:
-        # The event loop puts the address into the words.
-        why = os.strerror(e.errno) if e.errno else str(e)
-        return False, f"dial tcp {host}:{port}: connect: {why.lower()}"
+        from rayplane.control_plane.rpc.http_failures import not_connected
+
+        return False, not_connected(host, port, e)
     sock.close()
     return True, ""
 

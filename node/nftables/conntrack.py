@@ -7,9 +7,8 @@ it is marked: what is on its way would make it anew, the other way round.
 import struct
 from dataclasses import dataclass
 
-from rayplane.node.netlink import ACK, DUMP, NESTED, REQUEST, attribute, attribute_values, framed
+from rayplane.node.netlink import ACK, DUMP, IPV4, NESTED, REQUEST, attribute, attribute_values, framed
 from rayplane.node.nftables.expressions import number
-from rayplane.node.nftables.messages import IPV4
 
 _SUBSYSTEM, _NEW, _GET, _DELETE = 1, 0, 1, 2
 KIND = _SUBSYSTEM << 8

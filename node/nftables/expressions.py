@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Address, IPv4Network
 
-from rayplane.node.netlink import NESTED, attribute, text
+from rayplane.node.netlink import IPV4, NESTED, attribute, text
 
 KEY_REGISTER, DATA_REGISTER, VERDICT_REGISTER = 8, 12, 0
 TCP, UDP, SCTP = 6, 17, 132
 PROTOCOLS = {"TCP": TCP, "UDP": UDP, "SCTP": SCTP}
 _BIG, _LONG = struct.Struct(">I"), struct.Struct(">Q")
-_IPV4 = 2
 
 
 def nested(kind: int, *parts: bytes) -> bytes:
@@ -291,7 +290,7 @@ class Place:
         return f"{self.ip} . {self.port}"
 
 
-_TRANSLATE = expression("nat", number(1, 1), number(2, _IPV4), number(3, DATA_REGISTER), number(5, DATA_REGISTER + 1))
+_TRANSLATE = expression("nat", number(1, 1), number(2, IPV4), number(3, DATA_REGISTER), number(5, DATA_REGISTER + 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -423,7 +422,7 @@ class Hand(Statement):
 
     def expressions(self) -> list[bytes]:
         load = expression("immediate", number(1, KEY_REGISTER), nested(2, value(port(self.port))))
-        return [load, expression("tproxy", number(1, _IPV4), number(3, KEY_REGISTER))]
+        return [load, expression("tproxy", number(1, IPV4), number(3, KEY_REGISTER))]
 
     def __str__(self) -> str:
         return f"tproxy to :{self.port}"

@@ -9,7 +9,7 @@ import select
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 
-from rayplane.node.netlink import DONE, ERROR, attribute_values, error_number, parsed
+from rayplane.node.netlink import CAP_ACK, DONE, ERROR, SOL_NETLINK, attribute_values, error_number, parsed
 from rayplane.node.nftables import conntrack
 from rayplane.node.nftables.conntrack import Flow
 from rayplane.node.nftables.messages import (
@@ -30,7 +30,7 @@ PREFIX = "rayplane-"
 """Names of tables begin so; what follows is who keeps one, and how often it was made anew."""
 ANSWER_S = 30.0
 TRANSACTION_BYTES = 4 * 1024 * 1024
-_SO_SNDBUFFORCE, _SOL_NETLINK, _CAP_ACK = 32, 270, 10
+_SO_SNDBUFFORCE = 32
 _TABLE = 0x0A00
 _numbers = itertools.count(1)
 
@@ -161,7 +161,7 @@ def _prepared(fd: int) -> socket.socket:
     sock = socket.socket(fileno=fd)
     sock.settimeout(ANSWER_S)
     try:
-        sock.setsockopt(_SOL_NETLINK, _CAP_ACK, 1)
+        sock.setsockopt(SOL_NETLINK, CAP_ACK, 1)
         for option in (_SO_SNDBUFFORCE, socket.SO_SNDBUF):
             try:
                 sock.setsockopt(socket.SOL_SOCKET, option, TRANSACTION_BYTES)

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from rayplane.node.netlink import ACK, APPEND, CREATE, DUMP, EXCLUSIVE, REQUEST, framed, text
+from rayplane.node.netlink import ACK, APPEND, CREATE, DUMP, EXCLUSIVE, IPV4, REQUEST, framed, text
 from rayplane.node.nftables.expressions import Rule, nested, number, value
 from rayplane.node.nftables.ruleset import Chain, Changes, Data, Element, Gives, Hook, Set
 
@@ -16,7 +16,6 @@ NEW_TABLE, DELETE_TABLE, NEW_CHAIN, DELETE_CHAIN, NEW_RULE, DELETE_RULE = 0, 2, 
 GET_TABLE, NEW_SET, DELETE_SET, NEW_ELEMENTS, DELETE_ELEMENTS = 1, 9, 11, 12, 14
 SUBSYSTEM = 10
 _BEGIN, _END = 0x10, 0x11
-IPV4 = 2
 ELEMENTS_AT_ONCE = 500
 """In one message: an attribute has at most 64 KiB."""
 _INTERVAL, _MAP, _TIMEOUT, _EVAL, _CONCAT = 0x4, 0x8, 0x10, 0x20, 0x80

@@ -26,7 +26,8 @@ from rayplane.control_plane.stages.answers import (
 from rayplane.control_plane.stages.definitions import resource
 from rayplane.control_plane.stages.errors import Failed
 from rayplane.node.errors import RuntimeFailed
-from rayplane.storage.env import Beneath, Env
+from rayplane.storage.beneath import Beneath
+from rayplane.storage.env import Env
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.node.runtime.isolation.cgroups import Group, find
 from rayplane.node.runtime.isolation.janitor import watch
 from rayplane.node.runtime.isolation.limits import Limits, of_pod
-from rayplane.storage.env import one_name
+from rayplane.storage.beneath import one_name
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,8 @@ class HostGroup:
         self._janitor = -1  # removes the group when this is closed, by whatever end
         self._pods: dict[str, Object] = {}
         self._made: set[str] = set()
+        self._bounded: set[str] = set()
+        """Those made that are held to their limits."""
 
     async def open(self) -> None:
         """Have a fresh one; what an earlier life left in it is killed."""
@@ -41,6 +43,7 @@ class HostGroup:
         """End what is left in it. Whoever starts a container from now on finds no group, and makes none."""
         top, self.top = self.top, None
         self._made.clear()
+        self._bounded.clear()
         if top is not None:
             await asyncio.get_running_loop().run_in_executor(None, top.remove)
         if self._janitor >= 0:
@@ -59,14 +62,19 @@ class HostGroup:
         """A new group in that of a pod, held to limits; None where there are none. Raises OSError."""
         if self.top is None:
             return None
-        if uid not in self._made:
+        if uid not in self._bounded:
             pod = self._pods.get(uid)
+            self._made.add(uid)  # what is made by half goes with the pod too
             is_new = self.pod(uid).make(hands_on=True)
-            self._made.add(uid)
             if pod is not None:
                 self.pod(uid).set(of_pod(pod, self._pod_processes), is_new=is_new)
+            self._bounded.add(uid)
         group = self.pod(uid).below(name)
-        group.set(limits, is_new=group.make())
+        try:
+            group.set(limits, is_new=group.make())
+        except OSError:
+            group.remove()  # nobody is in it
+            raise
         return group
 
     def limit(self, uid: str, pod: Object | None = None) -> None:
@@ -80,6 +88,7 @@ class HostGroup:
     def remove(self, uid: str) -> None:
         """End what is left of a pod."""
         self._pods.pop(uid, None)
+        self._bounded.discard(uid)
         if uid in self._made:
             self._made.discard(uid)
             asyncio.get_running_loop().run_in_executor(None, self.pod(uid).remove)

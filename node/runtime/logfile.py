@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from rayplane.node.runtime import LogOptions
 from rayplane.node.runtime.logs import Wanted, parse_line
 from rayplane.node.shim.container_log import generation
-from rayplane.storage.env import Beneath
+from rayplane.storage.beneath import Beneath
 
 GENERATIONS_MAX = 64
 """More files than that no log has."""

@@ -195,6 +195,7 @@ class ProcessRun:
 
     def _failed(self, message: str, reason: str = START_ERROR) -> None:
         self._end()
+        self._drop_group()
         self._listener.failed(reason, message)
 
     def _report(self, message: dict[str, Any]) -> None:
@@ -243,9 +244,13 @@ class ProcessRun:
                 with contextlib.suppress(OSError):
                     self._runtime.groups.limit(meta.uid(self._order.pod))
             short = bool(message["code"]) and group.use().kills > 0
-            asyncio.get_running_loop().run_in_executor(None, group.remove)
+            self._drop_group()
         why = str(message.get("why") or "")
         return OOM_KILLED if short else TOO_MANY_PROCESSES if why == CROWDED else why
+
+    def _drop_group(self) -> None:
+        if self._group is not None:
+            asyncio.get_running_loop().run_in_executor(None, self._group.remove)
 
     # --- while it runs ----------------------------------------------------------------------------
 

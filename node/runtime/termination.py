@@ -4,7 +4,7 @@ from typing import Any
 
 from rayplane.node.runtime.logfile import LogFile
 from rayplane.node.runtime.tree import TERMINATION_LOG
-from rayplane.storage.env import Beneath
+from rayplane.storage.beneath import Beneath
 
 MESSAGE_MAX = 4096
 FALLBACK_MESSAGE_MAX, FALLBACK_LINES_MAX = 2048, 80

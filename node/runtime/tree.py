@@ -17,7 +17,7 @@ from dataclasses import replace
 
 from rayplane.node.errors import ContainerConfigError
 from rayplane.node.runtime import Mount
-from rayplane.storage.env import Beneath
+from rayplane.storage.beneath import Beneath
 
 TERMINATION_LOG = "termination-log"
 _LOG = re.compile(r"[^/]*\.log(\.[0-9]+)?")

@@ -17,7 +17,7 @@ from typing import Any
 from rayplane.node.volumes.backend import Backend, Published, Snapshot, Snapshots, Source, VolumeInfo
 from rayplane.node.volumes.errors import InvalidVolume, NotOffered, StaleToken, VolumeNotFound
 from rayplane.proto.csi import csi_pb2 as csi
-from rayplane.storage.env import is_whole
+from rayplane.storage.beneath import is_whole
 
 DEFAULT_CAPACITY_BYTES = 1024**3
 """Of a volume created without a size."""

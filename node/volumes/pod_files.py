@@ -15,7 +15,7 @@ from typing import Any
 
 from rayplane.control_plane.api.meta import Object
 from rayplane.node.volumes.projected import VolumeFile, mount_failed
-from rayplane.storage.env import Beneath, LeavesRoot, is_whole, one_name
+from rayplane.storage.beneath import Beneath, LeavesRoot, is_whole, one_name
 
 log = logging.getLogger(__name__)
 

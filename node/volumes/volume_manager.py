@@ -36,7 +36,8 @@ from rayplane.node.volumes.drivers.replicated.lease_directory import LeaseDirect
 from rayplane.node.volumes.projected import mount_failed
 from rayplane.proto.csi import csi_pb2
 from rayplane.proto.rayplane.v1 import volumes_pb2
-from rayplane.storage.env import Clock, Disk, SubDisk, is_whole
+from rayplane.storage.beneath import is_whole
+from rayplane.storage.env import Clock, Disk, SubDisk
 
 log = logging.getLogger(__name__)
 

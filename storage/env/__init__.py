@@ -6,7 +6,6 @@ implementations; files that are their owner's alone (`private`); the named point
 spans of time: they are the running event loop's.
 """
 
-from rayplane.storage.beneath import Beneath, LeavesRoot, is_whole, one_name
 from rayplane.storage.env.clock import Clock, Env, SystemClock
 from rayplane.storage.env.disk import Disk, DiskError, File, LocalDisk, LockHeld
 from rayplane.storage.env.heap import grow_heap, settle_heap
@@ -14,13 +13,11 @@ from rayplane.storage.env.simulated import SimulatedDisk, SimulatedFile
 from rayplane.storage.env.subdisk import SubDisk
 
 __all__ = [
-    "Beneath",
     "Clock",
     "Disk",
     "DiskError",
     "Env",
     "File",
-    "LeavesRoot",
     "LocalDisk",
     "LockHeld",
     "SimulatedDisk",
@@ -28,7 +25,5 @@ __all__ = [
     "SubDisk",
     "SystemClock",
     "grow_heap",
-    "is_whole",
-    "one_name",
     "settle_heap",
 ]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from rayplane.control_plane.rpc import Stub
+from rayplane.node.cri import stored_images
 from rayplane.node.host import NodeHost
 from rayplane.node.images.errors import ImageNotFound
 from rayplane.proto.cri import cri_pb2 as pb
@@ -79,6 +80,35 @@ async def test_clients_see_the_images_of_the_nodes_store(host: NodeHost, stubs: 
         await images.RemoveImage(pb.RemoveImageRequest(image=named("shop:1")))
     with pytest.raises(ImageNotFound):
         host.images.store.catalog().chosen("shop:1")
+
+
+async def test_what_is_in_a_store_is_measured_again_after_a_while(
+    host: NodeHost, stubs: tuple[Stub, Stub], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def files() -> int:
+        (usage,) = (await stubs[1].ImageFsInfo(pb.ImageFsInfoRequest())).image_filesystems
+        return int(usage.inodes_used.value)
+
+    assert host.images is not None
+    kept(host.images.store, "shop:1", [tar([entry("a")])])
+    before = await files()
+    (host.images.store.root / "unpacked").write_bytes(b"x")
+    assert await files() == before
+    monkeypatch.setattr(stored_images, "FRESH_S", 0.0)
+    assert await files() == before + 1
+
+
+async def test_processes_of_a_sandbox_are_counted(stubs: tuple[Stub, Stub]) -> None:
+    runtime, images = stubs
+    await images.PullImage(pb.PullImageRequest(image=named("busybox")))
+    sandbox = await run_sandbox(runtime)
+    ident = await made(runtime, sandbox, "busybox", command=["sh", "-c", "sleep 1000 & sleep 1000 & wait"])
+    await runtime.StartContainer(pb.StartContainerRequest(container_id=ident))
+    request = pb.PodSandboxStatsRequest(pod_sandbox_id=sandbox)
+    async with asyncio.timeout(20):
+        # The shell and both that it waits for.
+        while (await runtime.PodSandboxStats(request)).stats.linux.process.process_count.value != 3:
+            await asyncio.sleep(0.01)
 
 
 async def test_an_image_of_a_pod_is_not_removed(host: NodeHost, stubs: tuple[Stub, Stub], api: FakeClient) -> None:

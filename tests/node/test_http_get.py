@@ -1,6 +1,7 @@
 """HTTP requests of probes and hooks: what servers see of them, and what becomes of odd answers."""
 
 import asyncio
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -69,15 +70,16 @@ async def get(port: int, ip: str = "127.0.0.1", **action: Any) -> tuple[int, str
     return await http_get({"port": port, **action}, RUN, CONTAINER, ip=ip, agent="kube-probe/1.37")
 
 
-async def probed(port: int, **probe: Any) -> tuple[bool, str]:
-    """The first verdict of a readiness probe."""
+async def probed(port: int, *, run: Any = RUN, **probe: Any) -> tuple[bool, str]:
+    """The first verdict of a readiness probe, by HTTP if nothing else is said."""
     found: list[tuple[bool, str]] = []
     numbers = {"failureThreshold": 1, "timeoutSeconds": 30, "periodSeconds": 0.001}
-    spec = {"httpGet": {"port": port, "path": "/x"}, **numbers, **probe}
+    action = {} if "tcpSocket" in probe else {"httpGet": {"port": port, "path": "/x"}}
+    spec = {**action, **numbers, **probe}
     await Prober().run(
         "readiness",
         {**CONTAINER, "readinessProbe": spec},
-        RUN,
+        run,
         ip="127.0.0.1",
         runs=lambda: not found,
         report=lambda ok, message, _: found.append((ok, message)),
@@ -201,6 +203,15 @@ async def test_nobody_listens(server: Server) -> None:
     await server.close()
     why = f"dial tcp 127.0.0.1:{port}: connect: connection refused"
     assert await probed(port) == (False, f'Get "http://127.0.0.1:{port}/x": {why}')
+
+
+async def test_a_host_whose_name_is_not_known() -> None:
+    async def connect(host: str, port: int) -> socket.socket:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    action = {"host": "db.example.com", "port": 80}
+    found = await probed(80, run=SimpleNamespace(connect=connect), tcpSocket=action)
+    assert found == (False, "dial tcp: lookup db.example.com: no such host")
 
 
 async def test_tls_where_there_is_none() -> None:

@@ -12,9 +12,10 @@ import pytest
 from rayplane.node.host import NodeHost
 from rayplane.node.runtime import host_group
 from rayplane.node.runtime.isolation.cgroups import Group, find
+from rayplane.node.runtime.isolation.pods import processes_of_user
 from tests.fakes import FakeClient
 from tests.node.conftest import make_pod
-from tests.node.isolated import SLEEP, Isolating, isolating, make_isolating
+from tests.node.isolated import SLEEP, Isolating, ended, isolating, make_isolating
 from tests.node.processes import NODE, logs, phase, run_in, shell, state
 
 __all__ = ["make_isolating"]
@@ -146,12 +147,32 @@ async def test_a_pod_has_no_more_processes_than_it_may(api: FakeClient, make_iso
     script = f"{forks}\nexcept OSError as e:\n print(e.errno, n)"
     # Those that were forked wait for input that comes with their end.
     api.put("pods", make_pod("many", container={"command": ["python3", "-c", script], "stdin": True}))
-    await api.until(lambda: bool(state(api, "many")))
+    await api.until(lambda: "running" in state(api, "many"))
     async with asyncio.timeout(20):
         while not (said := await logs(host, "many")):
             await asyncio.sleep(0.01)
     number, forked = map(int, said.split()[:2])
     assert number == errno.EAGAIN and 8 <= forked < 16
+
+
+async def test_a_pod_without_a_group_has_no_more_processes_than_it_may_either(
+    api: FakeClient, make_isolating: Isolating, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host_group, "find", lambda name: None)
+    await make_isolating(NODE, pod_pids_limit=16)
+    api.put("pods", shell("calm", SLEEP))
+    api.put("pods", shell("many", "for _ in $(seq 40); do sleep 1000 & done; wait", restartPolicy="Never"))
+    await api.until(lambda: phase(api, "many") == "Failed")
+    assert state(api, "many")["terminated"]["reason"] == "TooManyProcesses"
+    assert "running" in state(api, "calm")
+
+
+async def test_the_limit_of_a_user_does_not_stand_before_that_of_the_pod(
+    api: FakeClient, make_isolating: Isolating
+) -> None:
+    host = await make_isolating(NODE, pod_pids_limit=3000)
+    assert await ended(api, host, "bash -c 'ulimit -u'") == "3000\n"
+    assert [processes_of_user(most) for most in (16, 3000, 1 << 20, 0)] == [2048, 3000, 8192, 8192]
 
 
 @pytest.mark.skipif(not GROUPS, reason="no control groups here")

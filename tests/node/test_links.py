@@ -22,6 +22,7 @@ from rayplane.node.runtime.isolation.links import (
     new_rule,
     set_flags,
 )
+from rayplane.node.runtime.isolation.network import MachineNetwork
 from rayplane.node.runtime.isolation.rtnetlink import RouteSocket
 
 LINK, ROUTE = 16, 12  # bytes before the attributes
@@ -105,11 +106,15 @@ class Kernel:
         return self.waiting.pop(0)
 
 
+def routes(*answers: int) -> RouteSocket:
+    found = RouteSocket()
+    found._socket.close()
+    found._socket = Kernel([*answers])  # type: ignore[assignment]
+    return found
+
+
 def told(answers: list[int], **how: Any) -> None:
-    routes = RouteSocket()
-    routes._socket.close()
-    routes._socket = Kernel(answers)  # type: ignore[assignment]
-    routes.tell(set_flags(1, IFF_UP), delete_link("pod1"), new_address(1, "10.0.0.1"), **how)
+    routes(*answers).tell(set_flags(1, IFF_UP), delete_link("pod1"), new_address(1, "10.0.0.1"), **how)
 
 
 def test_what_is_refused_first_is_told_and_what_is_as_good_is_not() -> None:
@@ -123,7 +128,21 @@ def test_what_is_refused_first_is_told_and_what_is_as_good_is_not() -> None:
 
 
 def test_the_kernel_of_this_machine_answers() -> None:
-    with RouteSocket() as routes, pytest.raises(OSError, match="end of interface rp-nobody") as raised:
-        routes.tell(delete_link("rp-nobody"))
+    with RouteSocket() as kernel, pytest.raises(OSError, match="end of interface rp-nobody") as raised:
+        kernel.tell(delete_link("rp-nobody"))
     assert raised.value.errno in (errno.ENODEV, errno.EPERM)
     assert socket.if_nameindex()
+
+
+def unrouted(wire: int, answer: int) -> bool:
+    """Whether the kernel is asked to take back a route of a process whose device is `wire`."""
+    network = MachineNetwork.__new__(MachineNetwork)
+    network._routes, network._wire, network._wire_table = routes(answer), wire, 9
+    network.unroute("10.0.1.0/24", shared=True)
+    return network._routes._next > 1
+
+
+def test_a_route_is_taken_back_only_by_whose_device_it_leads() -> None:
+    assert unrouted(7, 0) and unrouted(7, errno.ESRCH) and not unrouted(0, 0)
+    with pytest.raises(PermissionError, match=r"end of route to 10\.0\.1\.0/24"):
+        unrouted(7, errno.EPERM)

@@ -15,7 +15,7 @@ from rayplane.node.runtime import logfile as module
 from rayplane.node.runtime.logfile import LogFile
 from rayplane.node.runtime.logs import parse_line, select_lines
 from rayplane.node.shim.container_log import LINE_MAX, STDERR, STDOUT, Log, generation
-from rayplane.storage.env import Beneath
+from rayplane.storage.beneath import Beneath
 from tests.tiers import examples
 
 

@@ -1,5 +1,6 @@
 """Plain processes of a pod are held to what they may have: by control groups where there are some, else by looking."""
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -82,6 +83,18 @@ async def test_a_group_ends_who_has_more_memory_than_he_may(api: FakeClient, mak
     assert not there(top)
 
 
+@needs_groups
+async def test_a_start_that_fails_leaves_no_group(api: FakeClient, make_host: MakeHost) -> None:
+    host = await make_host(NODE)
+    pod = make_pod("none", container={"command": ["no-such-program"]}, restartPolicy="Never")
+    pod["spec"]["containers"].append({"name": "other", "image": "x", "command": ["sleep", "1000"]})
+    api.put("pods", pod)
+    await api.until(lambda: "terminated" in state(api, "none"))
+    group = host._runtimes["process"].groups.pod("uid-none")  # type: ignore[attr-defined]
+    assert there(group.below("other-1"))
+    await api.until(lambda: not there(group.below("main-1")))
+
+
 def there(group: Group) -> bool:
     return any(os.path.exists(path) for path in group.paths)
 
@@ -106,3 +119,46 @@ async def test_a_group_that_was_closed_is_not_made_again(tmp_path: Path) -> None
     group.limit("uid", pod)
     group.remove("uid")
     assert not there(top)
+
+
+def group_in(place: Path, monkeypatch: pytest.MonkeyPatch) -> host_group.HostGroup:
+    """A host's group whose files are anybody's."""
+    monkeypatch.setattr(host_group, "_fresh", lambda name: (Group({"pids": str(place)}, 1), -1))
+    return host_group.HostGroup("host", MOST)
+
+
+async def test_a_pods_group_is_held_to_its_limits_before_anybody_is_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups, held = group_in(tmp_path, monkeypatch), list[tuple[int, bool]]()
+
+    def busy(self: Group, wanted: limits.Limits, *, is_new: bool = False) -> None:
+        held.append((wanted.processes, is_new))
+        if len(held) == 1:
+            raise OSError(errno.EBUSY, "busy")
+
+    monkeypatch.setattr(Group, "set", busy)
+    await groups.open()
+    groups.add("uid", make_pod("late"))
+    with pytest.raises(OSError, match="busy"):
+        groups.container("uid", "main-1", limits.Limits())
+    assert groups.container("uid", "main-1", limits.Limits()) is not None
+    assert held == [(MOST, True), (MOST, False), (0, True)]
+
+
+async def test_a_containers_group_that_cannot_be_held_to_its_limits_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups, removed = group_in(tmp_path, monkeypatch), list[str]()
+
+    def refused(self: Group, wanted: limits.Limits, *, is_new: bool = False) -> None:
+        if not wanted.whole_pod:
+            raise OSError(errno.EINVAL, "refused")
+
+    monkeypatch.setattr(Group, "set", refused)
+    monkeypatch.setattr(Group, "remove", lambda self: removed.extend(self.paths))
+    await groups.open()
+    groups.add("uid", make_pod("late"))
+    with pytest.raises(OSError, match="refused"):
+        groups.container("uid", "main-1", limits.Limits())
+    assert removed == groups.pod("uid").below("main-1").paths

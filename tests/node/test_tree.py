@@ -15,7 +15,7 @@ from rayplane.node.runtime.copying import copy_command
 from rayplane.node.runtime.tree import ContainerTree
 from rayplane.node.volumes.pod_files import PodFiles
 from rayplane.node.volumes.projected import VolumeFile
-from rayplane.storage.env import LeavesRoot
+from rayplane.storage.beneath import LeavesRoot
 from tests.storage.test_beneath import picture
 from tests.tiers import examples
 

@@ -25,7 +25,7 @@ from rayplane.node.runtime.tree import TERMINATION_LOG as MESSAGE_FILE
 from rayplane.node.runtime.tree import ContainerTree
 from rayplane.node.shim.child import OOM_KILLED
 from rayplane.proto.cri import cri_pb2 as pb
-from rayplane.storage.env import Beneath
+from rayplane.storage.beneath import Beneath
 
 log = logging.getLogger(__name__)
 

@@ -6,6 +6,7 @@ machine's network. It reads an order from its standard input. As with shims, who
 (see `entrance`), and what runs ends with whoever asked for it.
 """
 
+import contextlib
 import json
 import os
 import select
@@ -17,6 +18,7 @@ from typing import Any
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(os.path.abspath(__file__)).parents[4]))
 
+from rayplane.node.config import PIDS_MAX
 from rayplane.node.images.building import Step
 from rayplane.node.images.errors import BadImage, TooLarge
 from rayplane.node.images.room import room_at
@@ -26,7 +28,7 @@ from rayplane.node.runtime.isolation.seccomp import filter_of
 from rayplane.node.runtime.isolation.users import RANGE_FIRST, USUAL, Identity
 from rayplane.node.runtime.isolation.variables import PATH
 from rayplane.node.runtime.resolv import RESOLV_CONF
-from rayplane.storage.env import Beneath
+from rayplane.storage.beneath import Beneath
 
 HOST_NAME = "build"
 LOOK_S = 0.5
@@ -76,8 +78,9 @@ class IsolatedRunner:
         with process, open(answer, "rb") as told:
             try:
                 assert process.stdin is not None
-                process.stdin.write(data)
-                process.stdin.close()
+                with contextlib.suppress(BrokenPipeError):  # it has said why already
+                    process.stdin.write(data)
+                    process.stdin.close()
                 self._watch(told.fileno())
                 said = told.read(_ANSWER_MAX)
             finally:
@@ -124,6 +127,7 @@ class IsolatedRunner:
             "identity": identity.to_json(),
             "host_pid": False,
             "oom_score": _FIRST_TO_GO,
+            "processes": PIDS_MAX,
             "mounts": plan(machine_of([]), box),
         }
 

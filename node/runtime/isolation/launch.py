@@ -15,7 +15,7 @@ import resource
 import signal
 import stat
 import termios
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from rayplane.node.runtime.isolation import syscalls
@@ -28,10 +28,9 @@ FAILED = 126
 _ERROR_MAX = 16 * 1024
 _USERS_MAX = 1 << 20
 _TEXT_MAX = 300  # of characters, which JSON may take twelve bytes for
-#: What a process of a container may have. Processes are those of a user within a pod: what a fork bomb comes to. A
-#: limit of one byte is the one that keeps programs for core dumps, which run outside, from being started.
+#: What a process of a container may have. A limit of one byte is the one that keeps programs for core dumps, which run
+#: outside, from being started.
 LIMITS = {
-    resource.RLIMIT_NPROC: (2048, 2048),
     resource.RLIMIT_NOFILE: (65536, 1 << 20),
     resource.RLIMIT_CORE: (1, 1),
 }
@@ -213,7 +212,7 @@ def _stand_alone(stdio: Sequence[int], *, tty: bool) -> None:
 def _run(message: dict[str, Any]) -> NoReturn:
     cwd = message["cwd"]
     os.makedirs(os.path.realpath(cwd), exist_ok=True)
-    _limit()
+    _limit({resource.RLIMIT_NPROC: (message["processes"], message["processes"]), **LIMITS})
     become(message["identity"])
     os.chdir(cwd)
     # After the change of numbers, which would take it back.
@@ -227,8 +226,8 @@ def _run(message: dict[str, Any]) -> NoReturn:
         raise OSError(e.errno, e.strerror, argv[0]) from e
 
 
-def _limit() -> None:
-    for which, (soft, hard) in LIMITS.items():
+def _limit(limits: Mapping[int, tuple[int, int]]) -> None:
+    for which, (soft, hard) in limits.items():
         _, most = resource.getrlimit(which)
         hard = min(most, hard) if most >= 0 else hard
         resource.setrlimit(which, (min(soft, hard), hard))

@@ -7,7 +7,7 @@ import struct
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
-from rayplane.node.netlink import ACK, CREATE, EXCLUSIVE, NESTED, REPLACE, REQUEST, attribute, framed, text
+from rayplane.node.netlink import ACK, CREATE, EXCLUSIVE, IPV4, NESTED, REPLACE, REQUEST, attribute, framed, text
 
 LOOPBACK = 1
 """The number of the loopback interface, in every network namespace."""
@@ -26,7 +26,7 @@ _DST, _OIF, _GATEWAY, _PREFSRC, _TABLE = 1, 4, 5, 7, 15
 _FRA_SRC, _FRA_IIFNAME, _FRA_PRIORITY, _FRA_FWMARK, _FRA_FWMASK, _TO_TABLE = 2, 3, 6, 10, 16, 1
 _SHORT_TABLES = 256  # higher numbers do not fit into a message's head
 _STATIC, _ONLINK = 4, 4
-_IPV4, _WHOLE = 2, 32
+_WHOLE = 32
 _NUMBER = struct.Struct("=I")
 _LINK, _IFA, _ROUTE = struct.Struct("=BxHiII"), struct.Struct("=BBBBI"), struct.Struct("=BBBBBBBBI")
 
@@ -93,7 +93,7 @@ def join_bridge(index: int, bridge: int) -> Order:
 def new_address(index: int, ip: str, prefix: int = _WHOLE) -> Order:
     """An address, without neighbours unless a prefix says that there are some."""
     packed = IPv4Address(ip).packed
-    body = _IFA.pack(_IPV4, prefix, 0, RT_SCOPE_UNIVERSE, index)
+    body = _IFA.pack(IPV4, prefix, 0, RT_SCOPE_UNIVERSE, index)
     body += attribute(_IFA_LOCAL, packed) + attribute(_IFA_ADDRESS, packed)
     return Order(_NEWADDR, body, CREATE | EXCLUSIVE, f"address {ip}")
 
@@ -123,7 +123,7 @@ class Route:
     def _body(self) -> bytes:
         to = IPv4Network(self.to)
         flags = _ONLINK if self.gateway else 0  # no pod has its gateway for a neighbour
-        body = _ROUTE.pack(_IPV4, to.prefixlen, 0, 0, _short(self.table), _STATIC, self.scope, self.kind, flags)
+        body = _ROUTE.pack(IPV4, to.prefixlen, 0, 0, _short(self.table), _STATIC, self.scope, self.kind, flags)
         body += _number(_TABLE, self.table) if self.table >= _SHORT_TABLES else b""
         body += attribute(_DST, to.network_address.packed) if to.prefixlen else b""
         body += _number(_OIF, self.index) if self.index else b""
@@ -150,7 +150,7 @@ def delete_rule(*, source: str, priority: int) -> Order:
 
 def _rule(source: str, table: int, priority: int) -> bytes:
     of = IPv4Network(source)
-    body = _ROUTE.pack(_IPV4, 0, of.prefixlen, 0, _short(table), 0, 0, _TO_TABLE, 0)
+    body = _ROUTE.pack(IPV4, 0, of.prefixlen, 0, _short(table), 0, 0, _TO_TABLE, 0)
     body += attribute(_FRA_SRC, of.network_address.packed) if of.prefixlen else b""
     return body + _number(_FRA_PRIORITY, priority)
 

@@ -134,8 +134,9 @@ class MachineNetwork:
         self._routes.tell(self._by_wire(cidr, shared).replace())
 
     def unroute(self, cidr: str, *, shared: bool) -> None:
-        with contextlib.suppress(OSError):  # another host's device has it now
-            self._routes.tell(self._by_wire(cidr, shared).delete())
+        """Take that back. Without a device there is nothing of this process, and what another's device has stays."""
+        if self._wire:
+            self._routes.tell(self._by_wire(cidr, shared).delete(), but=errno.ESRCH)
 
     def _by_wire(self, cidr: str, shared: bool) -> Route:
         table = RT_TABLE_MAIN if shared else self._wire_table

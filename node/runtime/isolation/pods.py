@@ -11,8 +11,10 @@ from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.qos import BEST_EFFORT, GUARANTEED, qos_class
 from rayplane.control_plane.api.pods.resources import container_requests, pod_limits
+from rayplane.node.config import PIDS_MAX
 from rayplane.node.kernel_parameters import dotted
 from rayplane.node.runtime.isolation.memory import SHM, SHM_BYTES, VOLUME
+from rayplane.node.runtime.isolation.namespaces import PROCESSES_MAX
 
 _GUARANTEED, _BEST_EFFORT, _LEAST, _MOST = -997, 1000, 3, 999
 
@@ -51,6 +53,14 @@ def memory_volumes(pod: Object, node_memory: int) -> dict[str, dict[str, int]]:
             settings = {"size": min(sizes)} if sizes else {}
             found[volume["name"]] = settings | ({} if group is None else {"gid": int(group)})
     return found
+
+
+def processes_of_user(most: int) -> int:
+    """What one user of a pod may have by its resource limit, where the pod may have `most`, 0 for any number.
+
+    That holds a fork bomb until it is seen. Kernels before 5.14 count what all pods have of a user: there is room.
+    """
+    return max(PIDS_MAX, min(most, PROCESSES_MAX)) if most else PROCESSES_MAX
 
 
 def oom_score(pod: Object, container: Mapping[str, Any], node_memory: int) -> int:

@@ -58,6 +58,7 @@ def _attempt(directory: str) -> None:
         "identity": Identity(uid=1, gid=1).to_json(),
         "host_pid": False,
         "oom_score": 0,
+        "processes": namespaces.PROCESSES_MAX,
         "mounts": plan(machine_of([]), Box(f"{STAGE}/0", {}, shm=memory.place(memory.MACHINE, memory.SHM))),
     }
     with open(os.devnull, "r+b") as nothing:

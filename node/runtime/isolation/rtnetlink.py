@@ -4,12 +4,11 @@ import os
 import socket
 from collections.abc import Sequence
 
-from rayplane.node.netlink import ERROR, error_number, parsed
+from rayplane.node.netlink import CAP_ACK, ERROR, SOL_NETLINK, error_number, parsed
 from rayplane.node.runtime.isolation.links import Order
 
 _RECEIVE_BYTES = 1 << 16
 _ANSWER_S = 30.0
-_SOL_NETLINK, _CAP_ACK = 270, 10
 _NUMBERS = 1 << 31  # of orders, before they begin anew
 
 
@@ -18,8 +17,7 @@ class RouteSocket:
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
-        # Answers do not bring the question back with them.
-        self._socket.setsockopt(_SOL_NETLINK, _CAP_ACK, 1)
+        self._socket.setsockopt(SOL_NETLINK, CAP_ACK, 1)
         self._socket.settimeout(_ANSWER_S)
         self._next = 1
 

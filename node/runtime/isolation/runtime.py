@@ -24,10 +24,9 @@ from rayplane.node.images.containers import own_command, user_for
 from rayplane.node.runtime import Guard, Listener, Mount, PodPlace, StartOrder
 from rayplane.node.runtime.command import CommandLine
 from rayplane.node.runtime.isolation import memory
-from rayplane.node.runtime.isolation.limits import of_container
 from rayplane.node.runtime.isolation.members import network_id
 from rayplane.node.runtime.isolation.ownership import give_to_group
-from rayplane.node.runtime.isolation.pods import memory_volumes, oom_score, shares
+from rayplane.node.runtime.isolation.pods import memory_volumes, oom_score, processes_of_user, shares
 from rayplane.node.runtime.isolation.rootfs import SKELETON, STAGE, Box, image_root, machine_of, plan, skeleton
 from rayplane.node.runtime.isolation.seccomp import filter_of, library
 from rayplane.node.runtime.isolation.shim_network import ShimNetwork
@@ -37,7 +36,7 @@ from rayplane.node.runtime.process import ProcessRun, ProcessRuntime, check_line
 from rayplane.node.runtime.shim_client import SOCKET, ShimClient
 from rayplane.node.runtime.simulated import SimulatedRuntime
 from rayplane.node.runtime.tree import TERMINATION_LOG
-from rayplane.storage.env import Beneath
+from rayplane.storage.beneath import Beneath
 
 log = logging.getLogger(__name__)
 
@@ -310,6 +309,7 @@ class IsolatedRun(ProcessRun):
         cwd = posixpath.normpath(posixpath.join("/", cwd))
         score = oom_score(order.pod, order.container, runtime.node_memory)
         more = {"pod": meta.uid(order.pod), "identity": who.to_json(), "oom_score": score}
+        more["processes"] = processes_of_user(runtime.pod_processes)
         line = CommandLine(argv, env, cwd, more)
         check_line(line)
         return line
@@ -368,8 +368,7 @@ class IsolatedRun(ProcessRun):
         beside = runtime.main_of(uid, target) if target else ""
         runtime.started(uid, order.container["name"], order.container_id)
         where = {"host_pid": bool(spec.get("hostPID")), "beside": beside}
-        where["memory_max"] = 0 if runtime.groups.top is not None else of_container(order.container).memory
-        return {**where, "mounts": plan(runtime.machine, self._box)}
+        return {**super()._place(), **where, "mounts": plan(runtime.machine, self._box)}
 
     def _exec_command(self, command: list[str]) -> list[str]:
         check_words(command)

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from rayplane.node.errors import ContainerConfigError
-from rayplane.storage.env import Beneath
+from rayplane.storage.beneath import Beneath
 
 RUNTIME_DEFAULT, UNCONFINED = "RuntimeDefault", "Unconfined"
 RULES_MAX = 4096

@@ -19,8 +19,8 @@ in:  {op: skeleton, steps}                               of what is below roots 
      {op: egress}
      {op: lead, networks, source}
      {op: socket, id, kind, transparent}                 answered with {ev: socket} and a descriptor; kind: of _KINDS
-     {op: start} and {op: exec} also have `pod`, `identity` and `oom_score`, a start `mounts`, `host_pid` and `beside`
-                                                         (a container)
+     {op: start} and {op: exec} also have `pod`, `identity`, `oom_score` and `processes` (of a user of the pod at most),
+                                                         a start `mounts`, `host_pid` and `beside` (a container)
 out: {ev: isolated} once, {ev: failed, id: ""} when the kernel does not let it
 """
 

@@ -15,7 +15,7 @@ from rayplane.node.errors import NodeError
 from rayplane.node.runtime import Mount
 from rayplane.node.runtime.tree import ContainerTree
 from rayplane.node.volumes.pod_files import PodFiles
-from rayplane.storage.env import LeavesRoot
+from rayplane.storage.beneath import LeavesRoot
 from tests.fuzz import mutate
 from tests.storage.test_beneath import picture
 

@@ -1,6 +1,7 @@
 """Commands of builds, run for real: in the image's root, alone, without a network, and seen by nobody after."""
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -103,12 +104,25 @@ def test_a_command_that_fails_ends_the_build(
 
 
 def test_a_command_has_a_network_only_where_it_is_asked_for(store: ImageStore, base: Stored, output: int) -> None:
-    text = BASE + "RUN cat /proc/net/dev >/tmp/dev; ls /etc >/tmp/etc"
+    text = BASE + "RUN readlink /proc/self/ns/net >/tmp/net; ls /etc >/tmp/etc"
     alone = shown(store, built(store, base, output, text))["tmp"]
     shared = shown(store, built(store, base, output, text, network=True))["tmp"]
-    own = Path("/proc/net/dev").read_text().count(":")
-    assert alone["dev"].count(b":") <= own and b"resolv.conf" not in alone["etc"]
-    assert shared["dev"].count(b":") == own and b"resolv.conf" in shared["etc"]
+    own = os.readlink("/proc/self/ns/net").encode()
+    assert alone["net"].strip() != own and b"resolv.conf" not in alone["etc"]
+    assert shared["net"].strip() == own and b"resolv.conf" in shared["etc"]
+
+
+def test_what_keeps_a_command_from_running_is_told_whenever_it_is_found(
+    store: ImageStore, base: Stored, output: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when nobody reads the order any more."""
+    refuses = tmp_path / "python"
+    said = b'{"why": "not on this machine"}'
+    refuses.write_text(f"#!{sys.executable}\nimport os, sys\nos.write(int(sys.argv[3]), {said!r})\n")
+    refuses.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(refuses))
+    with pytest.raises(BadImage, match="could not be run: not on this machine"):
+        built(store, base, output, f"{BASE}ENV LONG={'x' * 100_000}\nRUN true")
 
 
 def test_a_command_that_fills_the_disk_is_ended(

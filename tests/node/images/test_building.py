@@ -2,6 +2,7 @@
 
 import os
 import stat
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -257,6 +258,24 @@ def test_what_a_command_changes_is_a_layer(store: ImageStore, context: Path) -> 
     ]
     again = build(store, context, text, base, runner=Written(write))
     assert again.digest == image.digest
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file capabilities")
+def test_that_a_file_loses_its_capabilities_is_told(store: ImageStore, context: Path) -> None:
+    kept(store, "base", [BASE])
+    bind_service = struct.pack("<5I", 0x02000001, 1 << 10, 0, 0, 0)
+
+    def write(upper: Path) -> None:
+        for name in ("other", "server"):
+            (upper / name).write_text("program")
+        os.setxattr(upper / "server", "security.capability", bind_service)
+
+    told: list[str] = []
+    stages = read_stages(read_dockerfile(b'FROM base\nRUN ["setcap"]'), {}, architecture())
+    image = store.catalog().chosen("base")[0]
+    work = Build(store, context, stages, {"base": image}, arguments={}, runner=Written(write), told=told.append)
+    work.image([parse_reference("made")])
+    assert [line.rpartition(" ")[2] for line in told if "capabilities" in line] == ["server"]
 
 
 def test_a_command_that_changes_nothing_makes_no_layer(store: ImageStore, context: Path) -> None:

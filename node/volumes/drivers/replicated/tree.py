@@ -24,7 +24,7 @@ from rayplane.node.volumes.drivers.replicated.manifest import (
     hash_block,
 )
 from rayplane.node.volumes.errors import CorruptVolume
-from rayplane.storage.env import Beneath, LeavesRoot
+from rayplane.storage.beneath import Beneath, LeavesRoot
 
 RACY_NS = 100_000_000
 """Older than this, a time stamp moves with every change (kernels stamp with ticks of up to 10 ms)."""
