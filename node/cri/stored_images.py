@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from rayplane.node.cri.images import NamedImages, StoredImage
-from rayplane.node.images.catalog import LOADED, Catalog, Stored
+from rayplane.node.images.catalog import Catalog, Stored
 from rayplane.node.images.containers import ContainerImage
 from rayplane.node.images.credentials import Auth, auth_named
 from rayplane.node.images.errors import BadReference, ImageError, ImageInUse, ImageNotFound, StoreFailed
@@ -79,8 +79,7 @@ class StoredImages:
             user = ""  # told by whoever runs from it
         digests = tuple(f"{name}@{image.digest}" for name in image.digests)
         # As with the node's own collection: what was loaded cannot be had again.
-        pinned = image.source == LOADED
-        return StoredImage(image.config, image.names, digests, image.size, user or "0", pinned)
+        return StoredImage(image.config, image.names, digests, image.size, user or "0", not image.goes_by_itself)
 
     async def pull(self, name: str, auth: pb.AuthConfig) -> str:
         found = self._find(name) if name.startswith("sha256:") else None

@@ -48,6 +48,11 @@ class Stored:
         """What a container's status shows as `imageID`: where a registry has it, else the digest of its config."""
         return f"{self.digests[0]}@{self.digest}" if self.digests else self.config
 
+    @property
+    def goes_by_itself(self) -> bool:
+        """Whether it may go when the disk gets full: it can be pulled again, or its names are another's by now."""
+        return self.source == PULLED or not self.names
+
     def to_json(self) -> dict[str, Any]:
         own = self.credentials
         return {

@@ -1,6 +1,7 @@
 """Image garbage collection: which images go when the disk gets full. Pure.
 
-Only what was pulled goes by itself, since it can be pulled again; what people loaded or built goes when they say so.
+What was pulled goes by itself, since it can be pulled again; what people loaded or built goes when they say so, or when
+a later image has its names: whoever loads or builds under one name again and again would fill the disk.
 Source: kubelet's image garbage collection.
 """
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import orjson
 
 from rayplane.node.images.blobs import Blobs
-from rayplane.node.images.catalog import LOADED, PROGRAMS_MAX, PULLED, Catalog, Credentials, Stored
+from rayplane.node.images.catalog import LOADED, PROGRAMS_MAX, Catalog, Credentials, Stored
 from rayplane.node.images.collection import Candidate, Thresholds, Wanted, wanted
 from rayplane.node.images.errors import BadImage, BadReference, ImageInUse, TooLarge
 from rayplane.node.images.layers import Layers
@@ -127,8 +127,8 @@ class ImageStore:
     def to_collect(self, thresholds: Thresholds) -> Wanted:
         """What is to go since the disk gets full."""
         room = os.statvfs(self.root)
-        pulled = [one for one in self.catalog().images.values() if one.source == PULLED]
-        candidates = [Candidate(one.digest, one.size, self._used_at(one)) for one in pulled]
+        going = [one for one in self.catalog().images.values() if one.goes_by_itself]
+        candidates = [Candidate(one.digest, one.size, self._used_at(one)) for one in going]
         total, free = room.f_blocks * room.f_frsize, room.f_bavail * room.f_frsize
         return wanted(candidates, total=total, free=free, thresholds=thresholds, now=self._now())
 

@@ -14,7 +14,7 @@ from rayplane.node.config import NodeHostConfig
 from rayplane.node.environment import Found, Reference
 from rayplane.node.errors import ContainerConfigError
 from rayplane.node.events import Events
-from rayplane.node.images.catalog import PULLED, Catalog, Stored
+from rayplane.node.images.catalog import Catalog, Stored
 from rayplane.node.images.collection import Thresholds
 from rayplane.node.images.containers import ContainerImage, environment, own_command, to_run
 from rayplane.node.images.credentials import Auth, auths_of, credentials_of, fitting
@@ -261,10 +261,10 @@ class ImageManager:
         return f"Failed to garbage collect required amount of images. {text}"
 
     async def reclaim(self) -> bool:
-        """Remove all images that can be pulled again and nobody uses; whether there was any. Pods come before them."""
+        """Remove all images that go by themselves and nobody uses; whether there was any. Pods come before them."""
         try:
-            pulled = [one.digest for one in self.store.catalog().images.values() if one.source == PULLED]
-            return bool(pulled) and bool(await self.run(self.store.remove_images, pulled))
+            going = [one.digest for one in self.store.catalog().images.values() if one.goes_by_itself]
+            return bool(going) and bool(await self.run(self.store.remove_images, going))
         except (ImageError, OSError):
             return False  # told by whoever needs one
 

@@ -62,6 +62,20 @@ def test_of_a_store_only_unused_pulled_images_are_candidates(tmp_path: Path) -> 
     assert store.to_collect(everything).digests == (unused.digest, used.digest)
 
 
+def test_what_was_loaded_goes_when_another_has_its_name(tmp_path: Path) -> None:
+    now = 1000.0
+    store = ImageStore(tmp_path, None, lambda: now)
+    store.prepare()
+    first, second, third = (kept(store, "shop:1", [tar([entry(name)])]) for name in ("a", "b", "c"))
+    store.use(first).close()
+    use = store.use(second)
+    now = 2000.0
+    assert store.collect(Thresholds(high=0, low=0, min_age_s=100.0))[0] > 0
+    assert {*store.catalog().images} == {second.digest, third.digest}
+    assert first.digest not in store.blobs.digests()
+    use.close()
+
+
 def test_what_goes_is_measured_by_the_disk_and_not_by_what_images_are_said_to_have(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
