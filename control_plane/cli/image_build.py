@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _STDERR = 2
 _PREFIX, _LOCK = "build-", "lock"
+_CACHE = "layers-of-builds"
+_MEMORY = 0.5  # of the machine's
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,8 @@ class _Asked:
     target: str
     egress: bool
     epoch: int
+    memory: int
+    cached: bool
 
 
 def build(
@@ -58,13 +62,17 @@ def build(
     egress: Annotated[
         bool, typer.Option("--egress", help="Let RUN use this machine's network; else it has none.")
     ] = False,
+    memory: Annotated[
+        str, typer.Option("--memory", metavar="BYTES", help="What a RUN may have: 2Gi.  [default: half the machine's]")
+    ] = "",
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Do each RUN again, whatever it did before.")] = False,
     name: Name = "default",
     state: State = None,
 ) -> None:
     """Build an image from a Dockerfile and load it on every machine of the cluster.
 
-    RUN works in a container of this machine, without root. The same files give the same image, with times of
-    SOURCE_DATE_EPOCH, as far as what RUN does is the same each time.
+    RUN works in a container of this machine, without root; what it made of the same files before is not made again.
+    The same files give the same image, with times of SOURCE_DATE_EPOCH, as far as what RUN does is the same each time.
     """
     from rayplane.node.images.dockerfile import BYTES_MAX, read_dockerfile
     from rayplane.node.images.platforms import architecture
@@ -83,7 +91,8 @@ def build(
     epoch = os.environ.get("SOURCE_DATE_EPOCH", "0")
     if not (epoch.isascii() and epoch.isdigit() and len(epoch) < 12):
         raise UsageError(f"SOURCE_DATE_EPOCH={epoch[:100]!r}: use seconds since 1970")
-    asked = _Asked(folder, stages, names, values, target, egress, int(epoch))
+    most = _bytes(memory)
+    asked = _Asked(folder, stages, names, values, target, egress, int(epoch), most, not no_cache)
     directory = state_dir(name, state)
     # Beside the cluster's own: where nodes can keep layers, so can a build.
     with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=directory.path) as place, held(Path(place)):
@@ -126,6 +135,7 @@ def remove_left(directory: Path) -> None:
 
 async def _built(directory: StateDir, place: Path, asked: _Asked) -> "Stored":
     from rayplane.node.images.archives import saved
+    from rayplane.node.images.build_cache import BuildCache
     from rayplane.node.images.building import Build
     from rayplane.node.images.stages import images_of, needed
     from rayplane.node.images.store import ImageStore
@@ -138,7 +148,7 @@ async def _built(directory: StateDir, place: Path, asked: _Asked) -> "Stored":
     store.prepare()
     wanted = images_of(asked.stages, needed(asked.stages, asked.target))
     images = {one: await _fetched(directory, store, one, place / "base.tar") for one in wanted}
-    runner = IsolatedRunner(store.root, network=asked.egress, output=_STDERR, epoch=asked.epoch)
+    runner = IsolatedRunner(store.root, network=asked.egress, output=_STDERR, epoch=asked.epoch, memory=asked.memory)
     work = Build(
         store,
         asked.folder,
@@ -149,7 +159,12 @@ async def _built(directory: StateDir, place: Path, asked: _Asked) -> "Stored":
         epoch=asked.epoch,
         told=lambda text: errors.print(plain(text), markup=False),
     )
-    image = await _carried_out(work, runner, asked)
+    cache = BuildCache(directory.path / _CACHE)
+    work.cache = cache if asked.cached else None
+    try:
+        image = await _carried_out(work, runner, asked)
+    finally:
+        cache.trim()
     await send(directory, lambda: saved(store, image), [])
     return image
 
@@ -172,6 +187,16 @@ async def _carried_out(work: "Build", runner: "IsolatedRunner", asked: _Asked) -
         runner.stop()
         await asyncio.gather(building, return_exceptions=True)  # that it was ended is no news
         raise
+
+
+def _bytes(text: str) -> int:
+    from rayplane.control_plane.api.machinery import quantity
+
+    if not text:
+        return int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * _MEMORY)
+    if not quantity.is_quantity(text) or quantity.value(text) <= 0:
+        raise UsageError(f"--memory {text!r}: write bytes as Kubernetes does, 512Mi or 2Gi")
+    return quantity.value(text)
 
 
 def _pairs(texts: Sequence[str]) -> dict[str, str]:

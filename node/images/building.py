@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from rayplane.node.errors import ContainerConfigError
 from rayplane.node.images.archives import keep_manifest
+from rayplane.node.images.build_cache import BuildCache, key_of
 from rayplane.node.images.catalog import Stored
 from rayplane.node.images.containers import UPPER, environment
 from rayplane.node.images.decompress import MAGICS, OTHERS
@@ -87,6 +88,8 @@ class Build:
         self._folder = Folder(context)
         self._arguments, self._runner, self._epoch, self._told = arguments, runner, epoch, told
         self._built: dict[int | str, _State] = {}
+        self.cache: BuildCache | None = None
+        """Where layers of commands may be that ran before."""
 
     def image(self, names: Sequence[Reference], target: str = "") -> Stored:
         """Build a stage, the last one if none is named. Raises ImageError, OSError."""
@@ -146,17 +149,24 @@ class Build:
         tree: Tree = self._folder
         if origin is not None:
             tree = LayeredTree(self._store.layers.merged(self._state_of(origin).diff_ids))
-        return self._with_layer(state, order.at, self._copied(state, order, tree))
+        return self._over(state, order.at, self._layers_of(self._copied(state, order, tree)))
 
-    def _with_layer(self, state: _State, at: Instruction, entries: Mapping[str, Entry]) -> _State:
-        told: dict[str, Any] = {"created": self._stamp, "created_by": at.said}
+    def _layers_of(self, entries: Mapping[str, Entry]) -> tuple[Descriptor, ...]:
+        """A layer; none of no entries."""
         if not entries:
+            return ()
+        return (Descriptor(OCI_LAYER, *self._store.blobs.add(layer_of(entries, self._epoch))),)
+
+    def _over(self, state: _State, at: Instruction, layers: tuple[Descriptor, ...]) -> _State:
+        """A state with an order's layer, if it made one."""
+        told: dict[str, Any] = {"created": self._stamp, "created_by": at.said}
+        if not layers:
             return replace(state, history=(*state.history, told | {"empty_layer": True}))
-        digest, size = self._store.blobs.add(layer_of(entries, self._epoch))
-        layer = Descriptor(OCI_LAYER, digest, size)
-        self._store.layers.unpack(layer, digest)
-        layers, diff_ids = (*state.layers, layer), (*state.diff_ids, digest)
-        return replace(state, layers=layers, diff_ids=diff_ids, history=(*state.history, told))
+        for layer in layers:
+            self._store.layers.unpack(layer, layer.digest)
+        digests = (layer.digest for layer in layers)
+        history = (*state.history, told)
+        return replace(state, layers=state.layers + layers, diff_ids=(*state.diff_ids, *digests), history=history)
 
     # --- RUN --------------------------------------------------------------------------------------
 
@@ -165,19 +175,42 @@ class Build:
             raise BadImage("this machine cannot run it apart from others: make its files beforehand, and COPY them")
         if not order.words:
             raise BadImage("says nothing")
+        user = user_of(order.user, self._store.layers.accounts(state.diff_ids))
+        key, blobs = self._key(state, order, user, self._runner), self._store.blobs
+        made = self.cache.find(key, blobs) if self.cache is not None else None
+        if made is None:
+            made = self._run(state, order, user, self._runner)
+            if self.cache is not None:
+                self.cache.keep(key, made, blobs)
+        else:
+            self._told("  is in the cache")
+        return self._over(state, order.at, made)
+
+    def _key(self, state: _State, order: Run, user: User, runner: Runner) -> str:
+        told = {
+            "words": order.words,
+            "env": dict(order.env),
+            "user": [user.uid, user.gid, user.groups, user.home],
+            "directory": order.directory,
+            "mounted": sorted(runner.mounted),
+            "epoch": self._epoch,
+            "has_owners": self._store.layers.owners is not None,
+        }
+        return key_of(state.diff_ids, told)
+
+    def _run(self, state: _State, order: Run, user: User, runner: Runner) -> tuple[Descriptor, ...]:
         layers = self._store.layers
-        user = user_of(order.user, layers.accounts(state.diff_ids))
         places = dict.fromkeys(str(layers.path(one)) for one in reversed(state.diff_ids))
         directory = Path(own_name(str(self._store.root / "making" / "run")))
         try:
             directory.mkdir()
-            self._runner.run(Step(str(directory), [*places], order.words, order.env, user, order.directory))
-            changes = Changes(Beneath(str(directory / UPPER)), layers.owners, self._runner.mounted)
+            runner.run(Step(str(directory), [*places], order.words, order.env, user, order.directory))
+            changes = Changes(Beneath(str(directory / UPPER)), layers.owners, runner.mounted)
             entries = changes.entries()
             if changes.bereft:
                 lost = f"{changes.bereft[0]} and others" if changes.bereft[1:] else changes.bereft[0]
                 self._told(f"warning: layers keep no capabilities of files, as setcap gives them: {lost}")
-            return self._with_layer(state, order.at, entries)
+            return self._layers_of(entries)
         finally:
             Beneath(str(directory.parent)).remove(directory.name)
 

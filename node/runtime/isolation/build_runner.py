@@ -12,6 +12,7 @@ import os
 import select
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,15 @@ from rayplane.node.runtime.isolation.seccomp import filter_of
 from rayplane.node.runtime.isolation.users import RANGE_FIRST, USUAL, Identity
 from rayplane.node.runtime.isolation.variables import PATH
 from rayplane.node.runtime.resolv import RESOLV_CONF
+from rayplane.node.shim.hogs import NEAR_S, Most, families, over
+from rayplane.node.shim.processes import read, share
 from rayplane.storage.beneath import Beneath
 
 HOST_NAME = "build"
 LOOK_S = 0.5
-"""Between two looks at the room that is left."""
+"""Between two looks at the room that is left, and at the memory that a command has."""
 _ANSWER_MAX = 64 * 1024
+_PROC = "/proc"
 _STAGED = f"{STAGE}/0"
 _FIRST_TO_GO = 1000
 _MACHINES = (RESOLV_CONF, "/etc/hosts")
@@ -43,12 +47,13 @@ _KEPT_ENV = ("PATH", "LANG", "LD_LIBRARY_PATH")
 class IsolatedRunner:
     """A runner of the commands of a build in the store at `store`; see `Runner`.
 
-    `network`: whether they have the machine's; `output`: descriptor that they write to.
+    `network`: whether they have the machine's; `output`: descriptor that they write to; `memory`: bytes that one may
+    have, 0 for any number.
     """
 
-    def __init__(self, store: Path, *, network: bool, output: int, epoch: int) -> None:
+    def __init__(self, store: Path, *, network: bool, output: int, epoch: int, memory: int = 0) -> None:
         self._store = os.path.realpath(store)
-        self._network, self._output, self._epoch = network, output, epoch
+        self._network, self._output, self._epoch, self._memory = network, output, epoch, memory
         self._stopped = False
         self.mounted = frozenset(_MACHINES if network else ())
 
@@ -81,19 +86,31 @@ class IsolatedRunner:
                 with contextlib.suppress(BrokenPipeError):  # it has said why already
                     process.stdin.write(data)
                     process.stdin.close()
-                self._watch(told.fileno())
+                self._watch(told.fileno(), process.pid)
                 said = told.read(_ANSWER_MAX)
             finally:
                 process.kill()
         _judge(json.loads(said) if said else {"why": "it was ended from outside"})
 
-    def _watch(self, answer: int) -> None:
+    def _watch(self, answer: int, pid: int) -> None:
         """Return when there is an answer, or none can come any more."""
-        while not select.select([answer], [], [], LOOK_S)[0]:
+        pause = NEAR_S
+        while not select.select([answer], [], [], pause)[0]:
             if self._stopped:
                 raise BadImage("the build was ended")
             if not room_at(self._store).bytes:
                 raise TooLarge("the command fills the disk: there is no room for what it writes")
+            pause = min(LOOK_S, self._check_memory(pid))
+
+    def _check_memory(self, pid: int) -> float:
+        """How long to wait before the next look at what a process and those below it have. Raises TooLarge."""
+        if not self._memory:
+            return LOOK_S
+        seen = read(_PROC)
+        greedy, _, pause = over(seen, families(seen, {"": [pid]}), {"": Most(self._memory)}, partial(share, _PROC))
+        if greedy:
+            raise TooLarge(f"the command has more memory than the {self._memory} bytes that it may have")
+        return pause
 
     def _hand_on(self, step: Step) -> None:
         """Let the command have what is made for it."""

@@ -49,11 +49,11 @@ def output(tmp_path: Path) -> Iterator[int]:
     os.close(fd)
 
 
-def built(store: ImageStore, base: Stored, output: int, text: str, *, network: bool = False) -> Stored:
+def built(store: ImageStore, base: Stored, output: int, text: str, *, network: bool = False, memory: int = 0) -> Stored:
     context = store.root.parent / "context"
     context.mkdir(exist_ok=True)
     stages = read_stages(read_dockerfile(text.encode()), {}, architecture())
-    runner = IsolatedRunner(store.root, network=network, output=output, epoch=7)
+    runner = IsolatedRunner(store.root, network=network, output=output, epoch=7, memory=memory)
     work = Build(store, context, stages, {"base": base}, arguments={}, runner=runner)
     return work.image([parse_reference("made")])
 
@@ -122,7 +122,7 @@ def test_what_keeps_a_command_from_running_is_told_whenever_it_is_found(
     refuses.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(refuses))
     with pytest.raises(BadImage, match="could not be run: not on this machine"):
-        built(store, base, output, f"{BASE}ENV LONG={'x' * 100_000}\nRUN true")
+        built(store, base, output, f"{BASE}ENV A={'x' * 50_000} B={'x' * 50_000}\nRUN true")
 
 
 def test_a_command_that_fills_the_disk_is_ended(
@@ -132,6 +132,13 @@ def test_a_command_that_fills_the_disk_is_ended(
     monkeypatch.setattr(build_runner, "room_at", lambda place: Room(0, 0))
     with pytest.raises(BadImage, match="fills the disk"):
         built(store, base, output, BASE + "RUN sleep 1000")
+
+
+def test_a_command_that_has_more_memory_than_it_may_is_ended(store: ImageStore, output: int) -> None:
+    large = kept(store, "large", [tools(), tar([entry("srv/large", data=b"x" * (48 << 20))])])
+    with pytest.raises(BadImage, match=r"line 3: RUN: .* more memory than the 67108864 bytes"):
+        built(store, large, output, f"{BASE}RUN x=$(cat /srv/large); sleep 1000", memory=64 << 20)
+    built(store, large, output, f"{BASE}RUN true", memory=64 << 20)
 
 
 def test_a_command_sees_nothing_of_the_machine(store: ImageStore, base: Stored, output: int, tmp_path: Path) -> None:
