@@ -55,8 +55,10 @@ class Terminal(StandardInput):
     def __init__(self) -> None:
         ours, slave = os.openpty()
         self.theirs = [slave, ours]
-        self._ours = os.dup(ours)
-        self._terminal = os.dup(ours)
+        self._have(os.dup(ours))
+
+    def _have(self, ours: int) -> None:
+        self._ours, self._terminal = ours, os.dup(ours)
         self._writer = None
 
     def end(self) -> None:
@@ -73,6 +75,39 @@ class Terminal(StandardInput):
         if self._terminal >= 0:
             os.close(self._terminal)
             self._terminal = -1
+
+
+class OwnTerminal(Terminal):
+    """A terminal that the container's process makes for itself: its other end comes when it has started."""
+
+    def __init__(self) -> None:
+        self.theirs = []
+        self._ours = self._terminal = -1
+        self._writer = None
+        self._size = (0, 0)
+        self._settled = asyncio.Event()
+
+    def connect(self, ours: int) -> None:
+        """Have the other end, which is this one's from now on."""
+        if self._settled.is_set():
+            os.close(ours)
+            return
+        self._have(ours)
+        self._settled.set()
+        if all(self._size):
+            self.resize(*self._size)
+
+    async def write(self, data: bytes) -> None:
+        await self._settled.wait()
+        await super().write(data)
+
+    def resize(self, width: int, height: int) -> None:
+        self._size = (width, height)
+        super().resize(width, height)
+
+    def close(self) -> None:
+        self._settled.set()
+        super().close()
 
 
 class Attached:

@@ -47,7 +47,7 @@ class ProcessExec:
                 op="exec",
                 of=self._container_id,
                 **line.to_json() | {"argv": command},
-                tty=self._tty,
+                **self._terminal_of(),
             )
         except (OSError, RuntimeFailed) as e:
             self._end(126)
@@ -56,6 +56,10 @@ class ProcessExec:
         finally:
             for fd in theirs:
                 os.close(fd)
+
+    def _terminal_of(self) -> dict[str, Any]:
+        """What is told of its terminal."""
+        return {"tty": self._tty}
 
     async def _open_pipes(self, stdin: bool) -> list[int]:
         input_read, input_write = os.pipe2(os.O_CLOEXEC)
@@ -71,12 +75,16 @@ class ProcessExec:
         return theirs
 
     async def _open_terminal(self) -> list[int]:
-        self._terminal, slave = os.openpty()
+        ours, slave = os.openpty()
+        await self._connect(ours)
         if all(self._size):
             self.resize(*self._size)
-        await self._connect_output(os.dup(self._terminal))
-        await self._connect_input(os.dup(self._terminal))
         return [slave, os.dup(slave), os.dup(slave)]
+
+    async def _connect(self, terminal: int) -> None:
+        self._terminal = terminal
+        await self._connect_output(os.dup(terminal))
+        await self._connect_input(os.dup(terminal))
 
     async def _connect_input(self, fd: int) -> None:
         self._input = await connect_input(fd)
@@ -150,3 +158,42 @@ class ProcessExec:
         if self._terminal >= 0:
             os.close(self._terminal)
             self._terminal = -1
+
+
+class ConsoleExec(ProcessExec):
+    """A command that makes its terminal itself, where it runs: the other end comes when it has started."""
+
+    _given: asyncio.Future[int] | None = None
+
+    def _terminal_of(self) -> dict[str, Any]:
+        return {"tty": True, "console": [*self._size]}
+
+    async def _open_terminal(self) -> list[int]:
+        self._given = asyncio.get_running_loop().create_future()
+        return []
+
+    async def begin(self, command: list[str], line: CommandLine, *, stdin: bool, on_end: Callable[[], None]) -> None:
+        await super().begin(command, line, stdin=stdin, on_end=on_end)
+        assert self._given is not None
+        try:
+            terminal = await self._given
+        except asyncio.CancelledError:
+            self.kill()
+            raise
+        if terminal >= 0:
+            await self._connect(terminal)
+
+    def _report(self, message: dict[str, Any]) -> None:
+        for fd in message.get("fds") or ():
+            if self._given is None or self._given.done():
+                os.close(fd)
+            else:
+                self._given.set_result(fd)
+        if message["ev"] == "started" and self._given is not None and not self._given.done():
+            self._given.set_result(-1)
+        super()._report(message)
+
+    def _end(self, code: int) -> None:
+        super()._end(code)
+        if self._given is not None and not self._given.done():
+            self._given.set_result(-1)

@@ -1,7 +1,6 @@
 """Ends of pipes and terminals as streams of the event loop."""
 
 import asyncio
-import contextlib
 import fcntl
 import os
 import struct
@@ -30,15 +29,21 @@ async def connect_output(fd: int) -> tuple[asyncio.StreamReader, asyncio.ReadTra
     reader = asyncio.StreamReader(limit=CHUNK)
     pipe: BinaryIO = os.fdopen(fd, "rb", 0)  # type: ignore[assignment]
     loop = asyncio.get_running_loop()
-    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
+    transport, _ = await loop.connect_read_pipe(lambda: _Output(reader), pipe)
     return reader, transport
 
 
+class _Output(asyncio.StreamReaderProtocol):
+    """A terminal whose last user is gone answers with an error instead of an end: what came before is still read."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(None if isinstance(exc, OSError) else exc)
+
+
 async def chunks(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
-    """What comes, until it ends. A terminal whose last user is gone answers with an error instead of an end."""
-    with contextlib.suppress(OSError):
-        while data := await reader.read(CHUNK):
-            yield data
+    """What comes, until it ends."""
+    while data := await reader.read(CHUNK):
+        yield data
 
 
 async def merged(readers: Sequence[asyncio.StreamReader]) -> AsyncIterator[tuple[bytes, bytes]]:

@@ -21,7 +21,7 @@ from rayplane.node.errors import ContainerConfigError, ContainerCreateError, Not
 from rayplane.node.images.containers import own_command, stop_signal
 from rayplane.node.lifecycle.model import START_ERROR, TOO_MANY_PROCESSES
 from rayplane.node.runtime import ContainerRun, ExecSession, Listener, LogOptions, PodPlace, StartOrder, Usage
-from rayplane.node.runtime.attach import Attached, StandardInput, Terminal
+from rayplane.node.runtime.attach import Attached, OwnTerminal, StandardInput, Terminal
 from rayplane.node.runtime.command import (
     CommandLine,
     Layout,
@@ -30,7 +30,7 @@ from rayplane.node.runtime.command import (
     own_paths,
 )
 from rayplane.node.runtime.copying import copy_command
-from rayplane.node.runtime.exec_session import ProcessExec
+from rayplane.node.runtime.exec_session import ConsoleExec, ProcessExec
 from rayplane.node.runtime.host_group import HostGroup
 from rayplane.node.runtime.isolation.cgroups import Group
 from rayplane.node.runtime.isolation.limits import of_container
@@ -49,7 +49,12 @@ EXEC_MAX = 256
 
 
 class ProcessRuntime(NothingShared):
-    """A runtime that starts containers as processes; `simulated` takes those without a command."""
+    """A runtime that starts containers as processes; `simulated` takes those without a command.
+
+    `makes_consoles`: whether processes make their terminals themselves, in a file system of their own.
+    """
+
+    makes_consoles = False
 
     def __init__(
         self,
@@ -165,7 +170,7 @@ class ProcessRun:
     def _open_input(self) -> Iterator[list[int]]:
         """What the shim needs of the process's terminal or standard input, where it has one."""
         if self._order.container.get("tty"):
-            self._stdin = Terminal()
+            self._stdin = OwnTerminal() if self._runtime.makes_consoles else Terminal()
         elif self._order.container.get("stdin"):
             self._stdin = StandardInput()
         theirs = self._stdin.theirs if self._stdin is not None else []
@@ -202,6 +207,9 @@ class ProcessRun:
         event = message["ev"]
         if event == "started":
             self._pid = message["pid"]
+            for fd in message.get("fds") or ():
+                assert isinstance(self._stdin, OwnTerminal)
+                self._stdin.connect(fd)
             self._listener.started()
         elif event == "failed":
             # A shim that died says nothing of the program: it is started again.
@@ -264,7 +272,9 @@ class ProcessRun:
             raise NotRunning(f"{EXEC_MAX} commands run in containers of this host: end some first")
         command = self._exec_command(command)
         self._runtime.execs += 1
-        session = ProcessExec(self._runtime.shim, self._order.container_id, tty=tty, size=size)
+        runtime = self._runtime
+        kind = ConsoleExec if tty and runtime.makes_consoles else ProcessExec
+        session = kind(runtime.shim, self._order.container_id, tty=tty, size=size)
 
         def ended() -> None:
             self._runtime.execs -= 1

@@ -44,6 +44,7 @@ class Child:
         self.most = Most()  # that is looked after here
         self.groups: list[int] = []  # descriptors of control groups
         self.why = ""  # it was ended, told with its end
+        self.console = -1  # by which the other end of its own terminal comes
         self.spaces = 0  # a number of what its processes share, where they do not all go with its first
 
 

@@ -38,6 +38,8 @@ def check(message: dict[str, Any], fds: int) -> None:
         if field in message and not looks_right(message[field]):
             raise ValueError(f"{field} is not what it must be")
     fewest, most = _FDS.get(str(op), (0, 0))
+    if op == "exec" and message.get("console") is not None:
+        fewest = most = 0
     if not fewest <= fds - message.get("groups", 0) <= most:
         raise ValueError(f"{fds} descriptors came with it")
 
@@ -66,6 +68,10 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 62
 
 
+def _is_size(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(side == 0 or _is_count(side) for side in value)
+
+
 def _is_signal(value: object) -> bool:
     return _is_count(value) and value <= 64  # type: ignore[operator]
 
@@ -85,6 +91,7 @@ _FIELDS: dict[str, Callable[[object], bool]] = {
     "groups": lambda value: value == 0 or _is_count(value),
     "memory_max": lambda value: value == 0 or _is_count(value),
     "processes_max": lambda value: value == 0 or _is_count(value),
+    "console": lambda value: value is None or _is_size(value),
     "grace": _is_span,
     "seconds": _is_span,
 }

@@ -13,10 +13,12 @@ in:  {op: start, id, argv, env, cwd, log, log_bytes, [log_files], [stop_signal]}
      its end and ours; at last `groups` of files that the process writes to; with `memory_max` or `processes_max` it is
      looked after
      {op: exec, id, of, argv, env, cwd, tty} with three descriptors
+     with `console`, columns and rows, a start or an exec gets a terminal from where it runs, and no descriptors of one
      {op: attach, id} with one for what a container writes from now on, or two, the second for its errors; closed when
      that ends
      {op: kill, id, grace} {op: alive, seconds} {op: limit, id, memory_max}
-out: {ev: started, id, pid} {ev: failed, id, error, [code]} {ev: exited, id, code, signal, why}
+out: {ev: started, id, pid} {ev: failed, id, error, [code]} {ev: exited, id, code, signal, why}; with the first comes
+     the other end of a terminal that is from where it runs
 
 Imports of this project only what is beside it, so that it starts in a few milliseconds. Single-threaded, one epoll
 loop.
@@ -43,14 +45,15 @@ if __name__ == "__main__":
 
 from rayplane.node.shim import orders
 from rayplane.node.shim.child import Attached, Child, Process, changed_signals
+from rayplane.node.shim.consoles import handed_over, socket_pair
 from rayplane.node.shim.container_log import STDERR, STDOUT, Log
+from rayplane.node.shim.failures import describe, exit_code
 from rayplane.node.shim.hogs import Most
 from rayplane.node.shim.lookout import ORPHANS, Lookout
 from rayplane.node.shim.processes import child_pids, kill, kill_group, mark_of
 from rayplane.node.shim.spawning import spawn
 
 MESSAGE_MAX = 192 * 1024
-ERROR_CHARS = 1000
 #: Descriptors that the shim may have, where the machine allows it; a container takes about ten.
 FILES_MAX = 65536
 READ_BYTES = 64 * 1024
@@ -69,6 +72,7 @@ class Shim:
 
     proc = "/proc"
     can_be_stopped = True  # by SIGTERM
+    makes_consoles = False
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
@@ -211,12 +215,16 @@ class Shim:
     def _start(self, message: dict[str, Any], fds: list[int]) -> None:
         first = len(fds) - message.get("groups", 0)
         directory, stdin, terminal = (*fds[:first], -1, -1)[:3]
-        tty = terminal >= 0
-        pipes = [(os.dup(terminal), os.dup(stdin))] if tty else [os.pipe2(os.O_CLOEXEC) for _ in _STREAMS]
+        tty, own = terminal >= 0, self._makes_console(message)
+        if own:
+            pipes = [socket_pair()]
+        else:
+            pipes = [(os.dup(terminal), os.dup(stdin))] if tty else [os.pipe2(os.O_CLOEXEC) for _ in _STREAMS]
         log = None
         try:
             log = Log(os.dup(directory), message["log"], message["log_bytes"], message.get("log_files", 2))
-            stdio = (stdin if stdin >= 0 else self._nothing, pipes[0][1], pipes[-1][1])
+            read_from = pipes[0][1] if own else stdin if stdin >= 0 else self._nothing
+            stdio = (read_from, pipes[0][1], pipes[-1][1])
             process = self.spawn({**message, "tty": tty, "groups": fds[first:]}, stdio)
         except (OSError, ValueError, subprocess.SubprocessError) as e:
             for read, _ in pipes:
@@ -233,19 +241,32 @@ class Shim:
         for (read, _), stream in zip(pipes, _STREAMS, strict=False):
             os.set_blocking(read, False)
             child.outputs[read] = stream
+        child.console = pipes[0][0] if own else -1
         child.groups = [os.dup(fd) for fd in fds[first:]]
         self._add(child)
         self._lookout.bound(child, Most(message.get("memory_max", 0), message.get("processes_max", 0)))
 
+    def _makes_console(self, message: dict[str, Any]) -> bool:
+        return self.makes_consoles and message.get("console") is not None
+
     def _exec(self, message: dict[str, Any], fds: list[int]) -> None:
+        console, theirs = socket_pair() if self._makes_console(message) else (-1, -1)
         try:
             container = self._children.get(message["of"])
             groups = container.groups if container is not None else []
-            process = self.spawn({**message, "groups": groups}, (fds[0], fds[1], fds[2]))
+            stdio = (theirs, theirs, theirs) if console >= 0 else (fds[0], fds[1], fds[2])
+            process = self.spawn({**message, "groups": groups}, stdio)
         except (OSError, ValueError, subprocess.SubprocessError) as e:
+            if console >= 0:
+                os.close(console)
             self._send(ev="failed", id=message["id"], error=describe(e, message), code=exit_code(e, message))
             return
-        self._add(Child(message, process))
+        finally:
+            if theirs >= 0:
+                os.close(theirs)
+        child = Child(message, process)
+        child.console = console
+        self._add(child)
 
     def _add(self, child: Child) -> None:
         """Know a child; it is told as started when it has come to its program."""
@@ -262,11 +283,27 @@ class Shim:
             error = child.process.failure()
             if error is not None:
                 child.failure = error
+                for fd in self._console_of(child):
+                    os.close(fd)
                 return
         child.begun = True
-        self._send(ev="started", id=child.id, pid=self.shown(child))
+        self._send(ev="started", id=child.id, pid=self.shown(child), fds=self._console_of(child))
         if child.outputs:
             self._balance(child)
+
+    def _console_of(self, child: Child) -> list[int]:
+        """The other end of a terminal that a process has made, for the host. A container's is read here too."""
+        if child.console < 0:
+            return []
+        stream, terminal = child.outputs.pop(child.console, None), handed_over(child.console)
+        child.console = -1
+        if terminal < 0:
+            return []
+        if stream is None:
+            return [terminal]
+        os.set_blocking(terminal, False)
+        child.outputs[terminal] = stream
+        return [os.dup(terminal)]
 
     def _pump(self, child: Child, output: int) -> bool:
         """Move some output to the log; whether there may be more now."""
@@ -440,23 +477,6 @@ class Shim:
                 os.waitpid(-1, 0)
             except ChildProcessError:
                 return
-
-
-def exit_code(error: Exception, message: dict[str, Any]) -> int:
-    """As a shell says: 127 when there is no such program, 126 when it cannot be run."""
-    return 127 if isinstance(error, FileNotFoundError) and error.filename == message["argv"][0] else 126
-
-
-def describe(error: Exception, message: dict[str, Any]) -> str:
-    argv = message.get("argv")
-    program = argv[0] if isinstance(argv, list) and argv else ""
-    said = str(error) or type(error).__name__
-    if isinstance(error, OSError) and error.filename == program:
-        if isinstance(error, FileNotFoundError):
-            said = f'exec: "{program}": executable file not found in $PATH'
-        elif isinstance(error, PermissionError):
-            said = f'exec: "{program}": permission denied'
-    return said[:ERROR_CHARS]
 
 
 if __name__ == "__main__":

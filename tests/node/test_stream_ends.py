@@ -1,7 +1,8 @@
-"""Commands and forwarded ports whose clients go away without a word: what is theirs ends, and nobody is warned."""
+"""Commands and forwarded ports whose clients or programs go away: what is theirs ends, all is read, none is warned."""
 
 import asyncio
 import logging
+import os
 import socket
 from collections.abc import AsyncIterator
 from typing import Any
@@ -10,6 +11,7 @@ import grpc
 import pytest
 
 from rayplane.control_plane.rpc import RpcError
+from rayplane.node.runtime.pipes import connect_output, merged
 from rayplane.node.streaming.service import forward_port, run_command
 from rayplane.proto.rayplane.v1 import node_pb2 as pb
 
@@ -94,3 +96,14 @@ async def test_a_forwarded_port_is_closed(warnings: list[logging.LogRecord], pod
         run.far.close()
     assert await said == [False, True]
     assert warnings == []
+
+
+async def test_what_a_terminal_said_before_its_end_is_read() -> None:
+    ours, theirs = os.openpty()
+    reader, transport = await connect_output(ours)
+    os.write(theirs, b"last words")
+    os.close(theirs)
+    while not transport.is_closing():
+        await asyncio.sleep(0)
+    async with asyncio.timeout(20):
+        assert b"".join([out async for out, _ in merged([reader])]) == b"last words"

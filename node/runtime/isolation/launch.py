@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 from rayplane.node.runtime.isolation import syscalls
 from rayplane.node.runtime.isolation.mounts import build
 from rayplane.node.runtime.isolation.namespaces import PodNamespaces
+from rayplane.node.runtime.isolation.terminals import make_terminal
 from rayplane.node.runtime.isolation.users import known_groups, maps_many
 from rayplane.node.shim.child import reset_signals
 
@@ -86,8 +87,11 @@ def start(message: dict[str, Any], pod: PodNamespaces, stdio: Sequence[int], *, 
         return own
 
     def inside() -> None:
-        _stand_alone(stdio, tty=message["tty"])
+        own = message.get("console")
+        _stand_alone(stdio, tty=message["tty"] and own is None)
         build(message["mounts"])
+        if own is not None:
+            make_terminal(own, message["identity"]["uid"], is_console=True)
         _join_groups(groups)
         syscalls.unshare(syscalls.CLONE_NEWCGROUP)
         _run(message)
@@ -112,7 +116,10 @@ def enter(message: dict[str, Any], pod: PodNamespaces, main: int, stdio: Sequenc
         return 0
 
     def inside() -> None:
-        _stand_alone(stdio, tty=message["tty"])
+        own = message.get("console")
+        _stand_alone(stdio, tty=message["tty"] and own is None)
+        if own is not None:
+            make_terminal(own, message["identity"]["uid"])
         _join_groups(groups)
         _run(message)
 

@@ -57,6 +57,8 @@ class IsolatedRuntime(ShimNetwork, ProcessRuntime):
     number; `kept`: directories that no pod sees.
     """
 
+    makes_consoles = True
+
     def __init__(
         self,
         simulated: SimulatedRuntime,
@@ -368,6 +370,7 @@ class IsolatedRun(ProcessRun):
         beside = runtime.main_of(uid, target) if target else ""
         runtime.started(uid, order.container["name"], order.container_id)
         where = {"host_pid": bool(spec.get("hostPID")), "beside": beside}
+        where["console"] = [0, 0] if order.container.get("tty") else None
         return {**super()._place(), **where, "mounts": plan(runtime.machine, self._box)}
 
     def _exec_command(self, command: list[str]) -> list[str]:

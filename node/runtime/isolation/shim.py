@@ -57,6 +57,7 @@ class IsolatedShim(Shim):
 
     proc = PROC
     can_be_stopped = False  # by containers that see it
+    makes_consoles = True
 
     def __init__(self, control: socket.socket, network: MachineNetwork) -> None:
         super().__init__(control)
