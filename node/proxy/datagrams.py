@@ -12,8 +12,9 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, field
 
-from rayplane.node.proxy.listeners import Choices, Judge, Places
+from rayplane.node.proxy.listeners import Choices, Judge, Places, opened
 from rayplane.node.proxy.rules import Endpoint, Target
+from rayplane.node.runtime.pod_network import PodNetwork
 from rayplane.node.tasks import Tasks
 
 FLOWS_MAX, FLOWS_OF_ONE_MAX = 1024, 256
@@ -185,15 +186,13 @@ class UdpListener:
         self._choices = Choices(turn)
         self._sockets: list[socket.socket] = []
 
-    async def open(self) -> None:
-        try:
-            for network, (ip, port, _) in self.places:
-                sock = await network.listen_udp(ip, port)
-                self._sockets.append(sock)
-                asyncio.get_running_loop().add_reader(sock, self._read, sock)
-        except OSError:
-            await self.close()
-            raise
+    async def open(self) -> OSError | None:
+        async def begin(network: PodNetwork, ip: str, port: int) -> None:
+            sock = await network.listen_udp(ip, port)
+            self._sockets.append(sock)
+            asyncio.get_running_loop().add_reader(sock, self._read, sock)
+
+        return await opened(self, begin)
 
     async def close(self) -> None:
         self._flows.close()

@@ -9,8 +9,9 @@ import json
 
 from rayplane.control_plane.api.meta import split_key
 from rayplane.control_plane.rpc.sockets import stop_listening
-from rayplane.node.proxy.listeners import Places
+from rayplane.node.proxy.listeners import Places, opened
 from rayplane.node.proxy.rules import Target
+from rayplane.node.runtime.pod_network import PodNetwork
 from rayplane.node.tasks import Tasks
 
 HEAD_MAX = 8 * 1024
@@ -29,15 +30,12 @@ class HealthListener:
         self._servers: list[asyncio.Server] = []
         self._connections = 0
 
-    async def open(self) -> None:
-        try:
-            for network, (ip, port, _) in self.places:
-                sock = await network.listen(ip, port)
-                server = await asyncio.start_server(self._accept, sock=sock, backlog=BACKLOG, limit=HEAD_MAX)
-                self._servers.append(server)
-        except OSError:
-            await self.close()
-            raise
+    async def open(self) -> OSError | None:
+        async def begin(network: PodNetwork, ip: str, port: int) -> None:
+            sock = await network.listen(ip, port)
+            self._servers.append(await asyncio.start_server(self._accept, sock=sock, backlog=BACKLOG, limit=HEAD_MAX))
+
+        return await opened(self, begin)
 
     async def close(self) -> None:
         while self._servers:

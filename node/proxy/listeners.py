@@ -30,10 +30,32 @@ class Listener(Protocol):
     places: Places
     target: Target
 
-    async def open(self) -> None:
-        """Begin to listen. Raises OSError."""
+    async def open(self) -> OSError | None:
+        """Begin to listen; why that is not allowed at some of its places. Raises OSError where it listens nowhere."""
 
     async def close(self) -> None: ...
+
+
+async def opened(listener: Listener, begin: Callable[[PodNetwork, str, int], Awaitable[None]]) -> OSError | None:
+    """As `Listener.open`. `begin`: listen at one place.
+
+    Of an unprivileged user the machine's own network may keep a port that the pods' network lets him have.
+    """
+    refused: OSError | None = None
+    began = 0
+    try:
+        for network, (ip, port, _) in listener.places:
+            try:
+                await begin(network, ip, port)
+                began += 1
+            except PermissionError as e:
+                refused = e
+        if refused is not None and not began:
+            raise refused
+    except OSError:
+        await listener.close()
+        raise
+    return refused
 
 
 class Choices:
@@ -96,14 +118,12 @@ class TcpListener:
         self._choices = Choices(turn)
         self._connections = 0
 
-    async def open(self) -> None:
-        try:
-            for network, (ip, port, _) in self.places:
-                sock = await network.listen(ip, port)
-                self._servers.append(await asyncio.start_server(self._accept, sock=sock, backlog=BACKLOG, limit=CHUNK))
-        except OSError:
-            await self.close()
-            raise
+    async def open(self) -> OSError | None:
+        async def begin(network: PodNetwork, ip: str, port: int) -> None:
+            sock = await network.listen(ip, port)
+            self._servers.append(await asyncio.start_server(self._accept, sock=sock, backlog=BACKLOG, limit=CHUNK))
+
+        return await opened(self, begin)
 
     async def close(self) -> None:
         """Take no more connections; those under way go on."""

@@ -340,10 +340,12 @@ class ServiceProxy:
 
     async def _open(self, listener: Listener, address: Socket) -> bool:
         try:
-            await listener.open()
+            refused = await listener.open()
         except OSError as e:
             self._refused(address, listener.target, e)
             return False
+        if refused is not None:
+            self._refused(address, listener.target, refused)
         return True
 
     def _refused(self, address: Socket, target: Target, error: OSError) -> None:

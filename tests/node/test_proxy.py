@@ -1,6 +1,8 @@
 """The service proxy: its rules, and real connections to real processes."""
 
 import asyncio
+import errno
+import socket
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -11,7 +13,12 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.state import pod_is_ready
 from rayplane.node.config import NodeConfig
 from rayplane.node.host import NodeHost
-from rayplane.node.proxy.rules import SLICES, Endpoint, HostView, Socket, endpoints_of, plan_service
+from rayplane.node.proxy.datagrams import UdpListener
+from rayplane.node.proxy.health_check import HealthListener
+from rayplane.node.proxy.listeners import TcpListener
+from rayplane.node.proxy.rules import SLICES, Endpoint, HostView, Socket, Target, endpoints_of, plan_service
+from rayplane.node.runtime.pod_network import OwnNetwork
+from rayplane.node.tasks import Tasks
 from tests.fakes import FakeClient
 from tests.node.conftest import make_pod
 from tests.ports import free_port
@@ -221,3 +228,28 @@ async def test_addresses_of_other_clusters_are_left_alone(api: FakeClient, make_
 
     await api.until(lambda: len(said()) >= len(external))
     assert sorted(said()) == [f"{address} is no address of this cluster" for address in sorted(external)]
+
+
+@pytest.mark.parametrize("kind", [TcpListener, UdpListener, HealthListener])
+async def test_a_port_that_the_machine_keeps_is_open_to_pods(kind: Any) -> None:
+    class Machine(OwnNetwork):
+        async def listen(self, ip: str, port: int) -> socket.socket:
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+        listen_udp = listen
+
+    def listener(*networks: OwnNetwork) -> Any:
+        places = [(network, Socket("127.0.0.1", 0)) for network in networks]
+        more = (None, None) if kind is not HealthListener else ()
+        turn = {"turn": 0} if more else {}
+        return kind(places, Target("default/web", ()), *more, Tasks(), **turn)
+
+    both = listener(OwnNetwork(), Machine())
+    assert isinstance(await both.open(), PermissionError)
+    assert len(both._sockets if kind is UdpListener else both._servers) == 1
+    await both.close()
+    with pytest.raises(PermissionError):
+        await listener(Machine()).open()
+    alone = listener(OwnNetwork())
+    assert await alone.open() is None
+    await alone.close()
