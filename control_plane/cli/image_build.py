@@ -17,7 +17,7 @@ from rayplane.control_plane.cli.image_stores import checked_name, fetch, send
 from rayplane.control_plane.cli.options import Name, State, console, errors, run, state_dir
 from rayplane.control_plane.cli.printing import plain
 from rayplane.control_plane.cluster.errors import UsageError
-from rayplane.control_plane.cluster.state import StateDir
+from rayplane.control_plane.cluster.state import BUILD_CACHE, StateDir
 from rayplane.node.images.references import Reference, parse_reference
 from rayplane.storage.beneath import Beneath
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 _STDERR = 2
 _PREFIX, _LOCK = "build-", "lock"
-_CACHE = "layers-of-builds"
 _MEMORY = 0.5  # of the machine's
 
 
@@ -159,7 +158,7 @@ async def _built(directory: StateDir, place: Path, asked: _Asked) -> "Stored":
         epoch=asked.epoch,
         told=lambda text: errors.print(plain(text), markup=False),
     )
-    cache = BuildCache(directory.path / _CACHE)
+    cache = BuildCache(directory.path / BUILD_CACHE)
     work.cache = cache if asked.cached else None
     try:
         image = await _carried_out(work, runner, asked)

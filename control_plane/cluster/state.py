@@ -32,9 +32,11 @@ from rayplane.storage.formats import STATE, CorruptMark, Mark, NewerFormat, chec
 
 BROKEN = "broken.json"
 CHAOS_LOCK = "chaos.lock"
+BUILD_CACHE = "layers-of-builds"
+"""What image builds keep for the next ones."""
 _NAMES = (
     *("cluster.json", "cluster.json.tmp", "kubeconfig", "pki", "data", "lock", "logs"),
-    *(BROKEN, f"{BROKEN}.tmp", CHAOS_LOCK),
+    *(BROKEN, f"{BROKEN}.tmp", CHAOS_LOCK, BUILD_CACHE),
 )
 CRI_SOCKET = "cri.sock"
 """In the directory of a node host."""

@@ -22,7 +22,7 @@ from rayplane.control_plane.cluster.launch import down
 from rayplane.control_plane.cluster.ours import MARKER, forget
 from rayplane.control_plane.cluster.pki import Secrets
 from rayplane.control_plane.cluster.ports import share, with_ports
-from rayplane.control_plane.cluster.state import ClusterState, StateDir
+from rayplane.control_plane.cluster.state import BUILD_CACHE, ClusterState, StateDir
 from rayplane.control_plane.cluster.topology import Machine, Topology, founding
 from rayplane.storage.env.private import wider
 
@@ -46,6 +46,8 @@ def filled(path: Path) -> StateDir:
     (path / "data" / "member-0" / "store" / "data.mdb").write_bytes(b"x")
     (path / "logs" / "member-0.log").write_text("x")
     (path / "kubeconfig").write_text("x")
+    (path / BUILD_CACHE).mkdir()
+    (path / BUILD_CACHE / "layer").write_text("x")
     return directory
 
 

@@ -64,7 +64,8 @@ async def test_a_command_that_nobody_waits_for_any_more_is_ended(api: FakeClient
         sent.set()
 
     run._runtime.shim.order = seen
-    asked = asyncio.create_task(run.exec(["sleep", "1000"], tty=True, stdin=True))
+    deaf = ["sh", "-c", "trap '' HUP; exec sleep 1000"]
+    asked = asyncio.create_task(run.exec(deaf, tty=True, stdin=True))
     await sent.wait()
     asked.cancel()
     with pytest.raises(asyncio.CancelledError):
