@@ -15,7 +15,7 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.config import ApiServerConfig
 from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry
 from rayplane.control_plane.apiserver.requests import SYSTEM, Target, WriteOptions
-from rayplane.control_plane.client.endpoints import SUPERVISORS_KEY
+from rayplane.control_plane.client.endpoints import PLACES_KEY
 from rayplane.control_plane.client.etcd import EtcdClient
 from rayplane.control_plane.rpc import RpcError
 from rayplane.control_plane.tasks import cancel_and_wait
@@ -53,8 +53,8 @@ class EndpointKeeper:
         self._config = config
         self._registry = registry
         self._etcd = etcd
-        self.supervisors: list[str] = []
-        """host:port of each, as written in etcd when this server announced itself last."""
+        self.places: dict[str, list[str]] = {}
+        """`supervisors` and `machines`, as they were in etcd when this server announced itself last."""
         self._own: ServerEntry | None = None
         self._lease = 0
         self._task: asyncio.Task[None] | None = None
@@ -100,13 +100,19 @@ class EndpointKeeper:
             found.append(entry)
         self._servers = found
 
-    async def _follow_supervisors(self) -> None:
-        response = await self._etcd.range(SUPERVISORS_KEY, serializable=True)
+    @property
+    def supervisors(self) -> list[str]:
+        """host:port of each, as far as is known."""
+        return self.places.get("supervisors", [])
+
+    async def _follow_places(self) -> None:
+        response = await self._etcd.range(PLACES_KEY, serializable=True)
         for kv in response.kvs:
             try:
-                self.supervisors = [str(address) for address in orjson.loads(kv.value)]
-            except (ValueError, TypeError) as e:
-                log.info("%s names no supervisors: %s", kv.key, e)
+                found = orjson.loads(kv.value)
+                self.places = {name: [str(a) for a in found[name]] for name in ("supervisors", "machines")}
+            except (ValueError, TypeError, KeyError) as e:
+                log.info("%s names no places: %s", kv.key, e)
 
     async def _run(self) -> None:
         interval_s = self._config.timing.endpoint_lease_s / 3
@@ -122,7 +128,7 @@ class EndpointKeeper:
             await self._follow_members()
             if announce:
                 await self._announce()
-                await self._follow_supervisors()
+                await self._follow_places()
             await self._follow_servers()
             if announce:
                 await self._publish(self._servers)

@@ -168,5 +168,5 @@ class ApiServer:
             grpc=[s.grpc for s in servers],
             https=[s.https for s in servers if s.https],
             etcd=self.etcd.endpoints.addresses,
-            supervisors=self._keeper.supervisors,
+            **self._keeper.places,
         )

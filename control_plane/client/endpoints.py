@@ -12,8 +12,9 @@ from rayplane.control_plane.rpc import RpcError
 T = TypeVar("T")
 
 RETRY_PAUSE_S = 0.1
-# Where supervisors write their host:port, a JSON array, in etcd; API servers tell whoever calls them.
-SUPERVISORS_KEY = b"/rayplane/supervisors"
+# Where supervisors write in etcd where they are (`supervisors`, host:port) and which `machines` carry an actor
+# (addresses), a JSON object of arrays; API servers tell whoever calls them.
+PLACES_KEY = b"/rayplane/places"
 # No answer of the replica itself: another may do better.
 _SILENT = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 # After an endpoint failed, others are preferred for this long.

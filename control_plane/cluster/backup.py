@@ -25,7 +25,7 @@ from rayplane.control_plane.apiserver.storage.encryption import (
     all_keys,
     key_name_of,
 )
-from rayplane.control_plane.client.endpoints import SUPERVISORS_KEY
+from rayplane.control_plane.client.endpoints import PLACES_KEY
 from rayplane.control_plane.cluster import launch
 from rayplane.control_plane.cluster.access import access
 from rayplane.control_plane.cluster.components import member_config
@@ -46,7 +46,7 @@ from rayplane.storage.mvcc import BUCKETS, Store
 
 _OBJECTS = b"/registry/"
 # What belongs to the place a cluster runs in.
-_PLACE = (TOPOLOGY_KEY, SUPERVISORS_KEY, b"/registry/masterleases/", b"/registry/leases/kube-system/")
+_PLACE = (TOPOLOGY_KEY, PLACES_KEY, b"/registry/masterleases/", b"/registry/leases/kube-system/")
 _ROOT_CA = b"/kube-root-ca.crt"
 _ADDRESSED = (
     b"/registry/services/",

@@ -8,7 +8,7 @@ from pathlib import Path
 from rayplane.control_plane.cluster.components import Component, Spec, build
 from rayplane.control_plane.cluster.host import Host
 from rayplane.control_plane.cluster.ports import claim
-from rayplane.control_plane.cluster.renewal import CHECK_EVERY_S, Renewal, SupervisorKnown, tls_dir
+from rayplane.control_plane.cluster.renewal import CHECK_EVERY_S, CHECK_NAMES_EVERY_S, Renewal, SupervisorKnown, tls_dir
 from rayplane.control_plane.cluster.supervisor.component import Supervisor
 from rayplane.control_plane.cluster.topology import Instance, Role
 from rayplane.control_plane.component_base import logs
@@ -69,9 +69,12 @@ async def _prepare(spec: Spec, env: Env, network: Network, host: Host) -> Compon
 def keep_fresh(spec: Spec, env: Env, network: GrpcNetwork | SharedNetwork) -> asyncio.Task[None]:
     """Renew the certificates of a running component in time, until the task is cancelled."""
     assert spec.credentials is not None
+    supervisor, every_s = SupervisorKnown(spec, network), CHECK_EVERY_S
     renewal = Renewal(spec.credentials, tls_dir(spec), env.clock, network)
-    supervisor = SupervisorKnown(spec, network)
-    works = [supervisor.follow(every_s=CHECK_EVERY_S), renewal.run(supervisor.ask(), every_s=CHECK_EVERY_S)]
+    if spec.instance.role is Role.APISERVER:
+        every_s = min(every_s, CHECK_NAMES_EVERY_S)
+        renewal = Renewal(spec.credentials, tls_dir(spec), env.clock, network, named=lambda: supervisor.machines)
+    works = [supervisor.follow(every_s=every_s), renewal.run(supervisor.ask(), every_s=every_s)]
     if spec.front_proxy is not None:
         other = Renewal(spec.front_proxy, front_proxy_dir(tls_dir(spec)), env.clock, None)
         works.append(other.run(supervisor.ask(front_proxy=True), every_s=CHECK_EVERY_S))

@@ -8,7 +8,7 @@ used in its last third. Both go on with what they have while that fails: there i
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 RENEW_AT = 2 / 3
 CHECK_EVERY_S = 600.0
+# An API server is reached through the load balancer, which may be on a machine that has just come.
+CHECK_NAMES_EVERY_S = 10.0
 CALL_TIMEOUT_S = 30.0
 
 
@@ -74,10 +76,19 @@ class Renewal:
     """A task that keeps one actor's certificate fresh."""
 
     def __init__(
-        self, credentials: Credentials, directory: Path, clock: Clock, network: ShowsCertificate | None
+        self,
+        credentials: Credentials,
+        directory: Path,
+        clock: Clock,
+        network: ShowsCertificate | None,
+        *,
+        named: Callable[[], Collection[str]] = tuple,
     ) -> None:
-        """`network`: who shows it; None where it is read from the directory."""
+        """`network`: who shows it; None where it is read from the directory. `named`: addresses that it should name
+        by now: one that does not is renewed at once."""
         self.credentials = credentials
+        self._named = named
+        self._asked_for: frozenset[str] = frozenset()  # once, whatever came of it
         self._directory = directory
         self._clock = clock
         self._network = network
@@ -94,7 +105,8 @@ class Renewal:
 
     async def check(self, ask: Ask) -> bool:
         """Renew if it is time; whether it was."""
-        if self.credentials.spent(self._clock.now()) < RENEW_AT:
+        missing = frozenset(self._named()) - self.credentials.addresses - self._asked_for
+        if self.credentials.spent(self._clock.now()) < RENEW_AT and not missing:
             return False
         request = Request()
         fresh = request.answered(self.credentials.ca, await ask(request.pem))
@@ -105,6 +117,7 @@ class Renewal:
         if self._network is not None:
             self._network.renew(fresh)
         self.credentials = fresh
+        self._asked_for |= missing
         log.info("the certificate is renewed and lasts until %s", fresh.life[1])
         return True
 
@@ -117,6 +130,8 @@ class SupervisorKnown:
     """
 
     def __init__(self, spec: Spec, network: Network) -> None:
+        self.machines: tuple[str, ...] = ()
+        """Addresses of all machines, as told last."""
         first = spec.topology.endpoints(Role.SUPERVISOR, "grpc")
         self._name = spec.instance.name
         self._network = network
@@ -126,7 +141,7 @@ class SupervisorKnown:
         """Ask where they are, until cancelled."""
         while True:
             with contextlib.suppress(ApiError):
-                await self._client.discover()
+                self.machines = tuple((await self._client.discover()).machines)
             await asyncio.sleep(every_s)
 
     def ask(self, *, front_proxy: bool = False) -> Ask:

@@ -90,6 +90,16 @@ class Credentials:
         cert = x509.load_pem_x509_certificate(self.cert)
         return cert.not_valid_before_utc, cert.not_valid_after_utc
 
+    @property
+    def addresses(self) -> frozenset[str]:
+        """IP addresses that the certificate names."""
+        cert = x509.load_pem_x509_certificate(self.cert)
+        try:
+            names = cert.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+        except x509.ExtensionNotFound:
+            return frozenset()
+        return frozenset(str(address) for address in names.value.get_values_for_type(x509.IPAddress))
+
     def spent(self, now: datetime) -> float:
         """How much of the certificate's life is over: 0 at its beginning, 1 when it expires."""
         begin, end = self.life

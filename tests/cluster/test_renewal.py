@@ -96,6 +96,28 @@ def test_a_certificate_is_renewed_when_two_thirds_of_its_life_are_over(authority
     assert Credentials.read(tmp_path) == second
 
 
+def test_a_certificate_that_lacks_a_machine_is_renewed_at_once_and_once(authority: Authority, tmp_path: Path) -> None:
+    """A load balancer there would lead to a server that is not taken for itself."""
+    shown, machines = Shown(), ["192.0.2.1"]
+    first = authority.issue("x", hosts=machines, validity=ACTOR_VALIDITY)
+    keeper = Renewal(first, tmp_path, FakeClock(), shown, named=lambda: machines)
+    issued = [["192.0.2.1", "192.0.2.2"], ["192.0.2.1"]]
+
+    async def ask(request: bytes) -> bytes:
+        return authority.sign(request, Identity("x"), hosts=issued.pop(0), now=NOW, validity=ACTOR_VALIDITY)
+
+    async def scenario() -> None:
+        assert not await keeper.check(ask)
+        machines.append("192.0.2.2")
+        assert await keeper.check(ask) and not await keeper.check(ask)
+        machines.append("192.0.2.3")
+        assert await keeper.check(ask) and not await keeper.check(ask), "though nobody gives it that name"
+
+    asyncio.run(scenario())
+    assert shown.credentials[0].addresses == {"192.0.2.1", "192.0.2.2"}
+    assert authority.issue("x").addresses == frozenset()
+
+
 def test_nothing_is_shown_that_is_no_certificate_of_the_cluster(authority: Authority, tmp_path: Path) -> None:
     other, shown = Authority.create("other"), Shown()
     keeper = Renewal(authority.issue("x", validity=ACTOR_VALIDITY), tmp_path, FakeClock(NOW + DUE), shown)

@@ -109,7 +109,8 @@ async def test_commands_and_kubectl_find_what_has_moved_since_they_looked_last()
         where = list(right.topology.endpoints(Role.SUPERVISOR, "grpc"))
 
         async def servers_tell() -> bool:
-            return list((await c.api.discover()).supervisors) == where
+            told = await c.api.discover()
+            return (list(told.supervisors), list(told.machines)) == (where, ["127.0.0.1"])
 
         await c.until(servers_tell, "API servers tell all others where the supervisor is")
 

@@ -7,7 +7,7 @@ import orjson
 
 from rayplane.control_plane.api.errors import NotFound
 from rayplane.control_plane.client import ApiClient, EtcdClient
-from rayplane.control_plane.client.endpoints import SUPERVISORS_KEY
+from rayplane.control_plane.client.endpoints import PLACES_KEY
 from rayplane.control_plane.cluster.supervisor.observed import MemberStatus
 from rayplane.control_plane.cluster.supervisor.ports import TopologyChanged
 from rayplane.control_plane.cluster.topology import RETIRED_PREFIX, TOPOLOGY_KEY, Role, Topology, newest_of, spared
@@ -43,9 +43,10 @@ class EtcdTopologyStore:
         held = await self.retired() if retire else frozenset()
         needless = spared(held.union(retire))
         kept = [name for name in retire if name not in needless]
+        places = {"supervisors": topology.endpoints(Role.SUPERVISOR, "grpc"), "machines": topology.addresses}
         puts = [
             (TOPOLOGY_KEY, orjson.dumps(topology.to_json())),
-            (SUPERVISORS_KEY, orjson.dumps(topology.endpoints(Role.SUPERVISOR, "grpc"))),
+            (PLACES_KEY, orjson.dumps(places)),
             *((RETIRED_PREFIX + n.encode(), b"") for n in kept),
         ]
         gone = sorted(held & needless)[:FORGOTTEN_MAX]

@@ -236,4 +236,5 @@ class DiscoveryService:
             https=topology.endpoints(Role.APISERVER, "https"),
             etcd=topology.endpoints(Role.MEMBER, "client"),
             supervisors=topology.endpoints(Role.SUPERVISOR, "grpc"),
+            machines=topology.addresses,
         )

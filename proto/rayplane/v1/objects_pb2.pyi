@@ -256,13 +256,15 @@ class EndpointsRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class EndpointsResponse(_message.Message):
-    __slots__ = ("grpc", "https", "etcd", "supervisors")
+    __slots__ = ("grpc", "https", "etcd", "machines", "supervisors")
     GRPC_FIELD_NUMBER: _ClassVar[int]
     HTTPS_FIELD_NUMBER: _ClassVar[int]
     ETCD_FIELD_NUMBER: _ClassVar[int]
+    MACHINES_FIELD_NUMBER: _ClassVar[int]
     SUPERVISORS_FIELD_NUMBER: _ClassVar[int]
     grpc: _containers.RepeatedScalarFieldContainer[str]
     https: _containers.RepeatedScalarFieldContainer[str]
     etcd: _containers.RepeatedScalarFieldContainer[str]
+    machines: _containers.RepeatedScalarFieldContainer[str]
     supervisors: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, grpc: _Optional[_Iterable[str]] = ..., https: _Optional[_Iterable[str]] = ..., etcd: _Optional[_Iterable[str]] = ..., supervisors: _Optional[_Iterable[str]] = ...) -> None: ...
+    def __init__(self, grpc: _Optional[_Iterable[str]] = ..., https: _Optional[_Iterable[str]] = ..., etcd: _Optional[_Iterable[str]] = ..., machines: _Optional[_Iterable[str]] = ..., supervisors: _Optional[_Iterable[str]] = ...) -> None: ...
