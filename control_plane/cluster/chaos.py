@@ -10,12 +10,14 @@ from rayplane.control_plane.cluster import processes
 from rayplane.control_plane.cluster.access import Access
 from rayplane.control_plane.cluster.config import PROCESS
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
-from rayplane.control_plane.cluster.victims import NAMESPACE, victims
+from rayplane.control_plane.cluster.victims import NAMESPACE, called, victims
+from rayplane.control_plane.cluster.weather import OF_MACHINES, OF_NETWORK, Weather, after, told_of, without
 from rayplane.control_plane.faults import injector
 from rayplane.control_plane.faults.form import as_step
 from rayplane.control_plane.faults.vocabulary import (
     POD,
     SUPERVISOR,
+    ClockJump,
     Continue,
     Cut,
     Fault,
@@ -24,7 +26,9 @@ from rayplane.control_plane.faults.vocabulary import (
     Kill,
     Partition,
     Reset,
+    SlowDisk,
     SlowNetwork,
+    StalledDisk,
     Stop,
     Target,
 )
@@ -34,9 +38,8 @@ from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
 
 KILL_TIMEOUT_S = 60.0
 SIGNALS: dict[type[Fault], str] = {Kill: "KILL", Stop: "STOP", Continue: "CONT"}
-_WEATHER = (Partition, Cut, Heal, Reset, SlowNetwork)
-Weather = tuple[Fault, ...]
-"""What holds between actors: all partitions, cuts and slowness that began and have not ended."""
+CLOCK_S = 1800.0
+"""How far a clock may be off: a certificate that is made meanwhile must hold by the right time too."""
 
 
 class LiveInjector:
@@ -59,15 +62,17 @@ class LiveInjector:
             return "kill: on a live cluster the supervisor decides when an actor comes back"
         if isinstance(fault, Stop | Continue) and self._in_one_process:
             return f"{as_step(fault)}: in one process an actor can only be killed; use --host ray"
-        if isinstance(fault, _WEATHER) and not self._in_one_process:
-            return f"{as_step(fault)}: only between the actors of one process; use --host process"
-        if isinstance(fault, FullDisk) and self._in_one_process:
-            return f"{as_step(fault)}: in one process all actors have the same files; use --host ray"
+        if isinstance(fault, (*OF_NETWORK, ClockJump, SlowDisk, StalledDisk)) and not self._in_one_process:
+            return f"{as_step(fault)}: only where all actors share one process; use --host process"
+        if isinstance(fault, ClockJump) and target == Target(name=SUPERVISOR):
+            return f"{as_step(fault)}: by that clock the supervisor ends what is broken"
+        if isinstance(fault, ClockJump) and abs(fault.by_s) > CLOCK_S:
+            return f"{as_step(fault)}: a live cluster's clock can jump by {CLOCK_S:.0f} s at most"
         if isinstance(fault, Stop | Continue) and target == Target(name=SUPERVISOR):
             return f"{as_step(fault)}: who continues goes through the supervisor; it can be killed"
         if target is not None and target.role == POD and not isinstance(fault, Kill):
             return f"{as_step(fault)}: a pod can only be killed"
-        return injector.refusal(fault, (*SIGNALS, *_WEATHER, FullDisk))
+        return injector.refusal(fault, (*SIGNALS, *OF_NETWORK, *OF_MACHINES))
 
     async def begin(self, fault: Fault) -> tuple[str, ...]:
         return tuple(name for name, _ in await self.strike(fault))
@@ -81,9 +86,9 @@ class LiveInjector:
         """Whom the fault would hit now; raises as `strike` does."""
         match fault:
             case Partition(groups):
-                return tuple(host for group in groups for host in group)
+                return await called(self._admin, [host for group in groups for host in group])
             case Cut(sources, sinks):
-                return (*sources, *sinks)
+                return await called(self._admin, [*sources, *sinks])
             case Heal() | SlowNetwork():
                 return ()
         with _told(fault):
@@ -92,8 +97,9 @@ class LiveInjector:
     async def inflict(self, fault: Fault, names: Sequence[str]) -> list[tuple[str, int]]:
         """Let the fault happen to these; raises as `strike` does."""
         with _told(fault):
-            if isinstance(fault, _WEATHER):
-                await self._disturb(lambda weather: _with(weather, fault), names if isinstance(fault, Reset) else ())
+            if isinstance(fault, OF_NETWORK) or (self._in_one_process and isinstance(fault, OF_MACHINES)):
+                reset = names if isinstance(fault, Reset) else ()
+                await self._disturb(lambda weather: after(weather, fault, names), reset)
                 return [(name, 0) for name in names]
             if isinstance(fault, FullDisk):
                 return [(name, self._fill(name)) for name in names]
@@ -131,21 +137,19 @@ class LiveInjector:
         """The supervisor is told the whole weather each time: whoever broke what, it is as the last one said."""
         async with self._telling:
             weather = change(self._weather)
-            request = _told_of(weather)
-            request.reset.extend(reset)
-            await self._admin.supervisor.Disturb(request, timeout=KILL_TIMEOUT_S)
+            await self._admin.supervisor.Disturb(told_of(weather, reset), timeout=KILL_TIMEOUT_S)
             self._weather = weather
 
     async def end(self, fault: Fault, hit: tuple[str, ...]) -> None:
         match fault:
             case Stop():
                 await self._go_on(hit)
-            case FullDisk():
+            case FullDisk() if not self._in_one_process:
                 for pid in filter(None, map(self._process, hit)):
                     processes.free_disk(pid)
-            case Partition() | Cut() | SlowNetwork():
+            case Partition() | Cut() | SlowNetwork() | ClockJump() | SlowDisk() | StalledDisk() | FullDisk():
                 with _told(fault):
-                    await self._disturb(lambda weather: _without(weather, fault))
+                    await self._disturb(lambda weather: without(weather, fault, hit))
 
     async def _go_on(self, names: Sequence[str]) -> None:
         """Whose process stood still; one that cannot go on now holds up no other."""
@@ -159,40 +163,6 @@ class LiveInjector:
                 failed = e
         if failed is not None:
             raise failed
-
-
-def _with(weather: Weather, fault: Fault) -> Weather:
-    """The weather after a fault."""
-    match fault:
-        case Partition() | Cut():
-            return (*weather, fault)
-        case SlowNetwork(delay_s):
-            return (*weather, fault) if delay_s else tuple(f for f in weather if not isinstance(f, SlowNetwork))
-        case Heal():
-            return tuple(f for f in weather if isinstance(f, SlowNetwork))
-    return weather
-
-
-def _without(weather: Weather, fault: Fault) -> Weather:
-    """The weather after the end of a fault; others that are like it go on."""
-    if fault not in weather:
-        return weather
-    at = weather.index(fault)
-    return weather[:at] + weather[at + 1 :]
-
-
-def _told_of(weather: Weather) -> pb.DisturbRequest:
-    """Two hosts reach each other when every partition leaves them on one side, and no cut is between them."""
-    partitions = [fault.groups for fault in weather if isinstance(fault, Partition)]
-    sides: dict[tuple[int, ...], list[str]] = {}
-    for host in dict.fromkeys(host for groups in partitions for group in groups for host in group):
-        side = tuple(next((n for n, group in enumerate(groups) if host in group), -1) for groups in partitions)
-        sides.setdefault(side, []).append(host)
-    return pb.DisturbRequest(
-        groups=[pb.HostGroup(hosts=hosts) for hosts in sides.values()],
-        cuts=[pb.HostCut(sources=one.sources, sinks=one.sinks) for one in weather if isinstance(one, Cut)],
-        slow_s=max((one.delay_s for one in weather if isinstance(one, SlowNetwork)), default=0.0),
-    )
 
 
 @contextlib.contextmanager

@@ -2,14 +2,15 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from rayplane.control_plane.cluster.components import Spec
 from rayplane.control_plane.cluster.errors import DataLost, StartFailed
 from rayplane.control_plane.cluster.failures import Failure
 from rayplane.control_plane.cluster.topology import Machine, Role
+from rayplane.storage.env.troubled import Trouble
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ class HostSocket:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Disturbance:
-    """The weather between actors, whole; nothing of it: calm."""
+    """The weather between actors and the trouble of their machines, whole; nothing of it: calm."""
 
     groups: tuple[tuple[str, ...], ...] = ()
     """Actors of different groups, and of none, do not reach each other."""
@@ -36,6 +37,8 @@ class Disturbance:
     """Every message takes up to so long."""
     reset: tuple[str, ...] = ()
     """Actors whose connections break once."""
+    troubles: Mapping[str, Trouble] = field(default_factory=dict)
+    """Of the machines of actors, by name."""
 
 
 class Host(Protocol):
@@ -63,7 +66,7 @@ class Host(Protocol):
         """Send KILL, STOP or CONT to an actor's process; its id."""
 
     async def disturb(self, weather: Disturbance) -> None:
-        """Let messages between actors pass so from now on. Raises ClusterError where a host cannot."""
+        """Let it be so from now on between actors and on their machines. Raises ClusterError where a host cannot."""
 
     async def sockets(self) -> list[HostSocket]:
         """Where the host itself listens."""

@@ -21,7 +21,7 @@ from rayplane.control_plane.cluster.components import Component, Leaves, Spec, S
 from rayplane.control_plane.cluster.errors import ClusterError, StartFailed
 from rayplane.control_plane.cluster.failures import Failure
 from rayplane.control_plane.cluster.host import Disturbance, HostSocket, not_started, start_all
-from rayplane.control_plane.cluster.outside import keep_fresh, log_to, open_env, prepare
+from rayplane.control_plane.cluster.outside import keep_fresh, log_to, prepare
 from rayplane.control_plane.cluster.pki import Secrets
 from rayplane.control_plane.cluster.renewal import newest
 from rayplane.control_plane.cluster.specs import founding_specs
@@ -33,8 +33,9 @@ from rayplane.control_plane.rpc.shared import SharedNetwork
 from rayplane.control_plane.rpc.tls import identity_of
 from rayplane.control_plane.rpc.weather import Weather
 from rayplane.control_plane.tasks import cancel_and_wait
-from rayplane.storage.env import grow_heap, settle_heap
+from rayplane.storage.env import Env, grow_heap, settle_heap
 from rayplane.storage.env.private import UMASK
+from rayplane.storage.env.troubled import Trouble, Troubled, TroubledClock, TroubledDisk
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,8 @@ class ProcessHost:
         self._watches: dict[str, asyncio.Task[None]] = {}
         self._renewals: dict[str, asyncio.Task[None]] = {}
         self._roles: dict[str, Role] = {}
+        self._machines: dict[str, Troubled] = {}
+        """Of all actors there have been, as if each had one of its own."""
         self._busy: set[str] = set()  # being started or stopped
         self._started: set[str] = set()
         self._supervisor: Spec | None = None
@@ -94,7 +97,9 @@ class ProcessHost:
         assert credentials is not None
         network = SharedNetwork(GrpcNetwork(credentials), self._fabric, name, identity_of(credentials.cert))
         try:
-            env = open_env(spec, random.Random())
+            troubled = self._machines.setdefault(name, Troubled())
+            disk = TroubledDisk(spec.data_dir, troubled)
+            env = Env(clock=TroubledClock(troubled), rng=random.Random(), disk=disk)
             component = await prepare(spec, env, network, self)
         except BaseException:
             await network.close()
@@ -198,6 +203,8 @@ class ProcessHost:
         calm = not (weather.groups or weather.cuts or weather.slow_s)
         self._fabric.link = DirectLink() if calm else now
         self._fabric.sever(lambda a, b: a in weather.reset or b in weather.reset)
+        for name, troubled in self._machines.items():
+            troubled.now = weather.troubles.get(name, Trouble())
 
     async def stop_all(self) -> None:
         """Each before what it needs; the supervisor first, so that it brings nothing back."""

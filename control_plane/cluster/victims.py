@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 
 from rayplane.control_plane.api import meta
@@ -48,6 +49,12 @@ async def victims(admin: Access, target: Target, rng: random.Random) -> tuple[st
     if target.count:
         return target.choose(sorted(c.name for c in candidates), rng)
     return ((await _in_charge(admin, target, candidates)).name,)
+
+
+async def called(admin: Access, names: Sequence[str]) -> tuple[str, ...]:
+    """Actors of these names, not of those of their nodes. Raises UsageError for one that the cluster has not."""
+    topology = await _topology(admin)
+    return tuple(topology.get(name).name for name in names)
 
 
 async def _pods(admin: Access, target: Target, rng: random.Random) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -273,8 +273,8 @@ def test_the_end_of_a_fault_leaves_what_began_later() -> None:
 class Admin:
     """An administrator's access to a cluster whose supervisor writes down the signals."""
 
-    def __init__(self, host: str) -> None:
-        members = tuple(Instance(f"member-{n}", Role.MEMBER, Machine(), {"client": n}) for n in range(3))
+    def __init__(self, host: str, names: Sequence[str] = ("member-0", "member-1", "member-2")) -> None:
+        members = tuple(Instance(name, Role.MEMBER, Machine(), {"client": n}) for n, name in enumerate(names))
         self.state = SimpleNamespace(topology=Topology(members), config=SimpleNamespace(host=host))
         self.supervisor = self.etcd = self
         self.sent: list[tuple[str, str]] = []
@@ -284,12 +284,18 @@ class Admin:
         return SimpleNamespace(pid=7)
 
 
-async def test_a_live_cluster_carries_out_what_it_does_not_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an administrator has read is the cluster."""
+
     async def topology(admin: Any) -> Topology:
         found: Topology = admin.state.topology
         return found
 
     monkeypatch.setattr("rayplane.control_plane.cluster.victims.current_topology", topology)
+
+
+async def test_a_live_cluster_carries_out_what_it_does_not_refuse(known: None) -> None:
     admin: Any = Admin(RAY)
     injector = LiveInjector(admin, random.Random(1))
     assert accepted(injector) == {Kill, Stop, Continue, FullDisk}
@@ -304,7 +310,11 @@ async def test_a_live_cluster_carries_out_what_it_does_not_refuse(monkeypatch: p
 
 def test_in_one_process_nothing_stands_still_alone() -> None:
     admin: Any = Admin(PROCESS)
-    assert accepted(LiveInjector(admin, random.Random(1))) == {Kill, Partition, Cut, Heal, Reset, SlowNetwork}
+    injector = LiveInjector(admin, random.Random(1))
+    of_network, of_machines = {Partition, Cut, Heal, Reset, SlowNetwork}, {ClockJump, SlowDisk, StalledDisk, FullDisk}
+    assert accepted(injector) == {Kill} | of_network | of_machines
+    assert "at most" in injector.refusal(ClockJump(ONE, -7200.0))
+    assert "supervisor" in injector.refusal(ClockJump(Target(name="supervisor"), 5.0))
 
 
 class Skies:
@@ -325,13 +335,18 @@ class Skies:
             raise RpcError(Code.INVALID_ARGUMENT, "no actor is called 'gone-0'")
         return SimpleNamespace(pid=7)
 
+    def troubles(self) -> dict[str, tuple[float, float, bool, bool]]:
+        return {
+            one.name: (one.clock_ahead_s, one.sync_least_s, one.stalled, one.full) for one in self.told[-1].troubles
+        }
+
     def last(self) -> tuple[Any, ...]:
         groups = sorted(tuple(group.hosts) for group in self.told[-1].groups)
         return groups, [(*cut.sources, *cut.sinks) for cut in self.told[-1].cuts], self.told[-1].slow_s
 
 
-async def test_the_end_of_one_fault_of_the_network_leaves_the_others() -> None:
-    admin: Any = Admin(PROCESS)
+async def test_the_end_of_one_fault_of_the_network_leaves_the_others(known: None) -> None:
+    admin: Any = Admin(PROCESS, "abcdxy")
     sky = admin.supervisor = Skies()
     injector = LiveInjector(admin, random.Random(1))
     first, second = Partition((("a", "b"),)), Partition((("b", "c"), ("d",)))
@@ -354,6 +369,25 @@ async def test_the_end_of_one_fault_of_the_network_leaves_the_others() -> None:
     await injector.begin(SlowNetwork(0.0))
     await injector.end(second, ())
     assert sky.last() == ([], [], 0.0)
+
+
+async def test_machines_in_one_process_have_troubles_of_their_own(known: None) -> None:
+    admin: Any = Admin(PROCESS)
+    sky = admin.supervisor = Skies()
+    injector = LiveInjector(admin, random.Random(1))
+    two = Target(name="member-1")
+    faults: list[Fault] = [ClockJump(ONE, -30.0), ClockJump(two, 5.0), SlowDisk(ONE, 0.5), SlowDisk(ONE, 0.2)]
+    for fault in (*faults, StalledDisk(two, 9.0), FullDisk(ONE)):
+        await injector.begin(fault)
+    assert sky.troubles() == {"member-0": (-30.0, 0.5, False, True), "member-1": (5.0, 0.0, True, False)}
+    await injector.end(SlowDisk(ONE, 0.5), ("member-0",))
+    await injector.end(StalledDisk(two, 9.0), ("member-1",))
+    await injector.end(FullDisk(ONE), ("member-0",))
+    assert sky.troubles() == {"member-0": (-30.0, 0.2, False, False), "member-1": (5.0, 0.0, False, False)}
+    await injector.begin(Heal())
+    assert len(sky.troubles()) == 2, "a network that is whole again mends no clock"
+    with pytest.raises(UsageError, match="node-1"):
+        await injector.begin(Partition((("node-1",),)))
 
 
 async def test_who_has_left_the_cluster_meanwhile_needs_no_healing() -> None:

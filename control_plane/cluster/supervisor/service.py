@@ -17,6 +17,7 @@ from rayplane.control_plane.rpc import Context, RpcError
 from rayplane.control_plane.rpc.errors import Code
 from rayplane.proto.rayplane.v1 import objects_pb2
 from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
+from rayplane.storage.env.troubled import Trouble
 
 # How long somebody who waits for an answer waits for the host; then what was seen last counts.
 GLANCE_TIMEOUT_S = 2.0
@@ -150,6 +151,15 @@ class SupervisorService:
                 cuts=tuple((tuple(cut.sources), tuple(cut.sinks)) for cut in request.cuts),
                 slow_s=request.slow_s,
                 reset=tuple(request.reset),
+                troubles={
+                    one.name: Trouble(
+                        clock_ahead_s=one.clock_ahead_s,
+                        sync_least_s=one.sync_least_s,
+                        stalled=one.stalled,
+                        full=one.full,
+                    )
+                    for one in request.troubles
+                },
             )
         )
         return pb.DisturbResponse()

@@ -17,6 +17,7 @@ import orjson
 from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.control_plane.cluster.trial.journal import Broken, read_broken
+from rayplane.control_plane.cluster.weather import OF_MACHINES
 from rayplane.control_plane.faults.form import as_step, write_fault
 from rayplane.control_plane.faults.reading import FormError
 from rayplane.control_plane.faults.vocabulary import Continue, Cut, Fault, Heal, Partition, SlowNetwork, lasts
@@ -31,7 +32,7 @@ STANDING_MAX = 100
 AGAIN = Backoff(0.5, 30.0)
 # The wall clock may be set while somebody sleeps.
 LOOK_S = 5.0
-_WEATHER = (Partition, Cut, SlowNetwork)
+_WEATHER = (Partition, Cut, SlowNetwork, *OF_MACHINES)
 
 
 class NoSuchFault(ClusterError):

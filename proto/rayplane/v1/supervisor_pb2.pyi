@@ -127,17 +127,33 @@ class HostCut(_message.Message):
     sinks: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, sources: _Optional[_Iterable[str]] = ..., sinks: _Optional[_Iterable[str]] = ...) -> None: ...
 
+class HostTrouble(_message.Message):
+    __slots__ = ("name", "clock_ahead_s", "sync_least_s", "stalled", "full")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    CLOCK_AHEAD_S_FIELD_NUMBER: _ClassVar[int]
+    SYNC_LEAST_S_FIELD_NUMBER: _ClassVar[int]
+    STALLED_FIELD_NUMBER: _ClassVar[int]
+    FULL_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    clock_ahead_s: float
+    sync_least_s: float
+    stalled: bool
+    full: bool
+    def __init__(self, name: _Optional[str] = ..., clock_ahead_s: _Optional[float] = ..., sync_least_s: _Optional[float] = ..., stalled: _Optional[bool] = ..., full: _Optional[bool] = ...) -> None: ...
+
 class DisturbRequest(_message.Message):
-    __slots__ = ("groups", "cuts", "slow_s", "reset")
+    __slots__ = ("groups", "cuts", "slow_s", "reset", "troubles")
     GROUPS_FIELD_NUMBER: _ClassVar[int]
     CUTS_FIELD_NUMBER: _ClassVar[int]
     SLOW_S_FIELD_NUMBER: _ClassVar[int]
     RESET_FIELD_NUMBER: _ClassVar[int]
+    TROUBLES_FIELD_NUMBER: _ClassVar[int]
     groups: _containers.RepeatedCompositeFieldContainer[HostGroup]
     cuts: _containers.RepeatedCompositeFieldContainer[HostCut]
     slow_s: float
     reset: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, groups: _Optional[_Iterable[_Union[HostGroup, _Mapping]]] = ..., cuts: _Optional[_Iterable[_Union[HostCut, _Mapping]]] = ..., slow_s: _Optional[float] = ..., reset: _Optional[_Iterable[str]] = ...) -> None: ...
+    troubles: _containers.RepeatedCompositeFieldContainer[HostTrouble]
+    def __init__(self, groups: _Optional[_Iterable[_Union[HostGroup, _Mapping]]] = ..., cuts: _Optional[_Iterable[_Union[HostCut, _Mapping]]] = ..., slow_s: _Optional[float] = ..., reset: _Optional[_Iterable[str]] = ..., troubles: _Optional[_Iterable[_Union[HostTrouble, _Mapping]]] = ...) -> None: ...
 
 class DisturbResponse(_message.Message):
     __slots__ = ()
