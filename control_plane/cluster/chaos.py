@@ -10,6 +10,7 @@ from rayplane.control_plane.cluster import processes
 from rayplane.control_plane.cluster.access import Access
 from rayplane.control_plane.cluster.config import PROCESS
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
+from rayplane.control_plane.cluster.flood import flood
 from rayplane.control_plane.cluster.victims import NAMESPACE, called, victims
 from rayplane.control_plane.cluster.weather import OF_MACHINES, OF_NETWORK, Weather, after, told_of, without
 from rayplane.control_plane.faults import injector
@@ -21,6 +22,7 @@ from rayplane.control_plane.faults.vocabulary import (
     Continue,
     Cut,
     Fault,
+    Flood,
     FullDisk,
     Heal,
     Kill,
@@ -34,6 +36,7 @@ from rayplane.control_plane.faults.vocabulary import (
 )
 from rayplane.control_plane.rpc import RpcError
 from rayplane.control_plane.rpc.errors import Code
+from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
 
 KILL_TIMEOUT_S = 60.0
@@ -51,6 +54,8 @@ class LiveInjector:
         self._weather: Weather = ()
         """What holds now."""
         self._telling = asyncio.Lock()
+        self._floods: dict[Fault, list[asyncio.Task[None]]] = {}
+        """They end with this process at the latest."""
 
     @property
     def _in_one_process(self) -> bool:
@@ -72,7 +77,7 @@ class LiveInjector:
             return f"{as_step(fault)}: who continues goes through the supervisor; it can be killed"
         if target is not None and target.role == POD and not isinstance(fault, Kill):
             return f"{as_step(fault)}: a pod can only be killed"
-        return injector.refusal(fault, (*SIGNALS, *OF_NETWORK, *OF_MACHINES))
+        return injector.refusal(fault, (*SIGNALS, *OF_NETWORK, *OF_MACHINES, Flood))
 
     async def begin(self, fault: Fault) -> tuple[str, ...]:
         return tuple(name for name, _ in await self.strike(fault))
@@ -89,7 +94,7 @@ class LiveInjector:
                 return await called(self._admin, [host for group in groups for host in group])
             case Cut(sources, sinks):
                 return await called(self._admin, [*sources, *sinks])
-            case Heal() | SlowNetwork():
+            case Heal() | SlowNetwork() | Flood():
                 return ()
         with _told(fault):
             return await victims(self._admin, fault.target, self._rng)  # type: ignore[union-attr]
@@ -101,6 +106,9 @@ class LiveInjector:
                 reset = names if isinstance(fault, Reset) else ()
                 await self._disturb(lambda weather: after(weather, fault, names), reset)
                 return [(name, 0) for name in names]
+            if isinstance(fault, Flood):
+                self._floods.setdefault(fault, []).append(asyncio.create_task(self._flood(fault)))
+                return []
             if isinstance(fault, FullDisk):
                 return [(name, self._fill(name)) for name in names]
             if fault.target.role == POD:  # type: ignore[union-attr]
@@ -133,6 +141,12 @@ class LiveInjector:
             await self._admin.api.delete("pods", pod, NAMESPACE, grace_period_s=0)
         return 0
 
+    async def _flood(self, fault: Flood) -> None:
+        """It ends at its time even where whoever began it cannot end it any more."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(fault.for_s or None):
+                await flood(self._admin.api, fault.rate)
+
     async def _disturb(self, change: Callable[[Weather], Weather], reset: Sequence[str] = ()) -> None:
         """The supervisor is told the whole weather each time: whoever broke what, it is as the last one said."""
         async with self._telling:
@@ -144,6 +158,10 @@ class LiveInjector:
         match fault:
             case Stop():
                 await self._go_on(hit)
+            case Flood() if fault in self._floods:
+                await cancel_and_wait(self._floods[fault].pop())
+                if not self._floods[fault]:
+                    del self._floods[fault]
             case FullDisk() if not self._in_one_process:
                 for pid in filter(None, map(self._process, hit)):
                     processes.free_disk(pid)

@@ -8,6 +8,7 @@
     jumble: {target: leader, twice: 0.1, late: 0.1, for: 10s}
     clock_jump: {target: node node-0, by: -30s, for: 1m}
     slow_cpu: {target: apiserver-0, share: 0.2, for: 10s}
+    flood: {rate: 300, for: 10s}            # of requests to API servers, a second
     heal: {}
 
 A verb stands for a fault, its mapping for that fault's fields. A target alone may be written in short.
@@ -34,6 +35,7 @@ from rayplane.control_plane.faults.vocabulary import (
     Cut,
     Failpoint,
     Fault,
+    Flood,
     FullDisk,
     Heal,
     Jumble,
@@ -68,6 +70,7 @@ VERBS: Mapping[str, type[Fault]] = {
     "corrupt_disk": CorruptDisk,
     "slow_cpu": SlowCpu,
     "clock_jump": ClockJump,
+    "flood": Flood,
     "failpoint": Failpoint,
 }
 NEVER = "never"
@@ -77,6 +80,7 @@ _COMMANDS = (Kill, Stop, Continue)
 _ACTION = re.compile(r"kill|stop|count|error\([A-Z0-9]+\)")
 _POINT = re.compile(r"[a-z_]+\.[a-z_]+")
 _HOSTS_MAX = 1000
+_RATE_MAX = 1000
 TEXT_CHARS_MAX = 64 * 1024
 """Of one fault."""
 _EXAMPLES: Mapping[str, Any] = {
@@ -88,6 +92,7 @@ _EXAMPLES: Mapping[str, Any] = {
     "delay_s": 1.0,
     "by_s": 1.0,
     "share": 0.5,
+    "rate": 10,
     "point": "wal.before_sync",
 }
 
@@ -243,6 +248,7 @@ _FIELDS: Mapping[str, tuple[str, _Read, Callable[[Any], Any]]] = {
     "delay_s": ("delay", reading.span, _write_span),
     "by_s": ("by", _signed, _write_signed),
     "share": ("share", _part, float),
+    "rate": ("rate", lambda value, at: reading.whole(value, at, 1, _RATE_MAX), int),
     "twice": ("twice", _part, float),
     "late": ("late", _part, float),
     "groups": ("hosts", _groups, lambda groups: [list(group) for group in groups]),

@@ -38,6 +38,7 @@ _WORDS: dict[str, Schema] = {
     "late": _PART,
     "share": _PART,
     "by": {"type": ["string", "number"]},
+    "rate": {"type": "integer", "minimum": 1},
 }
 _MANIFEST: Schema = {
     "type": "object",

@@ -25,6 +25,7 @@ SUPERVISOR = "supervisor"
 NEVER_S = float("inf")
 PARTITION_S = 10.0
 CORRUPT_S = 5.0
+FLOOD_S = 10.0
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 # A word alone is a name only when it looks like one, so that a role with a typing error is not taken for one.
@@ -212,6 +213,14 @@ class ClockJump:
 
 
 @dataclass(frozen=True, slots=True)
+class Flood:
+    """Clients ask the API servers for all pods, `rate` times a second, whether they are answered or not."""
+
+    rate: int
+    for_s: float = FLOOD_S
+
+
+@dataclass(frozen=True, slots=True)
 class Failpoint:
     """A process comes to a named point on its way to the disk for the `hit`th time, and `action` is done to it.
 
@@ -247,6 +256,7 @@ Fault = (
     | CorruptDisk
     | SlowCpu
     | ClockJump
+    | Flood
     | Failpoint
 )
 

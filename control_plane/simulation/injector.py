@@ -21,6 +21,7 @@ from rayplane.control_plane.faults.vocabulary import (
     Cut,
     Failpoint,
     Fault,
+    Flood,
     FullDisk,
     Heal,
     Jumble,
@@ -39,6 +40,7 @@ from rayplane.control_plane.faults.vocabulary import (
 )
 from rayplane.control_plane.simulation.cell import Cell
 from rayplane.control_plane.simulation.cluster import SimulatedCluster
+from rayplane.control_plane.simulation.flooding import Floods
 from rayplane.control_plane.simulation.jumble import Jumbler
 from rayplane.control_plane.simulation.points import Points
 from rayplane.storage.env import failpoints
@@ -71,6 +73,7 @@ class CellInjector:
 
     def __init__(self, cluster: SimulatedCluster) -> None:
         self._cluster = cluster
+        self._floods = Floods(cluster)
         self._jumblers: dict[str, Jumbler] = {}
         self._held: list[_Held] = []
         """In the order in which they began."""
@@ -91,7 +94,7 @@ class CellInjector:
                 named = [host for group in groups for host in group]
             case Cut(sources, sinks):
                 named = [*sources, *sinks]
-            case Heal() | SlowNetwork():
+            case Heal() | SlowNetwork() | Flood():
                 named = []
             case _:
                 named = [fault.target.name] if fault.target.name else []
@@ -126,6 +129,8 @@ class CellInjector:
                 self._heal()
             case SlowNetwork(delay_s):
                 cluster.slow(delay_s)
+            case Flood():
+                return (self._floods.begin(fault),)
             case _:
                 hit = self._chosen(fault.target)
                 for name in hit:
@@ -152,6 +157,9 @@ class CellInjector:
                 cluster.join()
             case SlowNetwork():
                 cluster.slow(0.0)
+            case Flood():
+                for name in hit:
+                    self._floods.end(name)
             case _:
                 for cell in held.cells:
                     if cluster.processes.get(cell.name) is cell:
@@ -196,6 +204,7 @@ class CellInjector:
         if cluster.weather.troubles():
             self._heal()
             cluster.slow(0.0)
+        self._floods.calm()
         for jumbler in self._jumblers.values():
             jumbler.end()
         self._jumblers.clear()

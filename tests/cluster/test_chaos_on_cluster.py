@@ -23,7 +23,9 @@ async def test_a_fault_begun_at_an_api_server_outlives_the_supervisor_and_ends()
         chaos: Any = Stub(c.network.channel(address), pb.DESCRIPTOR.services_by_name["Chaos"])
         told = await chaos.Targets(pb.TargetsRequest())
         assert {t.target: [*t.names] for t in told.targets}["scheduler"] == ["scheduler-0"]
-        assert {v.verb for v in told.verbs if not v.refused} == {"kill", "partition", "cut", "reset", "slow_network"}
+        of_network, of_machines = {"partition", "cut", "reset", "slow_network"}, {"clock_jump", "slow_disk"}
+        of_machines |= {"stalled_disk", "full_disk"}
+        assert {v.verb for v in told.verbs if not v.refused} == {"kill", "flood"} | of_network | of_machines
         with pytest.raises(RpcError) as refused:
             await chaos.Begin(pb.BeginRequest(fault="stop: {target: leader, for: 3s}"))
         assert refused.value.code is Code.INVALID_ARGUMENT and "--host ray" in refused.value.message

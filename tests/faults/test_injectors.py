@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from rayplane.control_plane.api.errors import ServiceUnavailable
 from rayplane.control_plane.cluster.chaos import LiveInjector
 from rayplane.control_plane.cluster.config import PROCESS, RAY, ClusterConfig
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
+from rayplane.control_plane.cluster.flood import WAITING_MAX, flood
 from rayplane.control_plane.cluster.topology import Instance, Machine, Role, Topology
 from rayplane.control_plane.faults.form import VERBS
 from rayplane.control_plane.faults.injector import Injector, Unsupported, hold, require
@@ -21,6 +23,7 @@ from rayplane.control_plane.faults.vocabulary import (
     Cut,
     Failpoint,
     Fault,
+    Flood,
     FullDisk,
     Heal,
     Jumble,
@@ -44,6 +47,7 @@ from rayplane.control_plane.simulation.injector import CellInjector, NobodyThere
 from rayplane.control_plane.simulation.loop import VirtualLoop
 from rayplane.control_plane.simulation.run import bury
 from rayplane.control_plane.simulation.trace import Trace
+from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.storage.env import SimulatedDisk, failpoints
 from tests.etcd.injector import MemberInjector
 
@@ -64,6 +68,7 @@ SAMPLES: list[Fault] = [
     SlowDisk(ONE, 0.2, 2.0),
     SlowCpu(ONE, 0.2, 2.0),
     ClockJump(ONE, -30.0, 2.0),
+    Flood(100, 2.0),
     Jumble(ONE, 0.1, 0.1, 2.0),
     CorruptDisk(ONE, 2.0),
     Failpoint(ONE, "wal.before_sync"),
@@ -182,6 +187,23 @@ async def of_the_network(cluster: SimulatedCluster, injector: CellInjector, faul
     return holds and max(weather.delay("member-0", "member-1") or 9.0 for _ in range(50)) < 0.25
 
 
+async def of_requests(cluster: SimulatedCluster, injector: CellInjector, fault: Fault) -> bool:
+    """Whether servers are asked so often while it lasts and not longer."""
+    asked: list[str] = []
+
+    class Client:
+        def __init__(self, *_: Any) -> None: ...
+
+        async def list(self, resource: str) -> None:
+            asked.append(resource)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rayplane.control_plane.simulation.flooding.ApiClient", Client)
+        await injector.strike(fault)
+        await asyncio.sleep(3.0)
+    return 190 < len(asked) < 210 and not cluster.guests
+
+
 @pytest.mark.parametrize("fault", SAMPLES, ids=lambda fault: type(fault).__name__)
 def test_the_simulation_carries_out_every_fault(fault: Fault) -> None:
     async def check(cluster: SimulatedCluster, injector: CellInjector) -> None:
@@ -191,6 +213,7 @@ def test_the_simulation_carries_out_every_fault(fault: Fault) -> None:
         disks = isinstance(fault, StalledDisk | SlowDisk | FullDisk | CorruptDisk)
         network = isinstance(fault, Partition | Cut | Heal | Reset | SlowNetwork)
         judge = of_disks if disks else of_the_network if network else of_processes
+        judge = of_requests if isinstance(fault, Flood) else judge
         assert await judge(cluster, injector, fault)
         running.cancel()
 
@@ -298,7 +321,7 @@ def known(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_live_cluster_carries_out_what_it_does_not_refuse(known: None) -> None:
     admin: Any = Admin(RAY)
     injector = LiveInjector(admin, random.Random(1))
-    assert accepted(injector) == {Kill, Stop, Continue, FullDisk}
+    assert accepted(injector) == {Kill, Stop, Continue, FullDisk, Flood}
     for fault in (Kill(ONE), Stop(ONE, 0.001), Continue(ONE)):
         hit = await injector.begin(fault)
         assert hit == ("member-0",)
@@ -312,7 +335,7 @@ def test_in_one_process_nothing_stands_still_alone() -> None:
     admin: Any = Admin(PROCESS)
     injector = LiveInjector(admin, random.Random(1))
     of_network, of_machines = {Partition, Cut, Heal, Reset, SlowNetwork}, {ClockJump, SlowDisk, StalledDisk, FullDisk}
-    assert accepted(injector) == {Kill} | of_network | of_machines
+    assert accepted(injector) == {Kill, Flood} | of_network | of_machines
     assert "at most" in injector.refusal(ClockJump(ONE, -7200.0))
     assert "supervisor" in injector.refusal(ClockJump(Target(name="supervisor"), 5.0))
 
@@ -388,6 +411,48 @@ async def test_machines_in_one_process_have_troubles_of_their_own(known: None) -
     assert len(sky.troubles()) == 2, "a network that is whole again mends no clock"
     with pytest.raises(UsageError, match="node-1"):
         await injector.begin(Partition((("node-1",),)))
+
+
+async def test_a_flood_is_over_when_it_is_ended() -> None:
+    admin: Any = Admin(RAY)
+    asked, many = [], asyncio.Event()
+
+    async def listed(resource: str) -> None:
+        asked.append(resource)
+        if len(asked) == 5:
+            many.set()
+        raise ServiceUnavailable("too many")
+
+    admin.api = SimpleNamespace(list=listed)
+    injector, long = LiveInjector(admin, random.Random(1)), Flood(1000, 60.0)
+    before = asyncio.all_tasks()
+    hit = await injector.begin(long)
+    await many.wait()
+    await injector.end(long, hit)
+    assert asyncio.all_tasks() == before
+    await injector.end(long, hit)
+    # Whoever began it may be gone when it is over.
+    await injector.begin(Flood(1000, 0.01))
+    async with asyncio.timeout(60):
+        while asyncio.all_tasks() != before:
+            await asyncio.sleep(0.01)
+
+
+def test_a_flood_that_nobody_answers_has_an_end() -> None:
+    waiting: list[int] = []
+
+    async def never(_: str) -> None:
+        waiting.append(1)
+        await asyncio.Event().wait()
+
+    async def main() -> None:
+        api: Any = SimpleNamespace(list=never)
+        task = asyncio.create_task(flood(api, 1000))
+        await asyncio.sleep(5.0)
+        await cancel_and_wait(task)
+
+    VirtualLoop().run(main())
+    assert len(waiting) == WAITING_MAX
 
 
 async def test_who_has_left_the_cluster_meanwhile_needs_no_healing() -> None:
