@@ -23,7 +23,7 @@ from rayplane.control_plane.faults.reading import FormError
 from rayplane.control_plane.faults.vocabulary import TARGETS, Continue, Stop, Target
 from rayplane.proto.rayplane.v1 import chaos_pb2
 
-Whom = Annotated[str, typer.Argument(metavar="TARGET", help=f"{', '.join(TARGETS)}, or an actor's name.")]
+Whom = Annotated[str, typer.Argument(metavar="TARGET", help=f"{', '.join(TARGETS)}, an actor's name, gcs or raylet.")]
 Actor = Annotated[str, typer.Argument(metavar="[NAME]", help="Which one, or `random`; the one in charge by default.")]
 
 

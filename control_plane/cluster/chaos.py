@@ -4,9 +4,10 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Callable, Iterator, Sequence
+from signal import Signals
 
 from rayplane.control_plane.api.errors import ApiError, NotFound
-from rayplane.control_plane.cluster import processes
+from rayplane.control_plane.cluster import processes, ray_cluster
 from rayplane.control_plane.cluster.access import Access
 from rayplane.control_plane.cluster.config import PROCESS
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
@@ -17,6 +18,7 @@ from rayplane.control_plane.faults import injector
 from rayplane.control_plane.faults.form import as_step
 from rayplane.control_plane.faults.vocabulary import (
     POD,
+    RAY,
     SUPERVISOR,
     ClockJump,
     Continue,
@@ -63,21 +65,30 @@ class LiveInjector:
 
     def refusal(self, fault: Fault) -> str:
         target: Target | None = getattr(fault, "target", None)
+        if target is not None and target.name in RAY:
+            return self._refused_to_ray(fault)
         if isinstance(fault, Kill) and fault.back_s is not None:
             return "kill: on a live cluster the supervisor decides when an actor comes back"
         if isinstance(fault, Stop | Continue) and self._in_one_process:
             return f"{as_step(fault)}: in one process an actor can only be killed; use --host ray"
         if isinstance(fault, (*OF_NETWORK, ClockJump, SlowDisk, StalledDisk)) and not self._in_one_process:
             return f"{as_step(fault)}: only where all actors share one process; use --host process"
-        if isinstance(fault, ClockJump) and target == Target(name=SUPERVISOR):
-            return f"{as_step(fault)}: by that clock the supervisor ends what is broken"
-        if isinstance(fault, ClockJump) and abs(fault.by_s) > CLOCK_S:
-            return f"{as_step(fault)}: a live cluster's clock can jump by {CLOCK_S:.0f} s at most"
+        if isinstance(fault, ClockJump) and (why := _refused_clock(fault)):
+            return f"{as_step(fault)}: {why}"
         if isinstance(fault, Stop | Continue) and target == Target(name=SUPERVISOR):
             return f"{as_step(fault)}: who continues goes through the supervisor; it can be killed"
         if target is not None and target.role == POD and not isinstance(fault, Kill):
             return f"{as_step(fault)}: a pod can only be killed"
         return injector.refusal(fault, (*SIGNALS, *OF_NETWORK, *OF_MACHINES, Flood))
+
+    def _refused_to_ray(self, fault: Fault) -> str:
+        if self._in_one_process:
+            return f"{as_step(fault)}: without Ray there is none; use --host ray"
+        if not self._admin.state.host.get("owned"):
+            return f"{as_step(fault)}: only on the machine where `rayplane up` has started Ray"
+        if isinstance(fault, Stop | Continue):
+            return ""
+        return f"{as_step(fault)}: nobody would bring it back; it can be stopped for a while"
 
     async def begin(self, fault: Fault) -> tuple[str, ...]:
         return tuple(name for name, _ in await self.strike(fault))
@@ -97,6 +108,8 @@ class LiveInjector:
             case Heal() | SlowNetwork() | Flood():
                 return ()
         with _told(fault):
+            if fault.target.name in RAY:  # type: ignore[union-attr]
+                return (fault.target.name,)  # type: ignore[union-attr]
             return await victims(self._admin, fault.target, self._rng)  # type: ignore[union-attr]
 
     async def inflict(self, fault: Fault, names: Sequence[str]) -> list[tuple[str, int]]:
@@ -116,6 +129,8 @@ class LiveInjector:
             return [(name, await self._signal(name, SIGNALS[type(fault)])) for name in names]
 
     async def _signal(self, name: str, signal: str) -> int:
+        if name in RAY:
+            return self._signal_ray(name, signal)
         request = pb.KillRequest(name=name, signal=signal)
         try:
             answer = await self._admin.supervisor.Kill(request, timeout=KILL_TIMEOUT_S)
@@ -124,6 +139,16 @@ class LiveInjector:
                 return 0  # it died of it, before it could say so
             raise
         return 0 if self._in_one_process else int(answer.pid)
+
+    def _signal_ray(self, name: str, signal: str) -> int:
+        try:
+            pid = ray_cluster.process(self._admin.state.host, name)
+        except ClusterError:
+            if signal == "CONT":
+                return 0  # what has ended stands still no more
+            raise
+        processes.send(pid, Signals[f"SIG{signal}"])
+        return pid
 
     def _fill(self, name: str) -> int:
         pid = self._process(name)
@@ -181,6 +206,12 @@ class LiveInjector:
                 failed = e
         if failed is not None:
             raise failed
+
+
+def _refused_clock(fault: ClockJump) -> str:
+    if fault.target == Target(name=SUPERVISOR):
+        return "by that clock the supervisor ends what is broken"
+    return f"a live cluster's clock can jump by {CLOCK_S:.0f} s at most" if abs(fault.by_s) > CLOCK_S else ""
 
 
 @contextlib.contextmanager

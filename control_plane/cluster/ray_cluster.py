@@ -113,6 +113,16 @@ def start(host: dict[str, Any], log_file: Path) -> int:
     return processes.start(command, log_file, environment=variables)
 
 
+def process(host: dict[str, Any], name: str) -> int:
+    """The process id of our own Ray's `gcs` or `raylet` on this machine, where its head runs. Raises ClusterError."""
+    if host.get("owned") and host.get("pid"):
+        for pid in processes.of_session(host["pid"]):
+            program, *_ = processes.arguments(pid) or [b""]
+            if os.path.basename(program).decode(errors="replace").removesuffix("_server") == name:
+                return pid
+    raise ClusterError(f"no {name} of a Ray that `rayplane up` has started runs on this machine")
+
+
 def environment(host: dict[str, Any]) -> dict[str, str]:
     """The environment in which Ray's processes and their drivers must run."""
     variables = {"RAY_USAGE_STATS_ENABLED": "0"}

@@ -22,6 +22,8 @@ POD = "pod"
 TARGETS = (*ROLES, POD)
 ANY = "random"
 SUPERVISOR = "supervisor"
+RAY = ("gcs", "raylet")
+"""No actors: processes of Ray itself, on the machine where its head runs."""
 NEVER_S = float("inf")
 PARTITION_S = 10.0
 CORRUPT_S = 5.0
@@ -50,7 +52,7 @@ class Target:
         match text.split():
             case [role] if role in ROLES:
                 return cls(role)
-            case [name] if name == SUPERVISOR or _NAME_ALONE.fullmatch(name):
+            case [name] if name in (SUPERVISOR, *RAY) or _NAME_ALONE.fullmatch(name):
                 return cls(name=name)
             case [role, word] if role in TARGETS and word == ANY:
                 return cls(role, count=1)

@@ -1,7 +1,10 @@
 """Each place refuses a fault, or carries it out."""
 
 import asyncio
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -460,6 +463,37 @@ async def test_who_has_left_the_cluster_meanwhile_needs_no_healing() -> None:
     sky = admin.supervisor = Skies()
     await LiveInjector(admin, random.Random(1)).end(Stop(Target("member", count=2)), ("gone-0", "member-1"))
     assert sky.told == [("gone-0", "CONT"), ("member-1", "CONT")]
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("name", ["gcs", "raylet"])
+def test_a_process_of_ray_stands_still_for_a_while(name: str) -> None:
+    admin: Any = Admin(RAY)
+    target = Target.parse(name)
+    injector = LiveInjector(admin, random.Random(1))
+    program = {"gcs": "/somewhere/gcs_server"}.get(name, name)
+    sleeping = "import sys; print(flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [program, "-c", sleeping],
+        executable=sys.executable,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+        process.stdout.readline()
+        admin.state.host = {"owned": True, "pid": process.pid}
+        hit = asyncio.run(injector.begin(Stop(target, 5.0)))
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+        asyncio.run(injector.end(Stop(target, 5.0), hit))
+        os.waitid(os.P_PID, process.pid, os.WCONTINUED)
+        process.stdin.close()
+    assert hit == (name,) and "stopped for a while" in injector.refusal(Kill(target))
+    with pytest.raises(ClusterError, match=name):
+        asyncio.run(injector.begin(Stop(target)))
+    asyncio.run(injector.end(Stop(target), hit))
+    admin.state.host = {"owned": False}
+    assert "has started Ray" in injector.refusal(Stop(target))
 
 
 # Processes of members
