@@ -19,11 +19,11 @@ class Events:
         self._tokens = per_s * BURST_S
         self._at = 0.0
 
-    def record(self, about: Object, kind: str, reason: str, message: str) -> None:
-        """`kind`: Normal or Warning."""
+    def record(self, about: Object, kind: str, reason: str, message: str, *, part: str = "") -> None:
+        """`kind`: Normal or Warning. `part`: of the object, `spec.containers{web}`."""
         if kind == "Normal" and not self._take():
             return
-        self._recorder.event(about, kind, reason, message)
+        self._recorder.event(about, kind, reason, message, part=part)
 
     def announce(self, about: Object, reason: str, message: str) -> None:
         """A Normal one that is written however many there are."""

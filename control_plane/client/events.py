@@ -26,7 +26,7 @@ BATCH_MAX = 200
 FLUSH_S = 0.2
 COMBINED = "(combined from similar events): "
 
-_Key = tuple[str, str, str, str, str]
+_Key = tuple[str, str, str, str, str, str]
 
 
 @dataclass(slots=True)
@@ -61,14 +61,20 @@ class EventRecorder:
             await cancel_and_wait(self._task)
             self._task = None
 
-    def event(self, about: Object, kind: str, reason: str, message: str) -> None:
-        """`kind` is Normal or Warning; `reason` a CamelCase word; `message` a sentence for people."""
+    def event(self, about: Object, kind: str, reason: str, message: str, *, part: str = "") -> None:
+        """`kind` is Normal or Warning; `reason` a CamelCase word; `message` a sentence for people.
+
+        `part`: the part of the object that it is about, `spec.containers{web}`.
+        """
         reference = meta.object_reference(about)
+        if part:
+            reference["fieldPath"] = part
         object_key = reference.get("uid", ""), reference.get("name", "")
         correlator, now = self._correlator, asyncio.get_running_loop().time()
-        key: _Key = (*object_key, kind, reason, message)
-        if correlator is not None and correlator.is_one_of_many(key[:-1], message, now):
-            key, message = (*key[:-1], COMBINED), COMBINED + message
+        alike = (*object_key, kind, reason)
+        key: _Key = (*alike, part, message)
+        if correlator is not None and correlator.is_one_of_many(alike, message, now):
+            key, message = (*alike, "", COMBINED), COMBINED + message
         known = self._known.get(key)
         if known is None:
             known = self._known[key] = _Known(self._fresh(reference, kind, reason, message))

@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.containers import part_of
 from rayplane.control_plane.backoff import Backoff
 from rayplane.node.config import NodeHostConfig
 from rayplane.node.environment import Found, Reference
@@ -29,6 +30,7 @@ from rayplane.node.images.store import ImageStore, Ready, Use
 from rayplane.node.images.unpacking import Owners
 from rayplane.node.kubelet.puller import Puller
 from rayplane.node.lifecycle import KUBERNETES_RESTARTS, StartContainer, StartFailed
+from rayplane.node.lifecycle.containers import present_text
 from rayplane.node.runtime.isolation.users import RANGE_COUNT, RANGE_FIRST
 from rayplane.storage.env import Env
 
@@ -96,39 +98,39 @@ class ImageManager:
 
         Raises ImageError, OSError.
         """
-        said = container.get("image") or ""
+        said, part = container.get("image") or "", part_of(meta.spec(pod), container.get("name") or "")
         if not said:
             return None
         try:
             reference = parse_reference(said)
         except BadReference as e:
             message = f'Failed to apply default image tag "{said}": {e}'
-            self._events.record(pod, "Warning", "InspectFailed", message)
+            self._events.record(pod, "Warning", "InspectFailed", message, part=part)
             raise BadReference(message) from e
         program = self.store.catalog().program(said, reference)
         if program is not None:
             image_id = f"program@{digest_of(chr(0).join(program.command).encode())}"
-            self._tell(pod, present_text(said))
+            self._tell(pod, present_text(said), part)
             return ContainerImage(str(reference), image_id, entrypoint=program.command)
-        ready = await self._ready(pod, said, reference, policy_of(container, reference))
+        ready = await self._ready(pod, said, reference, policy_of(container, reference), part)
         if ready is None:
-            self._stood_for(pod, container, said)
+            self._stood_for(pod, container, said, part)
             return None
         name = str(reference) if not reference.digest else next(iter(ready.image.names), str(reference))
         return _container_image(name, ready)
 
-    def _stood_for(self, pod: Object, container: dict[str, Any], said: str) -> None:
+    def _stood_for(self, pod: Object, container: dict[str, Any], said: str, part: str) -> None:
         """Say what a container is that has no image here: nobody should take it for its image's program."""
         if own_command(container):
             text = f'Container image "{said}" is not present: programs of this machine stand for it'
-            self._events.record(pod, "Normal", "Pulled", text)
+            self._tell(pod, text, part)
             return
         why = "is not present and no registry is asked for it"
         if not self._rules.isolates:
             why = "is not used on this node, which does not isolate pods"
         data = f"container {container.get('name')} has no command: it is simulated, and runs no program"
         text = f'Container image "{said}" {why}, and {data}. {to_run(isolates=self._rules.isolates)}'
-        self._events.record(pod, "Warning", NOT_PRESENT, text)
+        self._events.record(pod, "Warning", NOT_PRESENT, text, part=part)
 
     async def volume(self, pod: Object, source: dict[str, Any]) -> tuple[str, ...]:
         """The directories of an image that is a volume, the highest first. Raises ImageError, OSError."""
@@ -139,8 +141,10 @@ class ImageManager:
             raise NoPull(f'image "{said}" is not present: load it with `rayplane image load`, on nodes that isolate')
         return ready.layers
 
-    async def _ready(self, pod: Object, said: str, reference: ImageReference, policy: str) -> Ready | None:
-        """The image unpacked; None where something else stands in for it."""
+    async def _ready(
+        self, pod: Object, said: str, reference: ImageReference, policy: str, part: str = ""
+    ) -> Ready | None:
+        """The image unpacked; None where something else stands in for it. `part`: of the pod, as events say it."""
         rules = self._rules
         if not rules.isolates and policy == "Never":
             policy = "IfNotPresent"  # where no image can be present, all that is asked for is that none is fetched
@@ -152,14 +156,14 @@ class ImageManager:
         try:
             choice = choose(said, policy, present=present, pulls=pulls, refuses=rules.refuses)
         except NoPull as e:
-            self._events.record(pod, "Warning", NoPull.reason, str(e))
+            self._events.record(pod, "Warning", NoPull.reason, str(e), part=part)
             raise
         if choice is Choice.PULL:
-            image = await self._puller.pull(pod, said, reference, auths)
+            image = await self._puller.pull(pod, said, reference, auths, part)
         elif choice is Choice.STAND_IN or image is None:
             return None
         else:
-            self._tell(pod, present_text(said))
+            self._tell(pod, present_text(said), part)
         await self._hold(meta.uid(pod), image)
         return await self.run(self.store.ready, image)
 
@@ -279,8 +283,8 @@ class ImageManager:
         for use in self._uses.pop(uid, {}).values():
             use.close()
 
-    def _tell(self, pod: Object, text: str) -> None:
-        self._events.record(pod, "Normal", "Pulled", text)
+    def _tell(self, pod: Object, text: str, part: str) -> None:
+        self._events.record(pod, "Normal", "Pulled", text, part=part)
 
 
 def images_of(config: NodeHostConfig, env: Env, events: Events, secrets: Secrets) -> ImageManager:
@@ -301,10 +305,6 @@ def _names_of(image: Stored) -> Iterator[str]:
         yield name
         if name.startswith(_FAMILIAR):
             yield name.removeprefix(_FAMILIAR[0]).removeprefix(_FAMILIAR[1])
-
-
-def present_text(said: str) -> str:
-    return f'Container image "{said}" already present on machine'
 
 
 def not_started(start: StartContainer, error: ContainerConfigError | ImageError | OSError) -> StartFailed:

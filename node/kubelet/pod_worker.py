@@ -13,6 +13,7 @@ from typing import Any
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.containers import part_of
 from rayplane.node.errors import AddressesExhausted, ContainerConfigError, MountError, NodeError, SandboxError
 from rayplane.node.images.containers import ContainerImage
 from rayplane.node.images.errors import ImageError
@@ -368,7 +369,8 @@ class PodWorker:
         self.timer(effect.key[:2], effect.at, TimerFired(effect.key))
 
     def _record(self, effect: Record) -> None:
-        self._parts.events.record(self.pod, effect.type, effect.reason, effect.message)
+        part = part_of(meta.spec(self.pod), effect.container) if effect.container else ""
+        self._parts.events.record(self.pod, effect.type, effect.reason, effect.message, part=part)
 
     def _tear_down(self, _: TearDown) -> None:
         self._give_up_room()

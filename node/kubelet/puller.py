@@ -40,15 +40,18 @@ class Puller:
         for key in [key for key in self._failed if key[0] == uid]:
             del self._failed[key]
 
-    async def pull(self, pod: Object, said: str, reference: Reference, auths: Sequence[Auth]) -> Stored:
-        """The image, fetched now. Raises ImageError, PullBackOff while it is too early after a failure."""
+    async def pull(self, pod: Object, said: str, reference: Reference, auths: Sequence[Auth], part: str = "") -> Stored:
+        """The image, fetched now. Raises ImageError, PullBackOff while it is too early after a failure.
+
+        `part`: of the pod, as events say it.
+        """
         loop, key = asyncio.get_running_loop(), (meta.uid(pod), str(reference))
         pause, until, why = self._failed.get(key, (0.0, 0.0, ""))
         if (wait_s := until - loop.time()) > 0:
             text = f'Back-off pulling image "{said}"'
-            self._events.record(pod, "Normal", "BackOff", text)
+            self._events.record(pod, "Normal", "BackOff", text, part=part)
             raise PullBackOff(f"{text}: ErrImagePull: {why}", wait_s)
-        self._events.record(pod, "Normal", "Pulling", f'Pulling image "{said}"')
+        self._events.record(pod, "Normal", "Pulling", f'Pulling image "{said}"', part=part)
         began = loop.time()
         try:
             image = await self.fetched(reference, auths)
@@ -57,14 +60,14 @@ class Puller:
             self._failed[key] = (pause, loop.time() + pause, str(e))
             if len(self._failed) > FAILURES_MAX:
                 self._failed.popitem(last=False)
-            self._events.record(pod, "Warning", "Failed", f'Failed to pull image "{said}": {e}')
+            self._events.record(pod, "Warning", "Failed", f'Failed to pull image "{said}": {e}', part=part)
             raise e if isinstance(e, ImageError) else RegistryFailed(str(e)) from e
         self._failed.pop(key, None)
         took = format_duration(round(loop.time() - began, 3))
         text = (
             f'Successfully pulled image "{said}" in {took} ({took} including waiting). Image size: {image.size} bytes.'
         )
-        self._events.record(pod, "Normal", "Pulled", text)
+        self._events.record(pod, "Normal", "Pulled", text, part=part)
         return image
 
     async def fetched(self, reference: Reference, auths: Sequence[Auth]) -> Stored:

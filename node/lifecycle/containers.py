@@ -34,6 +34,11 @@ def ephemeral_containers(parts: Iterable[dict[str, Any]]) -> list[Container]:
     return [Container(part["name"], Role.EPHEMERAL, part, "Never") for part in parts]
 
 
+def present_text(image: str) -> str:
+    """What an event tells of an image that need not be pulled."""
+    return f'Container image "{image}" already present on machine and can be accessed by the pod'
+
+
 def hook_of(c: Container, hook: str) -> dict[str, Any] | None:
     found: dict[str, Any] | None = (c.spec.get("lifecycle") or {}).get(hook)
     return found

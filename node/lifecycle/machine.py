@@ -252,7 +252,7 @@ class PodMachine(ContainerRuns):
                 c.in_force = part.get("resources")
             elif c.run in (Run.OPENING, Run.RUNNING):
                 c.again = True
-                self._record("Killing", restart[c.name])
+                self._record("Killing", restart[c.name], of=c)
                 self._stop(c, self.grace_s)
 
     def _suspended(self, _: Suspended) -> None:
@@ -336,7 +336,7 @@ class PodMachine(ContainerRuns):
         if c.run in (Run.IDLE, Run.BACKOFF, Run.FAULT):
             c.run = Run.DONE
         elif c.run in LIVE and (turn or (c.run is not Run.STARTING and self.grace_s > 0 and hook_of(c, PRE_STOP))):
-            self._record("Killing", f"Stopping container {c.name}")
+            self._record("Killing", f"Stopping container {c.name}", of=c)
             self._stop(c, self._grace_left())
         elif c.run is Run.STOPPING and c.stop is Stop.TURN and turn:
             self._tell_what_is_left(c)

@@ -366,6 +366,8 @@ class Record:
     type: str  # Normal, Warning
     reason: str
     message: str
+    container: str = ""
+    """The one that it is about; empty: the whole pod."""
 
 
 @dataclass(frozen=True, slots=True)

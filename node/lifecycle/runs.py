@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rayplane.node.errors import LifecycleError
-from rayplane.node.lifecycle.containers import RESTART_ALL, hook_of, restarts, rule_for
+from rayplane.node.lifecycle.containers import RESTART_ALL, hook_of, present_text, restarts, rule_for
 from rayplane.node.lifecycle.model import (
     POST_START,
     PRE_STOP,
@@ -112,9 +112,9 @@ class ContainerRuns:
         c.in_force = c.spec.get("resources")
         c.image, c.image_id = event.image, event.image_id
         if not event.image:  # else whoever looked for it has told
-            self._record("Pulled", f'Container image "{c.spec.get("image") or ""}" already present on machine')
-        self._record("Created", f"Created container: {c.name}")
-        self._record("Started", f"Started container {c.name}")
+            self._record("Pulled", present_text(c.spec.get("image") or ""), of=c)
+        self._record("Created", "Container created", of=c)
+        self._record("Started", "Container started", of=c)
         if c.run is Run.STOPPING:
             return
         if hook_of(c, POST_START):
@@ -136,8 +136,8 @@ class ContainerRuns:
         if not event.failed:
             self._runs(c)
             return
-        self._record("FailedPostStartHook", f"PostStartHook failed: {event.failed}", warning=True)
-        self._record("Killing", "FailedPostStartHook")
+        self._record("FailedPostStartHook", f"PostStartHook failed: {event.failed}", warning=True, of=c)
+        self._record("Killing", "FailedPostStartHook", of=c)
         self._stop(c, self.grace_s)
 
     def _passed_startup(self, c: Container) -> None:
@@ -151,7 +151,7 @@ class ContainerRuns:
         if c.run is Run.STOPPING:
             c.run = Run.DONE if self.stage is Stage.ENDING else Run.IDLE
             return
-        self._record("Failed", f"Error: {event.told or event.message}", warning=True)
+        self._record("Failed", f"Error: {event.told or event.message}", warning=True, of=c)
         if event.reason == START_ERROR:
             self._ended_at_start(c, event)
             return
@@ -192,7 +192,7 @@ class ContainerRuns:
         if event.hook != PRE_STOP or c.stop is not Stop.HOOK:
             return
         if event.failed:
-            self._record("FailedPreStopHook", f"PreStopHook failed: {event.failed}", warning=True)
+            self._record("FailedPreStopHook", f"PreStopHook failed: {event.failed}", warning=True, of=c)
         if self.stage is Stage.ENDING:
             c.stop = Stop.TURN
         else:
@@ -212,7 +212,7 @@ class ContainerRuns:
         c.startup_passed = c.ready = False
         c.started_stamp = ""
         if event.reason == TOO_MANY_PROCESSES:
-            self._record(event.reason, f"Container {c.name} had more processes than a pod may have", warning=True)
+            self._record(event.reason, f"Container {c.name} had more processes than a pod may have", warning=True, of=c)
         self._run_is_over(c, event.exit_code, ran_s)
 
     def _run_is_over(self, c: Container, exit_code: int, ran_s: float) -> None:
@@ -245,7 +245,7 @@ class ContainerRuns:
         name, space = self.pod_name
         pod = f"{name}_{space}({self.pod_uid})"
         text = f"Back-off restarting failed container {c.name} in pod {pod}"
-        self._record("BackOff", text, warning=True)
+        self._record("BackOff", text, warning=True, of=c)
         self._timer(c, c.waited_s)
 
     # --- probes -----------------------------------------------------------------------------------
@@ -253,9 +253,11 @@ class ContainerRuns:
     def _probed(self, c: Container, event: Probed) -> None:
         if not event.ok:
             text = f"{event.probe.capitalize()} probe failed: {event.message}"
-            self._record("Unhealthy", text, warning=True)
+            self._record("Unhealthy", text, warning=True, of=c)
         elif event.message:
-            self._record("ProbeWarning", f"{event.probe.capitalize()} probe warning: {event.message}", warning=True)
+            self._record(
+                "ProbeWarning", f"{event.probe.capitalize()} probe warning: {event.message}", warning=True, of=c
+            )
         if not event.decides:
             return
         if event.probe == "readiness":
@@ -267,14 +269,15 @@ class ContainerRuns:
                 self._passed_startup(c)
         elif not event.ok:
             text = f"Container {c.name} failed {event.probe} probe, will be restarted"
-            self._record("Killing", text)
+            self._record("Killing", text, of=c)
             grace = (c.spec.get(_PROBES[event.probe]) or {}).get("terminationGracePeriodSeconds")
             self._stop(c, self.grace_s if grace is None else float(grace))
 
     # --- what all steps do ------------------------------------------------------------------------
 
-    def _record(self, reason: str, message: str, *, warning: bool = False) -> None:
-        self._effects.append(Record("Warning" if warning else "Normal", reason, message))
+    def _record(self, reason: str, message: str, *, warning: bool = False, of: Container | None = None) -> None:
+        about = of.name if of is not None else ""
+        self._effects.append(Record("Warning" if warning else "Normal", reason, message, about))
 
     def _timer(self, c: Container, wait_s: float) -> None:
         key = TimerKey("container", c.name, c.attempt)

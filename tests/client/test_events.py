@@ -58,6 +58,19 @@ def test_repeats_are_counted_on_one_object() -> None:
     VirtualLoop().run(main())
 
 
+def test_containers_that_do_the_same_are_told_apart() -> None:
+    async def main() -> None:
+        events, _, store = recorder()
+        for name in ("a", "b", "a"):
+            events.event(POD, "Normal", "Created", "Container created", part=f"spec.containers{{{name}}}")
+        await asyncio.sleep(1)
+        told = {e["involvedObject"]["fieldPath"]: e["count"] for e in written(store)}
+        assert told == {"spec.containers{a}": 2, "spec.containers{b}": 1}
+        await events.stop()
+
+    VirtualLoop().run(main())
+
+
 def test_events_wait_while_the_api_is_away_and_only_so_many() -> None:
     async def main() -> None:
         events, client, store = recorder()

@@ -114,6 +114,29 @@ async def test_nodes_outlive_the_one_whose_lease_stands_for_theirs(
     assert not any(kubelet.suspended for kubelet in others)
 
 
+@pytest.mark.parametrize(
+    ("spec", "image", "part"),
+    [
+        ({}, "app:1", "spec.containers{main}"),
+        ({"initContainers": [{"name": "first", "image": "tool:2"}]}, "tool:2", "spec.initContainers{first}"),
+    ],
+)
+async def test_events_tell_of_a_container_what_kubelets_tell(
+    api: FakeClient, make_host: MakeHost, spec: dict[str, Any], image: str, part: str
+) -> None:
+    await make_host(NodeConfig("n1"), timing=QUICK)
+    api.put("pods", make_pod("web", annotations={"rayplane.io/run-duration": "1h"}, **spec))
+
+    def events() -> list[Any]:
+        return [one for one in api.objects.get("events", {}).values() if one["involvedObject"]["name"] == "web"]
+
+    await api.until(lambda: len(events()) >= 3)
+    assert {event["involvedObject"]["fieldPath"] for event in events()} == {part}
+    pulled = f'Container image "{image}" already present on machine and can be accessed by the pod'
+    told = [("Pulled", pulled), ("Created", "Container created"), ("Started", "Container started")]
+    assert [(event["reason"], event["message"]) for event in events()] == told
+
+
 async def test_a_node_tells_metrics_of_its_own_alone(api: FakeClient, make_host: MakeHost) -> None:
     host = await make_host(NodeConfig("n1"), NodeConfig("n2"), timing=QUICK)
     api.put("pods", make_pod("web"))

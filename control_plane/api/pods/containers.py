@@ -48,6 +48,13 @@ def named(spec: Spec, name: str | None) -> Any | None:
     return next((one for one in lifecycled(spec) if one.get("name") == name), None)
 
 
+def part_of(spec: Spec, name: str) -> str:
+    """Where a container stands, as events say it: `spec.containers{web}`; empty where there is none of that name."""
+    fields = ("initContainers", "containers", "ephemeralContainers")
+    found = (field for field in fields if any(one.get("name") == name for one in spec.get(field) or ()))
+    return next((f"spec.{field}{{{name}}}" for field in found), "")
+
+
 def every(spec: Spec) -> Iterator[Any]:
     """Init containers and sidecars, containers, ephemeral containers."""
     for field in ("initContainers", "containers", "ephemeralContainers"):

@@ -81,7 +81,11 @@ async def test_a_container_runs_in_its_images_root_as_the_image_says(
     assert await ended(api, host, of("three", "shop:1", command=["cat", "page"])) == "page\n"
     status = api.pod("three")["status"]["containerStatuses"][0]
     assert (status["image"], status["imageID"]) == ("docker.io/library/shop:1", stored.config)
-    await api.until(lambda: 'Container image "shop:1" already present on machine' in api.events("Pulled"))
+    await api.until(
+        lambda: (
+            'Container image "shop:1" already present on machine and can be accessed by the pod' in api.events("Pulled")
+        )
+    )
 
 
 async def test_what_a_container_writes_is_its_own_above_layers_that_all_share(
