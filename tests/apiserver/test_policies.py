@@ -123,6 +123,24 @@ async def test_validations_refuse_in_kubernetes_words(stack: Stack, spec: Object
     assert said.startswith(outcome) and bool(said) == bool(outcome)
 
 
+async def test_a_binding_is_judged_as_such_and_not_as_an_update_of_its_pod(stack: Stack) -> None:
+    client, pods = stack.client(), {"apiGroups": [""], "apiVersions": ["v1"]}
+    pod = {"metadata": {"name": "p", "namespace": "default"}, "spec": {"containers": [{"name": "c", "image": "i"}]}}
+    await client.create("pods", pod)
+    updates = {**pods, "operations": ["UPDATE"], "resources": ["pods"]}
+    bindings = {**pods, "operations": ["CREATE"], "resources": ["pods/binding"]}
+    await enforce(client, policy(rules=[updates], **valid("false")), binding())
+    await enforce(client, policy("q", [bindings], **valid("object.target.name != 'n2'")), binding("of-q", "q"))
+    with pytest.raises(errors.Invalid, match="denied request"):
+        await client.patch("pods", "p", "default", {"metadata": {"labels": {"a": "b"}}})
+    place = {"metadata": pod["metadata"], "target": {"kind": "Node", "name": "n2"}}
+    with pytest.raises(errors.Invalid, match="denied request"):
+        await client.create("pods", place, subresource="binding")
+    place["target"]["name"] = "n1"
+    await client.create("pods", place, subresource="binding")
+    assert (await client.get("pods", "p", "default"))["spec"]["nodeName"] == "n1"
+
+
 async def test_a_refusal_has_the_reason_and_the_form_of_kubernetes(stack: Stack) -> None:
     client = stack.client()
     await enforce(client, policy(**valid("false")), binding())

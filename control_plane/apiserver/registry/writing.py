@@ -60,7 +60,10 @@ _RESERVE_TRIES = 16
 
 
 def keep_as_made(new: Object, old: Object, info: ResourceInfo) -> None:
-    """A preparation of what was made of the stored object itself: nothing to take back."""
+    """A preparation of what was made of the stored object itself: nothing to take back.
+
+    Nor is admission asked about it: it was asked about the binding that the pod is changed for.
+    """
 
 
 # They keep what is stored but for labels and the status, which few kinds have defaults for, or for what they set.
@@ -468,7 +471,9 @@ class Writer:
         if not status:
             await self._complete(request)
         await self.owners.track(old, new, info, request)
-        await self._admit(request)
+        judges = prepare is not keep_as_made
+        if judges:
+            await self._admit(request)
         new = request.object
         managed_fields.keep_times(new, old)
         judged, shown, before = await self._judged(request)
@@ -478,7 +483,8 @@ class Writer:
         )
         if errors:
             raise Invalid.of(info.kind, target.name, errors, group=info.group)
-        await self._admission.validate(request)
+        if judges:
+            await self._admission.validate(request)
         if not status:
             request.warnings += rules_for(stored).warnings(new, old)
         if not status or target.subresource == "resize":

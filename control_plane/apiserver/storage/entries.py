@@ -27,7 +27,10 @@ _METADATA = b'"metadata":{'
 ITEM = b"{" + _METADATA
 """How an object begins in a list, which says its kind once for all: `Entry.tail` follows."""
 _VERSION = b'"resourceVersion":"%d",'
-_PARSED_MAX = 512
+# Pods are looked at again when they are bound and when they run: as many as some hundred of them have revisions.
+_PARSED_MAX = 2048
+# What is larger than this is rare, and takes its room from nobody else.
+_LARGE_BYTES, _LARGE_MAX = 32 * 1024, 64
 _SHAPES: tuple[tuple[str, type], ...] = (
     ("labels", dict),
     ("annotations", dict),
@@ -108,7 +111,7 @@ class Entry:
     @property
     def object(self) -> Object:
         """The parsed object. Never change it."""
-        return _parsed(self)
+        return _parsed(self) if len(self.tail) <= _LARGE_BYTES else _parsed_large(self)
 
     @property
     def labels(self) -> dict[str, str]:
@@ -141,8 +144,12 @@ class Entry:
 
 @lru_cache(_PARSED_MAX)
 def _parsed(entry: Entry) -> Object:
-    found: Object = orjson.loads(entry.json)
-    return found
+    return entry.fresh_object()
+
+
+@lru_cache(_LARGE_MAX)
+def _parsed_large(entry: Entry) -> Object:
+    return entry.fresh_object()
 
 
 class _Stale(Entry):
