@@ -394,3 +394,14 @@ def test_an_heir_goes_to_a_machine_without_a_member_though_more_runs_there() -> 
     running = frozenset(i.name for i in crowd.instances)
     lost = seen(running=running, members=listed(crowd), lost=frozenset({"member-2"}))
     assert stored(plan(crowd, lost, 0.0)).get("member-3").machine is C
+
+
+def test_of_several_that_join_one_learns_at_a_time() -> None:
+    """Etcd allows no more."""
+    later = replace(HEIR, name="member-4", machine=C)
+    both = with_ports(TOPOLOGY.with_instance(HEIR).with_instance(replace(later, ports={})))
+    learning = seen(members=(*listed(), status(HEIR, learner=True)), running=ALL)
+    assert not any(isinstance(a, AddLearner) for a in plan(both, learning, 0.0))
+    assert AddLearner("member-4", both.get("member-4").endpoint("peer")) in plan(
+        both.replaced(replace(HEIR, phase=Phase.ACTIVE)), replace(learning, members=(*listed(), status(HEIR))), 0.0
+    )
