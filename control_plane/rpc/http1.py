@@ -18,7 +18,8 @@ from email.utils import format_datetime
 from typing import Any, cast
 
 from aiohttp import web
-from aiohttp.http import RawRequestMessage
+from aiohttp.hdrs import SERVER
+from aiohttp.http import SERVER_SOFTWARE, RawRequestMessage
 from aiohttp.http_exceptions import LineTooLong
 
 from rayplane.control_plane.rpc.callers import Identity
@@ -89,6 +90,14 @@ def _dated(handler: Handler, now: Callable[[], datetime]) -> Handler:
     return answer
 
 
+class _Request(web.BaseRequest):
+    """A request whose answer does not say which Python and which library made it."""
+
+    async def _prepare_hook(self, response: web.StreamResponse) -> None:
+        if response.headers.get(SERVER) == SERVER_SOFTWARE:
+            del response.headers[SERVER]
+
+
 class GuardedServer(web.Server):
     """An HTTP/1.1 server with bounds, see the module."""
 
@@ -110,6 +119,7 @@ class GuardedServer(web.Server):
             max_line_size=limits.head_bytes,
             max_field_size=limits.head_bytes,
             max_headers=limits.headers,
+            request_factory=self._request,
             **options,
         )
         self.limits = limits
@@ -120,6 +130,9 @@ class GuardedServer(web.Server):
         self._guards: dict[Guard, None] = {}
         self._checking: asyncio.TimerHandle | None = None
         self._stopping = False
+
+    def _request(self, message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
+        return _Request(message, payload, protocol, writer, task, self._loop)
 
     def __call__(self) -> "Guard":
         return Guard(self, loop=self._loop, **self._kwargs)

@@ -3,16 +3,20 @@
 import asyncio
 import gc
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import rayplane
 from rayplane.control_plane.cluster.components import Component
 from rayplane.control_plane.controllers.manager.runner import ControllerRunner
 from rayplane.control_plane.simulation import Planted, SimulationResult, load_scenario, parse_scenario, simulate
+from rayplane.control_plane.simulation.trace import Trace
 from rayplane.storage.env import SimulatedDisk
 from rayplane.storage.env.simulated import SimulatedFile
 
@@ -56,15 +60,57 @@ def test_the_same_seed_gives_the_same_trace_in_every_process() -> None:
     assert simulate(scenario, 3).trace_hash == first.trace_hash
     assert simulate(scenario, 4).trace_hash != first.trace_hash
     for hash_seed in ("1", "2"):
-        again = subprocess.run(
-            [sys.executable, "-c", _AGAIN],
-            input=SHORT,
-            capture_output=True,
-            text=True,
-            check=True,
-            env=os.environ | {"PYTHONHASHSEED": hash_seed},
-        )
-        assert again.stdout.strip() == first.trace_hash
+        assert _again(sys.executable, {"PYTHONHASHSEED": hash_seed}) == first.trace_hash
+
+
+def _again(python: str, environment: dict[str, str]) -> str:
+    """The trace of the same run, in a process of its own."""
+    again = subprocess.run(
+        [python, "-c", _AGAIN],
+        input=SHORT,
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | environment,
+    )
+    return again.stdout.strip()
+
+
+@pytest.mark.processes
+def test_the_same_seed_gives_the_same_trace_on_every_python() -> None:
+    path = {"PYTHONPATH": str(Path(rayplane.__path__[0]).parent)}
+    others = [python for python in _other_pythons() if _has_all(python, path)]
+    if not others:
+        pytest.skip("no other Python has rayplane's dependencies: name some in RAYPLANE_PYTHONS")
+    here = simulate(parse_scenario(SHORT, source="short"), 3).trace_hash
+    assert {python: _again(python, path) for python in others} == dict.fromkeys(others, here)
+
+
+def test_no_message_says_which_python_made_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[bytes] = []
+    tell = Trace.message
+
+    def message(self: Trace, source: str, target: str, data: bytes) -> None:
+        said.extend([data] if b"Python/" in data else [])
+        tell(self, source, target, data)
+
+    monkeypatch.setattr(Trace, "message", message)
+    scenario = parse_scenario(SHORT, source="short")
+    result = simulate(replace(scenario, steps=scenario.steps[:1], expect=(), duration_s=1.0), 3)
+    assert result.ok, str(result)
+    assert not said
+
+
+def _other_pythons() -> list[str]:
+    """Of other versions: those that are named, and those on the path."""
+    named = os.environ.get("RAYPLANE_PYTHONS", "").split(os.pathsep)
+    usual = [f"python3.{minor}" for minor in range(11, 15) if minor != sys.version_info.minor]
+    return [found for name in (*named, *usual) if name and (found := shutil.which(name)) is not None]
+
+
+def _has_all(python: str, environment: dict[str, str]) -> bool:
+    command = [python, "-c", "import rayplane.control_plane.simulation"]
+    return subprocess.run(command, capture_output=True, check=False, env=os.environ | environment).returncode == 0
 
 
 def test_nothing_of_a_run_outlives_it() -> None:
