@@ -62,6 +62,8 @@ class InsideChecks:
         self._failed: dict[str, None] = {}
         self._watched: dict[str, object] = {}
         self._watchers: list[asyncio.Task[None]] = []
+        self._ran: tuple[tuple[str, str], ...] = ()
+        """What was seen last to run, and where."""
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -102,18 +104,22 @@ class InsideChecks:
         self._violations.judge.observed(_now_s(), Leads(name, member.term))  # type: ignore[attr-defined]
 
     def _pods(self) -> None:
-        running = tuple(pod for _, host in self._cluster.node_hosts() for pod in _running_pods(host))
-        self._violations.judge.observed(_now_s(), Runs(running))
+        running = tuple([pod for _, host in self._cluster.node_hosts() for pod in _running_pods(host)])
+        if running != self._ran:
+            self._ran = running
+            self._violations.judge.observed(_now_s(), Runs(running))
 
 
 def _running_pods(host: NodeHost) -> list[tuple[str, str]]:
     """Key and node of the pods with a running container."""
-    return [
-        (meta.key(worker.pod), kubelet.name)
-        for kubelet in host.kubelets.values()
-        for worker in kubelet.workers
-        if any(c.run in _RUNNING for c in worker.machine.containers)
-    ]
+    found = []
+    for kubelet in host.kubelets.values():
+        for worker in kubelet.workers:
+            for container in worker.machine.containers:
+                if container.run in _RUNNING:
+                    found.append((meta.key(worker.pod), kubelet.name))
+                    break
+    return found
 
 
 class Client:

@@ -16,6 +16,7 @@ import math
 import platform
 import random
 from asyncio import base_events, events
+from collections import deque
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -27,7 +28,7 @@ ALL_EVERY = 12
 CANCELLED_MAX = 100
 # Timers that are due within this of each other go off together.
 RESOLUTION_S = 1e-9
-# A loop that runs this many rounds without the clock moving is busy waiting.
+# An instant of this many rounds is busy waiting.
 ROUNDS_WITHOUT_TIME_MAX = 200_000
 
 
@@ -101,7 +102,6 @@ class VirtualLoop(base_events.BaseEventLoop):
         self._timers_made = 0
         self._next_collect = COLLECT_EVERY_S
         self._collections = 0
-        self._rounds = 0
         self.faults: list[str] = []
         """What went wrong in callbacks and was looked at by nobody."""
         self.tasks_made = 0
@@ -154,7 +154,9 @@ class VirtualLoop(base_events.BaseEventLoop):
         return [t for t in asyncio.all_tasks(self) if isinstance(t, _Task) and t.life is life]
 
     def _run_once(self) -> None:
-        """One round: as asyncio's own, without a selector, and for living cells only."""
+        """One instant, or the beginning of one that does not end by itself: as many of asyncio's rounds as it takes,
+        without a selector, and for living cells only.
+        """
         ready, timers = self._ready, self._timers  # type: ignore[attr-defined]
         if self._timer_cancelled_count > CANCELLED_MAX:  # type: ignore[has-type]
             self._forget_cancelled()
@@ -165,21 +167,22 @@ class VirtualLoop(base_events.BaseEventLoop):
             if not timers:
                 raise Deadlock("nothing is ready and no timer is set: the simulation waits for ever")
             self._pass_time(timers[0][0])
-        elif self._rounds > ROUNDS_WITHOUT_TIME_MAX:
-            raise Livelock(f"time stands still at {self._now:.6f} s: last ran {ready[0] if ready else None!r}")
-        self._rounds += 1
         due = self._now + RESOLUTION_S
-        while timers and timers[0][0] < due:
-            handle = self._pop_timer()
-            if handle._cancelled:
-                self._timer_cancelled_count -= 1
-            else:
-                ready.append(handle)
-        self._run_ready()
+        for _ in range(ROUNDS_WITHOUT_TIME_MAX):
+            while timers and timers[0][0] < due:
+                handle = self._pop_timer()
+                if handle._cancelled:
+                    self._timer_cancelled_count -= 1
+                else:
+                    ready.append(handle)
+            self._run_ready(ready)
+            if not ready or self._stopping:  # type: ignore[attr-defined]
+                return
+        raise Livelock(f"time stands still at {self._now:.6f} s: last ran {ready[0]!r}")
 
-    def _run_ready(self) -> None:
+    @staticmethod
+    def _run_ready(ready: "deque[Any]") -> None:
         """What is ready now, of living cells."""
-        ready = self._ready  # type: ignore[attr-defined]
         popleft, get = ready.popleft, LIFE
         for _ in range(len(ready)):
             handle = popleft()
@@ -213,7 +216,6 @@ class VirtualLoop(base_events.BaseEventLoop):
         self._timer_cancelled_count = 0
 
     def _pass_time(self, when: float) -> None:
-        self._rounds = 0
         if self.before_time is not None:
             self.before_time(when)
         if when > self.halt_s and not self.halted:
@@ -229,8 +231,10 @@ class VirtualLoop(base_events.BaseEventLoop):
             gc.collect(2 if self._collections % ALL_EVERY == 0 else 1)
 
     def run(self, main: Any) -> Any:
-        """Run a coroutine to its end, without the garbage collector's own timing. Leaves the loop closed."""
-        gc.collect()
+        """Run a coroutine to its end, without the garbage collector's own timing. Leaves the loop closed.
+
+        What is garbage already is not cleaned up meanwhile, unless a caller froze what there was before.
+        """
         automatic = gc.isenabled()
         gc.disable()
         # What is here already, modules above all, need not be looked at again and again; a caller may have seen to it.

@@ -6,6 +6,7 @@ Standard input has the order (`sweep.send`), then a seed on each line; each resu
 standard input ends, so does this process, in the midst of a run too: who wanted the results is gone.
 """
 
+import gc
 import os
 import pickle
 import queue
@@ -28,6 +29,8 @@ def main() -> None:
     threading.Thread(target=_listen, args=(orders, seeds), daemon=True).start()
     while True:
         send(results, answer_of(order, seeds.get()))
+        # What is left are modules and what they keep: nothing of it need be looked at again in the runs to come.
+        gc.freeze()
 
 
 def _listen(orders: Any, seeds: "queue.Queue[int]") -> None:
