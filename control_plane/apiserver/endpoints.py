@@ -5,6 +5,7 @@ A server that dies is gone from the list when its lease runs out; one that stops
 
 import asyncio
 import ipaddress
+import itertools
 import logging
 from dataclasses import dataclass
 
@@ -25,9 +26,11 @@ log = logging.getLogger(__name__)
 
 _PREFIX = "/registry/masterleases/"
 _JSON = "application/json"
-# Members may be replaced one after the other: learn of the new ones while an old one is left to ask. Clients are told
-# of servers that came and went no later than this either.
+# How often a server looks who leads, and takes over which servers came and went: clients are told no later.
 _FOLLOW_S = 1.0
+# Of these rounds, every how many it asks for the members too, beside whenever one is lost. They may be replaced one
+# after the other (`SERVER_CHANGES`): it learns of the new ones while an old one is left to ask.
+_MEMBERS_EVERY = 2
 _GOODBYE_S = 1.0
 SERVICE = "kubernetes"
 
@@ -59,12 +62,14 @@ class EndpointKeeper:
         self._lease = 0
         self._task: asyncio.Task[None] | None = None
         self._servers: list[ServerEntry] = []
+        self._changed = True  # the entries, since they were read last
         self._published: list[ServerEntry] | None = None
         self._members_known = False
 
     async def start(self, own: ServerEntry) -> None:
         """Announce this server and go on doing so."""
         self._own = own
+        self._registry.hub.listen(_PREFIX, self._note_change)
         await self._once()
         self._task = asyncio.get_running_loop().create_task(self._run())
 
@@ -84,8 +89,16 @@ class EndpointKeeper:
         """All announced servers by name, as this one saw them last."""
         return self._servers
 
+    def _note_change(self) -> None:
+        self._changed = True
+
     async def _follow_servers(self) -> None:
-        response = await self._etcd.range(_PREFIX.encode(), prefix_end(_PREFIX.encode()), serializable=True)
+        self._changed = False
+        try:
+            response = await self._etcd.range(_PREFIX.encode(), prefix_end(_PREFIX.encode()), serializable=True)
+        except BaseException:
+            self._changed = True
+            raise
         found = []
         for kv in response.kvs:
             try:
@@ -117,19 +130,21 @@ class EndpointKeeper:
     async def _run(self) -> None:
         interval_s = self._config.timing.endpoint_lease_s / 3
         rounds = max(1, round(interval_s / _FOLLOW_S))
-        while True:
-            for _ in range(rounds):
-                await asyncio.sleep(interval_s / rounds)
-                await self._once(announce=False)
-            await self._once()
+        for number in itertools.count(1):
+            await asyncio.sleep(interval_s / rounds)
+            await self._once(announce=number % rounds == 0, members=number % _MEMBERS_EVERY == 0)
 
-    async def _once(self, *, announce: bool = True) -> None:
+    async def _once(self, *, announce: bool = True, members: bool = True) -> None:
         try:
-            await self._follow_members()
+            if members or not self._etcd.endpoints.preferred:
+                await self._follow_members()
+            await self._etcd.prefer_leader()
+            self._registry.hub.follow_leader()
             if announce:
                 await self._announce()
                 await self._follow_places()
-            await self._follow_servers()
+            if announce or self._changed:
+                await self._follow_servers()
             if announce:
                 await self._publish(self._servers)
         except (RpcError, ApiError) as e:
@@ -148,8 +163,6 @@ class EndpointKeeper:
         # Members that are not called as they are reached from here never are; all that were configured may be gone.
         self._members_known = self._members_known or bool(set(found) & set(configured))
         self._etcd.endpoints.replace(found if self._members_known else list(configured))
-        await self._etcd.prefer_leader()
-        self._registry.hub.follow_leader()
 
     async def _announce(self) -> None:
         assert self._own is not None

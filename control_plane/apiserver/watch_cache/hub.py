@@ -15,7 +15,7 @@ import itertools
 import logging
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from sortedcontainers import SortedDict
@@ -76,6 +76,7 @@ class WatchHub:
         self._ask = asyncio.Event()
         self._answered_at = -math.inf
         self._restart = asyncio.Event()
+        self._listeners: dict[str, Callable[[], None]] = {}
         self._source = ""  # the member that the stream is of
         self._tasks: list[asyncio.Task[None]] = []
         self._stopped = False
@@ -100,6 +101,10 @@ class WatchHub:
         preferred = self._etcd.endpoints.preferred
         if preferred and preferred != self._source:
             self._restart.set()
+
+    def listen(self, prefix: str, told: Callable[[], None]) -> None:
+        """Be told whenever keys may have changed that are no objects: `prefix` and one word more."""
+        self._listeners[prefix] = told
 
     async def _revision(self) -> int:
         """etcd's revision now (linearizable). Raises RpcError."""
@@ -303,6 +308,8 @@ class WatchHub:
                 continue
             value = None if event.type == kv_pb2.Event.DELETE else kv.value
             cache = self._cache_of(key)
+            if cache is None and (told := self._listeners.get(key[: key.rindex("/") + 1])) is not None:
+                told()
             entry = self._apply(cache, key, value, revision) if cache is not None and cache.ready else None
             # The bytes of an entry are the same, and are kept anyway.
             self._remember(revision, key, entry if entry is not None and entry.readable else value)
@@ -342,6 +349,8 @@ class WatchHub:
         for cache in self._caches.values():
             cache.reset(error)
         self._begin_at(revision)
+        for told in self._listeners.values():
+            told()
         # Whoever follows a cache learns what it missed without having to ask.
         for cache in self._caches.values():
             if cache.installed:
