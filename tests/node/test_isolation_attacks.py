@@ -227,7 +227,8 @@ async def test_volumes_serve_a_user_with_a_read_only_root_and_a_group_of_files(
     }
     script = "cat /made/for/key/key; touch /etc/f && stat -c %g /etc/f; touch /tmp/f /usr/f 2>&1 | grep -c Read-only"
     spec: dict[str, Any] = {"volumes": volumes, "securityContext": {"fsGroup": 2000}}
-    assert await ended(api, host, script, container=container, **spec) == "value2000\n2\n"
+    group = 2000 if os.geteuid() == 0 else 0  # without subordinate numbers all groups are one
+    assert await ended(api, host, script, container=container, **spec) == f"value{group}\n2\n"
 
 
 async def test_the_device_between_machines_can_be_made_anew(api: FakeClient, make_isolating: Isolating) -> None:

@@ -56,7 +56,8 @@ async def test_no_pod_sees_the_files_of_the_cluster(api: FakeClient, make_isolat
     secret.write_text("of the cluster")
     give(str(secret), 0o644)
     for above in (tmp_path, *tmp_path.parents):
-        os.chmod(above, os.stat(above).st_mode | 0o555)
+        if os.stat(above).st_uid == os.geteuid():
+            os.chmod(above, os.stat(above).st_mode | 0o555)
     for number, inside in enumerate((f"{tmp_path}/host0/pods", f"{tmp_path}/machine", "/sys")):
         api.put("pods", shell("bad", SLEEP, uid=f"uid-{number}", **mounting(inside)))
         await api.until(lambda path=inside: path in str([*api.events("FailedMount")]))

@@ -234,7 +234,11 @@ async def test_people_at_the_machine_and_services_outside_are_served_by_sockets(
         number = outside.getsockname()[1]
         beyond = {"addresses": ["127.0.0.1"], "conditions": {"ready": True}}
         put(world.api, service("beyond", clusterIP="10.78.4.1", ports=[{"port": 80}]), beyond, port=number)
-        put(world.api, service("own", clusterIP="10.78.4.2", ports=BOTH), world.ends["c"])
+        put(
+            world.api,
+            service("own", clusterIP="10.78.4.2", ports=[one | {"port": 8080} for one in BOTH]),
+            world.ends["c"],
+        )
         loop = asyncio.get_running_loop()
         outside.setblocking(False)
         asking = asyncio.create_task(world.until("TCP 10.78.4.1 80", lambda said: said == "from/outside"))
@@ -247,7 +251,7 @@ async def test_people_at_the_machine_and_services_outside_are_served_by_sockets(
     async with asyncio.timeout(20):
         while True:
             try:
-                reader, writer = await asyncio.open_connection("127.78.4.2", 80)
+                reader, writer = await asyncio.open_connection("127.78.4.2", 8080)
                 break
             except OSError:
                 await asyncio.sleep(0.01)
@@ -255,7 +259,7 @@ async def test_people_at_the_machine_and_services_outside_are_served_by_sockets(
         writer.close()
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
             one.setblocking(False)
-            one.connect(("127.78.4.2", 80))
+            one.connect(("127.78.4.2", 8080))
             one.send(b"?")
             assert (await loop.sock_recv(one, 99)).startswith(b"c 10.77.")
 
