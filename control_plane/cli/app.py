@@ -18,6 +18,7 @@ from rayplane.control_plane.cli import (
     operate,
     simulate,
     trace,
+    upgrade,
     why,
 )
 from rayplane.control_plane.cli.printing import error_line
@@ -45,6 +46,7 @@ trace.register(app)
 why.register(app)
 explain.register(app)
 images.register(app)
+upgrade.register(app)
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 _FAILURES = (

@@ -464,16 +464,17 @@ def _print_status(found: dict[str, Any]) -> None:
         console.print(f"  {fault}")
     for machine in found["drained"]:
         console.print(f"  {machine} is drained, until `rayplane undrain machine {machine}`")
-    members = Table("MEMBER", "ENDPOINT", "ID", "LEADER", "TERM", "REVISION", "HEALTH", box=None)
+    members = Table("MEMBER", "ENDPOINT", "ID", "LEADER", "TERM", "REVISION", "HEALTH", "VERSION", box=None)
     for m in found["members"]:
         leader = "yes" if m.get("leader") else ""
         health = "ok" if m["healthy"] else m.get("error", "no leader")
-        row = (m["name"], m["endpoint"], m.get("id", ""), leader, m.get("term", ""), m.get("revision", ""), health)
-        members.add_row(*(str(cell) for cell in row))
+        where = (m["name"], m["endpoint"], m.get("id", ""), leader, m.get("term", ""), m.get("revision", ""))
+        members.add_row(*(str(cell) for cell in (*where, health, m.get("version", ""))))
     console.print(members)
-    actors = Table("ACTOR", "MACHINE", "LEADER", "RUNNING", box=None)
+    actors = Table("ACTOR", "MACHINE", "LEADER", "RUNNING", "VERSION", box=None)
     for a in found["actors"]:
-        actors.add_row(a["name"], a["machine"], "yes" if a["leader"] else "", _RUNNING[a["running"]])
+        leader = "yes" if a["leader"] else ""
+        actors.add_row(a["name"], a["machine"], leader, _RUNNING[a["running"]], a.get("version", ""))
     console.print(actors)
     for served in (a["cri"] for a in found["actors"] if a.get("cri")):
         console.print(f"CRI at {served}", soft_wrap=True)

@@ -19,6 +19,7 @@ import ray
 import uvloop
 
 from rayplane.control_plane.cluster import processes
+from rayplane.control_plane.cluster.carried import Carried
 from rayplane.control_plane.cluster.components import Component, Leaves, Spec, StopsItself, leave_s
 from rayplane.control_plane.cluster.failures import ComponentFailed, Failure
 from rayplane.control_plane.cluster.outside import keep_fresh, log_to, open_env, prepare
@@ -29,6 +30,7 @@ from rayplane.control_plane.cluster.renewal import newest
 from rayplane.control_plane.cluster.resting import Rests
 from rayplane.control_plane.cluster.specs import brought_back
 from rayplane.control_plane.cluster.topology import Machine, Role, Topology, newest_of
+from rayplane.control_plane.component_base.version import VERSION
 from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
 from rayplane.storage.env import grow_heap, settle_heap
 from rayplane.storage.env.private import UMASK
@@ -73,6 +75,12 @@ class ComponentThread:
         self._renewal = keep_fresh(spec, env, self._network)
         if isinstance(self._component, StopsItself):
             self._watch = asyncio.get_running_loop().create_task(_end_with(self._component))
+
+    @property
+    def build(self) -> tuple[str, str]:
+        if isinstance(self._component, Carried):
+            return self._component.note.version, self._component.note.python
+        return VERSION, ""
 
     def leave_s(self, *, for_good: bool) -> float:
         return leave_s(self._component, for_good=for_good)
@@ -161,6 +169,10 @@ class ComponentActor:
     def topology(self) -> dict[str, Any]:
         """The cluster as it was when this actor was planned, as JSON."""
         return self._topology.to_json()
+
+    def build(self) -> tuple[str, str]:
+        """Its version of rayplane, and the Python that it runs in, empty for that of this process."""
+        return self._thread.build
 
     def pid(self) -> int:
         """Answers once the component has started."""

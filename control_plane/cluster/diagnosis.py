@@ -27,6 +27,8 @@ class ActorFacts:
     """Starts in a row that failed, or whose actor ended soon after."""
     reason: str = ""
     """Why the last one did."""
+    version: str = ""
+    """The build that it runs; empty where that is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

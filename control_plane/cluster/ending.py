@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 
-from rayplane.control_plane.cluster import processes, ray_cluster
+from rayplane.control_plane.cluster import carried, processes, ray_cluster
 from rayplane.control_plane.cluster.access import access, answers, refresh
 from rayplane.control_plane.cluster.config import PROCESS
 from rayplane.control_plane.cluster.errors import ClusterError
@@ -35,6 +35,20 @@ AFTER = "after"
 Progress = Callable[[str], None]
 
 
+def of_this_cluster(pid: int, directory: StateDir) -> bool:
+    """Whether that process still is the cluster's and not another that got its number."""
+    ours = {HOST_MODULE.encode(), os.fsencode(directory.path.resolve())}
+    return processes.is_alive(pid) and ours.issubset(processes.arguments(pid))
+
+
+def process_of(directory: StateDir, known: int) -> int:
+    """The process of a cluster that has one; 0 when it has ended. `known`: what was written down."""
+    if of_this_cluster(known, directory):
+        return known
+    # Whoever started it may have ended before it could write down which it is.
+    return next((one for one in processes.running() if of_this_cluster(one, directory)), 0)
+
+
 async def take_down(directory: StateDir, progress: Progress) -> None:
     """End every process of the cluster, if it is up."""
     state = directory.read()
@@ -46,6 +60,9 @@ async def take_down(directory: StateDir, progress: Progress) -> None:
         progress("pods end, the least important ones first")
     if state.config.host == PROCESS:
         await _end_process(state.host.get("pid", 0), directory, grace_s)
+        # The end of a killed process is none of theirs.
+        left = (carried.process_of(directory.path.resolve() / "data" / i.name) for i in state.topology.instances)
+        await asyncio.gather(*(carried.end(pid) for pid in left if pid))
     else:
         if grace_s:
             await _leave_ray(directory, state, grace_s, progress)
@@ -156,17 +173,15 @@ async def _leave_ray(directory: StateDir, state: ClusterState, grace_s: float, p
 
 async def _end_process(pid: int, directory: StateDir, grace_s: float = 0.0) -> None:
     """TERM, then KILL when it takes too long. `grace_s`: what its pods may take."""
-    if not _is_ours(pid, directory):
-        # Whoever started it may have ended before it could write down which it is.
-        pid = next((one for one in processes.running() if _is_ours(one, directory)), 0)
-        if not pid:
-            return
+    pid = process_of(directory, pid)
+    if not pid:
+        return
     os.kill(pid, signal.SIGTERM)
     for number in (signal.SIGKILL, None):
         async with deadline(STOP_TIMEOUT_S + grace_s) as time_left:
-            while _is_ours(pid, directory) and time_left():
+            while of_this_cluster(pid, directory) and time_left():
                 await asyncio.sleep(POLL_S)
-        if not _is_ours(pid, directory):
+        if not of_this_cluster(pid, directory):
             return
         if number is not None:
             os.kill(pid, number)
@@ -180,19 +195,13 @@ async def deadline(seconds: float) -> AsyncIterator[Callable[[], bool]]:
     yield lambda: loop.time() < end
 
 
-def _is_ours(pid: int, directory: StateDir) -> bool:
-    """Whether that process still is the cluster's and not another that got its number."""
-    ours = {HOST_MODULE.encode(), os.fsencode(directory.path.resolve())}
-    return processes.is_alive(pid) and ours.issubset(processes.arguments(pid))
-
-
 async def is_running(state: ClusterState, directory: StateDir) -> bool:
     """Whether its processes run. Those that were killed a moment ago do not, though the kernel has not ended them yet.
 
     A port that somebody listens at says nothing where the processes can be looked for: others may have it by now.
     """
     if state.config.host == PROCESS:
-        return _is_ours(state.host.get("pid", 0), directory)
+        return of_this_cluster(state.host.get("pid", 0), directory)
     if state.host["owned"]:
         return await _stays(lambda: ray_cluster.processes_of(state.host))
     instance = state.topology.of(Role.SUPERVISOR)

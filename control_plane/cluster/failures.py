@@ -17,6 +17,8 @@ class Failure:
 
     @staticmethod
     def of(error: BaseException) -> "Failure":
+        if isinstance(error, ComponentFailed):
+            return error.failure
         # Here, since the others of a cluster's components have no need of a member.
         from rayplane.control_plane.etcd.server.errors import DataLost
         from rayplane.storage.wal.errors import CorruptLog, CorruptSnapshotFile, LogMissing

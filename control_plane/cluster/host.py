@@ -41,6 +41,14 @@ class Disturbance:
     """Of the machines of actors, by name."""
 
 
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """An actor's build, and the Python of the environment that it runs in; empty: that of its host."""
+
+    version: str
+    python: str = ""
+
+
 class Host(Protocol):
     """A host that starts, stops and finds actors.
 
@@ -52,6 +60,12 @@ class Host(Protocol):
 
     async def stop(self, name: str) -> None:
         """End an actor for good, in order where it can; nothing when there is none."""
+
+    async def halt(self, name: str) -> None:
+        """End an actor that is to come back, in order where it can; nothing when there is none."""
+
+    async def builds(self) -> dict[str, Runs]:
+        """Builds of those actors that can tell."""
 
     async def running(self) -> set[str]:
         """Names of the actors that exist, those being restarted by the host itself included."""

@@ -47,7 +47,7 @@ from rayplane.control_plane.cluster.readiness import await_ready
 from rayplane.control_plane.cluster.renewal import write_admin
 from rayplane.control_plane.cluster.specs import founders
 from rayplane.control_plane.cluster.state import ClusterState, StateDir
-from rayplane.control_plane.cluster.topology import Machine, Topology, crowded, founding, on_machines
+from rayplane.control_plane.cluster.topology import Machine, Topology, crowded, founding, of_one_build, on_machines
 from rayplane.storage.env import LockHeld, SystemClock
 from rayplane.storage.env.private import write_private
 
@@ -55,7 +55,9 @@ from rayplane.storage.env.private import write_private
 READY_TIMEOUT_S = 60.0
 RAY_TRIES = 4
 FREE_TIMEOUT_S = 5.0
-_PROCESS_OUT = "process.out"
+PROCESS_OUT = "process.out"
+#: Of a state's host: the Python that it runs with.
+PYTHON = "python"
 
 Prepare = Callable[[ClusterState, Secrets], Awaitable[ClusterState]]
 
@@ -76,7 +78,7 @@ async def up(
     """
     config.validate()
     _check_kubeconfigs(config)
-    with _exclusive(directory, config.name):
+    with exclusive(directory, config.name):
         before = directory.read()
         if before is not None and before.running:
             if await is_running(before, directory):
@@ -126,7 +128,7 @@ async def down(directory: StateDir, progress: Progress, *, purge: bool = False) 
             raise
         state = None
     if state is not None:
-        with _exclusive(directory, state.config.name):
+        with exclusive(directory, state.config.name):
             await take_down(directory, progress)
             if purge:
                 await forget_elsewhere(directory, state, progress)
@@ -152,7 +154,7 @@ async def _up(
             progress(f"found the cluster's data in {directory.path}: going on from it")
             before = await _with_free_ports(latest(directory, before), progress)
             config = going_on(before.config, config)
-            topology = replace(before.topology, run=run)
+            topology = replace(of_one_build(before.topology), run=run)
             host = _new_host(config, plan, rng, secrets)
             if before.host.get(UNSURE):
                 host |= {AFTER: before.topology.run}
@@ -223,20 +225,20 @@ async def _up_process(
     state = await _prepared(directory, state, secrets, prepare)
     progress("starting the cluster's process")
     pid = _start_process(directory)
-    state = replace(state, host={"pid": pid})
+    state = replace(state, host={"pid": pid, PYTHON: sys.executable})
     directory.write(state)
-    await _wait(directory, progress, ended=lambda: "" if processes.is_alive(pid) else _last_words(directory))
+    await _wait(directory, progress, ended=lambda: "" if processes.is_alive(pid) else last_words(directory))
     return state
 
 
 def _start_process(directory: StateDir) -> int:
-    out = directory.logs / _PROCESS_OUT
+    out = directory.logs / PROCESS_OUT
     write_private(out, b"")
     return processes.start([sys.executable, "-m", HOST_MODULE, str(directory.path.resolve())], out)
 
 
-def _last_words(directory: StateDir) -> str:
-    lines = (directory.logs / _PROCESS_OUT).read_text(errors="replace").strip().splitlines()
+def last_words(directory: StateDir) -> str:
+    lines = (directory.logs / PROCESS_OUT).read_text(errors="replace").strip().splitlines()
     return f"the cluster's process ended: {lines[-1] if lines else 'it said nothing'}"
 
 
@@ -312,11 +314,11 @@ async def _wait(directory: StateDir, progress: Progress, *, ended: Callable[[], 
 
 def _new_host(config: ClusterConfig, plan: AddressPlan, rng: random.Random, secrets: Secrets) -> dict[str, object]:
     if config.host == PROCESS:
-        return {"pid": 0}
+        return {"pid": 0, PYTHON: sys.executable}
     if config.address:
-        return {"owned": False, "address": config.address, "pid": 0}
+        return {"owned": False, "address": config.address, "pid": 0, PYTHON: sys.executable}
     tls = issue_for_ray(secrets.authority) if config.ray_tls else None
-    return ray_cluster.reserve(rng, randomness.token_hex(32), tls, share(plan))
+    return ray_cluster.reserve(rng, randomness.token_hex(32), tls, share(plan)) | {PYTHON: sys.executable}
 
 
 def _write_access(directory: StateDir, state: ClusterState, secrets: Secrets) -> None:
@@ -348,8 +350,8 @@ async def _with_free_ports(state: ClusterState, progress: Progress) -> ClusterSt
 
 
 @contextlib.contextmanager
-def _exclusive(directory: StateDir, name: str):  # type: ignore[no-untyped-def]
-    """One `up` or `down` at a time."""
+def exclusive(directory: StateDir, name: str):  # type: ignore[no-untyped-def]
+    """One `up`, `down` or `upgrade` at a time."""
     existed = directory.path.exists()
     disk = directory.create()
     try:

@@ -5,6 +5,7 @@ import logging
 import random
 from pathlib import Path
 
+from rayplane.control_plane.cluster.carried import Carried
 from rayplane.control_plane.cluster.components import Component, Spec, build
 from rayplane.control_plane.cluster.host import Host
 from rayplane.control_plane.cluster.ports import claim
@@ -33,14 +34,18 @@ def open_env(spec: Spec, rng: random.Random) -> Env:
     return Env(clock=SystemClock(), rng=rng, disk=LocalDisk(spec.data_dir))
 
 
-async def prepare(spec: Spec, env: Env, network: Network, host: Host) -> Component:
+async def prepare(spec: Spec, env: Env, network: Network, host: Host, *, outlives: bool = False) -> Component:
     """Build and start the component of a spec; raises what its start raises, with nothing left running.
 
-    `host` is for the supervisor to act on.
+    `host` is for the supervisor to act on. `outlives`: whether what has a process of its own lives on without this one.
     """
     with logs.speaking(spec.instance.role.value, spec.instance.name):
         log.info("starting")
-        return await _prepare(spec, env, network, host)
+        if not spec.instance.python:
+            return await _prepare(spec, env, network, host)
+        component = Carried(spec, outlives=outlives)
+        await component.start()
+        return component
 
 
 async def _prepare(spec: Spec, env: Env, network: Network, host: Host) -> Component:
@@ -67,7 +72,12 @@ async def _prepare(spec: Spec, env: Env, network: Network, host: Host) -> Compon
 
 
 def keep_fresh(spec: Spec, env: Env, network: GrpcNetwork | SharedNetwork) -> asyncio.Task[None]:
-    """Renew the certificates of a running component in time, until the task is cancelled."""
+    """Renew the certificates of a running component in time, until the task is cancelled.
+
+    One that has a process of its own does so there.
+    """
+    if spec.instance.python:
+        return asyncio.create_task(asyncio.sleep(0))
     assert spec.credentials is not None
     supervisor, every_s = SupervisorKnown(spec, network), CHECK_EVERY_S
     renewal = Renewal(spec.credentials, tls_dir(spec), env.clock, network)

@@ -16,17 +16,20 @@ import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
+from signal import Signals
 
+from rayplane.control_plane.cluster.carried import HAND_OVER, Carried
 from rayplane.control_plane.cluster.components import Component, Leaves, Spec, StopsItself, leave_s
 from rayplane.control_plane.cluster.errors import ClusterError, StartFailed
 from rayplane.control_plane.cluster.failures import Failure
-from rayplane.control_plane.cluster.host import Disturbance, HostSocket, not_started, start_all
+from rayplane.control_plane.cluster.host import Disturbance, HostSocket, Runs, not_started, start_all
 from rayplane.control_plane.cluster.outside import keep_fresh, log_to, prepare
 from rayplane.control_plane.cluster.pki import Secrets
 from rayplane.control_plane.cluster.renewal import newest
 from rayplane.control_plane.cluster.specs import founding_specs
 from rayplane.control_plane.cluster.state import ClusterState, StateDir
 from rayplane.control_plane.cluster.topology import Machine, Role
+from rayplane.control_plane.component_base.version import VERSION
 from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
 from rayplane.control_plane.rpc.memory import DirectLink, Fabric
 from rayplane.control_plane.rpc.shared import SharedNetwork
@@ -100,7 +103,7 @@ class ProcessHost:
             troubled = self._machines.setdefault(name, Troubled())
             disk = TroubledDisk(spec.data_dir, troubled)
             env = Env(clock=TroubledClock(troubled), rng=random.Random(), disk=disk)
-            component = await prepare(spec, env, network, self)
+            component = await prepare(spec, env, network, self, outlives=True)
         except BaseException:
             await network.close()
             raise
@@ -119,6 +122,12 @@ class ProcessHost:
     async def stop(self, name: str) -> None:
         await self._leave(name, for_good=True)
         await self._end(name)
+
+    async def halt(self, name: str) -> None:
+        await self._end(name)
+
+    async def builds(self) -> dict[str, Runs]:
+        return {name: _runs(component) for name, (component, _) in self._actors.items()}
 
     async def _leave(self, name: str, *, for_good: bool) -> None:
         """Let an actor end its work in order, where it has any."""
@@ -159,7 +168,7 @@ class ProcessHost:
         return self._busy | set(self._actors)
 
     async def suspended(self) -> set[str]:
-        return set()
+        return {name for name, (one, _) in self._actors.items() if isinstance(one, Carried) and one.stands_still}
 
     async def machines(self) -> list[Machine]:
         return [Machine()]
@@ -168,6 +177,10 @@ class ProcessHost:
         return []
 
     async def kill(self, name: str, signal: str) -> int:
+        carried = self._actors[name][0] if name in self._actors else None
+        if isinstance(carried, Carried):
+            carried.send(Signals[f"SIG{signal}"])
+            return carried.pid
         if signal != "KILL":
             raise ClusterError(f"in one process an actor can only be killed, not sent {signal}; use --host ray")
         if name not in self._actors:
@@ -206,30 +219,48 @@ class ProcessHost:
         for name, troubled in self._machines.items():
             troubled.now = weather.troubles.get(name, Trouble())
 
-    async def stop_all(self) -> None:
-        """Each before what it needs; the supervisor first, so that it brings nothing back."""
+    async def stop_all(self, *, hand_over: bool = False) -> None:
+        """Each before what it needs; the supervisor first, so that it brings nothing back.
+
+        `hand_over`: what has a process of its own goes on.
+        """
         for task in [*self._revivals]:
             await cancel_and_wait(task)
         for role in _STOP_ORDER:
-            names = [n for n in self._actors if self._roles[n] is role]
+            own = {
+                n for n, (component, _) in self._actors.items() if not (hand_over and isinstance(component, Carried))
+            }
+            names = [n for n in self._actors if n in own and self._roles[n] is role]
             await asyncio.gather(*(self._leave(n, for_good=False) for n in names))
             await asyncio.gather(*(self._end(n) for n in names))
 
 
+def _runs(component: Component) -> Runs:
+    if isinstance(component, Carried):
+        return Runs(component.note.version, component.note.python)
+    return Runs(VERSION)
+
+
 async def run(directory: StateDir, state: ClusterState, secrets: Secrets) -> None:
     """Run the cluster until this process is told to end."""
-    ended = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[int] = loop.create_future()
+
+    def end(number: int) -> None:
+        if not ended.done():
+            ended.set_result(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT, HAND_OVER):
+        loop.add_signal_handler(number, end, number)
     host = ProcessHost()
     specs = founding_specs(state, secrets, directory.path)
     try:
         await start_all(host, specs, lambda name: log.info("%s has started", name))
         settle_heap()
-        await ended.wait()
+        await ended
     finally:
         with contextlib.suppress(asyncio.CancelledError):
-            await host.stop_all()
+            await host.stop_all(hand_over=ended.done() and ended.result() == HAND_OVER)
 
 
 def main() -> int:

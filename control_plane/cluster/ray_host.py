@@ -27,7 +27,7 @@ from rayplane.control_plane.cluster.components import Spec
 from rayplane.control_plane.cluster.config import ClusterConfig
 from rayplane.control_plane.cluster.errors import ClusterError, StartFailed
 from rayplane.control_plane.cluster.failures import ComponentFailed, Failure, failure_in
-from rayplane.control_plane.cluster.host import Disturbance, HostSocket, not_started
+from rayplane.control_plane.cluster.host import Disturbance, HostSocket, Runs, not_started
 from rayplane.control_plane.cluster.patience import Patience, slowdown
 from rayplane.control_plane.cluster.ray_cluster import LOOPBACK, namespace
 from rayplane.control_plane.cluster.topology import Machine, Role
@@ -37,6 +37,7 @@ T = TypeVar("T")
 # In fair time; an actor's component gives up a little earlier, and says why.
 START_TIMEOUT_S = 100.0
 POLL_S = 1.0
+WAIT_S = 0.05
 STOP_TIMEOUT_S = 12.0
 CALL_TIMEOUT_S = 15.0
 
@@ -61,6 +62,12 @@ class RayHost:
 
     async def stop(self, name: str) -> None:
         await self._in_thread(lambda: self._stop(name, graceful=True))
+
+    async def halt(self, name: str) -> None:
+        await self._in_thread(lambda: self._halt(name))
+
+    async def builds(self) -> dict[str, Runs]:
+        return await self._in_thread(lambda: _builds(self._namespace))
 
     async def leave(self, name: str) -> None:
         """Let an actor that is to come back end its work in order, where it was told to."""
@@ -157,6 +164,19 @@ class RayHost:
                     ray.get(actor.stop.remote(), timeout=STOP_TIMEOUT_S)
             ray.kill(actor, no_restart=True)
 
+    def _halt(self, name: str) -> None:
+        with contextlib.suppress(ValueError):
+            actor: Any = ray.get_actor(name, namespace=self._namespace)
+            with contextlib.suppress(RayError):
+                ray.get(actor.stop.remote(), timeout=STOP_TIMEOUT_S)
+            ray.kill(actor, no_restart=True)
+            # Its name is given to the next one only when Ray has noted its end.
+            patience = Patience(STOP_TIMEOUT_S, time.monotonic())
+            while not patience.over:
+                ray.get_actor(name, namespace=self._namespace)
+                time.sleep(WAIT_S)
+                patience.passed(time.monotonic(), slowdown())
+
     def _leave(self, name: str, *, for_good: bool) -> bool:
         """Whether the actor answers. One of an earlier version has nothing to end in order."""
         try:
@@ -233,6 +253,23 @@ def known_to_others(cluster: str, besides: str) -> list[dict[str, Any]]:
     for one in told:
         with contextlib.suppress(RayError):
             found.append(ray.get(one))
+    return found
+
+
+def _builds(place: str) -> dict[str, Runs]:
+    """What the actors of a namespace run; those are left out that do not say so soon."""
+    asked: dict[Any, str] = {}
+    for name in [a["name"] for a in ray.util.list_named_actors(all_namespaces=True) if a["namespace"] == place]:
+        with contextlib.suppress(ValueError, RayError):  # it has ended meanwhile
+            actor: Any = ray.get_actor(name, namespace=place)
+            # One of an earlier build cannot be asked.
+            if ask := getattr(actor, "build", None):
+                asked[ask.remote()] = name
+    told, _ = ray.wait([*asked], num_returns=len(asked), timeout=CALL_TIMEOUT_S) if asked else ([], [])
+    found = {}
+    for one in told:
+        with contextlib.suppress(RayError):
+            found[asked[one]] = Runs(*ray.get(one))
     return found
 
 

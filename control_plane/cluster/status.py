@@ -119,7 +119,7 @@ async def measure(admin: Access) -> Facts:
 async def _rows(admin: Access, limit: float) -> tuple[list[_Row], str]:
     try:
         async with asyncio.timeout(limit):
-            answer = await admin.supervisor.Topology(pb.TopologyRequest(), timeout=limit)
+            answer = await admin.supervisor.Topology(pb.TopologyRequest(builds=True), timeout=limit)
     except (RpcError, TimeoutError) as e:
         return [
             _Row(ActorFacts(name=i.name, role=i.role.value, machine=i.machine.address, running=None), dict(i.ports))
@@ -135,6 +135,7 @@ async def _rows(admin: Access, limit: float) -> tuple[list[_Row], str]:
                 starts=r.starts,
                 failures=r.failures,
                 reason=r.reason,
+                version=r.build,
             ),
             dict(r.ports),
         )
@@ -277,8 +278,14 @@ def _why(error: BaseException) -> str:
 
 
 def _member_row(member: MemberFacts, actors: Sequence[ActorFacts]) -> dict[str, Any]:
-    running = next((a.running for a in actors if a.name == member.name), None)
-    base = {"name": member.name, "endpoint": member.endpoint, "running": running, "healthy": member.healthy}
+    actor = next((a for a in actors if a.name == member.name), None)
+    base = {
+        "name": member.name,
+        "endpoint": member.endpoint,
+        "running": actor.running if actor is not None else None,
+        "healthy": member.healthy,
+        "version": actor.version if actor is not None else "",
+    }
     if member.error:
         return base | {"error": member.error}
     return base | {
@@ -307,4 +314,5 @@ def _actor_row(actor: ActorFacts, leads: bool) -> dict[str, Any]:
         "leader": leads,
         "starts": actor.starts,
         "reason": actor.reason,
+        "version": actor.version,
     }

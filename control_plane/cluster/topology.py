@@ -84,6 +84,8 @@ class Instance:
     """The member whose place one that joins takes; that one leaves when this one votes."""
     kubelet_config: str = ""
     """Text of a node host's KubeletConfiguration; empty: it has the cluster's."""
+    python: str = ""
+    """The Python of the environment that it is to run in, which may have another build; empty: that of its host."""
 
     @property
     def stays(self) -> bool:
@@ -108,6 +110,7 @@ class Instance:
             "phase": self.phase.value,
             "replaces": self.replaces,
             "kubelet_config": self.kubelet_config,
+            "python": self.python,
         }
 
     @staticmethod
@@ -123,6 +126,7 @@ class Instance:
             phase=Phase(data.get("phase", Phase.ACTIVE)),
             replaces=data.get("replaces", ""),
             kubelet_config=data.get("kubelet_config", ""),
+            python=data.get("python", ""),
         )
 
 
@@ -258,6 +262,11 @@ def founding(config: ClusterConfig, machines: tuple[Machine, ...]) -> Topology:
                 instance = replace(instance, nodes=nodes)
             instances.append(instance)
     return Topology(tuple(instances))
+
+
+def of_one_build(topology: Topology) -> Topology:
+    """The topology of a cluster that is brought up: all actors run what their host does."""
+    return replace(topology, instances=tuple(replace(i, python="") for i in topology.instances))
 
 
 def newest_of(topologies: Sequence[Topology]) -> Topology:

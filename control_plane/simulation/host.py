@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from typing import Protocol
 
 from rayplane.control_plane.cluster.components import Spec
-from rayplane.control_plane.cluster.host import Disturbance, HostSocket
+from rayplane.control_plane.cluster.host import Disturbance, HostSocket, Runs
 from rayplane.control_plane.cluster.topology import Machine
 from rayplane.control_plane.simulation.cell import Cell
 
@@ -43,6 +43,13 @@ class SimulatedHost:
 
     async def stop(self, name: str) -> None:
         await asyncio.shield(self._cluster.end(name))
+
+    async def halt(self, name: str) -> None:
+        await self.stop(name)
+
+    async def builds(self) -> dict[str, Runs]:
+        """One, everywhere."""
+        return {}
 
     async def running(self) -> set[str]:
         return {name for name, cell in self._cluster.cells.items() if cell.alive}

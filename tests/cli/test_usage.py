@@ -32,6 +32,8 @@ WRONG = [
     ("up --members 2", "--members 2: use an odd number"),
     ("up --host cloud", "--host 'cloud': use ray or process"),
     ("up --members x", "--members"),
+    ("upgrade --python /does/not/exist", "there is no Python at /does/not/exist"),
+    ("upgrade --python x --from y", "give either --python or --from"),
     ("up --nonsense", "No such option: --nonsense"),
     ("up --runtime docker", "--runtime"),
     ("up --node-cpu fast", "--node-cpu"),

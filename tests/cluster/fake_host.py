@@ -13,7 +13,7 @@ from rayplane.control_plane.cluster.components import Component, Spec, build
 from rayplane.control_plane.cluster.config import PROCESS, SLOTS, AddressPlan, ClusterConfig
 from rayplane.control_plane.cluster.errors import StartFailed
 from rayplane.control_plane.cluster.failures import Failure
-from rayplane.control_plane.cluster.host import Disturbance, HostSocket, not_started
+from rayplane.control_plane.cluster.host import Disturbance, HostSocket, Runs, not_started
 from rayplane.control_plane.cluster.pki import Secrets, identity_of_actor
 from rayplane.control_plane.cluster.ports import can_bind, with_ports
 from rayplane.control_plane.cluster.specs import SpecMaker
@@ -81,6 +81,12 @@ class FakeHost:
         if member is not None:
             await member.stop()
         await self._networks.pop(name).close()
+
+    async def halt(self, name: str) -> None:
+        await self.stop(name)
+
+    async def builds(self) -> dict[str, Runs]:
+        return {name: Runs("1.0", spec.instance.python) for name, spec in self.actors.items()}
 
     async def running(self) -> set[str]:
         while self.mute:

@@ -166,6 +166,12 @@ class Reconciler:
         members, retired = await self._ask_etcd()
         return min(pause, await self._act(replace(self._observe(machines, members), retired=retired)))
 
+    def renew(self, name: str) -> None:
+        """Have an actor start anew as it is wanted now; its end is no failure."""
+        self.records.forgive(name)
+        before = self._tasks.get(name)
+        self._begin(Stop(name, ""), name, self._stop(name, before, comes_back=True))
+
     # Observed state
 
     def _observe(self, machines: tuple[Machine, ...], members: tuple[MemberStatus, ...] | None) -> Observed:
@@ -404,13 +410,16 @@ class Reconciler:
         told = {"actor": name, "reason": reason, "pause_s": pause}
         log.warning("%s failed (%s); trying again in %.1f s", name, reason, pause, extra=told)
 
-    async def _stop(self, name: str, before: tuple[type[Start | Stop], asyncio.Task[None]] | None) -> None:
+    async def _stop(
+        self, name: str, before: tuple[type[Start | Stop], asyncio.Task[None]] | None, *, comes_back: bool = False
+    ) -> None:
         """End an actor. `before`: what is being done to it already."""
+        end = self._ports.host.halt if comes_back else self._ports.host.stop
         if before is not None:
             await cancel_and_wait(before[1])
         try:
             async with asyncio.timeout(STOP_TIMEOUT_S + SHUTDOWN_MAX_S):
-                await self._ports.host.stop(name)
+                await end(name)
         except TimeoutError:
             log.warning("%s does not stop in time", name, extra={"actor": name})
         except Exception:

@@ -3,11 +3,11 @@
 import contextlib
 import os
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Protocol
 
-from rayplane.control_plane.cluster.errors import ClusterError
-from rayplane.control_plane.cluster.host import Disturbance, Host
+from rayplane.control_plane.cluster.errors import ClusterError, UsageError
+from rayplane.control_plane.cluster.host import Disturbance, Host, Runs
 from rayplane.control_plane.cluster.patience import Patience
 from rayplane.control_plane.cluster.pki import identity_of_actor
 from rayplane.control_plane.cluster.supervisor.changes import added, called, drained, removed, undrained
@@ -25,6 +25,7 @@ GLANCE_TIMEOUT_S = 2.0
 CHANGE_WAIT_S = 240.0
 
 _STILL = "its process stands still (SIGSTOP)"
+_UNTOLD = Runs("")
 # The classes below have methods of the same name, which hide the type inside them.
 _Topology = Topology
 
@@ -41,6 +42,8 @@ class Control(Protocol):
     def reason(self, name: str) -> str: ...
 
     def wake(self) -> None: ...
+
+    def renew(self, name: str) -> None: ...
 
     async def turn(self) -> None: ...
 
@@ -84,7 +87,8 @@ class SupervisorService:
         with contextlib.suppress(TimeoutError):
             await self._control.look(GLANCE_TIMEOUT_S)
         still = await self._host.suspended()
-        rows = [self._row(instance, still) for instance in self._control.topology.instances]
+        builds = await self._host.builds() if request.builds else {}
+        rows = [self._row(i, still, builds.get(i.name, _UNTOLD)) for i in self._control.topology.instances]
         sockets = await self._host.sockets() if request.host_sockets else []
         return pb.TopologyResponse(instances=rows, host_sockets=[pb.HostSocket(**asdict(s)) for s in sockets])
 
@@ -137,6 +141,21 @@ class SupervisorService:
         await self._control.change(edit, f"{request.machine} is {'used again' if request.undo else 'drained'}")
         return pb.DrainResponse(machines=self._control.topology.drained)
 
+    async def Move(self, request: pb.MoveRequest, context: Context) -> pb.ChangeResponse:
+        name, python = request.name, request.python
+        if self._control.topology.get(name).role is Role.SUPERVISOR:
+            raise UsageError("the supervisor runs in its host's environment; replace that")
+
+        def edit(topology: _Topology, retired: frozenset[str]) -> _Topology:
+            return topology.replaced(replace(topology.get(name), python=python))
+
+        await self._control.change(edit, f"{name} moves to {python or 'the environment of its host'}")
+        runs = (await self._host.builds()).get(name)
+        if runs is None or runs.python != python:
+            self._control.renew(name)
+        await self._started(name)
+        return pb.ChangeResponse(name=name)
+
     async def Kill(self, request: pb.KillRequest, context: Context) -> pb.KillResponse:
         instance = self._control.topology.get(request.name)
         self._control.records.forgive(instance.name)
@@ -176,7 +195,7 @@ class SupervisorService:
     async def Sign(self, request: pb.SignRequest, context: Context) -> pb.SignResponse:
         return pb.SignResponse(certificate=await self._signing.sign(request.name, request.uid))
 
-    def _row(self, instance: Instance, still: set[str]) -> pb.InstanceStatus:
+    def _row(self, instance: Instance, still: set[str], runs: Runs) -> pb.InstanceStatus:
         name, records = instance.name, self._control.records
         is_self = instance.role is Role.SUPERVISOR
         return pb.InstanceStatus(
@@ -189,6 +208,8 @@ class SupervisorService:
             ports=dict(instance.ports),
             failures=records.failures.get(name, 0),
             reason=_STILL if name in still else self._reason(instance),
+            build=runs.version,
+            runs_in=runs.python,
         )
 
     def _reason(self, instance: Instance) -> str:

@@ -7,13 +7,15 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class TopologyRequest(_message.Message):
-    __slots__ = ("host_sockets",)
+    __slots__ = ("host_sockets", "builds")
     HOST_SOCKETS_FIELD_NUMBER: _ClassVar[int]
+    BUILDS_FIELD_NUMBER: _ClassVar[int]
     host_sockets: bool
-    def __init__(self, host_sockets: _Optional[bool] = ...) -> None: ...
+    builds: bool
+    def __init__(self, host_sockets: _Optional[bool] = ..., builds: _Optional[bool] = ...) -> None: ...
 
 class InstanceStatus(_message.Message):
-    __slots__ = ("name", "role", "machine", "running", "pid", "starts", "ports", "failures", "reason")
+    __slots__ = ("name", "role", "machine", "running", "pid", "starts", "ports", "failures", "reason", "build", "runs_in")
     class PortsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -30,6 +32,8 @@ class InstanceStatus(_message.Message):
     PORTS_FIELD_NUMBER: _ClassVar[int]
     FAILURES_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    BUILD_FIELD_NUMBER: _ClassVar[int]
+    RUNS_IN_FIELD_NUMBER: _ClassVar[int]
     name: str
     role: str
     machine: str
@@ -39,7 +43,9 @@ class InstanceStatus(_message.Message):
     ports: _containers.ScalarMap[str, int]
     failures: int
     reason: str
-    def __init__(self, name: _Optional[str] = ..., role: _Optional[str] = ..., machine: _Optional[str] = ..., running: _Optional[bool] = ..., pid: _Optional[int] = ..., starts: _Optional[int] = ..., ports: _Optional[_Mapping[str, int]] = ..., failures: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+    build: str
+    runs_in: str
+    def __init__(self, name: _Optional[str] = ..., role: _Optional[str] = ..., machine: _Optional[str] = ..., running: _Optional[bool] = ..., pid: _Optional[int] = ..., starts: _Optional[int] = ..., ports: _Optional[_Mapping[str, int]] = ..., failures: _Optional[int] = ..., reason: _Optional[str] = ..., build: _Optional[str] = ..., runs_in: _Optional[str] = ...) -> None: ...
 
 class HostSocket(_message.Message):
     __slots__ = ("owner", "address", "speaks")
@@ -76,6 +82,14 @@ class RemoveRequest(_message.Message):
     role: str
     name: str
     def __init__(self, role: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
+
+class MoveRequest(_message.Message):
+    __slots__ = ("name", "python")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PYTHON_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    python: str
+    def __init__(self, name: _Optional[str] = ..., python: _Optional[str] = ...) -> None: ...
 
 class ChangeResponse(_message.Message):
     __slots__ = ("name",)
