@@ -50,6 +50,7 @@ class EventRecorder:
         self._known: OrderedDict[_Key, _Known] = OrderedDict()
         self._pending: OrderedDict[_Key, None] = OrderedDict()
         self._correlator = Correlator() if correlates else None
+        self._stamp = 0
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -94,7 +95,7 @@ class EventRecorder:
     def _fresh(self, reference: dict[str, str], kind: str, reason: str, message: str) -> Object:
         stamp = self._env.timestamp()
         namespace = reference.get("namespace") or "default"
-        suffix = f"{self._env.rng.getrandbits(64):016x}"
+        suffix = f"{self._next_stamp():016x}"
         return {
             "apiVersion": "v1",
             "kind": "Event",
@@ -110,6 +111,12 @@ class EventRecorder:
             "reportingComponent": self._component,
             "reportingInstance": self._host,
         }
+
+    def _next_stamp(self) -> int:
+        """Nanoseconds, of which the clock knows thousands: events of one second are listed as they came."""
+        now = round(self._env.clock.now().timestamp() * 1_000_000) * 1000 + self._env.rng.getrandbits(64) % 1000
+        self._stamp = max(now, self._stamp + 1)
+        return self._stamp
 
     async def _run(self) -> None:
         while True:

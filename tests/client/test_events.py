@@ -71,6 +71,19 @@ def test_containers_that_do_the_same_are_told_apart() -> None:
     VirtualLoop().run(main())
 
 
+def test_events_of_one_moment_are_listed_as_they_came() -> None:
+    async def main() -> None:
+        events, _, store = recorder()
+        for reason in ("Pulled", "Created", "Started", "Killing", "BackOff"):
+            events.event(POD, "Normal", reason, "said")
+        await asyncio.sleep(1)
+        by_name = sorted(written(store), key=lambda event: event["metadata"]["name"])
+        assert [event["reason"] for event in by_name] == ["Pulled", "Created", "Started", "Killing", "BackOff"]
+        await events.stop()
+
+    VirtualLoop().run(main())
+
+
 def test_events_wait_while_the_api_is_away_and_only_so_many() -> None:
     async def main() -> None:
         events, client, store = recorder()
