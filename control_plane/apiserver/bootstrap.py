@@ -11,7 +11,7 @@ from pathlib import Path
 
 import orjson
 
-from rayplane.control_plane.api import bootstrap_flow, legacy_tokens
+from rayplane.control_plane.api import bootstrap_flow, chaos_mesh, legacy_tokens
 from rayplane.control_plane.api.bootstrap import bootstrap_objects, extension_authentication
 from rayplane.control_plane.api.errors import AlreadyExists, ApiError, NotFound
 from rayplane.control_plane.api.meta import Object, annotations
@@ -45,7 +45,8 @@ _TIGHTENED = frozenset(
 
 async def ensure(registry: ObjectRegistry, config: ApiServerConfig) -> None:
     """Create what is missing. Safe on all servers at once. ApiError when etcd refuses."""
-    for o in (*bootstrap_objects(), *definitions(), *_of_this_cluster(config)):
+    experiments = chaos_mesh.definitions() if config.experiments else []
+    for o in (*bootstrap_objects(), *definitions(), *experiments, *_of_this_cluster(config)):
         if o["kind"] not in _FLOW_CONTROL:
             await _ensure(registry, o)
     await keep_flow_control(registry)

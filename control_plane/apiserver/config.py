@@ -210,6 +210,8 @@ class ApiServerConfig:
     admission_plugins_on: tuple[str, ...] = ()
     """Names of admission plug-ins that are on beside those that are anyway, as Kubernetes has them."""
     admission_plugins_off: tuple[str, ...] = ()
+    experiments: bool = False
+    """Whether Chaos Mesh's kinds are served from the first: somebody has to carry experiments out."""
     audit: AuditConfig | None = None
     """None: nothing is recorded."""
 

@@ -158,6 +158,7 @@ def _apiserver(spec: Spec, env: Env, network: Network, tls_dir: str | None, sock
         timing=Timing.of(spec.config.timings),
         admission_plugins_on=names(spec.config.enable_admission_plugins),
         admission_plugins_off=names(spec.config.disable_admission_plugins),
+        experiments=True,
         audit=AuditConfig(spec.config.audit_policy) if spec.config.audit_policy else None,
     )
     return ApiServer(config, env, network, sockets=sockets)

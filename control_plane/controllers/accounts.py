@@ -9,6 +9,7 @@ from typing import Final
 ACCOUNTS: Final[Mapping[str, str]] = {
     "apiservices": "apiservice-registration-controller",
     "bootstrapsigner": "bootstrap-signer",
+    "chaosschedule": "chaos-controller",
     "clusterroleaggregation": "clusterrole-aggregation-controller",
     "cronjob": "cronjob-controller",
     "csrapproving": "certificate-controller",
@@ -41,6 +42,7 @@ ACCOUNTS: Final[Mapping[str, str]] = {
     "persistentvolumeclaims-protection": "pvc-protection-controller",
     "persistentvolumes-protection": "pv-protection-controller",
     "podcertificaterequestcleaner": "podcertificaterequestcleaner",
+    "podchaos": "chaos-controller",
     "podgc": "pod-garbage-collector",
     "podgroup-protection-controller": "podgroup-protection-controller",
     "replicaset": "replicaset-controller",

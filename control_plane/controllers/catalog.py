@@ -8,6 +8,8 @@ from rayplane.control_plane.controllers.attachdetach import AttachDetachControll
 from rayplane.control_plane.controllers.attributesclassprotection import AttributesClassProtection
 from rayplane.control_plane.controllers.autoscaling.horizontal import HorizontalController
 from rayplane.control_plane.controllers.bootstrapsigner import BootstrapSigner
+from rayplane.control_plane.controllers.chaos.experiment import PodChaosController
+from rayplane.control_plane.controllers.chaos.schedule import ChaosScheduleController
 from rayplane.control_plane.controllers.claims import ClaimController
 from rayplane.control_plane.controllers.clusterroleaggregation import ClusterRoleAggregation
 from rayplane.control_plane.controllers.config import ControllersConfig, Timing
@@ -91,6 +93,8 @@ def build_controllers(config: ControllersConfig) -> list[Controller]:
         PodGroupProtectionController(),
         PodGCController(timing, terminated_max=config.terminated_pods_max),
         StorageVersionMigrator(),
+        PodChaosController(),
+        ChaosScheduleController(),
         GarbageCollector(config.garbage_collected),
     ]
     if config.ca_certificate:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import datetime, tzinfo
 from typing import Any
 
 from rayplane.control_plane.api import meta
@@ -30,16 +30,14 @@ from rayplane.control_plane.controllers.core import (
     controller_key,
     result,
 )
+from rayplane.control_plane.controllers.due import MISSED_MAX, due
 from rayplane.control_plane.controllers.job.conditions import is_finished
 from rayplane.control_plane.controllers.job.spec import JOBS
 
 CRONJOBS = "cronjobs.batch"
 SCHEDULED = "batch.kubernetes.io/cronjob-scheduled-timestamp"
-MISSED_MAX = 100  # of times that were not served; beyond it is said that something is wrong
 _TOO_MANY = "too many missed start times. Set or decrease .spec.startingDeadlineSeconds or check clock skew"
 _NEVER = "time difference between two schedules is less than 1 second"  # as Kubernetes says of times that never come
-#: Within the years that there are, in whatever time zone.
-_FIRST, _LAST = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
 _STILL_RUNS = "Not starting job because prior execution is running and concurrency policy is Forbid"
 
 
@@ -146,13 +144,14 @@ def _run(
     cron: Object, schedule: Schedule, now: datetime, *, jobs: Sequence[Object], status: dict[str, Any]
 ) -> tuple[float | None, list[Event], _Stages]:
     """Seconds until the next time, what to say, and what makes the Job of the latest time that was not served."""
-    due, following, missed = _due(cron, schedule, now)
-    if due is None and following is None:
+    last = meta.status(cron).get("lastScheduleTime") or meta.metadata(cron).get("creationTimestamp")
+    times = due(schedule, now, last=last, deadline_s=meta.spec(cron).get("startingDeadlineSeconds"))
+    if times.latest is None and times.following is None:
         raise _Unusable("InvalidSchedule", f"invalid schedule: {meta.spec(cron).get('schedule')} : {_NEVER}")
-    wait = (following - now).total_seconds() + 0.1 if following else None
-    if due is None:
+    wait = times.wait_s(now)
+    if times.latest is None:
         return wait, [], ()
-    events = [Event(cron, "Warning", "TooManyMissedTimes", _TOO_MANY)] if missed > MISSED_MAX else []
+    events = [Event(cron, "Warning", "TooManyMissedTimes", _TOO_MANY)] if times.missed > MISSED_MAX else []
     policy, active = meta.spec(cron).get("concurrencyPolicy") or "Allow", status.get("active") or []
     if active and policy == "Forbid":
         return wait, [*events, Event(cron, "Normal", "JobAlreadyActive", _STILL_RUNS)], ()
@@ -161,10 +160,10 @@ def _run(
         running = {ref.get("uid") for ref in active}
         deletes += [_delete(cron, job) for job in jobs if meta.uid(job) in running]
         _list(status, [])
-    status["lastScheduleTime"] = meta.format_time(due)
+    status["lastScheduleTime"] = meta.format_time(times.latest)
     done = Event(cron, "Normal", "SuccessfulCreate", "Created job {name}")
     failed = Event(cron, "Warning", "FailedCreate", "Error creating job: {error}")
-    create = Create(JOBS, _job_of(cron, due), done=done, failed=failed, exists_ok=True)
+    create = Create(JOBS, _job_of(cron, times.latest), done=done, failed=failed, exists_ok=True)
     return wait, events, (deletes, [create])
 
 
@@ -186,19 +185,6 @@ def _schedule(spec: dict[str, Any]) -> tuple[Schedule, tzinfo]:
         return parse_schedule(text), zone
     except CronError as e:
         raise _Unusable("UnparseableSchedule", f'unparseable schedule: "{text}" : {e}') from e
-
-
-def _due(cron: Object, schedule: Schedule, now: datetime) -> tuple[datetime | None, datetime | None, int]:
-    """The latest scheduled time that has passed and was not served, the next one, and how many have passed."""
-    last = meta.status(cron).get("lastScheduleTime") or meta.metadata(cron).get("creationTimestamp")
-    earliest = min(max(meta.parse_time(last), _FIRST), _LAST).astimezone(now.tzinfo) if last else now
-    deadline_s = meta.spec(cron).get("startingDeadlineSeconds")
-    if deadline_s is not None:
-        # A deadline may be longer than there are years.
-        earliest = max(earliest, now - timedelta(seconds=min(deadline_s, (now - earliest).total_seconds())))
-    due = schedule.latest(earliest, now)
-    missed = schedule.count(earliest, now, MISSED_MAX + 1) if due is not None else 0
-    return due, schedule.next_after(due or earliest), missed
 
 
 def _job_of(cron: Object, due: datetime) -> Object:

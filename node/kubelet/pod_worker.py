@@ -46,7 +46,9 @@ from rayplane.node.lifecycle import (
     TearDown,
     TimerFired,
     Vanished,
+    injected,
     render_status,
+    suspensions,
 )
 from rayplane.node.lifecycle.model import Run, Stage
 from rayplane.node.runtime import ContainerRun, StartOrder
@@ -115,7 +117,7 @@ class PodWorker:
         status = meta.status(self.pod)
         had_run = any("running" in c.get("state", {}) for c in status.get("containerStatuses") or ())
         self.machine.adopt(status, self._parts.env.timestamp())
-        self.machine.suspended = suspended
+        self.machine.suspensions = suspensions(self.pod, lost_cluster=suspended)
         if had_run and self.machine.stage is not Stage.ENDED:
             text = "Pod sandbox changed, it will be killed and re-created."
             self._parts.events.record(self.pod, "Normal", "SandboxChanged", text)
@@ -170,6 +172,8 @@ class PodWorker:
         elif self.machine.spec.get("readinessGates") or self._is_overruled():
             self.written = b""
             self._parts.statuses.mark(self)
+        for event in injected(old, pod):
+            self.post(event)
         limit = pod["spec"].get("activeDeadlineSeconds")
         if limit is not None and limit != old["spec"].get("activeDeadlineSeconds"):
             self.post(DeadlineChanged(limit))

@@ -8,6 +8,7 @@ events. No I/O, clock or randomness: the same events with the same moments give 
 Concurrency: none. One `PodMachine` is stepped by one caller.
 """
 
+from rayplane.node.lifecycle.injected import injected, suspensions
 from rayplane.node.lifecycle.machine import PodMachine
 from rayplane.node.lifecycle.mirror import mirror
 from rayplane.node.lifecycle.model import (
@@ -20,6 +21,7 @@ from rayplane.node.lifecycle.model import (
     Exited,
     FinalizePod,
     HookRan,
+    Killed,
     Moment,
     PrepareSandbox,
     Probed,
@@ -57,6 +59,7 @@ __all__ = [
     "Exited",
     "FinalizePod",
     "HookRan",
+    "Killed",
     "Moment",
     "PodMachine",
     "PrepareSandbox",
@@ -82,6 +85,8 @@ __all__ = [
     "TimerFired",
     "TimerKey",
     "Vanished",
+    "injected",
     "mirror",
     "render_status",
+    "suspensions",
 ]

@@ -24,6 +24,7 @@ from rayplane.node.lifecycle.model import (
     Event,
     Evicted,
     FinalizePod,
+    Killed,
     Moment,
     PrepareSandbox,
     Rejected,
@@ -255,15 +256,21 @@ class PodMachine(ContainerRuns):
                 self._record("Killing", restart[c.name], of=c)
                 self._stop(c, self.grace_s)
 
-    def _suspended(self, _: Suspended) -> None:
-        self.suspended = True
+    def _suspended(self, event: Suspended) -> None:
+        self.suspensions.add(event.why)
         for c in self.containers:
             if c.run in LIVE or c.run is Run.STOPPING:
                 c.run = Run.STOPPING
                 self._tell(c, 0.0)
 
-    def _resumed(self, _: Resumed) -> None:
-        self.suspended = False
+    def _resumed(self, event: Resumed) -> None:
+        self.suspensions.discard(event.why)
+
+    def _killed(self, event: Killed) -> None:
+        for c in self.containers:
+            if c.name in event.containers and c.run in LIVE:
+                self._record("Killing", f"Container {c.name} is killed by an experiment")
+                self._stop(c, 0.0)
 
     # --- consequences -----------------------------------------------------------------------------
 
@@ -398,6 +405,8 @@ _POD: dict[tuple[Stage, type], _PodHandler] = {
     **{(stage, ResizePending): None for stage in _LATE},
     **{(stage, Respecified): _M._respecified for stage in _LIVE},
     **{(stage, Respecified): None for stage in _LATE},
+    **{(stage, Killed): _M._killed for stage in _LIVE},
+    **{(stage, Killed): None for stage in _LATE},
     **{(stage, Suspended): _M._suspended for stage in Stage},
     **{(stage, Resumed): _M._resumed for stage in Stage},
 }

@@ -272,14 +272,29 @@ class Respecified:
     restart: tuple[tuple[str, str], ...] = ()
 
 
+LOST_CLUSTER, EXPERIMENT = "lost-cluster", "experiment"
+
+
 @dataclass(frozen=True, slots=True)
 class Suspended:
-    """The node has lost the cluster: stop everything, start nothing until `Resumed`."""
+    """The order to stop everything, and start nothing until `Resumed` for the same reason.
+
+    The node has lost the cluster, or an experiment keeps the pod from working.
+    """
+
+    why: str = LOST_CLUSTER
 
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    pass
+    why: str = LOST_CLUSTER
+
+
+@dataclass(frozen=True, slots=True)
+class Killed:
+    """The end of containers at once, as if they had crashed."""
+
+    containers: tuple[str, ...]
 
 
 ContainerEvent = Started | StartFailed | Exited | Probed | HookRan
@@ -298,6 +313,7 @@ Event = (
     | Respecified
     | Suspended
     | Resumed
+    | Killed
 )
 
 

@@ -67,7 +67,7 @@ class ContainerRuns:
         "pod_uid",
         "restarting_all",
         "stage",
-        "suspended",
+        "suspensions",
     )
 
     def __init__(self, containers: list[Container], name: tuple[str, str], uid: str, timing: RestartTiming) -> None:
@@ -76,12 +76,17 @@ class ContainerRuns:
         self.pod_name, self.pod_uid = name, uid
         self.stage = Stage.NEW
         self.grace_s = 0.0
-        self.suspended = False
+        self.suspensions: set[str] = set()
+        """Why nothing is started now."""
         self.restarting_all = False
         """A container's end asked for a new start of all: none is started until all have ended."""
         self._timing = timing
         self._effects: list[Effect] = []
         self._now = Moment(0.0, "")
+
+    @property
+    def suspended(self) -> bool:
+        return bool(self.suspensions)
 
     def _container_event(self, event: ContainerEvent) -> None:
         container = self.by_name.get(event.container)

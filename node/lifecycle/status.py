@@ -10,7 +10,7 @@ from rayplane.control_plane.api.pods.resources import reported
 from rayplane.control_plane.durations import format_duration
 from rayplane.node.lifecycle.containers import has_initialized
 from rayplane.node.lifecycle.machine import PodMachine
-from rayplane.node.lifecycle.model import Container, Role, Run, Stage, Termination
+from rayplane.node.lifecycle.model import EXPERIMENT, Container, Role, Run, Stage, Termination
 
 _OWNED = (
     "PodReadyToStartContainers",
@@ -203,6 +203,8 @@ def _state(machine: PodMachine, c: Container, running: bool) -> dict[str, Any]:
         return {"running": {"startedAt": c.started_stamp}}
     if c.run is Run.DONE and c.ended is not None:
         return {"terminated": _terminated(machine, c.ended)}
+    if EXPERIMENT in machine.suspensions:
+        return {"waiting": {"reason": "PodFailure", "message": "an experiment keeps the pod from working"}}
     if c.run is Run.BACKOFF:
         name, space = machine.pod_name
         text = (

@@ -20,7 +20,7 @@ MIGRATOR = "storage-version-migrator-controller"
 #: Who may do what, and nobody else.
 ONLY: dict[tuple[str, str, str, str], set[str]] = {
     ("create", "pods", "ns", ""): {*WORKLOADS, MIGRATOR},
-    ("patch", "pods", "ns", "p"): {*WORKLOADS, COLLECTOR, MIGRATOR},
+    ("patch", "pods", "ns", "p"): {*WORKLOADS, COLLECTOR, MIGRATOR, "chaos-controller"},
     ("delete", "nodes", "", "n"): {"node-controller", COLLECTOR, EMPTIER},
     ("delete", "secrets", "ns", "s"): {COLLECTOR, EMPTIER, "legacy-service-account-token-cleaner"},
     ("delete", "secrets", "kube-system", "s"): {

@@ -1,14 +1,17 @@
-"""Faults begun over gRPC on a real cluster: they hold, outlive the supervisor that began them, and end."""
+"""Faults of a real cluster: begun over gRPC they outlive the supervisor, and end; experiments on pods are made."""
 
 from typing import Any
 
 import pytest
 
+from rayplane.control_plane.api import chaos_mesh as mesh
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.pods.state import pod_is_ready
 from rayplane.control_plane.cluster.topology import Role
 from rayplane.control_plane.rpc import RpcError, Stub
 from rayplane.control_plane.rpc.errors import Code
 from rayplane.proto.rayplane.v1 import chaos_pb2 as pb
-from tests.cluster.harness import Cluster, cluster
+from tests.cluster.harness import Cluster, cluster, deployment
 
 PARTED = "partition: {hosts: [[scheduler-0]], for: 1h}"
 
@@ -17,8 +20,30 @@ def parted(c: Cluster) -> bool:
     return c.host._fabric.link is c.host._weather
 
 
-async def test_a_fault_begun_at_an_api_server_outlives_the_supervisor_and_ends() -> None:
-    async with cluster(members=1, apiservers=1, schedulers=1, controllers=1, nodes=0) as c:
+async def experiment(c: Cluster) -> None:
+    """As somebody does who has read of Chaos Mesh: it works at once, and what it did is undone."""
+    await c.api.create("deployments.apps", deployment("web", 2))
+    await c.pods_ready(2, "app=web")
+    spec = {"action": "pod-failure", "mode": "one", "selector": {"labelSelectors": {"app": "web"}}, "duration": "1h"}
+    resource = mesh.resource(mesh.POD_CHAOS)
+    await c.api.create(resource, {"metadata": {"name": "e", "namespace": "default"}, "spec": spec})
+
+    async def unready() -> int:
+        return sum(not pod_is_ready(pod) for pod in await c.pods("app=web"))
+
+    await c.until(unready, "one pod fails", wanted=1)
+
+    async def injected() -> bool:
+        return meta.condition_is(await c.api.get(resource, "e", "default"), "AllInjected")
+
+    await c.until(injected, "the experiment says so")
+    await c.api.delete(resource, "e", "default")
+    await c.gone(resource, "e", "default")
+    await c.pods_ready(2, "app=web")
+
+
+async def test_faults_outlive_the_supervisor_that_began_them_and_experiments_are_made() -> None:
+    async with cluster(members=1, apiservers=1, schedulers=1, controllers=1, nodes=1) as c:
         [address] = c.topology.endpoints(Role.APISERVER, "grpc")
         chaos: Any = Stub(c.network.channel(address), pb.DESCRIPTOR.services_by_name["Chaos"])
         told = await chaos.Targets(pb.TargetsRequest())
@@ -42,3 +67,4 @@ async def test_a_fault_begun_at_an_api_server_outlives_the_supervisor_and_ends()
         assert parted(c)
         await chaos.End(pb.EndRequest(id=begun.id))
         assert not parted(c) and not (await chaos.List(pb.ListFaultsRequest())).faults
+        await experiment(c)

@@ -23,6 +23,7 @@ _Rules = tuple[str, ...]
 _GROUPS = {
     "admission": "admissionregistration.k8s.io",
     "certificates": signers.GROUP,
+    "chaos": "chaos-mesh.org",
     "discovery": "discovery.k8s.io",
     "flowcontrol": "flowcontrol.apiserver.k8s.io",
     "networking": "networking.k8s.io",
@@ -261,6 +262,15 @@ _MORE: Mapping[str, _Rules] = {
     "apiservice-registration-controller": ("apiregistration.k8s.io: apiservices: create update delete",),
     "flowschema-controller": ("flowcontrol: flowschemas/status: update", "events"),
     "volumeattributesclass-protection-controller": ("storage: volumeattributesclasses: patch",),
+    # Whoever writes an experiment is asked for the right to make it where it hits.
+    "chaos-controller": (
+        "chaos: podchaos: get list watch create patch delete",
+        "chaos: schedules: get list watch",
+        "chaos: podchaos/status schedules/status: update",
+        "core: pods: get list watch patch delete",
+        "core: nodes: get list watch",
+        "events",
+    ),
     "snapshot-controller": (
         "core: persistentvolumeclaims: get list watch patch",
         "snapshot: volumesnapshots: get list watch patch",

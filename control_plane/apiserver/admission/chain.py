@@ -13,6 +13,7 @@ from rayplane.control_plane.apiserver import audit
 from rayplane.control_plane.apiserver.admission import (
     addresses,
     certificates,
+    chaos,
     classes,
     definition_names,
     devices,
@@ -125,7 +126,7 @@ class Admission:
             validators["EventRateLimit"] = EventRates(settings.events).admit
         if missing := sorted(on & {"EventRateLimit", "ImagePolicyWebhook"} - validators.keys()):
             raise ValueError(f"admission plug-in {', '.join(missing)} needs an AdmissionConfiguration that names it")
-        self._validators = Plugins((*_those(on, validators), stages.judge))
+        self._validators = Plugins((*_those(on, validators), stages.judge, chaos.judge))
         more = optional(self._kinds, lookup, authorizer, settings=settings, provide=self._provide)
         default = classes.DefaultClasses(lookup)
         always = {
@@ -159,6 +160,7 @@ class Admission:
             signers.admit,
             signers.attest,
             devices.DeviceAdministration(lookup).admit,
+            chaos.Experiments(authorizer).admit,
             devices.ClaimRights(authorizer).admit,
             secrets.TokenSecrets(self._config, self._env, lookup, authorizer).admit,
         )

@@ -1,0 +1,150 @@
+"""Chaos Mesh's kinds as API servers serve them: files as people have them are taken, nobody hits what is not theirs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+import yaml
+
+from rayplane.control_plane.api import chaos_mesh as mesh
+from rayplane.control_plane.api.errors import Forbidden, Invalid
+from tests.apiserver.conftest import Stack
+
+PODS, SCHEDULES = mesh.resource(mesh.POD_CHAOS), mesh.resource(mesh.SCHEDULE)
+#: As they are found in the wild: other namespaces, quoted keys, values as text, nothing that could be left out.
+FILES = """
+apiVersion: chaos-mesh.org/v1alpha1
+kind: PodChaos
+metadata: {name: kill-a-shop, namespace: chaos}
+spec:
+  action: pod-kill
+  mode: one
+  selector:
+    namespaces: [shop]
+    labelSelectors:
+      "app.kubernetes.io/component": "cart"
+---
+apiVersion: chaos-mesh.org/v1alpha1
+kind: PodChaos
+metadata:
+  name: fail-a-part
+  namespace: chaos
+  annotations: {experiment.chaos-mesh.org/pause: "true"}
+spec:
+  action: pod-failure
+  mode: fixed-percent
+  value: "30"
+  duration: "1m30s"
+  selector:
+    pods: {shop: [cart-0, cart-1]}
+---
+apiVersion: chaos-mesh.org/v1alpha1
+kind: PodChaos
+metadata: {name: kill-containers, namespace: chaos}
+spec:
+  action: container-kill
+  mode: random-max-percent
+  value: "50"
+  containerNames: [nginx]
+  gracePeriod: 0
+  selector:
+    expressionSelectors:
+      - {key: tier, operator: In, values: [front, back]}
+    podPhaseSelectors: [Running]
+---
+apiVersion: chaos-mesh.org/v1alpha1
+kind: Schedule
+metadata: {name: every-hour, namespace: chaos}
+spec:
+  schedule: "@every 1h"
+  type: PodChaos
+  historyLimit: 5
+  concurrencyPolicy: Forbid
+  startingDeadlineSeconds: 300
+  podChaos:
+    action: pod-kill
+    mode: all
+    selector: {labelSelectors: {app: shop}}
+"""
+
+
+@pytest_asyncio.fixture
+async def served() -> AsyncIterator[Stack]:
+    made = Stack()
+    await made.add_server(experiments=True)
+    for name in ("chaos", "shop"):
+        await made.client().create("namespaces", {"metadata": {"name": name}})
+    yield made
+    await made.stop()
+
+
+def pod_chaos(**spec: Any) -> dict[str, Any]:
+    whole = {"action": "pod-kill", "mode": "one", "selector": {}, **spec}
+    return {"metadata": {"name": "e", "namespace": "chaos"}, "spec": whole}
+
+
+async def test_files_as_people_have_them_are_taken_as_they_are(served: Stack) -> None:
+    for written in yaml.safe_load_all(FILES):
+        made = await served.client().create(mesh.resource(written["kind"]), written)
+        assert made["spec"] == written["spec"], "no field is dropped"
+
+
+#: What is wrong, and what is said of it.
+EXPERIMENTS: list[tuple[dict[str, Any], str]] = [
+    ({"action": "pod-explode"}, "spec.action"),
+    ({"mode": "some"}, "spec.mode"),
+    ({"mode": "fixed"}, "spec.value.*must be a whole number"),
+    ({"mode": "fixed-percent", "value": "101"}, "spec.value.*from 0 to 100"),
+    ({"duration": "soon"}, "spec.duration"),
+    ({"duration": "-3s"}, "spec.duration"),
+    ({"action": "container-kill"}, "spec.containerNames: Required value"),
+    ({"selector": {"fieldSelectors": {"spec.color": "red"}}}, "fieldSelectors"),
+    ({"selector": {"expressionSelectors": [{"key": "a", "operator": "Like"}]}}, "expressionSelectors"),
+    ({"remoteCluster": "other"}, "no other cluster"),
+]
+EVERY_HOUR: list[tuple[dict[str, Any], str]] = [
+    ({"schedule": "now", "type": "PodChaos", "podChaos": pod_chaos()["spec"]}, "spec.schedule"),
+    ({"schedule": "@hourly", "type": "TimeChaos"}, "spec.type.*supported here: PodChaos"),
+    ({"schedule": "@hourly", "type": "PodChaos"}, "spec.podChaos: Required value"),
+    ({"schedule": "@hourly", "type": "PodChaos", "podChaos": pod_chaos(duration="x")["spec"]}, "podChaos.duration"),
+]
+
+
+async def test_what_makes_no_sense_is_refused(served: Stack) -> None:
+    for spec, why in EXPERIMENTS:
+        with pytest.raises(Invalid, match=why):
+            await served.client().create(PODS, pod_chaos(**spec))
+    for spec, why in EVERY_HOUR:
+        with pytest.raises(Invalid, match=why):
+            await served.client().create(SCHEDULES, {"metadata": {"name": "s", "namespace": "chaos"}, "spec": spec})
+
+
+async def grant(served: Stack, user: str, namespace: str, resources: list[str]) -> None:
+    group, api = "rbac.authorization.k8s.io", served.client()
+    named = {"metadata": {"name": user, "namespace": namespace}}
+    rule = {"apiGroups": [mesh.GROUP], "resources": resources, "verbs": ["create", "update", "get"]}
+    await api.create(f"roles.{group}", {**named, "rules": [rule]})
+    subject = {"apiGroup": group, "kind": "User", "name": user}
+    ref = {"apiGroup": group, "kind": "Role", "name": user}
+    await api.create(f"rolebindings.{group}", {**named, "roleRef": ref, "subjects": [subject]})
+
+
+async def test_nobody_hits_pods_of_a_namespace_where_they_may_make_no_experiment(served: Stack) -> None:
+    await grant(served, "jane", "chaos", ["podchaos", "schedules"])
+    jane = served.client_as("jane")
+    elsewhere = {"namespaces": ["shop"]}
+    made = await jane.create(PODS, pod_chaos())
+    with pytest.raises(Forbidden, match='right to create podchaos in the namespace "shop"'):
+        await jane.create(PODS, {**pod_chaos(selector=elsewhere), "metadata": {"name": "f", "namespace": "chaos"}})
+    with pytest.raises(Forbidden, match='"shop"'):
+        await jane.update(PODS, {**made, "spec": {**made["spec"], "selector": {"pods": {"shop": ["cart-0"]}}}})
+    template = pod_chaos(selector=elsewhere)["spec"]
+    spec = {"schedule": "@hourly", "type": "PodChaos", "podChaos": template}
+    with pytest.raises(Forbidden, match='"shop"'):
+        await jane.create(SCHEDULES, {"metadata": {"name": "s", "namespace": "chaos"}, "spec": spec})
+    await grant(served, "jane", "shop", ["podchaos"])
+    await jane.create(SCHEDULES, {"metadata": {"name": "s", "namespace": "chaos"}, "spec": spec})
+    await jane.update(PODS, {**made, "spec": {**made["spec"], "selector": elsewhere}})
