@@ -195,7 +195,8 @@ class Client:
         """The end: wait until the judge finds nothing more that may come right, and have all judged."""
         deadline = _now_s() + within_s
         judge = self._violations.judge
-        while not (current := await self._is_recorded()) or judge.unsettled():
+        # It writes on: what was just acknowledged may be told a moment later.
+        while not (current := await self._is_recorded()) or judge.unsettled() or self._keys.untold():
             if _now_s() > deadline:
                 break
             await asyncio.sleep(RETRY_S)
