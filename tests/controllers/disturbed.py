@@ -419,7 +419,7 @@ class Disturbed(Cluster):
                 quiet_since = self.seconds
             if any(slot.queue or any(slot.pending.values()) for slot in self.slots):
                 continue
-            due = min((when for slot in self.slots for when in slot.timers.values()), default=quiet_since + IDLE_S)
+            due = min((when for slot in self.slots for when in slot.timers.values()), default=float("inf"))
             if due - quiet_since >= IDLE_S:
                 return
             self.pass_time(max(0.0, due - self.seconds))
