@@ -462,6 +462,8 @@ class NodeHost:
         informers = [Informer(self.client, "pods", field_selector=selector) for selector in selectors]
         for informer in informers:
             informer.add_handler(self._pod_event)
+            if self.rules is not None:
+                informer.add_handler(self.rules.pod_event)
             informer.start()
             self._stack.push_async_callback(informer.stop)
         for informer in informers:

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ApiClient, Informer
 from rayplane.node.config import NONE, OFF, ON, NodeHostConfig
 from rayplane.node.egress.networks import Outside
@@ -15,6 +16,8 @@ from rayplane.node.egress.relay import EgressRelay, RelayConfig
 from rayplane.node.events import Events
 from rayplane.node.kubelet.kubelet import Kubelet
 from rayplane.node.nftables.kernel import KernelTable
+from rayplane.node.nftables.ruleset import NOTHING
+from rayplane.node.policy import disturbance
 from rayplane.node.policy.enforcer import Enforcer, EnforcerConfig
 from rayplane.node.proxy.proxy import ProxyConfig
 from rayplane.node.runtime.pod_network import PodNetwork
@@ -44,6 +47,8 @@ class PodRules:
         self.kernel = KernelTable(isolated.open_netfilter) if isolated is not None else None
         self.enforcer: Enforcer | None = None
         self.relay: EgressRelay | None = None
+        self._disturbed: set[str] = set()
+        """uids of pods that experiments have lose packets."""
         self._stack = AsyncExitStack()
         if self.kernel is not None:
             self._stack.push_async_callback(self.kernel.close)
@@ -88,6 +93,15 @@ class PodRules:
 
     async def stop(self) -> None:
         await self._stack.aclose()
+
+    def pod_event(self, kind: str, _old: Object | None, pod: Object) -> None:
+        """A pod of this host is told of: experiments may have it lose packets."""
+        uid, wanted = meta.uid(pod), NOTHING if kind == "DELETED" else disturbance.of_pod(pod)
+        if self.kernel is None or self.enforcer is None or (wanted == NOTHING and uid not in self._disturbed):
+            return
+        self.kernel.table.put(f"disturbance of {uid}", wanted)
+        self._disturbed = self._disturbed - {uid} if wanted == NOTHING else self._disturbed | {uid}
+        self.enforcer.wake()
 
     def may_leave(self, client: str, ip: str, port: int, protocol: str) -> bool:
         """Whether whoever has an address may speak with a place outside of the pods' network."""

@@ -7,6 +7,7 @@ Source: Chaos Mesh's API `chaos-mesh.org/v1alpha1` (its documentation, "Define t
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from ipaddress import IPv4Address
 from typing import Any, Final
 
 from rayplane.control_plane.api import meta
@@ -19,16 +20,20 @@ from rayplane.control_plane.durations import DurationError, parse_duration
 Schema = dict[str, Any]
 GROUP, VERSION = "chaos-mesh.org", "v1alpha1"
 API_VERSION: Final = f"{GROUP}/{VERSION}"
-POD_CHAOS, SCHEDULE = "PodChaos", "Schedule"
-PLURALS: Final = {POD_CHAOS: "podchaos", SCHEDULE: "schedules"}
+POD_CHAOS, NETWORK_CHAOS, SCHEDULE = "PodChaos", "NetworkChaos", "Schedule"
+PLURALS: Final = {POD_CHAOS: "podchaos", NETWORK_CHAOS: "networkchaos", SCHEDULE: "schedules"}
 #: Kinds of experiments, and the field of a Schedule that has the spec of one.
-EXPERIMENTS: Final = {POD_CHAOS: "podChaos"}
+EXPERIMENTS: Final = {POD_CHAOS: "podChaos", NETWORK_CHAOS: "networkChaos"}
 PAUSE: Final = "experiment.chaos-mesh.org/pause"
 RECORDS: Final = "chaos-mesh/records"
 """The finalizer that keeps an experiment until what it did is undone."""
 POD_KILL, POD_FAILURE, CONTAINER_KILL = "pod-kill", "pod-failure", "container-kill"
 #: Done once, and not to be undone.
 ONE_SHOT: Final = (POD_KILL, CONTAINER_KILL)
+PARTITION, LOSS = "partition", "loss"
+#: Of NetworkChaos, those that nodes carry out.
+LOSSES: Final = (PARTITION, LOSS)
+TO, FROM, BOTH = "to", "from", "both"
 ONE, ALL, FIXED = "one", "all", "fixed"
 FIXED_PERCENT, RANDOM_MAX_PERCENT = "fixed-percent", "random-max-percent"
 FORBID, ALLOW = "Forbid", "Allow"
@@ -87,6 +92,31 @@ _SPECS: Final[dict[str, Schema]] = {
         duration=_TEXT,
         gracePeriod=_COUNT,
         remoteCluster=_TEXT,
+    ),
+    NETWORK_CHAOS: _object(
+        "action",
+        "mode",
+        "selector",
+        **_SELECTED,
+        action=_enum("netem", "delay", LOSS, "duplicate", "corrupt", PARTITION, "bandwidth"),
+        device=_TEXT,
+        targetDevice=_TEXT,
+        direction=_enum(TO, FROM, BOTH, ""),
+        target=_object("mode", "selector", **_SELECTED),
+        externalTargets=_TEXTS,
+        duration=_TEXT,
+        remoteCluster=_TEXT,
+        delay=_object(
+            latency=_TEXT,
+            correlation=_TEXT,
+            jitter=_TEXT,
+            reorder=_object(reorder=_TEXT, correlation=_TEXT, gap=_COUNT),
+        ),
+        loss=_object(loss=_TEXT, correlation=_TEXT),
+        duplicate=_object(duplicate=_TEXT, correlation=_TEXT),
+        corrupt=_object(corrupt=_TEXT, correlation=_TEXT),
+        rate=_object(rate=_TEXT),
+        bandwidth=_object(rate=_TEXT, limit=_COUNT, buffer=_COUNT, peakrate=_COUNT, minburst=_COUNT),
     ),
 }
 _EVENT: Final = _object(type=_TEXT, operation=_TEXT, message=_TEXT, timestamp=_TEXT)
@@ -162,9 +192,10 @@ def namespaces_of(o: Object) -> set[str]:
     """The namespaces whose pods an object's experiment may hit."""
     found: set[str] = set()
     for _, _, spec in specs_of(o):
-        selector = spec.get("selector") or {}
-        found |= {*(selector.get("namespaces") or ()), *(selector.get("pods") or {})}
-    return found or {meta.namespace(o)}
+        for one in (spec, spec.get("target") or {}):
+            selector = one.get("selector") or {}
+            found |= {*(selector.get("namespaces") or selector.get("pods") or [meta.namespace(o)])}
+    return found
 
 
 def errors_in(o: Object) -> list[FieldError]:
@@ -198,8 +229,34 @@ def _spec_errors(path: str, spec: Mapping[str, Any]) -> Iterator[FieldError]:
             yield invalid(f"{path}.duration", duration, str(e))
     if action == CONTAINER_KILL and not spec.get("containerNames"):
         yield required(f"{path}.containerNames", "must name the containers to kill")
+    yield from _network_errors(path, spec)
     if spec.get("remoteCluster"):
         yield invalid(f"{path}.remoteCluster", spec["remoteCluster"], "no other cluster is known here")
+
+
+def _network_errors(path: str, spec: Mapping[str, Any]) -> Iterator[FieldError]:
+    if spec.get("target"):
+        yield from _selected_errors(f"{path}.target", spec["target"])
+    if spec.get("action") == LOSS:
+        try:
+            percent(spec)
+        except ValueError as e:
+            yield invalid(f"{path}.loss.loss", (spec.get("loss") or {}).get("loss"), str(e))
+    if spec.get("direction") in (FROM, BOTH) and not (spec.get("target") or spec.get("externalTargets")):
+        yield required(f"{path}.target", "must be there where packets come from it")
+    for one in spec.get("externalTargets") or ():
+        try:
+            IPv4Address(one)
+        except ValueError:
+            yield invalid(f"{path}.externalTargets", one, "supported here: IPv4 addresses")
+
+
+def percent(spec: Mapping[str, Any]) -> int:
+    """How many of a hundred packets a loss means, at least one. Raises ValueError."""
+    found = float((spec.get("loss") or {}).get("loss") or "")
+    if not 0 < found <= 100:
+        raise ValueError("must be more than 0 and at most 100")
+    return max(1, round(found))
 
 
 def _selected_errors(path: str, spec: Mapping[str, Any]) -> Iterator[FieldError]:

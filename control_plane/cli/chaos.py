@@ -9,19 +9,19 @@ from typing import Annotated, Any
 
 import typer
 from google.protobuf.json_format import MessageToDict
-from rich.markup import escape
-from rich.table import Table
 
 from rayplane.control_plane.cli.options import Name, Output, State, console, errors, run, state_dir, wants_json
 from rayplane.control_plane.cluster.access import access
 from rayplane.control_plane.cluster.chaos import KILL_TIMEOUT_S, SIGNALS, LiveInjector
 from rayplane.control_plane.cluster.errors import UsageError
 from rayplane.control_plane.cluster.state import StateDir
+from rayplane.control_plane.durations import human_duration
 from rayplane.control_plane.faults.form import COMMAND, as_command, parse_fault, read_fault
 from rayplane.control_plane.faults.injector import hold
 from rayplane.control_plane.faults.reading import FormError
 from rayplane.control_plane.faults.vocabulary import TARGETS, Continue, Stop, Target
 from rayplane.proto.rayplane.v1 import chaos_pb2
+from rayplane.storage.env import SystemClock
 
 Whom = Annotated[str, typer.Argument(metavar="TARGET", help=f"{', '.join(TARGETS)}, an actor's name, gcs or raylet.")]
 Actor = Annotated[str, typer.Argument(metavar="[NAME]", help="Which one, or `random`; the one in charge by default.")]
@@ -138,11 +138,11 @@ def list_faults(output: Output = "", name: Name = "default", state: State = None
     if not found:
         console.print("no fault stands")
         return
-    table = Table("ID", "ENDS", "BY", "FAULT", "HIT", "NOT ENDED YET", box=None)
     for one in found:
-        ends = one.ends.ToDatetime(UTC).isoformat(sep=" ", timespec="seconds")
-        table.add_row(*map(escape, (one.id, ends, one.by, one.fault, ", ".join(one.hit), one.failed)))
-    console.print(table)
+        left_s = (one.ends.ToDatetime(UTC) - SystemClock().now()).total_seconds()
+        hit = f" -> {', '.join(one.hit)}" if one.hit else ""
+        ends = f"not ended yet: {one.failed}" if one.failed else f"ends in {human_duration(max(0.0, left_s))}"
+        _plain(f"{one.id}  {one.fault}{hit}  (by {one.by}; {ends})")
 
 
 def end(

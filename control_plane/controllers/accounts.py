@@ -33,6 +33,7 @@ ACCOUNTS: Final[Mapping[str, str]] = {
     "legacy-serviceaccount-token-cleaner": "legacy-service-account-token-cleaner",
     "loadbalancer": "service-controller",
     "namespace": "namespace-controller",
+    "networkchaos": "chaos-controller",
     "nodeipam": "node-controller",
     "nodelifecycle": "node-controller",
     "persistentvolume-attach-detach": "attachdetach-controller",

@@ -8,7 +8,8 @@ from rayplane.control_plane.controllers.attachdetach import AttachDetachControll
 from rayplane.control_plane.controllers.attributesclassprotection import AttributesClassProtection
 from rayplane.control_plane.controllers.autoscaling.horizontal import HorizontalController
 from rayplane.control_plane.controllers.bootstrapsigner import BootstrapSigner
-from rayplane.control_plane.controllers.chaos.experiment import PodChaosController
+from rayplane.control_plane.controllers.chaos.network_chaos import NetworkChaosController
+from rayplane.control_plane.controllers.chaos.pod_chaos import PodChaosController
 from rayplane.control_plane.controllers.chaos.schedule import ChaosScheduleController
 from rayplane.control_plane.controllers.claims import ClaimController
 from rayplane.control_plane.controllers.clusterroleaggregation import ClusterRoleAggregation
@@ -93,8 +94,7 @@ def build_controllers(config: ControllersConfig) -> list[Controller]:
         PodGroupProtectionController(),
         PodGCController(timing, terminated_max=config.terminated_pods_max),
         StorageVersionMigrator(),
-        PodChaosController(),
-        ChaosScheduleController(),
+        *_of_chaos(),
         GarbageCollector(config.garbage_collected),
     ]
     if config.ca_certificate:
@@ -117,6 +117,10 @@ def _of_volumes(timing: Timing) -> list[Controller]:
         ProtectionController(resource="persistentvolumes"),
         AttributesClassProtection(),
     ]
+
+
+def _of_chaos() -> list[Controller]:
+    return [PodChaosController(), NetworkChaosController(), ChaosScheduleController()]
 
 
 def _of_aggregation(timing: Timing) -> list[Controller]:

@@ -56,6 +56,40 @@ spec:
     podPhaseSelectors: [Running]
 ---
 apiVersion: chaos-mesh.org/v1alpha1
+kind: NetworkChaos
+metadata: {name: slow-web, namespace: chaos}
+spec:
+  action: delay
+  mode: one
+  selector: {namespaces: [web], labelSelectors: {"app.kubernetes.io/component": front}}
+  delay: {latency: "90ms", correlation: "25", jitter: "90ms", reorder: {reorder: "1", correlation: "50", gap: 5}}
+  direction: to
+  target:
+    selector: {namespaces: [db, storage], labelSelectors: {app: pool}}
+    mode: all
+  duration: "10s"
+---
+apiVersion: chaos-mesh.org/v1alpha1
+kind: NetworkChaos
+metadata: {name: lossy-web, namespace: chaos}
+spec:
+  action: loss
+  mode: fixed
+  value: "2"
+  selector: {labelSelectors: {app: web}}
+  loss: {loss: "25", correlation: "25"}
+  externalTargets: ["192.0.2.7"]
+---
+apiVersion: chaos-mesh.org/v1alpha1
+kind: NetworkChaos
+metadata: {name: narrow-web, namespace: chaos}
+spec:
+  action: bandwidth
+  mode: all
+  selector: {labelSelectors: {app: web}}
+  bandwidth: {rate: 1mbps, limit: 20971520, buffer: 10000}
+---
+apiVersion: chaos-mesh.org/v1alpha1
 kind: Schedule
 metadata: {name: every-hour, namespace: chaos}
 spec:
@@ -105,6 +139,15 @@ EXPERIMENTS: list[tuple[dict[str, Any], str]] = [
     ({"selector": {"expressionSelectors": [{"key": "a", "operator": "Like"}]}}, "expressionSelectors"),
     ({"remoteCluster": "other"}, "no other cluster"),
 ]
+#: Of a partition.
+NETWORKS: list[tuple[dict[str, Any], str]] = [
+    ({"direction": "both"}, "spec.target: Required value"),
+    ({"direction": "up"}, "spec.direction"),
+    ({"action": "loss", "loss": {"loss": "all"}}, "spec.loss.loss"),
+    ({"action": "loss", "loss": {"loss": "nan"}}, "spec.loss.loss"),
+    ({"externalTargets": ["example.org"]}, "spec.externalTargets.*IPv4 addresses"),
+    ({"target": {"mode": "fixed", "value": "x", "selector": {}}}, "spec.target.value"),
+]
 EVERY_HOUR: list[tuple[dict[str, Any], str]] = [
     ({"schedule": "now", "type": "PodChaos", "podChaos": pod_chaos()["spec"]}, "spec.schedule"),
     ({"schedule": "@hourly", "type": "TimeChaos"}, "spec.type.*supported here: PodChaos"),
@@ -117,6 +160,11 @@ async def test_what_makes_no_sense_is_refused(served: Stack) -> None:
     for spec, why in EXPERIMENTS:
         with pytest.raises(Invalid, match=why):
             await served.client().create(PODS, pod_chaos(**spec))
+    for spec, why in NETWORKS:
+        with pytest.raises(Invalid, match=why):
+            await served.client().create(
+                mesh.resource(mesh.NETWORK_CHAOS), pod_chaos(**{"action": "partition", **spec})
+            )
     for spec, why in EVERY_HOUR:
         with pytest.raises(Invalid, match=why):
             await served.client().create(SCHEDULES, {"metadata": {"name": "s", "namespace": "chaos"}, "spec": spec})
@@ -148,3 +196,9 @@ async def test_nobody_hits_pods_of_a_namespace_where_they_may_make_no_experiment
     await grant(served, "jane", "shop", ["podchaos"])
     await jane.create(SCHEDULES, {"metadata": {"name": "s", "namespace": "chaos"}, "spec": spec})
     await jane.update(PODS, {**made, "spec": {**made["spec"], "selector": elsewhere}})
+    await grant(served, "joe", "chaos", ["networkchaos"])
+    target = {"mode": "all", "selector": elsewhere}
+    with pytest.raises(Forbidden, match='right to create networkchaos in the namespace "shop"'):
+        await served.client_as("joe").create(
+            mesh.resource(mesh.NETWORK_CHAOS), pod_chaos(action="partition", target=target)
+        )

@@ -8,19 +8,21 @@ from rayplane.control_plane.api import chaos_mesh as mesh
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.marks import is_failed
-from rayplane.control_plane.controllers.chaos.experiment import PodChaosController
+from rayplane.control_plane.controllers.chaos.network_chaos import NetworkChaosController
+from rayplane.control_plane.controllers.chaos.pod_chaos import PodChaosController
 from rayplane.control_plane.controllers.chaos.schedule import ChaosScheduleController
 from rayplane.control_plane.controllers.core import CustomController
 from tests.controllers.cluster import Cluster
 
 PODS, SCHEDULES = mesh.resource(mesh.POD_CHAOS), mesh.resource(mesh.SCHEDULE)
+NETWORKS = mesh.resource(mesh.NETWORK_CHAOS)
 
 
 def controllers() -> list[CustomController]:
     """Those that carry experiments out, with all their kinds served."""
-    found: list[CustomController] = [PodChaosController(), ChaosScheduleController()]
+    found: list[CustomController] = [PodChaosController(), NetworkChaosController(), ChaosScheduleController()]
     for one in found:
-        for resource in (PODS, SCHEDULES):
+        for resource in (PODS, NETWORKS, SCHEDULES):
             one.follow(resource, served=True)
     return found
 

@@ -264,9 +264,9 @@ _MORE: Mapping[str, _Rules] = {
     "volumeattributesclass-protection-controller": ("storage: volumeattributesclasses: patch",),
     # Whoever writes an experiment is asked for the right to make it where it hits.
     "chaos-controller": (
-        "chaos: podchaos: get list watch create patch delete",
+        "chaos: podchaos networkchaos: get list watch create patch delete",
         "chaos: schedules: get list watch",
-        "chaos: podchaos/status schedules/status: update",
+        "chaos: podchaos/status networkchaos/status schedules/status: update",
         "core: pods: get list watch patch delete",
         "core: nodes: get list watch",
         "events",

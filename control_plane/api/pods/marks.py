@@ -1,13 +1,18 @@
-"""Marks on pods: annotations by which experiments tell a pod's node to fail it, or to kill containers. Pure.
+"""Marks on pods: annotations by which experiments tell a pod's node to fail it, kill containers, or lose packets. Pure.
 
 Each experiment has marks of its own, named by its uid, so that several can mark a pod without knowing of each other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import AddressValueError, IPv4Address
 
-FAILED, KILLED = "failed.chaos.rayplane.io/", "killed.chaos.rayplane.io/"
+FAILED, KILLED, LOSES = "failed.chaos.rayplane.io/", "killed.chaos.rayplane.io/", "loses.chaos.rayplane.io/"
+PEERS_MAX = 1000
+"""Addresses in one mark; and of all of a pod's losses in a hundred together."""
 
 
 def failed(uid: str) -> str:
@@ -36,3 +41,45 @@ def newly_killed(old: Mapping[str, str], new: Mapping[str, str]) -> tuple[str, .
         if name.startswith(KILLED) and old.get(name) != value:
             found |= dict.fromkeys(filter(None, value.partition(":")[2].split(",")))
     return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """So many of a hundred packets that do not arrive: from the pod `to` addresses, and to it from others.
+
+    None stands for everybody.
+    """
+
+    percent: int
+    to: tuple[str, ...] | None = ()
+    sources: tuple[str, ...] | None = ()
+
+    def __str__(self) -> str:
+        return json.dumps({"percent": self.percent, "to": self.to, "from": self.sources})
+
+
+def loses(uid: str) -> str:
+    """The mark of a pod that loses packets; its value is a `Loss`."""
+    return f"{LOSES}{uid}"
+
+
+def losses(annotations: Mapping[str, str]) -> Iterator[Loss]:
+    """What marks say; those that nobody can read say nothing."""
+    for name, value in annotations.items():
+        if name.startswith(LOSES):
+            try:
+                found = json.loads(value)
+                percent = min(max(int(found["percent"]), 0), 100)
+                yield Loss(percent, _addresses(found["to"]), _addresses(found["from"]))
+            except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+                continue
+
+
+def _addresses(found: list[str] | None) -> tuple[str, ...] | None:
+    """Raises ValueError, TypeError."""
+    if found is None:
+        return None
+    try:
+        return tuple(str(IPv4Address(str(one))) for one in found[:PEERS_MAX])
+    except AddressValueError as e:
+        raise ValueError(str(e)) from e

@@ -134,9 +134,9 @@ class StandingFaults:
             return Standing(id="", broken=Broken(fault, hit), by=by, began_s=now, ends_s=now)
         if not 0 < for_s <= FOR_MAX_S:
             raise UsageError(f"{as_step(fault)}: say `for` how long, at most {FOR_MAX_S / 3600:g}h")
+        hit, now = await self._striker.chosen(fault), self._now()
         if len(self._standing) >= STANDING_MAX:
             raise TooMany(f"{STANDING_MAX} faults stand already: end some, or wait")
-        hit, now = await self._striker.chosen(fault), self._now()
         made = Standing(id=self._new_id(), broken=Broken(fault, hit), by=by, began_s=now, ends_s=now + for_s)
         await self._put(made)
         try:

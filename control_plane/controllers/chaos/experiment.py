@@ -1,4 +1,4 @@
-"""PodChaos: kills pods and containers, or keeps pods from working for a while.
+"""Experiments: whom they chose, what is to be done to these and undone, and how far that is.
 
 An experiment goes through its targets one step at a time: it is given its finalizer; its targets are chosen and written
 down, each with the uid of its pod, so that no later pod of that name is hit; what is to be done to them is done; at its
@@ -8,21 +8,17 @@ Source: Chaos Mesh, "Simulate pod chaos"; conditions and records are theirs.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rayplane.control_plane.api import chaos_mesh as mesh
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import BadRequest
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.pods import marks
-from rayplane.control_plane.controllers.chaos.selection import chosen
 from rayplane.control_plane.controllers.core import (
     NOTHING,
     Action,
     CustomController,
-    Delete,
     Event,
     Moment,
     Patch,
@@ -31,6 +27,7 @@ from rayplane.control_plane.controllers.core import (
     View,
     Watch,
     result,
+    soonest,
 )
 from rayplane.control_plane.controllers.finalizers import with_finalizers, without_finalizer
 from rayplane.control_plane.durations import DurationError, parse_duration
@@ -42,17 +39,42 @@ EVENTS_MAX = 8
 """Of one target, the last ones."""
 APPLY, RECOVER = "Apply", "Recover"
 GONE = "the pod that was chosen is gone"
+AGAIN_S = 10.0
+"""Until what could not be done is tried again."""
+SOURCE, TARGET = ".", ".Target"
 Record = dict[str, Any]
 
 
-class PodChaosController(CustomController):
-    name = "podchaos"
+class ExperimentController(CustomController):
+    """A controller of experiments of one `kind` of `chaos_mesh.EXPERIMENTS`."""
+
     component = "chaos-controller"
-    resource = mesh.resource(mesh.POD_CHAOS)
+    kind = ""
 
     def __init__(self) -> None:
+        self.resource = mesh.resource(self.kind)
         self.custom = (Watch(self.resource),)
         self.watches = (Watch("pods", None), Watch("nodes", None))
+
+    # --- what differs ---------------------------------------------------------------------------
+
+    def selected(self, experiment: Object, view: View) -> list[Record]:
+        """New records of the targets; BadRequest, ValueError for selectors that make no sense."""
+        raise NotImplementedError
+
+    def act(self, experiment: Object, pod: Object, ours: Sequence[Record], view: View) -> Action | None:
+        """What is to be done to a pod, once or many times; None for nothing."""
+        raise NotImplementedError
+
+    def refusal(self, experiment: Object, pod: Object, view: View) -> str:
+        """Why that cannot be done now; empty when it can."""
+        return ""
+
+    def mark(self, experiment: Object) -> str:
+        """The mark of its pods that is taken away when it is over; empty for none."""
+        return ""
+
+    # --- what is the same -----------------------------------------------------------------------
 
     def reconcile(self, key: str, view: View, now: Moment) -> Result:
         experiment = view.get(self.resource, *meta.split_key(key))
@@ -69,63 +91,75 @@ class PodChaosController(CustomController):
         if deleting:
             undone = self._recover(experiment, records or (), view)
             return result(undone, [without_finalizer(self.resource, experiment, mesh.RECORDS)])
-        due = [one for one in records or () if (one["phase"] == INJECTED) != (phase == RUN)]
-        actions = self._apply(experiment, due, view) if phase == RUN else self._recover(experiment, records or (), view)
-        gone = {one["id"] for one in due if _pod_of(view, one) is None}
-        after = [_stepped(one, phase, now.stamp, one["id"] in gone) if one in due else one for one in records or ()]
-        told = [_told(experiment, phase, one["id"], gone) for one in due]
-        writes = self._write(experiment, phase, None if records is None else after)
-        return result(actions, [*told, *writes], requeue_after=left_s)
+        if phase == RUN:
+            return self._run(experiment, records or [], view, now, left_s)
+        undone = self._recover(experiment, records or (), view)
+        due = {one["id"]: "" for one in records or () if one["phase"] == INJECTED}
+        return self._stepped(experiment, STOP, records, due, undone, now, left_s)
 
     def _select(self, experiment: Object, view: View) -> Result:
         try:
-            pods, why = chosen(experiment, meta.spec(experiment), view), "no pod is selected"
+            made, why = self.selected(experiment, view), "no pod is selected"
         except (BadRequest, ValueError) as e:
-            pods, why = [], str(e)
-        made = [_record(target, meta.uid(pod)) for pod in pods for target in _targets(experiment, pod)]
+            made, why = [], str(e)
         if made:
             return result(self._write(experiment, RUN, made))
         failed = Event(experiment, "Warning", "Failed", f"Failed to select targets: {why}")
         writes = self._write(experiment, RUN, None)
         return result([*([failed] if writes else []), *writes], requeue_after=SELECT_AGAIN_S)
 
-    def _write(self, experiment: Object, phase: str, records: list[Record] | None) -> list[UpdateStatus]:
-        status = status_of(experiment, phase, records)
-        return (
-            [UpdateStatus(self.resource, {**experiment, "status": status})] if status != meta.status(experiment) else []
-        )
-
-    def _apply(self, experiment: Object, records: Sequence[Record], view: View) -> list[Action]:
-        spec, uid = meta.spec(experiment), meta.uid(experiment)
+    def _run(self, experiment: Object, records: list[Record], view: View, now: Moment, left_s: float | None) -> Result:
+        due: dict[str, str] = {}
         actions: list[Action] = []
-        for ours in _by_pod(records):
-            pod = _pod_of(view, ours[0])
-            if pod is None:
-                continue
-            match spec.get("action"):
-                case mesh.POD_FAILURE:
-                    actions.append(_mark(pod, marks.failed(uid), "true"))
-                case mesh.CONTAINER_KILL:
-                    names = sorted(one["id"].split("/")[2] for one in ours)
-                    actions.append(_mark(pod, marks.killed(uid), marks.kill(ours[0]["injectedCount"], names)))
-                case _:
-                    actions.append(Delete("pods", pod, grace_seconds=int(spec.get("gracePeriod") or 0)))
-        return actions
+        for ours in by_pod([one for one in records if one["phase"] != INJECTED]):
+            pod = pod_of(view, ours[0])
+            why = GONE if pod is None else self.refusal(experiment, pod, view)
+            due |= {one["id"]: why for one in ours}
+            if pod is not None and not why and (action := self.act(experiment, pod, ours, view)) is not None:
+                actions.append(action)
+        again_s = AGAIN_S if any(why not in ("", GONE) for why in due.values()) else None
+        return self._stepped(experiment, RUN, records, due, actions, now, soonest(left_s, again_s))
 
     def _recover(self, experiment: Object, records: Sequence[Record], view: View) -> list[Action]:
         """For those that were hit, and those that may have been: nobody may have heard of it.
 
         What is deleted is asked for once more in any case, as nobody asks later.
         """
-        if meta.spec(experiment).get("action") != mesh.POD_FAILURE:
+        mark, sure = self.mark(experiment), meta.is_deleting(experiment)
+        if not mark:
             return []
-        mark, sure = marks.failed(meta.uid(experiment)), meta.is_deleting(experiment)
-        found = [(one, _pod_of(view, one)) for one in records]
+        found = [(one, pod_of(view, one)) for one in records]
         return [
-            _mark(pod, mark, None)
+            marked(pod, mark, None)
             for one, pod in found
             if pod is not None and (sure or one["phase"] == INJECTED or mark in meta.annotations(pod))
         ]
+
+    def _stepped(
+        self,
+        experiment: Object,
+        phase: str,
+        records: list[Record] | None,
+        due: Mapping[str, str],
+        actions: Sequence[Action],
+        now: Moment,
+        again_s: float | None,
+    ) -> Result:
+        """The actions, then what is said of them. `due`: by target, why nothing could be done to it."""
+        after, told = [], []
+        for one in records or ():
+            made = _step(one, phase, now.stamp, due[one["id"]]) if one["id"] in due else one
+            after.append(made)
+            if made is not one:
+                told.append(_told(experiment, phase, one["id"], due[one["id"]]))
+        writes = self._write(experiment, phase, None if records is None else after)
+        return result(actions, [*told, *writes], requeue_after=again_s)
+
+    def _write(self, experiment: Object, phase: str, records: list[Record] | None) -> list[UpdateStatus]:
+        status = status_of(experiment, phase, records)
+        if status == meta.status(experiment):
+            return []
+        return [UpdateStatus(self.resource, {**experiment, "status": status})]
 
 
 # --- phases ---------------------------------------------------------------------------------------
@@ -188,51 +222,49 @@ def records_of(experiment: Object) -> list[Record] | None:
     return found
 
 
-def _targets(experiment: Object, pod: Object) -> list[str]:
-    if meta.spec(experiment).get("action") != mesh.CONTAINER_KILL:
-        return [meta.key(pod)]
-    wanted = meta.spec(experiment).get("containerNames") or ()
-    return [f"{meta.key(pod)}/{c['name']}" for c in meta.spec(pod).get("containers") or () if c["name"] in wanted]
-
-
-def _record(target: str, uid: str) -> Record:
+def new_record(target: str, pod: Object, key: str = SOURCE) -> Record:
     counts = {"injectedCount": 0, "recoveredCount": 0}
-    return {"id": target, "selectorKey": ".", "phase": NOT_INJECTED, **counts, "events": [], "uid": uid}
+    return {"id": target, "selectorKey": key, "phase": NOT_INJECTED, **counts, "events": [], "uid": meta.uid(pod)}
 
 
-def _stepped(record: Record, phase: str, stamp: str, gone: bool) -> Record:
-    made = copy.deepcopy(record)
+def _step(record: Record, phase: str, stamp: str, why: str) -> Record:
+    """The record after a try; itself where that is no news. `why`: nothing could be done.
+
+    Who is gone counts as hit: there is nothing left to be done.
+    """
     operation, count = (APPLY, "injectedCount") if phase == RUN else (RECOVER, "recoveredCount")
-    made["phase"] = INJECTED if phase == RUN else NOT_INJECTED
-    made[count] += 1
-    how, why = ("Failed", GONE) if gone else ("Succeeded", "")
-    event = {"type": how, "operation": operation, "message": why, "timestamp": stamp}
-    made["events"] = [*made["events"], event][-EVENTS_MAX:]
+    event = {"type": "Failed" if why else "Succeeded", "operation": operation, "message": why, "timestamp": stamp}
+    last = record["events"][-1] if record["events"] else {}
+    if why and why != GONE and {**last, "timestamp": stamp} == event:
+        return record
+    made = {**record, "events": [*record["events"], event][-EVENTS_MAX:]}
+    if why in ("", GONE):
+        made |= {"phase": INJECTED if phase == RUN else NOT_INJECTED, count: record[count] + 1}
     return made
 
 
-def _told(experiment: Object, phase: str, target: str, gone: Collection[str]) -> Event:
+def _told(experiment: Object, phase: str, target: str, why: str) -> Event:
     what = "apply" if phase == RUN else "recover"
-    if target in gone:
-        return Event(experiment, "Warning", "Failed", f"Failed to {what} chaos for {target}: {GONE}")
+    if why:
+        return Event(experiment, "Warning", "Failed", f"Failed to {what} chaos for {target}: {why}")
     reason = "Applied" if phase == RUN else "Recovered"
     return Event(experiment, "Normal", reason, f"Successfully {what} chaos for {target}")
 
 
-def _by_pod(records: Sequence[Record]) -> Iterable[list[Record]]:
+def by_pod(records: Sequence[Record]) -> Iterable[list[Record]]:
     found: dict[str, list[Record]] = {}
     for one in records:
         found.setdefault("/".join(one["id"].split("/")[:2]), []).append(one)
     return found.values()
 
 
-def _pod_of(view: View, record: Record) -> Object | None:
+def pod_of(view: View, record: Record) -> Object | None:
     """The very pod that was chosen; None when it is gone."""
     space, name, *_ = record["id"].split("/")
     pod = view.get("pods", space, name)
     return pod if pod is not None and meta.uid(pod) == record["uid"] else None
 
 
-def _mark(pod: Object, name: str, value: str | None) -> Patch:
+def marked(pod: Object, name: str, value: str | None) -> Patch:
     body = {"metadata": {"uid": meta.uid(pod), "annotations": {name: value}}}
     return Patch("pods", meta.namespace(pod), meta.name(pod), body)

@@ -1,0 +1,101 @@
+"""Experiments on the network: which packets of which pods do not arrive, and what is said where that cannot be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rayplane.control_plane.api import chaos_mesh as mesh
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.node_annotations import ISOLATION
+from rayplane.control_plane.api.pods.marks import Loss, losses
+from tests.controllers.experiments import NETWORKS, Experimented
+
+DB = {"mode": "all", "selector": {"labelSelectors": {"app": "db"}}}
+
+
+class Networked(Experimented):
+    """Nodes n1 and n2, whose pods are isolated, and experiments that part `web-0` from the app `db`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for node in ("n1", "n2"):
+            self.node(node, metadata={"annotations": {ISOLATION: "namespaces"}})
+
+    def part(self, **spec: Any) -> None:
+        only = {"pods": {"default": ["web-0"]}}
+        whole = {"action": "partition", "mode": "all", "selector": only, "target": DB, **spec}
+        own = {"name": "e", "namespace": "default"}
+        made = {"apiVersion": mesh.API_VERSION, "kind": mesh.NETWORK_CHAOS, "metadata": own, "spec": whole}
+        self.create(NETWORKS, made)
+        self.settle()
+
+    def found(self, name: str = "e") -> Any:
+        return self.require(NETWORKS, "default", name)
+
+    def lost(self) -> dict[str, list[Loss]]:
+        """What pods lose, of those that lose any."""
+        found = {meta.name(pod): [*losses(meta.annotations(pod))] for pod in self.list("pods")}
+        return {name: of_pod for name, of_pod in found.items() if of_pod}
+
+    def ip(self, name: str) -> str:
+        return str(meta.status(self.require("pods", "default", name))["podIP"])
+
+
+def test_pods_are_parted_for_a_while() -> None:
+    c = Networked()
+    c.part(direction="both", duration="30s")
+    db = (c.ip("db-0"),)
+    assert c.lost() == {"web-0": [Loss(100, db, db)]}
+    assert c.phases() == {"default/web-0": "Injected", "default/db-0": "Injected"}
+    assert c.true() == {"Selected", "AllInjected"}
+    c.advance(31)
+    assert c.lost() == {} and c.true() == {"Selected", "AllRecovered"}
+
+
+def test_a_direction_is_seen_from_those_that_are_selected() -> None:
+    for direction, ways in (("to", (True, False)), ("from", (False, True)), ("", (True, False))):
+        c = Networked()
+        c.part(direction=direction)
+        db = (c.ip("db-0"),)
+        assert c.lost() == {"web-0": [Loss(100, db if ways[0] else (), db if ways[1] else ())]}
+
+
+def test_a_part_of_the_packets_is_lost_to_everybody_or_to_places_outside() -> None:
+    c = Networked()
+    c.part(action="loss", loss={"loss": "12.6", "correlation": "25"}, target=None)
+    assert c.lost() == {"web-0": [Loss(13, None, ())]}
+    c = Networked()
+    c.part(target=None, externalTargets=["192.0.2.1"])
+    assert c.lost() == {"web-0": [Loss(100, ("192.0.2.1",), ())]}
+
+
+def test_pods_of_one_kind_are_parted_from_each_other_but_not_from_themselves() -> None:
+    c = Networked()
+    c.part(target={"mode": "all", "selector": {"labelSelectors": {"app": "web"}}})
+    others = tuple(c.ip(f"web-{n}") for n in (1, 2, 3))
+    assert c.lost() == {"web-0": [Loss(100, others, ())]}
+
+
+def test_what_cannot_be_done_is_said_and_not_done() -> None:
+    c = Networked()
+    c.part(action="delay", delay={"latency": "90ms"})
+    assert c.lost() == {} and c.true() == {"Selected", "AllRecovered"}
+    record = meta.status(c.found())["experiment"]["containerRecords"][0]
+    assert (record["phase"], record["events"][-1]["type"]) == ("Not Injected", "Failed")
+    told = [text for _, reason, text in c.events if reason == "Failed"]
+    assert told[0] == "Failed to apply chaos for default/web-0: delay is not done here; partition, loss are"
+    c.advance(60)
+    assert len([1 for _, reason, _ in c.events if reason == "Failed"]) == len(told), "it is told once"
+    c.delete(NETWORKS, "e", "default")
+    c.settle()
+    assert c.get(NETWORKS, "default", "e") is None
+
+
+def test_pods_without_a_network_of_their_own_are_not_parted() -> None:
+    c = Networked()
+    c.change("nodes", "n1", metadata={"annotations": {ISOLATION: "none"}})
+    c.part()
+    assert c.lost() == {} and "have no network of their own" in c.events[-1][2]
+    c.change("nodes", "n1", metadata={"annotations": {ISOLATION: "namespaces"}})
+    c.advance(20)
+    assert [*c.lost()] == ["web-0"] and c.true() == {"Selected", "AllInjected"}

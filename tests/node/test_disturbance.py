@@ -1,0 +1,68 @@
+"""Packets that experiments have pods lose: the rules of a mark, and what pods meet of them."""
+
+from typing import Any
+
+import pytest
+
+from rayplane.control_plane.api.pods.marks import Loss, loses
+from rayplane.node.nftables.ruleset import NOTHING, Table
+from rayplane.node.policy.disturbance import of_pod
+from tests.fakes import FakeClient
+from tests.node.conftest import make_pod
+from tests.node.isolated import Isolating, isolating, make_isolating
+from tests.node.test_policies_in_pods import OPEN, SHUT, World, world
+
+__all__ = ["make_isolating", "world"]
+HERE, THERE = "127.64.1.2", "127.64.1.3"
+
+
+def lossy(*found: Loss | str, ip: str = HERE) -> dict[str, Any]:
+    pod = make_pod("p", annotations={loses(str(n)): str(one) for n, one in enumerate(found)})
+    pod["status"]["podIP"] = ip
+    return pod
+
+
+def listing(*pods: dict[str, Any]) -> list[str]:
+    table = Table()
+    for n, one in enumerate(pods):
+        table.put(f"p{n}", of_pod(one))
+    return [line for line in table.listing() if line.startswith("@")]
+
+
+def test_pairs_of_addresses_are_cut_off_from_each_other() -> None:
+    here, there = "7f400102", "7f400103"
+    both = Loss(100, (THERE,), (THERE,))
+    assert listing(lossy(both)) == [f"@cut {here}{there}", f"@cut {there}{here}"]
+    assert listing(lossy(Loss(100, None, None))) == [f"@cut-from {here}", f"@cut-to {here}"]
+    assert listing(lossy(both), lossy(Loss(100, (HERE,), ()), ip=THERE)) == listing(lossy(both)), "twice is once"
+
+
+def test_a_part_is_lost_by_chance() -> None:
+    assert len(listing(lossy(Loss(30, (THERE,), ())))) == 30
+
+
+def test_without_marks_that_can_be_read_there_are_no_rules() -> None:
+    odd = ("", "{}", "[]", "null", '{"percent": 1e999, "to": [], "from": []}', "[" * 10_000)
+    more = ('{"percent": 100, "to": ["x"], "from": []}', '{"percent": 100, "to": "::1", "from": 3}')
+    assert of_pod(lossy(*odd, *more)) == NOTHING == of_pod(lossy(Loss(100, (THERE,), ()), ip=""))
+    assert len(listing(lossy(Loss(100, (THERE,) * 5000, ())))) == 1
+    many = [Loss(99, tuple(f"10.0.{n}.{m}" for m in range(250)), ()) for n in range(20)]
+    assert len(listing(lossy(*many))) < 110_000
+
+
+@pytest.mark.processes
+@isolating
+async def test_pods_that_are_parted_do_not_hear_each_other(
+    api: FakeClient, make_isolating: Isolating, world: World
+) -> None:
+    to_mate = f"TCP {world.ip('mate')} 8080"
+    await world.until(OPEN, "web", to_mate)
+
+    async def mark(value: str | None) -> None:
+        await api.patch("pods", "web", "default", {"metadata": {"annotations": {loses("e"): value}}})
+
+    await mark(str(Loss(100, (world.ip("mate"),), ())))
+    await world.until(SHUT, "web", to_mate)
+    assert await world.ask("mate", f"TCP {world.ip('other')} 8080") == [OPEN], "others are not meant"
+    await mark(None)
+    await world.until(OPEN, "web", to_mate)
