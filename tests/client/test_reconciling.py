@@ -40,7 +40,7 @@ async def until_called_again(answer: Callable[[], Any]) -> None:
     await asyncio.wait([operating])
 
 
-@pytest.mark.parametrize("answer", ["soon", ["5"], float("nan"), 10**400])
+@pytest.mark.parametrize("answer", ["soon", ["5"], float("nan"), 10**400], ids=["word", "list", "nan", "too-large"])
 async def test_an_answer_that_is_no_number_ends_nobody(answer: Any, caplog: pytest.LogCaptureFixture) -> None:
     await until_called_again(lambda: answer)
     assert "one of default/x failed; trying again" in caplog.text
