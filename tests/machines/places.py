@@ -9,6 +9,9 @@ import pytest
 from rayplane.control_plane.testing.machines.machines import Machine, why_not
 from tests.e2e.harness import Cluster
 
+# Of a cluster with five nodes, each on a host of its own.
+NODES = [f"node-{number}" for number in range(5)]
+ROLES = ("lb", "member", "apiserver", "scheduler", "controllers", "node-host")
 REDIS_PORT = 6380
 WHY_NOT = why_not()
 needs_machines = pytest.mark.skipif(bool(WHY_NOT), reason=f"no machines here: {WHY_NOT}")
@@ -45,3 +48,18 @@ def redis_on(machine: Machine) -> str:
     redis = subprocess.Popen(machine.command("redis-server", *options), stdout=subprocess.DEVNULL, cwd="/")
     redis.returncode = 0  # it ends with its machine
     return f"{machine.address}:{REDIS_PORT}"
+
+
+def healthy(cluster: Placed) -> bool:
+    return bool(cluster.status().get("healthy"))
+
+
+def voters(cluster: Placed) -> set[str]:
+    """Where the members are that answer."""
+    return {m["endpoint"].partition(":")[0] for m in cluster.status().get("members", []) if m.get("healthy")}
+
+
+def node_on(cluster: Placed, machine: Machine) -> str:
+    """A node whose host is there; each host here has one node, of the same number."""
+    hosts = cluster.places("node-host")
+    return next(name.replace("node-host", "node") for name, address in hosts.items() if address == machine.address)

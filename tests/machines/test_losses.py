@@ -1,0 +1,121 @@
+"""Machines of a cluster are lost, drained, and come up again at other addresses: it goes on, and keeps its bytes.
+
+On a cluster of their own: a Ray whose head was killed and is back may have thrown away the package that machines get
+which come later.
+"""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from rayplane.control_plane.testing.machines.machines import NETWORK, Machines
+from rayplane.control_plane.testing.machines.rays import RayNodes
+from tests.e2e.harness import Kubectl, until
+from tests.machines.places import ROLES, Placed, healthy, needs_machines, node_on, voters
+from tests.machines.pods import apply, asked, claimed, replicas, server, write_data
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300), needs_machines]
+
+
+def speak(kubectl: Kubectl, one: str, other: str) -> bool:
+    """Whether the pods of two nodes, made anew where they went with their machine, reach each other."""
+    apply(kubectl, server(one), server(other))
+    kubectl("wait", f"pod/on-{one}", f"pod/on-{other}", "--for=condition=Ready", "--timeout=180s")
+    there, back = asked(kubectl, one, other), asked(kubectl, other, one)
+    return there == [f"on-{other}"] * 2 and back == [f"on-{one}"] * 2
+
+
+def test_a_lost_machine_is_made_up_for(cluster: Placed, machines: Machines, rays: RayNodes, kubectl: Kubectl) -> None:
+    third = machines.all[2]
+    lost, kept = node_on(cluster, third), node_on(cluster, cluster.machine)
+    apply(kubectl, *claimed("keeper", near=lost))
+    kubectl("rollout", "status", "deployment/keeper", "--timeout=180s")
+    write_data(kubectl, "keeper", "precious")
+    third.lose()
+    living = {m.address for m in machines.all[:2]}
+
+    def made_up_for() -> bool:
+        return healthy(cluster) and all(set(cluster.places(role).values()) <= living for role in ROLES)
+
+    until("all its actors are elsewhere", made_up_for, timeout_s=150)
+    assert len(cluster.places("member")) == 3
+    kubectl("rollout", "status", "deployment/keeper", "--timeout=180s")
+    assert kubectl("exec", "deployment/keeper", "--", "cat", "/data/file") == "precious"
+    until("pods of the node that moved are reached", lambda: speak(kubectl, lost, kept))
+    # A machine that comes to Ray is used at once.
+    third.boot()
+    rays.join(third)
+    said = cluster.rayplane("add", "node").stdout
+    assert f"{node_on(cluster, third)} added" in said
+    # So it is by what there is several of, and had to share the others.
+    three = {m.address for m in machines.all[:3]}
+    until("each machine has a replica", lambda: set(replicas(kubectl, "keeper")) == three)
+    until("each machine has a member", lambda: voters(cluster) == three)
+
+
+@pytest.mark.skipif(not shutil.which("redis-server"), reason="there is no redis-server")
+def test_supervisor_load_balancer_and_rays_head_on_the_lost_machine(
+    cluster: Placed, machines: Machines, rays: RayNodes, kubectl: Kubectl
+) -> None:
+    head, spare = machines.all[0], machines.all[3]
+    assert set(cluster.places("lb").values()) == {head.address}
+    head.lose()
+    # Whoever runs Ray gives its head, with its tables, another machine; all else goes by itself.
+    rays.start_head(spare)
+
+    def made_up_for() -> bool:
+        return healthy(cluster) and all(head.address not in cluster.places(r).values() for r in ("supervisor", *ROLES))
+
+    until("all is well elsewhere", made_up_for, timeout_s=200)
+    cluster.rayplane("kubeconfig")
+    kubectl("create", "configmap", "elsewhere")
+    kubectl("rollout", "status", "deployment/keeper", "--timeout=90s")
+    assert kubectl("exec", "deployment/keeper", "--", "cat", "/data/file") == "precious"
+
+
+@pytest.mark.skipif(not shutil.which("redis-server"), reason="there is no redis-server")
+def test_a_drained_machine_is_empty_until_it_is_used_again(
+    cluster: Placed, machines: Machines, kubectl: Kubectl
+) -> None:
+    (address,) = set(cluster.places("supervisor").values())
+    nodes = [name for name, at in cluster.places("node-host").items() if at == address]
+    said = cluster.rayplane("drain", "machine", address, "--force").stdout
+    assert said.endswith(f"{address} is drained\n"), said
+    left = {name for role in ("supervisor", *ROLES) for name, at in cluster.places(role).items() if at == address}
+    assert left == set(nodes), "node hosts stay with their volumes"
+    assert cluster.status()["drained"] == [address]
+    kubectl("rollout", "status", "deployment/keeper", "--timeout=60s")
+    assert kubectl("exec", "deployment/keeper", "--", "cat", "/data/file") == "precious"
+    cluster.rayplane("undrain", "machine", address)
+    until("its members are back", lambda: address in voters(cluster) and healthy(cluster))
+
+
+def test_a_cold_start_at_other_addresses_after_ray_has_gone(
+    cluster: Placed, machines: Machines, kubectl: Kubectl
+) -> None:
+    before = sorted(kubectl.names("configmaps,deployments,services", "--all-namespaces"))
+    living = machines.living()
+    for machine in living:
+        machine.lose()
+    for machine in living:
+        machine.boot()
+    cluster.rayplane("down")
+    for number, machine in enumerate(living, 51):
+        machine.lose()
+        machine.address = f"{NETWORK}.{number}"
+    for machine in living:
+        machine.boot()
+    again = RayNodes(living[0].address)
+    again.start_head(living[0])
+    again.join(*living[1:])
+    later = replace(cluster, variables=again.environment)
+    later.rayplane("up", "--address", "auto")
+    try:
+        assert set(later.places("member").values()) <= {m.address for m in living}
+        kubectl = later.kubectl()
+        assert sorted(kubectl.names("configmaps,deployments,services", "--all-namespaces")) == before
+        kubectl("rollout", "status", "deployment/keeper", "--timeout=90s")
+        assert kubectl("exec", "deployment/keeper", "--", "cat", "/data/file") == "precious"
+    finally:
+        later.rayplane("down")
