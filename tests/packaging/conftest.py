@@ -1,10 +1,11 @@
 """The wheel of this checkout, and an environment that has it beside Ray and Google's libraries.
 
-Costs what pip costs: about a minute of one core, and nothing of the network but what its cache has not got.
+Environments are lent the packages of this one, and get by pip what those lack.
 """
 
 import os
 import shutil
+import site
 import subprocess
 import sys
 import venv
@@ -49,12 +50,24 @@ def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found
 
 
+def environment_without_rayplane(directory: Path) -> Path:
+    """The interpreter of an environment with all that this one has, but for rayplane, which is only linked here."""
+    venv.create(directory, symlinks=True)
+    # Python looks into folders that stand here, and does not read their own `.pth` files.
+    (packages_of(directory) / "lent.pth").write_text("\n".join(site.getsitepackages()))
+    return directory / "bin" / "python"
+
+
+def packages_of(environment: Path) -> Path:
+    [packages] = environment.glob("lib/python*/site-packages")
+    return packages
+
+
 @pytest.fixture(scope="session")
 def beside_ray(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The interpreter of an environment in which `ray[default]` and proto-plus were first, and the wheel came after."""
-    directory = tmp_path_factory.mktemp("beside")
-    venv.create(directory, with_pip=True)
-    python = directory / "bin" / "python"
-    for wanted in ([f"ray[default]=={ray.__version__}", "proto-plus"], [wheel]):
-        pip(python, "install", "--no-compile", *wanted)
+    python = environment_without_rayplane(tmp_path_factory.mktemp("beside"))
+    pip(python, "install", "--no-compile", f"ray[default]=={ray.__version__}", "proto-plus")
+    # pip knows of the rayplane that is linked beside the packages that are lent.
+    pip(python, "install", "--no-compile", "--no-deps", "--force-reinstall", wheel)
     return python

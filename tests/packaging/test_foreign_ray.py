@@ -4,11 +4,9 @@ import json
 import os
 import random
 import secrets
-import site
 import subprocess
 import sys
 import tempfile
-import venv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +17,7 @@ import pytest
 from rayplane.control_plane.cluster import processes, ray_cluster
 from rayplane.control_plane.cluster.ports import can_bind, free_port
 from tests.e2e.harness import COMMAND_TIMEOUT_S, Cluster, Traces, until
-from tests.packaging.conftest import PIP_TIMEOUT_S, pip
+from tests.packaging.conftest import PIP_TIMEOUT_S, environment_without_rayplane, packages_of, pip
 
 pytestmark = [pytest.mark.e2e, pytest.mark.processes, pytest.mark.timeout(PIP_TIMEOUT_S)]
 
@@ -38,19 +36,6 @@ actors = [a["namespace"] for a in ray.util.list_named_actors(all_namespaces=True
 print(json.dumps({"actors": actors, "knows rayplane": ray.get(knows_rayplane.remote())}))
 """
 NOTHING_OF_OURS = {"actors": [], "knows rayplane": False}
-
-
-def environment_without_rayplane(directory: Path) -> Path:
-    """The interpreter of an environment with all that this one has, but for rayplane, which is only linked here."""
-    venv.create(directory, symlinks=True)
-    # Python looks into folders that stand here, and does not read their own `.pth` files.
-    (packages_of(directory) / "lent.pth").write_text("\n".join(site.getsitepackages()))
-    return directory / "bin" / "python"
-
-
-def packages_of(environment: Path) -> Path:
-    [packages] = environment.glob("lib/python*/site-packages")
-    return packages
 
 
 @dataclass(frozen=True)
