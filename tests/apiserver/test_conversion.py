@@ -207,7 +207,7 @@ async def test_a_watch_shows_its_own_version(stack: Stack, converter: Converter)
             if told and told[-1][0] == "DELETED":
                 return
 
-    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
         group.create_task(follow())
         while not told:
             await asyncio.sleep(0.01)
@@ -238,7 +238,7 @@ async def test_fields_are_selected_in_the_version_that_is_asked_for(stack: Stack
             if len(told) == 4:
                 return
 
-    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
         group.create_task(follow())
         while not told:
             await asyncio.sleep(0.01)
@@ -399,7 +399,7 @@ async def test_a_webhook_that_hangs_is_left_when_its_client_goes_and_ends_with_t
 
     converter.answer = hang
     asking = asyncio.create_task(client.get(V1, "one", "default"))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await hangs.wait()
     asking.cancel()
     with contextlib.suppress(asyncio.CancelledError):
@@ -428,7 +428,7 @@ async def test_a_webhook_that_is_gone_wedges_nothing(stack: Stack, converter: Co
     await client.delete(V1, "a", "default")
     assert [o["metadata"]["name"] for o in (await client.list(V2)).items] == ["b"]
     await client.delete(CRDS, "things.example.com")
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             try:
                 await client.get(CRDS, "things.example.com")
@@ -515,7 +515,7 @@ async def test_a_change_of_the_webhook_ends_watches_and_forgets_what_it_said(
     watching = asyncio.create_task(follow())
     cache = stack.servers[0].registry.hub.peek(stack.servers[0].registry.kinds.named("things.example.com"))
     assert cache is not None
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not cache.watcher_count:
             await asyncio.sleep(0.01)
         crd = converted(converter)

@@ -90,7 +90,7 @@ async def test_generators_send_protobuf(cluster: Cluster) -> None:
 
 async def test_rollout_status_follows_the_controllers_word(cluster: Cluster) -> None:
     await ok(cluster, "create", "deployment", "d", "--image=nginx", "--replicas=2")
-    process = await cluster.start_kubectl("rollout", "status", "deployment/d", "--timeout=20s")
+    process = await cluster.start_kubectl("rollout", "status", "deployment/d", "--timeout=120s")
     client = cluster.client()
     counts = {"replicas": 2, "updatedReplicas": 2, "readyReplicas": 2, "availableReplicas": 2}
     status = {"observedGeneration": 1, **counts}
@@ -104,9 +104,9 @@ async def test_delete_waits_for_finalizers(cluster: Cluster) -> None:
     await ok(cluster, "create", "configmap", "held")
     finalizers = '{"metadata":{"finalizers":["example.com/hold"]}}'
     await ok(cluster, "patch", "configmap", "held", "-p", finalizers)
-    process = await cluster.start_kubectl("delete", "configmap", "held", "--timeout=20s")
+    process = await cluster.start_kubectl("delete", "configmap", "held", "--timeout=120s")
     client = cluster.client()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         while not (await client.get("configmaps", "held", "default"))["metadata"].get("deletionTimestamp"):
             await asyncio.sleep(0.02)
     assert process.returncode is None

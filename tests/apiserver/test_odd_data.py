@@ -144,7 +144,7 @@ async def test_a_server_starts_and_serves_beside_what_is_no_object(before: bool)
     stack = Stack()
     if before:
         await fill(stack)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         server = await stack.add_server()
         client = stack.client()
         informers = [Informer(client, i.name) for i in RESOURCES]
@@ -203,7 +203,7 @@ async def test_definitions_that_make_no_sense_are_not_served_and_the_others_are(
         key = f"/registry/apiextensions.k8s.io/customresourcedefinitions/{plural}.x.io"
         status = {"conditions": [{"type": "Established", "status": "True"}]}
         await stack.etcd.put(key.encode(), orjson.dumps({**crd, "spec": spec, "status": status}))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await stack.add_server()
         client = stack.client()
         await client.create("kind7.x.io", {"metadata": {"name": "good", "namespace": "default"}})
@@ -214,7 +214,7 @@ async def test_definitions_that_make_no_sense_are_not_served_and_the_others_are(
 async def test_controllers_and_scheduler_work_beside_odd_objects() -> None:
     stack = Stack()
     await fill(stack)
-    async with asyncio.timeout(25):
+    async with asyncio.timeout(60):
         server = await stack.add_server()
         client = stack.client()
         config = ControllersConfig(identity="c", api_endpoints=(server.grpc_address,))
@@ -276,7 +276,7 @@ async def _leads(stack: Stack, value: bytes) -> None:
     timing = ElectionTiming(0.3, 0.2, 0.05)
     elector = LeaderElector(stack.client(), make_env(3), name="x", identity="me", timing=timing)
     elector.start(lead)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await leads.wait()
     await elector.stop()
 
@@ -291,7 +291,7 @@ async def test_a_server_starts_without_what_it_may_not_make() -> None:
     other = {**service, "metadata": {"name": "other", "namespace": "default", "uid": "o"}}
     other = {"kind": "Service", "apiVersion": "v1", **other}
     await stack.etcd.put(b"/registry/services/specs/default/other", orjson.dumps(other))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await stack.add_server()
         assert (await stack.client(1).get("services", "other", "default"))["metadata"]["name"] == "other"
     await stack.stop()

@@ -120,7 +120,7 @@ class Rest:
 
     async def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any, dict[str, str]]:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        async with asyncio.timeout(20), self._http.request(method, path, json=body, headers=named) as answer:
+        async with asyncio.timeout(60), self._http.request(method, path, json=body, headers=named) as answer:
             json = await answer.json() if answer.content_type == "application/json" else await answer.text()
             return answer.status, json, dict(answer.headers)
 

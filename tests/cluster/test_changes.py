@@ -23,7 +23,7 @@ from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
 from tests.cluster.harness import Cluster, cluster, deployment
 
-CHANGE_S = 60.0
+CHANGE_S = 180.0
 
 
 class Writer:

@@ -25,7 +25,7 @@ from rayplane.storage.wal.errors import CorruptLog
 from tests.cluster.fake_host import World
 from tests.cluster.harness import Cluster, cluster
 
-LIMIT_S = 40.0
+LIMIT_S = 120.0
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ class Place:
         return CertificateSigning(self.client, secrets, make_env().clock.now)
 
     async def until(self, found: Callable[[], Awaitable[Any]]) -> Any:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not (value := await found()):
                 await asyncio.sleep(0.02)
         return value

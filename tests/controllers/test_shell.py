@@ -61,7 +61,7 @@ async def controllers(client: FakeClient, **settings: Any) -> AsyncIterator[Term
 
 
 async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not true():
             await asyncio.sleep(0.01)
 

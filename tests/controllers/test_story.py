@@ -143,7 +143,7 @@ class Replica:
         return await self.stories.Why(pb.WhyRequest(resource=resource, namespace="default", name=name), Context())
 
     async def until(self, resource: str, name: str, true: Callable[[pb.WhyResponse], object]) -> pb.WhyResponse:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not true(found := await self.why(resource, name)):
                 await asyncio.sleep(0.01)
         return found

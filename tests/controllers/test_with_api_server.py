@@ -121,7 +121,7 @@ class Cluster:
             await self.client.patch("pods", name, space, {"status": status}, subresource="status")
 
     async def until(self, true: Callable[[], Awaitable[Any]]) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not await true():
                 await asyncio.sleep(0.03)
 

@@ -36,7 +36,7 @@ from rayplane.storage.env import Env, LocalDisk, SystemClock
 from tests.ports import free_port
 
 LOOPBACK = "127.0.0.1"
-START_S = 30.0
+START_S = 90.0
 #: What a stream may take to say the next thing.
 ANSWER_S = 10.0
 #: How much of a difference is shown.
@@ -286,7 +286,7 @@ class RealSide(Side):
     def stop_member(self, number: int) -> None:
         process = self._processes[number]
         process.send_signal(signal.SIGTERM)
-        process.wait(10)
+        process.wait(60)
 
     def stop(self) -> None:
         self.close_channels()

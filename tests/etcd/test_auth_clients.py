@@ -27,7 +27,7 @@ pytestmark = [
 ]
 
 MEMBERS = 3
-ETCDCTL_S = 15
+ETCDCTL_S = 60
 ROOT, U = "--user=root:rootpw", "--user=u:pw"
 
 

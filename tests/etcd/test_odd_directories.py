@@ -196,7 +196,7 @@ async def test_a_lock_that_a_dying_process_still_holds_is_waited_for(tmp_path: P
 
     with held, mock.patch.object(LocalDisk, "lock", watched):
         starting = asyncio.create_task(serves_or_refuses(tmp_path, state))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await refused.wait()
     assert await starting == ""
 

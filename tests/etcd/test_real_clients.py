@@ -44,7 +44,7 @@ class Ctl:
 
     async def __call__(self, *arguments: str, stdin: str = "", endpoint: str = "") -> str:
         process = await self.start(*arguments, endpoint=endpoint)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             output, _ = await process.communicate(stdin.encode())
         return output.decode()
 
@@ -69,7 +69,7 @@ async def members(directory: Path, count: int) -> AsyncIterator[tuple[list[Membe
             env = Env(SystemClock(), random.Random(name), LocalDisk(directory / name))
             started.append(Member(config, env, networks[-1]))
             await started[-1].start()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await asyncio.gather(*(m.ready() for m in started))
         yield started, Ctl([m.client_address for m in started], directory / "tls")
     finally:
@@ -115,7 +115,7 @@ async def _leases(ctl: Ctl) -> None:
 async def _watches(ctl: Ctl) -> None:
     process = await ctl.start("watch", "a", "--rev", "2")
     assert process.stdout is not None
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         seen = [(await process.stdout.readline()).decode() for _ in range(6)]
         assert seen == ["PUT\n", "a\n", "1\n", "DELETE\n", "a\n", "\n"]
         await ctl("put", "a", "live")

@@ -62,7 +62,7 @@ class Wire:
         self.changed.set()
 
     async def until(self, *routes: tuple[str, bool]) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while self.routes != set(routes):
                 self.changed.clear()
                 await self.changed.wait()

@@ -90,7 +90,7 @@ async def test_without_groups_too_who_uses_more_than_he_may_from_now_on_ends(
         less = pb.LinuxContainerResources(memory_limit_in_bytes=16 * MIB)
         update = pb.UpdateContainerResourcesRequest(container_id=ident, linux=less)
         await runtime.UpdateContainerResources(update)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while (await status_of(runtime, ident)).state == pb.ContainerState.CONTAINER_RUNNING:
                 await asyncio.sleep(0.01)
         assert (await status_of(runtime, ident)).reason == "OOMKilled"

@@ -112,7 +112,7 @@ async def ask(host: NodeHost, *lines: str, wait: str = "1") -> list[str]:
 
 
 async def until(host: NodeHost, line: str, wanted: str) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while await ask(host, line) != [wanted]:
             await asyncio.sleep(0.01)
 

@@ -34,7 +34,7 @@ def service(api: FakeClient, ip: str, endpoint: dict[str, Any]) -> None:
 async def until_reached(host: NodeHost, ip: str) -> None:
     """Wait until pod `box` can connect to port 80 there."""
     ask = f"import socket; socket.create_connection(('{ip}', 80), 2)"
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while (await run_in(host, "box", "python3", "-c", ask))[2]:
             await asyncio.sleep(0.01)
 
@@ -178,7 +178,7 @@ async def test_devices_between_machines_go_with_the_hosts_that_had_them(
         links = (await run_in(host, "box", "ip", "-br", "link"))[0].decode().splitlines()
         return {link.split("@")[0] for link in links if link.startswith("wire")}
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while len(await wires()) < 2:
             await asyncio.sleep(0.01)
         before = await wires()
@@ -210,7 +210,7 @@ async def test_nothing_outlives_a_killed_shim_and_its_pods_come_back(
     shim = host._runtimes["process"].shim  # type: ignore[attr-defined]
     inside = [*shim._pids.values()]
     os.kill(shim.pid, signal.SIGKILL)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not all(gone(pid) for pid in inside):
             await asyncio.sleep(0.01)
     await api.until(lambda: api.pod("box")["status"]["containerStatuses"][0]["restartCount"] == 1)

@@ -61,7 +61,7 @@ async def test_containers_of_a_pod_share_memory_and_pods_do_not(api: FakeClient,
     api.put("pods", two("box", f"echo ours > /dev/shm/f; ipcmk -M 64 > /dev/null; {SLEEP}", SLEEP))
     await api.until(lambda: running(api, "box"))
     look = "cat /dev/shm/f; ipcs -m | grep -c ^0x"
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while (await run_in(host, "box", "sh", "-c", look, container="other"))[0] != b"ours\n1\n":
             await asyncio.sleep(0.01)
     assert "ours" not in await ended(api, host, look)
@@ -103,7 +103,7 @@ async def test_what_a_pod_leaves_among_the_machines_processes_goes_with_it(
     context = {"securityContext": {"privileged": True}}
     await ended(api, host, stray, hostPID=True, container=context)
     await api.until(lambda: running(api, "look"))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while b"sleep 7778" in (await run_in(host, "look", "sh", "-c", PROCESSES))[0]:
             await asyncio.sleep(0.01)
 
@@ -122,7 +122,7 @@ async def test_a_debugging_container_sees_the_processes_of_its_target(
         "targetContainerName": "main",
     }
     api.put("pods", pod | {"spec": pod["spec"] | {"ephemeralContainers": [debug]}})
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while b"etc" not in await logs(host, "box", container="debug"):
             await asyncio.sleep(0.01)
     assert (await logs(host, "box", container="debug")).decode().splitlines()[0] == "sleep 4243 "
@@ -152,7 +152,7 @@ async def test_with_the_program_that_all_pods_live_below_everything_goes(
     below = [int(name) for name in os.listdir("/proc") if name.isdigit() and shim.pid in ancestors(int(name))]
     assert len(below) >= 7
     os.kill(shim.pid, signal.SIGKILL)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not all(gone(pid) for pid in below):
             await asyncio.sleep(0.01)
     await api.until(lambda: phase(api, "box") == "Failed")

@@ -21,4 +21,4 @@ SEEN = (
 @pytest.mark.e2e
 @pytest.mark.timeout(600)
 async def test_a_cluster_comes_to_rest_after_a_storm_and_status_told_the_truth() -> None:
-    await storm(Plan(host=PROCESS, seed=7, seconds=12, pressure=2, first=SEEN), print)
+    await storm(Plan(host=PROCESS, seed=7, seconds=12, pressure=1, first=SEEN), print)

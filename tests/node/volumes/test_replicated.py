@@ -208,7 +208,7 @@ async def test_a_round_that_fails_is_told_to_whom_it_was_for_and_the_next_goes_o
     waiting = asyncio.ensure_future(publication.sync())
     with pytest.raises(VolumeError, match="cannot be read"):
         await waiting
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await publication.sync()
     assert b"file" in publication.manifest and failures
 
@@ -229,7 +229,7 @@ async def test_a_replica_that_a_fault_of_ours_kept_from_its_bytes_gets_them_late
 
     monkeypatch.setattr(publication, "_ship", failing)
     write(path, "file", b"x")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await publication.sync()
     await until(lambda: not publication.lagging)
 
