@@ -185,19 +185,23 @@ def _hints_of(members: Sequence[Endpoint]) -> Counter[str] | None:
 
 
 def _exchanges(allocations: Mapping[str, _Allocation], hinted: Mapping[str, int]) -> tuple[Counter[str], Counter[str]]:
-    """How many endpoints zones are to give, and to get; no more than makes things better."""
-    over = {zone: hinted.get(zone, 0) - one.wanted for zone, one in allocations.items()}
+    """How many endpoints zones are to give, and to get: each its minimum, and then no more than makes things better."""
+    over: dict[str, float] = {zone: hinted.get(zone, 0) - one.wanted for zone, one in allocations.items()}
+    spare: dict[str, float] = {zone: hinted.get(zone, 0) - one.least for zone, one in allocations.items()}
     giving: Counter[str] = Counter()
     getting: Counter[str] = Counter()
     while True:
-        giver, getter = max(over, key=lambda z: over[z]), min(over, key=lambda z: over[z])
+        short = [zone for zone in spare if spare[zone] < 0]
+        giver = max((zone for zone in spare if spare[zone] > 0 or not short), key=lambda z: over[z])
+        getter = min(short or over, key=lambda z: over[z])
         much, little = over[giver], -over[getter]
-        if (much < 1 and little < 1) or much < 0.5 or little < 0.5:
+        if not short and ((much < 1 and little < 1) or much < 0.5 or little < 0.5):
             return giving, getting
         giving[giver] += 1
         getting[getter] += 1
-        over[giver] -= 1
-        over[getter] += 1
+        for counts in (over, spare):
+            counts[giver] -= 1
+            counts[getter] += 1
 
 
 def _redistribute(

@@ -67,6 +67,7 @@ SHARED = {
     "one gives": ({"a": "4", "b": "4"}, {"a": 4}, {"a": 2, "b": 2}),
     "by size": ({"a": "2", "b": "4"}, {"a": 6}, {"a": 2, "b": 4}),
     "a little too many is left so": ({"a": "4", "b": "4"}, {"a": 4, "b": 3}, {"a": 4, "b": 3}),
+    "a minimum, though it leaves another less than its part": ({"a": "4", "b": "1"}, {"a": 7}, {"a": 5, "b": 2}),
     "three": ({"a": "4", "b": "4", "c": "4"}, {"a": 9}, {"a": 3, "b": 3, "c": 3}),
     "millis": ({"a": "500m", "b": "1500m"}, {"a": 4, "b": 4}, {"a": 2, "b": 6}),
 }
