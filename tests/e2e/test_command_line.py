@@ -13,7 +13,7 @@ import pytest
 from rayplane.control_plane.cluster import ours
 from rayplane.storage.env.private import wider
 from scripts.demo_job.commands import leftovers
-from tests.e2e.harness import COMMAND_TIMEOUT_S, ROOT, Cluster, Kubectl, Traces, kubectls, listeners, told, until
+from tests.e2e.harness import COMMAND_TIMEOUT_S, ROOT, Cluster, Kubectl, Traces, listeners, stock_kubectl, told, until
 
 FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 
@@ -85,7 +85,7 @@ def test_clusters_that_come_up_together_do_not_take_each_others_addresses(tmp_pa
 
 def test_what_a_program_asks_for_is_explained(small_cluster: Cluster) -> None:
     main = [str(small_cluster.python), "-m", "rayplane.control_plane.cli.main", "trace", "--name", small_cluster.name]
-    asking = ["--", kubectls()[0], "create", "configmap", "explained", "--from-literal=a=1"]
+    asking = ["--", stock_kubectl(), "create", "configmap", "explained", "--from-literal=a=1"]
     done = subprocess.run(
         main + asking, env=small_cluster.env, cwd=ROOT, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S
     )

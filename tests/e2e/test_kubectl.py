@@ -42,13 +42,10 @@ def cluster(bring_up: Callable[..., Cluster]) -> Cluster:
 
 @pytest.fixture
 def kubectl(
-    cluster: Cluster,
-    kubectl_binary: str,
-    fresh_namespace: Callable[[Cluster, str, str], Kubectl],
-    request: pytest.FixtureRequest,
+    cluster: Cluster, fresh_namespace: Callable[[Cluster, str, str], Kubectl], request: pytest.FixtureRequest
 ) -> Kubectl:
     name = request.node.name.lower()
-    return fresh_namespace(cluster, kubectl_binary, "".join(c if c.isalnum() else "-" for c in name).strip("-"))
+    return fresh_namespace(cluster, "", "".join(c if c.isalnum() else "-" for c in name).strip("-"))
 
 
 @pytest.fixture
