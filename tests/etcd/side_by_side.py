@@ -38,7 +38,7 @@ from tests.ports import free_port
 LOOPBACK = "127.0.0.1"
 START_S = 90.0
 #: What a stream may take to say the next thing.
-ANSWER_S = 10.0
+ANSWER_S = 30.0
 #: How much of a difference is shown.
 LINE_CHARS, DIFF_LINES = 160, 60
 _METHODS: dict[str, Method] = {

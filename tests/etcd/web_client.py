@@ -11,7 +11,7 @@ from typing import Any
 #: Headers that differ between servers by nature.
 _OWN_HEADERS = ("date", "server", "content-length")
 _IDS = re.compile(r'"(cluster_id|member_id|raft_term|leader|raftIndex|raftAppliedIndex|raftTerm|hash)":("[^"]+"|\d+)')
-ANSWER_S = 10.0
+ANSWER_S = 30.0
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ HANG_S = 60.0
 #: So much of the loop's CPU for one case means that a server would have stood still.
 STALL_CPU_S = 8.0
 #: How long what a case has opened may take to go away.
-SETTLE_S = 20.0
+SETTLE_S = 60.0
 _OUR_ERRORS = ("asyncio", "rayplane", "aiohttp")
 
 

@@ -115,7 +115,7 @@ async def world() -> AsyncIterator[OneHost]:
     try:
         await host.start()
         api.put("pods", make_pod("p"))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await api.until(lambda: api.objects["pods"]["default/p"]["status"].get("phase") == "Running")
         made = OneHost(network, directory)
         # Their stores are opened when they are first asked for something.
