@@ -25,6 +25,7 @@ from rayplane.control_plane.controllers.config import ControllersConfig
 from tests.api.kinds.changes import REGISTRY, info_of
 from tests.api.kinds.test_any_input import GOOD, odd_fields
 from tests.api.odd_values import TEXTS, placed
+from tests.api.pems import AUTHORITY
 from tests.controllers.cluster import Cluster
 from tests.tiers import examples
 
@@ -44,6 +45,7 @@ TAINT = {"key": "k", "effect": "NoExecute"}
 
 #: What makes the good objects one cluster; kinds that have no good object elsewhere are whole here.
 FIELDS: dict[str, dict[str, Any]] = {
+    "ClusterTrustBundle": {"spec": {"trustBundle": AUTHORITY}},
     "Service": {"spec": {"ports": [{"port": 80}], "selector": LABELS}},
     "PodDisruptionBudget": {"spec": {"selector": {"matchLabels": LABELS}, "maxUnavailable": "50%"}},
     "PersistentVolumeClaim": {
