@@ -73,7 +73,7 @@ class LiveInjector:
             return f"{as_step(fault)}: in one process an actor can only be killed; use --host ray"
         if isinstance(fault, (*OF_NETWORK, ClockJump, SlowDisk, StalledDisk)) and not self._in_one_process:
             return f"{as_step(fault)}: only where all actors share one process; use --host process"
-        if isinstance(fault, ClockJump) and (why := _refused_clock(fault)):
+        if isinstance(fault, ClockJump | SlowDisk | StalledDisk) and (why := _refused_of_machine(fault)):
             return f"{as_step(fault)}: {why}"
         if isinstance(fault, Stop | Continue) and target == Target(name=SUPERVISOR):
             return f"{as_step(fault)}: who continues goes through the supervisor; it can be killed"
@@ -184,7 +184,7 @@ class LiveInjector:
             case Stop():
                 await self._go_on(hit)
             case Flood() if fault in self._floods:
-                await cancel_and_wait(self._floods[fault].pop())
+                await cancel_and_wait(self._floods[fault].pop(0))  # the first to end
                 if not self._floods[fault]:
                     del self._floods[fault]
             case FullDisk() if not self._in_one_process:
@@ -208,10 +208,12 @@ class LiveInjector:
             raise failed
 
 
-def _refused_clock(fault: ClockJump) -> str:
+def _refused_of_machine(fault: ClockJump | SlowDisk | StalledDisk) -> str:
     if fault.target == Target(name=SUPERVISOR):
-        return "by that clock the supervisor ends what is broken"
-    return f"a live cluster's clock can jump by {CLOCK_S:.0f} s at most" if abs(fault.by_s) > CLOCK_S else ""
+        what = "by that clock" if isinstance(fault, ClockJump) else "with that disk"
+        return f"{what} the supervisor ends what is broken"
+    too_far = isinstance(fault, ClockJump) and abs(fault.by_s) > CLOCK_S
+    return f"a live cluster's clock can jump by {CLOCK_S:.0f} s at most" if too_far else ""
 
 
 @contextlib.contextmanager

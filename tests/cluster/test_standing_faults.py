@@ -3,18 +3,34 @@
 import asyncio
 import random
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
-from rayplane.control_plane.cluster.supervisor import standing
+from rayplane.control_plane.cluster.supervisor import notes, standing
+from rayplane.control_plane.cluster.supervisor.notes import Notes
 from rayplane.control_plane.cluster.supervisor.standing import FOR_MAX_S, NoSuchFault, StandingFaults, TooMany
 from rayplane.control_plane.faults.form import VERBS, as_step, example, parse_fault
 from rayplane.control_plane.faults.reading import FormError
-from rayplane.control_plane.faults.vocabulary import Continue, Fault, Heal, Kill, Partition, SlowNetwork, Stop, Target
+from rayplane.control_plane.faults.vocabulary import (
+    Continue,
+    Fault,
+    Flood,
+    Heal,
+    Kill,
+    Partition,
+    SlowNetwork,
+    Stop,
+    Target,
+)
+from rayplane.control_plane.rpc import RpcError
+from rayplane.control_plane.rpc.errors import Code
 from rayplane.control_plane.simulation import VirtualLoop
+from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.storage.env import DiskError
 from rayplane.storage.env.simulated import SimulatedDisk
 
@@ -56,23 +72,50 @@ class LoopClock:
         return datetime(2030, 1, 1, tzinfo=UTC) + timedelta(seconds=asyncio.get_running_loop().time())
 
 
-class World:
-    """Actors, the supervisor's disk, and its standing faults, one after the other."""
+class Keys:
+    """An etcd that holds what was put, and answers or does not."""
 
     def __init__(self) -> None:
-        self.actors, self.disk = Actors(), SimulatedDisk()
-        self.faults = self.another()
+        self.values: dict[bytes, bytes] = {}
+        self.answers = True
 
-    def another(self) -> StandingFaults:
-        return StandingFaults(self.actors, self.disk, LoopClock(), random.Random(3))
+    async def range(self, key: bytes, *, timeout: float) -> Any:
+        await self._answer(timeout)
+        return SimpleNamespace(kvs=[SimpleNamespace(value=self.values[key])] if key in self.values else [])
 
-    async def restart(self, *, after_s: float) -> None:
-        """The supervisor is killed, and comes back later."""
+    async def put(self, key: bytes, value: bytes, *, timeout: float) -> Any:
+        await self._answer(timeout)
+        self.values[key] = value
+        return SimpleNamespace()
+
+    async def _answer(self, timeout: float) -> None:
+        if not self.answers:
+            await asyncio.sleep(timeout)
+            raise RpcError(Code.UNAVAILABLE, "no leader")
+
+
+class World:
+    """Actors, the supervisor's disk, etcd, and its standing faults, one after the other."""
+
+    def __init__(self) -> None:
+        self.actors, self.disk, self.etcd, self.run = Actors(), SimulatedDisk(), Keys(), "first"
+        self.begin()
+
+    def begin(self) -> None:
+        """A supervisor comes."""
+        self.faults = StandingFaults(
+            self.actors, Notes(self.disk, self.etcd), LoopClock(), random.Random(3), run=self.run
+        )
+        self.faults.start()
+
+    async def restart(self, *, after_s: float, elsewhere: bool = False) -> None:
+        """The supervisor is killed, and comes back later, or on another machine."""
         await self.faults.stop()
         self.disk.crash(random.Random(1))
+        if elsewhere:
+            self.disk = SimulatedDisk()
         await asyncio.sleep(after_s)
-        self.faults = self.another()
-        self.faults.start()
+        self.begin()
 
 
 def in_virtual_time(test: Callable[[World], Coroutine[Any, Any, None]]) -> Callable[[], None]:
@@ -120,6 +163,77 @@ async def test_what_a_killed_supervisor_began_the_next_one_ends(world: World) ->
 
 
 @in_virtual_time
+async def test_a_supervisor_elsewhere_ends_what_another_began(world: World) -> None:
+    await world.faults.begin(STOPPED, "jane")
+    await world.restart(after_s=1, elsewhere=True)
+    await asyncio.sleep(0.1)
+    assert [one.broken.fault for one in world.faults.all()] == [STOPPED] == world.actors.broken
+    await asyncio.sleep(9)
+    assert world.actors.broken == [] == world.faults.all()
+    await world.restart(after_s=0, elsewhere=True)
+    await asyncio.sleep(0.1)
+    assert world.faults.all() == []
+
+
+@in_virtual_time
+async def test_etcd_learns_of_faults_once_it_answers_and_keeps_none_from_its_end(world: World) -> None:
+    world.etcd.answers = False
+    begun = await world.faults.begin(replace(STOPPED, for_s=60.0), "jane")
+    assert begun.ends_s - LoopClock().now().timestamp() == 60.0, "it lasts as long as was asked"
+    ended = await world.faults.begin(PARTED, "jane")
+    await world.faults.end(ended.id)
+    world.etcd.answers = True
+    await asyncio.sleep(5)
+    await world.restart(after_s=1, elsewhere=True)
+    await asyncio.sleep(0.1)
+    world.etcd.answers = False
+    assert world.faults.all() == [begun]
+    await world.faults.end(begun.id)
+    # What etcd says yet is older than the file.
+    await world.restart(after_s=1)
+    world.etcd.answers = True
+    await asyncio.sleep(10)
+    assert world.actors.broken == [] == world.faults.all()
+
+
+@in_virtual_time
+async def test_what_an_earlier_up_left_is_ended_and_does_not_happen_again(world: World) -> None:
+    for fault in (PARTED, STOPPED):
+        await world.faults.begin(fault, "jane")
+    world.run = "second"
+    await world.restart(after_s=1)
+    await asyncio.sleep(0.1)
+    assert world.actors.told == [PARTED, STOPPED]
+    assert world.actors.broken == [] == world.faults.all()
+
+
+@in_virtual_time
+async def test_a_flood_ends_with_its_supervisor(world: World) -> None:
+    await world.faults.begin(Flood(10, 60.0), "jane")
+    await world.restart(after_s=1)
+    assert world.faults.all() == []
+
+
+@in_virtual_time
+async def test_a_fault_whose_beginning_was_given_up_is_ended(world: World) -> None:
+    write, writing = world.disk.write_atomic, asyncio.Event()
+
+    async def slow(path: str, data: bytes) -> None:
+        writing.set()
+        await asyncio.sleep(1.0)
+        await write(path, data)
+
+    world.disk.write_atomic = slow  # type: ignore[method-assign]
+    beginning = asyncio.create_task(world.faults.begin(STOPPED, "jane"))
+    await writing.wait()
+    world.actors.broken.append(STOPPED)
+    world.disk.write_atomic = write  # type: ignore[method-assign]
+    await cancel_and_wait(beginning)
+    await asyncio.sleep(5)
+    assert world.actors.broken == [] == world.faults.all()
+
+
+@in_virtual_time
 async def test_what_is_over_at_once_does_not_stand(world: World) -> None:
     killed = await world.faults.begin(Kill(Target(name="member-0")), "jane")
     assert (killed.id, killed.broken.hit, world.faults.all()) == ("", ("member-0",), [])
@@ -136,7 +250,7 @@ async def test_what_would_have_no_end_does_not_begin(world: World) -> None:
     ):
         with pytest.raises(UsageError, match=why):
             await world.faults.begin(fault, "jane")
-    assert world.actors.told == [] and not world.disk.exists(standing.FILE)
+    assert world.actors.told == [] and not world.disk.exists(notes.FILE)
 
 
 @in_virtual_time
@@ -193,7 +307,7 @@ async def test_who_is_gone_is_broken_no_more(world: World) -> None:
 
 @in_virtual_time
 async def test_a_damaged_file_keeps_no_supervisor_from_its_work(world: World) -> None:
-    await world.disk.write_atomic(standing.FILE, b'[{"fault": {"pray": 1}}]')
+    await world.disk.write_atomic(notes.FILE, b'[{"fault": {"pray": 1}}]')
     await world.restart(after_s=0)
     assert world.faults.all() == []
     assert (await world.faults.begin(STOPPED, "jane")).id

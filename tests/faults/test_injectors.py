@@ -340,7 +340,9 @@ def test_in_one_process_nothing_stands_still_alone() -> None:
     of_network, of_machines = {Partition, Cut, Heal, Reset, SlowNetwork}, {ClockJump, SlowDisk, StalledDisk, FullDisk}
     assert accepted(injector) == {Kill, Flood} | of_network | of_machines
     assert "at most" in injector.refusal(ClockJump(ONE, -7200.0))
-    assert "supervisor" in injector.refusal(ClockJump(Target(name="supervisor"), 5.0))
+    supervisor = Target(name="supervisor")
+    for fault in (ClockJump(supervisor, 5.0), SlowDisk(supervisor, 0.5), StalledDisk(supervisor, 5.0)):
+        assert "the supervisor ends" in injector.refusal(fault)
 
 
 class Skies:

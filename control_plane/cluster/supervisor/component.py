@@ -19,6 +19,7 @@ from rayplane.control_plane.cluster.specs import SpecMaker
 from rayplane.control_plane.cluster.state import ClusterState, StateDir
 from rayplane.control_plane.cluster.supervisor.etcd import ApiNodes, Clients, EtcdMembers, EtcdTopologyStore
 from rayplane.control_plane.cluster.supervisor.faults import FaultsService
+from rayplane.control_plane.cluster.supervisor.notes import Notes
 from rayplane.control_plane.cluster.supervisor.ports import AllotPort, Ports
 from rayplane.control_plane.cluster.supervisor.reconciler import Reconciler
 from rayplane.control_plane.cluster.supervisor.service import DiscoveryService, SupervisorService
@@ -88,7 +89,7 @@ class Supervisor:
         self._reconciler = Reconciler(clients.recall(spec.topology).replaced(spec.instance), ports)
         signing = CertificateSigning(api, spec.secrets, self._clock.now)
         striker = LiveInjector(self._own_access(etcd, api), rng)
-        self._standing = StandingFaults(striker, disk, self._clock, rng)
+        self._standing = StandingFaults(striker, Notes(disk, etcd), self._clock, rng, run=spec.topology.run)
         self._service = SupervisorService(self._reconciler, host, self._renew, signing, now=now, slowdown=slowdown)
 
     @property

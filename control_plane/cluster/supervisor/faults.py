@@ -8,7 +8,8 @@ from dataclasses import fields
 from typing import cast
 
 from rayplane.control_plane.cluster.errors import UsageError
-from rayplane.control_plane.cluster.supervisor.standing import Standing, StandingFaults
+from rayplane.control_plane.cluster.supervisor.notes import Standing
+from rayplane.control_plane.cluster.supervisor.standing import StandingFaults
 from rayplane.control_plane.cluster.topology import Role, Topology
 from rayplane.control_plane.cluster.victims import ROLES
 from rayplane.control_plane.faults.form import VERBS, as_step, example, parse_fault, word_of

@@ -1,7 +1,7 @@
 """Standing faults: begun for others, each with an end that comes whoever dies meanwhile.
 
-The supervisor owns them. What lasts is written down before it begins; a supervisor that comes after another reads that,
-and ends each at its time. The wall clock tells the time, as spans do not outlive a process.
+The supervisor owns them. What lasts is written down before it begins; a supervisor that comes after another, wherever
+it is, reads that and ends each at its time. The wall clock tells the time, as spans do not outlive a process.
 """
 
 import asyncio
@@ -9,24 +9,21 @@ import contextlib
 import logging
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol
-
-import orjson
 
 from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
-from rayplane.control_plane.cluster.trial.journal import Broken, read_broken
+from rayplane.control_plane.cluster.supervisor.notes import Notes, Page, Standing
+from rayplane.control_plane.cluster.trial.journal import Broken
 from rayplane.control_plane.cluster.weather import OF_MACHINES
-from rayplane.control_plane.faults.form import as_step, write_fault
-from rayplane.control_plane.faults.reading import FormError
-from rayplane.control_plane.faults.vocabulary import Continue, Cut, Fault, Heal, Partition, SlowNetwork, lasts
+from rayplane.control_plane.faults.form import as_step
+from rayplane.control_plane.faults.vocabulary import Continue, Cut, Fault, Flood, Heal, Partition, SlowNetwork, lasts
 from rayplane.control_plane.tasks import cancel_and_wait
-from rayplane.storage.env import Clock, Disk, DiskError
+from rayplane.storage.env import Clock, DiskError
 
 log = logging.getLogger(__name__)
 
-FILE = "faults.json"
 FOR_MAX_S = 3600.0
 STANDING_MAX = 100
 AGAIN = Backoff(0.5, 30.0)
@@ -59,48 +56,20 @@ class Striker(Protocol):
     async def end(self, fault: Fault, hit: tuple[str, ...]) -> None: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
-    """A fault that lasts, or did. Times are seconds since 1970.
-
-    `by`: who began it. `failures`: how often it could not be ended, `why` the last time, to be tried again at `ends_s`.
-    """
-
-    id: str
-    broken: Broken
-    by: str
-    began_s: float
-    ends_s: float
-    failures: int = 0
-    why: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """What it takes to end it."""
-        broken = {"fault": write_fault(self.broken.fault), "hit": list(self.broken.hit)}
-        return {"id": self.id, **broken, "by": self.by, "began": self.began_s, "ends": self.ends_s}
-
-    @staticmethod
-    def from_json(data: Any) -> "Standing":
-        """Raises ValueError, KeyError, TypeError, FormError."""
-        return Standing(
-            id=str(data["id"]),
-            broken=read_broken(data),
-            by=str(data["by"]),
-            began_s=float(data["began"]),
-            ends_s=float(data["ends"]),
-        )
-
-
 class StandingFaults:
-    """The standing faults of one cluster; never more than `STANDING_MAX`. `disk`: where they are written down."""
+    """The standing faults of one cluster; never more than `STANDING_MAX` begin. `run`: of the `up` that it comes from;
+    what an earlier one has left is ended at once."""
 
-    def __init__(self, striker: Striker, disk: Disk | None, clock: Clock, rng: random.Random) -> None:
+    def __init__(self, striker: Striker, notes: Notes, clock: Clock, rng: random.Random, *, run: str = "") -> None:
         self._striker = striker
-        self._disk = disk
+        self._notes = notes
         self._clock = clock
         self._rng = rng
+        self._of_run = run
         self._standing: dict[str, Standing] = {}
         self._ending = asyncio.Lock()
+        self._writing = asyncio.Lock()
+        self._stopped = False
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -116,11 +85,12 @@ class StandingFaults:
 
     def start(self) -> None:
         """Go on with what an earlier supervisor has left standing."""
-        self._standing = {one.id: one for one in self._recalled()}
-        if self._standing:
-            self._tend(resume=True)
+        if recalled := self._notes.start(self._adopt):
+            self._adopt(recalled, resume=True)
 
     async def stop(self) -> None:
+        self._stopped = True
+        await self._notes.stop()
         await cancel_and_wait(self._task)
 
     async def begin(self, fault: Fault, by: str) -> Standing:
@@ -138,12 +108,15 @@ class StandingFaults:
         if len(self._standing) >= STANDING_MAX:
             raise TooMany(f"{STANDING_MAX} faults stand already: end some, or wait")
         made = Standing(id=self._new_id(), broken=Broken(fault, hit), by=by, began_s=now, ends_s=now + for_s)
-        await self._put(made)
         try:
+            await self._put(made)
+            now = self._now()
+            made = self._standing[made.id] = replace(made, began_s=now, ends_s=now + for_s)
             await self._striker.inflict(fault, hit)
-        except ClusterError:
+        except (ClusterError, asyncio.CancelledError):
             # It may have happened all the same, or to some of them.
-            self._standing[made.id] = replace(made, ends_s=now)
+            if made.id in self._standing:
+                self._standing[made.id] = replace(made, ends_s=now)
             raise
         finally:
             self._tend()
@@ -168,8 +141,19 @@ class StandingFaults:
 
     # --- what comes by itself -------------------------------------------------------------------
 
+    def _adopt(self, page: Page, *, resume: bool = False) -> None:
+        """Go on with what another supervisor has written down. A flood has ended with its process."""
+        for one in page.faults:
+            if not isinstance(one.broken.fault, Flood):
+                ours = page.run == self._of_run
+                self._standing.setdefault(one.id, one if ours else replace(one, ends_s=self._now()))
+        if self._standing:
+            self._tend(resume=resume)
+
     def _tend(self, *, resume: bool = False) -> None:
         self._changed.set()
+        if self._stopped:
+            return
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._run(resume), name="standing faults")
 
@@ -224,19 +208,11 @@ class StandingFaults:
         except DiskError as e:
             del self._standing[made.id]
             raise ClusterError(f"{made.broken.fault}: not begun, as it cannot be written down: {e}") from e
+        await self._notes.told()
 
     async def _save(self) -> None:
-        if self._disk is not None:
-            await self._disk.write_atomic(FILE, orjson.dumps([one.to_json() for one in self.all()]))
-
-    def _recalled(self) -> list[Standing]:
-        if self._disk is None or not self._disk.exists(FILE):
-            return []
-        try:
-            return [Standing.from_json(one) for one in orjson.loads(self._disk.read(FILE))]
-        except (DiskError, ValueError, KeyError, TypeError, FormError) as e:
-            log.error("%s is damaged (%s): continue what stands still by `rayplane chaos continue`", FILE, e)
-            return []
+        async with self._writing:
+            await self._notes.write(Page(self._of_run, self._now(), tuple(self.all())))
 
     def _now(self) -> float:
         return self._clock.now().timestamp()
