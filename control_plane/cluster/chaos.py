@@ -48,10 +48,14 @@ CLOCK_S = 1800.0
 
 
 class LiveInjector:
-    """An injector that does faults to a real cluster through its supervisor; whom chance hits is drawn from `rng`."""
+    """An injector that does faults to a real cluster through its supervisor; whom chance hits is drawn from `rng`.
 
-    def __init__(self, admin: Access, rng: random.Random) -> None:
+    `standing`: the supervisor's own, whose weather is apart from that of commands.
+    """
+
+    def __init__(self, admin: Access, rng: random.Random, *, standing: bool = False) -> None:
         self._admin = admin
+        self._is_standing = standing
         self._rng = rng
         self._weather: Weather = ()
         """What holds now."""
@@ -170,13 +174,15 @@ class LiveInjector:
         """It ends at its time even where whoever began it cannot end it any more."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(fault.for_s or None):
-                await flood(self._admin.api, fault.rate)
+                api = self._admin.api
+                await flood(self._admin.network, lambda: api.endpoints.addresses, fault.rate)
 
     async def _disturb(self, change: Callable[[Weather], Weather], reset: Sequence[str] = ()) -> None:
-        """The supervisor is told the whole weather each time: whoever broke what, it is as the last one said."""
+        """The supervisor is told the whole weather each time: whoever broke what, it is as the last command said."""
         async with self._telling:
             weather = change(self._weather)
-            await self._admin.supervisor.Disturb(told_of(weather, reset), timeout=KILL_TIMEOUT_S)
+            told = told_of(weather, reset, standing=self._is_standing)
+            await self._admin.supervisor.Disturb(told, timeout=KILL_TIMEOUT_S)
             self._weather = weather
 
     async def end(self, fault: Fault, hit: tuple[str, ...]) -> None:

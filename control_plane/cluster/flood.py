@@ -2,27 +2,35 @@
 
 import asyncio
 import contextlib
+import itertools
+from collections.abc import Callable, Sequence
 
-from rayplane.control_plane.api.errors import ApiError
-from rayplane.control_plane.client import ApiClient
+from rayplane.control_plane.client import ops
+from rayplane.control_plane.rpc import Network, RpcError, Stub
 from rayplane.control_plane.tasks import cancel_and_wait
+from rayplane.proto.rayplane.v1 import objects_pb2 as pb
 
-WAITING_MAX = 1000
-"""Who asks waits, once so many wait for answers."""
+WAITING_MAX = 50
+"""Who asks waits, once so many wait for answers: it is the supervisor, which has more to do."""
+PAGE = 500
 BEHIND_MAX_S = 1.0
 """Requests that could not be made in time are made up for, of the last so long."""
-_PODS = "pods"
+_SERVICE = pb.DESCRIPTOR.services_by_name["Objects"]
 
 
-async def flood(api: ApiClient, rate: int) -> None:
-    """Requests for all pods, so many a second whether they are answered or not, until cancelled."""
-    loop = asyncio.get_running_loop()
+async def flood(network: Network, servers: Callable[[], Sequence[str]], rate: int) -> None:
+    """Requests for a page of pods, so many a second whether they are answered or not, until cancelled.
+
+    `servers`: host:port of each API server now; they are asked in turn.
+    """
+    loop, turns = asyncio.get_running_loop(), itertools.count()
     waiting: dict[asyncio.Task[None], None] = {}
     next_s = loop.time()
     try:
         while True:
             if len(waiting) < WAITING_MAX:
-                task = loop.create_task(_ask(api))
+                there = servers()
+                task = loop.create_task(_ask(network, there[next(turns) % len(there)]))
                 waiting[task] = None
                 task.add_done_callback(waiting.pop)
             next_s = max(next_s + 1 / rate, loop.time() - BEHIND_MAX_S)
@@ -31,6 +39,7 @@ async def flood(api: ApiClient, rate: int) -> None:
         await cancel_and_wait(*waiting)
 
 
-async def _ask(api: ApiClient) -> None:
-    with contextlib.suppress(ApiError):
-        await api.list(_PODS)
+async def _ask(network: Network, server: str) -> None:
+    """What is answered is not even read."""
+    with contextlib.suppress(RpcError):
+        await Stub(network.channel(server), _SERVICE).List(pb.ListRequest(ref=ops.ref("pods"), limit=PAGE))

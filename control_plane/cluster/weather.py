@@ -54,7 +54,7 @@ def _of_each(fault: ClockJump | SlowDisk | StalledDisk | FullDisk, hit: Sequence
     return [replace(fault, target=Target(name=name)) for name in hit]
 
 
-def told_of(weather: Weather, reset: Sequence[str] = ()) -> pb.DisturbRequest:
+def told_of(weather: Weather, reset: Sequence[str] = (), *, standing: bool = False) -> pb.DisturbRequest:
     """Two actors reach each other when every partition leaves them on one side, and no cut is between them.
 
     `reset`: whose connections break now.
@@ -75,7 +75,22 @@ def told_of(weather: Weather, reset: Sequence[str] = ()) -> pb.DisturbRequest:
         slow_s=max((one.delay_s for one in weather if isinstance(one, SlowNetwork)), default=0.0),
         reset=reset,
         troubles=troubles.values(),
+        standing=standing,
     )
+
+
+def read(told: pb.DisturbRequest) -> Weather:
+    """A weather of which the same would be told, but for connections that break."""
+    weather: list[Fault] = [Cut(tuple(cut.sources), tuple(cut.sinks)) for cut in told.cuts]
+    if told.groups:
+        weather.append(Partition(tuple(tuple(group.hosts) for group in told.groups)))
+    weather.append(SlowNetwork(told.slow_s))
+    for one in told.troubles:
+        target = Target(name=one.name)
+        weather += [ClockJump(target, one.clock_ahead_s), SlowDisk(target, one.sync_least_s)]
+        weather += [StalledDisk(target, 0.0)] if one.stalled else []
+        weather += [FullDisk(target)] if one.full else []
+    return tuple(weather)
 
 
 def _add(trouble: pb.HostTrouble, fault: Fault) -> None:

@@ -51,7 +51,9 @@ class Weather:
         if self.cuts and self._cut(source, target):
             return None
         slow = self._rng.random() * self.slow_s if self.slow_s else 0.0
-        if source == target or self._climate is None:
+        if source == target:
+            return 0.0
+        if self._climate is None:
             return slow
         climate, random_ = self._climate, self._rng.random
         delay_s = slow + climate.latency_min_s + self._rng.expovariate(self._rate)

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import itertools
 
-from rayplane.control_plane.client import ApiClient
 from rayplane.control_plane.cluster.flood import flood
 from rayplane.control_plane.cluster.topology import Role
 from rayplane.control_plane.faults.vocabulary import Flood
@@ -31,7 +30,7 @@ class Floods:
         endpoints = self._cluster.endpoints(Role.APISERVER)
 
         async def work(env: Env, network: Network, sockets: Sockets) -> None:
-            await flood(ApiClient(network, endpoints), fault.rate)
+            await flood(network, lambda: endpoints, fault.rate)
 
         async def run() -> None:
             with contextlib.suppress(Killed):

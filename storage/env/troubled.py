@@ -33,6 +33,7 @@ class Troubled:
     def __init__(self) -> None:
         self._now = Trouble()
         self._over = asyncio.Event()
+        self._changed = asyncio.Event()
 
     @property
     def now(self) -> Trouble:
@@ -42,6 +43,8 @@ class Troubled:
     def now(self, trouble: Trouble) -> None:
         over = self._now.stalled and not trouble.stalled
         self._now = trouble
+        self._changed.set()
+        self._changed = asyncio.Event()
         if over:
             self._over.set()
             self._over = asyncio.Event()
@@ -53,15 +56,18 @@ class Troubled:
 
     @contextlib.asynccontextmanager
     async def syncing(self) -> AsyncIterator[None]:
-        """Around a sync: what troubles it is what is wrong when it begins."""
+        """Around a sync: what troubles it is what is wrong when it begins, until that is over."""
         trouble, over, loop = self._now, self._over, asyncio.get_running_loop()
         began = loop.time()
         yield
         if trouble.stalled:
             await over.wait()
-        rest_s = began + trouble.sync_least_s - loop.time()
-        if rest_s > 0:
-            await asyncio.sleep(rest_s)
+        least_s = min(trouble.sync_least_s, self._now.sync_least_s)
+        while (rest_s := began + least_s - loop.time()) > 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(rest_s):
+                    await self._changed.wait()
+            least_s = min(least_s, self._now.sync_least_s)
 
 
 class TroubledClock(SystemClock):

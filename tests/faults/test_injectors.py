@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from rayplane.control_plane.api.errors import ServiceUnavailable
+from rayplane.control_plane.client.endpoints import Endpoints
 from rayplane.control_plane.cluster.chaos import LiveInjector
 from rayplane.control_plane.cluster.config import PROCESS, RAY, ClusterConfig
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
-from rayplane.control_plane.cluster.flood import WAITING_MAX, flood
+from rayplane.control_plane.cluster.flood import PAGE, WAITING_MAX, flood
 from rayplane.control_plane.cluster.topology import Instance, Machine, Role, Topology
 from rayplane.control_plane.faults.form import VERBS
 from rayplane.control_plane.faults.injector import Injector, Unsupported, hold, require
@@ -192,16 +192,16 @@ async def of_the_network(cluster: SimulatedCluster, injector: CellInjector, faul
 
 async def of_requests(cluster: SimulatedCluster, injector: CellInjector, fault: Fault) -> bool:
     """Whether servers are asked so often while it lasts and not longer."""
-    asked: list[str] = []
+    asked: list[Any] = []
 
-    class Client:
+    class Server:
         def __init__(self, *_: Any) -> None: ...
 
-        async def list(self, resource: str) -> None:
-            asked.append(resource)
+        async def List(self, request: Any) -> None:
+            asked.append(request)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rayplane.control_plane.simulation.flooding.ApiClient", Client)
+        patch.setattr("rayplane.control_plane.cluster.flood.Stub", Server)
         await injector.strike(fault)
         await asyncio.sleep(3.0)
     return 190 < len(asked) < 210 and not cluster.guests
@@ -418,21 +418,48 @@ async def test_machines_in_one_process_have_troubles_of_their_own(known: None) -
         await injector.begin(Partition((("node-1",),)))
 
 
+class Servers:
+    """A network whose servers answer calls as `answer` does."""
+
+    def __init__(self, answer: Callable[[str, Any], Any]) -> None:
+        self._answer = answer
+
+    def channel(self, server: str) -> Any:
+        return SimpleNamespace(unary=lambda method, request, timeout, metadata: self._answer(server, request))
+
+
+async def test_of_two_equal_floods_the_older_ends_first() -> None:
+    admin: Any = Admin(RAY)
+    admin.network = Servers(lambda *_: asyncio.sleep(60))
+    admin.api = SimpleNamespace(endpoints=Endpoints(["a:1"]))
+    injector, fault, before = LiveInjector(admin, random.Random(1)), Flood(1, 60.0), asyncio.all_tasks()
+    await injector.begin(fault)
+    older = asyncio.all_tasks() - before
+    await injector.begin(fault)
+    newer = asyncio.all_tasks() - before - older
+    await injector.end(fault, ())
+    assert all(task.done() for task in older) and not any(task.done() for task in newer)
+    await injector.end(fault, ())
+    assert asyncio.all_tasks() == before
+
+
 async def test_a_flood_is_over_when_it_is_ended() -> None:
     admin: Any = Admin(RAY)
     asked, many = [], asyncio.Event()
 
-    async def listed(resource: str) -> None:
-        asked.append(resource)
+    async def refused(server: str, request: Any) -> None:
+        asked.append((server, request.ref.resource, request.limit))
         if len(asked) == 5:
             many.set()
-        raise ServiceUnavailable("too many")
+        raise RpcError(Code.RESOURCE_EXHAUSTED, "too many")
 
-    admin.api = SimpleNamespace(list=listed)
+    admin.network = Servers(refused)
+    admin.api = SimpleNamespace(endpoints=Endpoints(["a:1", "b:1"]))
     injector, long = LiveInjector(admin, random.Random(1)), Flood(1000, 60.0)
     before = asyncio.all_tasks()
     hit = await injector.begin(long)
     await many.wait()
+    assert asked[:3] == [("a:1", "pods", PAGE), ("b:1", "pods", PAGE), ("a:1", "pods", PAGE)]
     await injector.end(long, hit)
     assert asyncio.all_tasks() == before
     await injector.end(long, hit)
@@ -446,13 +473,13 @@ async def test_a_flood_is_over_when_it_is_ended() -> None:
 def test_a_flood_that_nobody_answers_has_an_end() -> None:
     waiting: list[int] = []
 
-    async def never(_: str) -> None:
+    async def never(*_: Any) -> None:
         waiting.append(1)
         await asyncio.Event().wait()
 
     async def main() -> None:
-        api: Any = SimpleNamespace(list=never)
-        task = asyncio.create_task(flood(api, 1000))
+        network: Any = Servers(never)
+        task = asyncio.create_task(flood(network, lambda: ["a:1"], 1000))
         await asyncio.sleep(5.0)
         await cancel_and_wait(task)
 

@@ -63,6 +63,19 @@ async def test_a_slow_disk_takes_its_time_for_every_sync(tmp_path: Path) -> None
     file.close()
 
 
+async def test_a_sync_is_slow_no_longer_than_its_disk(tmp_path: Path) -> None:
+    troubled = Troubled()
+    disk = TroubledDisk(tmp_path, troubled)
+    troubled.now = Trouble(sync_least_s=3600.0)
+    under_way = asyncio.create_task(disk.write_atomic("f", b""))
+    await written(disk, "f")
+    troubled.now = Trouble(sync_least_s=3500.0)
+    await written(disk, "f")
+    assert not under_way.done()
+    troubled.now = Trouble()
+    await under_way
+
+
 async def test_nothing_more_can_be_written_to_a_full_disk(tmp_path: Path) -> None:
     troubled = Troubled()
     disk = TroubledDisk(tmp_path, troubled)

@@ -88,7 +88,7 @@ class Supervisor:
         # What was remembered may say of this one where it was before.
         self._reconciler = Reconciler(clients.recall(spec.topology).replaced(spec.instance), ports)
         signing = CertificateSigning(api, spec.secrets, self._clock.now)
-        striker = LiveInjector(self._own_access(etcd, api), rng)
+        striker = LiveInjector(self._own_access(etcd, api), rng, standing=True)
         self._standing = StandingFaults(striker, Notes(disk, etcd), self._clock, rng, run=spec.topology.run)
         self._service = SupervisorService(self._reconciler, host, self._renew, signing, now=now, slowdown=slowdown)
 

@@ -13,6 +13,7 @@ from rayplane.control_plane.cluster.pki import identity_of_actor
 from rayplane.control_plane.cluster.supervisor.changes import added, called, drained, removed, undrained
 from rayplane.control_plane.cluster.supervisor.starts import StartRecords
 from rayplane.control_plane.cluster.topology import Instance, Phase, Role, Topology
+from rayplane.control_plane.cluster.weather import read, told_of
 from rayplane.control_plane.rpc import Context, RpcError
 from rayplane.control_plane.rpc.errors import Code
 from rayplane.proto.rayplane.v1 import objects_pb2
@@ -82,6 +83,8 @@ class SupervisorService:
         self._signing = signing
         self._now = now
         self._slowdown = slowdown
+        self._told: dict[bool, pb.DisturbRequest] = {}
+        """The weather of standing faults and that of commands; both hold."""
 
     async def Topology(self, request: pb.TopologyRequest, context: Context) -> pb.TopologyResponse:
         with contextlib.suppress(TimeoutError):
@@ -164,6 +167,8 @@ class SupervisorService:
         return pb.KillResponse(name=instance.name, pid=pid)
 
     async def Disturb(self, request: pb.DisturbRequest, context: Context) -> pb.DisturbResponse:
+        self._told[request.standing] = request
+        request = told_of(tuple(fault for told in self._told.values() for fault in read(told)), request.reset)
         await self._host.disturb(
             Disturbance(
                 groups=tuple(tuple(group.hosts) for group in request.groups),

@@ -1,0 +1,77 @@
+"""The weather of a cluster in one process, as standing faults and commands tell it."""
+
+import random
+from typing import Any
+
+from rayplane.control_plane.cluster.host import Disturbance
+from rayplane.control_plane.cluster.supervisor.service import SupervisorService
+from rayplane.control_plane.cluster.weather import Weather, read, told_of
+from rayplane.control_plane.faults.vocabulary import (
+    ClockJump,
+    Cut,
+    Fault,
+    FullDisk,
+    Partition,
+    SlowDisk,
+    SlowNetwork,
+    StalledDisk,
+    Target,
+)
+from rayplane.control_plane.rpc.weather import Weather as Network
+from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
+from rayplane.storage.env.troubled import Trouble
+
+ONE, TWO = Target(name="member-0"), Target(name="member-1")
+ALL: Weather = (
+    Partition((("a", "b"),)),
+    Partition((("b", "c"), ("d",))),
+    Cut(("a",), ("b",)),
+    SlowNetwork(0.5),
+    ClockJump(ONE, -30.0),
+    SlowDisk(ONE, 0.5),
+    StalledDisk(TWO, 9.0),
+    FullDisk(ONE),
+)
+
+
+class Host:
+    """A host that knows the weather of the moment."""
+
+    def __init__(self) -> None:
+        self.now = Disturbance()
+
+    async def disturb(self, weather: Disturbance) -> None:
+        self.now = weather
+
+
+async def test_standing_faults_and_commands_take_nothing_from_each_other() -> None:
+    host, unused, context = Host(), Any, Any
+    supervisor: Any = SupervisorService(unused, host, unused, unused, now=unused, slowdown=unused)  # type: ignore[arg-type]
+
+    async def tell(*weather: Fault, standing: bool) -> None:
+        await supervisor.Disturb(told_of(weather, ["x"], standing=standing), context)
+
+    await tell(Partition((("a",),)), ClockJump(ONE, 5.0), SlowNetwork(0.1), standing=True)
+    await tell(Partition((("b",),)), ClockJump(ONE, 2.0), StalledDisk(ONE, 1.0), standing=False)
+    assert sorted(host.now.groups) == [("a",), ("b",)]
+    assert host.now.slow_s == 0.1 and host.now.reset == ("x",)
+    assert host.now.troubles == {"member-0": Trouble(clock_ahead_s=7.0, stalled=True)}
+    await tell(standing=False)
+    assert host.now.groups == (("a",),) and host.now.troubles == {"member-0": Trouble(clock_ahead_s=5.0)}
+    await tell(standing=True)
+    assert host.now == Disturbance(reset=("x",), troubles=host.now.troubles)
+    assert set(host.now.troubles.values()) <= {Trouble()}
+
+
+def test_what_was_told_is_told_the_same_again() -> None:
+    for weather in ((), *((fault,) for fault in ALL), ALL):
+        told = told_of(weather)
+        assert told_of(read(told)) == told
+    assert pb.DisturbRequest() == told_of(())
+
+
+def test_who_calls_itself_is_slowed_by_no_network() -> None:
+    network = Network(random.Random(1), None)
+    network.slow_s = 5.0
+    assert network.delay("supervisor", "supervisor") == 0.0
+    assert network.delay("supervisor", "member-0")
