@@ -74,8 +74,10 @@ async def drain(directory: StateDir, address: str, say: Progress, *, force: bool
         say("moving the supervisor")
         await _move_supervisor(directory)
         async with access(directory) as admin:  # and finds it
-            await admin.supervisor.Topology(pb.TopologyRequest(), timeout=CALL_TIMEOUT_S)
+            answer: pb.TopologyResponse = await admin.supervisor.Topology(pb.TopologyRequest(), timeout=CALL_TIMEOUT_S)
             await refresh(directory, admin)
+        if any(row.role == Role.SUPERVISOR and row.machine == address for row in answer.instances):
+            left.staying["supervisor"] = "Ray brought it back where it was: drain the machine again"
     return left.lines()
 
 
