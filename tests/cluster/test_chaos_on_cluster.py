@@ -7,6 +7,7 @@ import pytest
 from rayplane.control_plane.api import chaos_mesh as mesh
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.pods.state import pod_is_ready
+from rayplane.control_plane.cluster.supervisor.notes import FAULTS_KEY
 from rayplane.control_plane.cluster.topology import Role
 from rayplane.control_plane.rpc import RpcError, Stub
 from rayplane.control_plane.rpc.errors import Code
@@ -56,6 +57,8 @@ async def test_faults_outlive_the_supervisor_that_began_them_and_experiments_are
         assert refused.value.code is Code.INVALID_ARGUMENT and "--host ray" in refused.value.message
         begun = await chaos.Begin(pb.BeginRequest(fault=PARTED))
         assert parted(c) and [*begun.hit] == ["scheduler-0"] and begun.by == "kubernetes-admin"
+        [noted] = (await c.access.etcd.range(FAULTS_KEY)).kvs
+        assert begun.id.encode() in noted.value, "a supervisor on another machine would find it"
 
         await c.host.kill("supervisor", "KILL")
 
