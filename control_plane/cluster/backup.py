@@ -7,11 +7,9 @@ part of 127/8 is another one, every address is moved there.
 """
 
 import contextlib
-import errno
 import ipaddress
 import os
 import re
-import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +32,7 @@ from rayplane.control_plane.cluster.ending import forget_elsewhere
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.control_plane.cluster.launch import Progress
 from rayplane.control_plane.cluster.pki import ENCRYPTION_FILE, Secrets, read_encryption
+from rayplane.control_plane.cluster.ports import is_local
 from rayplane.control_plane.cluster.specs import SpecMaker, founders
 from rayplane.control_plane.cluster.state import ClusterState, StateDir
 from rayplane.control_plane.cluster.topology import TOPOLOGY_KEY, Phase, Role, Topology
@@ -117,14 +116,18 @@ async def restore(
         config = state.config
         if not force:
             await _check_fresh(directory, state)
+        _check_here(state)
         await launch.down(directory, progress)
+        # Only those that ran knew where its members had gone meanwhile.
+        state = directory.read() or state
+        _check_here(state)
         await forget_elsewhere(directory, state, progress)
         directory.forget_data()
 
     async def prepare(state: ClusterState, secrets: Secrets) -> ClusterState:
         progress("laying out the members' data")
         adapt(store, AddressPlan.from_json(header.origin), state.plan, all_keys(encryption, os.urandom))
-        seeded = replace(state, topology=seedable(state.topology, _is_local))
+        seeded = replace(state, topology=seedable(state.topology, is_local))
         await _seed(directory, seeded, secrets, list(store.snapshot()))
         return seeded
 
@@ -218,6 +221,12 @@ async def _check_fresh(directory: StateDir, state: ClusterState) -> None:
                 )
 
 
+def _check_here(state: ClusterState) -> None:
+    """Raise ClusterError, before anything is deleted, when a cluster cannot be restored on this machine."""
+    if state.topology.of(Role.MEMBER):
+        seedable(state.topology, is_local)
+
+
 async def _seed(directory: StateDir, state: ClusterState, secrets: Secrets, chunks: Iterable[bytes]) -> None:
     maker = SpecMaker(config=state.config, plan=state.plan, secrets=secrets, state_dir=str(directory.path))
     together = replace(state.topology, instances=tuple(founders(state.topology)))
@@ -241,12 +250,3 @@ def seedable(topology: Topology, is_local: Callable[[str], bool]) -> Topology:
         phase = Phase.JOINING if joins else Phase.ACTIVE
         topology = topology.replaced(replace(member, joins=joins, phase=phase))
     return topology
-
-
-def _is_local(address: str) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind((address, 0))
-        except OSError as e:
-            return e.errno != errno.EADDRNOTAVAIL
-    return True

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.errors import ApiError, NotFound
+from rayplane.control_plane.api.errors import ApiError, NotFound, ServiceUnavailable, Timeout
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.state import is_mirror, pod_is_terminated
 from rayplane.control_plane.client import ApiClient
@@ -29,6 +29,7 @@ POLL_S = 0.5
 CALL_TIMEOUT_S = 60.0
 # So many evictions are asked for at a time.
 EVICTIONS_MAX = 16
+_API = "the API"
 
 
 @dataclass(slots=True)
@@ -134,7 +135,8 @@ async def until_empty(
             return left
         what, why = next(iter(left.going.items()))
         say(f"{len(left.going)} left on {address}; {what}: {why}")
-        patience.reached(-len(left.going))
+        if _API not in left.going:  # what it does not tell of may be more
+            patience.reached(-len(left.going))
         patience.passed(loop.time(), slowdown())
         if patience.over:
             return left
@@ -142,7 +144,12 @@ async def until_empty(
 
 
 async def _evict(api: ApiClient, node: str, left: Left, *, force: bool) -> None:
-    pods = (await api.list("pods", field_selector=f"spec.nodeName={node}")).items
+    try:
+        pods = (await api.list("pods", field_selector=f"spec.nodeName={node}")).items
+    except (ServiceUnavailable, Timeout) as e:
+        # The only API server may be on its way from here.
+        left.going[_API] = e.message
+        return
     asked = 0
     for pod in pods:
         name = f"pod {meta.namespace(pod)}/{meta.name(pod)}"

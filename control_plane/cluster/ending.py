@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -91,6 +91,18 @@ async def forget_elsewhere(directory: StateDir, state: ClusterState, progress: P
             await driver.ended()
     except ClusterError as e:
         progress(f"what lies in {directory.path} on other machines stays: {e}")
+
+
+def left_behind(topology: Topology, forgotten: Collection[str], is_here: Callable[[str], bool]) -> str:
+    """Why what actors left may still lie on other machines than those that have forgotten it; empty: it does not. Pure.
+
+    `is_here` is told an address: what lies on this machine its commands delete.
+    """
+    left = [address for address in topology.addresses if address not in forgotten and not is_here(address)]
+    if not left:
+        return ""
+    names = ", ".join(left)
+    return f"{names} cannot be reached, or others have files in that directory there: delete it by hand"
 
 
 def latest(directory: StateDir, state: ClusterState) -> ClusterState:

@@ -49,9 +49,11 @@ def remove_known(directory: Path, names: Iterable[str]) -> list[str]:
 def forget(directory: str, ca: bytes) -> bool:
     """Delete what actors left on a machine that no command was run on, if all of it is of the authority's cluster.
 
-    Whether it was: what holds a cluster of its own, or actors of another authority, stays.
+    Whether it was, or there was nothing: what holds a cluster of its own, or actors of another authority, stays.
     """
     place = Path(directory)
+    if not (place / "data").exists():
+        return True
     authorities = {path.read_bytes() for path in place.glob("data/*-tls/ca.crt")}
     if (place / "cluster.json").exists() or authorities != {ca}:
         return False

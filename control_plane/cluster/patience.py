@@ -7,6 +7,7 @@ and as the machine's share of a second on a busy one.
 
 import asyncio
 import contextlib
+import math
 import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ class Patience:
     span_s: float
     now: float
     spent_s: float = field(default=0.0, init=False)
-    best: int = field(default=-1, init=False)
+    best: float = field(default=-math.inf, init=False)
 
     def passed(self, now: float, slowdown: float) -> None:
         """Time has gone by without news."""

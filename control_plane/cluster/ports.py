@@ -58,6 +58,16 @@ def can_bind(host: str, port: int) -> bool:
     return True
 
 
+def is_local(address: str) -> bool:
+    """Whether an address is this machine's."""
+    with socket.socket() as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError as e:
+            return e.errno != errno.EADDRNOTAVAIL
+    return True
+
+
 def with_ports(topology: Topology, rng: random.Random, preferred: range = RANGE) -> Topology:
     """Give every actor its ports, each used once in the whole cluster."""
     taken: set[int] = set()

@@ -22,10 +22,11 @@ from pathlib import Path
 
 from rayplane.control_plane.cluster import ray_cluster
 from rayplane.control_plane.cluster.config import ClusterConfig
-from rayplane.control_plane.cluster.ending import AFTER, memory, of_same_run
+from rayplane.control_plane.cluster.ending import AFTER, left_behind, memory, of_same_run
 from rayplane.control_plane.cluster.errors import ClusterError, StartFailed
 from rayplane.control_plane.cluster.host import start_all
 from rayplane.control_plane.cluster.pki import Secrets
+from rayplane.control_plane.cluster.ports import is_local
 from rayplane.control_plane.cluster.specs import founding_specs, restarted_spec
 from rayplane.control_plane.cluster.state import ClusterState, StateDir
 from rayplane.control_plane.cluster.topology import Role
@@ -129,7 +130,10 @@ async def _forget(directory: StateDir, state: ClusterState) -> None:
     from rayplane.control_plane.cluster.actor import ComponentActor
     from rayplane.control_plane.cluster.ray_host import RayHost
 
-    await RayHost(state.config, ComponentActor).forget(directory.path.resolve(), _secrets(directory).ca_cert)
+    host = RayHost(state.config, ComponentActor)
+    forgotten = await host.forget(directory.path.resolve(), _secrets(directory).ca_cert)
+    if left := left_behind(state.topology, forgotten, is_local):
+        raise ClusterError(left)
 
 
 async def _stop(config: ClusterConfig) -> None:

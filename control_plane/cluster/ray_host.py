@@ -108,9 +108,9 @@ class RayHost:
         found = [told for _, told in await self._on_each(processes.written, str(path))]
         return max(found, key=itemgetter(0), default=(0.0, b""))[1]
 
-    async def forget(self, state_dir: Path, ca: bytes) -> None:
-        """Delete what actors have left in a folder of machines that is nobody else's."""
-        await self._on_each(ours.forget, str(state_dir), ca)
+    async def forget(self, state_dir: Path, ca: bytes) -> set[str]:
+        """Delete what actors have left in a folder of machines that is nobody else's; addresses of those done."""
+        return {m.address for m, done in await self._on_each(ours.forget, str(state_dir), ca) if done}
 
     async def _on_each(self, ask: Callable[..., T], *words: Any) -> list[tuple[Machine, T]]:
         """What each machine says; those are left out that cannot."""

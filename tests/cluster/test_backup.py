@@ -15,7 +15,7 @@ from rayplane.control_plane.cluster.backup import adapt, find_keys, move_address
 from rayplane.control_plane.cluster.config import SLOTS, AddressPlan, ClusterConfig
 from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.specs import founders
-from rayplane.control_plane.cluster.state import StateDir
+from rayplane.control_plane.cluster.state import ClusterState, StateDir
 from rayplane.control_plane.cluster.topology import TOPOLOGY_KEY, Machine, Phase, Role, founding
 from rayplane.storage.backup import BackupHeader, write_backup
 from rayplane.storage.env import LocalDisk
@@ -109,6 +109,25 @@ def test_members_on_other_machines_join_those_that_are_seeded() -> None:
     assert {i.name for i in members.instances} - {i.name for i in founders(seeded)} == {"member-0", "member-2"}
     with pytest.raises(ClusterError, match="restore on one of a, b, c"):
         seedable(members, lambda _: False)
+
+
+def saved(config: ClusterConfig, *addresses: str) -> ClusterState:
+    topology = founding(config, tuple(Machine(a, a) for a in addresses))
+    return ClusterState(config=config, plan=OLD, topology=topology, running=False, host={"owned": False})
+
+
+async def test_nothing_is_deleted_when_no_member_would_run_here(tmp_path: Path) -> None:
+    config = ClusterConfig(name="old", members=1, address="192.0.2.1:6379")
+    described = replace(header(), origin={"config": config.to_json(), "slot": 0})
+    await write_backup(LocalDisk(tmp_path), "x.rpbackup", described, store_with().snapshot())
+    directory = StateDir(tmp_path / "old")
+    directory.create()
+    directory.write(saved(config, "192.0.2.1"))
+    data = directory.path / "data" / "member-0"
+    data.mkdir(parents=True)
+    with pytest.raises(ClusterError, match=r"restore on one of 192\.0\.2\.1"):
+        await restore(directory, "old", tmp_path / "x.rpbackup", lambda _: None, force=True)
+    assert data.is_dir()
 
 
 def test_revisions_go_on_from_the_backup() -> None:

@@ -129,6 +129,13 @@ async def test_down_of_a_cluster_whose_ray_has_taken_its_actors_along(without_ra
     assert said[-1] == "Ray is gone, and every actor with it"
 
 
+def test_machines_that_have_not_forgotten_a_cluster_are_named() -> None:
+    here, gone, done = (m.address for m in BEFORE)
+    told = ending.left_behind(SPREAD, {done}, lambda address: address == here)
+    assert gone in told and here not in told and done not in told
+    assert ending.left_behind(SPREAD, {done, gone}, lambda address: address == here) == ""
+
+
 async def test_down_of_a_cluster_whose_actors_live_needs_their_ray(without_ray: StateDir) -> None:
     place = without_ray.read_running().topology.of(Role.SUPERVISOR)[0]
     with (

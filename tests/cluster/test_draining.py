@@ -1,12 +1,16 @@
 """A machine that is drained: what can live elsewhere goes there, little by little, and nothing comes."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from rayplane.control_plane.api.errors import ApiError, ServiceUnavailable
+from rayplane.control_plane.cluster import draining
 from rayplane.control_plane.cluster.access import access
 from rayplane.control_plane.cluster.draining import (
+    Left,
     cordon,
     drain,
     stays_with_node,
@@ -20,6 +24,8 @@ from rayplane.control_plane.cluster.supervisor.changes import added, drained, un
 from rayplane.control_plane.cluster.supervisor.plan import is_settled, plan
 from rayplane.control_plane.cluster.topology import Phase, Role, Topology, on_machines
 from rayplane.control_plane.rpc import RpcError
+from rayplane.control_plane.simulation import VirtualLoop
+from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
 from tests.cluster.harness import cluster, deployment
 from tests.cluster.test_supervisor_plan import ALL, MACHINES, TOPOLOGY, A, B, C, listed, seen, stored
 
@@ -101,6 +107,42 @@ def test_which_pods_are_evicted() -> None:
     ended = of("Job") | {"status": {"phase": "Succeeded"}}
     assert all(map(stays_with_node, (of("DaemonSet"), mirror, ended)))
     assert not stays_with_node(of("ReplicaSet"))
+
+
+class Emptying:
+    """An API whose pods get fewer with each look, and a supervisor that has nothing to move."""
+
+    def __init__(self, *looks: int | ApiError) -> None:
+        self.looks = iter(looks)
+        self.api = self.supervisor = self
+
+    async def list(self, resource: str, field_selector: str) -> Any:
+        found = next(self.looks)
+        if isinstance(found, ApiError):
+            raise found
+        ending = {"deletionTimestamp": "2026-01-01T00:00:00Z"}
+        return SimpleNamespace(items=[{"metadata": {"name": f"p{n}", **ending}} for n in range(found)])
+
+    async def Topology(self, request: pb.TopologyRequest, timeout: float) -> pb.TopologyResponse:
+        return pb.TopologyResponse()
+
+
+def empty(monkeypatch: pytest.MonkeyPatch, *looks: int | ApiError, patience_s: float) -> Left:
+    monkeypatch.setattr(draining, "slowdown", lambda: 1.0)
+    machine: Any = Emptying(*looks)
+    work = until_empty(machine, "a", ["node-0"], lambda _: None, force=False, patience_s=patience_s)
+    return VirtualLoop().run(work)
+
+
+def test_a_machine_is_waited_for_as_long_as_less_is_left_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert empty(monkeypatch, *range(50, -1, -1), patience_s=2.0).lines() == []
+    assert len(empty(monkeypatch, *range(50, 9, -1), *[10] * 9, patience_s=2.0).going) == 10
+
+
+def test_the_api_may_be_away_while_a_machine_gets_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    away = ServiceUnavailable("no API server answered")
+    assert empty(monkeypatch, 9, away, away, 9, 8, 8, 8, 7, 0, patience_s=2.0).lines() == []
+    assert empty(monkeypatch, *[away] * 9, patience_s=2.0).lines() == ["the API: no API server answered"]
 
 
 async def test_its_pods_go_as_budgets_let_them() -> None:

@@ -45,6 +45,17 @@ def test_only_more_than_ever_before_is_progress() -> None:
     assert not patience.over
 
 
+def test_what_is_left_may_get_less() -> None:
+    """A score below zero is one too."""
+    patience = Patience(span_s=10.0, now=0.0)
+    for second, left in enumerate(range(50, 0, -1), 1):
+        patience.passed(float(second), 1.0)
+        patience.reached(-left)
+        assert not patience.over
+    patience.passed(61.0, 1.0)
+    assert patience.over
+
+
 def test_this_machine_has_a_slowdown() -> None:
     assert slowdown() >= 1.0
 

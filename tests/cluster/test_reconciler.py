@@ -5,7 +5,8 @@ import asyncio
 import itertools
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -38,12 +39,13 @@ class World:
         self.broken: dict[str, Exception] = {}
         self.taken: dict[Machine, set[int]] = {}
         """Ports that somebody else has; whoever needs one of them does not start."""
-        self.actors = {i.name: i for i in topology.instances}
+        self.actors = {i.name: i for i in topology.instances if i.phase is Phase.ACTIVE}
         self.lying = list(MACHINES)
         self.stored: Topology | None = None
         self.revision = 0
         self.retired_names: set[str] = set()
-        self.etcd = {m.endpoint("peer"): False for m in topology.of(Role.MEMBER)}  # peer: learner
+        voters = [m for m in topology.of(Role.MEMBER) if m.phase is Phase.ACTIVE]
+        self.etcd = {m.endpoint("peer"): False for m in voters}  # peer: learner
         self.calls: list[tuple[float, str]] = []
         self.remembered: Topology | None = None
         self._ids = itertools.count(100)
@@ -177,9 +179,14 @@ class World:
         return next(port for port in self._ports if port not in taken)
 
 
-def play(scene: Callable[[World], Coroutine[Any, Any, None]], topology: Topology = TOPOLOGY) -> World:
-    """A scene in virtual time, with a supervisor that has looked once."""
+def play(
+    scene: Callable[[World], Coroutine[Any, Any, None]],
+    topology: Topology = TOPOLOGY,
+    broken: Mapping[str, Exception] | None = None,
+) -> World:
+    """A scene in virtual time, with a supervisor that has looked once. `broken`: from the start."""
     world = World(topology)
+    world.broken.update(broken or {})
 
     async def main() -> None:
         world.supervise()
@@ -305,6 +312,26 @@ def test_heirs_that_fail_one_after_the_other_come_ever_more_rarely() -> None:
         assert max(Counter(tried).values()) == STARTS_MAX
 
     play(scene)
+
+
+def test_members_that_join_one_after_the_other_are_given_the_time_of_each() -> None:
+    """As after a restore over several machines, each taking most of the time that one may take."""
+    restored, names = small(members=4), ("member-1", "member-2", "member-3")
+    for name in names:
+        restored = restored.replaced(replace(restored.get(name), joins=True, phase=Phase.JOINING))
+
+    async def scene(world: World) -> None:
+        for name in names:
+            await until(lambda name=name: bool(world.times(f"start {name}")), 30.0)  # type: ignore[misc]
+            del world.broken[f"start {name}"]
+            await asyncio.sleep(module.JOIN_TIMEOUT_S * 0.8)
+            promote = world.broken.pop("promote")
+            await until(lambda name=name: name in world.voters, 10.0)  # type: ignore[misc]
+            world.broken["promote"] = promote
+
+    broken = {f"start {name}": StartFailed("its machine is busy") for name in names}
+    behind = RpcError(Code.FAILED_PRECONDITION, "etcdserver: can only promote a learner which is in sync")
+    play(scene, restored, {**broken, "promote": behind})
 
 
 def test_a_step_that_is_refused_is_tried_again_after_longer_and_longer_pauses() -> None:

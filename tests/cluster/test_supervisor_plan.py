@@ -313,7 +313,8 @@ def test_of_two_members_none_is_replaced_for_lost_data() -> None:
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"failures": {"member-3": 1}}, "does not start"),
+        ({"failures": {"member-3": 1}, "awaited": frozenset({"member-3"})}, "does not start"),
+        ({"failures": {"member-3": STARTS_MAX}}, "does not start"),
         ({"lost": frozenset({"member-3"})}, "lost its data"),
         ({"overdue": frozenset({"member-3"})}, "does not catch up"),
     ],
@@ -327,6 +328,11 @@ def test_a_member_that_was_asked_for_and_cannot_join_leaves(changes: dict[str, A
     assert leaving.get("member-3").phase is Phase.LEAVING
     assert plan(leaving, seen(members=learning), 0.0) == [RemoveMember("member-3", 103)]
     assert stored(plan(leaving, seen(), 0.0)) == TOPOLOGY
+
+
+def test_a_member_that_nobody_waits_for_is_not_given_up_at_its_first_failure() -> None:
+    joining, learning = TOPOLOGY.with_instance(HEIR), (*listed(), status(HEIR, learner=True))
+    assert plan(joining, seen(members=learning, failures={"member-3": STARTS_MAX - 1}), 0.0) == [Start(HEIR)]
 
 
 def test_an_heir_is_tried_for_longer_but_not_for_ever() -> None:

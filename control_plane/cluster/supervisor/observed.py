@@ -42,6 +42,8 @@ class Observed:
     """Members whose data is not what they acknowledged."""
     overdue: frozenset[str] = frozenset()
     """Those that have been in their phase for longer than whoever asked for it waits."""
+    awaited: frozenset[str] = frozenset()
+    """Those that somebody has asked for and waits for."""
     deregistered: frozenset[str] = frozenset()
     """Nodes whose objects are known to be deleted."""
     current: bool = True

@@ -240,7 +240,7 @@ class _View:
             return "it lost its data"
         if self.is_homeless(joining):
             return f"its machine {joining.machine.address} is gone"
-        if failures >= (STARTS_MAX if joining.replaces else 1) and self.listed(joining) is not None:
+        if failures >= (1 if joining.name in self.seen.awaited else STARTS_MAX) and self.listed(joining) is not None:
             return "it does not start"
         if joining.name in self.seen.overdue and not joining.replaces:
             return "it does not catch up"

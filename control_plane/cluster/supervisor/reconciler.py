@@ -89,6 +89,7 @@ class Reconciler:
         # What must stay the same before members are spread anew, and since when it is.
         self._steady: tuple[tuple[tuple[Machine, ...], tuple[Instance, ...]], float] = ((), ()), 0.0
         self._moved: set[str] = set()  # who has not started yet where it is planned now
+        self._awaited: set[str] = set()  # whose coming was asked for since this supervisor began
         self._deregistered: set[str] = set()
         self._refusals: dict[str, str] = {}
         self._refused_in_a_row: Counter[str] = Counter()
@@ -189,7 +190,8 @@ class Reconciler:
             not_before=dict(records.not_before),
             failures=dict(records.here),
             lost=frozenset(records.lost),
-            overdue=self._overdue(now),
+            overdue=self._overdue(now, members),
+            awaited=frozenset(self._awaited),
             deregistered=frozenset(self._deregistered),
             current=self._current,
             members=members,
@@ -205,7 +207,7 @@ class Reconciler:
             self._say("etcd", "its members cannot be listed", e)
             return (), frozenset()
 
-    def _overdue(self, now: float) -> frozenset[str]:
+    def _overdue(self, now: float, members: tuple[MemberStatus, ...] | None) -> frozenset[str]:
         """Who is in its phase for too long: a change is given up when it gets no further."""
         pending = {(i.name, i.phase): i for i in self._topology.instances if i.phase is not Phase.ACTIVE}
         if not pending:
@@ -215,9 +217,11 @@ class Reconciler:
         for key, instance in pending.items():
             span = JOIN_TIMEOUT_S if instance.phase is Phase.JOINING else LEAVE_TIMEOUT_S
             patience = self._patience.setdefault(key, Patience(span, now))
-            if instance.name in self._operated:
-                # Hosts have limits of their own.
+            # Hosts have limits of their own; and one learns at a time.
+            if instance.name in self._operated or (members and _is_queued(instance, members)):
                 patience.now = now
+            elif members is None and instance.phase is Phase.JOINING:
+                continue  # whose turn it is will be known when etcd is asked
             patience.passed(now, slowdown)
             patience.reached(int(self.records.has_started(instance.name)))
         self._patience = {key: patience for key, patience in self._patience.items() if key in pending}
@@ -271,7 +275,9 @@ class Reconciler:
             await self._load()
             changed = edit(self._topology, await self._ports.store.retired())
             if changed != self._topology:
+                before = self._topology
                 await self._save(changed, why)
+                self._awaited |= {i.name for i in self._topology.instances if not before.has(i.name)}
 
     async def _save(self, topology: Topology, why: str) -> None:
         log.info("new topology: %s", why)
@@ -300,6 +306,7 @@ class Reconciler:
         self._topology = topology
         self.records.keep({i.name for i in topology.instances})
         self._moved = {name for name in self._moved if topology.has(name)}
+        self._awaited = {name for name in self._awaited if topology.has(name)}
         self._refusals = {name: why for name, why in self._refusals.items() if topology.has(name)}
         self._refused_in_a_row.clear()
         self._deregistered.intersection_update(n for i in topology.instances for n in i.nodes)
@@ -441,6 +448,12 @@ class Reconciler:
             self._refusals[subject] = why
             level = logging.INFO if expected else logging.WARNING
             log.log(level, "%s: %s", subject, why, exc_info=None if known else error)
+
+
+def _is_queued(instance: Instance, members: tuple[MemberStatus, ...]) -> bool:
+    """Whether a member that is to join is kept from it by another that learns."""
+    listed = any(m.is_of(instance) for m in members)
+    return instance.phase is Phase.JOINING and not listed and any(m.learner for m in members)
 
 
 def _place(instance: Instance) -> tuple[Machine, Mapping[str, int]]:
