@@ -97,9 +97,9 @@ def test_a_start_whose_process_failed_says_why(tmp_path: Path) -> None:
     directory.logs.mkdir()
     out = directory.logs / "process.out"
     out.write_text("starting\nmember-0: no room\n")
-    assert launch._last_words(directory).endswith("ended: member-0: no room")
+    assert launch.last_words(directory).endswith("ended: member-0: no room")
     out.write_text("")
-    assert "said nothing" in launch._last_words(directory)
+    assert "said nothing" in launch.last_words(directory)
 
 
 def test_ray_is_tried_again_only_when_it_was_slow(tmp_path: Path) -> None:
