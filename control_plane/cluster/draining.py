@@ -14,10 +14,10 @@ from rayplane.control_plane.api.errors import ApiError, NotFound, ServiceUnavail
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.state import is_mirror, pod_is_terminated
 from rayplane.control_plane.client import ApiClient
-from rayplane.control_plane.cluster.access import Access, access, current_topology, refresh
+from rayplane.control_plane.cluster.access import Access, access, answers, current_topology, refresh
 from rayplane.control_plane.cluster.ending import Progress
 from rayplane.control_plane.cluster.errors import ClusterError
-from rayplane.control_plane.cluster.patience import Patience, slowdown
+from rayplane.control_plane.cluster.patience import Patience, is_passing, slowdown, until
 from rayplane.control_plane.cluster.ray_driven import CONNECT_TIMEOUT_S, ray_driver, while_ray_lives
 from rayplane.control_plane.cluster.state import StateDir
 from rayplane.control_plane.cluster.topology import Role, Topology
@@ -63,6 +63,9 @@ async def drain(directory: StateDir, address: str, say: Progress, *, force: bool
 
     Raises ClusterError, UsageError as from the supervisor.
     """
+    if await _is_left_without(directory, address):
+        say("moving the supervisor")
+        await _move_supervisor(directory)
     async with access(directory) as admin:
         await admin.supervisor.Drain(pb.DrainRequest(machine=address), timeout=CALL_TIMEOUT_S)
         await refresh(directory, admin)
@@ -73,11 +76,7 @@ async def drain(directory: StateDir, address: str, say: Progress, *, force: bool
     state = directory.read_running()
     if any(i.machine.address == address for i in state.topology.of(Role.SUPERVISOR)):
         say("moving the supervisor")
-        await _move_supervisor(directory)
-        async with access(directory) as admin:  # and finds it
-            answer: pb.TopologyResponse = await admin.supervisor.Topology(pb.TopologyRequest(), timeout=CALL_TIMEOUT_S)
-            await refresh(directory, admin)
-        if any(row.role == Role.SUPERVISOR and row.machine == address for row in answer.instances):
+        if await _move_supervisor(directory) == address:
             left.staying["supervisor"] = "Ray brought it back where it was: drain the machine again"
     return left.lines()
 
@@ -186,11 +185,31 @@ async def _look_at_actors(admin: Access, address: str, left: Left) -> None:
             left.going[row.name] = row.reason or "it has not moved yet"
 
 
-async def _move_supervisor(directory: StateDir) -> None:
+async def _is_left_without(directory: StateDir, address: str) -> bool:
+    """Whether there is no supervisor since a move of it from a drained machine did not end: it is not started again."""
+    async with access(directory) as admin:
+        topology = await current_topology(admin)
+        leaves = [i for i in topology.of(Role.SUPERVISOR) if address == i.machine.address in topology.drained]
+        # Who moves it reads what is remembered.
+        return bool(leaves) and not await answers(leaves[0], "grpc") and await refresh(directory, admin)
+
+
+async def _move_supervisor(directory: StateDir) -> str:
+    """Move it; the machine where it is then."""
     state = directory.read_running()
     async with ray_driver(directory, "move") as driver:
         try:
             await while_ray_lives(state.host, driver.line(), CONNECT_TIMEOUT_S)
-            await driver.ended()
+            driver.go_on()
+            await driver.finished()
         except ClusterError as e:
             raise ClusterError(f"the supervisor does not move: {e}; try again") from e
+    return await until(lambda: _find_supervisor(directory), CALL_TIMEOUT_S, is_passing)
+
+
+async def _find_supervisor(directory: StateDir) -> str:
+    """Remember where it is, and tell. RpcError while it has not said so itself."""
+    async with access(directory) as admin:
+        answer: pb.TopologyResponse = await admin.supervisor.Topology(pb.TopologyRequest(), timeout=CALL_TIMEOUT_S)
+        await refresh(directory, admin)
+    return next((row.machine for row in answer.instances if row.role == Role.SUPERVISOR), "")

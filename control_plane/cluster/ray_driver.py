@@ -8,9 +8,9 @@ it out: it starts this process, and ends it when it is interrupted.
 `start` connects, prints as a line of JSON the machines, who has whose data if some have other addresses now, and the
 topology to go on from; waits for a line on standard input (by then cluster.json holds the topology), starts all actors
 and prints the name of each that has started. The others connect and print a line: then `leave` lets node hosts end
-their pods in order, those that were told to; `move` has the supervisor go on on a machine that is not drained, as
-cluster.json says which are; `stop` ends all actors of the cluster; `forget` deletes what those of one that is down
-left on other machines. Errors are one line on standard error and exit code 1.
+their pods in order, those that were told to; `move` waits for a line too, then has the supervisor go on on a machine
+that is not drained, as cluster.json says which are; `stop` ends all actors of the cluster; `forget` deletes what those
+of one that is down left on other machines. Errors are one line on standard error and exit code 1.
 """
 
 import asyncio
@@ -107,6 +107,8 @@ async def _move(directory: StateDir, state: ClusterState) -> None:
     from rayplane.control_plane.cluster.actor import ComponentActor
     from rayplane.control_plane.cluster.ray_host import RayHost
 
+    if not sys.stdin.readline():
+        raise ClusterError("interrupted")
     host, topology = RayHost(state.config, ComponentActor), state.topology
     (supervisor,) = topology.of(Role.SUPERVISOR)
     others = [m for m in topology.open(await host.machines()) if m.id != supervisor.machine.id]

@@ -1,5 +1,8 @@
 """A machine that is drained: what can live elsewhere goes there, little by little, and nothing comes."""
 
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -19,10 +22,11 @@ from rayplane.control_plane.cluster.draining import (
     why_kept,
 )
 from rayplane.control_plane.cluster.errors import UsageError
+from rayplane.control_plane.cluster.ray_driven import Driver
 from rayplane.control_plane.cluster.supervisor.actions import Start, Stop, StoreTopology
 from rayplane.control_plane.cluster.supervisor.changes import added, drained, undrained
 from rayplane.control_plane.cluster.supervisor.plan import is_settled, plan
-from rayplane.control_plane.cluster.topology import Phase, Role, Topology, on_machines
+from rayplane.control_plane.cluster.topology import Instance, Phase, Role, Topology, on_machines
 from rayplane.control_plane.rpc import RpcError
 from rayplane.control_plane.simulation import VirtualLoop
 from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
@@ -143,6 +147,64 @@ def test_the_api_may_be_away_while_a_machine_gets_empty(monkeypatch: pytest.Monk
     away = ServiceUnavailable("no API server answered")
     assert empty(monkeypatch, 9, away, away, 9, 8, 8, 8, 7, 0, patience_s=2.0).lines() == []
     assert empty(monkeypatch, *[away] * 9, patience_s=2.0).lines() == ["the API: no API server answered"]
+
+
+@pytest.mark.parametrize("left_without", [False, True])
+async def test_a_drain_goes_on_where_the_supervisors_move_did_not_end(
+    monkeypatch: pytest.MonkeyPatch, left_without: bool
+) -> None:
+    calls: list[str] = []
+    stored = [DRAINED]
+
+    class Half(Emptying):
+        async def Drain(self, request: pb.DrainRequest, timeout: float) -> None:
+            calls.append("drain")
+
+        def read_running(self) -> Any:
+            return SimpleNamespace(topology=stored[-1])
+
+    @contextlib.asynccontextmanager
+    async def way_in(half: Half) -> AsyncIterator[Half]:
+        yield half
+
+    async def current(_: Half) -> Topology:
+        return stored[-1]
+
+    async def done(*_: Any) -> bool:
+        return True
+
+    async def serves(supervisor: Instance, port: str) -> bool:
+        return not (left_without and supervisor.machine is A)
+
+    async def move(_: Half) -> str:
+        calls.append("move")
+        stored.append(DRAINED.replaced(replace(DRAINED.get("supervisor"), machine=B)))
+        return B.address
+
+    fakes = {"access": way_in, "current_topology": current, "refresh": done, "cordon": done, "answers": serves}
+    for name, fake in {**fakes, "_move_supervisor": move}.items():
+        monkeypatch.setattr(draining, name, fake)
+    half: Any = Half(0)
+    assert await drain(half, A.address, lambda _: None, force=False, patience_s=1.0) == []
+    assert calls == (["move", "drain"] if left_without else ["drain", "move"])
+
+
+async def test_who_is_interrupted_waits_until_the_supervisor_has_moved() -> None:
+    said = asyncio.StreamReader()
+
+    async def wait() -> int:
+        return 0
+
+    process: Any = SimpleNamespace(stderr=said, wait=wait)
+    moving = asyncio.ensure_future(Driver(process).finished())
+    await asyncio.sleep(0)
+    moving.cancel()
+    for _ in range(9):
+        await asyncio.sleep(0)
+    assert not moving.done()
+    said.feed_eof()
+    with pytest.raises(asyncio.CancelledError):
+        await moving
 
 
 async def test_its_pods_go_as_budgets_let_them() -> None:

@@ -314,6 +314,30 @@ def test_heirs_that_fail_one_after_the_other_come_ever_more_rarely() -> None:
     play(scene)
 
 
+def test_a_machine_that_cannot_run_a_member_is_tried_again_only_when_it_may_have_changed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "UNFIT_S", 300.0)
+    shared = TOPOLOGY.replaced(replace(TOPOLOGY.get("member-2"), machine=A))
+
+    async def scene(world: World) -> None:
+        def tried() -> set[str]:
+            return {call for _, call in world.calls if call.startswith("start member-")}
+
+        await asyncio.sleep(200)
+        assert tried() == {"start member-3"} and "member-3" in world.retired_names
+        # It has been started anew.
+        world.lying[-1] = replace(world.lying[-1], id="another")
+        await until(lambda: "start member-4" in tried(), 120.0)
+        await until(lambda: "member-4" in world.retired_names, 300.0)
+        await asyncio.sleep(200)
+        assert "start member-5" not in tried()
+        await until(lambda: "start member-5" in tried(), 200.0)
+        assert world.voters == {"member-0", "member-1", "member-2"}
+
+    play(scene, shared, {f"start member-{n}": StartFailed("no space left on device") for n in range(3, 99)})
+
+
 def test_members_that_join_one_after_the_other_are_given_the_time_of_each() -> None:
     """As after a restore over several machines, each taking most of the time that one may take."""
     restored, names = small(members=4), ("member-1", "member-2", "member-3")

@@ -388,6 +388,19 @@ def test_a_member_that_shares_its_machine_moves_to_one_that_has_none() -> None:
         assert not any(isinstance(a, StoreTopology) and a.topology.has("member-3") for a in actions), unsure
 
 
+def test_no_member_that_is_well_moves_to_a_machine_where_an_heir_was_given_up() -> None:
+    unfit = seen(members=listed(SHARED), unfit=frozenset({C.id}))
+    assert plan(SHARED, unfit, 0.0) == [] and is_settled(SHARED, replace(unfit, members=None))
+    drained = replace(TOPOLOGY, drained=(A.address,))
+    for machine, other in ((B, C), (C, B)):
+        assert stored(plan(drained, seen(unfit=frozenset({machine.id})), 0.0)).get("member-3").machine is other
+    nowhere = seen(unfit=frozenset({B.id, C.id}))
+    assert not any(isinstance(a, StoreTopology) for a in plan(drained, nowhere, 0.0))
+    assert is_settled(drained, replace(nowhere, members=None))
+    lost = replace(nowhere, running=ALL - {"member-0"}, lost=frozenset({"member-0"}))
+    assert stored(plan(drained, lost, 0.0)).get("member-3").machine in (B, C), "one that is lost has to"
+
+
 def test_members_are_not_moved_for_a_machine_that_has_one_already() -> None:
     four = with_ports(SHARED.with_instance(replace(HEIR, machine=C, phase=Phase.ACTIVE, ports={})))
     assert is_settled(four, seen(members=None)), "each machine has one"

@@ -38,6 +38,8 @@ class Observed:
     """When one that failed may be started again."""
     failures: Mapping[str, int] = field(default_factory=dict)
     """How many starts in a row have failed where the actor is planned now."""
+    unfit: frozenset[str] = frozenset()
+    """Ids of machines where an heir was given up lately."""
     lost: frozenset[str] = frozenset()
     """Members whose data is not what they acknowledged."""
     overdue: frozenset[str] = frozenset()

@@ -60,7 +60,7 @@ def is_settled(desired: Topology, observed: Observed) -> bool:
     """Whether nothing is to be changed about members, as far as can be told without asking etcd."""
     view = _View(desired, observed, 0.0)
     members = desired.of(Role.MEMBER)
-    in_doubt = any(view.is_condemned(m) or view.has_failed(m) or view.should_leave(m) for m in members)
+    in_doubt = any(view.is_condemned(m) or view.has_failed(m) or view.may_leave(m) for m in members)
     return all(m.phase is Phase.ACTIVE for m in members) and not in_doubt and view.shares() is None
 
 
@@ -82,10 +82,19 @@ class _View:
         """The machines that something may be placed on: those that are not drained, where there are such."""
         return self.desired.open(self.seen.machines) or [*self.seen.machines]
 
+    @property
+    def fit(self) -> list[Machine]:
+        """Those of the usable machines that can run a member, as far as is known."""
+        return [m for m in self.usable if m.id not in self.seen.unfit]
+
     def should_leave(self, instance: Instance) -> bool:
         """Whether its machine is drained, and there is another."""
         is_there = instance.phase is Phase.ACTIVE and instance.machine.address in self.desired.drained
         return is_there and bool(self.desired.open(self.seen.machines))
+
+    def may_leave(self, member: Instance) -> bool:
+        """Whether a member should leave its machine for one that can run it."""
+        return self.should_leave(member) and bool(self.fit)
 
     def is_condemned(self, member: Instance) -> bool:
         """Whether a member can never come back. (One that another takes the place of may: it refuses to by itself.)"""
@@ -279,6 +288,8 @@ class _View:
             # API servers are taken for themselves at the machines that they knew of when they started.
             known = {i.machine for i in self.desired.instances}
             others = [m for m in others if m in known] or others
+        elif instance.role is Role.MEMBER:
+            others = [m for m in others if m in self.fit] or others
         return topology.least_used(others, instance.role, instance.name) if others else instance.machine
 
     def with_heir(self) -> tuple[Topology, list[str]]:
@@ -287,7 +298,7 @@ class _View:
         member = (
             next(filter(self.is_condemned, active), None)
             or next(filter(self.is_stuck, active), None)
-            or next(filter(self.should_leave, active if self.all_are_well() else ()), None)
+            or next(filter(self.may_leave, active if self.all_are_well() else ()), None)
             or (self.shares() if self.all_are_well() and self.now >= self.seen.steady_at else None)
         )
         if self.joining() or member is None or not self.seen.machines:
@@ -308,10 +319,10 @@ class _View:
         return self.desired.with_instance(heir), [why]
 
     def shares(self) -> Instance | None:
-        """The last member that shares its machine although another machine has none; None: they are spread."""
+        """The last member that shares its machine although another that can run it has none; None: they are spread."""
         members = self.desired.of(Role.MEMBER)
         there = Counter(m.machine.id for m in members)
-        if all(there[machine.id] for machine in self.usable):
+        if all(there[machine.id] for machine in self.fit):
             return None
         return next((m for m in reversed(members) if there[m.machine.id] > 1), None)
 

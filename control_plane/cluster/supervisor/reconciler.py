@@ -56,6 +56,8 @@ CHANGE_TIMEOUT_S = 30.0
 LEARN_S = SERVER_CHANGES.learn_s
 # A member is copied only to machines that stay, and not while others come and go.
 STEADY_S = 15.0
+# So long no member that is well moves to a machine where an heir was given up: what ails the machine may have ended.
+UNFIT_S = 3600.0
 
 
 class Superseded(ClusterError):
@@ -90,6 +92,7 @@ class Reconciler:
         self._steady: tuple[tuple[tuple[Machine, ...], tuple[Instance, ...]], float] = ((), ()), 0.0
         self._moved: set[str] = set()  # who has not started yet where it is planned now
         self._awaited: set[str] = set()  # whose coming was asked for since this supervisor began
+        self._unfit: dict[str, float] = {}  # until when, by the machine's id
         self._deregistered: set[str] = set()
         self._refusals: dict[str, str] = {}
         self._refused_in_a_row: Counter[str] = Counter()
@@ -179,6 +182,7 @@ class Reconciler:
         now = self._ports.now()
         records = self.records
         records.look(self.running | set(self._operated), now)
+        self._unfit = {machine: until for machine, until in self._unfit.items() if now < until}
         places = machines, self._topology.of(Role.MEMBER)
         if places != self._steady[0]:
             self._steady = places, now
@@ -189,6 +193,7 @@ class Reconciler:
             machines=machines,
             not_before=dict(records.not_before),
             failures=dict(records.here),
+            unfit=frozenset(self._unfit),
             lost=frozenset(records.lost),
             overdue=self._overdue(now, members),
             awaited=frozenset(self._awaited),
@@ -368,6 +373,8 @@ class Reconciler:
                     # Somebody may have asked for a change since this was planned.
                     if self._topology is desired:
                         await self._save(topology, why)
+                        again_at = self._ports.now() + UNFIT_S
+                        self._unfit |= dict.fromkeys(_given_up(desired, topology), again_at)
             case AddLearner(_, peer):
                 await self._ports.members.add_learner(peer)
             case Promote(_, member_id):
@@ -448,6 +455,12 @@ class Reconciler:
             self._refusals[subject] = why
             level = logging.INFO if expected else logging.WARNING
             log.log(level, "%s: %s", subject, why, exc_info=None if known else error)
+
+
+def _given_up(before: Topology, after: Topology) -> list[str]:
+    """Ids of the machines where an heir was to be, and is not to be any more."""
+    heirs = [i for i in before.instances if i.replaces and i.phase is Phase.JOINING and after.has(i.name)]
+    return [i.machine.id for i in heirs if after.get(i.name).phase is Phase.LEAVING]
 
 
 def _is_queued(instance: Instance, members: tuple[MemberStatus, ...]) -> bool:
