@@ -10,6 +10,7 @@ import pytest_asyncio
 import yaml
 
 from rayplane.control_plane.api import chaos_mesh as mesh
+from rayplane.control_plane.api.authorization.controller_policy import user_of
 from rayplane.control_plane.api.errors import Forbidden, Invalid
 from tests.apiserver.conftest import Stack
 
@@ -195,10 +196,35 @@ async def test_nobody_hits_pods_of_a_namespace_where_they_may_make_no_experiment
         await jane.create(SCHEDULES, {"metadata": {"name": "s", "namespace": "chaos"}, "spec": spec})
     await grant(served, "jane", "shop", ["podchaos"])
     await jane.create(SCHEDULES, {"metadata": {"name": "s", "namespace": "chaos"}, "spec": spec})
-    await jane.update(PODS, {**made, "spec": {**made["spec"], "selector": elsewhere}})
+    await jane.create(PODS, {**pod_chaos(selector=elsewhere), "metadata": {"name": "f", "namespace": "chaos"}})
     await grant(served, "joe", "chaos", ["networkchaos"])
     target = {"mode": "all", "selector": elsewhere}
     with pytest.raises(Forbidden, match='right to create networkchaos in the namespace "shop"'):
         await served.client_as("joe").create(
             mesh.resource(mesh.NETWORK_CHAOS), pod_chaos(action="partition", target=target)
         )
+
+
+async def test_what_an_experiment_does_is_not_changed_while_it_is_there(served: Stack) -> None:
+    api = served.client()
+    made = await api.create(PODS, pod_chaos(action="pod-failure"))
+    with pytest.raises(Invalid, match="spec: .*immutable"):
+        await api.update(PODS, {**made, "spec": {**made["spec"], "action": "pod-kill"}})
+    await api.patch(PODS, "e", "chaos", {"metadata": {"annotations": {mesh.PAUSE: "true"}}})
+
+
+async def test_nobody_says_in_a_status_that_pods_of_such_a_namespace_were_chosen(served: Stack) -> None:
+    kinds = ("podchaos", "networkchaos")
+    await grant(served, "jane", "chaos", [*kinds, *(f"{kind}/status" for kind in kinds)])
+    jane, controller = served.client_as("jane"), served.client_as(user_of("chaos-controller"))
+    for kind in mesh.EXPERIMENTS:
+        action = "pod-kill" if kind == mesh.POD_CHAOS else "partition"
+        made = await jane.create(mesh.resource(kind), pod_chaos(action=action))
+
+        def chose(pod: str, made: Any = made) -> Any:
+            return {**made, "status": {"experiment": {"containerRecords": [{"id": pod, "uid": "u"}]}}}
+
+        with pytest.raises(Forbidden, match=f'records need the right to create {mesh.PLURALS[kind]} .* "kube-system"'):
+            await jane.update(mesh.resource(kind), chose("kube-system/dns"), subresource="status")
+        made = await jane.update(mesh.resource(kind), chose("chaos/p"), subresource="status")
+        await controller.update(mesh.resource(kind), chose("shop/p", made), subresource="status")

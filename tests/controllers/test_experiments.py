@@ -8,10 +8,14 @@ import pytest
 
 from rayplane.control_plane.api import chaos_mesh as mesh
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.pods.marks import KILLED
+from rayplane.control_plane.api.pods.marks import FAILED, KILLED
 from tests.controllers.experiments import PODS, SCHEDULES, Experimented, experiment
 
 WEB = {"web-0", "web-1", "web-2", "web-3"}
+
+
+def failed_by(experiment: dict[str, Any]) -> str:
+    return f"{FAILED}{meta.uid(experiment)}"
 
 
 def test_one_pod_is_killed_once_and_no_later_one_of_its_name() -> None:
@@ -155,6 +159,34 @@ def test_a_pod_that_is_gone_is_told_of() -> None:
     assert record["events"][-1]["type"] == "Failed" and "gone" in c.events[-1][2]
 
 
+def test_records_that_somebody_wrote_hit_nobody_whom_the_experiment_may_not() -> None:
+    c = Experimented()
+    system = c.pod("dns", "dns", node="n1", namespace="kube-system")
+    c.begin("kill", mode="all", selector={"pods": {"default": ["web-0"]}})
+    c.begin("fail", action="pod-failure", mode="all")
+    for name in ("kill", "fail"):
+        found = c.found(name)
+        state = meta.status(found)["experiment"]
+        forged = {**state["containerRecords"][0], "id": "kube-system/dns", "uid": meta.uid(system)}
+        odd = [{**forged, "phase": "Not Injected"}, {**forged, "id": "default"}, {"id": "default/web-1"}]
+        c.put(PODS, {**found, "status": {"experiment": {**state, "containerRecords": odd}}})
+    c.settle()
+    assert "dns" in c.alive() and "dns" not in c.failed()
+    c.put("pods", {**system, "metadata": {**system["metadata"], "annotations": {failed_by(c.found("fail")): "true"}}})
+    c.delete(PODS, "fail", "default")
+    c.settle()
+    assert "dns" in c.failed() and c.get(PODS, "default", "fail") is None
+
+
+def test_marks_of_kills_go_with_their_experiments() -> None:
+    c = Experimented()
+    template = {**experiment()["spec"], "action": "container-kill", "mode": "all", "containerNames": ["main"]}
+    c.create(SCHEDULES, schedule(podChaos=template))
+    c.advance(100)
+    for pod in c.list("pods"):
+        assert len([name for name in meta.annotations(pod) if name.startswith(KILLED)]) <= 2
+
+
 # --- schedules ------------------------------------------------------------------------------------
 
 
@@ -191,6 +223,31 @@ def test_the_next_one_waits_for_the_last_unless_it_need_not() -> None:
             c.advance(1)
             running.append(len(meta.status(c.require(SCHEDULES, "default", "s")).get("active") or ()))
         assert max(running) == most
+
+
+@pytest.mark.parametrize("more", [{}, {"action": "pod-failure", "duration": "2s"}])
+@pytest.mark.parametrize("policy", ["Forbid", "Allow"])
+def test_a_schedule_goes_on_where_nobody_was_there(policy: str, more: dict[str, str]) -> None:
+    c = Experimented()
+    template = {**experiment()["spec"], **more, "mode": "all", "selector": {"labelSelectors": {"app": "late"}}}
+    c.create(SCHEDULES, schedule(podChaos=template, concurrencyPolicy=policy))
+    c.advance(50)
+    assert not meta.status(c.require(SCHEDULES, "default", "s")).get("active") and len(made(c)) == 1
+    c.pod("late-0", "late", node="n1")
+    c.advance(5)
+    assert "late-0" in c.alive() - c.failed(), "what hit nobody in its time hits nobody later"
+    c.advance(6)
+    assert "late-0" not in c.alive() - c.failed()
+
+
+def test_schedules_whose_long_names_begin_alike_have_experiments_of_their_own() -> None:
+    c = Experimented()
+    for end in ("a", "b"):
+        one = schedule()
+        one["metadata"]["name"] = "s" * 36 + "." + "s" * 9 + end
+        c.create(SCHEDULES, one)
+    c.advance(11)
+    assert len(made(c)) == 2 and not any(".-" in name for name in made(c))
 
 
 def test_a_paused_schedule_makes_nothing() -> None:

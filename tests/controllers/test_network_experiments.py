@@ -22,12 +22,15 @@ class Networked(Experimented):
             self.node(node, metadata={"annotations": {ISOLATION: "namespaces"}})
 
     def part(self, **spec: Any) -> None:
+        self.begin_parting(**spec)
+        self.settle()
+
+    def begin_parting(self, **spec: Any) -> None:
         only = {"pods": {"default": ["web-0"]}}
         whole = {"action": "partition", "mode": "all", "selector": only, "target": DB, **spec}
         own = {"name": "e", "namespace": "default"}
         made = {"apiVersion": mesh.API_VERSION, "kind": mesh.NETWORK_CHAOS, "metadata": own, "spec": whole}
         self.create(NETWORKS, made)
-        self.settle()
 
     def found(self, name: str = "e") -> Any:
         return self.require(NETWORKS, "default", name)
@@ -89,6 +92,39 @@ def test_what_cannot_be_done_is_said_and_not_done() -> None:
     c.delete(NETWORKS, "e", "default")
     c.settle()
     assert c.get(NETWORKS, "default", "e") is None
+
+
+def test_a_pod_that_is_gone_does_not_keep_the_others_from_being_parted() -> None:
+    c = Networked()
+    c.pod("db-1", "db", node="n2")
+    c.begin_parting()
+    while not (meta.status(c.found()).get("experiment") or {}).get("containerRecords"):
+        c.step()
+    c.remove("pods", "default/db-1")
+    c.settle()
+    assert c.lost() == {"web-0": [Loss(100, (c.ip("db-0"),), ())]} and "AllInjected" in c.true()
+
+
+def test_marks_forget_the_address_of_who_is_gone_or_has_ended() -> None:
+    c = Networked()
+    for name in ("db-1", "db-2"):
+        c.pod(name, "db", node="n2")
+    c.part()
+    assert {len(loss.to or ()) for loss in c.lost()["web-0"]} == {3}
+    c.remove("pods", "default/db-1")
+    c.settle()
+    c.set_pod(c.require("pods", "default", "db-2"), ready=False, phase="Succeeded", ip=c.ip("db-2"))
+    c.settle()
+    assert c.lost() == {"web-0": [Loss(100, (c.ip("db-0"),), ())]}
+
+
+def test_a_pod_in_its_nodes_network_is_not_parted() -> None:
+    c = Networked()
+    for name in ("web-0", "db-0"):
+        c.change("pods", name, spec={**c.require("pods", "default", name)["spec"], "hostNetwork": True})
+    c.part()
+    assert c.lost() == {} and c.true() == {"Selected", "AllRecovered"}
+    assert "is in its node's network" in c.events[-1][2]
 
 
 def test_pods_without_a_network_of_their_own_are_not_parted() -> None:

@@ -154,13 +154,14 @@ class Admission:
     def _fixed(self) -> tuple[Plugin, ...]:
         """Those of how kinds are served, whatever is on."""
         lookup, authorizer = self._lookup, self._authorizer
-        signers = certificates.Certificates(authorizer)
+        signers, experiments = certificates.Certificates(authorizer), chaos.Experiments(authorizer)
         return (
             rights.Escalation(authorizer).admit,
             signers.admit,
             signers.attest,
             devices.DeviceAdministration(lookup).admit,
-            chaos.Experiments(authorizer).admit,
+            experiments.admit,
+            experiments.record,
             devices.ClaimRights(authorizer).admit,
             secrets.TokenSecrets(self._config, self._env, lookup, authorizer).admit,
         )

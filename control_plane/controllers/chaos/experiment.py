@@ -8,7 +8,7 @@ Source: Chaos Mesh, "Simulate pod chaos"; conditions and records are theirs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from rayplane.control_plane.api import chaos_mesh as mesh
@@ -43,6 +43,7 @@ AGAIN_S = 10.0
 """Until what could not be done is tried again."""
 SOURCE, TARGET = ".", ".Target"
 Record = dict[str, Any]
+_KEYS = frozenset(("id", "selectorKey", "phase", "injectedCount", "recoveredCount", "events", "uid"))
 
 
 class ExperimentController(CustomController):
@@ -70,9 +71,13 @@ class ExperimentController(CustomController):
         """Why that cannot be done now; empty when it can."""
         return ""
 
-    def mark(self, experiment: Object) -> str:
-        """The mark of its pods that is taken away when it is over; empty for none."""
-        return ""
+    def kept(self, experiment: Object, records: Sequence[Record], view: View) -> list[Action]:
+        """What keeps what was done as it should be, while it lasts."""
+        return []
+
+    def marks(self, experiment: Object) -> tuple[str, ...]:
+        """All marks that it may have put on pods: they are taken away when it is over."""
+        raise NotImplementedError
 
     # --- what is the same -----------------------------------------------------------------------
 
@@ -105,6 +110,8 @@ class ExperimentController(CustomController):
         if made:
             return result(self._write(experiment, RUN, made))
         failed = Event(experiment, "Warning", "Failed", f"Failed to select targets: {why}")
+        if _is_of_its_time(experiment):
+            return result([failed, *self._write(experiment, STOP, [])])
         writes = self._write(experiment, RUN, None)
         return result([*([failed] if writes else []), *writes], requeue_after=SELECT_AGAIN_S)
 
@@ -117,6 +124,7 @@ class ExperimentController(CustomController):
             due |= {one["id"]: why for one in ours}
             if pod is not None and not why and (action := self.act(experiment, pod, ours, view)) is not None:
                 actions.append(action)
+        actions += self.kept(experiment, records, view)
         again_s = AGAIN_S if any(why not in ("", GONE) for why in due.values()) else None
         return self._stepped(experiment, RUN, records, due, actions, now, soonest(left_s, again_s))
 
@@ -125,14 +133,14 @@ class ExperimentController(CustomController):
 
         What is deleted is asked for once more in any case, as nobody asks later.
         """
-        mark, sure = self.mark(experiment), meta.is_deleting(experiment)
-        if not mark:
-            return []
-        found = [(one, pod_of(view, one)) for one in records]
+        marks, sure = self.marks(experiment), meta.is_deleting(experiment)
+        undone = dict.fromkeys(marks)
+        found = [(ours, pod_of(view, ours[0])) for ours in by_pod(records)]
         return [
-            marked(pod, mark, None)
-            for one, pod in found
-            if pod is not None and (sure or one["phase"] == INJECTED or mark in meta.annotations(pod))
+            marked(pod, undone)
+            for ours, pod in found
+            if pod is not None
+            and (sure or any(one["phase"] == INJECTED for one in ours) or undone.keys() & meta.annotations(pod).keys())
         ]
 
     def _stepped(
@@ -171,8 +179,9 @@ def desired(experiment: Object, now: Moment) -> tuple[str, float | None]:
         return STOP, None
     spec = meta.spec(experiment)
     if spec.get("action") in mesh.ONE_SHOT:
-        waits = mesh.is_paused(experiment) and not records_of(experiment)
-        return (STOP if waits else RUN), None
+        records = records_of(experiment)
+        waits = mesh.is_paused(experiment) and not records
+        return (STOP if waits or records == [] else RUN), None
     if (for_s := duration_s(spec)) is not None:
         left_s = for_s - now.seconds_since(meta.metadata(experiment).get("creationTimestamp"))
         if left_s <= 0:
@@ -192,7 +201,7 @@ def duration_s(spec: dict[str, Any]) -> float | None:
 def is_finished(experiment: Object) -> bool:
     """Whether nothing more comes of it."""
     if meta.spec(experiment).get("action") in mesh.ONE_SHOT:
-        return meta.condition_is(experiment, "AllInjected")
+        return meta.condition_is(experiment, "AllInjected") or records_of(experiment) == []
     stopped = (meta.status(experiment).get("experiment") or {}).get("desiredPhase") == STOP
     return stopped and meta.condition_is(experiment, "AllRecovered") and not mesh.is_paused(experiment)
 
@@ -203,7 +212,7 @@ def status_of(experiment: Object, phase: str, records: list[Record] | None) -> d
     holds = {
         "Selected": bool(found),
         "AllInjected": bool(found) and all(one["phase"] == INJECTED for one in found),
-        "AllRecovered": bool(found) and all(one["phase"] == NOT_INJECTED for one in found),
+        "AllRecovered": (bool(found) or phase == STOP) and all(one["phase"] == NOT_INJECTED for one in found),
         "Paused": mesh.is_paused(experiment),
     }
     conditions = [{"type": kind, "status": "True" if value else "False"} for kind, value in holds.items()]
@@ -217,9 +226,26 @@ def status_of(experiment: Object, phase: str, records: list[Record] | None) -> d
 
 
 def records_of(experiment: Object) -> list[Record] | None:
-    """None before any target was chosen."""
-    found: list[Record] | None = (meta.status(experiment).get("experiment") or {}).get("containerRecords")
-    return found
+    """None before any target was chosen; empty when it was given up.
+
+    Who may write a status is no controller: what it may not hit, and what nobody can read, is not among them.
+    """
+    found = (meta.status(experiment).get("experiment") or {}).get("containerRecords")
+    if found is None:
+        return None
+    spaces = mesh.namespaces_of(experiment)
+    return [one for one in found if one.keys() >= _KEYS and _may_be_hit(one["id"], spaces)]
+
+
+def _may_be_hit(target: str, spaces: Collection[str]) -> bool:
+    space, *rest = target.split("/")
+    return len(rest) in (1, 2) and space in spaces
+
+
+def _is_of_its_time(experiment: Object) -> bool:
+    """Whether it is one of a schedule, done at once or not at all: those that hit nobody would pile up, and hit later."""
+    of_schedule = (meta.controller_of(experiment) or {}).get("kind") == mesh.SCHEDULE
+    return of_schedule and meta.spec(experiment).get("action") in mesh.ONE_SHOT
 
 
 def new_record(target: str, pod: Object, key: str = SOURCE) -> Record:
@@ -265,6 +291,7 @@ def pod_of(view: View, record: Record) -> Object | None:
     return pod if pod is not None and meta.uid(pod) == record["uid"] else None
 
 
-def marked(pod: Object, name: str, value: str | None) -> Patch:
-    body = {"metadata": {"uid": meta.uid(pod), "annotations": {name: value}}}
+def marked(pod: Object, values: Mapping[str, str | None]) -> Patch:
+    """A pod gets marks, or loses those without a value."""
+    body = {"metadata": {"uid": meta.uid(pod), "annotations": {**values}}}
     return Patch("pods", meta.namespace(pod), meta.name(pod), body)

@@ -7,6 +7,7 @@ that has no network of its own: events and records say so. Source: Chaos Mesh, "
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from rayplane.control_plane.api import chaos_mesh as mesh
@@ -14,7 +15,9 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.node_annotations import isolation_of
 from rayplane.control_plane.api.pods import marks
+from rayplane.control_plane.api.pods.state import pod_is_terminated
 from rayplane.control_plane.controllers.chaos.experiment import (
+    INJECTED,
     SOURCE,
     TARGET,
     ExperimentController,
@@ -25,7 +28,7 @@ from rayplane.control_plane.controllers.chaos.experiment import (
     records_of,
 )
 from rayplane.control_plane.controllers.chaos.selection import chosen
-from rayplane.control_plane.controllers.core import Action, View
+from rayplane.control_plane.controllers.core import Action, View, Watch
 
 ISOLATED = "namespaces"
 
@@ -33,6 +36,10 @@ ISOLATED = "namespaces"
 class NetworkChaosController(ExperimentController):
     name = "networkchaos"
     kind = mesh.NETWORK_CHAOS
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.watches = (Watch("pods", _ended, changed=_ends), Watch("nodes", None))
 
     def selected(self, experiment: Object, view: View) -> list[Record]:
         spec = meta.spec(experiment)
@@ -47,10 +54,19 @@ class NetworkChaosController(ExperimentController):
     def act(self, experiment: Object, pod: Object, ours: Sequence[Record], view: View) -> Action | None:
         if ours[0]["selectorKey"] != SOURCE:
             return None  # each source keeps itself from its targets
-        return marked(pod, self.mark(experiment), str(_loss(experiment, view)))
+        return marked(pod, {marks.loses(meta.uid(experiment)): str(_loss(experiment, view))})
 
-    def mark(self, experiment: Object) -> str:
-        return marks.loses(meta.uid(experiment))
+    def kept(self, experiment: Object, records: Sequence[Record], view: View) -> list[Action]:
+        """Marks name the addresses of those that are there: another pod may get that of one which is gone."""
+        hit = [one for one in records if (one["phase"], one["selectorKey"]) == (INJECTED, SOURCE)]
+        pods = [pod for one in hit if (pod := pod_of(view, one)) is not None]
+        if not pods:
+            return []
+        name, value = marks.loses(meta.uid(experiment)), str(_loss(experiment, view))
+        return [marked(pod, {name: value}) for pod in pods if meta.annotations(pod).get(name) not in (None, value)]
+
+    def marks(self, experiment: Object) -> tuple[str, ...]:
+        return (marks.loses(meta.uid(experiment)),)
 
     def refusal(self, experiment: Object, pod: Object, view: View) -> str:
         action = meta.spec(experiment).get("action")
@@ -61,8 +77,25 @@ class NetworkChaosController(ExperimentController):
             return "the pod is on no node yet"
         if not isolation_of(node).startswith(ISOLATED):
             return f"pods on node {meta.name(node)} have no network of their own"
-        waiting = [one["id"] for one in records_of(experiment) or () if not _address(view, one)]
+        if meta.spec(pod).get("hostNetwork"):
+            return "the pod is in its node's network and has none of its own"
+        there = [one for one in map(partial(_there, view), records_of(experiment) or ()) if one is not None]
+        waiting = [meta.key(one) for one in there if not _address(one)]
         return f"{waiting[0]} has no address yet" if waiting else ""
+
+
+def _ends(old: Object, new: Object) -> bool:
+    return pod_is_terminated(new) and not pod_is_terminated(old)
+
+
+def _ended(pod: Object, view: View) -> list[str]:
+    """Experiments that had chosen a pod which has ended or is gone by now."""
+    now = view.get("pods", meta.namespace(pod), meta.name(pod))
+    if now is not None and meta.uid(now) == meta.uid(pod) and not pod_is_terminated(now):
+        return []
+    uid = meta.uid(pod)
+    found = view.list(mesh.resource(mesh.NETWORK_CHAOS))
+    return [meta.key(one) for one in found if any(record["uid"] == uid for record in records_of(one) or ())]
 
 
 def _loss(experiment: Object, view: View) -> marks.Loss:
@@ -79,9 +112,16 @@ def _peers(spec: Mapping[str, Any], records: Sequence[Record], view: View) -> tu
     outside = tuple(spec.get("externalTargets") or ())
     if not spec.get("target"):
         return outside or None
-    return tuple(_address(view, one) for one in records if one["selectorKey"] == TARGET) + outside
+    pods = [_there(view, one) for one in records if one["selectorKey"] == TARGET]
+    return tuple(_address(pod) for pod in pods if pod is not None and _address(pod)) + outside
 
 
-def _address(view: View, record: Record) -> str:
+def _there(view: View, record: Record) -> Object | None:
+    """A pod that was chosen, as long as its address is its own."""
     pod = pod_of(view, record)
-    return str(meta.status(pod).get("podIP") or "") if pod is not None else ""
+    ended = pod is None or pod_is_terminated(pod) or meta.spec(pod).get("hostNetwork")
+    return None if ended else pod
+
+
+def _address(pod: Object) -> str:
+    return str(meta.status(pod).get("podIP") or "")

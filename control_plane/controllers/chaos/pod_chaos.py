@@ -28,15 +28,15 @@ class PodChaosController(ExperimentController):
         spec, uid = meta.spec(experiment), meta.uid(experiment)
         match spec.get("action"):
             case mesh.POD_FAILURE:
-                return marked(pod, marks.failed(uid), "true")
+                return marked(pod, {marks.failed(uid): "true"})
             case mesh.CONTAINER_KILL:
-                names = sorted(one["id"].split("/")[2] for one in ours)
-                return marked(pod, marks.killed(uid), marks.kill(ours[0]["injectedCount"], names))
+                names = sorted(name for one in ours for name in one["id"].split("/")[2:])
+                return marked(pod, {marks.killed(uid): marks.kill(ours[0]["injectedCount"], names)})
         return Delete("pods", pod, grace_seconds=int(spec.get("gracePeriod") or 0))
 
-    def mark(self, experiment: Object) -> str:
-        failing = meta.spec(experiment).get("action") == mesh.POD_FAILURE
-        return marks.failed(meta.uid(experiment)) if failing else ""
+    def marks(self, experiment: Object) -> tuple[str, ...]:
+        uid = meta.uid(experiment)
+        return marks.failed(uid), marks.killed(uid)
 
 
 def _targets(experiment: Object, pod: Object) -> list[str]:

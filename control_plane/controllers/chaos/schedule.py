@@ -6,6 +6,7 @@ Of several times that were missed the latest is served. Source: Chaos Mesh, "Def
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
@@ -37,8 +38,8 @@ HISTORY = 1
 """Of finished experiments that are kept, where nothing is said."""
 MANAGED_BY = "managed-by"
 _SCHEDULES = mesh.resource(mesh.SCHEDULE)
-_NAME_MAX = 46
-"""Of a schedule's name in those of its experiments."""
+_NAME_MAX, _UID_MAX = 37, 8
+"""Of a schedule's name in those of its experiments, and of a hash of its uid, as others may begin like it."""
 
 
 class ChaosScheduleController(CustomController):
@@ -96,11 +97,12 @@ def _run(
 def _made(schedule: Object, kind: str, at: datetime) -> Object:
     """The experiment of one time: its name is made from that, so that no time is served twice."""
     name = meta.name(schedule)
+    own = hashlib.sha256(meta.uid(schedule).encode()).hexdigest()[:_UID_MAX]
     return {
         "apiVersion": mesh.API_VERSION,
         "kind": kind,
         "metadata": {
-            "name": f"{name[:_NAME_MAX]}-{int(at.timestamp())}",
+            "name": f"{name[:_NAME_MAX].rstrip('-.')}-{own}-{int(at.timestamp())}",
             "namespace": meta.namespace(schedule),
             "labels": {**meta.labels(schedule), MANAGED_BY: name[:63].rstrip("-.")},
             "ownerReferences": [meta.owner_reference(schedule)],
