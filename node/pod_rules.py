@@ -16,7 +16,7 @@ from rayplane.node.egress.relay import EgressRelay, RelayConfig
 from rayplane.node.events import Events
 from rayplane.node.kubelet.kubelet import Kubelet
 from rayplane.node.nftables.kernel import KernelTable
-from rayplane.node.nftables.ruleset import NOTHING
+from rayplane.node.nftables.ruleset import NOTHING, Fragment
 from rayplane.node.policy import disturbance
 from rayplane.node.policy.enforcer import Enforcer, EnforcerConfig
 from rayplane.node.proxy.proxy import ProxyConfig
@@ -47,8 +47,9 @@ class PodRules:
         self.kernel = KernelTable(isolated.open_netfilter) if isolated is not None else None
         self.enforcer: Enforcer | None = None
         self.relay: EgressRelay | None = None
-        self._disturbed: set[str] = set()
-        """uids of pods that experiments have lose packets."""
+        self._events: Events | None = None
+        self._disturbed = disturbance.Budget()
+        """Pods that experiments have lose packets."""
         self._stack = AsyncExitStack()
         if self.kernel is not None:
             self._stack.push_async_callback(self.kernel.close)
@@ -56,6 +57,7 @@ class PodRules:
     async def start(self, client: ApiClient, events: Events) -> None:
         """Keep network policies. Before any pod starts: one that a policy isolates speaks with nobody unasked."""
         config, isolated = self._config, self._working()
+        self._events = events
         if config.network_policy == OFF:
             return
         facts = EnforcerConfig(
@@ -94,14 +96,27 @@ class PodRules:
     async def stop(self) -> None:
         await self._stack.aclose()
 
-    def pod_event(self, kind: str, _old: Object | None, pod: Object) -> None:
+    def pod_event(self, kind: str, old: Object | None, pod: Object) -> None:
         """A pod of this host is told of: experiments may have it lose packets."""
-        uid, wanted = meta.uid(pod), NOTHING if kind == "DELETED" else disturbance.of_pod(pod)
-        if self.kernel is None or self.enforcer is None or (wanted == NOTHING and uid not in self._disturbed):
+        if kind == "MODIFIED" and old is not None and disturbance.told(old) == disturbance.told(pod):
             return
-        self.kernel.table.put(f"disturbance of {uid}", wanted)
-        self._disturbed = self._disturbed - {uid} if wanted == NOTHING else self._disturbed | {uid}
-        self.enforcer.wake()
+        if old is not None and meta.uid(old) != meta.uid(pod):
+            self._disturb(old, NOTHING)
+        self._disturb(pod, NOTHING if kind == "DELETED" else disturbance.of_pod(pod))
+
+    def _disturb(self, pod: Object, wanted: Fragment) -> None:
+        uid, enforcer = meta.uid(pod), self.enforcer
+        if wanted == NOTHING and uid not in self._disturbed:
+            return
+        why = enforcer.trouble if enforcer is not None else "network policy is off on its host"
+        if enforcer is not None and self.kernel is not None:
+            if not self._disturbed.take(uid, wanted):
+                wanted, why = NOTHING, f"more than {disturbance.TOGETHER_MAX} pairs of addresses on its host"
+                self._disturbed.take(uid, wanted)
+            self.kernel.table.put(f"disturbance of {uid}", wanted)
+            enforcer.wake()
+        if why and self._events is not None:
+            self._events.record(pod, "Warning", "NotDisturbed", f"it loses no packets as experiments want it: {why}")
 
     def may_leave(self, client: str, ip: str, port: int, protocol: str) -> bool:
         """Whether whoever has an address may speak with a place outside of the pods' network."""

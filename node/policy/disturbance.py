@@ -8,10 +8,13 @@ import sys
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.pods.marks import PEERS_MAX, losses
+from rayplane.control_plane.api.pods.marks import LOSES, losses
+from rayplane.control_plane.api.pods.state import pod_is_terminated
 from rayplane.node.nftables.expressions import DROP, Field, In, Part, Random, key
 from rayplane.node.nftables.ruleset import FORWARD, NOTHING, Chain, Data, Element, Fragment, Hook, Set
 
+OF_POD_MAX, TOGETHER_MAX = 25_000, 100_000
+"""Elements that the losses by chance of one pod take, and those of all pods of a host."""
 _ALL = 100
 _JUDGED = 5
 """Before policies."""
@@ -36,9 +39,9 @@ _SHARED = Fragment(
 
 
 def of_pod(pod: Object) -> Fragment:
-    """What the marks of a pod, which has an address, have it lose; NOTHING where it has no marks."""
-    ip = meta.status(pod).get("podIP") or ""
-    if not ip or ":" in ip or meta.spec(pod).get("hostNetwork"):
+    """What the marks of a pod have it lose; NOTHING where it has no marks, or no address that is its own."""
+    ip = _own_address(pod)
+    if not ip:
         return NOTHING
     elements: dict[Element, Data] = {}
     for loss in losses(meta.annotations(pod)):
@@ -47,6 +50,37 @@ def of_pod(pod: Object) -> Fragment:
         for kind, where in ways:
             if loss.percent == _ALL:
                 elements[f"cut{kind}", where] = None
-            elif len(elements) < PEERS_MAX * _ALL:
+            elif len(elements) < OF_POD_MAX:
                 elements |= {(f"lossy{kind}", n.to_bytes(4, sys.byteorder) + where): None for n in range(loss.percent)}
     return Fragment(_SHARED.sets, _SHARED.chains, elements) if elements else NOTHING
+
+
+def told(pod: Object) -> tuple[str, str, dict[str, str]]:
+    """All that its rules are made from: they change with that alone."""
+    notes = {name: value for name, value in meta.annotations(pod).items() if name.startswith(LOSES)}
+    return meta.uid(pod), _own_address(pod), notes
+
+
+def _own_address(pod: Object) -> str:
+    """Its IPv4 address; empty where it is its node's, and when the pod has ended, as another may get it."""
+    ip = meta.status(pod).get("podIP") or ""
+    return "" if ":" in ip or meta.spec(pod).get("hostNetwork") or pod_is_terminated(pod) else ip
+
+
+class Budget:
+    """The elements that pods of a host take, by uid: so many together and no more."""
+
+    def __init__(self, most: int = TOGETHER_MAX) -> None:
+        self._most = most
+        self._taken: dict[str, int] = {}
+
+    def __contains__(self, uid: str) -> bool:
+        return uid in self._taken
+
+    def take(self, uid: str, wanted: Fragment) -> bool:
+        """Whether a pod gets these instead of those that it had; it has none otherwise."""
+        self._taken.pop(uid, None)
+        fits = sum(self._taken.values()) + len(wanted.elements) <= self._most
+        if fits and wanted.elements:
+            self._taken[uid] = len(wanted.elements)
+        return fits

@@ -231,12 +231,12 @@ def test_a_schedule_goes_on_where_nobody_was_there(policy: str, more: dict[str, 
     c = Experimented()
     template = {**experiment()["spec"], **more, "mode": "all", "selector": {"labelSelectors": {"app": "late"}}}
     c.create(SCHEDULES, schedule(podChaos=template, concurrencyPolicy=policy))
-    c.advance(50)
+    c.advance(53)
     assert not meta.status(c.require(SCHEDULES, "default", "s")).get("active") and len(made(c)) == 1
     c.pod("late-0", "late", node="n1")
     c.advance(5)
     assert "late-0" in c.alive() - c.failed(), "what hit nobody in its time hits nobody later"
-    c.advance(6)
+    c.advance(3)
     assert "late-0" not in c.alive() - c.failed()
 
 

@@ -1,12 +1,15 @@
 """Packets that experiments have pods lose: the rules of a mark, and what pods meet of them."""
 
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from rayplane.control_plane.api.pods.marks import Loss, loses
+from rayplane.node.config import NodeConfig, NodeHostConfig
 from rayplane.node.nftables.ruleset import NOTHING, Table
-from rayplane.node.policy.disturbance import of_pod
+from rayplane.node.pod_rules import PodRules
+from rayplane.node.policy.disturbance import OF_POD_MAX, Budget, of_pod, told
 from tests.fakes import FakeClient
 from tests.node.conftest import make_pod
 from tests.node.isolated import Isolating, isolating, make_isolating
@@ -47,7 +50,34 @@ def test_without_marks_that_can_be_read_there_are_no_rules() -> None:
     assert of_pod(lossy(*odd, *more)) == NOTHING == of_pod(lossy(Loss(100, (THERE,), ()), ip=""))
     assert len(listing(lossy(Loss(100, (THERE,) * 5000, ())))) == 1
     many = [Loss(99, tuple(f"10.0.{n}.{m}" for m in range(250)), ()) for n in range(20)]
-    assert len(listing(lossy(*many))) < 110_000
+    assert len(listing(lossy(*many))) < 1.1 * OF_POD_MAX
+
+
+def test_a_pod_that_has_ended_has_no_rules_as_another_may_get_its_address() -> None:
+    pod = lossy(Loss(100, (THERE,), ()))
+    assert told(pod) == told({**pod, "metadata": {**pod["metadata"], "labels": {"a": "b"}}})
+    pod["status"]["phase"] = "Succeeded"
+    assert of_pod(pod) == NOTHING and told(pod) != told(lossy(Loss(100, (THERE,), ())))
+
+
+def test_pods_of_a_host_have_so_many_rules_together_and_no_more() -> None:
+    budget, thirty = Budget(50), of_pod(lossy(Loss(30, (THERE,), ())))
+    assert [budget.take(uid, thirty) for uid in ("a", "a", "b")] == [True, True, False] and "b" not in budget
+    assert budget.take("a", NOTHING) and budget.take("b", thirty) and "a" not in budget
+
+
+@pytest.mark.parametrize("trouble", ["", "the kernel takes no packet rules"])
+def test_what_changes_no_rules_is_not_worked_on_and_what_is_not_done_is_said(trouble: str) -> None:
+    rules = PodRules(NodeHostConfig((NodeConfig("n1"),), ()), None, {}, Mock())
+    rules.kernel, rules.enforcer, rules._events = Mock(table=Table()), Mock(trouble=trouble), Mock()
+    pod = lossy(Loss(30, (THERE,), ()))
+    rules.pod_event("ADDED", None, pod)
+    rules.pod_event("MODIFIED", pod, {**pod, "spec": {**pod["spec"], "x": 1}})
+    rules.enforcer.wake.assert_called_once_with()
+    assert rules._events.record.called is bool(trouble)
+    later = {**pod, "metadata": {**pod["metadata"], "uid": "later", "annotations": {}}}
+    rules.pod_event("MODIFIED", pod, later)
+    assert not [line for line in rules.kernel.table.listing() if line.startswith("@")], "its namesake's are gone"
 
 
 @pytest.mark.processes

@@ -20,6 +20,12 @@ async def mark(api: FakeClient, name: str, value: str | None) -> None:
     await api.patch("pods", "p", "default", {"metadata": {"annotations": {name: value}}})
 
 
+async def seen(api: FakeClient) -> None:
+    """Until the node has acted on all that was done to the pod: a pod that comes later is done with."""
+    api.put("pods", make_pod("later"))
+    await api.until(lambda: pod_is_ready(api.pod("later")))
+
+
 def container(api: FakeClient) -> dict[str, Any]:
     found: dict[str, Any] = api.pod("p")["status"]["containerStatuses"][0]
     return found
@@ -34,7 +40,7 @@ async def test_a_pod_fails_as_long_as_one_experiment_wants_it(api: FakeClient, m
     await api.until(lambda: container(api)["state"].get("waiting", {}).get("reason") == "PodFailure")
     await mark(api, marks.failed("b"), "true")
     await mark(api, marks.failed("a"), None)
-    await mark(api, "other", "x")
+    await seen(api)
     assert not pod_is_ready(api.pod("p"))
     await mark(api, marks.failed("b"), None)
     await api.until(lambda: pod_is_ready(api.pod("p")))
@@ -60,6 +66,7 @@ async def test_a_container_is_killed_once_for_each_kill(api: FakeClient, make_ho
     assert container(api)["lastState"]["terminated"]["exitCode"] != 0
     await mark(api, "other", "x")
     await mark(api, marks.killed("a"), marks.kill(0, ["main"]))
+    await seen(api)
     assert container(api)["restartCount"] == 1
     await mark(api, marks.killed("a"), marks.kill(1, ["main"]))
     await api.until(lambda: container(api)["lastState"].get("terminated") and "waiting" in container(api)["state"])

@@ -92,7 +92,7 @@ class ExperimentController(CustomController):
         phase, left_s = desired(experiment, now)
         records = records_of(experiment)
         if records is None and phase == RUN:
-            return self._select(experiment, view)
+            return self._select(experiment, view, left_s)
         if deleting:
             undone = self._recover(experiment, records or (), view)
             return result(undone, [without_finalizer(self.resource, experiment, mesh.RECORDS)])
@@ -102,7 +102,7 @@ class ExperimentController(CustomController):
         due = {one["id"]: "" for one in records or () if one["phase"] == INJECTED}
         return self._stepped(experiment, STOP, records, due, undone, now, left_s)
 
-    def _select(self, experiment: Object, view: View) -> Result:
+    def _select(self, experiment: Object, view: View, left_s: float | None) -> Result:
         try:
             made, why = self.selected(experiment, view), "no pod is selected"
         except (BadRequest, ValueError) as e:
@@ -113,7 +113,7 @@ class ExperimentController(CustomController):
         if _is_of_its_time(experiment):
             return result([failed, *self._write(experiment, STOP, [])])
         writes = self._write(experiment, RUN, None)
-        return result([*([failed] if writes else []), *writes], requeue_after=SELECT_AGAIN_S)
+        return result([*([failed] if writes else []), *writes], requeue_after=soonest(SELECT_AGAIN_S, left_s))
 
     def _run(self, experiment: Object, records: list[Record], view: View, now: Moment, left_s: float | None) -> Result:
         due: dict[str, str] = {}
@@ -243,7 +243,7 @@ def _may_be_hit(target: str, spaces: Collection[str]) -> bool:
 
 
 def _is_of_its_time(experiment: Object) -> bool:
-    """Whether it is one of a schedule, done at once or not at all: those that hit nobody would pile up, and hit later."""
+    """Whether it is one of a schedule, done at once or not at all: those that hit nobody would pile up."""
     of_schedule = (meta.controller_of(experiment) or {}).get("kind") == mesh.SCHEDULE
     return of_schedule and meta.spec(experiment).get("action") in mesh.ONE_SHOT
 
