@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.node_annotations import NO_RULES
 from rayplane.control_plane.client import ApiClient, Informer
 from rayplane.node.config import NONE, OFF, ON, NodeHostConfig
 from rayplane.node.egress.networks import Outside
@@ -59,6 +60,8 @@ class PodRules:
         config, isolated = self._config, self._working()
         self._events = events
         if config.network_policy == OFF:
+            if isolated is not None:
+                isolated.isolation += NO_RULES
             return
         facts = EnforcerConfig(
             config.nodes[0].name,

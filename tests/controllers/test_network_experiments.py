@@ -6,7 +6,7 @@ from typing import Any
 
 from rayplane.control_plane.api import chaos_mesh as mesh
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.node_annotations import ISOLATION
+from rayplane.control_plane.api.node_annotations import ISOLATION, NO_RULES
 from rayplane.control_plane.api.pods.marks import Loss, losses
 from tests.controllers.experiments import NETWORKS, Experimented
 
@@ -128,6 +128,10 @@ def test_a_pod_in_its_nodes_network_is_not_parted() -> None:
 
 
 def test_pods_without_a_network_of_their_own_are_not_parted() -> None:
+    c = Networked()
+    c.change("nodes", "n1", metadata={"annotations": {ISOLATION: f"namespaces, one user{NO_RULES}"}})
+    c.part()
+    assert c.lost() == {} and "keeps no packet rules" in c.events[-1][2]
     c = Networked()
     c.change("nodes", "n1", metadata={"annotations": {ISOLATION: "none"}})
     c.part()

@@ -5,8 +5,9 @@ from unittest.mock import Mock
 
 import pytest
 
+from rayplane.control_plane.api.node_annotations import NO_RULES
 from rayplane.control_plane.api.pods.marks import Loss, loses
-from rayplane.node.config import NodeConfig, NodeHostConfig
+from rayplane.node.config import OFF, NodeConfig, NodeHostConfig
 from rayplane.node.nftables.ruleset import NOTHING, Table
 from rayplane.node.pod_rules import PodRules
 from rayplane.node.policy.disturbance import OF_POD_MAX, Budget, of_pod, told
@@ -78,6 +79,13 @@ def test_what_changes_no_rules_is_not_worked_on_and_what_is_not_done_is_said(tro
     later = {**pod, "metadata": {**pod["metadata"], "uid": "later", "annotations": {}}}
     rules.pod_event("MODIFIED", pod, later)
     assert not [line for line in rules.kernel.table.listing() if line.startswith("@")], "its namesake's are gone"
+
+
+async def test_a_node_without_packet_rules_says_so() -> None:
+    isolated = Mock(isolation="namespaces", trouble="")
+    rules = PodRules(NodeHostConfig((NodeConfig("n1"),), (), network_policy=OFF), isolated, {}, Mock())
+    await rules.start(Mock(), Mock())
+    assert isolated.isolation.endswith(NO_RULES)
 
 
 @pytest.mark.processes

@@ -13,7 +13,7 @@ from typing import Any
 from rayplane.control_plane.api import chaos_mesh as mesh
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.node_annotations import isolation_of
+from rayplane.control_plane.api.node_annotations import NO_RULES, isolation_of
 from rayplane.control_plane.api.pods import marks
 from rayplane.control_plane.api.pods.state import pod_is_terminated
 from rayplane.control_plane.controllers.chaos.experiment import (
@@ -77,6 +77,8 @@ class NetworkChaosController(ExperimentController):
             return "the pod is on no node yet"
         if not isolation_of(node).startswith(ISOLATED):
             return f"pods on node {meta.name(node)} have no network of their own"
+        if isolation_of(node).endswith(NO_RULES):
+            return f"node {meta.name(node)} keeps no packet rules: network policy is off there"
         if meta.spec(pod).get("hostNetwork"):
             return "the pod is in its node's network and has none of its own"
         there = [one for one in map(partial(_there, view), records_of(experiment) or ()) if one is not None]
