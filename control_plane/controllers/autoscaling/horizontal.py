@@ -247,7 +247,7 @@ class _Look:
     @property
     def _sleeps(self) -> bool:
         """Whether it was an autoscaler that set it to zero last."""
-        return any(c["type"] == _TO_ZERO and c["status"] == "True" for c in self._conditions)
+        return any(c.get("type") == _TO_ZERO and c.get("status") == "True" for c in self._conditions)
 
     def _is_to_zero(self, asleep: bool) -> None:
         if asleep:
