@@ -33,7 +33,9 @@ def upgrade(
     """
     directory, wanted = state_dir(name, state), _python(python, source)
     if dry_run:
-        _print(run(outlook(directory, wanted)))
+        with progress() as say:
+            found = run(outlook(directory, wanted, say))
+        _print(found)
         return
     with progress() as say:
         steps = run(take_steps(directory, wanted, say))

@@ -34,6 +34,8 @@ class Part:
     role: Role
     python: str
     """Path of the environment's Python; empty where that is not known."""
+    version: str = ""
+    """What it runs, which an environment that was changed in place does not have any more."""
     leads: bool = False
     away: bool = False
     """Whether it does not run."""
@@ -71,15 +73,19 @@ class ReplaceHost:
 Step = Move | HandOver | ReplaceHost
 
 
-def plan(parts: Sequence[Part], wanted: str, *, host: str | None) -> list[Step]:
-    """All steps from what is found to where every part runs in the wanted environment, in their order.
+def plan(parts: Sequence[Part], python: str, version: str, *, host: Part | None) -> list[Step]:
+    """All steps from what is found to where every part runs that version in that environment, in their order.
 
-    `host`: the environment of the process that the supervisor is in; None where it cannot be replaced by itself.
+    `host`: the supervisor, for the process that it is in; None where that cannot be replaced by itself.
     """
+
+    def is_old(part: Part) -> bool:
+        return (part.python, part.version) != (python, version)
+
     steps: list[Step] = [Move(part.name) for part in parts if part.away]
     for role in ORDER:
         of_role = [part for part in parts if part.role is role]
-        old = [part for part in of_role if part.python != wanted and not part.away]
+        old = [part for part in of_role if is_old(part) and not part.away]
         followers, leaders = [p for p in old if not p.leads], [p for p in old if p.leads]
         steps += [Move(part.name) for part in followers]
         for leader in leaders:
@@ -87,6 +93,6 @@ def plan(parts: Sequence[Part], wanted: str, *, host: str | None) -> list[Step]:
             if role is Role.MEMBER and heirs:
                 steps.append(HandOver(leader.name, heirs[0]))
             steps.append(Move(leader.name))
-    if host is not None and host != wanted:
+    if host is not None and is_old(host):
         steps.append(ReplaceHost())
     return steps

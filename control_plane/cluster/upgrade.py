@@ -1,6 +1,7 @@
 """Rolling upgrades of a running cluster, step by step as `rolling` plans them; each step begins when all is well."""
 
 import asyncio
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -12,16 +13,18 @@ from rayplane.control_plane.cluster.carried import HAND_OVER
 from rayplane.control_plane.cluster.config import PROCESS
 from rayplane.control_plane.cluster.ending import HOST_MODULE, of_this_cluster, process_of
 from rayplane.control_plane.cluster.environments import Build, build_of, check_reads_all, environment
-from rayplane.control_plane.cluster.errors import ClusterError
+from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.control_plane.cluster.launch import PROCESS_OUT, PYTHON, exclusive, last_words
 from rayplane.control_plane.cluster.patience import stretched
 from rayplane.control_plane.cluster.readiness import await_ready
 from rayplane.control_plane.cluster.rolling import HandOver, Move, Part, ReplaceHost, Step, plan
-from rayplane.control_plane.cluster.state import StateDir
+from rayplane.control_plane.cluster.state import ClusterState, StateDir
 from rayplane.control_plane.cluster.status import measure
 from rayplane.control_plane.cluster.topology import Role
 from rayplane.control_plane.rpc import RpcError
 from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
+from rayplane.storage.env.marks import MARK_FILE
+from rayplane.storage.formats import FIRST, CorruptMark, Mark
 
 # In fair time without progress.
 WELL_TIMEOUT_S = 120.0
@@ -49,16 +52,16 @@ class Outlook:
     """What goes on with the build of before, and until when."""
 
 
-async def outlook(directory: StateDir, python: str) -> Outlook:
+async def outlook(directory: StateDir, python: str, say: Say = lambda _: None) -> Outlook:
     """The steps to the build of an environment. Raises UsageError, ClusterError: that would lose what is kept."""
-    wanted = await _checked(directory, python)
+    wanted = await checked(directory, python, say)
     async with access(directory) as admin:
         return await _outlook(admin, wanted)
 
 
 async def upgrade(directory: StateDir, python: str, say: Say) -> int:
     """Take all steps to that build; how many there were. Raises UpgradeStopped, and whatever `outlook` does."""
-    wanted = await _checked(directory, python)
+    wanted = await checked(directory, python, say)
     state = directory.read_running()
     with exclusive(directory, state.config.name):
         await _finish_replacing(directory)
@@ -70,7 +73,7 @@ async def upgrade(directory: StateDir, python: str, say: Say) -> int:
             try:
                 if not (isinstance(step, Move) and step.name in away):
                     await _well(directory, say)
-                await _take(directory, step, python)
+                await _take(directory, step, wanted)
             except (ClusterError, RpcError, OSError) as e:
                 why = getattr(e, "message", "") or str(e)
                 raise UpgradeStopped(
@@ -81,15 +84,36 @@ async def upgrade(directory: StateDir, python: str, say: Say) -> int:
     return len(steps)
 
 
-async def _checked(directory: StateDir, python: str) -> Build:
-    """The build of an environment, which can read what this one and the cluster's host write."""
+async def checked(directory: StateDir, python: str, say: Say) -> Build:
+    """The build of an environment, which can read what this one and the cluster's host write.
+
+    Raises UsageError: it is none; ClusterError: it cannot.
+    """
     wanted = await asyncio.to_thread(build_of, python)
-    host = str(directory.read_running().host.get(PYTHON, ""))
-    known = ("", python, sys.executable)
-    present = wanted if host in known else await asyncio.to_thread(build_of, host)
+    state = directory.read_running()
+    host = str(state.host.get(PYTHON, ""))
+    # An environment that was changed in place, or is gone, does not tell any more.
+    present = _as_marked(directory, state)
+    if host not in ("", python, sys.executable):
+        try:
+            present = await asyncio.to_thread(build_of, host)
+        except UsageError:
+            say(f"{host} has no rayplane any more: what it wrote is known from the marks of this machine's data alone")
+    # What this one has read of the state directory is not newer than what it writes there.
     for writes in (Build.own(), present):
         check_reads_all(wanted, writes)
     return wanted
+
+
+def _as_marked(directory: StateDir, state: ClusterState) -> Build:
+    """A build that is gone, as far as the marks of actors' data tell."""
+    version, formats = "the build of before", dict[str, int]()
+    for instance in state.topology.instances:
+        file = directory.path / "data" / instance.name / MARK_FILE
+        with contextlib.suppress(OSError, CorruptMark):
+            mark, kind = Mark.decode(file.read_bytes(), str(file)), instance.role.value
+            version, formats[kind] = mark.build or version, max(mark.format, formats.get(kind, FIRST))
+    return Build(version, "", formats)
 
 
 async def _well(directory: StateDir, say: Say) -> None:
@@ -113,21 +137,24 @@ async def _outlook(admin: Access, wanted: Build) -> Outlook:
     except RpcError as e:
         raise ClusterError(f"the supervisor does not answer ({e.message}); see `rayplane status`") from e
     leading = await _leading(admin)
+    hosts = [row for row in told.instances if row.role == Role.SUPERVISOR.value]
     rows = [row for row in told.instances if row.role != Role.SUPERVISOR.value]
     if not any(row.build for row in rows):
         raise ClusterError(
             "the cluster's build cannot be upgraded in place: `rayplane down` with that one, `rayplane up` with this"
         )
     parts = [_part(row, own, leads=row.name in leading) for row in rows]
-    replaceable = own if admin.state.config.host == PROCESS else None
-    kept = "" if replaceable is not None else "the supervisor and Ray keep their build until `rayplane down` and `up`"
-    return Outlook(parts, plan(parts, wanted.python, host=replaceable), wanted, kept)
+    replaceable = admin.state.config.host == PROCESS
+    host_part = _part(hosts[0], own, leads=False) if replaceable and hosts else None
+    kept = "" if replaceable else "the supervisor and Ray keep their build until `rayplane down` and `up`"
+    return Outlook(parts, plan(parts, wanted.python, wanted.version, host=host_part), wanted, kept)
 
 
 def _part(row: pb.InstanceStatus, own: str, *, leads: bool) -> Part:
     """A part whose build does not tell itself is one that does not run."""
     away = not (row.running and row.build)
-    return Part(row.name, Role(row.role), "" if away else row.runs_in or own, leads and not away, away)
+    python = "" if away else row.runs_in or own
+    return Part(row.name, Role(row.role), python, row.build, leads and not away, away)
 
 
 async def _leading(admin: Access) -> set[str]:
@@ -140,17 +167,18 @@ async def _leading(admin: Access) -> set[str]:
 # Steps
 
 
-async def _take(directory: StateDir, step: Step, python: str) -> None:
+async def _take(directory: StateDir, step: Step, wanted: Build) -> None:
     match step:
         case ReplaceHost():
-            await _replace_host(directory, python)
+            await _replace_host(directory, wanted.python)
         case HandOver(source, target):
             async with access(directory) as admin:
                 await _hand_over(admin, source, target)
         case Move(name):
             async with access(directory) as admin:
                 limit = stretched(MOVE_TIMEOUT_S, times_max=SLOWDOWN_MAX)
-                await admin.supervisor.Move(pb.MoveRequest(name=name, python=python), timeout=limit)
+                request = pb.MoveRequest(name=name, python=wanted.python, version=wanted.version)
+                await admin.supervisor.Move(request, timeout=limit)
 
 
 async def _hand_over(admin: Access, source: str, target: str) -> None:

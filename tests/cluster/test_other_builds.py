@@ -16,10 +16,12 @@ from rayplane.control_plane.cluster.spec_json import spec_from_json, spec_to_jso
 from rayplane.control_plane.cluster.specs import SpecMaker
 from rayplane.control_plane.cluster.state import StateDir
 from rayplane.control_plane.cluster.topology import Machine, Role, Topology, founding, of_one_build
+from rayplane.control_plane.cluster.upgrade import checked
 from rayplane.control_plane.component_base.version import VERSION
 from rayplane.control_plane.rpc import RpcError
 from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
-from rayplane.storage.formats import STATE
+from rayplane.storage.env.marks import MARK_FILE
+from rayplane.storage.formats import STATE, Mark
 from tests.cluster.fake_host import World
 from tests.recorded import unpacked
 
@@ -59,6 +61,10 @@ async def test_an_actor_is_moved_once_and_the_topology_remembers_where() -> None
         assert world.host.stopped.count("apiserver-0") == 1
         await world.stub.Move(pb.MoveRequest(name="apiserver-0", python="/b"), timeout=20.0)
         assert world.host.stopped.count("apiserver-0") == 1
+        # The fake's actors run 1.0: an environment that has another by now was changed in place.
+        for version, times in (("1.0", 1), ("2.0", 2)):
+            await world.stub.Move(pb.MoveRequest(name="apiserver-0", python="/b", version=version), timeout=20.0)
+            assert world.host.stopped.count("apiserver-0") == times
         told = await world.stub.Topology(pb.TopologyRequest(builds=True), timeout=20.0)
         assert {row.name: (row.build, row.runs_in) for row in told.instances}["apiserver-0"] == ("1.0", "/b")
         with pytest.raises(RpcError, match="its host's environment"):
@@ -91,6 +97,28 @@ def test_an_environment_without_rayplane_is_told_so(tmp_path: Path) -> None:
         build_of(str(python))
     with pytest.raises(UsageError):
         build_of(str(tmp_path / "nothing"))
+
+
+def environment(place: Path, build: Build) -> str:
+    """The Python of a stand-in that only says which build it has."""
+    place.write_text(f"#!/bin/sh\necho '{json.dumps(build.to_json())}'\n")
+    place.chmod(0o755)
+    return str(place)
+
+
+@pytest.mark.processes
+async def test_a_build_whose_environment_is_gone_is_known_by_what_it_wrote(tmp_path: Path) -> None:
+    directory = kept(tmp_path, running=True, host={"python": str(tmp_path / "gone")})
+    member = directory.path / "data" / "member-0"
+    member.mkdir(parents=True)
+    own, said = Build.own(), list[str]()
+    wanted = environment(tmp_path / "wanted", replace(own, version="2.0"))
+    (member / MARK_FILE).write_bytes(Mark(own.formats["member"], "1.9").encode())
+    assert (await checked(directory, wanted, said.append)).version == "2.0"
+    assert len(said) == 1 and "gone has no rayplane any more" in said[0]
+    (member / MARK_FILE).write_bytes(Mark(own.formats["member"] + 1, "1.9").encode())
+    with pytest.raises(ClusterError, match=r"2\.0 cannot read what 1\.9 writes \(member\)"):
+        await checked(directory, wanted, said.append)
 
 
 def kept(path: Path, **changed: object) -> StateDir:

@@ -154,7 +154,8 @@ class SupervisorService:
 
         await self._control.change(edit, f"{name} moves to {python or 'the environment of its host'}")
         runs = (await self._host.builds()).get(name)
-        if runs is None or runs.python != python:
+        # The environment may have been changed in place.
+        if runs is None or runs.python != python or (request.version and runs.version != request.version):
             self._control.renew(name)
         await self._started(name)
         return pb.ChangeResponse(name=name)

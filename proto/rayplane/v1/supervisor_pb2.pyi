@@ -84,12 +84,14 @@ class RemoveRequest(_message.Message):
     def __init__(self, role: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
 
 class MoveRequest(_message.Message):
-    __slots__ = ("name", "python")
+    __slots__ = ("name", "python", "version")
     NAME_FIELD_NUMBER: _ClassVar[int]
     PYTHON_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
     name: str
     python: str
-    def __init__(self, name: _Optional[str] = ..., python: _Optional[str] = ...) -> None: ...
+    version: str
+    def __init__(self, name: _Optional[str] = ..., python: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
 
 class ChangeResponse(_message.Message):
     __slots__ = ("name",)
