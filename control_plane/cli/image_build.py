@@ -158,8 +158,7 @@ async def _built(directory: StateDir, place: Path, asked: _Asked) -> "Stored":
         epoch=asked.epoch,
         told=lambda text: errors.print(plain(text), markup=False),
     )
-    cache = BuildCache(directory.path / BUILD_CACHE)
-    work.cache = cache if asked.cached else None
+    work.cache = cache = BuildCache(directory.path / BUILD_CACHE, anew=not asked.cached)
     try:
         image = await _carried_out(work, runner, asked)
     finally:

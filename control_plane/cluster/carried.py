@@ -113,17 +113,8 @@ class Carried:
                 env=environment(),
             )
         assert process.stdin is not None and process.stdout is not None
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.write(json.dumps(spec_to_json(self._spec)).encode() + b"\n")
-            process.stdin.flush()
-        # One that hangs must not keep its host waiting for ever.
-        timer = threading.Timer(stretched(START_TIMEOUT_S, times_max=SLOWDOWN_MAX), process.kill)
-        timer.start()
-        line = process.stdout.readline()
-        timer.cancel()
+        line = _answer(process, json.dumps(spec_to_json(self._spec)).encode() + b"\n")
         process.stdout.close()
-        if self._outlives:
-            process.stdin.close()
         try:
             told = json.loads(line)
         except ValueError:
@@ -131,6 +122,10 @@ class Carried:
         if "pid" not in told:
             process.kill()
             process.wait()
+        if self._outlives or "pid" not in told:
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
+        if "pid" not in told:
             raise ComponentFailed(Failure(told["text"], told.get("data_lost", False)))
         # Whoever gives a handle up is warned while the process runs, unless its end is known.
         process.returncode = 0
@@ -188,6 +183,19 @@ class Carried:
         if not self._ended.is_set():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
+
+
+def _answer(process: "subprocess.Popen[bytes]", told: bytes) -> bytes:
+    """The line that a process says when it is told its spec; one that hangs, or does not read it, is killed in time."""
+    assert process.stdin is not None and process.stdout is not None
+    timer = threading.Timer(stretched(START_TIMEOUT_S, times_max=SLOWDOWN_MAX), process.kill)
+    timer.start()
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.write(told)
+        process.stdin.flush()
+    line = process.stdout.readline()
+    timer.cancel()
+    return line
 
 
 def _last_words(out: Path) -> str:

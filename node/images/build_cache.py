@@ -5,6 +5,7 @@ the directory is the layer of one command, named by that; the longest unused go 
 """
 
 import contextlib
+import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,8 @@ from rayplane.node.images.errors import ImageError
 from rayplane.node.images.manifests import OCI_LAYER, Descriptor, digest_of
 from rayplane.storage.env.private import make_private_dir, own_name, write_private
 
+log = logging.getLogger(__name__)
+
 BYTES_MAX, LAYERS_MAX = 4 * 1024**3, 500
 _LEFT_S = 3600.0
 _LAYER = ".layer"
@@ -30,14 +33,19 @@ def key_of(diff_ids: Sequence[str], told: Mapping[str, Any]) -> str:
 
 
 class BuildCache:
-    """A cache in a directory that builds share, on the file system of their stores."""
+    """A cache in a directory that builds share, on the file system of their stores.
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    `anew`: what is there is not looked for, but what is made takes its place.
+    """
+
+    def __init__(self, directory: Path, *, anew: bool = False) -> None:
+        self._directory, self._anew = directory, anew
 
     def find(self, key: str, blobs: Blobs) -> tuple[Descriptor, ...] | None:
         """The layer that a command made, put among `blobs`; none where it changed nothing. None: it is to be run."""
         told = self._directory / key
+        if self._anew:
+            return None
         try:
             digest, size = orjson.loads(told.read_bytes())
             if digest:
@@ -60,15 +68,22 @@ class BuildCache:
             write_private(self._directory / key, orjson.dumps([digest, size]))
 
     def trim(self, *, bytes_max: int = BYTES_MAX, layers_max: int = LAYERS_MAX) -> None:
-        """Let the longest unused go, and what was not written to its end. Raises OSError."""
-        with contextlib.suppress(FileNotFoundError):
-            names = {one.name: one.stat() for one in os.scandir(self._directory)}
-            told = sorted((name for name in names if "." not in name), key=lambda name: -names[name].st_mtime)
-            left, kept = bytes_max, set[str]()
-            for name in told[:layers_max]:
-                size = names[f"{name}{_LAYER}"].st_size if f"{name}{_LAYER}" in names else 0
-                left -= size
-                kept |= {name, f"{name}{_LAYER}"} if left >= 0 else set()
-            for name in names.keys() - kept:
-                if "." not in name or name.endswith(_LAYER) or time.time() - names[name].st_mtime > _LEFT_S:
-                    (self._directory / name).unlink(missing_ok=True)
+        """Let the longest unused go, and what was not written to its end. Where that cannot be, they stay."""
+        try:
+            self._trim(bytes_max, layers_max)
+        except FileNotFoundError:
+            pass  # nothing was kept, or another build does the same
+        except OSError as e:
+            log.warning("the layers that builds kept stay as they are: %s", e)
+
+    def _trim(self, bytes_max: int, layers_max: int) -> None:
+        names = {one.name: one.stat() for one in os.scandir(self._directory)}
+        told = sorted((name for name in names if "." not in name), key=lambda name: -names[name].st_mtime)
+        left, kept = bytes_max, set[str]()
+        for name in told[:layers_max]:
+            size = names[f"{name}{_LAYER}"].st_size if f"{name}{_LAYER}" in names else 0
+            left -= size
+            kept |= {name, f"{name}{_LAYER}"} if left >= 0 else set()
+        for name in names.keys() - kept:
+            if "." not in name or name.endswith(_LAYER) or time.time() - names[name].st_mtime > _LEFT_S:
+                (self._directory / name).unlink(missing_ok=True)

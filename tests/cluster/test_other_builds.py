@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from rayplane.control_plane.cluster import carried
 from rayplane.control_plane.cluster.components import Spec
 from rayplane.control_plane.cluster.config import AddressPlan, ClusterConfig
 from rayplane.control_plane.cluster.environments import Build, build_of, check_reads_all
 from rayplane.control_plane.cluster.errors import ClusterError, NewerState, UsageError
+from rayplane.control_plane.cluster.failures import ComponentFailed
 from rayplane.control_plane.cluster.launch import down
 from rayplane.control_plane.cluster.pki import Secrets
 from rayplane.control_plane.cluster.spec_json import spec_from_json, spec_to_json
@@ -119,6 +121,26 @@ async def test_a_build_whose_environment_is_gone_is_known_by_what_it_wrote(tmp_p
     (member / MARK_FILE).write_bytes(Mark(own.formats["member"] + 1, "1.9").encode())
     with pytest.raises(ClusterError, match=r"2\.0 cannot read what 1\.9 writes \(member\)"):
         await checked(directory, wanted, said.append)
+
+
+@pytest.mark.processes
+def test_a_process_that_does_not_read_what_it_is_told_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(carried, "START_TIMEOUT_S", 0.1)
+    python = tmp_path / "deaf"
+    python.write_text("#!/bin/sh\nexec sleep 1000\n")
+    python.chmod(0o755)
+    spec = specs()[0]
+    spec = replace(
+        spec,
+        data_dir=str(tmp_path / "data"),
+        log_file=str(tmp_path / "logs" / "own.log"),
+        instance=replace(spec.instance, python=str(python)),
+        topology=replace(spec.topology, run="more than a pipe holds" * 10_000),
+    )
+    with pytest.raises(ComponentFailed, match="said nothing"):
+        carried.Carried(spec, outlives=False)._launch()
 
 
 def kept(path: Path, **changed: object) -> StateDir:

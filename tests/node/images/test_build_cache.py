@@ -23,7 +23,7 @@ class Worker:
     """A machine on which builds are done, each in a store of its own."""
 
     def __init__(self, place: Path) -> None:
-        self.place, self.cache, self.builds = place, BuildCache(place / "cache"), 0
+        self.place, self.cache, self.builds, self.made = place, BuildCache(place / "cache"), 0, b"made"
         self.store = ImageStore(place, None, lambda: 5.0)
         (place / "context").mkdir()
         (place / "context/f").write_text("file")
@@ -37,7 +37,7 @@ class Worker:
 
         def write(upper: Path) -> None:
             if not runner.ran[1:]:
-                (upper / "made").write_text("made")
+                (upper / "made").write_bytes(self.made)
 
         runner = Written(write)
         stages = read_stages(read_dockerfile(text.encode()), {}, architecture())
@@ -94,3 +94,17 @@ def test_a_cache_that_cannot_be_written_is_none(worker: Worker) -> None:
     first, _ = worker.build()
     again, ran = worker.build()
     assert again.digest == first.digest and ran == ["make", "check"]
+    worker.cache.trim()
+
+
+def test_what_was_made_anew_takes_the_place_of_what_was_there(worker: Worker) -> None:
+    """An image that was built without the cache is not gone back from by the next build with it."""
+    worker.build()
+    usual, worker.made = worker.cache, b"later"
+    worker.cache = BuildCache(worker.place / "cache", anew=True)
+    later, ran = worker.build()
+    assert ran == ["make", "check"]
+    worker.cache = usual
+    again, ran = worker.build()
+    assert (again.digest, ran) == (later.digest, [])
+    assert shown(worker.store, again)["made"] == b"later"
