@@ -75,6 +75,10 @@ def pods(cluster: Cluster) -> dict[str, tuple[str, int]]:
     }
 
 
+def uids(found: dict[str, tuple[str, int]]) -> dict[str, str]:
+    return {name: uid for name, (uid, _) in found.items()}
+
+
 def versions(cluster: Cluster) -> set[str]:
     found = cluster.status()
     return {row["version"] for row in (*found["members"], *found["actors"])}
@@ -96,7 +100,8 @@ def test_another_build_takes_over_part_by_part(bring_up: Callable[..., Cluster],
         stopped = cluster.rayplane("upgrade", "--python", str(python), code=FAILED).stderr
         assert "apiserver-1 starts anew" in stopped and "same command again" in stopped
         assert versions(cluster) >= {rayplane.__version__, NEWER}
-        assert pods(cluster) == before
+        # An API server is away: on a busy machine a node may have begun its containers anew, but never its pods.
+        assert uids(pods(cluster)) == uids(before)
         (tmp_path / "broken").write_text("nothing")
         done = cluster.rayplane("upgrade", "--python", str(python)).stdout
         # The supervisor may have brought back by itself what the broken environment could not start.
@@ -109,7 +114,7 @@ def test_another_build_takes_over_part_by_part(bring_up: Callable[..., Cluster],
     # No runtime lets another host go on with its containers: each starts once with its node's, where it is.
     kubectl("rollout", "status", "deployment/web")
     after = pods(cluster)
-    assert {name: uid for name, (uid, _) in after.items()} == {name: uid for name, (uid, _) in before.items()}
+    assert uids(after) == uids(before)
     assert max(restarts for _, restarts in after.values()) <= 1
     assert "nothing to do" in cluster.rayplane("upgrade", "--python", str(python)).stdout
     assert os.path.samefile(cluster.state()["host"]["python"], python)

@@ -27,10 +27,12 @@ _METADATA = b'"metadata":{'
 ITEM = b"{" + _METADATA
 """How an object begins in a list, which says its kind once for all: `Entry.tail` follows."""
 _VERSION = b'"resourceVersion":"%d",'
-# Pods are looked at again when they are bound and when they run: as many as some hundred of them have revisions.
-_PARSED_MAX = 2048
-# What is larger than this is rare, and takes its room from nobody else.
-_LARGE_BYTES, _LARGE_MAX = 32 * 1024, 64
+PARSED = ((8 * 1024, 2048), (32 * 1024, 192), (256 * 1024, 20), (1536 * 1024, 3))
+"""How many objects of up to so many bytes are kept parsed: 32 MiB of bytes in all. What is larger is parsed each time.
+
+Pods are looked at again when they are bound and when they run: as many as some hundred of them have revisions. What is
+larger is rare, and takes its room from nobody else.
+"""
 _SHAPES: tuple[tuple[str, type], ...] = (
     ("labels", dict),
     ("annotations", dict),
@@ -111,7 +113,11 @@ class Entry:
     @property
     def object(self) -> Object:
         """The parsed object. Never change it."""
-        return _parsed(self) if len(self.tail) <= _LARGE_BYTES else _parsed_large(self)
+        size = len(self.tail)
+        if size <= _small[0]:
+            return _small[1](self)
+        kept = next((parsed for bytes_max, parsed in _larger if size <= bytes_max), Entry.fresh_object)
+        return kept(self)
 
     @property
     def labels(self) -> dict[str, str]:
@@ -142,14 +148,8 @@ class Entry:
         return self.object["metadata"].get("uid") or ""
 
 
-@lru_cache(_PARSED_MAX)
-def _parsed(entry: Entry) -> Object:
-    return entry.fresh_object()
-
-
-@lru_cache(_LARGE_MAX)
-def _parsed_large(entry: Entry) -> Object:
-    return entry.fresh_object()
+# Of those looked at last.
+_small, *_larger = [(bytes_max, lru_cache(count)(Entry.fresh_object)) for bytes_max, count in PARSED]
 
 
 class _Stale(Entry):
