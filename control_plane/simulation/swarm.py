@@ -17,6 +17,7 @@ from rayplane.control_plane.faults.vocabulary import (
     Cut,
     Failpoint,
     Fault,
+    Flood,
     FullDisk,
     Heal,
     Jumble,
@@ -42,6 +43,8 @@ KINDS: tuple[Kind, ...] = (*(kind for kind in VERBS.values() if kind not in _OTH
 #: Of a kind that lasts, at most.
 SPAN_MIN_S, SPAN_MAX_S = 0.2, 6.0
 JUMP_MAX_S = 120.0
+#: Requests a second, at most.
+FLOOD_MAX = 50
 _OF_MEMBERS = (Jumble, FullDisk, StalledDisk, SlowDisk, CorruptDisk, Failpoint)
 
 
@@ -60,6 +63,8 @@ def draw(rng: random.Random, kind: Kind, names: Sequence[tuple[Role, str]]) -> F
     if kind is Cut:
         source = rng.choice(everybody)
         return Cut((source,), tuple(name for name in everybody if name != source), for_s)
+    if kind is Flood:
+        return Flood(rng.randint(1, FLOOD_MAX), for_s)
     if kind in _OF_MEMBERS:
         leader = rng.random() < 0.5 and kind is not CorruptDisk
         return _of_member(rng, kind, Target(LEADER) if leader else Target(name=rng.choice(members)), for_s)

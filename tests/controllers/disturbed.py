@@ -353,7 +353,7 @@ class Disturbed(Cluster):
 
     def happen_something(self) -> None:
         slot = self.rng.choice(self.slots)
-        if self._hits("stalled", 0.02):
+        if self._hits("stalled", 0.02) and slot.resources:
             slot.stalled.setdefault(self.rng.choice(sorted(slot.resources)), self.seconds)
         late = [r for r, events in sorted(slot.pending.items()) if events and r not in slot.stalled]
         what = self.rng.random()

@@ -25,6 +25,7 @@ cluster: {timing: fast, nodes: 1, schedulers: 1, controllers: 1}
 client: {write_every: 1s, ask_every: 50ms}
 steps:
   - await: {ready: cluster}
+  - sleep: 5s
   - remove: apiserver-0
 """
 

@@ -47,7 +47,7 @@ class Recorder:
     def __init__(self) -> None:
         self.told: list[tuple[str, str]] = []
 
-    def record(self, about: Object, kind: str, reason: str, message: str) -> None:
+    def record(self, about: Object, kind: str, reason: str, message: str, *, part: str = "") -> None:
         self.told.append((reason, message))
 
 
