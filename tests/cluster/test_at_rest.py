@@ -60,7 +60,8 @@ async def test_secrets_are_nowhere_in_plain_text(tmp_path: Path) -> None:
         if token_text:
             words += spellings(token_text)
         await backup(c.directory, tmp_path / "x.rpbackup", lambda _: None)
-        # The members write it out, snapshots included.
+        # The members write it out, snapshots included; a supervisor would start them again meanwhile.
+        await c.host.stop("supervisor")
         for member in c.topology.instances:
             if member.role.value == "member":
                 await c.host.stop(member.name)
