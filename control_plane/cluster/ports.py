@@ -15,6 +15,7 @@ from dataclasses import replace
 from rayplane.control_plane.cluster.config import SLOTS, AddressPlan
 from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.topology import PORTS, Topology
+from rayplane.control_plane.rpc.sockets import serving
 
 RANGE = range(20_100, 29_900)
 SHARE = len(RANGE) // SLOTS
@@ -39,7 +40,7 @@ def free_port(host: str, taken: Collection[int], rng: random.Random, preferred: 
 
 async def claim(host: str, port: int) -> asyncio.Server:
     """Listen, and hang up on whoever calls: that somebody listens is all that it says."""
-    return await asyncio.start_server(_hang_up, host, port)
+    return await serving(asyncio.start_server(_hang_up, host, port, start_serving=False))
 
 
 async def _hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -22,7 +22,7 @@ from rayplane.control_plane.rpc.health import HealthService
 from rayplane.control_plane.rpc.http2.frames import PREFACE
 from rayplane.control_plane.rpc.network import WebHandler
 from rayplane.control_plane.rpc.service import Service
-from rayplane.control_plane.rpc.sockets import stop_listening
+from rayplane.control_plane.rpc.sockets import serving, stop_listening
 from rayplane.proto import pool
 
 if TYPE_CHECKING:
@@ -73,14 +73,16 @@ class GrpcListener:
         """Raises OSError."""
         host, _, port = address.rpartition(":")
         try:
-            self._server = await self._loop.create_server(
+            made = self._loop.create_server(
                 self.newcomer,
                 host.strip("[]"),
                 int(port),
                 ssl=tls,
                 backlog=BACKLOG,
                 ssl_handshake_timeout=HANDSHAKE_S if tls is not None else None,
+                start_serving=False,
             )
+            self._server = await serving(made)
         except OSError as e:
             raise OSError(e.errno, f"cannot listen on {address}: is the port in use? ({e.strerror})") from e
         self.began(self._server, f"{host}:{self._server.sockets[0].getsockname()[1]}")

@@ -47,10 +47,10 @@ class SystemSockets:
     async def listen(self, address: str, make: MakeProtocol, *, tls: ssl.SSLContext | None = None) -> Listening:
         host, _, port = address.rpartition(":")
         handshake_s = HANDSHAKE_S if tls is not None else None
-        server = await asyncio.get_running_loop().create_server(
-            make, host, int(port), ssl=tls, backlog=BACKLOG, ssl_handshake_timeout=handshake_s
+        made = asyncio.get_running_loop().create_server(
+            make, host, int(port), ssl=tls, backlog=BACKLOG, ssl_handshake_timeout=handshake_s, start_serving=False
         )
-        return _Port(server)
+        return _Port(await serving(made))
 
     async def connect(
         self, address: str, make: MakeProtocol, *, tls: ssl.SSLContext | None = None, server_name: str | None = None
@@ -68,6 +68,20 @@ class _Port:
 
     async def close(self) -> None:
         await stop_listening(self._server)
+
+
+async def serving(made: Awaitable[asyncio.Server]) -> asyncio.Server:
+    """A server that asyncio makes with `start_serving=False`, and that serves now; closed where its start is cancelled.
+
+    Started by asyncio itself it has its sockets a turn of the loop before anybody has it, who could close them.
+    """
+    server = await made
+    try:
+        await server.start_serving()
+    except BaseException:
+        server.close()
+        raise
+    return server
 
 
 async def stop_listening(server: asyncio.Server) -> None:

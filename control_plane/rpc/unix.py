@@ -15,6 +15,7 @@ from rayplane.control_plane.rpc.connection_io import Peer
 from rayplane.control_plane.rpc.grpc_client import GrpcChannel
 from rayplane.control_plane.rpc.listener import BACKLOG, GrpcListener
 from rayplane.control_plane.rpc.service import MESSAGE_BYTES_MAX, Service
+from rayplane.control_plane.rpc.sockets import serving
 from rayplane.storage.env.sockets import ADDRESS_BYTES_MAX
 
 _OWN_USER_ONLY = 0o177
@@ -44,7 +45,10 @@ class UnixListener(GrpcListener):
                 sock.bind(path)
             finally:
                 os.umask(before)
-            server = await asyncio.get_running_loop().create_unix_server(self.newcomer, sock=sock, backlog=BACKLOG)
+            loop = asyncio.get_running_loop()
+            server = await serving(
+                loop.create_unix_server(self.newcomer, sock=sock, backlog=BACKLOG, start_serving=False)
+            )
         except BaseException:
             sock.close()
             raise

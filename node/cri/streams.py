@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from rayplane.control_plane.api.errors import ApiError, NotFound
 from rayplane.control_plane.rpc.errors import error_of
+from rayplane.control_plane.rpc.sockets import serving
 from rayplane.node.errors import Malformed, NodeError, TooMany
 from rayplane.node.runtime import ContainerRun
 from rayplane.node.streaming.service import first_of, forward_port, run_command
@@ -101,7 +102,8 @@ class StreamServer:
         from rayplane.control_plane.rpc import http1
 
         self._web = http1.server(self._answer)
-        self._server = await asyncio.get_running_loop().create_server(self._web, _HOST, 0)
+        made = asyncio.get_running_loop().create_server(self._web, _HOST, 0, start_serving=False)
+        self._server = await serving(made)
         self._base = f"http://{_HOST}:{self._server.sockets[0].getsockname()[1]}"
 
     async def stop(self) -> None:

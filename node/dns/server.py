@@ -11,7 +11,7 @@ from typing import cast
 
 from dnslib import QTYPE, RCODE
 
-from rayplane.control_plane.rpc.sockets import stop_listening
+from rayplane.control_plane.rpc.sockets import serving, stop_listening
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.node.dns.answers import Answer, answer
 from rayplane.node.dns.cache import OwnAnswers
@@ -291,7 +291,8 @@ class _Port:
                 lambda: _Datagrams(receive), sock=sock
             )
             sock = await place.network.listen(place.ip, self.number)
-            self._server = await asyncio.start_server(accept, sock=sock, backlog=BACKLOG, limit=QUESTION_MAX)
+            made = asyncio.start_server(accept, sock=sock, backlog=BACKLOG, limit=QUESTION_MAX, start_serving=False)
+            self._server = await serving(made)
         except BaseException:
             await self.close()
             raise

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from rayplane.control_plane.rpc.sockets import stop_listening
+from rayplane.control_plane.rpc.sockets import serving, stop_listening
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.node.egress import packet_rules
 from rayplane.node.egress.networks import Outside
@@ -126,7 +126,8 @@ class EgressRelay:
         network = self._config.network
         network.add_egress()
         listening = await network.transparent("tcp", "0.0.0.0", 0)
-        self._server = await asyncio.start_server(self._accept, sock=listening, backlog=BACKLOG, limit=CHUNK)
+        made = asyncio.start_server(self._accept, sock=listening, backlog=BACKLOG, limit=CHUNK, start_serving=False)
+        self._server = await serving(made)
         self._datagrams = await network.transparent("udp", "0.0.0.0", 0)
         self._datagrams.setsockopt(socket.SOL_IP, _ORIGINAL, 1)
         asyncio.get_running_loop().add_reader(self._datagrams, self._read)

@@ -16,7 +16,7 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ApiClient, Informer
 from rayplane.control_plane.rpc import http1, reverse_proxy
 from rayplane.control_plane.rpc.gate import HttpLimits
-from rayplane.control_plane.rpc.sockets import stop_listening
+from rayplane.control_plane.rpc.sockets import serving, stop_listening
 from rayplane.node.events import Events
 from rayplane.node.ingress.annotations import GRPC, GRPCS, Options
 from rayplane.node.ingress.certificates import Certificates
@@ -112,12 +112,14 @@ class Ingress:
     async def _listen_by_tls(self, sock: socket.socket) -> None:
         loop, runner = asyncio.get_running_loop(), self._runner
         assert runner is not None and runner.server is not None
-        self._tls = await loop.create_server(
+        made = loop.create_server(
             lambda: ByProtocol(self._front, runner.server),  # type: ignore[arg-type]
             sock=sock,
             ssl=self.certificates.context,
             ssl_handshake_timeout=HANDSHAKE_S,
+            start_serving=False,
         )
+        self._tls = await serving(made)
         self._checking = loop.call_later(CHECK_S, self._check)
 
     def _front(self) -> FrontConnection | None:

@@ -8,7 +8,7 @@ import asyncio
 import json
 
 from rayplane.control_plane.api.meta import split_key
-from rayplane.control_plane.rpc.sockets import stop_listening
+from rayplane.control_plane.rpc.sockets import serving, stop_listening
 from rayplane.node.proxy.listeners import Places, opened
 from rayplane.node.proxy.rules import Target
 from rayplane.node.runtime.pod_network import PodNetwork
@@ -33,7 +33,8 @@ class HealthListener:
     async def open(self) -> OSError | None:
         async def begin(network: PodNetwork, ip: str, port: int) -> None:
             sock = await network.listen(ip, port)
-            self._servers.append(await asyncio.start_server(self._accept, sock=sock, backlog=BACKLOG, limit=HEAD_MAX))
+            made = asyncio.start_server(self._accept, sock=sock, backlog=BACKLOG, limit=HEAD_MAX, start_serving=False)
+            self._servers.append(await serving(made))
 
         return await opened(self, begin)
 

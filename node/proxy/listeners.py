@@ -9,7 +9,7 @@ import ipaddress
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Protocol
 
-from rayplane.control_plane.rpc.sockets import stop_listening
+from rayplane.control_plane.rpc.sockets import serving, stop_listening
 from rayplane.node.proxy.pipes import CHUNK, Pipe, TcpPipe, splice
 from rayplane.node.proxy.rules import Endpoint, Socket, Target
 from rayplane.node.runtime.pod_network import PodNetwork
@@ -121,7 +121,8 @@ class TcpListener:
     async def open(self) -> OSError | None:
         async def begin(network: PodNetwork, ip: str, port: int) -> None:
             sock = await network.listen(ip, port)
-            self._servers.append(await asyncio.start_server(self._accept, sock=sock, backlog=BACKLOG, limit=CHUNK))
+            made = asyncio.start_server(self._accept, sock=sock, backlog=BACKLOG, limit=CHUNK, start_serving=False)
+            self._servers.append(await serving(made))
 
         return await opened(self, begin)
 

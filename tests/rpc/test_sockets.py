@@ -8,9 +8,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 import pytest_asyncio
 
+from rayplane.control_plane.cluster.ports import can_bind
 from rayplane.control_plane.rpc.memory_sockets import MemorySockets, Wires
 from rayplane.control_plane.rpc.sockets import Listening, Sockets, SystemSockets, accepting, streams
 from rayplane.control_plane.simulation import VirtualLoop
+from tests.ports import free_port
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -95,6 +97,21 @@ async def test_who_is_accepted_in_the_turn_in_which_the_port_is_closed_is_not_le
         async with asyncio.timeout(60):
             assert await asyncio.get_running_loop().sock_recv(client, 1) == b""
     assert ended == ["served"]
+
+
+async def test_a_port_whose_opening_is_cancelled_at_any_turn_is_free_again() -> None:
+    port = free_port()
+    for turns in range(20):
+        opening = asyncio.ensure_future(SystemSockets().listen(f"127.0.0.1:{port}", asyncio.Protocol))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        if opening.done():
+            await opening.result().close()
+            return
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        assert can_bind("127.0.0.1", port), f"it is still open after {turns} turns"
 
 
 async def test_an_address_is_had_once(pair: Pair) -> None:
