@@ -2,7 +2,10 @@
 
 import asyncio
 import logging
-from typing import Any
+from collections.abc import Awaitable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +31,16 @@ class Turn:
         if loop.time() - self._since >= TURN_S:
             await asyncio.sleep(0)
             self._since = loop.time()
+
+
+async def finished(work: Awaitable[T]) -> T:
+    """Await what must not be left half done, as a thread that goes on: who is cancelled waits for it first, once."""
+    doing = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(doing)
+    except asyncio.CancelledError:
+        await asyncio.gather(doing, return_exceptions=True)  # why it failed is no news to who wants it no more
+        raise
 
 
 async def cancel_and_wait(*tasks: asyncio.Future[Any] | None) -> None:

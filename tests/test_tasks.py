@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from rayplane.control_plane import tasks
-from rayplane.control_plane.tasks import TURN_S, Turn, cancel_and_wait
+from rayplane.control_plane.tasks import TURN_S, Turn, cancel_and_wait, finished
 
 
 async def _for_ever() -> None:
@@ -113,3 +113,21 @@ async def test_tasks_that_wait_for_nothing_let_others_go_after_a_turn(monkeypatc
     await cancel_and_wait(other)
     # Of 200 steps four make a turn; the other task that takes it begins it anew when it is back.
     assert 200 / 10 <= passes <= 200 / 3
+
+
+async def test_what_must_not_be_left_half_done_is_waited_for_by_who_is_cancelled() -> None:
+    done, go = list[str](), asyncio.Event()
+
+    async def work() -> None:
+        await go.wait()
+        done.append("all of it")
+        raise OSError("which nobody wants to know any more")
+
+    (waiting,) = await _started(finished(work()))
+    waiting.cancel()
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert done == ["all of it"]

@@ -12,12 +12,12 @@ from typing import Any, Final
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.cron import CronError, parse_schedule
+from rayplane.control_plane.api.definitions import COUNT, TEXT, TEXTS, Schema, definition, list_of, map_of, object_of
 from rayplane.control_plane.api.errors import ApiError, FieldError, invalid, required
 from rayplane.control_plane.api.machinery.selectors import from_label_selector
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.durations import DurationError, parse_duration
 
-Schema = dict[str, Any]
 GROUP, VERSION = "chaos-mesh.org", "v1alpha1"
 API_VERSION: Final = f"{GROUP}/{VERSION}"
 POD_CHAOS, NETWORK_CHAOS, SCHEDULE = "PodChaos", "NetworkChaos", "Schedule"
@@ -47,133 +47,103 @@ def resource(kind: str) -> str:
 
 # --- definitions ----------------------------------------------------------------------------------
 
-_TEXT: Final[Schema] = {"type": "string"}
-_COUNT: Final[Schema] = {"type": "integer", "format": "int64", "minimum": 0}
-_TEXTS: Final[Schema] = {"type": "array", "items": _TEXT}
-_PAIRS: Final[Schema] = {"type": "object", "additionalProperties": _TEXT}
+_PAIRS: Final = map_of(TEXT)
 
 
 def _enum(*values: str) -> Schema:
     return {"type": "string", "enum": list(values)}
 
 
-def _object(*required: str, **fields: Schema) -> Schema:
-    return {"type": "object", "properties": fields, **({"required": list(required)} if required else {})}
-
-
-def _list(item: Schema) -> Schema:
-    return {"type": "array", "items": item}
-
-
-_SELECTOR: Final = _object(
-    namespaces=_TEXTS,
-    nodes=_TEXTS,
-    pods={"type": "object", "additionalProperties": _TEXTS},
+_SELECTOR: Final = object_of(
+    namespaces=TEXTS,
+    nodes=TEXTS,
+    pods=map_of(TEXTS),
     nodeSelectors=_PAIRS,
     fieldSelectors=_PAIRS,
     labelSelectors=_PAIRS,
-    expressionSelectors=_list(_object("key", "operator", key=_TEXT, operator=_TEXT, values=_TEXTS)),
+    expressionSelectors=list_of(object_of("key", "operator", key=TEXT, operator=TEXT, values=TEXTS)),
     annotationSelectors=_PAIRS,
-    podPhaseSelectors=_TEXTS,
+    podPhaseSelectors=TEXTS,
 )
 _SELECTED: Final[dict[str, Schema]] = {
     "selector": _SELECTOR,
     "mode": _enum(ONE, ALL, FIXED, FIXED_PERCENT, RANDOM_MAX_PERCENT),
-    "value": _TEXT,
+    "value": TEXT,
 }
 _SPECS: Final[dict[str, Schema]] = {
-    POD_CHAOS: _object(
+    POD_CHAOS: object_of(
         "action",
         "mode",
         "selector",
         **_SELECTED,
         action=_enum(POD_KILL, POD_FAILURE, CONTAINER_KILL),
-        containerNames=_TEXTS,
-        duration=_TEXT,
-        gracePeriod=_COUNT,
-        remoteCluster=_TEXT,
+        containerNames=TEXTS,
+        duration=TEXT,
+        gracePeriod=COUNT,
+        remoteCluster=TEXT,
     ),
-    NETWORK_CHAOS: _object(
+    NETWORK_CHAOS: object_of(
         "action",
         "mode",
         "selector",
         **_SELECTED,
         action=_enum("netem", "delay", LOSS, "duplicate", "corrupt", PARTITION, "bandwidth"),
-        device=_TEXT,
-        targetDevice=_TEXT,
+        device=TEXT,
+        targetDevice=TEXT,
         direction=_enum(TO, FROM, BOTH, ""),
-        target=_object("mode", "selector", **_SELECTED),
-        externalTargets=_TEXTS,
-        duration=_TEXT,
-        remoteCluster=_TEXT,
-        delay=_object(
-            latency=_TEXT,
-            correlation=_TEXT,
-            jitter=_TEXT,
-            reorder=_object(reorder=_TEXT, correlation=_TEXT, gap=_COUNT),
+        target=object_of("mode", "selector", **_SELECTED),
+        externalTargets=TEXTS,
+        duration=TEXT,
+        remoteCluster=TEXT,
+        delay=object_of(
+            latency=TEXT,
+            correlation=TEXT,
+            jitter=TEXT,
+            reorder=object_of(reorder=TEXT, correlation=TEXT, gap=COUNT),
         ),
-        loss=_object(loss=_TEXT, correlation=_TEXT),
-        duplicate=_object(duplicate=_TEXT, correlation=_TEXT),
-        corrupt=_object(corrupt=_TEXT, correlation=_TEXT),
-        rate=_object(rate=_TEXT),
-        bandwidth=_object(rate=_TEXT, limit=_COUNT, buffer=_COUNT, peakrate=_COUNT, minburst=_COUNT),
+        loss=object_of(loss=TEXT, correlation=TEXT),
+        duplicate=object_of(duplicate=TEXT, correlation=TEXT),
+        corrupt=object_of(corrupt=TEXT, correlation=TEXT),
+        rate=object_of(rate=TEXT),
+        bandwidth=object_of(rate=TEXT, limit=COUNT, buffer=COUNT, peakrate=COUNT, minburst=COUNT),
     ),
 }
-_EVENT: Final = _object(type=_TEXT, operation=_TEXT, message=_TEXT, timestamp=_TEXT)
-_RECORD: Final = _object(
-    id=_TEXT,
-    selectorKey=_TEXT,
-    phase=_TEXT,
-    injectedCount=_COUNT,
-    recoveredCount=_COUNT,
-    events=_list(_EVENT),
-    uid=_TEXT,
+_EVENT: Final = object_of(type=TEXT, operation=TEXT, message=TEXT, timestamp=TEXT)
+_RECORD: Final = object_of(
+    id=TEXT,
+    selectorKey=TEXT,
+    phase=TEXT,
+    injectedCount=COUNT,
+    recoveredCount=COUNT,
+    events=list_of(_EVENT),
+    uid=TEXT,
 )
-_STATUS: Final = _object(
-    conditions=_list(_object(type=_TEXT, status=_TEXT, reason=_TEXT)),
-    experiment=_object(desiredPhase=_TEXT, containerRecords=_list(_RECORD)),
+_STATUS: Final = object_of(
+    conditions=list_of(object_of(type=TEXT, status=TEXT, reason=TEXT)),
+    experiment=object_of(desiredPhase=TEXT, containerRecords=list_of(_RECORD)),
 )
-_REFERENCE: Final = _object(apiVersion=_TEXT, kind=_TEXT, name=_TEXT, namespace=_TEXT, uid=_TEXT, resourceVersion=_TEXT)
+_REFERENCE: Final = object_of(apiVersion=TEXT, kind=TEXT, name=TEXT, namespace=TEXT, uid=TEXT, resourceVersion=TEXT)
 
 
 def definitions() -> list[Object]:
     """A definition (CustomResourceDefinition) of each kind; new objects on every call."""
     found = [_definition(kind, _SPECS[kind], _STATUS) for kind in EXPERIMENTS]
-    schedule = _object(
+    schedule = object_of(
         "schedule",
         "type",
-        schedule=_TEXT,
-        type=_TEXT,
+        schedule=TEXT,
+        type=TEXT,
         concurrencyPolicy=_enum(FORBID, ALLOW),
-        historyLimit={**_COUNT, "minimum": 1},
-        startingDeadlineSeconds={**_COUNT, "nullable": True},
+        historyLimit={**COUNT, "minimum": 1},
+        startingDeadlineSeconds={**COUNT, "nullable": True},
         **{field: _SPECS[kind] for kind, field in EXPERIMENTS.items()},
     )
-    status = _object(active=_list(_REFERENCE), time={**_TEXT, "nullable": True})
+    status = object_of(active=list_of(_REFERENCE), time={**TEXT, "nullable": True})
     return [*found, _definition(SCHEDULE, schedule, status)]
 
 
 def _definition(kind: str, spec: Schema, status: Schema) -> Object:
-    schema = _object("spec", apiVersion=_TEXT, kind=_TEXT, metadata={"type": "object"}, spec=spec, status=status)
-    plural = PLURALS[kind]
-    version = {
-        "name": VERSION,
-        "served": True,
-        "storage": True,
-        "schema": {"openAPIV3Schema": schema},
-        "subresources": {"status": {}},
-    }
-    return {
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{plural}.{GROUP}"},
-        "spec": {
-            "group": GROUP,
-            "names": {"kind": kind, "listKind": f"{kind}List", "plural": plural, "singular": kind.lower()},
-            "scope": "Namespaced",
-            "versions": [version],
-        },
-    }
+    return definition(GROUP, VERSION, kind, PLURALS[kind], spec=spec, status=status, required=["spec"])
 
 
 # --- what objects may say -------------------------------------------------------------------------

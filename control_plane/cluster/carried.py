@@ -20,6 +20,7 @@ from rayplane.control_plane.cluster.environments import CARRIED_MODULE, environm
 from rayplane.control_plane.cluster.failures import ComponentFailed, Failure
 from rayplane.control_plane.cluster.patience import stretched
 from rayplane.control_plane.cluster.spec_json import spec_to_json
+from rayplane.control_plane.tasks import finished
 from rayplane.storage.env.private import make_private_dir, write_private
 
 STOP_TIMEOUT_S = 10.0
@@ -84,7 +85,10 @@ class Carried:
         self.note = Note("", spec.instance.python)
 
     async def start(self) -> None:
-        """Take over the process that is there, or start one. Raises ComponentFailed, OSError."""
+        """Take over the process that is there, or start one. Raises ComponentFailed, OSError; call `stop` then too."""
+        await finished(self._start())
+
+    async def _start(self) -> None:
         there = process_of(self._data)
         note = read_note(self._data)
         if self._outlives and there and note is not None and note.python == self._spec.instance.python:

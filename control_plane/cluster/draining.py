@@ -21,6 +21,7 @@ from rayplane.control_plane.cluster.patience import Patience, is_passing, slowdo
 from rayplane.control_plane.cluster.ray_driven import CONNECT_TIMEOUT_S, ray_driver, while_ray_lives
 from rayplane.control_plane.cluster.state import StateDir
 from rayplane.control_plane.cluster.topology import Role, Topology
+from rayplane.control_plane.tasks import finished
 from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
 
 #: Of a node: the machine that it was cordoned for.
@@ -201,7 +202,7 @@ async def _move_supervisor(directory: StateDir) -> str:
         try:
             await while_ray_lives(state.host, driver.line(), CONNECT_TIMEOUT_S)
             driver.go_on()
-            await driver.finished()
+            await finished(driver.ended())
         except ClusterError as e:
             raise ClusterError(f"the supervisor does not move: {e}; try again") from e
     return await until(lambda: _find_supervisor(directory), CALL_TIMEOUT_S, is_passing)

@@ -41,14 +41,17 @@ async def prepare(spec: Spec, env: Env, network: Network, host: Host, *, outlive
     """
     with logs.speaking(spec.instance.role.value, spec.instance.name):
         log.info("starting")
-        if not spec.instance.python:
-            return await _prepare(spec, env, network, host)
-        component = Carried(spec, outlives=outlives)
-        await component.start()
+        carried = bool(spec.instance.python)
+        component = Carried(spec, outlives=outlives) if carried else await _component(spec, env, network, host)
+        try:
+            await component.start()
+        except BaseException:
+            await component.stop()
+            raise
         return component
 
 
-async def _prepare(spec: Spec, env: Env, network: Network, host: Host) -> Component:
+async def _component(spec: Spec, env: Env, network: Network, host: Host) -> Component:
     directory = None
     if kept := _KEPT.get(spec.instance.role):
         await raise_mark(env.disk, checked(env.disk, kept, VERSION), kept.newest, VERSION)
@@ -58,17 +61,10 @@ async def _prepare(spec: Spec, env: Env, network: Network, host: Host) -> Compon
     if spec.front_proxy is not None:
         spec.front_proxy.write(front_proxy_dir(tls_dir(spec)))
     if spec.instance.role is Role.SUPERVISOR:
-        component: Component = Supervisor(
+        return Supervisor(
             spec, network, host, disk=env.disk, clock=env.clock, claim=lambda: claim(*spec.plan.claim_address)
         )
-    else:
-        component = build(spec, env, network, tls_dir=directory)
-    try:
-        await component.start()
-    except BaseException:
-        await component.stop()
-        raise
-    return component
+    return build(spec, env, network, tls_dir=directory)
 
 
 def keep_fresh(spec: Spec, env: Env, network: GrpcNetwork | SharedNetwork) -> asyncio.Task[None]:

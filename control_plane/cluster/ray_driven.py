@@ -61,16 +61,6 @@ class Driver:
         if await self._process.wait() != 0:
             raise ClusterError(said[-1] if said else "the process that talks to Ray failed")
 
-    async def finished(self) -> None:
-        """Like `ended`, for what must not be left half done: who is interrupted waits for it first; but only once."""
-        ending = asyncio.ensure_future(self.ended())
-        try:
-            await asyncio.shield(ending)
-        except asyncio.CancelledError:
-            with contextlib.suppress(ClusterError):
-                await ending
-            raise
-
     def go_on(self) -> None:
         assert self._process.stdin is not None
         self._process.stdin.write(b"\n")

@@ -5,14 +5,14 @@ Field names are those of KWOK's `kwok.x-k8s.io/v1alpha1`; `answers`, `text`, `pr
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
+from rayplane.control_plane.api.definitions import COUNT, TEXT, TEXTS, Schema, definition, list_of, map_of, object_of
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.stages.answers import CLUSTER, FIELDS, answer_errors
 from rayplane.control_plane.stages.expressions import Errors
 from rayplane.control_plane.stages.stage import GROUP, STAGE, read_stage
 
-Schema = dict[str, Any]
 PLURALS: Final = {
     STAGE: "stages",
     "Logs": "logs",
@@ -21,84 +21,71 @@ PLURALS: Final = {
     "PortForward": "portforwards",
     "ResourceUsage": "resourceusages",
 }
-_TEXT: Final[Schema] = {"type": "string"}
 _YES: Final[Schema] = {"type": "boolean"}
-_COUNT: Final[Schema] = {"type": "integer", "format": "int64", "minimum": 0}
-_TEXTS: Final[Schema] = {"type": "array", "items": _TEXT}
 _AMOUNT: Final[Schema] = {"x-kubernetes-int-or-string": True}
 
 
-def _object(**fields: Schema) -> Schema:
-    return {"type": "object", "properties": fields}
-
-
-def _list(item: Schema) -> Schema:
-    return {"type": "array", "items": item}
-
-
-def _map(value: Schema) -> Schema:
-    return {"type": "object", "additionalProperties": value}
-
-
-_EXPRESSION: Final = _object(expression=_TEXT)
-_FROM: Final = _object(cel=_EXPRESSION, jq=_EXPRESSION, expressionFrom=_TEXT)
-_JQ: Final = {"key": _TEXT, "operator": _TEXT, "values": _TEXTS}
-_USER: Final = _object(username=_TEXT)
-_EVENT: Final = _object(type=_TEXT, reason=_TEXT, message=_TEXT)
-_VALUE: Final = _list(_object(value=_TEXT))
-_FINALIZERS: Final = _object(add=_VALUE, remove=_VALUE, empty=_YES)
-_PATCH: Final = _object(subresource=_TEXT, root=_TEXT, template=_TEXT, type=_TEXT, impersonation=_USER)
-_APPLY: Final = _object(subresource=_TEXT, template=_TEXT, type=_TEXT, impersonation=_USER)
+_EXPRESSION: Final = object_of(expression=TEXT)
+_FROM: Final = object_of(cel=_EXPRESSION, jq=_EXPRESSION, expressionFrom=TEXT)
+_JQ: Final = {"key": TEXT, "operator": TEXT, "values": TEXTS}
+_USER: Final = object_of(username=TEXT)
+_EVENT: Final = object_of(type=TEXT, reason=TEXT, message=TEXT)
+_VALUE: Final = list_of(object_of(value=TEXT))
+_FINALIZERS: Final = object_of(add=_VALUE, remove=_VALUE, empty=_YES)
+_PATCH: Final = object_of(subresource=TEXT, root=TEXT, template=TEXT, type=TEXT, impersonation=_USER)
+_APPLY: Final = object_of(subresource=TEXT, template=TEXT, type=TEXT, impersonation=_USER)
 _COMMON: Final = {"event": _EVENT, "finalizers": _FINALIZERS, "delete": _YES}
-_STAGE: Final = _object(
-    resourceRef=_object(apiGroup=_TEXT, kind=_TEXT),
-    selector=_object(
-        matchLabels=_map(_TEXT),
-        matchAnnotations=_map(_TEXT),
-        matchExpressions=_list(_object(cel=_EXPRESSION, jq=_object(**_JQ), **_JQ)),
+_STAGE: Final = object_of(
+    resourceRef=object_of(apiGroup=TEXT, kind=TEXT),
+    selector=object_of(
+        matchLabels=map_of(TEXT),
+        matchAnnotations=map_of(TEXT),
+        matchExpressions=list_of(object_of(cel=_EXPRESSION, jq=object_of(**_JQ), **_JQ)),
     ),
-    weight=_COUNT,
+    weight=COUNT,
     weightFrom=_FROM,
-    delay=_object(
-        durationMilliseconds=_COUNT,
+    delay=object_of(
+        durationMilliseconds=COUNT,
         durationFrom=_FROM,
-        jitterDurationMilliseconds=_COUNT,
+        jitterDurationMilliseconds=COUNT,
         jitterDurationFrom=_FROM,
     ),
-    next=_object(**_COMMON, patches=_list(_PATCH), statusTemplate=_TEXT, statusSubresource=_TEXT, statusPatchAs=_USER),
-    steps=_list(_object(**_COMMON, patch=_PATCH, apply=_APPLY)),
+    next=object_of(
+        **_COMMON, patches=list_of(_PATCH), statusTemplate=TEXT, statusSubresource=TEXT, statusPatchAs=_USER
+    ),
+    steps=list_of(object_of(**_COMMON, patch=_PATCH, apply=_APPLY)),
     immediateNextStage=_YES,
 )
-_OUTPUT: Final = {"containers": _TEXTS, "logsFile": _TEXT, "text": _TEXT}
+_OUTPUT: Final = {"containers": TEXTS, "logsFile": TEXT, "text": TEXT}
 _PARTS: Final[dict[str, Schema]] = {
-    "Logs": _object(**_OUTPUT, previousLogsFile=_TEXT, previousText=_TEXT, follow=_YES),
-    "Attach": _object(**_OUTPUT),
-    "Exec": _object(
-        containers=_TEXTS,
-        local=_object(
-            workDir=_TEXT,
-            envs=_list(_object(name=_TEXT, value=_TEXT)),
-            securityContext=_object(runAsUser=_COUNT, runAsGroup=_COUNT),
+    "Logs": object_of(**_OUTPUT, previousLogsFile=TEXT, previousText=TEXT, follow=_YES),
+    "Attach": object_of(**_OUTPUT),
+    "Exec": object_of(
+        containers=TEXTS,
+        local=object_of(
+            workDir=TEXT,
+            envs=list_of(object_of(name=TEXT, value=TEXT)),
+            securityContext=object_of(runAsUser=COUNT, runAsGroup=COUNT),
         ),
-        answers=_list(
-            _object(
-                command=_TEXTS,
-                match=_TEXT,
-                stdout=_TEXT,
-                stderr=_TEXT,
+        answers=list_of(
+            object_of(
+                command=TEXTS,
+                match=TEXT,
+                stdout=TEXT,
+                stderr=TEXT,
                 exitCode={"type": "integer", "minimum": 0, "maximum": 255},
-                delayMilliseconds={**_COUNT, "maximum": 3_600_000},
+                delayMilliseconds={**COUNT, "maximum": 3_600_000},
             )
         ),
     ),
-    "PortForward": _object(
-        ports=_list({"type": "integer", "minimum": 1, "maximum": 65535}),
-        target=_object(port={"type": "integer", "minimum": 1, "maximum": 65535}, address=_TEXT),
-        command=_TEXTS,
+    "PortForward": object_of(
+        ports=list_of({"type": "integer", "minimum": 1, "maximum": 65535}),
+        target=object_of(port={"type": "integer", "minimum": 1, "maximum": 65535}, address=TEXT),
+        command=TEXTS,
     ),
-    "ResourceUsage": _object(
-        containers=_TEXTS,
-        usage=_map(_object(value=_AMOUNT, expression=_TEXT, trace=_list(_object(after=_TEXT, value=_AMOUNT)))),
+    "ResourceUsage": object_of(
+        containers=TEXTS,
+        usage=map_of(object_of(value=_AMOUNT, expression=TEXT, trace=list_of(object_of(after=TEXT, value=_AMOUNT)))),
     ),
 }
 
@@ -134,32 +121,16 @@ def _definition(kind: str, plural: str) -> Object:
     if own == STAGE:
         spec = _STAGE
     else:
-        spec = _object(**{FIELDS[own]: _list(_PARTS[own])})
+        spec = object_of(**{FIELDS[own]: list_of(_PARTS[own])})
         if cluster:
-            spec["properties"]["selector"] = _object(matchNamespaces=_TEXTS, matchNames=_TEXTS)
-    condition = _object(type=_TEXT, status=_TEXT, reason=_TEXT, message=_TEXT, lastTransitionTime=_TEXT)
-    schema = _object(
-        apiVersion=_TEXT,
-        kind=_TEXT,
-        metadata={"type": "object"},
+            spec["properties"]["selector"] = object_of(matchNamespaces=TEXTS, matchNames=TEXTS)
+    condition = object_of(type=TEXT, status=TEXT, reason=TEXT, message=TEXT, lastTransitionTime=TEXT)
+    return definition(
+        GROUP,
+        "v1alpha1",
+        kind,
+        plural,
         spec=spec,
-        status=_object(conditions=_list(condition)),
+        status=object_of(conditions=list_of(condition)),
+        namespaced=not cluster,
     )
-    version = {
-        "name": "v1alpha1",
-        "served": True,
-        "storage": True,
-        "schema": {"openAPIV3Schema": schema},
-        "subresources": {"status": {}},
-    }
-    return {
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{plural}.{GROUP}"},
-        "spec": {
-            "group": GROUP,
-            "names": {"kind": kind, "listKind": f"{kind}List", "plural": plural, "singular": kind.lower()},
-            "scope": "Cluster" if cluster else "Namespaced",
-            "versions": [version],
-        },
-    }

@@ -1,7 +1,7 @@
 """Reverse proxy of one host."""
 
 import asyncio
-import socket
+import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,7 +16,7 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ApiClient, Informer
 from rayplane.control_plane.rpc import http1, reverse_proxy
 from rayplane.control_plane.rpc.gate import HttpLimits
-from rayplane.control_plane.rpc.sockets import serving, stop_listening
+from rayplane.control_plane.rpc.sockets import BACKLOG, MakeProtocol, serving, stop_listening
 from rayplane.node.events import Events
 from rayplane.node.ingress.annotations import GRPC, GRPCS, Options
 from rayplane.node.ingress.certificates import Certificates
@@ -33,6 +33,8 @@ TRIES_MAX = 3
 BUFFERED_BODY_MAX = 64 * 1024
 HTTPS_PORT = 443
 HANDSHAKE_S = 10.0
+STOP_S = 0.5
+"""How long requests may go on when it stops."""
 FRONTS_MAX = 2048
 """Connections of HTTP/2 at once; those of HTTP/1.1 have bounds of their own."""
 TOO_LARGE = "the body is too large\n"
@@ -82,9 +84,9 @@ class Ingress:
         self._ingresses = Informer(client, INGRESSES)
         self.certificates = Certificates(self._ingresses, secrets, events)
         self._table: RoutingTable | None = None
-        self._runner: web.ServerRunner | None = None
+        self._web: http1.GuardedServer | None = None
         self._session: aiohttp.ClientSession | None = None
-        self._tls: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
         self._fronts: dict[FrontConnection, None] = {}
         self._checking: asyncio.TimerHandle | None = None
         self._turn = 0
@@ -100,27 +102,25 @@ class Ingress:
         self._ingresses.add_handler(self._changed)
         self._ingresses.start()
         await self._ingresses.synced()
-        self._runner = web.ServerRunner(http1.server(self._handle, LIMITS))
-        await self._runner.setup()
-        ip, _, port = self._addresses.http.rpartition(":")
-        await web.SockSite(self._runner, await DIRECT.listen(ip, int(port))).start()
+        server = self._web = http1.server(self._handle, LIMITS)
+        await self._listen(self._addresses.http, server)
         if self._addresses.https:
             await self.certificates.start()
-            ip, _, port = self._addresses.https.rpartition(":")
-            await self._listen_by_tls(await DIRECT.listen(ip, int(port)))
+            context = self.certificates.context
+            await self._listen(self._addresses.https, lambda: ByProtocol(self._front, server), tls=context)
+            self._checking = asyncio.get_running_loop().call_later(CHECK_S, self._check)
 
-    async def _listen_by_tls(self, sock: socket.socket) -> None:
-        loop, runner = asyncio.get_running_loop(), self._runner
-        assert runner is not None and runner.server is not None
-        made = loop.create_server(
-            lambda: ByProtocol(self._front, runner.server),  # type: ignore[arg-type]
-            sock=sock,
-            ssl=self.certificates.context,
-            ssl_handshake_timeout=HANDSHAKE_S,
+    async def _listen(self, address: str, make: MakeProtocol, *, tls: ssl.SSLContext | None = None) -> None:
+        ip, _, port = address.rpartition(":")
+        made = asyncio.get_running_loop().create_server(
+            make,
+            sock=await DIRECT.listen(ip, int(port)),
+            ssl=tls,
+            backlog=BACKLOG,
+            ssl_handshake_timeout=HANDSHAKE_S if tls is not None else None,
             start_serving=False,
         )
-        self._tls = await serving(made)
-        self._checking = loop.call_later(CHECK_S, self._check)
+        self._servers.append(await serving(made))
 
     def _front(self) -> FrontConnection | None:
         return FrontConnection(self._exchange, self._fronts) if len(self._fronts) < FRONTS_MAX else None
@@ -133,16 +133,18 @@ class Ingress:
     async def stop(self) -> None:
         if self._checking is not None:
             self._checking.cancel()
-        if self._tls is not None:
-            await stop_listening(self._tls)
+        for server in self._servers:
+            await stop_listening(server)
+        if self._web is not None:
+            self._web.pre_shutdown()
         fronts = [*self._fronts]
         for front in fronts:
             front.connection.go_away()
             front.close()
         if fronts:
             await asyncio.wait([front.lost for front in fronts])
-        if self._runner is not None:
-            await self._runner.cleanup()
+        if self._web is not None:
+            await self._web.shutdown(STOP_S)
         if self._session is not None:
             await self._session.close()
         await self.certificates.stop()

@@ -8,6 +8,7 @@ import logging
 import os
 
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.tasks import finished
 from rayplane.node.runtime.isolation.cgroups import Group, find
 from rayplane.node.runtime.isolation.janitor import watch
 from rayplane.node.runtime.isolation.limits import Limits, of_pod
@@ -35,9 +36,12 @@ class HostGroup:
     async def open(self) -> None:
         """Have a fresh one; what an earlier life left in it is killed."""
         if self._name:
-            found = await asyncio.get_running_loop().run_in_executor(None, _fresh, self._name)
-            if found is not None:
-                self.top, self._janitor = found
+            await finished(self._open())
+
+    async def _open(self) -> None:
+        found = await asyncio.get_running_loop().run_in_executor(None, _fresh, self._name)
+        if found is not None:
+            self.top, self._janitor = found
 
     async def close(self) -> None:
         """End what is left in it. Whoever starts a container from now on finds no group, and makes none."""

@@ -1,18 +1,25 @@
 """Actors of another build: what they are told, how they are moved, and which builds may take over."""
 
+import asyncio
+import contextlib
 import json
+import os
+import signal
+import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from rayplane.control_plane.cluster import carried
+from rayplane.control_plane.cluster import carried, processes
 from rayplane.control_plane.cluster.components import Spec
 from rayplane.control_plane.cluster.config import AddressPlan, ClusterConfig
 from rayplane.control_plane.cluster.environments import Build, build_of, check_reads_all
 from rayplane.control_plane.cluster.errors import ClusterError, NewerState, UsageError
 from rayplane.control_plane.cluster.failures import ComponentFailed
 from rayplane.control_plane.cluster.launch import down
+from rayplane.control_plane.cluster.outside import prepare
 from rayplane.control_plane.cluster.pki import Secrets
 from rayplane.control_plane.cluster.spec_json import spec_from_json, spec_to_json
 from rayplane.control_plane.cluster.specs import SpecMaker
@@ -123,24 +130,56 @@ async def test_a_build_whose_environment_is_gone_is_known_by_what_it_wrote(tmp_p
         await checked(directory, wanted, said.append)
 
 
+def played(path: Path, script: str) -> Spec:
+    """The spec of an actor of another build, whose interpreter is a script."""
+    python = path / "python"
+    python.write_text(f"#!/bin/sh\n{script}\n")
+    python.chmod(0o755)
+    spec = specs()[0]
+    return replace(
+        spec,
+        data_dir=str(path / "data"),
+        log_file=str(path / "logs" / "own.log"),
+        instance=replace(spec.instance, python=str(python)),
+    )
+
+
 @pytest.mark.processes
 def test_a_process_that_does_not_read_what_it_is_told_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(carried, "START_TIMEOUT_S", 0.1)
-    python = tmp_path / "deaf"
-    python.write_text("#!/bin/sh\nexec sleep 1000\n")
-    python.chmod(0o755)
-    spec = specs()[0]
-    spec = replace(
-        spec,
-        data_dir=str(tmp_path / "data"),
-        log_file=str(tmp_path / "logs" / "own.log"),
-        instance=replace(spec.instance, python=str(python)),
-        topology=replace(spec.topology, run="more than a pipe holds" * 10_000),
-    )
+    spec = played(tmp_path, "exec sleep 1000")
+    spec = replace(spec, topology=replace(spec.topology, run="more than a pipe holds" * 10_000))
     with pytest.raises(ComponentFailed, match="said nothing"):
         carried.Carried(spec, outlives=False)._launch()
+
+
+@pytest.mark.processes
+async def test_a_process_whose_start_is_cancelled_is_not_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pids, go, answer = list[int](), threading.Event(), carried._answer
+
+    def slowly(process: Any, told: bytes) -> bytes:
+        pids.append(process.pid)
+        go.wait()
+        return answer(process, told)
+
+    monkeypatch.setattr(carried, "_answer", slowly)
+    spec = played(tmp_path, """read -r told; echo "{\\"pid\\": $$}"; exec sleep 1000""")
+    unused: Any = None
+    starting = asyncio.ensure_future(prepare(spec, unused, unused, unused, outlives=True))
+    while not pids:
+        await asyncio.sleep(0.01)
+    starting.cancel()
+    await asyncio.sleep(0)
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    try:
+        assert not processes.is_alive(pids[0])
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pids[0], signal.SIGKILL)
 
 
 def kept(path: Path, **changed: object) -> StateDir:

@@ -4,7 +4,8 @@ import asyncio
 import base64
 import contextlib
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -17,6 +18,7 @@ from cryptography import x509
 
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import Informer
+from rayplane.control_plane.cluster.ports import can_bind
 from rayplane.control_plane.rpc.tls import Authority
 from rayplane.node.ingress.ingress import Ingress, IngressAddresses
 from rayplane.node.kubelet.referenced_objects import ReferencedObjects
@@ -62,6 +64,10 @@ class Front:
         self.backends, self.events = Backends(), Events()
         self.seen: list[str] = []
         self.ingress: Ingress | None = None
+        self.make: Callable[[IngressAddresses], Ingress]
+
+    def ingress_at(self, services: Informer, objects: ReferencedObjects, addresses: IngressAddresses) -> Ingress:
+        return Ingress(addresses, self.api, services, self.backends, objects, self.events)  # type: ignore[arg-type]
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         self.seen.append(f"{request.method} {request.raw_path}")
@@ -138,14 +144,8 @@ async def front(api: FakeClient) -> AsyncIterator[Front]:
         await services.synced()
         objects = ReferencedObjects(api)  # type: ignore[arg-type]
         stack.push_async_callback(objects.stop)
-        made.ingress = Ingress(
-            IngressAddresses(made.http, made.https),
-            api,  # type: ignore[arg-type]
-            services,
-            made.backends,
-            objects,
-            made.events,  # type: ignore[arg-type]
-        )
+        made.make = partial(made.ingress_at, services, objects)
+        made.ingress = made.make(IngressAddresses(made.http, made.https))
         stack.push_async_callback(made.ingress.stop)
         await made.ingress.start()
         yield made
@@ -217,6 +217,41 @@ async def test_requests_over_tls_are_served_and_others_sent_there(front: Front, 
         return await front.ask("free.local", "/") == (308, f"https://free.local:{port}/")
 
     await until(forces)
+
+
+# --- beginning and end ----------------------------------------------------------------------------
+
+
+async def test_an_ingress_whose_start_is_cancelled_at_any_turn_gives_its_ports_back(front: Front) -> None:
+    host, ports = "127.98.0.3", (free_port(), free_port())
+    for turns in range(1000):
+        made = front.make(IngressAddresses(*(f"{host}:{port}" for port in ports)))
+        starting = asyncio.ensure_future(made.start())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        is_up = starting.done()
+        starting.cancel()
+        await asyncio.wait([starting])
+        await made.stop()
+        assert all(can_bind(host, port) for port in ports), f"one is still open after {turns} turns"
+        if is_up:
+            break
+
+
+async def test_who_waits_for_an_answer_does_not_keep_an_ingress_from_its_end(front: Front) -> None:
+    front.put("i", ("h", "/", "Prefix", "web"))
+
+    async def serves() -> bool:
+        return (await front.ask("h", "/"))[0] == 200
+
+    await until(serves)
+    asking = asyncio.ensure_future(front.ask("h", "/slow"))
+    await front.api.until(lambda: "GET /slow" in front.seen)
+    assert front.ingress is not None
+    async with asyncio.timeout(45):
+        await front.ingress.stop()
+    with pytest.raises(aiohttp.ClientError):
+        await asking
 
 
 # --- annotations ----------------------------------------------------------------------------------

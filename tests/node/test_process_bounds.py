@@ -1,8 +1,10 @@
 """Plain processes of a pod are held to what they may have: by control groups where there are some, else by looking."""
 
+import asyncio
 import errno
 import os
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +127,33 @@ def group_in(place: Path, monkeypatch: pytest.MonkeyPatch) -> host_group.HostGro
     """A host's group whose files are anybody's."""
     monkeypatch.setattr(host_group, "_fresh", lambda name: (Group({"pids": str(place)}, 1), -1))
     return host_group.HostGroup("host", MOST)
+
+
+async def test_a_group_whose_opening_is_cancelled_has_no_janitor_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, go = threading.Event(), threading.Event()
+    told, tell = os.pipe()
+
+    def slowly(name: str) -> tuple[Group, int]:
+        began.set()
+        go.wait()
+        return Group({"pids": str(tmp_path / name)}, 1), tell
+
+    monkeypatch.setattr(host_group, "_fresh", slowly)
+    groups = host_group.HostGroup("host", MOST)
+    opening = asyncio.ensure_future(groups.open())
+    while not began.is_set():
+        await asyncio.sleep(0.01)
+    opening.cancel()
+    await asyncio.sleep(0)
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    await groups.close()
+    os.set_blocking(told, False)
+    assert os.read(told, 1) == b"", "the janitor still waits for the end of its host"
+    os.close(told)
 
 
 async def test_a_pods_group_is_held_to_its_limits_before_anybody_is_in_it(

@@ -11,6 +11,7 @@ import os
 import stat
 from collections.abc import Awaitable, Callable
 
+from rayplane.control_plane.rpc.sockets import serving
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.node.volumes.errors import VolumeError
 from rayplane.storage.env.sockets import ADDRESS_BYTES_MAX, short_directory
@@ -46,7 +47,8 @@ class SyncBarrier:
             raise VolumeError(f"{directory} is not a directory of this user: remove it, or set another TMPDIR")
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.path)  # left by a process that died
-        self._server = await asyncio.start_unix_server(self._accept, self.path, limit=LINE_BYTES_MAX)
+        made = asyncio.start_unix_server(self._accept, self.path, limit=LINE_BYTES_MAX, start_serving=False)
+        self._server = await serving(made)
 
     async def stop(self) -> None:
         if self._server is not None:
