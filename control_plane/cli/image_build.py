@@ -17,7 +17,7 @@ from rayplane.control_plane.cli.image_stores import checked_name, fetch, send
 from rayplane.control_plane.cli.options import Name, State, console, errors, run, state_dir
 from rayplane.control_plane.cli.printing import plain
 from rayplane.control_plane.cluster.errors import UsageError
-from rayplane.control_plane.cluster.state import BUILD_CACHE, StateDir
+from rayplane.control_plane.cluster.state import BUILD_CACHE, BUILDS, StateDir
 from rayplane.node.images.references import Reference, parse_reference
 from rayplane.storage.beneath import Beneath
 
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from rayplane.node.runtime.isolation.build_runner import IsolatedRunner
 
 _STDERR = 2
-_PREFIX, _LOCK = "build-", "lock"
+_LOCK = "lock"
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _MEMORY = 0.5  # of the machine's
 
 
@@ -94,19 +95,30 @@ def build(
     asked = _Asked(folder, stages, names, values, target, egress, int(epoch), most, not no_cache)
     directory = state_dir(name, state)
     # Beside the cluster's own: where nodes can keep layers, so can a build.
-    with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=directory.path) as place, held(Path(place)):
-        try:
-            remove_left(directory.path)
-            image = run(_built(directory, Path(place), asked))
-        finally:
-            Beneath(place).remove("images")  # whatever modes its files have
+    with place_of_build(directory.path / BUILDS) as place:
+        image = run(_built(directory, place, asked))
     console.print(plain(f"built {', '.join(image.names)} ({image.config})"), markup=False)
 
 
 @contextmanager
-def held(place: Path) -> Iterator[None]:
-    """A time in which a build's directory is not taken for one that a killed build has left."""
-    fd = os.open(place / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def place_of_build(builds: Path) -> Iterator[Path]:
+    """A directory that a build has for itself; what killed builds have left beside it goes."""
+    builds.mkdir(mode=0o700, exist_ok=True)
+    with _locked(builds / _LOCK):  # nobody begins meanwhile: what is not locked is nobody's
+        _remove_left(builds)
+        place = Path(tempfile.mkdtemp(dir=builds))
+        held = os.open(place, _DIRECTORY)
+        fcntl.flock(held, fcntl.LOCK_EX)
+    try:
+        yield place
+    finally:
+        Beneath(str(builds)).remove(place.name)  # whatever modes its files have
+        os.close(held)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         yield
@@ -114,22 +126,18 @@ def held(place: Path) -> Iterator[None]:
         os.close(fd)
 
 
-def remove_left(directory: Path) -> None:
-    """Remove what killed builds have left."""
-    for name in Beneath(str(directory)).names():
-        try:
-            fd = os.open(directory / name / _LOCK, os.O_RDWR | os.O_CLOEXEC) if name.startswith(_PREFIX) else -1
-        except OSError:
-            continue  # it has just begun
-        if fd < 0:
+def _remove_left(builds: Path) -> None:
+    for name in Beneath(str(builds)).names():
+        if name == _LOCK:
             continue
+        held = os.open(builds / name, _DIRECTORY)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            Beneath(str(directory)).remove(name)
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            Beneath(str(builds)).remove(name)
         except BlockingIOError:
             continue  # somebody builds there
         finally:
-            os.close(fd)
+            os.close(held)
 
 
 async def _built(directory: StateDir, place: Path, asked: _Asked) -> "Stored":

@@ -18,6 +18,7 @@ from rayplane.control_plane.cluster.ray_driven import CONNECT_TIMEOUT_S, POLL_S,
 from rayplane.control_plane.cluster.state import ClusterState, StateDir
 from rayplane.control_plane.cluster.supervisor.etcd import REMEMBERED
 from rayplane.control_plane.cluster.topology import Role, Topology
+from rayplane.node.runtime.isolation.held_groups import remove_left
 
 HOST_MODULE = "rayplane.control_plane.cluster.process_host"
 STOP_TIMEOUT_S = 30.0
@@ -72,6 +73,9 @@ async def take_down(directory: StateDir, progress: Progress) -> None:
             await asyncio.to_thread(ray_cluster.stop, state.host)
         else:
             await _end_actors(directory, state, progress)
+    if state.config.runs_processes:
+        # Who ended its hosts by force may have ended those who remove their groups, too.
+        await asyncio.to_thread(remove_left)
     state = directory.read() or state
     directory.write(replace(state, running=False, host=state.host | {UNSURE: not known}))
     if state.host.get("owned"):

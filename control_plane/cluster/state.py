@@ -34,9 +34,11 @@ BROKEN = "broken.json"
 CHAOS_LOCK = "chaos.lock"
 BUILD_CACHE = "layers-of-builds"
 """What image builds keep for the next ones."""
+BUILDS = "builds"
+"""Where image builds work."""
 _NAMES = (
     *("cluster.json", "cluster.json.tmp", "kubeconfig", "pki", "data", "lock", "logs"),
-    *(BROKEN, f"{BROKEN}.tmp", CHAOS_LOCK, BUILD_CACHE),
+    *(BROKEN, f"{BROKEN}.tmp", CHAOS_LOCK, BUILD_CACHE, BUILDS),
 )
 CRI_SOCKET = "cri.sock"
 """In the directory of a node host."""

@@ -10,6 +10,7 @@ import os
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.tasks import finished
 from rayplane.node.runtime.isolation.cgroups import Group, find
+from rayplane.node.runtime.isolation.held_groups import held, remove_left
 from rayplane.node.runtime.isolation.janitor import watch
 from rayplane.node.runtime.isolation.limits import Limits, of_pod
 from rayplane.storage.beneath import one_name
@@ -27,7 +28,8 @@ class HostGroup:
         self._name, self._pod_processes = name, pod_processes
         self.top: Group | None = None
         """None where there is none."""
-        self._janitor = -1  # removes the group when this is closed, by whatever end
+        self._holds: list[int] = []
+        """While these are open, the group is this host's. The first one's end wakes the janitor, who removes it."""
         self._pods: dict[str, Object] = {}
         self._made: set[str] = set()
         self._bounded: set[str] = set()
@@ -41,7 +43,7 @@ class HostGroup:
     async def _open(self) -> None:
         found = await asyncio.get_running_loop().run_in_executor(None, _fresh, self._name)
         if found is not None:
-            self.top, self._janitor = found
+            self.top, self._holds = found
 
     async def close(self) -> None:
         """End what is left in it. Whoever starts a container from now on finds no group, and makes none."""
@@ -50,9 +52,8 @@ class HostGroup:
         self._bounded.clear()
         if top is not None:
             await asyncio.get_running_loop().run_in_executor(None, top.remove)
-        if self._janitor >= 0:
-            os.close(self._janitor)
-            self._janitor = -1
+        while self._holds:
+            os.close(self._holds.pop())
 
     def pod(self, uid: str) -> Group:
         assert self.top is not None
@@ -98,15 +99,19 @@ class HostGroup:
             asyncio.get_running_loop().run_in_executor(None, self.pod(uid).remove)
 
 
-def _fresh(name: str) -> tuple[Group, int] | None:
-    """A group with its janitor; None where the machine does not let its user have one."""
+def _fresh(name: str) -> tuple[Group, list[int]] | None:
+    """A group and what holds it, its janitor first; None where the machine does not let its user have one."""
+    holds: list[int] = []
     try:
         group = find(name)
         if group is None:
             return None
         group.remove()
-        group.make(hands_on=True)
-        return group, watch(group.paths)
+        holds = held(group)
+        remove_left()
+        return group, [watch(group.paths), *holds]
     except OSError as e:
+        for fd in holds:
+            os.close(fd)
         log.warning("containers are held to their limits by looking: no control group can be had: %s", e)
         return None

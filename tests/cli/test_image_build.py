@@ -4,21 +4,20 @@ from pathlib import Path
 
 import pytest
 
-from rayplane.control_plane.cli.image_build import _bytes, held, remove_left
+from rayplane.control_plane.cli.image_build import _bytes, place_of_build
 from rayplane.control_plane.cluster.errors import UsageError
 
 
-def test_only_what_nobody_builds_in_is_removed(tmp_path: Path) -> None:
-    for name in ("build-killed", "build-begun", "build-busy", "data"):
-        (tmp_path / name / "images").mkdir(parents=True)
-    (tmp_path / "build-killed/images").chmod(0)
-    with held(tmp_path / "build-killed"):
-        pass
-    with held(tmp_path / "build-busy"):
-        remove_left(tmp_path)
-        assert sorted(one.name for one in tmp_path.iterdir()) == ["build-begun", "build-busy", "data"]
-    remove_left(tmp_path)
-    assert sorted(one.name for one in tmp_path.iterdir()) == ["build-begun", "data"]
+def test_a_build_removes_what_killed_ones_have_left_and_leaves_nothing_itself(tmp_path: Path) -> None:
+    builds = tmp_path / "builds"
+    (builds / "killed" / "images").mkdir(parents=True)
+    (builds / "killed" / "images").chmod(0)
+    (builds / "begun").mkdir()
+    with place_of_build(builds) as one, place_of_build(builds) as other:
+        assert {p for p in builds.iterdir() if p.is_dir()} == {one, other}
+        (one / "images").mkdir()
+        (one / "images").chmod(0)
+    assert [p for p in builds.iterdir() if p.is_dir()] == []
 
 
 def test_what_a_command_may_have_is_said_as_kubernetes_says_it() -> None:

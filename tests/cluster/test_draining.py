@@ -29,6 +29,7 @@ from rayplane.control_plane.cluster.supervisor.plan import is_settled, plan
 from rayplane.control_plane.cluster.topology import Instance, Phase, Role, Topology, on_machines
 from rayplane.control_plane.rpc import RpcError
 from rayplane.control_plane.simulation import VirtualLoop
+from rayplane.control_plane.tasks import finished
 from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
 from tests.cluster.harness import cluster, deployment
 from tests.cluster.test_supervisor_plan import ALL, MACHINES, TOPOLOGY, A, B, C, listed, seen, stored
@@ -196,7 +197,7 @@ async def test_who_is_interrupted_waits_until_the_supervisor_has_moved() -> None
         return 0
 
     process: Any = SimpleNamespace(stderr=said, wait=wait)
-    moving = asyncio.ensure_future(Driver(process).finished())
+    moving = asyncio.ensure_future(finished(Driver(process).ended()))
     await asyncio.sleep(0)
     moving.cancel()
     for _ in range(9):

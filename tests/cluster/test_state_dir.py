@@ -22,7 +22,7 @@ from rayplane.control_plane.cluster.launch import down
 from rayplane.control_plane.cluster.ours import MARKER, forget
 from rayplane.control_plane.cluster.pki import Secrets
 from rayplane.control_plane.cluster.ports import share, with_ports
-from rayplane.control_plane.cluster.state import BUILD_CACHE, ClusterState, StateDir
+from rayplane.control_plane.cluster.state import BUILD_CACHE, BUILDS, ClusterState, StateDir
 from rayplane.control_plane.cluster.topology import Machine, Topology, founding
 from rayplane.storage.env.private import wider
 
@@ -48,6 +48,7 @@ def filled(path: Path) -> StateDir:
     (path / "kubeconfig").write_text("x")
     (path / BUILD_CACHE).mkdir()
     (path / BUILD_CACHE / "layer").write_text("x")
+    (path / BUILDS / "killed" / "images").mkdir(parents=True)
     return directory
 
 

@@ -201,8 +201,8 @@ async def test_groups_go_with_a_host_that_is_killed(api: FakeClient, make_isolat
     groups.top, groups._made = None, set()
     # What the kernel does for a process that is gone.
     os.kill(runtime.shim.pid, signal.SIGKILL)
-    os.close(groups._janitor)
-    groups._janitor = -1
+    while groups._holds:
+        os.close(groups._holds.pop())
     await api.until(lambda: gone(group))
 
 

@@ -125,7 +125,7 @@ async def test_a_group_that_was_closed_is_not_made_again(tmp_path: Path) -> None
 
 def group_in(place: Path, monkeypatch: pytest.MonkeyPatch) -> host_group.HostGroup:
     """A host's group whose files are anybody's."""
-    monkeypatch.setattr(host_group, "_fresh", lambda name: (Group({"pids": str(place)}, 1), -1))
+    monkeypatch.setattr(host_group, "_fresh", lambda name: (Group({"pids": str(place)}, 1), []))
     return host_group.HostGroup("host", MOST)
 
 
@@ -135,10 +135,10 @@ async def test_a_group_whose_opening_is_cancelled_has_no_janitor_left(
     began, go = threading.Event(), threading.Event()
     told, tell = os.pipe()
 
-    def slowly(name: str) -> tuple[Group, int]:
+    def slowly(name: str) -> tuple[Group, list[int]]:
         began.set()
         go.wait()
-        return Group({"pids": str(tmp_path / name)}, 1), tell
+        return Group({"pids": str(tmp_path / name)}, 1), [tell]
 
     monkeypatch.setattr(host_group, "_fresh", slowly)
     groups = host_group.HostGroup("host", MOST)

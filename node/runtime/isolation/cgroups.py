@@ -2,8 +2,8 @@
 
 A node host has a group of its own, in it one for each pod, and in that one for each container. Version 2: the nearest
 group above this process that is its user's and hands its controllers on (as systemd delegates them). Version 1: below
-this process' group of each controller, which only root may do. What an earlier life of a host left there is killed and
-removed when the next begins. Source: cgroups(7), Linux documentation cgroup-v1 and cgroup-v2.
+this process' group of each controller, which only root may do. Source: cgroups(7), Linux documentation cgroup-v1 and
+cgroup-v2.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from rayplane.node.runtime.isolation.limits import NEW, Limits, files_v1, files_
 
 CONTROLLERS = ("cpu", "memory", "pids")
 _V1 = (*CONTROLLERS, "cpuacct")
-_PREFIX = "rayplane-"
+PREFIX = "rayplane-host-"
 _NO_CPU_BOUND = {"cpu.max": "max", "cpu.cfs_quota_us": "-1"}
 _PASSES, _PASS_S = 100, 0.02  # whoever forks meanwhile is met again
 
@@ -110,11 +110,13 @@ class Group:
     def _remove(self, path: str) -> bool:
         """Whether something of it is left."""
         with contextlib.suppress(OSError):
-            _write(f"{path}/cgroup.kill", "1")
+            if os.path.exists(f"{path}/cgroup.kill"):
+                _write(f"{path}/cgroup.kill", "1")
         for directory, _, _ in os.walk(path, topdown=False):
-            for pid in _words(f"{directory}/cgroup.procs"):
+            for pid in map(int, _words(f"{directory}/cgroup.procs")):
                 with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(int(pid), signal.SIGKILL)
+                    if pid:  # else it is of other namespaces, and 0 would be this one's group
+                        os.kill(pid, signal.SIGKILL)
             with contextlib.suppress(OSError):
                 os.rmdir(directory)
         return os.path.exists(path)
@@ -126,8 +128,8 @@ def find(host: str, *, proc: str = "/proc/self", mounts: str = "/proc/self/mount
     `host`: a name of it on this machine.
     """
     own = _own(Path(f"{proc}/cgroup").read_text())
-    found = _mounted(Path(mounts).read_text())
-    name = f"{_PREFIX}{hashlib.blake2s(host.encode(), digest_size=8).hexdigest()}"
+    found = mounted(Path(mounts).read_text())
+    name = f"{PREFIX}{hashlib.blake2s(host.encode(), digest_size=8).hexdigest()}"
     if "" in found and "" in own:
         for path in _upwards(found[""], own[""]):
             if _hands_on(path):
@@ -147,7 +149,7 @@ def _own(text: str) -> dict[str, str]:
     }
 
 
-def _mounted(text: str) -> dict[str, str]:
+def mounted(text: str) -> dict[str, str]:
     """Where groups are mounted, whole, by controller, "" for version 2 (proc_pid_mountinfo(5))."""
     found: dict[str, str] = {}
     for line in text.splitlines():
