@@ -8,13 +8,14 @@ from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.rpc import RpcError
 from scripts.benchmarks.api import api
+from scripts.benchmarks.chaos import chaos
 from scripts.benchmarks.controllers import controllers
 from scripts.benchmarks.endurance import endurance
-from scripts.benchmarks.failover import failover
 from scripts.benchmarks.kv import kv
 from scripts.benchmarks.nodes import nodes
 from scripts.benchmarks.pods import pods
 from scripts.benchmarks.scheduler import scheduler
+from scripts.benchmarks.soak import soak
 from scripts.benchmarks.up import up
 from scripts.benchmarks.watch import watch
 
@@ -26,7 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (up, pods, nodes, scheduler, kv, api, failover, watch, endurance, controllers):
+for command in (up, pods, nodes, scheduler, kv, api, chaos, watch, endurance, soak, controllers):
     app.command()(command)
 
 

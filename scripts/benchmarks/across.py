@@ -14,10 +14,10 @@ from typing import Any
 
 from rayplane.control_plane.cluster.config import NAMESPACES, RAY
 from rayplane.control_plane.cluster.errors import ClusterError
-from rayplane.control_plane.testing.machines.machines import Machine, Machines
-from rayplane.control_plane.testing.machines.rays import RayNodes
+from rayplane.control_plane.testing.machines.machines import Machine
 from scripts.benchmarks.clusters import cluster, say
 from scripts.benchmarks.talking import PORT, SCRIPT, WAIT_S, row, talk
+from scripts.benchmarks.trials import spread
 
 _FIRST = ("node-0", "node-1")
 _WAITS = "import socket; socket.create_connection(('127.0.0.1', {port}), 1)"
@@ -25,14 +25,10 @@ _WAITS = "import socket; socket.create_connection(('127.0.0.1', {port}), 1)"
 
 def measured(count: int, megabytes: int) -> list[dict[str, Any]]:
     """The rows of `scripts/bench nodes --machines COUNT`."""
-    with Machines(count) as machines:
+    with spread(count) as (machines, rays):
         here, there, *_ = machines.all
         with say.status("measuring the link between the machines"):
             link = _link(here, there, megabytes)
-        rays = RayNodes(here.address)
-        with say.status(f"starting Ray on {count} machines"):
-            rays.start_head(here)
-            rays.join(*machines.all[1:])
         with say.status("bringing a cluster up on them, pods talking"):
             command = (sys.executable, "-m", __spec__.name, rays.address, str(megabytes))
             found = here.run(*command, env=rays.environment, timeout_s=600)

@@ -19,13 +19,11 @@ from rayplane.proto.etcd import rpc_pb2 as pb
 from scripts.benchmarks.clusters import say
 from scripts.benchmarks.machine import description
 from scripts.benchmarks.members import MemberProcess, running_members
-from scripts.benchmarks.report import Json, show
+from scripts.benchmarks.report import Json, grows, show
 
 CALL_TIMEOUT_S = 60.0
 SAMPLE_S = 2.0
 RETRY_S = 0.5
-#: What the second half may hold at most, as a multiple of what the first half did.
-GROWTH_MAX = 1.25
 #: Growth below this, in MB, is no growth.
 NOISE_MB = 16.0
 BATCH_MAX = 128
@@ -83,7 +81,7 @@ def _row(name: str, samples: list[dict[str, float]]) -> dict[str, Any]:
         "second_half_max": round(last, 1),
         "at_the_end": round(samples[-1][name], 1),
         # Resident pages of the store's file are the system's cache: they may go up to the file's size.
-        "grows": last > first * GROWTH_MAX + NOISE_MB,
+        "grows": grows(first, last, NOISE_MB),
         "samples": [round(s[name], 1) for s in samples],
     }
 

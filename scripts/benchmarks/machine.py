@@ -5,13 +5,14 @@ import ctypes
 import os
 import platform
 import signal
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from rayplane.control_plane.cluster import processes
 from rayplane.control_plane.cluster.config import PROCESS
 
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -48,24 +49,33 @@ class Usage:
     """User and system time since its start, that of ended children it waited for included."""
     memory_mb: float
     """Proportional set size where the kernel tells it (shared pages count in parts), else resident set size."""
+    files: int = 0
+    """Open ones, sockets and pipes too; counted with the memory."""
 
 
 def usage(sessions: Collection[int], *, memory: bool = False, logs: Path | None = None) -> dict[int, Usage]:
-    """All processes of some sessions, by process id. A zombie uses nothing and is left out.
+    """All processes of some sessions, by process id; see `usage_of`."""
+    return usage_of(processes.running(), sessions=sessions, memory=memory, logs=logs)
+
+
+def usage_of(
+    pids: Iterable[int], *, sessions: Collection[int] = (), memory: bool = False, logs: Path | None = None
+) -> dict[int, Usage]:
+    """These processes, by process id, only those of `sessions` if any. A zombie uses nothing and is left out.
 
     `logs`: a process that writes a log there is called like the log.
     """
     found = {}
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
+    for pid in pids:
+        entry = Path("/proc", str(pid))
         with contextlib.suppress(OSError, IndexError, ValueError):
             fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            if int(fields[3]) not in sessions or fields[0] == "Z":
+            if (sessions and int(fields[3]) not in sessions) or fields[0] == "Z":
                 continue
             cpu = sum(int(fields[i]) for i in (11, 12, 13, 14)) / _TICKS
             name = _log_name(entry, logs) or _name(entry)
-            found[int(entry.name)] = Usage(int(entry.name), name, cpu, _memory_mb(entry) if memory else 0.0)
+            size = (_memory_mb(entry), sum(1 for _ in (entry / "fd").iterdir())) if memory else (0.0, 0)
+            found[pid] = Usage(pid, name, cpu, *size)
     return found
 
 

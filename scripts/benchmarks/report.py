@@ -31,6 +31,15 @@ def percentile(values: Sequence[float], percent: float) -> float:
     return ordered[int(rank) - 1]
 
 
+GROWTH_MAX = 1.25
+"""What a later part of a run may hold at most, as a multiple of what an earlier one did."""
+
+
+def grows(first: float, last: float, noise: float) -> bool:
+    """Whether a figure grew in a run; less than `noise` is nothing."""
+    return last > first * GROWTH_MAX + noise
+
+
 def table(name: str, rows: Sequence[dict[str, Any]]) -> Table:
     """One line per row, columns in the order of the first row; values that are dicts or lists are for JSON only."""
     columns = [c for c, value in rows[0].items() if not isinstance(value, (dict, list))]

@@ -95,9 +95,11 @@ def test_kv_measures_each_operation_without_errors() -> None:
         assert row["p50_ms"] <= row["p90_ms"] <= row["p99_ms"]
 
 
-def test_failover_measures_a_gap_for_each_kill() -> None:
-    row = bench("failover", "--host", "process", "--kills", "1")["rows"][0]
-    assert len(row["gaps_ms"]) == 1 and row["gaps_ms"][0] == row["max_ms"] > 0
+def test_chaos_measures_the_spans_of_each_kill() -> None:
+    rows = bench("chaos", "--host", "process", "--kills", "1,0,0,0")["rows"]
+    spans = {row["what"]: row["spans_s"] for row in rows if row["lost"] == "leader"}
+    assert len(spans["without writes"]) == len(spans["without reads"]) == 1
+    assert spans["without writes"][0] > 0 and spans["without reads"][0] > 0
 
 
 API = ("api", "--clients", "2", "--seconds", "1", "--watchers", "3", "--rate", "20", "--pods", "20", "--lists", "2")

@@ -15,11 +15,13 @@ from rayplane.control_plane.cluster.hands import ApiHands
 from rayplane.control_plane.cluster.state import StateDir
 from rayplane.control_plane.cluster.trial import report
 from rayplane.control_plane.cluster.trial.journal import Broken, Journal, alone
+from rayplane.control_plane.cluster.trial.probes import AppUser
 from rayplane.control_plane.cluster.trial.trial import TrialInjector, to_its_end
 from rayplane.control_plane.cluster.trial.verdict import Health, Struck, Track, Verdict, failed_expectation, table
 from rayplane.control_plane.faults.steps import Recovered, Served
 from rayplane.control_plane.faults.vocabulary import Continue, Fault, Heal, Kill, Partition, SlowNetwork, Stop, Target
 from rayplane.control_plane.invariants import History
+from rayplane.control_plane.tasks import cancel_and_wait
 
 STOPPED = Stop(Target("member", "member-1"), 3.0)
 
@@ -189,6 +191,55 @@ def test_a_gap_counts_from_answer_to_answer() -> None:
     assert track((0.1, 0.2), end_s=5.0).gaps == [(0.2, 5.0)], "the end counts"
 
 
+def test_a_gap_is_put_down_to_the_fault_before_its_end() -> None:
+    first, second = Struck("kill: leader", ("a",), 1.0), Struck("kill: apiserver", ("b",), 5.0)
+    clients = [Track("writes"), Track("writes")]
+    for client in clients:
+        client.begin(0.0)
+        client.answered(0.5, 0.9)
+    for fault, answers in ((first, (1.4, 3.9)), (second, (5.0, 5.1))):
+        for client, at_s in zip(clients, answers, strict=True):
+            client.strike(fault)
+            client.answered(at_s, at_s)
+            client.answered(4.9, 4.9 if fault is first else 5.2)
+    assert first.gaps_s == {"writes": pytest.approx(3.5)}, "of the client that waited longest, in both"
+    assert second.gaps_s == {"writes": pytest.approx(0.2)}
+
+
+def serving(name: str, node: str) -> dict[str, Any]:
+    ready = {"conditions": [{"type": "Ready", "status": "True"}]}
+    metadata = {"name": name, "namespace": "default", "uid": name, "labels": {"app": "web"}}
+    return {"metadata": metadata, "spec": {"nodeName": node}, "status": ready}
+
+
+async def test_pods_are_elsewhere_when_as_many_as_before_serve_beside_those_of_the_node(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("rayplane.control_plane.cluster.trial.probes.EVERY_S", 0.0)
+    history, now_s = History(), 10.0
+    nodes = [{"metadata": {"name": n}, "status": serving("", "")["status"]} for n in ("n1", "n2")]
+    pods = [serving("a", "n1"), serving("b", "n2")]
+    history.begin(0.0, 1, [*(("nodes", node) for node in nodes), *(("pods", pod) for pod in pods)])
+    deployment = {"metadata": {"namespace": "default"}, "spec": {"selector": {"matchLabels": {"app": "web"}}}}
+    user = AppUser(history, [("deployments.apps", deployment)], lambda: now_s)
+    unhit, struck = Struck("stop", ("host-3",), 10.0), Struck("stop", ("host-1",), 10.0)
+    running = asyncio.create_task(user.run())
+    try:
+        user.strike(unhit, {"n3"})
+        user.strike(struck, {"n1"})
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert struck.elsewhere_s is None, "what serves on the node itself does not count"
+        now_s = 22.5
+        history.take(now_s, "pods", serving("c", "n2"), 2)
+        async with asyncio.timeout(30):
+            while struck.elsewhere_s is None:
+                await asyncio.sleep(0)
+        assert struck.elsewhere_s == 12.5 and unhit.elsewhere_s is None
+    finally:
+        await cancel_and_wait(running)
+
+
 def test_a_fault_is_detected_when_the_cluster_says_so_and_over_when_all_is_well() -> None:
     health = Health()
     for at_s, wrong in [(0.0, ""), (1.0, "member-0"), (1.5, "member-0"), (4.0, ""), (30.0, "node-0")]:
@@ -252,7 +303,7 @@ def test_what_struck_nobody_shows_nothing() -> None:
     assert not vain.ok and vain.to_json()["errors"] == ["no fault has hit anybody"]
     vain.faults = [Struck("kill", ("a",), 1.0, 1.0, None, 0.0)]
     [line] = [line for line in table(vain) if line.startswith("kill -> a")]
-    assert vain.ok and line.split()[-2:] == ["never", "-"]
+    assert vain.ok and line.split()[-4:] == ["never", "-", "-", "-"]
     assert Health().spans(5.0) == []
 
 

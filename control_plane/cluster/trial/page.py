@@ -14,6 +14,7 @@ table { border-collapse: collapse }
 td, th { text-align: left; padding: .2em .8em .2em 0; border-bottom: 1px solid #ddd }
 .ok { color: #176b2c } .bad { color: #b3261e } svg text { font: 12px system-ui, sans-serif; fill: #333 }
 """
+_OF_FAULTS = ("fault", "hit", "at", "detected after", "recovered after", "reads away", "writes away")
 _FAULT, _AWAY, _ILL = "#7b4fb5", "#d9822b", "#b3261e"
 
 Bar = tuple[float, float, str, str]
@@ -32,7 +33,7 @@ def page(verdict: Verdict) -> str:
         "<h2>What must hold</h2>",
         _table(("invariant", "held"), _invariants(verdict)),
         "<h2>Faults</h2>",
-        _table(("fault", "hit", "at", "detected after", "recovered after"), _faults(verdict)),
+        _table(_OF_FAULTS, _faults(verdict)),
         "<h2>What clients had of it</h2>",
         _table(("what", "available", "longest gap", "p50", "p95", "failed"), map(_track, verdict.tracks)),
         "<h2>What was expected</h2>",

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from rayplane.control_plane.api import meta
@@ -13,9 +14,11 @@ from rayplane.control_plane.cluster.chaos import LiveInjector
 from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.etcd_user import EtcdUser
 from rayplane.control_plane.cluster.hands import ApiHands, placed
+from rayplane.control_plane.cluster.readiness import client_ssl
 from rayplane.control_plane.cluster.recording import Moments, Recorder
 from rayplane.control_plane.cluster.scenario import Runner, Scenario, in_time, unhealthy
 from rayplane.control_plane.cluster.topology import Role
+from rayplane.control_plane.cluster.trial.front import Front
 from rayplane.control_plane.cluster.trial.journal import Broken, Journal, alone
 from rayplane.control_plane.cluster.trial.observers import Observers
 from rayplane.control_plane.cluster.trial.probes import CONFIG_MAPS, LABEL, NAMESPACE, ApiUser, AppUser
@@ -49,8 +52,16 @@ T = TypeVar("T")
 class TrialInjector:
     """A live injector that writes down what it breaks before it does, and what became of it."""
 
-    def __init__(self, live: LiveInjector, journal: Journal, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        live: LiveInjector,
+        journal: Journal,
+        now: Callable[[], float],
+        tell: Callable[[Struck], None] = lambda struck: None,
+    ) -> None:
+        """`tell` hears of a fault right before it happens."""
         self.struck: list[Struck] = []
+        self._tell = tell
         self._live = live
         self._journal = journal
         self._now = now
@@ -66,6 +77,7 @@ class TrialInjector:
         if broken_until_ended := lasts(fault):
             self._journal.breaks(broken)
             self._open.append((broken, struck))
+        self._tell(struck)
         try:
             await self._live.inflict(fault, hit)
         except ClusterError:
@@ -113,11 +125,30 @@ def _ends(fault: Fault, hit: tuple[str, ...], broken: Broken) -> bool:
     return False
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """The clients of the REST face beside a trial: each reads, and writes, and waits for so long in between."""
+
+    users: int = 1
+    every_s: float = 0.1
+
+
 class Trial:
-    """A trial of one cluster; made for one run. `checks`: of the user, beside those that hold of every cluster."""
+    """A trial of one cluster; made for one run. `checks`: of the user, beside those that hold of every cluster.
+
+    `breaks` makes the injector.
+    """
 
     def __init__(
-        self, admin: Access, scenario: Scenario, seed: int, say: Say, checks: Iterable[tuple[str, Make]] = ()
+        self,
+        admin: Access,
+        scenario: Scenario,
+        seed: int,
+        say: Say,
+        checks: Iterable[tuple[str, Make]] = (),
+        *,
+        load: Load = Load(),
+        breaks: Callable[[Access, random.Random], LiveInjector] = LiveInjector,
     ) -> None:
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -127,13 +158,14 @@ class Trial:
         self._judge = Judge([*BUILTIN, *checks], self._violated)
         self._verdict = Verdict(scenario=scenario.name, seed=seed, cluster=admin.state.config.name)
         self._journal = Journal(admin.directory)
-        self._injector = TrialInjector(LiveInjector(admin, rng), self._journal, self._now)
+        self._injector = TrialInjector(breaks(admin, rng), self._journal, self._now, self._strikes)
         self._observers = Observers(admin, self._judge, self._now, lambda: unhealthy(admin))
         self._moments = Moments(self._judge.history)
         self._recorder = Recorder(admin.etcd, self._judge, self._now, self._moments.changed)
         self._keys = EtcdUser(admin.etcd, OWN, self._keys_judged, lambda *_: None, self._members)
         self._shared = SharedKeys(admin.etcd, SHARED, self._not_linearizable)
-        self._user = ApiUser(admin.api, self._judge, self._now, f"rayplane-trial-{rng.getrandbits(32):x}")
+        name = f"rayplane-trial-{rng.getrandbits(32):x}"
+        self._users = [self._new_user(f"{name}-{number}", load.every_s) for number in range(load.users)]
         manifests = [placed(obj) for obj in scenario.workload]
         self._app = AppUser(self._judge.history, manifests, self._now)
         hands = ApiHands(admin.api, self._judge.history)
@@ -141,6 +173,21 @@ class Trial:
         self._hands = hands
         self._writing: list[asyncio.Task[None]] = []
         self._came: set[Timed] = set()
+
+    def _new_user(self, name: str, every_s: float) -> ApiUser:
+        return ApiUser(
+            Front(client_ssl(self._admin.directory), self._front_door), self._judge, self._now, name, every_s
+        )
+
+    def _front_door(self) -> str:
+        """Where the load balancer was when last looked at."""
+        return self._observers.topology.of(Role.LOAD_BALANCER)[0].endpoint("https")
+
+    def _strikes(self, fault: Struck) -> None:
+        for user in self._users:
+            user.strike(fault)
+        hit = [self._observers.topology.get(name) for name in fault.hit if self._observers.topology.has(name)]
+        self._app.strike(fault, {node for instance in hit for node in instance.nodes})
 
     async def run(self) -> Verdict:
         """Raises UsageError before anything is done when the scenario asks for what cannot be here, and ClusterError
@@ -174,7 +221,7 @@ class Trial:
     async def _watched(self) -> AsyncIterator[None]:
         """Record while the body runs."""
         writing: list[Coroutine[Any, Any, None]] = [
-            self._user.write_for_ever(),
+            *(user.write_for_ever() for user in self._users),
             self._keys.write_for_ever(KEYS_EVERY_S),
             self._shared.run(),
         ]
@@ -183,7 +230,7 @@ class Trial:
             self._observers.members(),
             self._observers.caches(),
             self._observers.look_at_health(),
-            self._user.read_for_ever(),
+            *(user.read_for_ever() for user in self._users),
             self._keys.watch_for_ever(),
             self._app.run(),
         ]
@@ -197,13 +244,14 @@ class Trial:
             yield
         finally:
             await self._stop_writing()
-            for track in (self._user.reads, self._app.track):
+            for track in (*(user.reads for user in self._users), self._app.track):
                 track.end(self._now())
             await self._stop(tasks)
 
     async def _stop_writing(self) -> None:
         if self._writing:
-            self._user.writes.end(self._now())
+            for user in self._users:
+                user.writes.end(self._now())
             await self._stop(self._writing)
             self._writing = []
 
@@ -301,7 +349,7 @@ class Trial:
             return str(e)
 
     async def _clean_up(self) -> None:
-        for clean_up in (self._user.clean_up, self._keys.clean_up, self._shared.clean_up):
+        for clean_up in (*(user.clean_up for user in self._users), self._keys.clean_up, self._shared.clean_up):
             try:
                 await clean_up()
             except (ApiError, RpcError) as e:
@@ -319,7 +367,8 @@ class Trial:
         verdict.faults = self._injector.struck
         self._observers.health.judge(verdict.faults, end_s)
         verdict.unhealthy = self._observers.health.spans(end_s)
-        verdict.tracks = [self._user.reads, self._user.writes, *([self._app.track] if self._app.parts else [])]
+        asked = [track for user in self._users for track in (user.reads, user.writes)]
+        verdict.tracks = [*asked, *([self._app.track] if self._app.parts else [])]
         for expected in self._scenario.expect:
             if not isinstance(expected, Condition):
                 wrong = failed_expectation(expected, verdict.tracks, verdict.faults)

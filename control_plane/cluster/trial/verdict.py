@@ -34,6 +34,11 @@ class Track:
     longest_s: float = 0.0
     slowest_s: float = 0.0
     took: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS_S) + 1))
+    _fault: "Struck | None" = None
+
+    def strike(self, fault: "Struck") -> None:
+        """A fault begins: what is away from now on is put down to it, until the next one."""
+        self._fault = fault
 
     def begin(self, at_s: float) -> None:
         self.began_s = self.last_s = at_s
@@ -64,6 +69,9 @@ class Track:
     def _gap(self, at_s: float) -> None:
         span = at_s - self.last_s
         self.longest_s = max(self.longest_s, span)
+        if self._fault is not None:
+            gaps = self._fault.gaps_s
+            gaps[self.what] = max(gaps.get(self.what, 0.0), span)
         if span > AWAY_S:
             self.away_s += span
             if len(self.gaps) < GAPS_MAX:
@@ -98,6 +106,10 @@ class Struck:
     """After how long the cluster said that something is wrong; None when it never did."""
     recovered_s: float | None = None
     """How long after its end all was well again."""
+    gaps_s: dict[str, float] = field(default_factory=dict)
+    """The longest span without an answer that began or ended before the next fault, by what was asked for."""
+    elsewhere_s: float | None = None
+    """After how long as many pods of the workload ran elsewhere as ran on the nodes that were hit, and beside them."""
 
 
 @dataclass(slots=True)
@@ -237,10 +249,10 @@ def table(verdict: Verdict) -> list[str]:
         lines += [" " * 48 + text for text in found[1:]]
     named = [f"{one.text} -> {', '.join(one.hit)}" if one.hit else one.text for one in verdict.faults]
     width = max([44, *(len(name) + 1 for name in named)])
-    lines += ["", f"{'FAULT':<{width}}{'AT':>8}{'DETECTED':>10}{'RECOVERED':>11}"]
+    lines += ["", f"{'FAULT':<{width}}{'AT':>8}{'DETECTED':>10}{'RECOVERED':>11}{'READS':>8}{'WRITES':>8}"]
     for name, one in zip(named, verdict.faults, strict=True):
-        detected, recovered = felt(one)
-        lines.append(f"{name:<{width}}{one.began_s:>7.1f}s{detected:>10}{recovered:>11}")
+        detected, recovered, reads, writes = felt(one)
+        lines.append(f"{name:<{width}}{one.began_s:>7.1f}s{detected:>10}{recovered:>11}{reads:>8}{writes:>8}")
     lines += [f"in vain: {text}" for text in verdict.in_vain]
     lines += ["", f"{'AVAILABLE':<12}{'PART':>9}{'LONGEST GAP':>13}{'P50':>9}{'P95':>9}{'FAILED':>16}"]
     lines += map(_available, verdict.tracks)
@@ -263,11 +275,16 @@ def held(verdict: Verdict, name: str) -> str:
     return "not seen here" if name in verdict.unseen else "yes"
 
 
-def felt(one: Struck) -> tuple[str, str]:
-    """After how long a fault was detected, and all was well again; of one that nobody noticed nothing is known."""
+def felt(one: Struck) -> tuple[str, str, str, str]:
+    """After how long a fault was detected, and all was well again; the longest gaps of reads and of writes since.
+
+    Of one that nobody noticed nothing is known.
+    """
+    reads, writes = (f"{one.gaps_s[what]:.2f}s" if what in one.gaps_s else "-" for what in ("reads", "writes"))
     if one.detected_s is None:
-        return "never", "-"
-    return f"{one.detected_s:.1f}s", "never" if one.recovered_s is None else f"{one.recovered_s:.1f}s"
+        return "never", "-", reads, writes
+    recovered = "never" if one.recovered_s is None else f"{one.recovered_s:.1f}s"
+    return f"{one.detected_s:.1f}s", recovered, reads, writes
 
 
 def _available(track: Track) -> str:
