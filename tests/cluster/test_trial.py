@@ -303,7 +303,7 @@ def test_what_struck_nobody_shows_nothing() -> None:
     assert not vain.ok and vain.to_json()["errors"] == ["no fault has hit anybody"]
     vain.faults = [Struck("kill", ("a",), 1.0, 1.0, None, 0.0)]
     [line] = [line for line in table(vain) if line.startswith("kill -> a")]
-    assert vain.ok and line.split()[-4:] == ["never", "-", "-", "-"]
+    assert vain.ok and line.split()[-5:] == ["never", "-", "-", "-", "-"]
     assert Health().spans(5.0) == []
 
 

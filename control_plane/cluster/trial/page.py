@@ -14,7 +14,7 @@ table { border-collapse: collapse }
 td, th { text-align: left; padding: .2em .8em .2em 0; border-bottom: 1px solid #ddd }
 .ok { color: #176b2c } .bad { color: #b3261e } svg text { font: 12px system-ui, sans-serif; fill: #333 }
 """
-_OF_FAULTS = ("fault", "hit", "at", "detected after", "recovered after", "reads away", "writes away")
+_OF_FAULTS = ("fault", "hit", "at", "detected after", "recovered after", "reads away", "writes away", "pods elsewhere")
 _FAULT, _AWAY, _ILL = "#7b4fb5", "#d9822b", "#b3261e"
 
 Bar = tuple[float, float, str, str]

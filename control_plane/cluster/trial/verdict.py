@@ -249,10 +249,11 @@ def table(verdict: Verdict) -> list[str]:
         lines += [" " * 48 + text for text in found[1:]]
     named = [f"{one.text} -> {', '.join(one.hit)}" if one.hit else one.text for one in verdict.faults]
     width = max([44, *(len(name) + 1 for name in named)])
-    lines += ["", f"{'FAULT':<{width}}{'AT':>8}{'DETECTED':>10}{'RECOVERED':>11}{'READS':>8}{'WRITES':>8}"]
+    lines += ["", f"{'FAULT':<{width}}{'AT':>8}{'DETECTED':>10}{'RECOVERED':>11}{'READS':>8}{'WRITES':>8}{'PODS':>8}"]
     for name, one in zip(named, verdict.faults, strict=True):
-        detected, recovered, reads, writes = felt(one)
-        lines.append(f"{name:<{width}}{one.began_s:>7.1f}s{detected:>10}{recovered:>11}{reads:>8}{writes:>8}")
+        detected, recovered, *spans = felt(one)
+        shown = "".join(f"{span:>8}" for span in spans)
+        lines.append(f"{name:<{width}}{one.began_s:>7.1f}s{detected:>10}{recovered:>11}{shown}")
     lines += [f"in vain: {text}" for text in verdict.in_vain]
     lines += ["", f"{'AVAILABLE':<12}{'PART':>9}{'LONGEST GAP':>13}{'P50':>9}{'P95':>9}{'FAILED':>16}"]
     lines += map(_available, verdict.tracks)
@@ -275,16 +276,18 @@ def held(verdict: Verdict, name: str) -> str:
     return "not seen here" if name in verdict.unseen else "yes"
 
 
-def felt(one: Struck) -> tuple[str, str, str, str]:
-    """After how long a fault was detected, and all was well again; the longest gaps of reads and of writes since.
+def felt(one: Struck) -> tuple[str, str, str, str, str]:
+    """After how long a fault was detected, and all was well again; the longest gaps of reads and of writes since; when
+    pods of nodes that it hit ran elsewhere.
 
     Of one that nobody noticed nothing is known.
     """
-    reads, writes = (f"{one.gaps_s[what]:.2f}s" if what in one.gaps_s else "-" for what in ("reads", "writes"))
+    spans = one.gaps_s.get("reads"), one.gaps_s.get("writes"), one.elsewhere_s
+    reads, writes, elsewhere = ("-" if span is None else f"{span:.2f}s" for span in spans)
     if one.detected_s is None:
-        return "never", "-", reads, writes
+        return "never", "-", reads, writes, elsewhere
     recovered = "never" if one.recovered_s is None else f"{one.recovered_s:.1f}s"
-    return f"{one.detected_s:.1f}s", recovered, reads, writes
+    return f"{one.detected_s:.1f}s", recovered, reads, writes, elsewhere
 
 
 def _available(track: Track) -> str:
