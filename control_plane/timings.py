@@ -109,8 +109,13 @@ class Timings:
     election: ElectionTiming
     nodes: NodeLeases
 
+    @property
+    def election_s(self) -> float:
+        """How long members may wait for a leader before they elect one."""
+        return 2 * self.election_ticks * self.tick_s
+
     def __post_init__(self) -> None:
-        silent_s = 2 * self.election_ticks * self.tick_s
+        silent_s = self.election_s
         if self.tick_s <= 0 or self.election_ticks < 5:
             raise BadTimings("tick_s must be positive and election_ticks at least 5: heartbeats need several chances")
         if silent_s >= self.election.renew_deadline_s:

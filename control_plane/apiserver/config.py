@@ -10,6 +10,9 @@ from rayplane.control_plane.identities import ADMINISTRATOR, MASTERS
 from rayplane.control_plane.rpc.gate import HttpLimits
 from rayplane.control_plane.timings import Timings
 
+# Of an election: members that could elect one in time are given the time to answer, too.
+_ELECTION_AND_MORE = 1.25
+
 
 @dataclass(frozen=True, slots=True)
 class Timing:
@@ -26,6 +29,9 @@ class Timing:
 
     request_timeout_s: float = 30.0
     """A request that is no watch is given up after this long."""
+
+    etcd_patience_s: float = 2.0
+    """How long no majority of etcd's members may answer before requests that need one are refused."""
 
     @property
     def queue_wait_s(self) -> float:
@@ -53,7 +59,11 @@ class Timing:
     @staticmethod
     def of(timings: Timings) -> "Timing":
         """An API server's part of a cluster's timings."""
-        return Timing(toleration_seconds=timings.nodes.toleration_s, endpoint_lease_s=timings.endpoint_lease_s)
+        return Timing(
+            toleration_seconds=timings.nodes.toleration_s,
+            endpoint_lease_s=timings.endpoint_lease_s,
+            etcd_patience_s=_ELECTION_AND_MORE * timings.election_s,
+        )
 
 
 @dataclass(frozen=True, slots=True)

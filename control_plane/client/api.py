@@ -434,7 +434,12 @@ class ApiClient:
             metadata = self._metadata
             if not idempotent and self._claim is not None:
                 metadata = {**metadata, leadership.HEADER: self._claim()}
-            return await call(request, timeout=left, metadata=metadata)
+            try:
+                return await call(request, timeout=left, metadata=metadata)
+            except RpcError as e:
+                if _undone(e):
+                    raise RpcError(e.code, e.message, e.details, unsent=True) from e
+                raise
 
         try:
             return await call_any(self.endpoints, once, timeout=timeout, idempotent=idempotent)
@@ -450,6 +455,14 @@ class ApiClient:
             stub = Stub(self._network.channel(address), _SERVICES[service])
             self._stubs[service, address] = stub
         return stub
+
+
+def _undone(error: RpcError) -> bool:
+    """Whether a server says that it has done nothing, and that it is worth while to try again (see `outcomes`)."""
+    if not (error.retryable and error.details):
+        return False
+    told = errors.from_status(orjson.loads(error.details))
+    return isinstance(told, errors.ServiceUnavailable) and told.retry_after is not None
 
 
 def api_error(error: RpcError) -> ApiError:

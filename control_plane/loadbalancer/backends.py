@@ -2,8 +2,9 @@
 
 A failed check only says where *new* connections should go: an established pair of connections is evidence of its own,
 and the kernel ends it when either side is gone. The only servers that lose connections are those that nobody lists any
-more, after `leave_s` seconds. Time that ran out is a doubt (the server, this machine or this process may be slow); a
-refused connection and a server's own "not ready" are facts.
+more, after `leave_s` seconds, and those that took connections and answered none of many checks in a row (a process that
+stands still, which no kernel tells of) while others are ready. Time that ran out is a doubt (the server, this machine
+or this process may be slow); a refused connection and a server's own "not ready" are facts.
 
 Only one thread may use a `Pool`. Times are seconds of one clock that never runs backwards.
 """
@@ -106,21 +107,19 @@ class Pool:
     """All servers, those that are leaving too."""
 
     silent_to_doubt: int
+    silent_to_cut: int
     leave_s: float
     backends: dict[str, Backend] = field(default_factory=dict)
 
-    def candidates(self, *, last_chance: bool) -> list[str]:
+    def candidates(self, worst: Health = Health.DOUBTED) -> list[str]:
         """Where a new connection should be tried, in this order.
 
-        The ready ones; when there are none, those that may be, as it is better to try than to refuse. What is known to
-        be unready or gone is tried only at the `last_chance`: waiting a little for it is better.
+        The ready ones; when there are none, or everything is to be tried, those no worse than `worst`. It is better to
+        try what may be ready than to refuse; for what is known to be unready or gone it is better to wait a little.
         """
         listed = [b for b in self.backends.values() if b.left_at is None]
-        allowed = [b for b in listed if b.health is Health.READY]
-        if last_chance:
-            allowed = listed
-        elif not allowed:
-            allowed = [b for b in listed if b.health in (Health.UNKNOWN, Health.DOUBTED)]
+        ready = [b for b in listed if b.ready] if worst < Health.UNREACHABLE else []
+        allowed = ready or [b for b in listed if b.health <= worst]
         return [b.address for b in sorted(allowed, key=lambda b: (b.health, b.connections))]
 
     def step(self, event: Event, now: float) -> list[Effect]:
@@ -164,6 +163,8 @@ class Pool:
                 backend.health = Health.UNREACHABLE
             case Finding.SILENT if before is not Health.READY or backend.silent >= self.silent_to_doubt:
                 backend.health = Health.DOUBTED
+        if backend.silent >= self.silent_to_cut and any(b.ready for b in self.backends.values()):
+            return [Cut(backend.address)] if backend.connections else []
         return [Retry()] if backend.health < before and backend.health <= Health.DOUBTED else []
 
     def _close(self, address: str) -> None:

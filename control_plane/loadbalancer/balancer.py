@@ -50,6 +50,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _SLICES = 10
+# The worst servers that a new connection is tried with, by how many waits it still has before it.
+_TRIED = (Health.UNREACHABLE, Health.UNREADY, Health.DOUBTED)
 # A peer whose machine is gone sends nothing more: the kernel finds out (tcp(7)), within about half a minute.
 _KEEPALIVE = (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 4))
 
@@ -73,13 +75,17 @@ class LoadBalancerConfig:
     check_timeout_s: float = 1.0
     silent_to_doubt: int = 2
     """Checks in a row that must get no answer before a server is passed over while there are others."""
+    silent_to_cut: int = 10
+    """The same, before its connections end while others are ready: about 15 s."""
 
     refresh_interval_s: float = SERVER_CHANGES.discover_s
     """How often `find_backends` is asked, and how long it may take."""
 
     connect_timeout_s: float = 1.0
+    wait_for_ready_s: float = 1.0
+    """How long a new connection waits where servers say that they are not ready; then they may tell its client why."""
     wait_for_backend_s: float = 5.0
-    """How long a new connection waits for a server to become ready; then every server is tried once more."""
+    """How long it waits where none can be reached; then every server is tried once more."""
 
     leave_s: float = 120.0
     """How long connections to a server that is listed no more may go on."""
@@ -114,7 +120,7 @@ class LoadBalancer:
         self._taken = self._turned_away = 0
         self._config = config
         self._find_backends = find_backends
-        self._pool = Pool(config.silent_to_doubt, config.leave_s)
+        self._pool = Pool(config.silent_to_doubt, config.silent_to_cut, config.leave_s)
         self._sockets = sockets or SystemSockets()
         self._listening: Listening | None = None
         self._probes: dict[str, Probe] = {}
@@ -176,7 +182,7 @@ class LoadBalancer:
         for effect in self._pool.step(event, asyncio.get_running_loop().time()):
             match effect:
                 case Cut():
-                    log.info("ending the connections to %s, which is listed no more", effect.address)
+                    log.info("ending the connections to %s, which has left or answers nothing", effect.address)
                     for task in [t for t, address in self._connections.items() if address == effect.address]:
                         task.cancel()
                 case Retry():
@@ -271,22 +277,24 @@ class LoadBalancer:
     async def _connect(self) -> tuple[str, asyncio.StreamReader, asyncio.StreamWriter] | None:
         """A connection to the best server that takes it; None when none did for `wait_for_backend_s`."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._config.wait_for_backend_s
+        config, began = self._config, loop.time()
+        waits = sorted((config.wait_for_ready_s, config.wait_for_backend_s))
         while True:
             changed = self._changed
-            last_chance = loop.time() >= deadline
-            for address in self._pool.candidates(last_chance=last_chance):
+            while waits and loop.time() >= began + waits[0]:
+                waits.pop(0)
+            for address in self._pool.candidates(_TRIED[len(waits)]):
                 dial = streams(self._sockets, address)
                 try:
-                    return address, *await _while_running(dial, self._config.connect_timeout_s)
+                    return address, *await _while_running(dial, config.connect_timeout_s)
                 except TimeoutError:
                     self._feed(Checked(address, Finding.SILENT))
                 except OSError:
                     self._feed(Checked(address, Finding.REFUSED))
-            if last_chance:
+            if not waits:
                 return None
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(deadline):
+                async with asyncio.timeout_at(began + waits[0]):
                     await changed.wait()
 
 

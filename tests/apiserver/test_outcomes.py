@@ -13,6 +13,7 @@ from rayplane.control_plane.api.machinery.resources import builtin_registry
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.storage.encryption import Encryption
 from rayplane.control_plane.apiserver.storage.entries import Entry
+from rayplane.control_plane.apiserver.storage.hearing import Hearing
 from rayplane.control_plane.apiserver.storage.outcomes import SPAN_S, surely_not_done
 from rayplane.control_plane.apiserver.storage.store import Storage, Write
 from rayplane.control_plane.rpc import RpcError
@@ -77,7 +78,8 @@ class StormyEtcd(FakeEtcd):
 
 
 def storage_of(etcd: FakeEtcd) -> Storage:
-    return Storage(etcd, server="s", update_attempts=32, encryption=Encryption.parse(b"", random.randbytes))  # type: ignore[arg-type]
+    encryption = Encryption.parse(b"", random.randbytes)
+    return Storage(etcd, Hearing(SPAN_S), server="s", update_attempts=32, encryption=encryption)  # type: ignore[arg-type]
 
 
 def config_map(name: str, uid: str, **data: str) -> Object:

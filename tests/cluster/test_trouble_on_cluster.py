@@ -1,4 +1,4 @@
-"""Machines in one process have trouble of their own: a clock that is off, a disk that stands still or is full."""
+"""Machines in one process have trouble of their own: with their clocks, their disks and their network."""
 
 import asyncio
 import random
@@ -7,8 +7,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.errors import ServiceUnavailable
 from rayplane.control_plane.cluster.chaos import LiveInjector
-from rayplane.control_plane.faults.vocabulary import ClockJump, FullDisk, StalledDisk, Target
+from rayplane.control_plane.cluster.topology import Role
+from rayplane.control_plane.faults.vocabulary import ClockJump, Cut, FullDisk, StalledDisk, Target
 from rayplane.control_plane.rpc import RpcError
 from tests.cluster.harness import Cluster, cluster
 
@@ -54,3 +56,15 @@ async def test_a_cluster_lives_with_the_trouble_of_its_machines() -> None:
                 except RpcError:
                     await asyncio.sleep(0.05)
         assert (await etcd.range(b"/rayplane/test/a")).kvs[0].value == b"1"
+        await _deafened(c, injector)
+
+
+async def _deafened(c: Cluster, injector: LiveInjector) -> None:
+    """An API server that the member does not answer says so, and is of use again when it does."""
+    member = (await c.current()).of(Role.MEMBER)[0].name
+    cut = Cut((member,), ("apiserver-0",))
+    hit = await injector.begin(cut)
+    with pytest.raises(ServiceUnavailable, match="no majority of its members has answered"):
+        await c.api.get("namespaces", "default")
+    await injector.end(cut, hit)
+    await c.until(lambda: c.api.get("namespaces", "default"), "the server hears again")

@@ -1,4 +1,4 @@
-"""The balancer's decisions: where new connections go, and that checks never end one."""
+"""The balancer's decisions: where new connections go, and that checks hardly ever end one."""
 
 import pytest
 from hypothesis import given
@@ -11,6 +11,7 @@ from rayplane.control_plane.loadbalancer.backends import (
     Effect,
     Event,
     Finding,
+    Health,
     Listed,
     Opened,
     Pool,
@@ -23,7 +24,7 @@ R, U, S, X = Finding.READY, Finding.UNREADY, Finding.SILENT, Finding.REFUSED
 
 def pool(*events: Event, at: float = 0.0) -> tuple[Pool, list[Effect]]:
     """A pool of a, b and c after these events; the effects of the last."""
-    made = Pool(silent_to_doubt=2, leave_s=60.0)
+    made = Pool(silent_to_doubt=2, silent_to_cut=4, leave_s=60.0)
     made.step(Listed(("a", "b", "c")), 0.0)
     effects: list[Effect] = []
     for event in events:
@@ -58,8 +59,32 @@ def checks(a: Finding, b: Finding, c: Finding) -> list[Event]:
 )
 def test_where_a_new_connection_is_tried(events: list[Event], tried: list[str], last: list[str]) -> None:
     made, _ = pool(*events)
-    assert made.candidates(last_chance=False) == tried
-    assert made.candidates(last_chance=True) == last
+    assert made.candidates() == tried
+    assert made.candidates(Health.UNREACHABLE) == last
+
+
+@pytest.mark.parametrize(
+    ("events", "tried"),
+    [
+        (checks(R, U, U), ["a"]),
+        (checks(U, U, X), ["a", "b"]),
+        (checks(S, U, X), ["a", "b"]),
+        (checks(X, X, X), []),
+    ],
+)
+def test_after_a_little_while_servers_that_say_they_are_not_ready_may_say_why(
+    events: list[Event], tried: list[str]
+) -> None:
+    made, _ = pool(*events)
+    assert made.candidates(Health.UNREADY) == tried
+
+
+def test_a_server_that_never_answers_loses_its_connections_while_others_are_ready() -> None:
+    mute = [Checked("a", S)] * 3
+    assert pool(*checks(R, R, X), Opened("a"), *mute)[1] == []
+    assert pool(*checks(R, R, X), Opened("a"), *mute, Checked("a", S))[1] == [Cut("a")]
+    assert pool(*checks(R, R, X), Opened("a"), *mute, Checked("a", R))[1] == [Retry()]
+    assert pool(*checks(R, U, X), Opened("a"), *mute, Checked("a", S))[1] == []
 
 
 def test_only_a_server_listed_no_more_loses_connections_and_only_after_a_while() -> None:
@@ -91,8 +116,8 @@ EVENTS = st.one_of(
 
 
 @given(st.lists(st.tuples(EVENTS, st.floats(0.0, 50.0))))
-def test_no_check_ever_ends_a_connection(steps: list[tuple[Event, float]]) -> None:
-    made = Pool(silent_to_doubt=2, leave_s=60.0)
+def test_hardly_a_check_ends_a_connection(steps: list[tuple[Event, float]]) -> None:
+    made = Pool(silent_to_doubt=2, silent_to_cut=4, leave_s=60.0)
     # Nobody has listed any of them since the beginning.
     now, listed, left_at = 0.0, (), dict.fromkeys(ADDRESSES, 0.0)
     for event, pause in steps:
@@ -101,12 +126,15 @@ def test_no_check_ever_ends_a_connection(steps: list[tuple[Event, float]]) -> No
             left_at = {a: left_at.get(a, now) for a in ADDRESSES if a not in event.addresses}
             listed = event.addresses
         for effect in made.step(event, now):
-            if isinstance(effect, Cut):
-                assert isinstance(event, Ticked) and effect.address not in listed
+            if isinstance(effect, Cut) and isinstance(event, Ticked):
+                assert effect.address not in listed
                 assert now - left_at[effect.address] >= 60.0
+            elif isinstance(effect, Cut):
+                assert event == Checked(effect.address, Finding.SILENT)
+                assert made.backends[effect.address].silent >= 4
         # Whoever is listed can be reached, whatever the checks say.
-        assert sorted(made.candidates(last_chance=True)) == sorted(listed)
-        assert set(made.candidates(last_chance=False)) <= set(listed)
+        assert sorted(made.candidates(Health.UNREACHABLE)) == sorted(listed)
+        assert set(made.candidates()) <= set(listed)
         for backend in made.backends.values():
             assert backend.connections >= 0
             assert backend.left_at is None or backend.connections

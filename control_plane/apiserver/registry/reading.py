@@ -255,7 +255,9 @@ class Reader:
     # --- watch --------------------------------------------------------------------------------
 
     def check_watch(self, target: Target, options: ListOptions) -> Selection:
-        """What a watch selects. Invalid or BadRequest for one that cannot begin."""
+        """What a watch selects. Invalid or BadRequest for one that cannot begin, ServiceUnavailable where nothing would
+        be told."""
+        self._hub.check_hearing()
         _check_initial_events(options)
         _version(options.resource_version)
         return self.selection(target, options)

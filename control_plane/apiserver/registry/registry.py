@@ -66,6 +66,7 @@ from rayplane.control_plane.apiserver.requests import (
 )
 from rayplane.control_plane.apiserver.storage.encryption import Encryption
 from rayplane.control_plane.apiserver.storage.entries import Entry
+from rayplane.control_plane.apiserver.storage.hearing import Hearing
 from rayplane.control_plane.apiserver.storage.leases import EventLeases
 from rayplane.control_plane.apiserver.storage.store import Storage
 from rayplane.control_plane.apiserver.tracing.recent import Recent
@@ -116,6 +117,16 @@ def _serve_metrics(kinds: Kinds) -> list[str]:
     return [info.name for info in metrics_kinds.RESOURCES]
 
 
+def _storage(config: ApiServerConfig, env: Env, etcd: EtcdClient) -> Storage:
+    return Storage(
+        etcd,
+        Hearing(config.timing.etcd_patience_s),
+        server=config.name,
+        update_attempts=config.limits.update_attempts,
+        encryption=Encryption.parse(config.encryption, env.rng.randbytes),
+    )
+
+
 class ObjectRegistry:
     """All operations on objects. Every method raises ApiError."""
 
@@ -128,9 +139,7 @@ class ObjectRegistry:
         self.fairness = Fairness(config.limits.requests_in_flight, wait_max_s=config.timing.queue_wait_s)
         self.kinds = Kinds()
         self.env = env
-        encryption = Encryption.parse(config.encryption, env.rng.randbytes)
-        attempts = config.limits.update_attempts
-        self.storage = Storage(etcd, server=config.name, update_attempts=attempts, encryption=encryption)
+        self.storage = _storage(config, env, etcd)
         self.hub = WatchHub(etcd, self.storage, env=env, limits=config.limits, timing=config.timing)
         self.lookup = Lookup(self.kinds, self.hub)
         self.metrics = Metrics(self.lookup, network, env)

@@ -77,7 +77,7 @@ class Whole(web.StreamResponse):
         """Write all of it. ConnectionError when the client is gone."""
         if self.prepared:
             return None
-        self._stays = request.keep_alive
+        self._stays = request.keep_alive and self._keep_alive is not False
         pieces = self.pieces if request.method != "HEAD" else ()
         first = pieces[0] if pieces else b""
         write(request, self._head(request) + first)

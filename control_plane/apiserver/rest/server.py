@@ -58,6 +58,8 @@ _METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"
 # Verbs of methods where they are not served.
 _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch"}
 _STOP_S = 0.5
+# Who is told to try again may have better luck with another server, where a load balancer chooses it.
+_MOVE_ON = 503
 TRACE, TRACE_ID = "Rayplane-Trace", "Rayplane-Trace-Id"
 """A request's header with which it asks to be explained, and the answer's that says under which id it is."""
 
@@ -139,6 +141,8 @@ class RestServer:
             response = await self._respond(request, known)
         if known.flow is not None and not response.prepared:
             response.headers.update(known.flow.headers)
+        if response.status == _MOVE_ON and not response.prepared:
+            response.force_close()
         seconds = loop.time() - began
         registry.requests.add(known.verb, known.info, response.status, seconds, known.subresource)
         if trace is not None or registry.recent.interesting(response.status, 0.0 if known.streams else seconds):

@@ -12,9 +12,8 @@ stays unknown is 504 without Retry-After, which it does not repeat.
 import asyncio
 from collections.abc import Sequence
 
-import grpc
-
 from rayplane.control_plane.api.errors import ApiError, ServiceUnavailable, Timeout
+from rayplane.control_plane.apiserver.storage.hearing import SILENT
 from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.client.endpoints import never_sent
 from rayplane.control_plane.client.etcd import EtcdClient
@@ -23,12 +22,9 @@ from rayplane.control_plane.etcd_errors import EtcdError, recognised
 from rayplane.control_plane.rpc import RpcError
 from rayplane.proto.etcd import kv_pb2, rpc_pb2
 
-Code = grpc.StatusCode
-
 # How long a write is tried again while etcd has no leader, and the pauses in between.
 SPAN_S = 15.0
 _BACKOFF = Backoff(0.05, 0.5)
-_SILENT = (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED)
 
 
 def surely_not_done(error: RpcError) -> bool:
@@ -49,11 +45,13 @@ class Tries:
         self._deadline = asyncio.get_running_loop().time() + SPAN_S
         self._pause_s = _BACKOFF.first_s
 
-    async def failed(self, error: RpcError, give_up: ApiError) -> None:
+    async def failed(self, error: RpcError, give_up: ApiError, *, last: bool = False) -> None:
         """Wait until the next try. Raises `give_up` when there is none and nothing was done, else Timeout."""
         self.uncertain = self.uncertain or (self._writes and not surely_not_done(error))
+        if last and self.uncertain:
+            raise unknown(give_up)
         # A refusal is final, unless an earlier try may have gone through: then it has to be found out.
-        if error.code not in _SILENT and not self.uncertain:
+        if last or (error.code not in SILENT and not self.uncertain):
             raise give_up
         self.go_on(give_up)
         await asyncio.sleep(self._pause_s)

@@ -34,6 +34,7 @@ from rayplane.control_plane.apiserver.storage.convoys import ConvoyedTxns
 from rayplane.control_plane.apiserver.storage.encryption import Encryption
 from rayplane.control_plane.apiserver.storage.entries import Entry, encode, read
 from rayplane.control_plane.apiserver.storage.grouping import GroupedTxns
+from rayplane.control_plane.apiserver.storage.hearing import Hearing
 from rayplane.control_plane.apiserver.storage.outcomes import Fence, Tries, shutting_down, unknown
 from rayplane.control_plane.apiserver.tracing.spans import spanned
 from rayplane.control_plane.client.etcd import EtcdClient
@@ -185,9 +186,12 @@ def _is_same(a: bytes, b: bytes) -> bool:
 class Storage:
     """Objects in etcd. All `info` arguments are the stored form of the resource."""
 
-    def __init__(self, etcd: EtcdClient, *, server: str, update_attempts: int, encryption: Encryption) -> None:
+    def __init__(
+        self, etcd: EtcdClient, hearing: Hearing, *, server: str, update_attempts: int, encryption: Encryption
+    ) -> None:
         """`server` names this one among those that write to the same etcd."""
         self.encryption = encryption
+        self.hearing = hearing
         self._etcd = etcd
         self._fence = Fence(etcd, server)
         self._stopped = False
@@ -198,6 +202,7 @@ class Storage:
     async def stop(self) -> None:
         """End what is under way."""
         self._stopped = True
+        self.hearing.stop()
         await self._grouped.stop()
         await self._fence.stop()
 
@@ -227,7 +232,9 @@ class Storage:
             compare = [absent(key), *write.guards, *claimed, *(() if grouped else (self._fence.stands(),))]
             txn = self._grouped.txn if grouped else self._convoyed.txn
             try:
-                response = await txn(compare, operations, [_get_op(key), self._fence.look, *look])
+                self.hearing.check()
+                with self.hearing.waiting():
+                    response = await txn(compare, operations, [_get_op(key), self._fence.look, *look])
             except RpcError as e:
                 await self._failed(tries, e)
                 if tries.uncertain and not grouped:
@@ -249,8 +256,8 @@ class Storage:
 
     async def _failed(self, tries: Tries, error: RpcError) -> None:
         if self._stopped:
-            raise unknown() if tries.uncertain else shutting_down()
-        await tries.failed(error, api_error(error))
+            await tries.failed(error, shutting_down(), last=True)
+        await tries.failed(error, api_error(error), last=self.hearing.deaf)
 
     async def _settle(self, tries: Tries, past: int) -> None:
         """See to it that no create that was on the fence at `past` can be applied any more."""
@@ -268,7 +275,8 @@ class Storage:
         """The object as it is now (linearizable)."""
         key = info.key(namespace, name)
         try:
-            response = await self._etcd.range(key.encode())
+            async with self.hearing.listening():
+                response = await self._etcd.range(key.encode())
         except RpcError as e:
             raise api_error(e) from e
         return self._entry(info, key, response.kvs)
@@ -398,7 +406,8 @@ class Storage:
         """Up to `limit` entries from key `start` on at `revision` (0: now). Expired when compacted."""
         try:
             first = start.encode(errors="surrogateescape")
-            response = await self._etcd.range(first, prefix_end(prefix.encode()), limit=limit, revision=revision)
+            async with self.hearing.listening():
+                response = await self._etcd.range(first, prefix_end(prefix.encode()), limit=limit, revision=revision)
         except RpcError as e:
             raise api_error(e) from e
         transformer = self.encryption.of(info)
@@ -436,6 +445,8 @@ class Storage:
         tries = Tries(writes=bool(success))
         while True:
             try:
-                return await txn(compare, success, failure), tries.uncertain
+                self.hearing.check()
+                with self.hearing.waiting():
+                    return await txn(compare, success, failure), tries.uncertain
             except RpcError as e:
                 await self._failed(tries, e)

@@ -150,6 +150,10 @@ class ResourceCache:
     def reset(self, error: Exception | None) -> None:
         """End all watchers, with `error` where they missed something; the cache must be installed again."""
         self.ready = False
+        self.end_watchers(error)
+
+    def end_watchers(self, error: Exception | None = None) -> None:
+        """What they were told so far is all they get here."""
         for group in self._groups.values():
             group.end(error)
         self._groups.clear()

@@ -24,6 +24,7 @@ from rayplane.control_plane.api.errors import ApiError, Expired, ServiceUnavaila
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.apiserver.config import Limits, Timing
 from rayplane.control_plane.apiserver.storage.entries import Entry
+from rayplane.control_plane.apiserver.storage.hearing import SILENT
 from rayplane.control_plane.apiserver.storage.outcomes import shutting_down
 from rayplane.control_plane.apiserver.storage.store import Storage, api_error
 from rayplane.control_plane.apiserver.tracing.spans import spanned
@@ -45,8 +46,10 @@ _RETRIES = Backoff(0.05, 1.0)
 # A load whose revision was compacted under it begins again; so often it has lost a race with compaction, not more.
 _LOAD_TRIES = 20
 _REVISION_KEY = b"/rayplane/revision"
+# Between two tries of a question that no majority answers.
+_ASK_AGAIN_S = 0.1
 # Whoever asks whether etcd answers is told of an answer no older than this: half of what a health check may take, as in
-# kube-apiserver's limit. A server that loses etcd is called ready for as long at most, beside its checker's interval.
+# kube-apiserver's limit. A server that loses etcd is called ready for as long, and for what `Hearing` waits, at most.
 _ANSWER_KEPT_S = 1.0
 
 
@@ -61,6 +64,8 @@ class WatchHub:
         self._etcd = etcd
         self._standings = etcd.standings()
         self._storage = storage
+        self._hearing = storage.hearing
+        self._hearing.told.append(self._give_up)
         self._env = env
         self._limits = limits
         self._timing = timing
@@ -73,6 +78,7 @@ class WatchHub:
         self._waiting: SortedDict = SortedDict()  # (revision, number) to the future of who waits for it
         self._numbers = itertools.count()
         self._asking: list[asyncio.Future[int]] = []
+        self._asked: list[asyncio.Future[int]] = []  # those whose question is under way
         self._ask = asyncio.Event()
         self._answered_at = -math.inf
         self._restart = asyncio.Event()
@@ -108,7 +114,8 @@ class WatchHub:
 
     async def _revision(self) -> int:
         """etcd's revision now (linearizable). Raises RpcError."""
-        return int((await self._etcd.range(_REVISION_KEY, count_only=True)).header.revision)
+        limit_s = self._timing.etcd_patience_s
+        return int((await self._etcd.range(_REVISION_KEY, count_only=True, timeout=limit_s)).header.revision)
 
     async def _is_kept(self, revision: int) -> bool:
         """Whether etcd has not compacted a revision yet. Raises RpcError."""
@@ -131,7 +138,7 @@ class WatchHub:
         for cache in self._caches.values():
             cache.reset(None)
         _fail(self._waiting.values(), shutting_down())
-        _fail(self._asking, shutting_down())
+        _fail((*self._asked, *self._asking), shutting_down())
 
     def _begin_at(self, revision: int) -> None:
         self._history.clear()
@@ -148,15 +155,16 @@ class WatchHub:
     def _question(self) -> asyncio.Future[int]:
         if self._stopped:
             raise shutting_down()
+        self.check_hearing()
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._asking.append(future)
         self._ask.set()
         return future
 
     async def etcd_answers(self) -> bool:
-        """Whether there is a quorum. A good answer to any reader's question is kept for a second; a bad one is asked
-        for again."""
-        if asyncio.get_running_loop().time() - self._answered_at < _ANSWER_KEPT_S:
+        """Whether there is a quorum. A good answer to any reader's question is kept for a second; a bad one stands when
+        etcd has been silent for as long as this server has patience, until it answers again."""
+        if asyncio.get_running_loop().time() - self._answered_at < _ANSWER_KEPT_S and not self._hearing.deaf:
             return not self._stopped
         try:
             await self.current_revision()
@@ -164,26 +172,57 @@ class WatchHub:
             return False
         return True
 
+    def check_hearing(self) -> None:
+        """Raises ServiceUnavailable while no majority of the members answers this server."""
+        if self._hearing.deaf:
+            raise api_error(self._hearing.error())
+
+    def _give_up(self) -> None:
+        """The server has become deaf: whoever waits or watches is better off with another one."""
+        log.warning("%s: requests are refused and watches end until one does", self._hearing.error().message)
+        _fail((*self._asked, *self._asking), api_error(self._hearing.error()))
+        for cache in self._caches.values():
+            cache.end_watchers()
+
     async def _answer(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             await self._ask.wait()
             self._ask.clear()
-            asking, self._asking = self._asking, []
-            began = loop.time()  # it is true of no later time for certain
+            deaf = False
             try:
-                revision = await self._standings.revision() or await self._revision()
+                with self._hearing.waiting():
+                    revision = await self._majority()
+                    deaf = self._hearing.deaf
             except asyncio.CancelledError:
-                _fail(asking, shutting_down())
+                _fail(self._asked, shutting_down())
                 raise
             except Exception as e:
                 self._answered_at = -math.inf
-                _fail(asking, api_error(e) if isinstance(e, RpcError) else e)
+                _fail(self._asked, api_error(e) if isinstance(e, RpcError) else e)
             else:
-                self._answered_at = began
-                for future in asking:
+                for future in self._asked:
                     if not future.done():
                         future.set_result(revision)
+            if deaf:
+                log.info("etcd answers again")
+                self._restart.set()  # the stream may be of a member that is still not heard
+            self._asked = []
+
+    async def _majority(self) -> int:
+        """The revision, from whenever a majority tells of it. Raises RpcError when that is refused."""
+        while True:
+            self._asked, self._asking = [*(f for f in self._asked if not f.done()), *self._asking], []
+            began = asyncio.get_running_loop().time()  # it is true of no later time for certain
+            try:
+                revision = await self._standings.revision() or await self._revision()
+            except RpcError as e:
+                if e.code not in SILENT:
+                    raise
+                self._answered_at = -math.inf
+            else:
+                self._answered_at = began
+                return revision
+            await asyncio.sleep(_ASK_AGAIN_S)
 
     @spanned("caches catch up with etcd")
     async def fresh(self) -> int:
