@@ -17,6 +17,8 @@ API_SERVER = "system:apiserver"
 FRONT_PROXY = "front-proxy-client"
 SCHEDULER = "system:kube-scheduler"
 CONTROLLER_MANAGER = "system:kube-controller-manager"
+#: As whom floods of requests ask: an ordinary user, who may list pods and waits in turn with all others.
+FLOODER = "rayplane:flood"
 #: A service account's user is this, its namespace, a colon and its name.
 SERVICE_ACCOUNT_PREFIX = "system:serviceaccount:"
 #: The group of all service accounts; with a colon and a namespace behind it, of those of the namespace.

@@ -23,19 +23,11 @@ PAGES = _API_SERVERS
 IMAGES = each(ADMINISTRATORS, "Load", "Save", "List", "Remove", "Prune", "Map", "Tag")
 #: Of `rayplane.v1.Overlay`: what a host may send is judged by whose packets they are.
 OVERLAY = each(Callers.of(groups=(NODE_HOSTS,)), "Carry")
-#: Of `rayplane.v1.VolumeReplica`.
-VOLUME_REPLICA = each(
-    Callers.of(groups=(NODE_HOSTS,)),
-    "Capacity",
-    "Create",
-    "Resize",
-    "Delete",
-    "Prepare",
-    "Apply",
-    "Commit",
-    "Inventory",
-    "Fetch",
-)
+#: Of `rayplane.v1.VolumeReplica`. Administrators look at replicas, and put volumes to the test by deleting one.
+VOLUME_REPLICA = {
+    **each(Callers.of(groups=(NODE_HOSTS,)), "Capacity", "Create", "Resize", "Prepare", "Apply", "Commit", "Fetch"),
+    **each(Callers.of(groups=(NODE_HOSTS, MASTERS)), "Delete", "Inventory"),
+}
 #: Of the services of `csi.v1`, by name. Kubelets mount volumes without a call: they are in the same process.
 CSI = {
     "Identity": each(_PROVISIONERS, "GetPluginInfo", "GetPluginCapabilities", "Probe"),

@@ -19,7 +19,7 @@ from rayplane.control_plane.durations import human_duration
 from rayplane.control_plane.faults.form import COMMAND, as_command, parse_fault, read_fault
 from rayplane.control_plane.faults.injector import hold
 from rayplane.control_plane.faults.reading import FormError
-from rayplane.control_plane.faults.vocabulary import TARGETS, Continue, Stop, Target
+from rayplane.control_plane.faults.vocabulary import OBJECTS, TARGETS, Continue, Stop, Target
 from rayplane.proto.rayplane.v1 import chaos_pb2
 from rayplane.storage.env import SystemClock
 
@@ -90,7 +90,7 @@ def _inject(directory: StateDir, verb: str, body: dict[str, Any]) -> None:
                 raise UsageError(refused)
             hit = await injector.strike(fault)
             for victim, pid in hit:
-                console.print(_struck(victim, pid, SIGNALS[type(fault)]))
+                console.print(_struck(fault, victim, pid))
                 if isinstance(fault, Stop) and not fault.for_s:
                     console.print(f"let it go on: {as_command(Continue(Target(name=victim)))}")
             await hold(injector, fault, tuple(victim for victim, _ in hit))
@@ -98,10 +98,12 @@ def _inject(directory: StateDir, verb: str, body: dict[str, Any]) -> None:
     run(call())
 
 
-def _struck(victim: str, pid: int, signal: str) -> str:
+def _struck(fault: Any, victim: str, pid: int) -> str:
+    if fault.target.role in OBJECTS:
+        return f"{victim} is lost; whoever keeps it makes it anew"
     if not pid:
         return f"{victim} was killed; it shares the process of all actors, which goes on"
-    return f"{victim} (process {pid}) got SIG{signal}"
+    return f"{victim} (process {pid}) got SIG{SIGNALS[type(fault)]}"
 
 
 def inject(

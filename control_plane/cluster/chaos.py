@@ -12,11 +12,13 @@ from rayplane.control_plane.cluster.access import Access
 from rayplane.control_plane.cluster.config import PROCESS
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.control_plane.cluster.flood import flood
+from rayplane.control_plane.cluster.replicas import Replicas, is_of_replicas
 from rayplane.control_plane.cluster.victims import NAMESPACE, called, victims
 from rayplane.control_plane.cluster.weather import OF_MACHINES, OF_NETWORK, Weather, after, told_of, without
 from rayplane.control_plane.faults import injector
 from rayplane.control_plane.faults.form import as_step
 from rayplane.control_plane.faults.vocabulary import (
+    OBJECTS,
     POD,
     RAY,
     SUPERVISOR,
@@ -64,6 +66,10 @@ class LiveInjector:
         """They end with this process at the latest."""
 
     @property
+    def _replicas(self) -> Replicas:
+        return Replicas(self._admin.api, self._admin.network)
+
+    @property
     def _in_one_process(self) -> bool:
         return bool(self._admin.state.config.host == PROCESS)
 
@@ -81,8 +87,8 @@ class LiveInjector:
             return f"{as_step(fault)}: {why}"
         if isinstance(fault, Stop | Continue) and target == Target(name=SUPERVISOR):
             return f"{as_step(fault)}: who continues goes through the supervisor; it can be killed"
-        if target is not None and target.role == POD and not isinstance(fault, Kill):
-            return f"{as_step(fault)}: a pod can only be killed"
+        if target is not None and target.role in OBJECTS and not isinstance(fault, Kill):
+            return f"{as_step(fault)}: a {target.role} can only be killed"
         return injector.refusal(fault, (*SIGNALS, *OF_NETWORK, *OF_MACHINES, Flood))
 
     def _refused_to_ray(self, fault: Fault) -> str:
@@ -114,6 +120,8 @@ class LiveInjector:
         with _told(fault):
             if fault.target.name in RAY:  # type: ignore[union-attr]
                 return (fault.target.name,)  # type: ignore[union-attr]
+            if is_of_replicas(fault):
+                return await self._replicas.chosen(fault.target, self._rng)  # type: ignore[union-attr]
             return await victims(self._admin, fault.target, self._rng)  # type: ignore[union-attr]
 
     async def inflict(self, fault: Fault, names: Sequence[str]) -> list[tuple[str, int]]:
@@ -128,9 +136,15 @@ class LiveInjector:
                 return []
             if isinstance(fault, FullDisk):
                 return [(name, self._fill(name)) for name in names]
-            if fault.target.role == POD:  # type: ignore[union-attr]
-                return [(name, await self._delete(name)) for name in names]
-            return [(name, await self._signal(name, SIGNALS[type(fault)])) for name in names]
+            return [(name, await self._kill(fault, name)) for name in names]
+
+    async def _kill(self, fault: Fault, name: str) -> int:
+        if is_of_replicas(fault):
+            await self._replicas.lose(name)
+            return 0
+        if fault.target.role == POD:  # type: ignore[union-attr]
+            return await self._delete(name)
+        return await self._signal(name, SIGNALS[type(fault)])
 
     async def _signal(self, name: str, signal: str) -> int:
         if name in RAY:

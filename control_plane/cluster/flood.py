@@ -1,4 +1,7 @@
-"""A flood of requests to API servers, as of an agent on every node that was just rolled out everywhere."""
+"""A flood of requests to API servers, as of an agent on every node that was just rolled out everywhere.
+
+It asks as an ordinary user, whom priority and fairness have wait in turn; administrators are exempt from that.
+"""
 
 import asyncio
 import contextlib
@@ -6,6 +9,7 @@ import itertools
 from collections.abc import Callable, Sequence
 
 from rayplane.control_plane.client import ops
+from rayplane.control_plane.identities import FLOODER
 from rayplane.control_plane.rpc import Network, RpcError, Stub
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.proto.rayplane.v1 import objects_pb2 as pb
@@ -15,6 +19,7 @@ WAITING_MAX = 50
 PAGE = 500
 BEHIND_MAX_S = 1.0
 """Requests that could not be made in time are made up for, of the last so long."""
+_AS_USER = {"impersonate-user": FLOODER}
 _SERVICE = pb.DESCRIPTOR.services_by_name["Objects"]
 
 
@@ -42,4 +47,5 @@ async def flood(network: Network, servers: Callable[[], Sequence[str]], rate: in
 async def _ask(network: Network, server: str) -> None:
     """What is answered is not even read."""
     with contextlib.suppress(RpcError):
-        await Stub(network.channel(server), _SERVICE).List(pb.ListRequest(ref=ops.ref("pods"), limit=PAGE))
+        request = pb.ListRequest(ref=ops.ref("pods"), limit=PAGE)
+        await Stub(network.channel(server), _SERVICE).List(request, metadata=_AS_USER)

@@ -2,6 +2,7 @@
 
     kill: leader                            # TARGET, TARGET NAME, TARGET random [COUNT], or an actor's name
     kill: {target: node node-1, back: 10m}  # also {node: node-1, ...}; back: never keeps it away
+    kill: replica-in-use data               # of a claim's volume: CLAIM, CLAIM@NODE or random; `replica`: another
     stop: {target: apiserver-1, for: 3s}    # it goes on then; without `for` at `continue`
     partition: {hosts: [[member-0, apiserver-0]], for: 20s}
     slow_network: {delay: 50ms}

@@ -19,7 +19,13 @@ FOLLOWER = "follower"
 ROLES = (LEADER, FOLLOWER, "member", "apiserver", "lb", "scheduler", "controllers", "node")
 POD = "pod"
 """No actor: a pod of the namespace `default`, by name or drawn from those that run."""
-TARGETS = (*ROLES, POD)
+REPLICA_IN_USE = "replica-in-use"
+"""No actor: what a replicated volume has stored on the node that writes it; by its claim in `default`, or drawn."""
+REPLICA = "replica"
+"""The same on one of the other nodes that the volume is stored on."""
+REPLICAS = (REPLICA_IN_USE, REPLICA)
+OBJECTS = (POD, *REPLICAS)
+TARGETS = (*ROLES, *OBJECTS)
 ANY = "random"
 SUPERVISOR = "supervisor"
 RAY = ("gcs", "raylet")
@@ -30,6 +36,8 @@ CORRUPT_S = 5.0
 FLOOD_S = 10.0
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
+# Of a claim, on a node.
+_REPLICA = re.compile(rf"{NAME.pattern}(@{NAME.pattern})?")
 # A word alone is a name only when it looks like one, so that a role with a typing error is not taken for one.
 _NAME_ALONE = re.compile(r"[a-z][a-z0-9.-]*[0-9]")
 
@@ -56,7 +64,7 @@ class Target:
                 return cls(name=name)
             case [role, word] if role in TARGETS and word == ANY:
                 return cls(role, count=1)
-            case [role, name] if role in TARGETS and NAME.fullmatch(name):
+            case [role, name] if role in TARGETS and (_REPLICA if role in REPLICAS else NAME).fullmatch(name):
                 return cls(role, name)
             case [role, word, count] if role in TARGETS and word == ANY and re.fullmatch("[1-9][0-9]{0,3}", count):
                 return cls(role, count=int(count))

@@ -5,8 +5,11 @@ import math
 from dataclasses import dataclass, replace
 from typing import get_args
 
+from rayplane.control_plane.client import ApiClient
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
+from rayplane.control_plane.cluster.replicas import Replicas, is_of_replicas
 from rayplane.control_plane.cluster.topology import Role
+from rayplane.control_plane.cluster.trial.replica_watch import ReplicaWatch
 from rayplane.control_plane.etcd.server import Member
 from rayplane.control_plane.faults import injector
 from rayplane.control_plane.faults.form import as_step
@@ -77,6 +80,8 @@ class CellInjector:
         self._jumblers: dict[str, Jumbler] = {}
         self._held: list[_Held] = []
         """In the order in which they began."""
+        self._volumes: ReplicaWatch | None = None
+        """From the first replica on that is lost."""
         self.points = Points(cluster.kill, cluster.pause, cluster.excuse)
 
     def refusal(self, fault: Fault) -> str:
@@ -85,6 +90,8 @@ class CellInjector:
             return f"there is no failpoint {fault.point!r}"
         if _target_of(fault).role == POD:
             return f"{as_step(fault)}: here a pod cannot be hit"
+        if is_of_replicas(fault) and not isinstance(fault, Kill):
+            return f"{as_step(fault)}: a replica can only be killed"
         return injector.refusal(fault, get_args(Fault))
 
     def check_names(self, fault: Fault) -> None:
@@ -97,7 +104,7 @@ class CellInjector:
             case Heal() | SlowNetwork() | Flood():
                 named = []
             case _:
-                named = [fault.target.name] if fault.target.name else []
+                named = [fault.target.name] if fault.target.name and not is_of_replicas(fault) else []
         for name in named:
             self._actor(name)
 
@@ -110,11 +117,33 @@ class CellInjector:
         return hit
 
     async def begin(self, fault: Fault) -> tuple[str, ...]:
-        hit = self._begin(fault)
+        hit = await self._lose_replicas(fault) if is_of_replicas(fault) else self._begin(fault)
         if lasts(fault):
             everybody = self._cluster.processes
             self._held.append(_Held(fault, hit, tuple(everybody[name] for name in hit if name in everybody)))
         return hit
+
+    async def _lose_replicas(self, fault: Fault) -> tuple[str, ...]:
+        """As an administrator of a live cluster does it. Raises NobodyThere."""
+        cluster = self._cluster
+        with cluster.client.inside() as network:
+            replicas = Replicas(ApiClient(network, cluster.endpoints(Role.APISERVER)), network)
+            if self._volumes is None:
+                self._volumes = ReplicaWatch(replicas, cluster.failures.append, lambda text: None)
+            try:
+                hit = await replicas.chosen(_target_of(fault), cluster.rng)
+                held = await self._volumes.acknowledged(hit)
+                for name in hit:
+                    cluster.trace.event("replica-lost", name)
+                    await replicas.lose(name)
+            except ClusterError as e:
+                raise NobodyThere(str(e)) from e
+            self._volumes.watch(held)
+        return hit
+
+    async def volumes_are_whole(self) -> bool:
+        """Whether each volume that lost a replica has it again; asked in a client's cell."""
+        return self._volumes is None or not await self._volumes.missing()
 
     def _begin(self, fault: Fault) -> tuple[str, ...]:
         cluster = self._cluster

@@ -23,7 +23,7 @@ from rayplane.control_plane.cluster.errors import UsageError
 from rayplane.control_plane.faults import reading
 from rayplane.control_plane.faults.form import as_step, write_fault
 from rayplane.control_plane.faults.reading import FormError
-from rayplane.control_plane.faults.vocabulary import Fault, Target
+from rayplane.control_plane.faults.vocabulary import OBJECTS, Fault, Target
 from rayplane.control_plane.simulation.scenario import Change, read_struck
 
 STRIKES_MAX = 10_000
@@ -82,7 +82,8 @@ def concrete(fault: Fault, hit: Iterable[str]) -> tuple[Fault, ...]:
     if "target" not in {field.name for field in fields(fault)}:
         return (fault,)
     chosen: Any = fault
-    return tuple(replace(chosen, target=Target(name=name)) for name in hit)
+    role = chosen.target.role if chosen.target.role in OBJECTS else ""
+    return tuple(replace(chosen, target=Target(role, name)) for name in hit)
 
 
 def write_plan(plan: Plan) -> str:

@@ -301,6 +301,7 @@ class Run:
         for condition in self._scenario.expect:
             await script.wait(condition, FINAL_TIMEOUT_S)
         await self._insist(self.cluster.client, client.verify, "etcd does not answer at the end")
+        await self._insist(self.cluster.client, script.volumes_are_whole, "a volume has not got its lost replica again")
         # What is wrong already will not come right.
         await client.settle(0.0 if self._violations.found else FINAL_TIMEOUT_S)
         await self._insist(self.cluster.kubectl, rest.finish, "the REST face does not answer at the end")

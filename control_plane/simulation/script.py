@@ -121,6 +121,10 @@ class Script:
         """The failpoints of the run."""
         return self._injector.points
 
+    async def volumes_are_whole(self) -> bool:
+        """Whether each volume that lost a replica has it again."""
+        return await self._injector.volumes_are_whole()
+
     def calm(self) -> None:
         """Faults are over: from here on all must come right."""
         self._injector.calm()

@@ -16,7 +16,9 @@ from rayplane.control_plane.apiserver.flowcontrol.fairness import EXEMPT_AT_ONCE
 from rayplane.control_plane.apiserver.flowcontrol.matching import Asked
 from rayplane.control_plane.apiserver.flowcontrol.queues import Ticket
 from rayplane.control_plane.client import ops
-from rayplane.control_plane.identities import MASTERS, NODES, SCHEDULER
+from rayplane.control_plane.cluster.flood import flood
+from rayplane.control_plane.identities import FLOODER, MASTERS, NODES, SCHEDULER
+from rayplane.control_plane.tasks import cancel_and_wait
 from tests.apiserver.conftest import Stack
 
 EVERYBODY = ("system:authenticated",)
@@ -293,6 +295,19 @@ async def test_watches_keep_no_seat_once_they_have_begun(small: Stack) -> None:
     assert queues.idle and not queues.seats
     for watch in watches:
         await watch.aclose()
+
+
+async def test_a_flood_waits_in_turn_as_any_user_does_and_is_answered(small: Stack) -> None:
+    fairness, server = fairness_of(small), small.servers[0].grpc_address
+    taken = await fill(fairness, ALICE)
+    flooding = asyncio.create_task(flood(small.network, lambda: [server], 1000))
+    await until(lambda: fairness.flow(ALICE).level.queues.waiting)
+    # Who floods is exempt, and does not ask as that.
+    assert (await small.client().list("pods")).items == []
+    for ticket in taken:
+        fairness.leave(ticket)
+    await cancel_and_wait(flooding)
+    assert (await small.client().acting(FLOODER).list("pods")).items == []
 
 
 async def test_a_watch_that_finds_no_seat_is_refused_as_other_requests_are(small: Stack) -> None:

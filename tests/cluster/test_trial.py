@@ -5,6 +5,7 @@ import json
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -60,7 +61,8 @@ class Live:
 
 def injector(live: Live, home: Path, at_s: float = 5.0) -> TrialInjector:
     any_live: Any = live
-    return TrialInjector(any_live, Journal(StateDir(home)), lambda: at_s)
+    volumes: Any = SimpleNamespace(watch=lambda held: None)
+    return TrialInjector(any_live, Journal(StateDir(home)), lambda: at_s, volumes)
 
 
 async def test_whoever_comes_after_a_killed_trial_heals_what_it_broke(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ from rayplane.control_plane.faults.vocabulary import (
     Stop,
     Target,
 )
+from rayplane.control_plane.identities import FLOODER
 from rayplane.control_plane.rpc import RpcError
 from rayplane.control_plane.rpc.errors import Code
 from rayplane.control_plane.rpc.weather import Climate
@@ -197,14 +198,14 @@ async def of_requests(cluster: SimulatedCluster, injector: CellInjector, fault: 
     class Server:
         def __init__(self, *_: Any) -> None: ...
 
-        async def List(self, request: Any) -> None:
-            asked.append(request)
+        async def List(self, request: Any, *, metadata: Any) -> None:
+            asked.append(metadata["impersonate-user"])
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("rayplane.control_plane.cluster.flood.Stub", Server)
         await injector.strike(fault)
         await asyncio.sleep(3.0)
-    return 190 < len(asked) < 210 and not cluster.guests
+    return 190 < len(asked) < 210 and {*asked} == {FLOODER} and not cluster.guests
 
 
 @pytest.mark.parametrize("fault", SAMPLES, ids=lambda fault: type(fault).__name__)

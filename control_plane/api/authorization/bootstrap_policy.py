@@ -21,7 +21,7 @@ from rayplane.control_plane.api.authorization.policy_rules import paths as _path
 from rayplane.control_plane.api.authorization.policy_rules import rule as _rule
 from rayplane.control_plane.api.authorization.rbac import aggregated_rules
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.identities import CONTROLLER_MANAGER, MASTERS, NODE_HOSTS, NODES, SCHEDULER
+from rayplane.control_plane.identities import CONTROLLER_MANAGER, FLOODER, MASTERS, NODE_HOSTS, NODES, SCHEDULER
 
 API_VERSION = "rbac.authorization.k8s.io/v1"
 GROUP = "rbac.authorization.k8s.io"
@@ -187,6 +187,7 @@ _NETWORK_POLICIES_RULES = (
     _rule(("list", "watch"), "networking.k8s.io", ("networkpolicies",)),
 )
 _VOLUMES_RULES = (_rule(("get", "list"), "core", ("persistentvolumes",)),)
+_FLOOD_RULES = (_rule(("list",), "core", ("pods",)),)
 # Where the replicas of a volume write down who they are. NodeRestriction looks at the names.
 _VOLUME_RECORDS_RULES = (
     _rule(("create", "delete", "get", "list", "patch", "update"), "coordination.k8s.io", ("leases",)),
@@ -224,6 +225,7 @@ _ROLES: tuple[tuple[str, Sequence[dict[str, Any]], dict[str, str]], ...] = (
     (INGRESS, _INGRESS_RULES, {}),
     (VOLUMES, _VOLUMES_RULES, {}),
     (NETWORK_POLICIES, _NETWORK_POLICIES_RULES, {}),
+    (FLOODER, _FLOOD_RULES, {}),
     ("system:coredns", _DNS_RULES, {}),
     (
         "system:node-bootstrapper",
@@ -291,6 +293,7 @@ _BINDINGS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
     (INGRESS, INGRESS, (("Group", NODE_HOSTS),)),
     (VOLUMES, VOLUMES, (("Group", NODE_HOSTS),)),
     (NETWORK_POLICIES, NETWORK_POLICIES, (("Group", NODE_HOSTS),)),
+    (FLOODER, FLOODER, (("User", FLOODER),)),
     ("system:coredns", "system:coredns", (("Group", NODE_HOSTS),)),
     (
         "system:service-account-issuer-discovery",

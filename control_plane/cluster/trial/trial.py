@@ -16,12 +16,14 @@ from rayplane.control_plane.cluster.etcd_user import EtcdUser
 from rayplane.control_plane.cluster.hands import ApiHands, placed
 from rayplane.control_plane.cluster.readiness import client_ssl
 from rayplane.control_plane.cluster.recording import Moments, Recorder
+from rayplane.control_plane.cluster.replicas import Replicas, is_of_replicas
 from rayplane.control_plane.cluster.scenario import Runner, Scenario, in_time, unhealthy
 from rayplane.control_plane.cluster.topology import Role
 from rayplane.control_plane.cluster.trial.front import Front
 from rayplane.control_plane.cluster.trial.journal import Broken, Journal, alone
 from rayplane.control_plane.cluster.trial.observers import Observers
 from rayplane.control_plane.cluster.trial.probes import CONFIG_MAPS, LABEL, NAMESPACE, ApiUser, AppUser
+from rayplane.control_plane.cluster.trial.replica_watch import ReplicaWatch
 from rayplane.control_plane.cluster.trial.shared_keys import SharedKeys
 from rayplane.control_plane.cluster.trial.verdict import Struck, Verdict, failed_expectation
 from rayplane.control_plane.faults.form import as_step
@@ -44,6 +46,8 @@ LEFT = "what an earlier trial broke cannot be healed yet; see `rayplane chaos he
 KEYS_EVERY_S = 0.2
 ETCD_PROMISES = "etcd keeps and tells what it acknowledged"
 LINEARIZABLE = "etcd linearizable"
+KEPT = "lost replicas rebuilt, their bytes kept"
+OURS = (ETCD_PROMISES, LINEARIZABLE, KEPT)
 
 Say = Callable[[str], None]
 T = TypeVar("T")
@@ -57,9 +61,11 @@ class TrialInjector:
         live: LiveInjector,
         journal: Journal,
         now: Callable[[], float],
+        replicas: ReplicaWatch,
         tell: Callable[[Struck], None] = lambda struck: None,
     ) -> None:
         """`tell` hears of a fault right before it happens."""
+        self._replicas = replicas
         self.struck: list[Struck] = []
         self._tell = tell
         self._live = live
@@ -72,6 +78,7 @@ class TrialInjector:
 
     async def begin(self, fault: Fault) -> tuple[str, ...]:
         hit = await self._live.chosen(fault)
+        held = await self._replicas.acknowledged(hit) if is_of_replicas(fault) else {}
         struck = Struck(as_step(fault), hit, self._now())
         broken = Broken(fault, hit)
         if broken_until_ended := lasts(fault):
@@ -86,6 +93,8 @@ class TrialInjector:
                 with contextlib.suppress(ClusterError):
                     await self.end(fault, hit)
             raise
+        finally:
+            self._replicas.watch(held)
         self.struck.append(struck)
         if not broken_until_ended:
             struck.ended_s = self._now()
@@ -158,8 +167,9 @@ class Trial:
         self._judge = Judge([*BUILTIN, *checks], self._violated)
         self._verdict = Verdict(scenario=scenario.name, seed=seed, cluster=admin.state.config.name)
         self._journal = Journal(admin.directory)
-        self._injector = TrialInjector(breaks(admin, rng), self._journal, self._now, self._strikes)
-        self._observers = Observers(admin, self._judge, self._now, lambda: unhealthy(admin))
+        self._replicas = ReplicaWatch(Replicas(admin.api, admin.network), self._bytes_lost, self.tell)
+        self._injector = TrialInjector(breaks(admin, rng), self._journal, self._now, self._replicas, self._strikes)
+        self._observers = Observers(admin, self._judge, self._now, self._unhealthy)
         self._moments = Moments(self._judge.history)
         self._recorder = Recorder(admin.etcd, self._judge, self._now, self._moments.changed)
         self._keys = EtcdUser(admin.etcd, OWN, self._keys_judged, lambda *_: None, self._members)
@@ -358,11 +368,11 @@ class Trial:
     def _told(self) -> Verdict:
         verdict, end_s = self._verdict, self._now()
         verdict.seconds = end_s
-        found: dict[str, list[str]] = {name: [] for name in [*self._judge.counts, ETCD_PROMISES, LINEARIZABLE]}
+        found: dict[str, list[str]] = {name: [] for name in [*self._judge.counts, *OURS]}
         for violation in self._judge.violations:
             found[violation.invariant].append(f"{violation.at_s:.1f} s: {violation.text}")
         verdict.invariants, verdict.unseen = found, self._judge.unseen()
-        looked = {ETCD_PROMISES: self._keys.acknowledged, LINEARIZABLE: self._shared.judged}
+        looked = dict(zip(OURS, (self._keys.acknowledged, self._shared.judged, self._replicas.judged), strict=True))
         verdict.unseen += [name for name, times in looked.items() if not times]
         verdict.faults = self._injector.struck
         self._observers.health.judge(verdict.faults, end_s)
@@ -375,6 +385,9 @@ class Trial:
                 verdict.expected.append((str(expected), wrong))
         return verdict
 
+    async def _unhealthy(self) -> str:
+        return await self._replicas.missing() or await unhealthy(self._admin)
+
     def _members(self) -> tuple[str, ...]:
         return self._observers.topology.endpoints(Role.MEMBER, "client")
 
@@ -384,6 +397,9 @@ class Trial:
 
     def _not_linearizable(self, text: str) -> None:
         self._judge.add(LINEARIZABLE, text)
+
+    def _bytes_lost(self, text: str) -> None:
+        self._judge.add(KEPT, text)
 
     def _violated(self, violation: Violation) -> None:
         self.tell(f"VIOLATION of {violation.invariant}: {violation.text}")

@@ -94,6 +94,21 @@ async def test_a_node_that_refuses_a_replica_is_given_up(tmp_path: Path) -> None
     await cluster.stop()
 
 
+@pytest.mark.parametrize("node", ["a", "b"])
+async def test_a_replica_that_is_gone_is_filled_again_though_nobody_writes(tmp_path: Path, node: str) -> None:
+    cluster = await running(tmp_path, "a", "b", "c")
+    await cluster.backends["a"].create("v", GIB)
+    write((await cluster.backends["a"].publish("v")).path, "file", b"12345")
+    await cluster.backends["a"].sync("v")
+    publication = cluster.backends["a"].publication("v")
+    await until(lambda: not publication.lagging)
+    store, version = cluster.services[node].stores[node], publication.version
+    await store.delete("v")
+    await until(lambda: store.committed == {"v": version})
+    assert store.inventory("v", files=False, after=b"").used_bytes == 5
+    await cluster.stop()
+
+
 @pytest.mark.parametrize("is_written", [False, True])
 async def test_a_repair_that_is_stopped_leaves_what_the_record_may_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_written: bool

@@ -41,8 +41,7 @@ class LeaseDirectory:
 
     async def records(self) -> list[VolumeRecord]:
         """All of them. Raises ApiError."""
-        leases = (await self._client.list(LEASES, NAMESPACE)).items
-        return [_record(lease) for lease in leases if RECORD in meta.annotations(lease)]
+        return await records_of(self._client)
 
     async def write(self, record: VolumeRecord, revision: int) -> int | None:
         lease = _lease(record, revision)
@@ -74,6 +73,12 @@ class LeaseDirectory:
         await self._nodes.synced()
         found = self._nodes.get("", node)
         return meta.annotations(found).get(HOST_ADDRESS) if found is not None else None
+
+
+async def records_of(client: ApiClient) -> list[VolumeRecord]:
+    """Those of all volumes of a cluster. Raises ApiError."""
+    leases = (await client.list(LEASES, NAMESPACE)).items
+    return [_record(lease) for lease in leases if RECORD in meta.annotations(lease)]
 
 
 def _name(volume_id: str) -> str:

@@ -14,12 +14,13 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from rayplane.control_plane.backoff import Backoff, Pauses
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.node.volumes.drivers.replicated.directory import Directory, VolumeRecord
+from rayplane.node.volumes.drivers.replicated.follower import Follower, Target
 from rayplane.node.volumes.drivers.replicated.manifest import EMPTY, Difference, Manifest, Version, difference, majority
 from rayplane.node.volumes.drivers.replicated.placement import best, doubled, machine_of
 from rayplane.node.volumes.drivers.replicated.replica_client import Replica, block_batches
@@ -30,8 +31,6 @@ log = logging.getLogger(__name__)
 
 WAITERS_MAX = 1024
 """Barrier calls that may wait at once; further ones are refused."""
-_LOST = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.CANCELLED, Code.UNKNOWN, Code.DATA_LOSS})
-"""Failures of the replica, not of what is asked of it: if they last, it is replaced."""
 UNSTABLE_ROUNDS_MAX = 5
 """Scans of a directory that never rests before it is shipped as it was found, unasked."""
 
@@ -62,31 +61,6 @@ class Content(Protocol):
         """A block of the last scan; None if it has changed since."""
 
 
-@dataclass(slots=True)
-class _Target:
-    version: Version
-    manifest: Manifest
-
-
-@dataclass(slots=True)
-class _Follower:
-    """Knowledge of one replica."""
-
-    replica: Replica
-    wake: asyncio.Event = field(default_factory=asyncio.Event)
-    known: _Target | None = None
-    acked: Version = EMPTY
-    failing_since: float | None = None
-    """When the first of the failures was since it last committed something."""
-    failed_at: float = 0.0
-    """When the last was."""
-    lost_since: float | None = None
-    """When the first was of those since which each was as that of a lost replica."""
-    error: str = ""
-    code: Code | None = None
-    task: "asyncio.Task[None] | None" = None
-
-
 class Publication:
     """Publication of a volume on this node. `generation` is the newest one found on the replicas when publishing."""
 
@@ -105,10 +79,10 @@ class Publication:
         self.fenced = asyncio.Event()
         self._revision = revision
         self._content, self._directory, self._replica, self._timing = content, directory, replica, timing
-        self._target = _Target(Version(record.epoch, generation), {})
+        self._target = Target(Version(record.epoch, generation), {})
         self._first = True
         self._sets: list[tuple[str, ...]] = [record.replicas]  # two while the record changes
-        self._followers: dict[str, _Follower] = {}
+        self._followers: dict[str, Follower] = {}
         self._durable_waiters: list[tuple[Version, asyncio.Future[None]]] = []
         self._barrier: list[asyncio.Future[int]] = []
         self._wanted = asyncio.Event()
@@ -210,7 +184,7 @@ class Publication:
             return
         self._unstable_rounds = 0
         self._first = False
-        self._target = _Target(Version(self.record.epoch, self._target.version.generation + 1), manifest)
+        self._target = Target(Version(self.record.epoch, self._target.version.generation + 1), manifest)
         for follower in self._followers.values():
             follower.wake.set()
 
@@ -233,17 +207,23 @@ class Publication:
 
     # Shipping
 
-    def _follow(self, node: str) -> _Follower:
-        follower = self._followers[node] = _Follower(self._replica(node))
+    def _follow(self, node: str) -> Follower:
+        follower = self._followers[node] = Follower(self._replica(node))
         follower.wake.set()
         follower.task = asyncio.get_running_loop().create_task(self._keep_up(follower))
         return follower
 
-    async def _keep_up(self, follower: _Follower) -> None:
+    async def _keep_up(self, follower: Follower) -> None:
         """Bring one replica to the newest generation whenever there is a newer one."""
         pauses = Pauses(Backoff(self._timing.retry_min_s, self._timing.retry_max_s))
         while True:
-            await follower.wake.wait()
+            try:
+                async with asyncio.timeout(self._timing.repair_after_s):
+                    await follower.wake.wait()
+            except TimeoutError:
+                if await follower.is_gone():
+                    log.warning("volume %s has no replica on %s any more", self.record.volume_id, follower.replica.node)
+                    follower.known, follower.acked = None, EMPTY
             follower.wake.clear()
             while follower.acked < self._target.version and not self._first:
                 target = self._target
@@ -259,26 +239,18 @@ class Publication:
                     self._failed(follower, error)
                     await asyncio.sleep(pauses.next_s())
                 else:
-                    follower.error, follower.code, follower.failing_since, follower.lost_since = "", None, None, None
+                    follower.succeeded()
                     pauses.reset()
                     self._check_durable()
 
-    def _failed(self, follower: _Follower, error: PeerError) -> None:
-        follower.known = None
-        follower.error, follower.code = str(error), error.code
-        follower.failed_at = asyncio.get_running_loop().time()
-        if follower.failing_since is None:
-            follower.failing_since = follower.failed_at
-        if error.code not in _LOST:
-            follower.lost_since = None
-        elif follower.lost_since is None:
-            follower.lost_since = follower.failed_at
+    def _failed(self, follower: Follower, error: PeerError) -> None:
+        follower.failed(error, asyncio.get_running_loop().time())
         full = sum(1 for f in self._followers.values() if f.code is Code.RESOURCE_EXHAUSTED)
         if full >= majority(self.record.replicas):
             # Waiting does not help: whoever waits must hear that the volume is full.
             self._fail_durable_waiters(error)
 
-    async def _ship(self, follower: _Follower, target: _Target) -> None:
+    async def _ship(self, follower: Follower, target: Target) -> None:
         replica = follower.replica
         if follower.known is None:
             follower.known = await self._meet(replica)
@@ -292,7 +264,7 @@ class Publication:
         await replica.commit(base=follower.known.version, version=target.version)
         follower.known, follower.acked = target, target.version
 
-    async def _meet(self, replica: Replica) -> _Target:
+    async def _meet(self, replica: Replica) -> Target:
         """Have a replica promise itself to this epoch, and learn what it holds."""
         try:
             await replica.prepare(self.record.epoch, self.record.writer)
@@ -304,7 +276,7 @@ class Publication:
             await replica.prepare(self.record.epoch, self.record.writer)
             # What was lost may have been promised to a newer writer, which this one has not heard of: the record has.
             await self._standing()
-        return _Target(*await replica.manifest())
+        return Target(*await replica.manifest())
 
     async def _capacity(self) -> int:
         """The size of the volume, which may have grown since it was published."""
@@ -453,7 +425,7 @@ class Publication:
         if lost not in self.record.replicas:
             await self._forget(lost)
 
-    def _check_progress(self, follower: _Follower) -> None:
+    def _check_progress(self, follower: Follower) -> None:
         """Raises TimeoutError for one that has failed long, whatever with. A copy may take as long as it takes."""
         self._check_fenced()
         since = follower.failing_since

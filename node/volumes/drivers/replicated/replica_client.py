@@ -1,9 +1,8 @@
 """The sending end of `rayplane.v1.VolumeReplica`: one volume's replica on one node."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
-from rayplane.node.volumes.drivers.replicated.directory import Directory
 from rayplane.node.volumes.drivers.replicated.manifest import (
     BATCH_BYTES,
     BLOCK_BYTES,
@@ -20,10 +19,16 @@ Stubs = Callable[[str], Any]
 """Address (host:port) -> a stub of VolumeReplica: `await stub.Prepare(request, timeout=seconds)`."""
 
 
+class Addresses(Protocol):
+    """Last known addresses of nodes' hosts."""
+
+    async def address(self, node: str) -> str | None: ...
+
+
 class Replica:
     """A volume's replica on a node. Every call raises PeerError; the node is looked up anew each time."""
 
-    def __init__(self, volume: str, node: str, *, stubs: Stubs, directory: Directory, timeout_s: float) -> None:
+    def __init__(self, volume: str, node: str, *, stubs: Stubs, directory: Addresses, timeout_s: float) -> None:
         self.node = node
         self._volume, self._stubs, self._directory, self._timeout_s = volume, stubs, directory, timeout_s
         self._ref = pb.VolumeRef(node=node, volume=volume)
