@@ -22,7 +22,9 @@ from rayplane.control_plane.cluster import processes
 from rayplane.control_plane.cluster.carried import Carried
 from rayplane.control_plane.cluster.components import Component, Leaves, Spec, StopsItself, leave_s
 from rayplane.control_plane.cluster.failures import ComponentFailed, Failure
+from rayplane.control_plane.cluster.host import Disturbance
 from rayplane.control_plane.cluster.outside import keep_fresh, log_to, open_env, prepare
+from rayplane.control_plane.cluster.own_weather import OwnWeather
 from rayplane.control_plane.cluster.patience import Patience, slowdown
 from rayplane.control_plane.cluster.ports import can_bind, free_port, share
 from rayplane.control_plane.cluster.ray_host import RayHost, known_to_others
@@ -57,6 +59,7 @@ class ComponentThread:
         self._network: GrpcNetwork | None = None
         self._component: Component | None = None
         self._renewal: asyncio.Task[None] | None = None
+        self._weather: OwnWeather | None = None
         self._call(self._start(spec), START_TIMEOUT_S)
         settle_heap()
         self._rests = Rests(self._loop)
@@ -67,9 +70,11 @@ class ComponentThread:
         self._loop.call_soon_threadsafe(self._loop.stop)
 
     async def _start(self, spec: Spec) -> None:
-        env = open_env(spec, random.Random())
+        weather = self._weather = OwnWeather(spec.instance.name, random.Random())
+        env = open_env(spec, random.Random(), weather.troubled)
         spec = newest(spec)
-        self._network = GrpcNetwork(spec.credentials)
+        self._network = GrpcNetwork(spec.credentials, link=weather.link, here=spec.instance.name)
+        weather.network(self._network)
         host = RayHost(spec.config, ComponentActor, data=Path(spec.data_dir).parent)
         self._component = await prepare(spec, env, self._network, host)
         self._renewal = keep_fresh(spec, env, self._network)
@@ -88,6 +93,13 @@ class ComponentThread:
     def leave(self, *, for_good: bool) -> None:
         if isinstance(self._component, Leaves):
             self._call(self._component.leave(for_good=for_good), self.leave_s(for_good=for_good) + STOP_TIMEOUT_S)
+
+    def disturb(self, told: Disturbance, for_s: float) -> bool:
+        """Whether the component can be disturbed: one of another build has a process that does not hear of it."""
+        if self._weather is None or isinstance(self._component, Carried):
+            return False
+        self._loop.call_soon_threadsafe(self._weather.hold, told, for_s)
+        return True
 
     async def _stop(self) -> None:
         if self._renewal is not None:
@@ -184,6 +196,10 @@ class ComponentActor:
 
     def leave(self, *, for_good: bool) -> None:
         self._thread.leave(for_good=for_good)
+
+    def disturb(self, told: Disturbance, for_s: float) -> bool:
+        """Whether it holds from now on for so many seconds."""
+        return self._thread.disturb(told, for_s)
 
     def stop(self) -> None:
         self._thread.stop()

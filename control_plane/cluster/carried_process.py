@@ -35,6 +35,7 @@ from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.storage.env import grow_heap, settle_heap
 from rayplane.storage.env.private import UMASK
+from rayplane.storage.env.troubled import Troubled
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ async def run(spec: Spec, python: str, say: Callable[[dict[str, object]], None],
     spec = newest(spec)
     assert spec.credentials is not None
     network = GrpcNetwork(spec.credentials)
-    env = open_env(spec, random.Random())
+    env = open_env(spec, random.Random(), Troubled())
     try:
         component = await prepare(spec, env, network, ProcessHost())
     except Exception as e:

@@ -44,6 +44,8 @@ from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
 
 KILL_TIMEOUT_S = 60.0
+HOLDS_S = 30.0
+"""What a command has broken holds for so long after its process was killed."""
 SIGNALS: dict[type[Fault], str] = {Kill: "KILL", Stop: "STOP", Continue: "CONT"}
 CLOCK_S = 1800.0
 """How far a clock may be off: a certificate that is made meanwhile must hold by the right time too."""
@@ -63,7 +65,12 @@ class LiveInjector:
         """What holds now."""
         self._telling = asyncio.Lock()
         self._floods: dict[Fault, list[asyncio.Task[None]]] = {}
-        """They end with this process at the latest."""
+        """They end with this process at the latest, as does who tells of the weather."""
+        self._renewing: asyncio.Task[None] | None = None
+
+    @property
+    def _replicas(self) -> Replicas:
+        return Replicas(self._admin.api, self._admin.network)
 
     @property
     def _replicas(self) -> Replicas:
@@ -81,8 +88,6 @@ class LiveInjector:
             return "kill: on a live cluster the supervisor decides when an actor comes back"
         if isinstance(fault, Stop | Continue) and self._in_one_process:
             return f"{as_step(fault)}: in one process an actor can only be killed; use --host ray"
-        if isinstance(fault, (*OF_NETWORK, ClockJump, SlowDisk, StalledDisk)) and not self._in_one_process:
-            return f"{as_step(fault)}: only where all actors share one process; use --host process"
         if isinstance(fault, ClockJump | SlowDisk | StalledDisk) and (why := _refused_of_machine(fault)):
             return f"{as_step(fault)}: {why}"
         if isinstance(fault, Stop | Continue) and target == Target(name=SUPERVISOR):
@@ -127,7 +132,7 @@ class LiveInjector:
     async def inflict(self, fault: Fault, names: Sequence[str]) -> list[tuple[str, int]]:
         """Let the fault happen to these; raises as `strike` does."""
         with _told(fault):
-            if isinstance(fault, OF_NETWORK) or (self._in_one_process and isinstance(fault, OF_MACHINES)):
+            if isinstance(fault, OF_NETWORK) or self._troubles(fault):
                 reset = names if isinstance(fault, Reset) else ()
                 await self._disturb(lambda weather: after(weather, fault, names), reset)
                 return [(name, 0) for name in names]
@@ -137,6 +142,10 @@ class LiveInjector:
             if isinstance(fault, FullDisk):
                 return [(name, self._fill(name)) for name in names]
             return [(name, await self._kill(fault, name)) for name in names]
+
+    def _troubles(self, fault: Fault) -> bool:
+        """Whether it is one of machines that actors are told of. A process of its own is limited by the kernel."""
+        return isinstance(fault, OF_MACHINES) and (self._in_one_process or not isinstance(fault, FullDisk))
 
     async def _kill(self, fault: Fault, name: str) -> int:
         if is_of_replicas(fault):
@@ -195,9 +204,23 @@ class LiveInjector:
         """The supervisor is told the whole weather each time: whoever broke what, it is as the last command said."""
         async with self._telling:
             weather = change(self._weather)
-            told = told_of(weather, reset, standing=self._is_standing)
-            await self._admin.supervisor.Disturb(told, timeout=KILL_TIMEOUT_S)
+            await self._tell(weather, reset)
             self._weather = weather
+        if weather and not self._is_standing and (self._renewing is None or self._renewing.done()):
+            self._renewing = asyncio.create_task(self._renew())
+
+    async def _tell(self, weather: Weather, reset: Sequence[str] = ()) -> None:
+        holds_s = 0.0 if self._is_standing or not weather else HOLDS_S
+        told = told_of(weather, reset, standing=self._is_standing, holds_s=holds_s)
+        await self._admin.supervisor.Disturb(told, timeout=KILL_TIMEOUT_S)
+
+    async def _renew(self) -> None:
+        """While something of it lasts: were this process killed, it would be over soon. A new supervisor is told so."""
+        while self._weather:
+            await asyncio.sleep(HOLDS_S / 3)
+            async with self._telling:
+                with contextlib.suppress(RpcError):
+                    await self._tell(self._weather)
 
     async def end(self, fault: Fault, hit: tuple[str, ...]) -> None:
         match fault:

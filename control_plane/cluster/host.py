@@ -10,6 +10,7 @@ from rayplane.control_plane.cluster.components import Spec
 from rayplane.control_plane.cluster.errors import DataLost, StartFailed
 from rayplane.control_plane.cluster.failures import Failure
 from rayplane.control_plane.cluster.topology import Machine, Role
+from rayplane.control_plane.rpc.weather import Weather
 from rayplane.storage.env.troubled import Trouble
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,34 @@ class Disturbance:
     """Actors whose connections break once."""
     troubles: Mapping[str, Trouble] = field(default_factory=dict)
     """Of the machines of actors, by name."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Of actors, by address (host:port)."""
+
+    @property
+    def named(self) -> set[str]:
+        """Actors that it names."""
+        parted = {host for group in self.groups for host in group}
+        cut = {host for cut in self.cuts for hosts in cut for host in hosts}
+        return parted | cut | {*self.reset} | self.troubles.keys()
+
+    @property
+    def of_network(self) -> bool:
+        return bool(self.groups or self.cuts or self.slow_s)
+
+    @property
+    def is_calm(self) -> bool:
+        """Whether nothing of it lasts."""
+        return not self.of_network and all(one == Trouble() for one in self.troubles.values())
+
+
+def prevail(link: Weather, told: Disturbance) -> None:
+    """Let it be so on the network from now on."""
+    link.heal()
+    link.slow_s = told.slow_s
+    if told.groups:
+        link.part(*told.groups)
+    for sources, sinks in told.cuts:
+        link.cut(sources, sinks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +108,11 @@ class Host(Protocol):
     async def kill(self, name: str, signal: str) -> int:
         """Send KILL, STOP or CONT to an actor's process; its id."""
 
-    async def disturb(self, weather: Disturbance) -> None:
-        """Let it be so from now on between actors and on their machines. Raises ClusterError where a host cannot."""
+    async def disturb(self, weather: Disturbance, holds_s: float) -> None:
+        """Let it be so between actors and on their machines, until it is told again or so much time has passed.
+
+        Raises ClusterError where somebody that it names cannot be told.
+        """
 
     async def sockets(self) -> list[HostSocket]:
         """Where the host itself listens."""

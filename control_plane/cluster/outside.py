@@ -19,9 +19,10 @@ from rayplane.control_plane.rpc import Network
 from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
 from rayplane.control_plane.rpc.shared import SharedNetwork
 from rayplane.control_plane.rpc.tls import front_proxy_dir
-from rayplane.storage.env import Env, LocalDisk, SystemClock
+from rayplane.storage.env import Env
 from rayplane.storage.env.marks import checked, raise_mark
 from rayplane.storage.env.private import make_private_dir
+from rayplane.storage.env.troubled import Troubled, TroubledClock, TroubledDisk
 from rayplane.storage.formats import NODE_HOST, SUPERVISOR
 
 log = logging.getLogger(__name__)
@@ -30,8 +31,9 @@ log = logging.getLogger(__name__)
 _KEPT = {Role.NODE_HOST: NODE_HOST, Role.SUPERVISOR: SUPERVISOR}
 
 
-def open_env(spec: Spec, rng: random.Random) -> Env:
-    return Env(clock=SystemClock(), rng=rng, disk=LocalDisk(spec.data_dir))
+def open_env(spec: Spec, rng: random.Random, troubled: Troubled) -> Env:
+    """The machine's own clock and disk, with their trouble of the moment."""
+    return Env(clock=TroubledClock(troubled), rng=rng, disk=TroubledDisk(spec.data_dir, troubled))
 
 
 async def prepare(spec: Spec, env: Env, network: Network, host: Host, *, outlives: bool = False) -> Component:

@@ -22,8 +22,8 @@ from rayplane.control_plane.cluster.carried import HAND_OVER, Carried
 from rayplane.control_plane.cluster.components import Component, Leaves, Spec, StopsItself, leave_s
 from rayplane.control_plane.cluster.errors import ClusterError, StartFailed
 from rayplane.control_plane.cluster.failures import Failure
-from rayplane.control_plane.cluster.host import Disturbance, HostSocket, Runs, not_started, start_all
-from rayplane.control_plane.cluster.outside import keep_fresh, log_to, prepare
+from rayplane.control_plane.cluster.host import Disturbance, HostSocket, Runs, not_started, prevail, start_all
+from rayplane.control_plane.cluster.outside import keep_fresh, log_to, open_env, prepare
 from rayplane.control_plane.cluster.pki import Secrets
 from rayplane.control_plane.cluster.renewal import newest
 from rayplane.control_plane.cluster.specs import founding_specs
@@ -36,9 +36,9 @@ from rayplane.control_plane.rpc.shared import SharedNetwork
 from rayplane.control_plane.rpc.tls import identity_of
 from rayplane.control_plane.rpc.weather import Weather
 from rayplane.control_plane.tasks import cancel_and_wait
-from rayplane.storage.env import Env, grow_heap, settle_heap
+from rayplane.storage.env import grow_heap, settle_heap
 from rayplane.storage.env.private import UMASK
-from rayplane.storage.env.troubled import Trouble, Troubled, TroubledClock, TroubledDisk
+from rayplane.storage.env.troubled import Trouble, Troubled
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +62,7 @@ class ProcessHost:
         self._fabric = Fabric()
         self._weather = Weather(random.Random(), None)
         self._weather.sever = self._fabric.sever
+        self._told = Disturbance()
         self._actors: dict[str, tuple[Component, SharedNetwork]] = {}
         self._watches: dict[str, asyncio.Task[None]] = {}
         self._renewals: dict[str, asyncio.Task[None]] = {}
@@ -101,8 +102,7 @@ class ProcessHost:
         network = SharedNetwork(GrpcNetwork(credentials), self._fabric, name, identity_of(credentials.cert))
         try:
             troubled = self._machines.setdefault(name, Troubled())
-            disk = TroubledDisk(spec.data_dir, troubled)
-            env = Env(clock=TroubledClock(troubled), rng=random.Random(), disk=disk)
+            env = open_env(spec, random.Random(), troubled)
             component = await prepare(spec, env, network, self, outlives=True)
         except BaseException:
             await network.close()
@@ -205,17 +205,15 @@ class ProcessHost:
         await asyncio.sleep(REVIVE_S)
         await self.start(self._supervisor)
 
-    async def disturb(self, weather: Disturbance) -> None:
-        now = self._weather
-        now.heal()
-        now.slow_s = weather.slow_s
-        if weather.groups:
-            now.part(*weather.groups)
-        for sources, sinks in weather.cuts:
-            now.cut(sources, sinks)
-        calm = not (weather.groups or weather.cuts or weather.slow_s)
-        self._fabric.link = DirectLink() if calm else now
+    async def disturb(self, weather: Disturbance, holds_s: float) -> None:
+        """Who tells it is of this process too, and ends with it."""
         self._fabric.sever(lambda a, b: a in weather.reset or b in weather.reset)
+        lasting = replace(weather, reset=())
+        if lasting == self._told:
+            return
+        self._told = lasting
+        prevail(self._weather, lasting)
+        self._fabric.link = self._weather if lasting.of_network else DirectLink()
         for name, troubled in self._machines.items():
             troubled.now = weather.troubles.get(name, Trouble())
 

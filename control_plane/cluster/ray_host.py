@@ -40,6 +40,7 @@ POLL_S = 1.0
 WAIT_S = 0.05
 STOP_TIMEOUT_S = 12.0
 CALL_TIMEOUT_S = 15.0
+TELL_S = 5.0
 
 
 class RayHost:
@@ -121,8 +122,12 @@ class RayHost:
     async def sockets(self) -> list[HostSocket]:
         return await self._in_thread(_sockets)
 
-    async def disturb(self, weather: Disturbance) -> None:
-        raise ClusterError("here actors are processes of their own: only in one process can messages be held back")
+    async def disturb(self, weather: Disturbance, holds_s: float) -> None:
+        """Each actor is told, as each has its own end of the network. Who does not hear that it is calm finds out."""
+        deaf = await self._in_thread(lambda: _tell(self._namespace, weather, holds_s))
+        named = weather.named & deaf
+        if named and not weather.is_calm:
+            raise ClusterError(f"{', '.join(sorted(named))}: cannot be told now, or is of another build; try again")
 
     async def kill(self, name: str, signal: str) -> int:
         loop = asyncio.get_running_loop()
@@ -271,6 +276,28 @@ def _builds(place: str) -> dict[str, Runs]:
         with contextlib.suppress(RayError):
             found[asked[one]] = Runs(*ray.get(one))
     return found
+
+
+def _tell(place: str, weather: Disturbance, holds_s: float) -> set[str]:
+    """Names of those actors of a namespace that do not hear of the weather. Raises ClusterError."""
+    try:
+        named = [a["name"] for a in ray.util.list_named_actors(all_namespaces=True) if a["namespace"] == place]
+    except RayError as e:
+        raise ClusterError(f"Ray does not say which actors there are: {e}") from e
+    asked: dict[Any, str] = {}
+    for name in named:
+        with contextlib.suppress(ValueError, RayError):  # it has ended meanwhile
+            actor: Any = ray.get_actor(name, namespace=place)
+            # One of an earlier build cannot be told.
+            if tell := getattr(actor, "disturb", None):
+                asked[tell.remote(weather, holds_s)] = name
+    told, _ = ray.wait([*asked], num_returns=len(asked), timeout=TELL_S) if asked else ([], [])
+    deaf = {*named}
+    for one in told:
+        with contextlib.suppress(RayError):
+            if ray.get(one):
+                deaf.discard(asked[one])
+    return deaf
 
 
 def _ask(machine: Machine, ask: Callable[..., T], *words: Any) -> list[T]:

@@ -1,4 +1,4 @@
-"""The weather of a cluster in one process: faults of network, clocks and disks that began and have not ended. Pure.
+"""The weather of a cluster: faults of network, clocks and disks that began and have not ended. Pure.
 
 The supervisor is told all of it each time.
 """
@@ -54,7 +54,9 @@ def _of_each(fault: ClockJump | SlowDisk | StalledDisk | FullDisk, hit: Sequence
     return [replace(fault, target=Target(name=name)) for name in hit]
 
 
-def told_of(weather: Weather, reset: Sequence[str] = (), *, standing: bool = False) -> pb.DisturbRequest:
+def told_of(
+    weather: Weather, reset: Sequence[str] = (), *, standing: bool = False, holds_s: float = 0.0
+) -> pb.DisturbRequest:
     """Two actors reach each other when every partition leaves them on one side, and no cut is between them.
 
     `reset`: whose connections break now.
@@ -76,6 +78,7 @@ def told_of(weather: Weather, reset: Sequence[str] = (), *, standing: bool = Fal
         reset=reset,
         troubles=troubles.values(),
         standing=standing,
+        holds_s=holds_s,
     )
 
 

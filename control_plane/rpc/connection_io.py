@@ -14,6 +14,7 @@ import grpc
 from rayplane.control_plane.rpc.errors import RpcError
 from rayplane.control_plane.rpc.faults import FaultLog
 from rayplane.control_plane.rpc.http2 import Connection, HeaderBlock, ProtocolError, Stream
+from rayplane.control_plane.rpc.line import Line
 from rayplane.control_plane.rpc.network import Traffic
 from rayplane.control_plane.rpc.service import MESSAGE_BYTES_MAX
 
@@ -52,7 +53,8 @@ OWN = Peer()
 class ConnectionIO(asyncio.Protocol, abc.ABC):
     """Base of both ends. It is the connection's `http2.Handler`."""
 
-    def __init__(self, *, client: bool, traffic: Traffic | None = None) -> None:
+    def __init__(self, *, client: bool, traffic: Traffic | None = None, line: Line | None = None) -> None:
+        """`line`: what is sent and what comes travels as that says."""
         self.connection = Connection(self, client=client)
         self.transport: asyncio.Transport | None = None
         self._loop = asyncio.get_running_loop()
@@ -61,6 +63,7 @@ class ConnectionIO(asyncio.Protocol, abc.ABC):
         self._silent_checks = self._checks = 0
         self._unwritten = 0  # in the transport at the last check, while it was full
         self._traffic = traffic or Traffic()
+        self._ways = (line.out(self._write), line.back(self._arrived)) if line is not None else None
         self._flushing = False
         self._paused = False
         self._turn = 0
@@ -75,6 +78,12 @@ class ConnectionIO(asyncio.Protocol, abc.ABC):
         self.flush_soon()
 
     def data_received(self, data: bytes) -> None:
+        if self._ways is None:
+            self._arrived(data)
+        else:
+            self._ways[1].carry(data)
+
+    def _arrived(self, data: bytes) -> None:
         if self._cut_off is not None:
             return
         self._silent_checks = 0
@@ -92,6 +101,8 @@ class ConnectionIO(asyncio.Protocol, abc.ABC):
         self.transport = None
         if self._cut_off is not None:
             self._cut_off.cancel()
+        for way in self._ways or ():
+            way.close()
         self._release()
         self.on_lost(exc)
         if not self.lost.done():
@@ -121,7 +132,14 @@ class ConnectionIO(asyncio.Protocol, abc.ABC):
         if self.connection.has_output:
             data = self.connection.take()
             self._traffic.sent += len(data)
-            transport.write(data)
+            if self._ways is None:
+                transport.write(data)
+            else:
+                self._ways[0].carry(data)
+
+    def _write(self, data: bytes) -> None:
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.write(data)
 
     def close(self) -> None:
         """Write what there is, then close."""

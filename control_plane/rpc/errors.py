@@ -53,3 +53,14 @@ def error_of(exception: Exception) -> RpcError:
     if isinstance(name, str) and hasattr(grpc.StatusCode, name):
         return RpcError(grpc.StatusCode[name], str(exception))
     return RpcError(grpc.StatusCode.INTERNAL, f"{type(exception).__name__}: {exception}")
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a connection failed, in words."""
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused"
+    if isinstance(error, ConnectionResetError):
+        return "connection reset by peer"
+    if isinstance(error, TimeoutError):
+        return "timed out"
+    return str(error) or type(error).__name__

@@ -25,8 +25,9 @@ from google.protobuf.message import DecodeError, Message
 from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.rpc import grpc_wire as wire
 from rayplane.control_plane.rpc.connection_io import OWN, ConnectionIO, Peer
-from rayplane.control_plane.rpc.errors import RpcError, error_of
+from rayplane.control_plane.rpc.errors import RpcError, error_of, reason_of
 from rayplane.control_plane.rpc.http2 import ErrorCode, HeaderBlock, Stream, encode_headers
+from rayplane.control_plane.rpc.line import Line
 from rayplane.control_plane.rpc.service import Method
 from rayplane.control_plane.rpc.tls import INTERNAL_SERVER_NAME
 
@@ -94,8 +95,8 @@ class _Call:
 class _ClientConnection(ConnectionIO):
     """One connection of a channel; `usable` until it is lost or the server takes no more calls."""
 
-    def __init__(self, siblings: dict["_ClientConnection", None], peer: Peer) -> None:
-        super().__init__(client=True)
+    def __init__(self, siblings: dict["_ClientConnection", None], peer: Peer, line: Line | None) -> None:
+        super().__init__(client=True, line=line)
         self._peer = peer
         self.usable = True
         self.ready: asyncio.Future[str] = self._loop.create_future()
@@ -219,7 +220,7 @@ class _ClientConnection(ConnectionIO):
         self._siblings.pop(self, None)
         if self._checking is not None:
             self._checking.cancel()
-        reason = f"the connection was lost: {_reason(exc)}" if exc is not None else "the connection was closed"
+        reason = f"the connection was lost: {reason_of(exc)}" if exc is not None else "the connection was closed"
         if not self.ready.done():
             self.ready.set_result(reason)
         self.end_calls(RpcError(Code.UNAVAILABLE, reason))
@@ -239,18 +240,10 @@ async def _addresses(host: str, port: int) -> list[str]:
         return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
-def _reason(error: BaseException) -> str:
-    if isinstance(error, ConnectionRefusedError):
-        return "connection refused"
-    if isinstance(error, ConnectionResetError):
-        return "connection reset by peer"
-    if isinstance(error, TimeoutError):
-        return "timed out"
-    return str(error) or type(error).__name__
-
-
 class GrpcChannel:
-    """Calls to one address. `connect`: how to come there, where it is not on this machine's own network."""
+    """Calls to one address. `connect`: how to come there, where it is not on this machine's own network; `line`: the
+    weather on the way.
+    """
 
     def __init__(
         self,
@@ -259,8 +252,9 @@ class GrpcChannel:
         *,
         connect: Callable[[], Awaitable[socket.socket]] | None = None,
         peer: Peer = OWN,
+        line: Line | None = None,
     ) -> None:
-        self._address, self._peer, self._tls = address, peer, tls
+        self._address, self._peer, self._tls, self._line = address, peer, tls, line
         self._connect_socket = connect
         self._connection: _ClientConnection | None = None
         self._connections: dict[_ClientConnection, None] = {}  # also those that only end their calls
@@ -302,7 +296,7 @@ class GrpcChannel:
         except (OSError, TimeoutError, ValueError) as e:
             if connection is not None:
                 connection.close()
-            return self._failed(_reason(e), refused=isinstance(e, ConnectionRefusedError))
+            return self._failed(reason_of(e), refused=isinstance(e, ConnectionRefusedError))
         finally:
             self._connecting = None
         if lost:
@@ -317,7 +311,7 @@ class GrpcChannel:
         """
         host, _, port = self._address.rpartition(":")
         name = (self._peer.server_name or INTERNAL_SERVER_NAME) if self._tls is not None else None
-        make = partial(_ClientConnection, self._connections, self._peer)
+        make = partial(_ClientConnection, self._connections, self._peer, self._line)
         loop = asyncio.get_running_loop()
         if self._connect_socket is not None:
             sock = await self._connect_socket()
@@ -346,6 +340,11 @@ class GrpcChannel:
         """Begin new calls on a new connection, with the certificate that TLS shows now; those under way go on."""
         if self._connection is not None:
             self._connection.usable = False
+
+    def sever(self) -> None:
+        """Break all its connections, in the midst of what is on its way."""
+        for connection in list(self._connections):
+            connection.abort()
 
     async def close(self) -> None:
         """End all calls, with CANCELLED."""

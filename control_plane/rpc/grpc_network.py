@@ -2,11 +2,13 @@
 
 import ssl
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from weakref import WeakValueDictionary
 
 from rayplane.control_plane.rpc.grpc_client import GrpcChannel
+from rayplane.control_plane.rpc.line import Line
 from rayplane.control_plane.rpc.listener import GrpcListener
+from rayplane.control_plane.rpc.memory import Link
 from rayplane.control_plane.rpc.network import Channel, Server, WebHandler
 from rayplane.control_plane.rpc.service import Service
 from rayplane.control_plane.rpc.tls import Credentials, client_context
@@ -20,10 +22,15 @@ class GrpcNetwork:
 
     Who has none to show, and only calls, trusts the authority `ca` (PEM).
 
+    What it calls travels through the weather of `link`, as from the host `here`.
+
     Keeps the `CHANNELS_KEPT` channels that were asked for last, and those that are connected or that somebody holds.
     """
 
-    def __init__(self, credentials: Credentials | None = None, *, ca: bytes = b"") -> None:
+    def __init__(
+        self, credentials: Credentials | None = None, *, ca: bytes = b"", link: Link | None = None, here: str = ""
+    ) -> None:
+        self._link, self._here = link, here
         self._server_tls: ssl.SSLContext | None = None
         self._web_tls: ssl.SSLContext | None = None
         self._strangers_tls: ssl.SSLContext | None = None
@@ -44,7 +51,8 @@ class GrpcNetwork:
     def channel(self, address: str) -> Channel:
         channel = self._channels.get(address)
         if channel is None:
-            channel = self._channels[address] = GrpcChannel(address, self._client_tls)
+            line = Line(self._link, self._here, address) if self._link is not None else None
+            channel = self._channels[address] = GrpcChannel(address, self._client_tls, line=line)
         if address not in self._kept and len(self._kept) >= CHANNELS_KEPT:
             self._forget_idle()
         self._kept[address] = channel
@@ -64,6 +72,12 @@ class GrpcNetwork:
                 credentials.load(context)
         for channel in list(self._channels.values()):
             channel.reconnect()
+
+    def sever(self, parted: Callable[[str, str], bool]) -> None:
+        """Break the connections to addresses for which `parted(here, address)` holds."""
+        for address, channel in list(self._channels.items()):
+            if parted(self._here, address):
+                channel.sever()
 
     async def close(self) -> None:
         for channel in list(self._channels.values()):

@@ -63,7 +63,7 @@ class SimulatedHost:
     async def sockets(self) -> list[HostSocket]:
         return []
 
-    async def disturb(self, weather: Disturbance) -> None:
+    async def disturb(self, weather: Disturbance, holds_s: float) -> None:
         """Nobody asks for it: the weather is the simulation's own."""
 
     async def kill(self, name: str, signal: str) -> int:

@@ -99,7 +99,7 @@ class FakeHost:
     async def machines(self) -> list[Machine]:
         return list(self._machines)
 
-    async def disturb(self, weather: Disturbance) -> None:
+    async def disturb(self, weather: Disturbance, holds_s: float) -> None:
         """Nothing of its network can be held back."""
 
     async def sockets(self) -> list[HostSocket]:

@@ -1,10 +1,10 @@
-"""The weather of a cluster in one process, as standing faults and commands tell it."""
+"""The weather of a cluster, as standing faults and commands tell it."""
 
 import random
 from typing import Any
 
 from rayplane.control_plane.cluster.host import Disturbance
-from rayplane.control_plane.cluster.supervisor.service import SupervisorService
+from rayplane.control_plane.cluster.supervisor.weathering import Weathering
 from rayplane.control_plane.cluster.weather import Weather, read, told_of
 from rayplane.control_plane.faults.vocabulary import (
     ClockJump,
@@ -40,16 +40,16 @@ class Host:
     def __init__(self) -> None:
         self.now = Disturbance()
 
-    async def disturb(self, weather: Disturbance) -> None:
+    async def disturb(self, weather: Disturbance, holds_s: float) -> None:
         self.now = weather
 
 
 async def test_standing_faults_and_commands_take_nothing_from_each_other() -> None:
-    host, unused, context = Host(), Any, Any
-    supervisor: Any = SupervisorService(unused, host, unused, unused, now=unused, slowdown=unused)  # type: ignore[arg-type]
+    host: Any = Host()
+    told = Weathering(host, dict)
 
     async def tell(*weather: Fault, standing: bool) -> None:
-        await supervisor.Disturb(told_of(weather, ["x"], standing=standing), context)
+        await told.tell(told_of(weather, ["x"], standing=standing))
 
     await tell(Partition((("a",),)), ClockJump(ONE, 5.0), SlowNetwork(0.1), standing=True)
     await tell(Partition((("b",),)), ClockJump(ONE, 2.0), StalledDisk(ONE, 1.0), standing=False)
@@ -61,6 +61,7 @@ async def test_standing_faults_and_commands_take_nothing_from_each_other() -> No
     await tell(standing=True)
     assert host.now == Disturbance(reset=("x",), troubles=host.now.troubles)
     assert set(host.now.troubles.values()) <= {Trouble()}
+    await told.stop()
 
 
 def test_what_was_told_is_told_the_same_again() -> None:

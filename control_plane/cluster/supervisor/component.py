@@ -133,6 +133,7 @@ class Supervisor:
 
     async def stop(self) -> None:
         await self._standing.stop()
+        await self._service.weather.stop()
         await cancel_and_wait(self._task)
         await self._reconciler.stop()
         if self._server is not None:

@@ -7,18 +7,17 @@ from dataclasses import asdict, replace
 from typing import Protocol
 
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
-from rayplane.control_plane.cluster.host import Disturbance, Host, Runs
+from rayplane.control_plane.cluster.host import Host, Runs
 from rayplane.control_plane.cluster.patience import Patience
 from rayplane.control_plane.cluster.pki import identity_of_actor
 from rayplane.control_plane.cluster.supervisor.changes import added, called, drained, removed, undrained
 from rayplane.control_plane.cluster.supervisor.starts import StartRecords
+from rayplane.control_plane.cluster.supervisor.weathering import Weathering
 from rayplane.control_plane.cluster.topology import Instance, Phase, Role, Topology
-from rayplane.control_plane.cluster.weather import read, told_of
 from rayplane.control_plane.rpc import Context, RpcError
 from rayplane.control_plane.rpc.errors import Code
 from rayplane.proto.rayplane.v1 import objects_pb2
 from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
-from rayplane.storage.env.troubled import Trouble
 
 # How long somebody who waits for an answer waits for the host; then what was seen last counts.
 GLANCE_TIMEOUT_S = 2.0
@@ -83,8 +82,7 @@ class SupervisorService:
         self._signing = signing
         self._now = now
         self._slowdown = slowdown
-        self._told: dict[bool, pb.DisturbRequest] = {}
-        """The weather of standing faults and that of commands; both hold."""
+        self.weather = Weathering(host, lambda: _names(control.topology))
 
     async def Topology(self, request: pb.TopologyRequest, context: Context) -> pb.TopologyResponse:
         with contextlib.suppress(TimeoutError):
@@ -168,25 +166,7 @@ class SupervisorService:
         return pb.KillResponse(name=instance.name, pid=pid)
 
     async def Disturb(self, request: pb.DisturbRequest, context: Context) -> pb.DisturbResponse:
-        self._told[request.standing] = request
-        request = told_of(tuple(fault for told in self._told.values() for fault in read(told)), request.reset)
-        await self._host.disturb(
-            Disturbance(
-                groups=tuple(tuple(group.hosts) for group in request.groups),
-                cuts=tuple((tuple(cut.sources), tuple(cut.sinks)) for cut in request.cuts),
-                slow_s=request.slow_s,
-                reset=tuple(request.reset),
-                troubles={
-                    one.name: Trouble(
-                        clock_ahead_s=one.clock_ahead_s,
-                        sync_least_s=one.sync_least_s,
-                        stalled=one.stalled,
-                        full=one.full,
-                    )
-                    for one in request.troubles
-                },
-            )
-        )
+        await self.weather.tell(request)
         return pb.DisturbResponse()
 
     async def Renew(self, request: pb.RenewRequest, context: Context) -> pb.RenewResponse:
@@ -258,6 +238,11 @@ class SupervisorService:
             patience.passed(self._now(), self._slowdown())
             if patience.over:
                 raise ClusterError(f"{missing}; the supervisor goes on with it")
+
+
+def _names(topology: _Topology) -> dict[str, str]:
+    """Of actors, by each of their addresses."""
+    return {one.endpoint(port): one.name for one in topology.instances for port in one.ports}
 
 
 class DiscoveryService:

@@ -158,20 +158,22 @@ class HostTrouble(_message.Message):
     def __init__(self, name: _Optional[str] = ..., clock_ahead_s: _Optional[float] = ..., sync_least_s: _Optional[float] = ..., stalled: _Optional[bool] = ..., full: _Optional[bool] = ...) -> None: ...
 
 class DisturbRequest(_message.Message):
-    __slots__ = ("groups", "cuts", "slow_s", "reset", "troubles", "standing")
+    __slots__ = ("groups", "cuts", "slow_s", "reset", "troubles", "standing", "holds_s")
     GROUPS_FIELD_NUMBER: _ClassVar[int]
     CUTS_FIELD_NUMBER: _ClassVar[int]
     SLOW_S_FIELD_NUMBER: _ClassVar[int]
     RESET_FIELD_NUMBER: _ClassVar[int]
     TROUBLES_FIELD_NUMBER: _ClassVar[int]
     STANDING_FIELD_NUMBER: _ClassVar[int]
+    HOLDS_S_FIELD_NUMBER: _ClassVar[int]
     groups: _containers.RepeatedCompositeFieldContainer[HostGroup]
     cuts: _containers.RepeatedCompositeFieldContainer[HostCut]
     slow_s: float
     reset: _containers.RepeatedScalarFieldContainer[str]
     troubles: _containers.RepeatedCompositeFieldContainer[HostTrouble]
     standing: bool
-    def __init__(self, groups: _Optional[_Iterable[_Union[HostGroup, _Mapping]]] = ..., cuts: _Optional[_Iterable[_Union[HostCut, _Mapping]]] = ..., slow_s: _Optional[float] = ..., reset: _Optional[_Iterable[str]] = ..., troubles: _Optional[_Iterable[_Union[HostTrouble, _Mapping]]] = ..., standing: _Optional[bool] = ...) -> None: ...
+    holds_s: float
+    def __init__(self, groups: _Optional[_Iterable[_Union[HostGroup, _Mapping]]] = ..., cuts: _Optional[_Iterable[_Union[HostCut, _Mapping]]] = ..., slow_s: _Optional[float] = ..., reset: _Optional[_Iterable[str]] = ..., troubles: _Optional[_Iterable[_Union[HostTrouble, _Mapping]]] = ..., standing: _Optional[bool] = ..., holds_s: _Optional[float] = ...) -> None: ...
 
 class DisturbResponse(_message.Message):
     __slots__ = ()
