@@ -23,7 +23,7 @@ from rayplane.control_plane.cluster.carried import Carried
 from rayplane.control_plane.cluster.components import Component, Leaves, Spec, StopsItself, leave_s
 from rayplane.control_plane.cluster.failures import ComponentFailed, Failure
 from rayplane.control_plane.cluster.host import Disturbance
-from rayplane.control_plane.cluster.outside import keep_fresh, log_to, open_env, prepare
+from rayplane.control_plane.cluster.outside import Fresh, keep_fresh, log_to, open_env, prepare
 from rayplane.control_plane.cluster.own_weather import OwnWeather
 from rayplane.control_plane.cluster.patience import Patience, slowdown
 from rayplane.control_plane.cluster.ports import can_bind, free_port, share
@@ -58,7 +58,7 @@ class ComponentThread:
         self._thread.start()
         self._network: GrpcNetwork | None = None
         self._component: Component | None = None
-        self._renewal: asyncio.Task[None] | None = None
+        self._renewal: Fresh | None = None
         self._weather: OwnWeather | None = None
         self._call(self._start(spec), START_TIMEOUT_S)
         settle_heap()
@@ -78,6 +78,7 @@ class ComponentThread:
         host = RayHost(spec.config, ComponentActor, data=Path(spec.data_dir).parent)
         self._component = await prepare(spec, env, self._network, host)
         self._renewal = keep_fresh(spec, env, self._network)
+        weather.renewal(self._renewal.own)
         if isinstance(self._component, StopsItself):
             self._watch = asyncio.get_running_loop().create_task(_end_with(self._component))
 
@@ -103,7 +104,7 @@ class ComponentThread:
 
     async def _stop(self) -> None:
         if self._renewal is not None:
-            self._renewal.cancel()
+            self._renewal.task.cancel()
         if self._component is not None:
             await self._component.stop()
         if self._network is not None:

@@ -93,7 +93,7 @@ async def run(spec: Spec, python: str, say: Callable[[dict[str, object]], None],
         if how in (LEAVE, LEAVE_FOR_GOOD) and isinstance(component, Leaves):
             await component.leave(for_good=how == LEAVE_FOR_GOOD)
     finally:
-        await cancel_and_wait(watch, renewal)
+        await cancel_and_wait(watch, renewal.task)
         async with asyncio.timeout(STOP_TIMEOUT_S):
             await component.stop()
         await network.close()

@@ -14,7 +14,7 @@ from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.control_plane.cluster.flood import flood
 from rayplane.control_plane.cluster.replicas import Replicas, is_of_replicas
 from rayplane.control_plane.cluster.victims import NAMESPACE, called, victims
-from rayplane.control_plane.cluster.weather import OF_MACHINES, OF_NETWORK, Weather, after, told_of, without
+from rayplane.control_plane.cluster.weather import OF_MACHINES, OF_NETWORK, OfMachines, Weather, after, told_of, without
 from rayplane.control_plane.faults import injector
 from rayplane.control_plane.faults.form import as_step
 from rayplane.control_plane.faults.vocabulary import (
@@ -25,6 +25,7 @@ from rayplane.control_plane.faults.vocabulary import (
     ClockJump,
     Continue,
     Cut,
+    ExpireCertificate,
     Fault,
     Flood,
     FullDisk,
@@ -73,10 +74,6 @@ class LiveInjector:
         return Replicas(self._admin.api, self._admin.network)
 
     @property
-    def _replicas(self) -> Replicas:
-        return Replicas(self._admin.api, self._admin.network)
-
-    @property
     def _in_one_process(self) -> bool:
         return bool(self._admin.state.config.host == PROCESS)
 
@@ -88,7 +85,9 @@ class LiveInjector:
             return "kill: on a live cluster the supervisor decides when an actor comes back"
         if isinstance(fault, Stop | Continue) and self._in_one_process:
             return f"{as_step(fault)}: in one process an actor can only be killed; use --host ray"
-        if isinstance(fault, ClockJump | SlowDisk | StalledDisk) and (why := _refused_of_machine(fault)):
+        if isinstance(fault, ClockJump | SlowDisk | StalledDisk | ExpireCertificate) and (
+            why := _refused_of_machine(fault)
+        ):
             return f"{as_step(fault)}: {why}"
         if isinstance(fault, Stop | Continue) and target == Target(name=SUPERVISOR):
             return f"{as_step(fault)}: who continues goes through the supervisor; it can be killed"
@@ -233,7 +232,10 @@ class LiveInjector:
             case FullDisk() if not self._in_one_process:
                 for pid in filter(None, map(self._process, hit)):
                     processes.free_disk(pid)
-            case Partition() | Cut() | SlowNetwork() | ClockJump() | SlowDisk() | StalledDisk() | FullDisk():
+            case Partition() | Cut() | SlowNetwork():
+                with _told(fault):
+                    await self._disturb(lambda weather: without(weather, fault, hit))
+            case _ if isinstance(fault, OF_MACHINES):
                 with _told(fault):
                     await self._disturb(lambda weather: without(weather, fault, hit))
 
@@ -251,9 +253,11 @@ class LiveInjector:
             raise failed
 
 
-def _refused_of_machine(fault: ClockJump | SlowDisk | StalledDisk) -> str:
+def _refused_of_machine(fault: OfMachines) -> str:
     if fault.target == Target(name=SUPERVISOR):
-        what = "by that clock" if isinstance(fault, ClockJump) else "with that disk"
+        what = {ClockJump: "by that clock", ExpireCertificate: "with that certificate"}.get(
+            type(fault), "with that disk"
+        )
         return f"{what} the supervisor ends what is broken"
     too_far = isinstance(fault, ClockJump) and abs(fault.by_s) > CLOCK_S
     return f"a live cluster's clock can jump by {CLOCK_S:.0f} s at most" if too_far else ""

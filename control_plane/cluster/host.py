@@ -10,6 +10,7 @@ from rayplane.control_plane.cluster.components import Spec
 from rayplane.control_plane.cluster.errors import DataLost, StartFailed
 from rayplane.control_plane.cluster.failures import Failure
 from rayplane.control_plane.cluster.topology import Machine, Role
+from rayplane.control_plane.rpc.tls import Credentials
 from rayplane.control_plane.rpc.weather import Weather
 from rayplane.storage.env.troubled import Trouble
 
@@ -40,6 +41,8 @@ class Disturbance:
     """Actors whose connections break once."""
     troubles: Mapping[str, Trouble] = field(default_factory=dict)
     """Of the machines of actors, by name."""
+    certificates: Mapping[str, Credentials] = field(default_factory=dict)
+    """That actors show in the place of their own, by name."""
     names: Mapping[str, str] = field(default_factory=dict)
     """Of actors, by address (host:port)."""
 
@@ -48,7 +51,7 @@ class Disturbance:
         """Actors that it names."""
         parted = {host for group in self.groups for host in group}
         cut = {host for cut in self.cuts for hosts in cut for host in hosts}
-        return parted | cut | {*self.reset} | self.troubles.keys()
+        return parted | cut | {*self.reset} | self.troubles.keys() | self.certificates.keys()
 
     @property
     def of_network(self) -> bool:
@@ -57,7 +60,7 @@ class Disturbance:
     @property
     def is_calm(self) -> bool:
         """Whether nothing of it lasts."""
-        return not self.of_network and all(one == Trouble() for one in self.troubles.values())
+        return not (self.of_network or self.certificates) and all(one == Trouble() for one in self.troubles.values())
 
 
 def prevail(link: Weather, told: Disturbance) -> None:

@@ -3,13 +3,22 @@
 import asyncio
 import logging
 import random
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 from rayplane.control_plane.cluster.carried import Carried
 from rayplane.control_plane.cluster.components import Component, Spec, build
 from rayplane.control_plane.cluster.host import Host
 from rayplane.control_plane.cluster.ports import claim
-from rayplane.control_plane.cluster.renewal import CHECK_EVERY_S, CHECK_NAMES_EVERY_S, Renewal, SupervisorKnown, tls_dir
+from rayplane.control_plane.cluster.renewal import (
+    CHECK_EVERY_S,
+    CHECK_NAMES_EVERY_S,
+    Renewal,
+    SupervisorKnown,
+    own_dir,
+    tls_dir,
+)
 from rayplane.control_plane.cluster.supervisor.component import Supervisor
 from rayplane.control_plane.cluster.topology import Instance, Role
 from rayplane.control_plane.component_base import logs
@@ -60,6 +69,7 @@ async def _component(spec: Spec, env: Env, network: Network, host: Host) -> Comp
     if spec.credentials is not None:
         directory = str(tls_dir(spec))
         spec.credentials.write(tls_dir(spec))
+        shutil.rmtree(own_dir(tls_dir(spec)), ignore_errors=True)
     if spec.front_proxy is not None:
         spec.front_proxy.write(front_proxy_dir(tls_dir(spec)))
     if spec.instance.role is Role.SUPERVISOR:
@@ -69,13 +79,19 @@ async def _component(spec: Spec, env: Env, network: Network, host: Host) -> Comp
     return build(spec, env, network, tls_dir=directory)
 
 
-def keep_fresh(spec: Spec, env: Env, network: GrpcNetwork | SharedNetwork) -> asyncio.Task[None]:
-    """Renew the certificates of a running component in time, until the task is cancelled.
+@dataclass(frozen=True, slots=True)
+class Fresh:
+    """The upkeep of a component's certificates, until the task is cancelled."""
 
-    One that has a process of its own does so there.
-    """
+    task: asyncio.Task[None]
+    own: Renewal | None
+    """Of what it shows to other components; None where its process is another."""
+
+
+def keep_fresh(spec: Spec, env: Env, network: GrpcNetwork | SharedNetwork) -> Fresh:
+    """Renew the certificates of a running component in time. One that has a process of its own does so there."""
     if spec.instance.python:
-        return asyncio.create_task(asyncio.sleep(0))
+        return Fresh(asyncio.create_task(asyncio.sleep(0)), None)
     assert spec.credentials is not None
     supervisor, every_s = SupervisorKnown(spec, network), CHECK_EVERY_S
     renewal = Renewal(spec.credentials, tls_dir(spec), env.clock, network)
@@ -90,7 +106,7 @@ def keep_fresh(spec: Spec, env: Env, network: GrpcNetwork | SharedNetwork) -> as
     async def all_of_them() -> None:
         await asyncio.gather(*works)
 
-    return asyncio.create_task(all_of_them(), name=f"certificate of {spec.instance.name}")
+    return Fresh(asyncio.create_task(all_of_them(), name=f"certificate of {spec.instance.name}"), renewal)
 
 
 def log_to(path: str, form: str = TEXT, instance: Instance | None = None) -> None:

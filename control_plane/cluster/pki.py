@@ -98,14 +98,22 @@ def identity_of_actor(instance: Instance) -> Identity:
             return Identity(f"system:rayplane:{instance.name}", (MASTERS,))
 
 
-def issue(authority: Authority, instance: Instance, service_address: str, machines: Iterable[str] = ()) -> Credentials:
+def issue(
+    authority: Authority,
+    instance: Instance,
+    service_address: str,
+    machines: Iterable[str] = (),
+    *,
+    life: tuple[datetime, datetime] | None = None,
+) -> Credentials:
     """The certificate of an actor: as whom it calls, and by which names it is called.
 
-    `machines`: addresses of all machines; a load balancer on any of them leads to every API server.
+    `machines`: addresses of all machines; a load balancer on any of them leads to every API server. `life`: from when
+    to when it holds, where that is not from now on and for as long as usual.
     """
     identity = identity_of_actor(instance)
     hosts = _hosts(instance, service_address, machines)
-    return authority.issue(identity.user, identity.groups, hosts=hosts, validity=ACTOR_VALIDITY)
+    return authority.issue(identity.user, identity.groups, hosts=hosts, validity=ACTOR_VALIDITY, life=life)
 
 
 def renewed(

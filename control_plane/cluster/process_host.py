@@ -23,7 +23,8 @@ from rayplane.control_plane.cluster.components import Component, Leaves, Spec, S
 from rayplane.control_plane.cluster.errors import ClusterError, StartFailed
 from rayplane.control_plane.cluster.failures import Failure
 from rayplane.control_plane.cluster.host import Disturbance, HostSocket, Runs, not_started, prevail, start_all
-from rayplane.control_plane.cluster.outside import keep_fresh, log_to, open_env, prepare
+from rayplane.control_plane.cluster.outside import Fresh, keep_fresh, log_to, open_env, prepare
+from rayplane.control_plane.cluster.own_weather import show
 from rayplane.control_plane.cluster.pki import Secrets
 from rayplane.control_plane.cluster.renewal import newest
 from rayplane.control_plane.cluster.specs import founding_specs
@@ -65,7 +66,7 @@ class ProcessHost:
         self._told = Disturbance()
         self._actors: dict[str, tuple[Component, SharedNetwork]] = {}
         self._watches: dict[str, asyncio.Task[None]] = {}
-        self._renewals: dict[str, asyncio.Task[None]] = {}
+        self._renewals: dict[str, Fresh] = {}
         self._roles: dict[str, Role] = {}
         self._machines: dict[str, Troubled] = {}
         """Of all actors there have been, as if each had one of its own."""
@@ -147,7 +148,7 @@ class ProcessHost:
         actor = self._actors.pop(name, None)
         if actor is None:
             return
-        self._renewals.pop(name).cancel()
+        self._renewals.pop(name).task.cancel()
         watch = self._watches.pop(name, None)
         if watch is not None:
             watch.cancel()
@@ -211,7 +212,9 @@ class ProcessHost:
         lasting = replace(weather, reset=())
         if lasting == self._told:
             return
-        self._told = lasting
+        before, self._told = self._told, lasting
+        for name, fresh in self._renewals.items():
+            show(fresh.own, before.certificates.get(name), lasting.certificates.get(name))
         prevail(self._weather, lasting)
         self._fabric.link = self._weather if lasting.of_network else DirectLink()
         for name, troubled in self._machines.items():

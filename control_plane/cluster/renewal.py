@@ -8,6 +8,7 @@ used in its last third. Both go on with what they have while that fails: there i
 import asyncio
 import contextlib
 import logging
+import shutil
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
 from datetime import datetime
@@ -33,6 +34,7 @@ CHECK_EVERY_S = 600.0
 # An API server is reached through the load balancer, which may be on a machine that has just come.
 CHECK_NAMES_EVERY_S = 10.0
 CALL_TIMEOUT_S = 30.0
+AGAIN_MIN_S = 1.0
 
 
 class ShowsCertificate(Protocol):
@@ -50,6 +52,11 @@ def tls_dir(spec: Spec) -> Path:
     return Path(spec.data_dir).parent / f"{spec.instance.name}-tls"
 
 
+def own_dir(directory: Path) -> Path:
+    """Where an actor's certificate is kept while it shows another one."""
+    return directory.with_name(f"{directory.name}-own")
+
+
 def newest(spec: Spec) -> Spec:
     """The spec with what its actor shows: certificates that it renewed in an earlier life, if they were issued later.
 
@@ -64,8 +71,9 @@ def newest(spec: Spec) -> Spec:
 
 
 def _newest(given: Credentials, directory: Path) -> Credentials:
+    aside = own_dir(directory)
     try:
-        found = Credentials.read(directory)
+        found = Credentials.read(aside if aside.exists() else directory)
     except OSError:
         return given
     usable = found.ca == given.ca and found.is_sound
@@ -92,6 +100,7 @@ class Renewal:
         self._directory = directory
         self._clock = clock
         self._network = network
+        self._changed = asyncio.Event()
 
     async def run(self, ask: Ask, *, every_s: float) -> None:
         while True:
@@ -101,7 +110,38 @@ class Renewal:
                 log.warning("the certificate is not renewed yet, and lasts until %s: %s", self.credentials.life[1], e)
             except Exception:
                 log.exception("renewing the certificate failed")
-            await asyncio.sleep(every_s)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), self._pause_s(every_s))
+            self._changed.clear()
+
+    def _pause_s(self, every_s: float) -> float:
+        """Until it is time, or time to try again: the less there is left, the sooner."""
+        now, (begin, end) = self._clock.now(), self.credentials.life
+        wait_s = (begin + (end - begin) * RENEW_AT - now).total_seconds()
+        return min(every_s, max(AGAIN_MIN_S, wait_s if wait_s > 0 else (end - now).total_seconds() / 10))
+
+    def show(self, credentials: Credentials) -> None:
+        """A fault: others see this one until it is renewed, `show_own` is called, or the actor starts again."""
+        aside = own_dir(self._directory)
+        if not aside.exists():
+            self.credentials.write(aside)
+        self._use(credentials)
+        self._changed.set()
+
+    def show_own(self) -> None:
+        """The fault is over; nothing where the other one was renewed."""
+        aside = own_dir(self._directory)
+        if aside.exists():
+            self._use(Credentials.read(aside))
+            shutil.rmtree(aside)
+            self._changed.set()
+
+    def _use(self, credentials: Credentials) -> None:
+        # First to disk: what was shown once must be there after a restart.
+        credentials.write(self._directory)
+        if self._network is not None:
+            self._network.renew(credentials)
+        self.credentials = credentials
 
     async def check(self, ask: Ask) -> bool:
         """Renew if it is time; whether it was."""
@@ -112,11 +152,8 @@ class Renewal:
         fresh = request.answered(self.credentials.ca, await ask(request.pem))
         if not fresh.is_sound:
             raise OSError("what came back is no certificate of this cluster for the key that was sent")
-        # First to disk: what was shown once must be there after a restart.
-        fresh.write(self._directory)
-        if self._network is not None:
-            self._network.renew(fresh)
-        self.credentials = fresh
+        self._use(fresh)
+        shutil.rmtree(own_dir(self._directory), ignore_errors=True)
         self._asked_for |= missing
         log.info("the certificate is renewed and lasts until %s", fresh.life[1])
         return True

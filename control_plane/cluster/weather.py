@@ -9,6 +9,7 @@ from dataclasses import replace
 from rayplane.control_plane.faults.vocabulary import (
     ClockJump,
     Cut,
+    ExpireCertificate,
     Fault,
     FullDisk,
     Heal,
@@ -24,7 +25,8 @@ from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
 Weather = tuple[Fault, ...]
 """Faults of machines name the actor that each has hit."""
 OF_NETWORK = (Partition, Cut, Heal, Reset, SlowNetwork)
-OF_MACHINES = (ClockJump, SlowDisk, StalledDisk, FullDisk)
+OF_MACHINES = (ClockJump, SlowDisk, StalledDisk, FullDisk, ExpireCertificate)
+OfMachines = ClockJump | SlowDisk | StalledDisk | FullDisk | ExpireCertificate
 
 
 def after(weather: Weather, fault: Fault, hit: Sequence[str]) -> Weather:
@@ -36,7 +38,7 @@ def after(weather: Weather, fault: Fault, hit: Sequence[str]) -> Weather:
             return (*weather, fault) if delay_s else tuple(f for f in weather if not isinstance(f, SlowNetwork))
         case Heal():
             return tuple(f for f in weather if not isinstance(f, Partition | Cut))
-        case ClockJump() | SlowDisk() | StalledDisk() | FullDisk():
+        case ClockJump() | SlowDisk() | StalledDisk() | FullDisk() | ExpireCertificate():
             return (*weather, *_of_each(fault, hit))
     return weather
 
@@ -50,7 +52,7 @@ def without(weather: Weather, fault: Fault, hit: Sequence[str]) -> Weather:
     return tuple(left)
 
 
-def _of_each(fault: ClockJump | SlowDisk | StalledDisk | FullDisk, hit: Sequence[str]) -> list[Fault]:
+def _of_each(fault: OfMachines, hit: Sequence[str]) -> list[Fault]:
     return [replace(fault, target=Target(name=name)) for name in hit]
 
 
@@ -93,6 +95,7 @@ def read(told: pb.DisturbRequest) -> Weather:
         weather += [ClockJump(target, one.clock_ahead_s), SlowDisk(target, one.sync_least_s)]
         weather += [StalledDisk(target, 0.0)] if one.stalled else []
         weather += [FullDisk(target)] if one.full else []
+        weather += [ExpireCertificate(target, one.expires_in_s)] if one.expires else []
     return tuple(weather)
 
 
@@ -106,3 +109,6 @@ def _add(trouble: pb.HostTrouble, fault: Fault) -> None:
             trouble.stalled = True
         case FullDisk():
             trouble.full = True
+        case ExpireCertificate(_, in_s):
+            trouble.expires_in_s = min(in_s, trouble.expires_in_s) if trouble.expires else in_s
+            trouble.expires = True

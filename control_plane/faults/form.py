@@ -9,6 +9,7 @@
     jumble: {target: leader, twice: 0.1, late: 0.1, for: 10s}
     clock_jump: {target: node node-0, by: -30s, for: 1m}
     slow_cpu: {target: apiserver-0, share: 0.2, for: 10s}
+    expire_certificate: {target: apiserver-0, in: 6s, for: 20s}  # renewed before; without `in` it has expired already
     flood: {rate: 300, for: 10s}            # of requests to API servers, a second
     heal: {}
 
@@ -34,6 +35,7 @@ from rayplane.control_plane.faults.vocabulary import (
     Continue,
     CorruptDisk,
     Cut,
+    ExpireCertificate,
     Failpoint,
     Fault,
     Flood,
@@ -71,6 +73,7 @@ VERBS: Mapping[str, type[Fault]] = {
     "corrupt_disk": CorruptDisk,
     "slow_cpu": SlowCpu,
     "clock_jump": ClockJump,
+    "expire_certificate": ExpireCertificate,
     "flood": Flood,
     "failpoint": Failpoint,
 }
@@ -247,6 +250,7 @@ _FIELDS: Mapping[str, tuple[str, _Read, Callable[[Any], Any]]] = {
     "for_s": ("for", reading.span, _write_span),
     "back_s": ("back", _back, _write_span),
     "delay_s": ("delay", reading.span, _write_span),
+    "in_s": ("in", reading.span, _write_span),
     "by_s": ("by", _signed, _write_signed),
     "share": ("share", _part, float),
     "rate": ("rate", lambda value, at: reading.whole(value, at, 1, _RATE_MAX), int),

@@ -28,6 +28,7 @@ _WORDS: dict[str, Schema] = {
     "for": _SPAN,
     "back": _SPAN | {"description": "or `never`"},
     "delay": _SPAN,
+    "in": _SPAN,
     "hosts": {"type": "array", "items": _HOSTS, "minItems": 1},
     "from": _HOSTS,
     "to": _HOSTS,

@@ -34,6 +34,7 @@ NEVER_S = float("inf")
 PARTITION_S = 10.0
 CORRUPT_S = 5.0
 FLOOD_S = 10.0
+CERTIFICATE_S = 30.0
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 # Of a claim, on a node.
@@ -223,6 +224,15 @@ class ClockJump:
 
 
 @dataclass(frozen=True, slots=True)
+class ExpireCertificate:
+    """The certificate that a process shows is one that expires in so many seconds, and shows its own again then."""
+
+    target: Target
+    in_s: float = 0.0
+    for_s: float = CERTIFICATE_S
+
+
+@dataclass(frozen=True, slots=True)
 class Flood:
     """Clients ask the API servers for all pods, `rate` times a second, whether they are answered or not."""
 
@@ -266,6 +276,7 @@ Fault = (
     | CorruptDisk
     | SlowCpu
     | ClockJump
+    | ExpireCertificate
     | Flood
     | Failpoint
 )

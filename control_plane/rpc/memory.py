@@ -20,6 +20,7 @@ from rayplane.control_plane.rpc.callers import Identity
 from rayplane.control_plane.rpc.errors import RpcError, error_of
 from rayplane.control_plane.rpc.network import Channel, Server, Traffic, WebHandler
 from rayplane.control_plane.rpc.service import Context, Encoded, Method, Service
+from rayplane.control_plane.rpc.tls import expiry
 from rayplane.control_plane.tasks import cancel_and_wait
 
 STREAM_BUFFER_MESSAGES = 64
@@ -86,13 +87,13 @@ class _Call:
 class MemoryServer:
     """A listening endpoint in a fabric."""
 
-    def __init__(self, fabric: Fabric, address: str, host: str, services: Sequence[Service]) -> None:
+    def __init__(self, network: "MemoryNetwork", address: str, services: Sequence[Service]) -> None:
         self.address = address
-        self.host = host
+        self.network, self.host = network, network.host
         self.traffic = Traffic()
         self.handlers = {p: h for s in services for p, h in s.handlers.items()}
         self.callers = {p: c for s in services for p, c in s.callers.items()}
-        self._fabric = fabric
+        self._fabric = network.fabric
         self._context = contextvars.copy_context()
         self.tasks: dict[asyncio.Task[Any], None] = {}
 
@@ -122,6 +123,8 @@ class MemoryNetwork:
         self.fabric = fabric
         self.host = host
         self.identity = identity
+        self.is_expired = False
+        """Whether nobody accepts its certificate any more."""
         self._servers: list[MemoryServer] = []
 
     async def serve(
@@ -136,7 +139,7 @@ class MemoryNetwork:
         """Listen on exactly this address."""
         if address in self.fabric.servers:
             raise OSError(f"cannot listen on {address}: is the port in use?")
-        server = MemoryServer(self.fabric, address, self.host, services)
+        server = MemoryServer(self, address, services)
         self.fabric.servers[address] = server
         self._servers = [s for s in self._servers if self.fabric.servers.get(s.address) is s] + [server]
         return server
@@ -261,6 +264,10 @@ class MemoryChannel:
         if server is None:
             text = f"failed to connect to {self._address}: connection refused"
             raise RpcError(grpc.StatusCode.UNAVAILABLE, text, refused=True)
+        if any(one.is_expired or expiry(one.identity) for one in (self._network, server.network)):
+            # Both ends show theirs before anything else is said.
+            text = f"failed to connect to {self._address}: certificate has expired"
+            raise RpcError(grpc.StatusCode.UNAVAILABLE, text, unsent=True)
         return server
 
     async def _travel(self, source: str, target: str, data: bytes) -> None:

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import functools
 import ipaddress
+import math
 import os
 import ssl
 import time
@@ -240,10 +241,14 @@ class Authority:
         hosts: Sequence[str] = (),
         now: datetime | None = None,
         validity: timedelta = VALIDITY,
+        life: tuple[datetime, datetime] | None = None,
     ) -> Credentials:
-        """A certificate, with its key, for a client and server in one: components call and are called."""
+        """A certificate, with its key, for a client and server in one: components call and are called.
+
+        `life`: its beginning and its end, instead of `now` and `validity`.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
-        life = _life(now or datetime.now(UTC), validity)
+        life = life or _life(now or datetime.now(UTC), validity)
         return Credentials(
             self.cert, self._certificate(key.public_key(), Identity(user, tuple(groups)), hosts, life), _pem(key)
         )
@@ -348,7 +353,7 @@ def identity_of_transport(transport: asyncio.BaseTransport | None) -> Identity |
 
 def expiry(identity: Identity | None) -> RpcError | None:
     """UNAUTHENTICATED for a certificate that has expired, also since its connection began; None for others."""
-    if identity is None or identity.not_after > time.time():
+    if identity is None or identity.not_after == math.inf or identity.not_after > time.time():
         return None
     return RpcError(grpc.StatusCode.UNAUTHENTICATED, f"the certificate of {identity.user} has expired: renew it")
 

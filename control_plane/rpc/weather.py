@@ -32,7 +32,7 @@ class Weather:
     def __init__(self, rng: random.Random, climate: Climate | None, names: Mapping[str, str] | None = None) -> None:
         """`climate` None: without faults, messages arrive at once. `names`: of addresses, for when nothing listens
         there and only the address is known."""
-        self._names = names or {}
+        self._names = {} if names is None else names
         self._rng = rng
         self._climate = climate
         self._rate = 1 / max(climate.latency_mean_s - climate.latency_min_s, 1e-9) if climate else 0.0

@@ -140,6 +140,11 @@ class Cell:
         assert self._now is None
         return self.disk.corrupt(self._rng) if isinstance(self.disk, SimulatedDisk) else ""
 
+    def expire(self, expired: bool) -> None:
+        """Whether nobody accepts the certificate of the process that runs now; the next one has another."""
+        if self._now is not None:
+            self._now.network.is_expired = expired
+
     def jump(self, by_s: float) -> None:
         """The machine's clock goes forward at once, or back."""
         self._clock.jump(by_s)

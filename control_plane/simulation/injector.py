@@ -22,6 +22,7 @@ from rayplane.control_plane.faults.vocabulary import (
     Continue,
     CorruptDisk,
     Cut,
+    ExpireCertificate,
     Failpoint,
     Fault,
     Flood,
@@ -52,7 +53,7 @@ _IN_CHARGE = {"scheduler": Role.SCHEDULER, "controllers": Role.CONTROLLERS}
 _ANY = {"member": Role.MEMBER, "apiserver": Role.APISERVER, "node": Role.NODE_HOST}
 _LB = "lb"
 #: Of these each process, or the network, has one: the last that began is the one that holds.
-_ONE_AT_A_TIME = (Partition, SlowNetwork, Stop, FullDisk, SlowDisk, Jumble)
+_ONE_AT_A_TIME = (Partition, SlowNetwork, Stop, FullDisk, SlowDisk, Jumble, ExpireCertificate)
 
 
 class NobodyThere(ClusterError):
@@ -219,6 +220,8 @@ class CellInjector:
                 cell.free_disk()
             case SlowDisk():
                 cell.slow_disk(0.0)
+            case ExpireCertificate():
+                cell.expire(False)
             case ClockJump(_, by_s):
                 cluster.trace.event("clock-back", name)
                 cell.jump(-by_s)
@@ -243,6 +246,7 @@ class CellInjector:
             cell.throttle(1.0, 0.0)
             cell.free_disk()
             cell.slow_disk(0.0)
+            cell.expire(False)
 
     def _hit(self, fault: Fault, name: str) -> None:
         cluster = self._cluster
@@ -288,6 +292,8 @@ class CellInjector:
                 cell.throttle(share, now + (for_s or math.inf))
             case ClockJump(_, by_s):
                 cell.jump(by_s)
+            case ExpireCertificate(_, in_s) if not in_s:
+                cell.expire(True)  # one that still lasts a while is renewed in time
             case Jumble(_, twice, late) if isinstance(cell.component, Member) and name not in self._jumblers:
                 self._jumblers[name] = Jumbler(cell.component, cluster.effects, twice=twice, late=late)
 

@@ -50,7 +50,7 @@ async def test_faults_outlive_the_supervisor_that_began_them_and_experiments_are
         told = await chaos.Targets(pb.TargetsRequest())
         assert {t.target: [*t.names] for t in told.targets}["scheduler"] == ["scheduler-0"]
         of_network, of_machines = {"partition", "cut", "reset", "slow_network"}, {"clock_jump", "slow_disk"}
-        of_machines |= {"stalled_disk", "full_disk"}
+        of_machines |= {"stalled_disk", "full_disk", "expire_certificate"}
         assert {v.verb for v in told.verbs if not v.refused} == {"kill", "flood"} | of_network | of_machines
         with pytest.raises(RpcError) as refused:
             await chaos.Begin(pb.BeginRequest(fault="stop: {target: leader, for: 3s}"))

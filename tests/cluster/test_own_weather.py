@@ -10,7 +10,7 @@ from rayplane.control_plane.cluster.host import Disturbance
 from rayplane.control_plane.cluster.own_weather import OwnWeather
 from rayplane.control_plane.cluster.supervisor.weathering import AGAIN_S, HOLDS_S, Weathering
 from rayplane.control_plane.cluster.weather import told_of
-from rayplane.control_plane.faults.vocabulary import ClockJump, Partition, SlowNetwork, Target
+from rayplane.control_plane.faults.vocabulary import ClockJump, ExpireCertificate, Partition, SlowNetwork, Target
 from rayplane.control_plane.simulation.loop import VirtualLoop
 from rayplane.storage.env.troubled import Trouble
 
@@ -71,6 +71,11 @@ class Host:
         self.told.append(weather)
 
 
+def issue(name: str, lasts_s: float) -> Any:
+    """Another one each time."""
+    return (name, lasts_s, object())
+
+
 def names() -> Mapping[str, str]:
     return NAMES
 
@@ -78,7 +83,7 @@ def names() -> Mapping[str, str]:
 def test_the_weather_is_told_again_until_it_is_calm_and_that_of_a_killed_command_ends() -> None:
     async def main() -> None:
         host: Any = Host()
-        weather = Weathering(host, names)
+        weather = Weathering(host, names, issue)
         standing, command = (
             told_of((ClockJump(Target(name="a"), 5.0),), standing=True),
             told_of((Partition((("a",),)),), ["b"], holds_s=20.0),
@@ -100,5 +105,51 @@ def test_the_weather_is_told_again_until_it_is_calm_and_that_of_a_killed_command
         await asyncio.sleep(10 * AGAIN_S)
         assert host.told[-1].is_calm and len(host.told) == count
         await weather.stop()
+
+    VirtualLoop().run(main())
+
+
+def test_a_certificate_is_issued_once_and_shown_until_the_fault_is_over() -> None:
+    async def main() -> None:
+        host: Any = Host()
+        weather = Weathering(host, names, issue)
+        short = ExpireCertificate(Target(name="a"), 6.0)
+        await weather.tell(told_of((short,), standing=True))
+        await weather.tell(told_of((ClockJump(Target(name="a"), 1.0),), holds_s=100.0))
+        shown = host.told[0].certificates["a"]
+        assert shown[:2] == ("a", 6.0) and not host.told[0].is_calm
+        assert {told.certificates["a"] for told in host.told} == {shown}
+        await weather.tell(told_of((), standing=True))
+        assert not host.told[-1].certificates
+        await weather.stop()
+
+    VirtualLoop().run(main())
+
+
+class Shown:
+    """A renewal that says what is shown."""
+
+    def __init__(self) -> None:
+        self.said: list[Any] = []
+
+    def show(self, credentials: Any) -> None:
+        self.said.append(credentials)
+
+    def show_own(self) -> None:
+        self.said.append("own")
+
+
+def test_an_actor_shows_its_own_certificate_again_when_it_is_told_no_more() -> None:
+    async def main() -> None:
+        own, shown = OwnWeather("a", random.Random(1)), Shown()
+        renewal: Any = shown
+        own.renewal(renewal)
+        short: Any = "short"
+        for _ in range(3):
+            own.hold(Disturbance(certificates={"a": short}), 10.0)
+            await asyncio.sleep(5.0)
+        assert shown.said == ["short"]
+        await asyncio.sleep(10.0)
+        assert shown.said == ["short", "own"]
 
     VirtualLoop().run(main())

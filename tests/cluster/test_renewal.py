@@ -19,7 +19,16 @@ from rayplane.control_plane.cluster.access import access
 from rayplane.control_plane.cluster.components import Spec
 from rayplane.control_plane.cluster.config import AddressPlan, ClusterConfig
 from rayplane.control_plane.cluster.pki import ACTOR_VALIDITY, Secrets, identity_of_actor, issue
-from rayplane.control_plane.cluster.renewal import RENEW_AT, Renewal, SupervisorKnown, newest, renew_admin, tls_dir
+from rayplane.control_plane.cluster.renewal import (
+    RENEW_AT,
+    Renewal,
+    SupervisorKnown,
+    _newest,
+    newest,
+    own_dir,
+    renew_admin,
+    tls_dir,
+)
 from rayplane.control_plane.cluster.specs import SpecMaker
 from rayplane.control_plane.cluster.topology import Instance, Machine, Role, Topology
 from rayplane.control_plane.identities import FRONT_PROXY
@@ -94,6 +103,37 @@ def test_a_certificate_is_renewed_when_two_thirds_of_its_life_are_over(authority
     assert identity_of(second.cert) == identity_of(first.cert)
     assert second.life[1] - clock.now() == timedelta(days=90) - timedelta(microseconds=clock.now().microsecond)
     assert Credentials.read(tmp_path) == second
+
+
+@pytest.mark.parametrize("is_renewed", [False, True])
+def test_a_certificate_that_is_shown_for_a_while_is_renewed_in_time_or_gives_way(
+    authority: Authority, tmp_path: Path, is_renewed: bool
+) -> None:
+    first, directory = authority.issue("x", validity=ACTOR_VALIDITY), tmp_path / "x-tls"
+    first.write(directory)
+    clock, shown = FakeClock(), Shown()
+    keeper = Renewal(first, directory, clock, shown)
+    short = authority.issue("x", life=(NOW, NOW + timedelta(seconds=30)))
+
+    async def ask(request: bytes) -> bytes:
+        if not is_renewed:
+            raise OSError("nobody believes it any more")
+        return authority.sign(request, Identity("x"), hosts=(), now=clock.now(), validity=ACTOR_VALIDITY)
+
+    async def main() -> None:
+        task = asyncio.create_task(keeper.run(ask, every_s=600.0))
+        await asyncio.sleep(1.0)
+        keeper.show(short)
+        assert Credentials.read(directory) == short and _newest(first, directory) == first, "as after a restart"
+        clock.moment += timedelta(seconds=20.0)
+        await asyncio.sleep(20.0)
+        keeper.show_own()
+        await cancel_and_wait(task)
+
+    VirtualLoop().run(main())
+    assert shown.credentials[0] == short and len(shown.credentials) == 2
+    assert (shown.credentials[1] == first) != is_renewed
+    assert Credentials.read(directory) == shown.credentials[1] and not own_dir(directory).exists()
 
 
 def test_a_certificate_that_lacks_a_machine_is_renewed_at_once_and_once(authority: Authority, tmp_path: Path) -> None:

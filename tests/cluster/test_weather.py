@@ -9,6 +9,7 @@ from rayplane.control_plane.cluster.weather import Weather, read, told_of
 from rayplane.control_plane.faults.vocabulary import (
     ClockJump,
     Cut,
+    ExpireCertificate,
     Fault,
     FullDisk,
     Partition,
@@ -31,6 +32,7 @@ ALL: Weather = (
     SlowDisk(ONE, 0.5),
     StalledDisk(TWO, 9.0),
     FullDisk(ONE),
+    ExpireCertificate(TWO, 5.0),
 )
 
 
@@ -46,7 +48,7 @@ class Host:
 
 async def test_standing_faults_and_commands_take_nothing_from_each_other() -> None:
     host: Any = Host()
-    told = Weathering(host, dict)
+    told = Weathering(host, dict, Any)
 
     async def tell(*weather: Fault, standing: bool) -> None:
         await told.tell(told_of(weather, ["x"], standing=standing))

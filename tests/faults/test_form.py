@@ -41,6 +41,7 @@ VALUES = {
     "for_s": SPANS,
     "back_s": st.none() | st.just(NEVER_S) | SPANS,
     "delay_s": SPANS,
+    "in_s": SPANS,
     "by_s": SPANS | SPANS.map(lambda span: -span),
     "rate": st.integers(1, 1000),
     "share": PARTS,
@@ -134,7 +135,7 @@ def test_a_failpoint_says_what_the_environment_takes() -> None:
 
 def test_the_example_in_the_documentation_is_right() -> None:
     lines = re.findall(r"^    (\w+: .*)$", form.__doc__ or "", re.MULTILINE)
-    assert len(lines) == 11
+    assert len(lines) == 12
     for line in lines:
         [(verb, body)] = yaml.safe_load(line).items()
         read_fault(verb, body, verb)

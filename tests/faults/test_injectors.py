@@ -11,11 +11,9 @@ from typing import Any
 
 import pytest
 
-from rayplane.control_plane.client.endpoints import Endpoints
 from rayplane.control_plane.cluster.chaos import LiveInjector
 from rayplane.control_plane.cluster.config import PROCESS, RAY, ClusterConfig
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
-from rayplane.control_plane.cluster.flood import PAGE, WAITING_MAX, flood
 from rayplane.control_plane.cluster.topology import Instance, Machine, Role, Topology
 from rayplane.control_plane.faults.form import VERBS
 from rayplane.control_plane.faults.injector import Injector, Unsupported, hold, require
@@ -24,6 +22,7 @@ from rayplane.control_plane.faults.vocabulary import (
     Continue,
     CorruptDisk,
     Cut,
+    ExpireCertificate,
     Failpoint,
     Fault,
     Flood,
@@ -43,15 +42,16 @@ from rayplane.control_plane.faults.vocabulary import (
     Target,
 )
 from rayplane.control_plane.identities import FLOODER
-from rayplane.control_plane.rpc import RpcError
+from rayplane.control_plane.rpc import RpcError, Stub
 from rayplane.control_plane.rpc.errors import Code
+from rayplane.control_plane.rpc.memory import MemoryNetwork
 from rayplane.control_plane.rpc.weather import Climate
 from rayplane.control_plane.simulation.cluster import SimulatedCluster
 from rayplane.control_plane.simulation.injector import CellInjector, NobodyThere
 from rayplane.control_plane.simulation.loop import VirtualLoop
 from rayplane.control_plane.simulation.run import bury
 from rayplane.control_plane.simulation.trace import Trace
-from rayplane.control_plane.tasks import cancel_and_wait
+from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
 from rayplane.storage.env import SimulatedDisk, failpoints
 from tests.etcd.injector import MemberInjector
 
@@ -73,12 +73,22 @@ SAMPLES: list[Fault] = [
     SlowCpu(ONE, 0.2, 2.0),
     ClockJump(ONE, -30.0, 2.0),
     Flood(100, 2.0),
+    ExpireCertificate(ONE, 0.0, 2.0),
     Jumble(ONE, 0.1, 0.1, 2.0),
     CorruptDisk(ONE, 2.0),
     Failpoint(ONE, "wal.before_sync"),
 ]
 
-OF_NETWORK, OF_MACHINES = {Partition, Cut, Heal, Reset, SlowNetwork}, {ClockJump, SlowDisk, StalledDisk, FullDisk}
+OF_NETWORK, OF_MACHINES = (
+    {Partition, Cut, Heal, Reset, SlowNetwork},
+    {
+        ClockJump,
+        SlowDisk,
+        StalledDisk,
+        FullDisk,
+        ExpireCertificate,
+    },
+)
 
 
 def accepted(injector: Injector) -> set[type[Fault]]:
@@ -143,6 +153,26 @@ async def of_processes(cluster: SimulatedCluster, injector: CellInjector, fault:
             injector.points.disarm()
             return counted
     return isinstance(fault, Jumble)  # nothing to see without a member, see tests/simulation/test_faults.py
+
+
+async def asked(cluster: SimulatedCluster) -> str:
+    """What is wrong with a call to `member-0`, where nothing is served."""
+    network = cluster.cells["member-0"]._now.network  # type: ignore[union-attr]
+    server = await network.serve("member-0:1", [])
+    channel = MemoryNetwork(cluster.fabric, "client").channel("member-0:1")
+    try:
+        with pytest.raises(RpcError) as failed:
+            await Stub(channel, pb.DESCRIPTOR.services_by_name["Supervisor"]).Topology(pb.TopologyRequest())
+    finally:
+        await server.stop()
+    return failed.value.message
+
+
+async def of_certificates(cluster: SimulatedCluster, injector: CellInjector, fault: Fault) -> bool:
+    await injector.strike(fault)
+    said = await asked(cluster)
+    await asyncio.sleep(3.0)
+    return "certificate has expired" in said and "expired" not in await asked(cluster)
 
 
 async def of_disks(cluster: SimulatedCluster, injector: CellInjector, fault: Fault) -> bool:
@@ -219,7 +249,7 @@ def test_the_simulation_carries_out_every_fault(fault: Fault) -> None:
         disks = isinstance(fault, StalledDisk | SlowDisk | FullDisk | CorruptDisk)
         network = isinstance(fault, Partition | Cut | Heal | Reset | SlowNetwork)
         judge = of_disks if disks else of_the_network if network else of_processes
-        judge = of_requests if isinstance(fault, Flood) else judge
+        judge = {Flood: of_requests, ExpireCertificate: of_certificates}.get(type(fault), judge)
         assert await judge(cluster, injector, fault)
         running.cancel()
 
@@ -418,75 +448,6 @@ async def test_machines_in_one_process_have_troubles_of_their_own(known: None) -
     assert len(sky.troubles()) == 2, "a network that is whole again mends no clock"
     with pytest.raises(UsageError, match="node-1"):
         await injector.begin(Partition((("node-1",),)))
-
-
-class Servers:
-    """A network whose servers answer calls as `answer` does."""
-
-    def __init__(self, answer: Callable[[str, Any], Any]) -> None:
-        self._answer = answer
-
-    def channel(self, server: str) -> Any:
-        return SimpleNamespace(unary=lambda method, request, timeout, metadata: self._answer(server, request))
-
-
-async def test_of_two_equal_floods_the_older_ends_first() -> None:
-    admin: Any = Admin(RAY)
-    admin.network = Servers(lambda *_: asyncio.sleep(60))
-    admin.api = SimpleNamespace(endpoints=Endpoints(["a:1"]))
-    injector, fault, before = LiveInjector(admin, random.Random(1)), Flood(1, 60.0), asyncio.all_tasks()
-    await injector.begin(fault)
-    older = asyncio.all_tasks() - before
-    await injector.begin(fault)
-    newer = asyncio.all_tasks() - before - older
-    await injector.end(fault, ())
-    assert all(task.done() for task in older) and not any(task.done() for task in newer)
-    await injector.end(fault, ())
-    assert asyncio.all_tasks() == before
-
-
-async def test_a_flood_is_over_when_it_is_ended() -> None:
-    admin: Any = Admin(RAY)
-    asked, many = [], asyncio.Event()
-
-    async def refused(server: str, request: Any) -> None:
-        asked.append((server, request.ref.resource, request.limit))
-        if len(asked) == 5:
-            many.set()
-        raise RpcError(Code.RESOURCE_EXHAUSTED, "too many")
-
-    admin.network = Servers(refused)
-    admin.api = SimpleNamespace(endpoints=Endpoints(["a:1", "b:1"]))
-    injector, long = LiveInjector(admin, random.Random(1)), Flood(1000, 60.0)
-    before = asyncio.all_tasks()
-    hit = await injector.begin(long)
-    await many.wait()
-    assert asked[:3] == [("a:1", "pods", PAGE), ("b:1", "pods", PAGE), ("a:1", "pods", PAGE)]
-    await injector.end(long, hit)
-    assert asyncio.all_tasks() == before
-    await injector.end(long, hit)
-    # Whoever began it may be gone when it is over.
-    await injector.begin(Flood(1000, 0.01))
-    async with asyncio.timeout(60):
-        while asyncio.all_tasks() != before:
-            await asyncio.sleep(0.01)
-
-
-def test_a_flood_that_nobody_answers_has_an_end() -> None:
-    waiting: list[int] = []
-
-    async def never(*_: Any) -> None:
-        waiting.append(1)
-        await asyncio.Event().wait()
-
-    async def main() -> None:
-        network: Any = Servers(never)
-        task = asyncio.create_task(flood(network, lambda: ["a:1"], 1000))
-        await asyncio.sleep(5.0)
-        await cancel_and_wait(task)
-
-    VirtualLoop().run(main())
-    assert len(waiting) == WAITING_MAX
 
 
 async def test_who_has_left_the_cluster_meanwhile_needs_no_healing() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
+from datetime import timedelta
 from pathlib import Path
 
 from rayplane.control_plane.client import ApiClient, EtcdClient
@@ -11,9 +12,10 @@ from rayplane.control_plane.cluster import callers
 from rayplane.control_plane.cluster.access import Access
 from rayplane.control_plane.cluster.chaos import LiveInjector
 from rayplane.control_plane.cluster.components import Spec
+from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.host import Host
 from rayplane.control_plane.cluster.patience import slowdown as of_this_machine
-from rayplane.control_plane.cluster.pki import renewed, renewed_front_proxy
+from rayplane.control_plane.cluster.pki import issue, renewed, renewed_front_proxy
 from rayplane.control_plane.cluster.ports import free_port, share
 from rayplane.control_plane.cluster.specs import SpecMaker
 from rayplane.control_plane.cluster.state import ClusterState, StateDir
@@ -25,11 +27,13 @@ from rayplane.control_plane.cluster.supervisor.reconciler import Reconciler
 from rayplane.control_plane.cluster.supervisor.service import DiscoveryService, SupervisorService
 from rayplane.control_plane.cluster.supervisor.signing import CertificateSigning
 from rayplane.control_plane.cluster.supervisor.standing import StandingFaults
+from rayplane.control_plane.cluster.supervisor.weathering import Weathering, names
 from rayplane.control_plane.cluster.topology import Instance, Role, Topology
 from rayplane.control_plane.component_base.debugging import Debugging
 from rayplane.control_plane.component_base.metrics import Family, counter, gauge
 from rayplane.control_plane.rpc import Network, Server, Service, Stub
 from rayplane.control_plane.rpc.sockets import stop_listening
+from rayplane.control_plane.rpc.tls import Credentials
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.proto.rayplane.v1 import chaos_pb2, objects_pb2
 from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
@@ -89,8 +93,11 @@ class Supervisor:
         self._reconciler = Reconciler(clients.recall(spec.topology).replaced(spec.instance), ports)
         signing = CertificateSigning(api, spec.secrets, self._clock.now)
         striker = LiveInjector(self._own_access(etcd, api), rng, standing=True)
+        self._weather = Weathering(host, lambda: names(self.topology), self._expiring)
         self._standing = StandingFaults(striker, Notes(disk, etcd), self._clock, rng, run=spec.topology.run)
-        self._service = SupervisorService(self._reconciler, host, self._renew, signing, now=now, slowdown=slowdown)
+        self._service = SupervisorService(
+            self._reconciler, host, self._renew, signing, self._weather, now=now, slowdown=slowdown
+        )
 
     @property
     def topology(self) -> Topology:
@@ -133,7 +140,7 @@ class Supervisor:
 
     async def stop(self) -> None:
         await self._standing.stop()
-        await self._service.weather.stop()
+        await self._weather.stop()
         await cancel_and_wait(self._task)
         await self._reconciler.stop()
         if self._server is not None:
@@ -153,6 +160,15 @@ class Supervisor:
             supervisor=Stub(channel, pb.DESCRIPTOR.services_by_name["Supervisor"]),
             faults=Stub(channel, chaos_pb2.DESCRIPTOR.services_by_name["Faults"]),
         )
+
+    def _expiring(self, name: str, lasts_s: float) -> Credentials:
+        """A certificate as an actor has it, which it shows while that is what is broken. Raises ClusterError."""
+        if self._spec.secrets is None:
+            raise ClusterError("this cluster has no certificates")
+        topology, now = self.topology, self._clock.now()
+        life = (now - timedelta(seconds=0 if lasts_s else 60), now + timedelta(seconds=lasts_s))
+        authority, service = self._spec.secrets.authority, self._spec.plan.first_service
+        return issue(authority, topology.get(name), service, topology.addresses, life=life)
 
     def _renew(self, instance: Instance, request: bytes, front_proxy: bool) -> bytes:
         if self._spec.secrets is None:

@@ -72,6 +72,7 @@ class SupervisorService:
         host: Host,
         renew: Renew,
         signing: Signing,
+        weather: Weathering,
         *,
         now: Callable[[], float],
         slowdown: Callable[[], float],
@@ -82,7 +83,7 @@ class SupervisorService:
         self._signing = signing
         self._now = now
         self._slowdown = slowdown
-        self.weather = Weathering(host, lambda: _names(control.topology))
+        self.weather = weather
 
     async def Topology(self, request: pb.TopologyRequest, context: Context) -> pb.TopologyResponse:
         with contextlib.suppress(TimeoutError):
@@ -238,11 +239,6 @@ class SupervisorService:
             patience.passed(self._now(), self._slowdown())
             if patience.over:
                 raise ClusterError(f"{missing}; the supervisor goes on with it")
-
-
-def _names(topology: _Topology) -> dict[str, str]:
-    """Of actors, by each of their addresses."""
-    return {one.endpoint(port): one.name for one in topology.instances for port in one.ports}
 
 
 class DiscoveryService:

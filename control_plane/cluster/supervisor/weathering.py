@@ -7,10 +7,13 @@ they say, so that one that was killed leaves nothing broken.
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.host import Disturbance, Host
+from rayplane.control_plane.cluster.topology import Topology
 from rayplane.control_plane.cluster.weather import read, told_of
+from rayplane.control_plane.rpc.tls import Credentials
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
 from rayplane.storage.env.troubled import Trouble
@@ -23,11 +26,19 @@ HOLDS_S = 6 * AGAIN_S
 
 
 class Weathering:
-    """The weather of standing faults and that of commands; both hold. `names`: of actors, by address."""
+    """The weather of standing faults and that of commands; both hold.
 
-    def __init__(self, host: Host, names: Callable[[], Mapping[str, str]]) -> None:
+    `names`: of actors, by address; `issue`: a certificate for an actor that lasts so many seconds from now on.
+    """
+
+    def __init__(
+        self, host: Host, names: Callable[[], Mapping[str, str]], issue: Callable[[str, float], Credentials]
+    ) -> None:
         self._host = host
         self._names = names
+        self._issue = issue
+        self._issued: dict[str, tuple[float, Credentials]] = {}
+        """What is shown now, by name, with how long it was to last."""
         self._told: dict[bool, pb.DisturbRequest] = {}
         self._until: dict[bool, float] = {}
         self._saying = asyncio.Lock()
@@ -51,9 +62,19 @@ class Weathering:
         """Whether it is calm now."""
         async with self._saying:
             whole = told_of(tuple(fault for told in self._told.values() for fault in read(told)), reset)
-            weather = _disturbance(whole, self._names())
+            weather = replace(_disturbance(whole, self._names()), certificates=self._certificates(whole))
             await self._host.disturb(weather, HOLDS_S)
             return weather.is_calm
+
+    def _certificates(self, told: pb.DisturbRequest) -> dict[str, Credentials]:
+        """Each is issued once, and expires at its time however often it is told."""
+        wanted = {one.name: one.expires_in_s for one in told.troubles if one.expires}
+        known = {name: self._issued[name] for name in wanted.keys() & self._issued.keys()}
+        for name, lasts_s in wanted.items():
+            if name not in known or known[name][0] != lasts_s:
+                known[name] = (lasts_s, self._issue(name, lasts_s))
+        self._issued = known
+        return {name: shown for name, (_, shown) in known.items()}
 
     async def _keep(self) -> None:
         calm = False
@@ -67,6 +88,11 @@ class Weathering:
                 calm = await self._say([])
             except ClusterError as e:
                 log.warning("not everybody heard of the weather: %s", e)
+
+
+def names(topology: Topology) -> dict[str, str]:
+    """Names of actors, by each of their addresses."""
+    return {one.endpoint(port): one.name for one in topology.instances for port in one.ports}
 
 
 def _disturbance(told: pb.DisturbRequest, names: Mapping[str, str]) -> Disturbance:

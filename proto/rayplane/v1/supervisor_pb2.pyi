@@ -144,18 +144,22 @@ class HostCut(_message.Message):
     def __init__(self, sources: _Optional[_Iterable[str]] = ..., sinks: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class HostTrouble(_message.Message):
-    __slots__ = ("name", "clock_ahead_s", "sync_least_s", "stalled", "full")
+    __slots__ = ("name", "clock_ahead_s", "sync_least_s", "stalled", "full", "expires", "expires_in_s")
     NAME_FIELD_NUMBER: _ClassVar[int]
     CLOCK_AHEAD_S_FIELD_NUMBER: _ClassVar[int]
     SYNC_LEAST_S_FIELD_NUMBER: _ClassVar[int]
     STALLED_FIELD_NUMBER: _ClassVar[int]
     FULL_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_IN_S_FIELD_NUMBER: _ClassVar[int]
     name: str
     clock_ahead_s: float
     sync_least_s: float
     stalled: bool
     full: bool
-    def __init__(self, name: _Optional[str] = ..., clock_ahead_s: _Optional[float] = ..., sync_least_s: _Optional[float] = ..., stalled: _Optional[bool] = ..., full: _Optional[bool] = ...) -> None: ...
+    expires: bool
+    expires_in_s: float
+    def __init__(self, name: _Optional[str] = ..., clock_ahead_s: _Optional[float] = ..., sync_least_s: _Optional[float] = ..., stalled: _Optional[bool] = ..., full: _Optional[bool] = ..., expires: _Optional[bool] = ..., expires_in_s: _Optional[float] = ...) -> None: ...
 
 class DisturbRequest(_message.Message):
     __slots__ = ("groups", "cuts", "slow_s", "reset", "troubles", "standing", "holds_s")
