@@ -1,9 +1,13 @@
 """A server follows the others of its group: seldom asked for while nothing changes, and known soon when it does."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
+import grpc
+
 from rayplane.control_plane.apiserver.endpoints import ServerEntry
+from rayplane.control_plane.rpc import RpcError
 from rayplane.control_plane.simulation.loop import VirtualLoop
 from rayplane.proto.etcd import rpc_pb2 as pb
 from tests.apiserver.conftest import Stack
@@ -29,6 +33,39 @@ class CountingEtcd(FakeEtcd):
 
     async def prefer_leader(self) -> None:
         self.endpoints.prefer(self.endpoints.addresses[0])
+
+
+class Leaderless(FakeEtcd):
+    """An etcd that has no leader for a while: it refuses watches, and whoever asks for its revision waits."""
+
+    leaderless = False
+
+    async def watch(self, *args: Any, **options: Any) -> AsyncIterator[pb.WatchResponse]:
+        if self.leaderless:
+            raise RpcError(grpc.StatusCode.UNAVAILABLE, "etcdserver: no leader")
+        async for response in super().watch(*args, **options):
+            yield response
+
+
+def test_who_reads_while_there_is_no_leader_is_answered_as_soon_as_there_is_one() -> None:
+    async def main() -> None:
+        stack = Stack()
+        etcd = stack.etcd = Leaderless()
+        hub = (await stack.add_server()).registry.hub
+        etcd.leaderless, etcd.hang = True, asyncio.Event()
+        etcd.break_streams()
+        await etcd.put(b"/registry/things/a", b"{}")
+        reading = asyncio.create_task(hub.fresh())
+        # By then the pauses between two tries have grown.
+        await asyncio.sleep(1.6)
+        etcd.leaderless = False
+        etcd.hang.set()
+        began = asyncio.get_running_loop().time()
+        assert await reading == etcd.revision
+        assert asyncio.get_running_loop().time() - began < 0.05
+        await stack.stop()
+
+    VirtualLoop().run(main())
 
 
 def test_what_does_not_change_is_not_asked_for_and_what_does_is_known_within_a_round() -> None:

@@ -43,6 +43,8 @@ _ALL = b"\0"
 _ROOT = "/registry/"
 _PAGE = 1000
 _RETRIES = Backoff(0.05, 1.0)
+# The shortest pause before the stream is opened anew, where a majority answers.
+_AT_ONCE_S = 0.01
 # A load whose revision was compacted under it begins again; so often it has lost a race with compaction, not more.
 _LOAD_TRIES = 20
 _REVISION_KEY = b"/rayplane/revision"
@@ -81,6 +83,7 @@ class WatchHub:
         self._asked: list[asyncio.Future[int]] = []  # those whose question is under way
         self._ask = asyncio.Event()
         self._answered_at = -math.inf
+        self._quorum = asyncio.Event()  # a majority has answered since the stream broke
         self._restart = asyncio.Event()
         self._listeners: dict[str, Callable[[], None]] = {}
         self._source = ""  # the member that the stream is of
@@ -200,6 +203,7 @@ class WatchHub:
                 self._answered_at = -math.inf
                 _fail(self._asked, api_error(e) if isinstance(e, RpcError) else e)
             else:
+                self._quorum.set()
                 for future in self._asked:
                     if not future.done():
                         future.set_result(revision)
@@ -302,7 +306,15 @@ class WatchHub:
                 log.exception("following etcd failed; the watch is opened anew")
             if self.revision > before:
                 pauses.reset()
-            await asyncio.sleep(pauses.next_s())
+            await self._pause(pauses.next_s())
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait so long, or until a majority answers a reader: there is a leader again, and the reader waits."""
+        self._quorum.clear()
+        await asyncio.sleep(min(seconds, _AT_ONCE_S))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._quorum.wait()
 
     async def _stream(self) -> bool:
         """Follow until the stream ends; True when the changes that come next are compacted."""
