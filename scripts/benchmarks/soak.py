@@ -14,17 +14,18 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from rayplane.control_plane.cli.options import run
+from rayplane.control_plane.cluster.config import PROCESS, RAY
 from rayplane.control_plane.cluster.trial.trial import Load
-from rayplane.control_plane.testing.machines.machines import Machines
-from scripts.benchmarks.chaos import DEPLOYMENT, WELL, notes_of
+from scripts.benchmarks.chaos import DEPLOYMENT, ON_MACHINES, WELL, notes_of
 from scripts.benchmarks.clusters import say
 from scripts.benchmarks.machine import description, usage_of
-from scripts.benchmarks.report import Json, grows, show
-from scripts.benchmarks.trials import Job, on_machines
+from scripts.benchmarks.report import Json, grows, hosts, show
+from scripts.benchmarks.trials import Job, Place, on_host, on_machines
 
 SAMPLE_S = 20.0
-#: Faults, and how often each comes among a hundred.
-FAULTS: Mapping[str, int] = {
+#: Faults, and how often each comes.
+KILLS: Mapping[str, int] = {
     "kill: leader": 12,
     "kill: follower": 8,
     "kill: apiserver random": 14,
@@ -34,11 +35,23 @@ FAULTS: Mapping[str, int] = {
     "kill: lb": 6,
     "kill: supervisor": 4,
     "kill: pod random 3": 8,
+}
+STOPS: Mapping[str, int] = {
     "stop: {target: leader, for: 3s}": 4,
     "stop: {target: apiserver random, for: 3s}": 6,
     "stop: {target: node random, for: 15s}": 5,
-    "lose_machine: node random": 3,
 }
+FAULTS: Mapping[str, Mapping[str, int]] = {
+    PROCESS: KILLS
+    | {
+        "partition: {hosts: [[member-0]], for: 3s}": 4,
+        "partition: {hosts: [[apiserver-0]], for: 3s}": 6,
+        "partition: {hosts: [[node-host-0]], for: 15s}": 5,
+    },
+    RAY: KILLS | STOPS,
+    ON_MACHINES: KILLS | STOPS | {"lose_machine: node random": 3},
+}
+"""By where the cluster is."""
 #: Growth below this, in MB and in files, is none.
 NOISE_MB, NOISE_FILES = 24.0, 24
 PARTS = 6
@@ -51,16 +64,18 @@ _LISTENS = "0A"
 def soak(
     minutes: Annotated[float, typer.Option(help="How long, at least.")] = 120,
     every_s: Annotated[float, typer.Option(help="Between two faults.")] = 10,
+    host: Annotated[str, typer.Option(help="machines (root: three out of namespaces), ray or process.")] = ON_MACHINES,
     seed: Annotated[int, typer.Option(help="Which faults, and whom they hit.")] = 1,
     verdict: Annotated[str, typer.Option(metavar="FILE", help="Write what the trial told to FILE as JSON.")] = "",
     json: Json = "",
 ) -> None:
-    """As root: break a cluster of three machines again and again while it is used. Exits 1 when anything that must hold
-    did not, or the cluster holds more in the end than it did at first.
+    """Break a cluster again and again while it is used. Exits 1 when anything that must hold did not, or the cluster
+    holds more in the end than it did at first.
     """
-    machine, samples = description(), Samples()
-    job = Job(scenario(minutes * 60, every_s, random.Random(seed)), seed, Load(users=2, every_s=0.1))
-    told = on_machines(job, samples.look)
+    [one], machine, samples = hosts(host, *FAULTS), description(), Samples()
+    text = scenario(FAULTS[one], round(minutes * 60 / every_s), every_s, random.Random(seed))
+    job = Job(text, seed, Load(users=2, every_s=0.1))
+    told = on_machines(job, samples.look) if one == ON_MACHINES else run(on_host(one, job, samples.look))
     if verdict:
         Path(verdict).write_text(encoding.dumps(told, indent=1))
     rows = rows_of(samples.taken)
@@ -76,10 +91,9 @@ def soak(
         sys.exit(f"bench: more in the end than at first: {', '.join(grew)}")
 
 
-def scenario(seconds: float, every_s: float, rng: random.Random) -> str:
-    """The file of a trial: faults drawn by `rng`, one after the other."""
-    count = max(1, round(seconds / every_s))
-    drawn = rng.choices([*FAULTS], [*FAULTS.values()], k=count)
+def scenario(faults: Mapping[str, int], count: int, every_s: float, rng: random.Random) -> str:
+    """The file of a trial: so many faults drawn by `rng`, one after the other."""
+    drawn = rng.choices([*faults], [*faults.values()], k=max(1, count))
     steps: list[Any] = [*WELL]
     for one in drawn:
         fault = yaml.safe_load(one)
@@ -103,24 +117,22 @@ class Samples:
 
     taken: list[Sample] = field(default_factory=list)
 
-    def look(self, machines: Machines, logs: str) -> None:
-        """Look, if the last time was long ago and the cluster is up."""
+    def look(self, place: Place) -> None:
+        """Look, if the last time was long ago."""
         now = time.monotonic()
-        if not logs or (self.taken and now - self.taken[-1].at_s < SAMPLE_S):
+        if self.taken and now - self.taken[-1].at_s < SAMPLE_S:
             return
         found: dict[str, dict[str, float]] = {}
-        for machine in machines.living():
-            for used in usage_of(machine.processes(), memory=True, logs=Path(logs)).values():
-                each = found.setdefault(component(used.name), dict.fromkeys(MEASURES, 0.0))
+        for used in usage_of(place.pids, memory=True, logs=place.logs).values():
+            for name in (component(used.name), ALL):
+                each = found.setdefault(name, dict.fromkeys(MEASURES, 0.0))
                 each["memory_mb"] += used.memory_mb
                 each["files"] += used.files
                 each["processes"] += 1
-            whole = found.setdefault(ALL, dict.fromkeys(MEASURES, 0.0))
-            whole["ports"] += listening(Path(f"/proc/{machine.pid}/net"))
-        for measure in ("memory_mb", "files", "processes"):
-            found[ALL][measure] = sum(each[measure] for name, each in found.items() if name != ALL)
-        self.taken.append(Sample(now, found))
-        say.print(f"{len(self.taken)} samples, {found[ALL]['memory_mb']:.0f} MB, {found[ALL]['files']:.0f} files")
+        if found:
+            found[ALL]["ports"] = sum(map(listening, place.networks))
+            self.taken.append(Sample(now, found))
+            say.print(f"{len(self.taken)} samples, {found[ALL]['memory_mb']:.0f} MB, {found[ALL]['files']:.0f} files")
 
 
 ALL = "all of it"

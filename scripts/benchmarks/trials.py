@@ -15,8 +15,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+from rayplane.control_plane.cluster import processes
 from rayplane.control_plane.cluster.access import Access, current_topology
 from rayplane.control_plane.cluster.chaos import LiveInjector
 from rayplane.control_plane.cluster.config import RAY, SPREAD
@@ -64,10 +66,32 @@ class Job:
         return Job(found["scenario"], found["seed"], Load(**found["load"]))
 
 
-async def on_host(host: str, job: Job) -> Verdict:
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a cluster runs: processes, networks (proc(5), /proc/PID/net), and the directory of logs as those see it."""
+
+    pids: Sequence[int]
+    networks: Sequence[Path]
+    logs: Path
+
+
+Watch = Callable[[Place], None]
+"""Called whenever a trial says anything."""
+
+
+def _nothing(place: Place) -> None: ...
+
+
+async def on_host(host: str, job: Job, watch: Watch = _nothing) -> Verdict:
     """The verdict on a cluster of this machine."""
     async with cluster(host, **SETTINGS) as running:
-        return await _tried(running.admin, job, lambda text: say.print(text, markup=False), LiveInjector)
+
+        def tell(text: str) -> None:
+            say.print(text, markup=False)
+            pids = [pid for session in running.sessions for pid in processes.of_session(session)]
+            watch(Place(pids, [Path("/proc/self/net")], running.directory.logs))
+
+        return await _tried(running.admin, job, tell, LiveInjector)
 
 
 async def _tried(
@@ -93,11 +117,8 @@ def spread(count: int) -> Iterator[tuple[Machines, RayNodes]]:
         yield machines, rays
 
 
-def on_machines(job: Job, watch: Callable[[Machines, str], None] = lambda machines, logs: None) -> Verdict:
-    """The verdict on a cluster over machines; the first, where the trial runs, is never lost.
-
-    `watch` is called with the directory of logs, as the machines know it, whenever the trial says anything.
-    """
+def on_machines(job: Job, watch: Watch = _nothing) -> Verdict:
+    """The verdict on a cluster over machines; the first, where the trial runs, is never lost."""
     with spread(MACHINES) as (machines, rays):
         first = machines.all[0]
         command = first.command(sys.executable, "-m", __spec__.name, rays.address, job.to_json())
@@ -111,9 +132,7 @@ def on_machines(job: Job, watch: Callable[[Machines, str], None] = lambda machin
                 inside.terminate()
 
 
-def _attend(
-    inside: "subprocess.Popen[str]", machines: Machines, rays: RayNodes, watch: Callable[[Machines, str], None]
-) -> Verdict:
+def _attend(inside: "subprocess.Popen[str]", machines: Machines, rays: RayNodes, watch: Watch) -> Verdict:
     assert inside.stdin is not None and inside.stdout is not None
     by_address = {machine.address: machine for machine in machines.all}
     logs = ""
@@ -130,7 +149,10 @@ def _attend(
                 _obey(order, by_address[address], rays)
                 inside.stdin.write("\n")
                 inside.stdin.flush()
-        watch(machines, logs)
+        if logs:
+            living = machines.living()
+            pids = [pid for machine in living for pid in machine.processes()]
+            watch(Place(pids, [Path(f"/proc/{machine.pid}/net") for machine in living], Path(logs)))
     raise ClusterError("the trial on the machines ended without a verdict; what it said stands above")
 
 
