@@ -25,7 +25,7 @@ from scripts.benchmarks.trials import Job, Place, on_host, on_machines
 
 SAMPLE_S = 20.0
 #: Faults, and how often each comes.
-KILLS: Mapping[str, int] = {
+KILLS: dict[str, int] = {
     "kill: leader": 12,
     "kill: follower": 8,
     "kill: apiserver random": 14,
@@ -36,7 +36,7 @@ KILLS: Mapping[str, int] = {
     "kill: supervisor": 4,
     "kill: pod random 3": 8,
 }
-STOPS: Mapping[str, int] = {
+STOPS: dict[str, int] = {
     "stop: {target: leader, for: 3s}": 4,
     "stop: {target: apiserver random, for: 3s}": 6,
     "stop: {target: node random, for: 15s}": 5,
