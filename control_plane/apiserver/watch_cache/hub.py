@@ -42,9 +42,7 @@ log = logging.getLogger(__name__)
 _ALL = b"\0"
 _ROOT = "/registry/"
 _PAGE = 1000
-_RETRIES = Backoff(0.05, 1.0)
-# The shortest pause before the stream is opened anew, where a majority answers.
-_AT_ONCE_S = 0.01
+_RETRIES, _AT_ONCE_S = Backoff(0.05, 1.0), 0.01
 # A load whose revision was compacted under it begins again; so often it has lost a race with compaction, not more.
 _LOAD_TRIES = 20
 _REVISION_KEY = b"/rayplane/revision"
@@ -306,15 +304,11 @@ class WatchHub:
                 log.exception("following etcd failed; the watch is opened anew")
             if self.revision > before:
                 pauses.reset()
-            await self._pause(pauses.next_s())
-
-    async def _pause(self, seconds: float) -> None:
-        """Wait so long, or until a majority answers a reader: there is a leader again, and the reader waits."""
-        self._quorum.clear()
-        await asyncio.sleep(min(seconds, _AT_ONCE_S))
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._quorum.wait()
+            # Sooner where a majority answers a reader: there is a leader again, and the reader waits for the stream.
+            self._quorum.clear()
+            await asyncio.sleep(_AT_ONCE_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._quorum.wait(), pauses.next_s())
 
     async def _stream(self) -> bool:
         """Follow until the stream ends; True when the changes that come next are compacted."""
