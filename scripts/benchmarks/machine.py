@@ -18,6 +18,8 @@ from rayplane.control_plane.cluster.config import PROCESS
 _TICKS = os.sysconf("SC_CLK_TCK")
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG = 1
+# Fields of /proc/PID/net/tcp.
+_STATE, _INODE, _LISTENS = 3, 9, "0A"
 _PACKAGES = ("ray", "grpcio", "protobuf", "lmdb", "orjson", "uvloop")
 
 
@@ -49,8 +51,12 @@ class Usage:
     """User and system time since its start, that of ended children it waited for included."""
     memory_mb: float
     """Proportional set size where the kernel tells it (shared pages count in parts), else resident set size."""
+    anonymous_mb: float = 0.0
+    """Of it, what is no page of a file: a store's file may be mapped as far as the system has room."""
     files: int = 0
     """Open ones, sockets and pipes too; counted with the memory."""
+    ports: int = 0
+    """Of TCP, on which it listens; likewise."""
 
 
 def usage(sessions: Collection[int], *, memory: bool = False, logs: Path | None = None) -> dict[int, Usage]:
@@ -74,7 +80,7 @@ def usage_of(
                 continue
             cpu = sum(int(fields[i]) for i in (11, 12, 13, 14)) / _TICKS
             name = _log_name(entry, logs) or _name(entry)
-            size = (_memory_mb(entry), sum(1 for _ in (entry / "fd").iterdir())) if memory else (0.0, 0)
+            size = (*_memory_mb(entry), *_files(entry)) if memory else (0.0, 0.0, 0, 0)
             found[pid] = Usage(pid, name, cpu, *size)
     return found
 
@@ -118,13 +124,26 @@ def _name(entry: Path) -> str:
     return Path(scripts[0] if scripts else first).name
 
 
-def _memory_mb(entry: Path) -> float:
+def _memory_mb(entry: Path) -> tuple[float, float]:
+    """All of it, and what no file backs; of the latter all where the kernel does not tell."""
     try:
         text = (entry / "smaps_rollup").read_text()
-        return int(text.partition("\nPss:")[2].split()[0]) / 1024
+        whole, own = (int(text.partition(f"\n{name}:")[2].split()[0]) / 1024 for name in ("Pss", "Pss_Anon"))
     except (OSError, IndexError, ValueError):
         pages = int((entry / "statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+        whole = own = pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return whole, own
+
+
+def _files(entry: Path) -> tuple[int, int]:
+    """Open files, and ports that are listened on."""
+    links = []
+    for link in (entry / "fd").iterdir():
+        with contextlib.suppress(OSError):
+            links.append(os.readlink(link))
+    sockets = [line.split() for name in ("tcp", "tcp6") for line in (entry / "net" / name).read_text().splitlines()[1:]]
+    listening = {f"socket:[{fields[_INODE]}]" for fields in sockets if fields[_STATE] == _LISTENS}
+    return len(links), sum(link in listening for link in links)
 
 
 def _field(path: str, name: str) -> str:

@@ -58,7 +58,6 @@ PARTS = 6
 """Of a run: the first and the last are compared, by their medians."""
 MEASURES = ("memory_mb", "files", "processes", "ports")
 _NUMBER = re.compile(r"-\d+\b")
-_LISTENS = "0A"
 
 
 def soak(
@@ -81,7 +80,7 @@ def soak(
     rows = rows_of(samples.taken)
     notes = [
         f"{len(told['faults'])} faults, {len(samples.taken)} samples of what each component had on all machines;",
-        f"first, middle, last: medians of a {PARTS}th of the run each",
+        f"first, middle, last: medians of a {PARTS}th of the run each; memory is what is not backed by files",
         *notes_of(told),
     ]
     show("soak", rows, machine, target=json, notes=notes)
@@ -126,11 +125,11 @@ class Samples:
         for used in usage_of(place.pids, memory=True, logs=place.logs).values():
             for name in (component(used.name), ALL):
                 each = found.setdefault(name, dict.fromkeys(MEASURES, 0.0))
-                each["memory_mb"] += used.memory_mb
+                each["memory_mb"] += used.anonymous_mb
                 each["files"] += used.files
                 each["processes"] += 1
+                each["ports"] += used.ports
         if found:
-            found[ALL]["ports"] = sum(map(listening, place.networks))
             self.taken.append(Sample(now, found))
             say.print(f"{len(self.taken)} samples, {found[ALL]['memory_mb']:.0f} MB, {found[ALL]['files']:.0f} files")
 
@@ -141,12 +140,6 @@ ALL = "all of it"
 def component(name: str) -> str:
     """What processes of a kind are called together."""
     return _NUMBER.sub("", name.removeprefix("ray::")).strip()
-
-
-def listening(net: Path) -> int:
-    """TCP ports that somebody listens on, in the network of a process (proc(5), /proc/PID/net/tcp)."""
-    lines = [line.split() for name in ("tcp", "tcp6") for line in (net / name).read_text().splitlines()[1:]]
-    return sum(fields[3] == _LISTENS for fields in lines)
 
 
 def rows_of(samples: Sequence[Sample]) -> list[dict[str, Any]]:

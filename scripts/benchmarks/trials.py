@@ -68,10 +68,9 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a cluster runs: processes, networks (proc(5), /proc/PID/net), and the directory of logs as those see it."""
+    """Where a cluster runs: its processes, and the directory of logs as those see it."""
 
     pids: Sequence[int]
-    networks: Sequence[Path]
     logs: Path
 
 
@@ -89,7 +88,7 @@ async def on_host(host: str, job: Job, watch: Watch = _nothing) -> Verdict:
         def tell(text: str) -> None:
             say.print(text, markup=False)
             pids = [pid for session in running.sessions for pid in processes.of_session(session)]
-            watch(Place(pids, [Path("/proc/self/net")], running.directory.logs))
+            watch(Place(pids, running.directory.logs))
 
         return await _tried(running.admin, job, tell, LiveInjector)
 
@@ -150,9 +149,7 @@ def _attend(inside: "subprocess.Popen[str]", machines: Machines, rays: RayNodes,
                 inside.stdin.write("\n")
                 inside.stdin.flush()
         if logs:
-            living = machines.living()
-            pids = [pid for machine in living for pid in machine.processes()]
-            watch(Place(pids, [Path(f"/proc/{machine.pid}/net") for machine in living], Path(logs)))
+            watch(Place([pid for machine in machines.living() for pid in machine.processes()], Path(logs)))
     raise ClusterError("the trial on the machines ended without a verdict; what it said stands above")
 
 

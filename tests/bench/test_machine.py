@@ -2,6 +2,7 @@
 
 import os
 import select
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,21 @@ def test_a_process_is_called_like_its_log_and_process_where_it_has_several(tmp_p
         assert own_name(tmp_path) == "supervisor"
         with (tmp_path / "member-0.log").open("w"):
             assert own_name(tmp_path) == "process"
+
+
+def test_open_files_and_ports_are_those_of_the_process() -> None:
+    def own() -> tuple[int, int]:
+        found = usage([os.getsid(0)], memory=True)[os.getpid()]
+        assert 0 < found.anonymous_mb <= found.memory_mb
+        return found.files, found.ports
+
+    files, ports = own()
+    with (
+        socket.create_server(("127.0.0.1", 0)),
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()),
+    ):
+        assert own() == (files + 3, ports + 2)
 
 
 @pytest.mark.processes
