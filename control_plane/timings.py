@@ -97,6 +97,19 @@ class NodeLeases:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeScaling:
+    """Spans of an autoscaler of nodes: between two looks, until a needless node goes, until one is expected no more."""
+
+    look_s: float
+    unneeded_s: float
+    provision_s: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.look_s < self.unneeded_s < self.provision_s:
+            raise BadTimings(f"spans of an autoscaler must rise: look < unneeded < provision, not {self}")
+
+
+@dataclass(frozen=True, slots=True)
 class Timings:
     """The spans of one cluster."""
 
@@ -108,6 +121,7 @@ class Timings:
     """Time to live of an API server's entry among the endpoints of service `kubernetes`."""
     election: ElectionTiming
     nodes: NodeLeases
+    scaling: NodeScaling
 
     @property
     def election_s(self) -> float:
@@ -138,6 +152,7 @@ FAST = Timings(
     nodes=NodeLeases(
         renew_s=1.0, duration_s=4, monitor_s=0.5, grace_s=4.0, toleration_s=5, force_delete_s=2.0, fence_s=8.0
     ),
+    scaling=NodeScaling(look_s=1.0, unneeded_s=30.0, provision_s=120.0),
 )
 KUBERNETES = Timings(
     # Heartbeats are most of what an idle cluster does; who waits 40 s for a node can wait 2 s for a leader.
@@ -148,6 +163,7 @@ KUBERNETES = Timings(
     nodes=NodeLeases(
         renew_s=10.0, duration_s=40, monitor_s=5.0, grace_s=40.0, toleration_s=300, force_delete_s=60.0, fence_s=330.0
     ),
+    scaling=NodeScaling(look_s=10.0, unneeded_s=600.0, provision_s=900.0),
 )
 PROFILES = {"fast": FAST, "kubernetes": KUBERNETES}
 DEFAULT_PROFILE = "fast"

@@ -12,11 +12,16 @@ from rich.table import Column, Table
 from rayplane.control_plane.api.audit import default_policy
 from rayplane.control_plane.api.config_files import ConfigFileError
 from rayplane.control_plane.cli.options import (
+    Autoscale,
+    MaxNodes,
+    MinNodes,
     Name,
     Output,
     State,
+    UnneededTime,
     console,
     errors,
+    node_limits,
     progress,
     run,
     state_dir,
@@ -71,6 +76,10 @@ def up(
     nodes_per_host: Annotated[int, typer.Option(help="Nodes of each node host.")] = 1,
     node_cpu: Annotated[str, typer.Option(help="CPU of a node.")] = "4",
     node_memory: Annotated[str, typer.Option(help="Memory of a node.")] = "8Gi",
+    autoscale: Autoscale = None,
+    min_nodes: MinNodes = None,
+    max_nodes: MaxNodes = 10,
+    scale_down_unneeded_time: UnneededTime = "",
     runtime: Annotated[
         str,
         typer.Option(
@@ -167,6 +176,8 @@ def up(
         nodes_per_host=nodes_per_host,
         node_cpu=node_cpu,
         node_memory=node_memory,
+        autoscale=node_limits(autoscale, min_nodes, max_nodes, nodes=nodes * nodes_per_host),
+        unneeded_time=scale_down_unneeded_time,
         runtime=runtime,
         isolation=isolation or ("" if address else AUTO),  # one machine speaks for itself alone
         network_policy=network_policy,
@@ -192,18 +203,17 @@ def up(
         log_format=log_format,
         ray_tls=ray_tls,
     )
-    config.validate()
-    _print_notes(config)
-    directory, encryption = state_dir(name, state), _read("--encryption-config", encryption_config)
-    played = read_stages(stages) if stages else []
+    _check(config)
+    directory, played = state_dir(name, state), read_stages(stages) if stages else []
     with progress() as say:
-        found = run(launch.up(config, directory, say, encryption=encryption))
+        found = run(launch.up(config, directory, say, encryption=_read("--encryption-config", encryption_config)))
     run(put_stages(directory, played))
     _print_access(directory, found)
 
 
-def _print_notes(config: ClusterConfig) -> None:
-    """What is odd about the schedulers' configuration."""
+def _check(config: ClusterConfig) -> None:
+    """Raises UsageError; what is odd about the schedulers' configuration is told."""
+    config.validate()
     if config.scheduler_config not in ("", NONE):
         for note in scheduler_configuration(config.scheduler_config).notes:
             errors.print(f"--scheduler-config: {note}")

@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 from rich.console import Console
 
+from rayplane.control_plane.cluster.config import NONE
 from rayplane.control_plane.cluster.errors import UsageError
 from rayplane.control_plane.cluster.state import StateDir
 
@@ -18,12 +19,34 @@ Name = Annotated[str, typer.Option("--name", help="The cluster's name.")]
 State = Annotated[str | None, typer.Option("--state-dir", help="Where its state is kept.  [default: ~/.rayplane/NAME]")]
 Output = Annotated[str, typer.Option("-o", "--output", help="Empty for people, `json` for programs.")]
 
+Autoscale = Annotated[
+    bool | None,
+    typer.Option(
+        "--autoscale/--no-autoscale",
+        help="Nodes come when pods find none, with machines that Ray's autoscaler is asked for, and go when needless; "
+        "kept.",
+    ),
+]
+MinNodes = Annotated[int | None, typer.Option(help="With --autoscale, the fewest nodes.  [default: as --nodes]")]
+MaxNodes = Annotated[int, typer.Option(help="With --autoscale, the most nodes.")]
+UnneededTime = Annotated[
+    str, typer.Option(help="With --autoscale, after which time a needless node goes, such as 10m; kept.")
+]
+
 console = Console(highlight=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def state_dir(name: str, path: str | None) -> StateDir:
     return StateDir.of(name, path)
+
+
+def node_limits(autoscale: bool | None, least: int | None, most: int, *, nodes: int) -> str:
+    """The limits of an autoscaler as a configuration has them; empty where nothing is said of one."""
+    if autoscale is None:
+        return ""
+    least = nodes if least is None else least
+    return f"{least}:{most}" if autoscale else NONE
 
 
 def wants_json(output: str) -> bool:

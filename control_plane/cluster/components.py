@@ -31,6 +31,8 @@ from rayplane.storage.env import Env
 
 if TYPE_CHECKING:
     from rayplane.control_plane.etcd.server import MemberConfig
+    from rayplane.control_plane.scheduler.config import SchedulerConfig
+    from rayplane.node.config import NodeConfig
 
 
 class Component(Protocol):
@@ -182,9 +184,9 @@ def _load_balancer(spec: Spec, env: Env, network: Network, tls_dir: str | None, 
     return LoadBalancer(config, find_backends=backends, sockets=sockets, network=network)
 
 
-def _scheduler(spec: Spec, env: Env, network: Network, tls_dir: str | None, sockets: Sockets | None) -> Component:
+def scheduler_config(spec: Spec, env: Env) -> "SchedulerConfig":
+    """How the cluster's schedulers are configured."""
     from rayplane.control_plane.scheduler.config import SchedulerConfig, default_profiles
-    from rayplane.control_plane.scheduler.service import Scheduler
 
     config = SchedulerConfig(
         identity=_identity(spec, env),
@@ -196,7 +198,13 @@ def _scheduler(spec: Spec, env: Env, network: Network, tls_dir: str | None, sock
     )
     if spec.config.scheduler_config:
         config = scheduler_configuration(spec.config.scheduler_config).applied(config)
-    return Scheduler(config, env, network)
+    return config
+
+
+def _scheduler(spec: Spec, env: Env, network: Network, tls_dir: str | None, sockets: Sockets | None) -> Component:
+    from rayplane.control_plane.scheduler.service import Scheduler
+
+    return Scheduler(scheduler_config(spec, env), env, network)
 
 
 def _controllers(spec: Spec, env: Env, network: Network, tls_dir: str | None, sockets: Sockets | None) -> Component:
@@ -219,25 +227,28 @@ def _controllers(spec: Spec, env: Env, network: Network, tls_dir: str | None, so
     return ControllerManager(config, env, network)
 
 
+def node_config(config: ClusterConfig, name: str, machine: str) -> "NodeConfig":
+    """How a node on a machine is configured."""
+    from rayplane.node.config import NodeConfig
+
+    return NodeConfig(
+        name=name,
+        cpu=config.node_cpu,
+        memory=config.node_memory,
+        max_pods=config.node_pods,
+        runtime="simulated" if config.runtime == MIXED else config.runtime,
+        processes=config.runtime == MIXED,
+        zone=machine,
+    )
+
+
 def _node_host(spec: Spec, env: Env, network: Network, tls_dir: str | None, sockets: Sockets | None) -> Component:
-    from rayplane.node.config import NodeConfig, NodeHostConfig, NodeTiming, cri_path
+    from rayplane.node.config import NodeHostConfig, NodeTiming, cri_path
     from rayplane.node.dns.machine import machine_address
     from rayplane.node.host import NodeHost
 
-    nodes = tuple(
-        NodeConfig(
-            name=name,
-            cpu=spec.config.node_cpu,
-            memory=spec.config.node_memory,
-            max_pods=spec.config.node_pods,
-            runtime="simulated" if spec.config.runtime == MIXED else spec.config.runtime,
-            processes=spec.config.runtime == MIXED,
-            zone=spec.instance.machine.address,
-        )
-        for name in spec.instance.nodes
-    )
     config = NodeHostConfig(
-        nodes=nodes,
+        nodes=tuple(node_config(spec.config, name, spec.instance.machine.address) for name in spec.instance.nodes),
         apiservers=_api_endpoints(spec),
         discovery=_discovery(spec),
         address=spec.instance.endpoint("grpc"),

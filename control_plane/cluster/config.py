@@ -12,6 +12,7 @@ from rayplane.control_plane.api.config_files import ConfigFileError
 from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.cluster.errors import UsageError
 from rayplane.control_plane.component_base.log_settings import FORMATS, TEXT
+from rayplane.control_plane.durations import DurationError, parse_duration
 from rayplane.control_plane.timings import DEFAULT_PROFILE, PROFILES, Timings
 from rayplane.node.config import CRI_FORM, cri_path
 from rayplane.node.images.errors import BadReference
@@ -39,6 +40,8 @@ KEPT = (
     "authentication_webhook",
     "enable_admission_plugins",
     "disable_admission_plugins",
+    "autoscale",
+    "unneeded_time",
     "timing",
     "network_policy",
     "egress",
@@ -62,6 +65,8 @@ _PODS = 13
 """Prefix length of the range of a cluster's pods: 2048 nodes of 254 addresses, or more nodes of fewer."""
 _NODE = 24
 NODES_MAX = 8000
+SCALED_MAX = 2000
+"""Nodes of a cluster that an autoscaler may grow: each finds a range of addresses of the usual length."""
 PODS_MAX = 110
 """On a node, where it has so many addresses."""
 
@@ -170,6 +175,11 @@ class ClusterConfig:
     nodes_per_host: int = 1
     node_cpu: str = "4"
     node_memory: str = "8Gi"
+    autoscale: str = ""
+    """How many nodes there may be, `MIN:MAX`: nodes come when pods find none, and go when nobody needs them; `none`
+    or empty as before, or none: there are as many as were asked for."""
+    unneeded_time: str = ""
+    """How long a node must be needless until it goes, such as `10m`; empty: as before, or as `timing` has it."""
     runtime: str = "simulated"
     """`simulated`, `process`, `mixed` (simulated, but for pods whose RuntimeClass has the handler `process`), or
     `cri:unix:///PATH` of a container runtime's socket on each machine.
@@ -262,6 +272,7 @@ class ClusterConfig:
             raise UsageError("--address: only a cluster on Ray can join a Ray cluster")
         if self.ray_tls and (self.address or self.host != RAY):
             raise UsageError("--ray-tls: only for a Ray cluster that `up` starts; another has TLS as it was set up")
+        self._validate_scaling()
         self._validate_networks()
         self._validate_files()
         self._validate_plugins()
@@ -270,6 +281,34 @@ class ClusterConfig:
     def registries(self) -> Registries:
         """Where images are pulled from. Raises BadReference."""
         return Registries.of("" if self.pull == NONE else self.pull)
+
+    def _validate_scaling(self) -> None:
+        if self.autoscales and not re.fullmatch(r"\d{1,4}:\d{1,4}", self.autoscale):
+            raise UsageError(f"--autoscale {self.autoscale!r}: use MIN:MAX, such as 1:10, or {NONE}")
+        least, most = self.node_limits
+        if self.autoscales and not (least <= most and 1 <= most <= SCALED_MAX):
+            raise UsageError(f"--min-nodes {least}, --max-nodes {most}: use 0 to {SCALED_MAX}, and no less than before")
+        try:
+            spans = self.unneeded_s > 0
+        except DurationError as e:
+            raise UsageError(f"--scale-down-unneeded-time: {e}") from e
+        if not spans:
+            raise UsageError(f"--scale-down-unneeded-time {self.unneeded_time!r}: use a span such as 30s or 10m")
+
+    @property
+    def autoscales(self) -> bool:
+        return self.autoscale not in ("", NONE)
+
+    @property
+    def node_limits(self) -> tuple[int, int]:
+        """The fewest and the most nodes that an autoscaler may leave."""
+        least, _, most = self.autoscale.partition(":") if self.autoscales else ("0", "", "0")
+        return int(least), int(most)
+
+    @property
+    def unneeded_s(self) -> float:
+        """Raises DurationError."""
+        return parse_duration(self.unneeded_time) if self.unneeded_time else self.timings.scaling.unneeded_s
 
     def _validate_networks(self) -> None:
         for text in self.egress_networks:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ApiError, NotFound, ServiceUnavailable, Timeout
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.pods.state import is_mirror, pod_is_terminated
+from rayplane.control_plane.api.pods.state import stays_with_node
 from rayplane.control_plane.client import ApiClient
 from rayplane.control_plane.cluster.access import Access, access, answers, current_topology, refresh
 from rayplane.control_plane.cluster.ending import Progress
@@ -51,12 +51,6 @@ def why_kept(pod: Object, *, force: bool) -> str:
     if owner is None and not force:
         return "nothing would make it again: delete it, or drain with --force"
     return ""
-
-
-def stays_with_node(pod: Object) -> bool:
-    """Whether a pod is its node's own and of no account to a drained machine: it would be there again at once. Pure."""
-    owner = meta.controller_of(pod)
-    return is_mirror(pod) or pod_is_terminated(pod) or (owner is not None and owner.get("kind") == "DaemonSet")
 
 
 async def drain(directory: StateDir, address: str, say: Progress, *, force: bool, patience_s: float) -> list[str]:
@@ -161,12 +155,12 @@ async def _evict(api: ApiClient, node: str, left: Left, *, force: bool) -> None:
             left.staying[name] = why
         elif asked < EVICTIONS_MAX:
             asked += 1
-            left.going[name] = await _evicted(api, pod)
+            left.going[name] = await evicted(api, pod)
         else:
             left.going[name] = "others go first"
 
 
-async def _evicted(api: ApiClient, pod: Object) -> str:
+async def evicted(api: ApiClient, pod: Object) -> str:
     """What came of an eviction that was asked for."""
     place = {"name": meta.name(pod), "namespace": meta.namespace(pod)}
     eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": place}

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from rayplane.control_plane.cluster.components import Spec
 from rayplane.control_plane.cluster.errors import DataLost, StartFailed
@@ -119,6 +119,17 @@ class Host(Protocol):
 
     async def sockets(self) -> list[HostSocket]:
         """Where the host itself listens."""
+
+
+@runtime_checkable
+class Elastic(Protocol):
+    """A host whose machines may come when they are asked for, and go when nothing runs there."""
+
+    async def cpus(self) -> dict[str, float] | None:
+        """CPUs of each machine that is alive, by its id; None where nobody would bring another."""
+
+    async def request(self, bundles: Sequence[Mapping[str, float]]) -> None:
+        """Ask for machines on which all of these fit; in the place of what was asked for before."""
 
 
 def not_started(spec: Spec, failure: Failure) -> StartFailed:

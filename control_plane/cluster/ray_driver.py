@@ -144,6 +144,9 @@ async def _stop(config: ClusterConfig) -> None:
     from rayplane.control_plane.cluster.ray_host import RayHost
 
     host = RayHost(config, ComponentActor)
+    if config.address and config.autoscales:
+        # Nobody else would give the machines back.
+        await host.request(())
     names = await host.running()
     # The supervisor first, or it would start the others again.
     for group in ({Role.SUPERVISOR.value} & names, names - {Role.SUPERVISOR.value}):

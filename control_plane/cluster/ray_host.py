@@ -9,7 +9,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -22,7 +22,7 @@ from ray._private.state import actors
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from rayplane.control_plane.cluster import ours, processes
+from rayplane.control_plane.cluster import ours, processes, ray_autoscaler
 from rayplane.control_plane.cluster.components import Spec
 from rayplane.control_plane.cluster.config import ClusterConfig
 from rayplane.control_plane.cluster.errors import ClusterError, StartFailed
@@ -95,6 +95,12 @@ class RayHost:
     async def machines(self) -> list[Machine]:
         found = await self._in_thread(_machines)
         return [replace(m, address=self._address or m.address) for m in found]
+
+    async def cpus(self) -> dict[str, float] | None:
+        return None if self._address else await self._in_thread(ray_autoscaler.cpus)
+
+    async def request(self, bundles: Sequence[Mapping[str, float]]) -> None:
+        await self._in_thread(lambda: ray_autoscaler.request(bundles))
 
     async def holders(self, data: Path) -> dict[str, Machine]:
         """The machine of each actor that has data in that folder of one; of several the one where it ran last."""

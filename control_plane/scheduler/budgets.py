@@ -21,6 +21,9 @@ class _Budget:
     disrupted: frozenset[str]
     """Names of pods whose eviction is counted already."""
 
+    def is_about(self, pod: PodInfo) -> bool:
+        return bool(pod.labels and self.selector.requirements) and self.selector.matches(pod.labels)
+
 
 class BudgetIndex:
     """PodDisruptionBudgets by namespace and name. `version` grows with every change."""
@@ -48,6 +51,10 @@ class BudgetIndex:
             if not found:
                 del self._budgets[namespace]
 
+    def covers(self, pod: PodInfo) -> bool:
+        """Whether any of them is about a pod."""
+        return any(budget.is_about(pod) for budget in self._budgets.get(pod.namespace, {}).values())
+
     def split(self, pods: Iterable[PodInfo]) -> tuple[list[PodInfo], list[PodInfo]]:
         """(pods that break a budget if all are deleted in this order, the others)."""
         breaking: list[PodInfo] = []
@@ -56,9 +63,7 @@ class BudgetIndex:
         for pod in pods:
             broken = False
             for budget in self._budgets.get(pod.namespace, {}).values():
-                if not pod.labels or not budget.selector.requirements or not budget.selector.matches(pod.labels):
-                    continue
-                if pod.name in budget.disrupted:
+                if not budget.is_about(pod) or pod.name in budget.disrupted:
                     continue
                 left[id(budget)] = left.get(id(budget), budget.allowed) - 1
                 broken = broken or left[id(budget)] < 0

@@ -218,6 +218,11 @@ class Cycle:
         with assumed(self.snapshot, self._nominated.before(pod, node), node):
             return self._plugins[pod.scheduler].refusal(PodView(pod, self.cluster), row) is None
 
+    def refusal(self, pod: PodInfo, node: str) -> Refusal | None:
+        """What is against a pod on a node as things are in the snapshot, if anything is."""
+        plugins, view = self._plugins[pod.scheduler], PodView(pod, self.cluster)
+        return plugins.problem(view) or plugins.refusal(view, self.snapshot.index[node])
+
     def is_alike(self, pod: PodInfo) -> bool:
         """Whether all pods of the pod's shape fare as it does, while no room is freed."""
         view, plugins = PodView(pod, self.cluster), self._plugins[pod.scheduler]

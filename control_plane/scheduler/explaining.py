@@ -17,7 +17,7 @@ from rayplane.control_plane.scheduler.cycle import Cycle, Explanation, Failure, 
 from rayplane.control_plane.scheduler.decisions import Budget, DecisionLog, told
 from rayplane.control_plane.scheduler.framework import PluginError
 from rayplane.control_plane.scheduler.gangs import GroupCycle, Verdict
-from rayplane.control_plane.scheduler.pods import PodInfo
+from rayplane.control_plane.scheduler.pods import PodInfo, unbound
 from rayplane.control_plane.scheduler.queue import Place, QueuedPod, SchedulingQueue
 from rayplane.proto.rayplane.v1 import scheduler_pb2 as pb
 from rayplane.storage.env import Env
@@ -127,8 +127,7 @@ class Explainer:
 
     def _pending(self, pod: PodInfo) -> PodInfo | None:
         """The pod as it was before it had a node."""
-        spec = {field: value for field, value in meta.spec(pod.obj).items() if field != "nodeName"}
-        return self._parse({**pod.obj, "spec": spec})
+        return self._parse(unbound(pod.obj))
 
     def _now(self, pod: PodInfo) -> Explanation:
         snapshot = self._cycle.snapshot

@@ -276,6 +276,11 @@ class _Kept(Generic[_T]):
         return found
 
 
+def unbound(pod: Object) -> Object:
+    """The pod as it was before it had a node."""
+    return {**pod, "spec": {field: value for field, value in meta.spec(pod).items() if field != "nodeName"}}
+
+
 def group_of(spec: Mapping[str, Any], namespace: str) -> str:
     """The key of the pod group that a spec names; empty for none."""
     name = (spec.get("schedulingGroup") or {}).get("podGroupName")

@@ -158,6 +158,10 @@ class SchedulingQueue:
         """Where a pod is and how it fared so far; not to be changed."""
         return self._pods.get(key)
 
+    def pods(self) -> list[PodInfo]:
+        """All pods that wait, whatever for."""
+        return [queued.pod for queued in self._pods.values()]
+
     # -- in and out ----------------------------------------------------------------------------------------
 
     def add(self, pod: PodInfo, now: float) -> None:

@@ -35,6 +35,8 @@ class Options(TypedDict, total=False):
     nodes_per_host: int
     node_cpu: str
     node_memory: str
+    autoscale: str
+    unneeded_time: str
     runtime: str
     isolation: str
     network_policy: str

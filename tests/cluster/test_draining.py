@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from rayplane.control_plane.api.errors import ApiError, ServiceUnavailable
+from rayplane.control_plane.api.pods.state import stays_with_node
 from rayplane.control_plane.cluster import draining
 from rayplane.control_plane.cluster.access import access
 from rayplane.control_plane.cluster.draining import (
     Left,
     cordon,
     drain,
-    stays_with_node,
     uncordon,
     until_empty,
     why_kept,

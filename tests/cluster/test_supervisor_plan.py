@@ -424,3 +424,17 @@ def test_of_several_that_join_one_learns_at_a_time() -> None:
     assert AddLearner("member-4", both.get("member-4").endpoint("peer")) in plan(
         both.replaced(replace(HEIR, phase=Phase.ACTIVE)), replace(learning, members=(*listed(), status(HEIR))), 0.0
     )
+
+
+def test_no_member_goes_to_a_machine_that_came_for_nodes_alone() -> None:
+    """It would never be given back."""
+    alone = with_ports(founding(ClusterConfig(nodes=1), (A,)))
+    grown = with_ports(alone.with_instance(Instance("node-host-1", Role.NODE_HOST, B, nodes=("node-1",))))
+    seen = Observed(
+        running=frozenset(i.name for i in grown.instances), machines=(A, B), members=listed(grown), elastic=True
+    )
+    assert plan(grown, seen, 100.0) == []
+    assert plan(grown, replace(seen, elastic=False), 100.0) != []
+    # Where there is no other, it is better than none.
+    lost = replace(seen, machines=(B,))
+    assert any(isinstance(one, StoreTopology) for one in plan(grown, lost, 100.0))

@@ -35,6 +35,12 @@ def pod_is_terminated(pod: Object) -> bool:
     return pod_phase(pod) in TERMINAL_PHASES
 
 
+def stays_with_node(pod: Object) -> bool:
+    """Whether a pod is its node's own, or has ended: of no account to whoever empties the node."""
+    owner = meta.controller_of(pod)
+    return is_mirror(pod) or pod_is_terminated(pod) or (owner is not None and owner.get("kind") == "DaemonSet")
+
+
 def pod_is_active(pod: Object) -> bool:
     """Neither terminated nor being deleted: counts as a replica."""
     return not pod_is_terminated(pod) and not meta.is_deleting(pod)

@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rayplane.control_plane.client import ApiClient, EtcdClient
 from rayplane.control_plane.cluster import callers
 from rayplane.control_plane.cluster.access import Access
 from rayplane.control_plane.cluster.chaos import LiveInjector
-from rayplane.control_plane.cluster.components import Spec
+from rayplane.control_plane.cluster.components import Spec, scheduler_config
 from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.host import Host
 from rayplane.control_plane.cluster.patience import slowdown as of_this_machine
@@ -37,7 +38,10 @@ from rayplane.control_plane.rpc.tls import Credentials
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.proto.rayplane.v1 import chaos_pb2, objects_pb2
 from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
-from rayplane.storage.env import Clock, Disk, SystemClock
+from rayplane.storage.env import Clock, Disk, Env, SystemClock
+
+if TYPE_CHECKING:
+    from rayplane.control_plane.cluster.autoscaling.loop import Autoscaler
 
 Claim = Callable[[], Awaitable[asyncio.Server]]
 
@@ -95,6 +99,7 @@ class Supervisor:
         striker = LiveInjector(self._own_access(etcd, api), rng, standing=True)
         self._weather = Weathering(host, lambda: names(self.topology), self._expiring)
         self._standing = StandingFaults(striker, Notes(disk, etcd), self._clock, rng, run=spec.topology.run)
+        self._autoscaler = self._scales(api, host, disk) if spec.config.autoscales else None
         self._service = SupervisorService(
             self._reconciler, host, self._renew, signing, self._weather, now=now, slowdown=slowdown
         )
@@ -137,8 +142,12 @@ class Supervisor:
         )
         self._task = asyncio.get_running_loop().create_task(self._reconciler.run(), name="supervisor")
         self._standing.start()
+        if self._autoscaler is not None:
+            self._autoscaler.start()
 
     async def stop(self) -> None:
+        if self._autoscaler is not None:
+            await self._autoscaler.stop()
         await self._standing.stop()
         await self._weather.stop()
         await cancel_and_wait(self._task)
@@ -147,6 +156,15 @@ class Supervisor:
             await self._server.stop()
         if self._claimed is not None:
             await stop_listening(self._claimed)
+
+    def _scales(self, api: ApiClient, host: Host, disk: Disk | None) -> "Autoscaler":
+        # With it comes all of the scheduler.
+        from rayplane.control_plane.cluster.autoscaling.loop import Autoscaler
+
+        assert disk is not None
+        spec, env = self._spec, Env(self._clock, random.Random(self._spec.topology.run), disk)
+        scheduler = scheduler_config(spec, env)
+        return Autoscaler(spec.config, scheduler, api=api, env=env, host=host, control=self._reconciler)
 
     def _own_access(self, etcd: EtcdClient, api: ApiClient) -> Access:
         """The way to itself and to the others that a command of its administrator has."""

@@ -58,3 +58,5 @@ class Observed:
     """When all clients know of the actors that came last, so that others may go."""
     steady_at: float = 0.0
     """When members and machines have been the same for so long that members may be spread anew."""
+    elastic: bool = False
+    """Whether machines come for nodes alone, and go again when they carry none."""

@@ -79,8 +79,11 @@ class _View:
 
     @property
     def usable(self) -> list[Machine]:
-        """The machines that something may be placed on: those that are not drained, where there are such."""
-        return self.desired.open(self.seen.machines) or [*self.seen.machines]
+        """The machines that something may be placed on: those that are not drained, where there are such, and of those
+        no machine that is there for nodes alone."""
+        found = self.desired.open(self.seen.machines) or [*self.seen.machines]
+        stay = {i.machine.id for i in self.desired.instances if i.role is not Role.NODE_HOST}
+        return [m for m in found if m.id in stay] or found if self.seen.elastic else found
 
     @property
     def fit(self) -> list[Machine]:

@@ -79,6 +79,8 @@ class Reconciler:
         self.actions: Counter[str] = Counter()
         """Actions carried out, by their kind."""
         self.replacements = 0
+        self.elastic = False
+        """Whether machines come for nodes alone."""
         self._topology = topology
         self._own = topology.of(Role.SUPERVISOR)
         self._claimed = False
@@ -202,6 +204,7 @@ class Reconciler:
             members=members,
             learnt_at=self._joined_at + LEARN_S,
             steady_at=self._steady[1] + STEADY_S,
+            elastic=self.elastic,
         )
 
     async def _ask_etcd(self) -> tuple[tuple[MemberStatus, ...], frozenset[str]]:
