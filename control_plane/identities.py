@@ -11,6 +11,9 @@ NODES = "system:nodes"
 #: Who runs nodes of this project: beside the kubelet the service proxy, the ingress and volume replicas.
 NODE_HOSTS = "rayplane:node-hosts"
 
+#: Below it nodes that joined have names of their own for TLS: no other server is called so.
+NODE_DOMAIN = "nodes.rayplane.internal"
+
 ADMINISTRATOR = "kubernetes-admin"
 API_SERVER = "system:apiserver"
 #: As whom API servers call those of aggregated APIs; it is nobody to the cluster's own.

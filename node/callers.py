@@ -1,12 +1,12 @@
 """Callers of a node host's services: who may call which method.
 
-API servers stand between users and pods. Other hosts reach the ports of pods, as in every pod network, and the
-replicas of volumes; nothing else of this host is theirs. A kubelet that is no host of this project has nothing to ask
-here. The controllers make and delete volumes over CSI. CRI is served on a socket of the machine, to the user that the
-host runs as: the socket judges who that is.
+API servers stand between users and pods. Other nodes, those that joined among them, reach the ports of pods, as in
+every pod network; the cluster's own hosts reach the replicas of volumes. Nothing else of this host is theirs. The
+controllers make and delete volumes over CSI. CRI is served on a socket of the machine, to the user that the host runs
+as: the socket judges who that is.
 """
 
-from rayplane.control_plane.identities import API_SERVERS, CONTROLLER_MANAGER, MASTERS, NODE_HOSTS
+from rayplane.control_plane.identities import API_SERVERS, CONTROLLER_MANAGER, MASTERS, NODE_HOSTS, NODES
 from rayplane.control_plane.rpc import ADMINISTRATORS, EVERYONE, Callers, each
 
 _API_SERVERS = Callers.of(groups=(API_SERVERS, MASTERS))
@@ -15,14 +15,14 @@ _PROVISIONERS = Callers.of(users=(CONTROLLER_MANAGER,), groups=(MASTERS,))
 #: Of `rayplane.v1.Node`.
 NODE = {
     **each(_API_SERVERS, "Logs", "Exec", "Stats", "Page"),
-    **each(Callers.of(groups=(API_SERVERS, MASTERS, NODE_HOSTS)), "PortForward"),
+    **each(Callers.of(groups=(API_SERVERS, MASTERS, NODES)), "PortForward"),
 }
 #: Of a kubelet's pages over HTTP, without being reviewed.
 PAGES = _API_SERVERS
 #: Of `rayplane.v1.Images`: whoever chooses what runs on all nodes.
 IMAGES = each(ADMINISTRATORS, "Load", "Save", "List", "Remove", "Prune", "Map", "Tag")
 #: Of `rayplane.v1.Overlay`: what a host may send is judged by whose packets they are.
-OVERLAY = each(Callers.of(groups=(NODE_HOSTS,)), "Carry")
+OVERLAY = each(Callers.of(groups=(NODES,)), "Carry")
 #: Of `rayplane.v1.VolumeReplica`. Administrators look at replicas, and put volumes to the test by deleting one.
 VOLUME_REPLICA = {
     **each(Callers.of(groups=(NODE_HOSTS,)), "Capacity", "Create", "Resize", "Prepare", "Apply", "Commit", "Fetch"),

@@ -150,11 +150,13 @@ class NodeHostConfig:
     """Where the host's gRPC services listen; port 0 is any free one."""
     advertise_host: str = ""
     """The machine's address as others dial it; empty means the host part of `address`."""
+    server_name: str = ""
+    """What the host is called in TLS, where its certificate is a node's own; empty: it has one of the cluster's."""
     timing: NodeTiming = field(default_factory=lambda: NodeTiming.of(FAST))
     volume_dir: str = "volumes"
     """Volume backends' directory, on the injected disk."""
     volume_capacity: str = "64Gi"
-    """What the volume backends of one node may hold."""
+    """What the volume backends of one node may hold; 0: it has no volumes."""
     isolation: str = NONE
     """How real pods are kept apart: `namespaces` of the kernel, or `none`."""
     machine_file: str = ""
@@ -256,6 +258,11 @@ class NodeHostConfig:
     def isolates(self) -> bool:
         """Tells whether pods have namespaces of their own here."""
         return self.isolation == NAMESPACES and any(n.takes_processes and not n.cri_path for n in self.nodes)
+
+    @property
+    def keeps_volumes(self) -> bool:
+        """Tells whether volumes may lie here."""
+        return quantity.value(self.volume_capacity) > 0
 
     @property
     def runs_processes(self) -> bool:

@@ -252,7 +252,7 @@ class NodeHost:
             client=self.client,
             env=self.env,
             timing=self.config.timing,
-            address=self.advertised,
+            address=f"{self.config.server_name}@{self.advertised}" if self.config.server_name else self.advertised,
             volume_capacity=self.config.volume_capacity,
             heartbeat=stand_in([n.name for n in self.config.nodes]),
             tasks=self._tasks,
@@ -279,7 +279,7 @@ class NodeHost:
         return MachineVitals(node, runs, self.pod_files.root)
 
     async def _release_volumes(self) -> None:
-        while True:
+        while self.config.keeps_volumes:
             try:
                 await self._volumes.release_unused()
                 return

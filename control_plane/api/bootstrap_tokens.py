@@ -9,7 +9,7 @@ import base64
 import hashlib
 import hmac
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -37,6 +37,12 @@ def parse(token: str) -> tuple[str, str] | None:
     """The id and the secret of what has the form of a bootstrap token; None for anything else."""
     found = _TOKEN.fullmatch(token)
     return (found[1], found[2]) if found else None
+
+
+def of_text(token: str) -> BootstrapToken | None:
+    """What whoever holds a token knows of it; None for what is none."""
+    parts = parse(token)
+    return BootstrapToken(*parts, frozenset(), (), None) if parts is not None else None
 
 
 def is_token(secret: Object) -> bool:
@@ -79,6 +85,31 @@ class BootstrapToken:
         header = _encoded(f'{{"alg":"HS256","kid":"{self.id}"}}'.encode())
         signed = f"{header}.{_encoded(content.encode())}"
         return f"{header}..{_encoded(hmac.digest(self.secret.encode(), signed.encode(), hashlib.sha256))}"
+
+
+def secret_object(token: str, *, expires: datetime | None, groups: Sequence[str], description: str = "") -> Object:
+    """The Secret of a new token, for both uses. `expires`: None for never."""
+    own, _, value = token.partition(".")
+    data = {
+        "token-id": own,
+        "token-secret": value,
+        "usage-bootstrap-authentication": "true",
+        "usage-bootstrap-signing": "true",
+        "auth-extra-groups": ",".join(groups),
+        "description": description,
+        "expiration": expires.strftime("%Y-%m-%dT%H:%M:%SZ") if expires is not None else "",
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": secret_name(own), "namespace": NAMESPACE},
+        "type": TYPE,
+        "stringData": {key: text for key, text in data.items() if text},
+    }
+
+
+def description(secret: Object) -> str:
+    return _data(secret).get("description", "")
 
 
 def expiry(secret: Object) -> datetime | None:

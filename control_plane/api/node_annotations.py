@@ -7,7 +7,8 @@ from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.api.meta import Object
 
 HOST_ADDRESS = "rayplane.io/host-address"
-"""host:port of the gRPC services of the node's host."""
+"""host:port of the gRPC services of the node's host; NAME@host:port where it has a node's own certificate, by that
+name."""
 RUNTIME = "rayplane.io/runtime"
 """`simulated` or `process`."""
 HEARTBEAT = "rayplane.io/heartbeat"

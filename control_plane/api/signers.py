@@ -14,6 +14,7 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.authorization.node_identity import node_user, server_name
 from rayplane.control_plane.api.kinds.certificates.pem import request_in
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.identities import API_SERVER, API_SERVERS, FRONT_PROXY, MASTERS, MEMBERS, NODE_HOSTS, NODES
@@ -78,6 +79,17 @@ def subject_problem(request: x509.CertificateSigningRequest, signer: str) -> str
         return f"use of {signer} signer with the name {min(taken)} is not allowed"
     # Some servers read the first, others the last: who approves one of them would give the other away, too.
     return "the subject has more than one common name" if len(users) > 1 else ""
+
+
+def serves_as_itself(request: x509.CertificateSigningRequest) -> bool:
+    """Whether a node asks to serve by the one name that is its own, which no other server has."""
+    node = common_name(request).removeprefix(_NODE)
+    try:
+        names = _alternative_names(request)
+    except ValueError:
+        return False
+    own = x509.SubjectAlternativeName([x509.DNSName(server_name(node))]) if node.isascii() else None
+    return common_name(request) == node_user(node) and own is not None and names == own
 
 
 def problem_of(csr: Object) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import orjson
 
 from rayplane.control_plane.api.errors import ApiError, NotFound
+from rayplane.control_plane.api.joining import GRPC_ADDRESSES
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.config import ApiServerConfig
 from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry
@@ -180,7 +181,7 @@ class EndpointKeeper:
         if not addresses:
             return
         subsets, endpoints, ports = _described(addresses)
-        await self._write("endpoints", _endpoints_object(subsets))
+        await self._write("endpoints", _endpoints_object(subsets, ",".join(sorted(s.grpc for s in servers))))
         await self._write("endpointslices.discovery.k8s.io", _slice_object(endpoints, ports))
         self._published = servers
 
@@ -230,12 +231,12 @@ def _described(addresses: list[str]) -> tuple[list[Object], list[Object], list[O
     return subsets, endpoints, ports
 
 
-def _endpoints_object(subsets: list[Object]) -> Object:
-    labels = {"endpointslice.kubernetes.io/skip-mirror": "true"}
+def _endpoints_object(subsets: list[Object], grpc: str) -> Object:
+    labels, annotations = {"endpointslice.kubernetes.io/skip-mirror": "true"}, {GRPC_ADDRESSES: grpc}
     return {
         "apiVersion": "v1",
         "kind": "Endpoints",
-        "metadata": {"name": SERVICE, "namespace": "default", "labels": labels},
+        "metadata": {"name": SERVICE, "namespace": "default", "labels": labels, "annotations": annotations},
         "subsets": subsets,
     }
 

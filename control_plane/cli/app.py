@@ -12,6 +12,7 @@ from rayplane.control_plane.cli import (
     cluster,
     explain,
     images,
+    joining,
     logs_of,
     machines,
     objects,
@@ -47,6 +48,7 @@ why.register(app)
 explain.register(app)
 images.register(app)
 upgrade.register(app)
+joining.register(app)
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 _FAILURES = (

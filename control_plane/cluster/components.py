@@ -20,6 +20,7 @@ from rayplane.control_plane.cluster.config import (
     ClusterConfig,
     scheduler_configuration,
 )
+from rayplane.control_plane.cluster.join.settings import told_nodes
 from rayplane.control_plane.cluster.pki import Secrets
 from rayplane.control_plane.cluster.state import CRI_SOCKET
 from rayplane.control_plane.cluster.topology import Instance, Role, Topology
@@ -32,7 +33,7 @@ from rayplane.storage.env import Env
 if TYPE_CHECKING:
     from rayplane.control_plane.etcd.server import MemberConfig
     from rayplane.control_plane.scheduler.config import SchedulerConfig
-    from rayplane.node.config import NodeConfig
+    from rayplane.node.config import NodeConfig, NodeHostConfig
 
 
 class Component(Protocol):
@@ -222,6 +223,7 @@ def _controllers(spec: Spec, env: Env, network: Network, tls_dir: str | None, so
         external_cidr=spec.plan.external_cidr,
         reserved_addresses=(spec.plan.ingress_address.partition(":")[0], spec.plan.claim_address[0]),
         ca_certificate=spec.credentials.ca.decode() if spec.credentials else "",
+        node_hosts=told_nodes(spec.config, spec.plan),
         server=f"https://{spec.topology.of(Role.LOAD_BALANCER)[0].endpoint('https')}",
     )
     return ControllerManager(config, env, network)
@@ -243,9 +245,15 @@ def node_config(config: ClusterConfig, name: str, machine: str) -> "NodeConfig":
 
 
 def _node_host(spec: Spec, env: Env, network: Network, tls_dir: str | None, sockets: Sockets | None) -> Component:
+    from rayplane.node.host import NodeHost
+
+    return NodeHost(node_host_config(spec), env, network)
+
+
+def node_host_config(spec: Spec) -> "NodeHostConfig":
+    """How the node host of a spec is configured."""
     from rayplane.node.config import NodeHostConfig, NodeTiming, cri_path
     from rayplane.node.dns.machine import machine_address
-    from rayplane.node.host import NodeHost
 
     config = NodeHostConfig(
         nodes=tuple(node_config(spec.config, name, spec.instance.machine.address) for name in spec.instance.nodes),
@@ -273,7 +281,7 @@ def _node_host(spec: Spec, env: Env, network: Network, tls_dir: str | None, sock
     )
     if text := spec.instance.kubelet_config or spec.config.kubelet_config:
         config = spec.config.kubelet_settings(text).applied(config)
-    return NodeHost(config, env, network)
+    return config
 
 
 def _identity(spec: Spec, env: Env) -> str:

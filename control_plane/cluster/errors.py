@@ -25,6 +25,14 @@ class NotUp(ClusterError):
     """No cluster of that name runs."""
 
 
+class NotTrusted(ClusterError):
+    """A server that cannot be shown to be of the cluster that somebody wants to join."""
+
+
+class NotAdmitted(ClusterError):
+    """The cluster does not give whoever joins what it asks for."""
+
+
 class StartFailed(ClusterError):
     """A component could not be started."""
 

@@ -91,9 +91,11 @@ class Renewal:
         network: ShowsCertificate | None,
         *,
         named: Callable[[], Collection[str]] = tuple,
+        request: Callable[[], Request] = Request,
     ) -> None:
         """`network`: who shows it; None where it is read from the directory. `named`: addresses that it should name
-        by now: one that does not is renewed at once."""
+        by now: one that does not is renewed at once. `request`: makes the next request."""
+        self._request = request
         self.credentials = credentials
         self._named = named
         self._asked_for: frozenset[str] = frozenset()  # once, whatever came of it
@@ -148,7 +150,7 @@ class Renewal:
         missing = frozenset(self._named()) - self.credentials.addresses - self._asked_for
         if self.credentials.spent(self._clock.now()) < RENEW_AT and not missing:
             return False
-        request = Request()
+        request = self._request()
         fresh = request.answered(self.credentials.ca, await ask(request.pem))
         if not fresh.is_sound:
             raise OSError("what came back is no certificate of this cluster for the key that was sent")

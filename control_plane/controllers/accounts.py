@@ -34,6 +34,7 @@ ACCOUNTS: Final[Mapping[str, str]] = {
     "loadbalancer": "service-controller",
     "namespace": "namespace-controller",
     "networkchaos": "chaos-controller",
+    "nodehostconfig": "node-host-config",
     "nodeipam": "node-controller",
     "nodelifecycle": "node-controller",
     "persistentvolume-attach-detach": "attachdetach-controller",

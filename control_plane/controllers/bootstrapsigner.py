@@ -13,6 +13,9 @@ from collections.abc import Iterable
 
 from rayplane.control_plane.api import bootstrap_tokens, meta
 from rayplane.control_plane.api.bootstrap_tokens import BootstrapToken
+from rayplane.control_plane.api.joining import CLUSTER_INFO as NAME
+from rayplane.control_plane.api.joining import KUBECONFIG, SIGNATURE
+from rayplane.control_plane.api.joining import PUBLIC_NAMESPACE as NAMESPACE
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.controllers.core import (
     NOTHING,
@@ -27,8 +30,6 @@ from rayplane.control_plane.controllers.core import (
     soonest,
 )
 
-NAMESPACE, NAME, KUBECONFIG = "kube-public", "cluster-info", "kubeconfig"
-_SIGNATURE = "jws-kubeconfig-"
 _KEY = f"{NAMESPACE}/{NAME}"
 
 
@@ -65,9 +66,9 @@ class BootstrapSigner(BaseController):
         data = info.get("data") or {}
         tokens = [token for one in view.list("secrets") if (token := BootstrapToken.of(one)) is not None]
         signing = [one for one in tokens if one.serves(bootstrap_tokens.SIGNING, now.wall)]
-        wanted = {key: text for key, text in data.items() if not key.startswith(_SIGNATURE)}
+        wanted = {key: text for key, text in data.items() if not key.startswith(SIGNATURE)}
         if KUBECONFIG in wanted:
-            wanted |= {_SIGNATURE + one.id: one.signature(wanted[KUBECONFIG]) for one in signing}
+            wanted |= {SIGNATURE + one.id: one.signature(wanted[KUBECONFIG]) for one in signing}
         ends = [(one.expires - now.wall).total_seconds() for one in signing if one.expires is not None]
         changes = [Update("configmaps", {**meta.copy_for_write(info), "data": wanted})] if wanted != data else []
         return result(changes, requeue_after=soonest(*ends))

@@ -33,6 +33,7 @@ from rayplane.control_plane.controllers.job.controller import JobController
 from rayplane.control_plane.controllers.job.orphans import OrphanedPodController
 from rayplane.control_plane.controllers.legacytokencleaner import LegacyTokenCleaner
 from rayplane.control_plane.controllers.namespace import NamespaceController
+from rayplane.control_plane.controllers.nodehostconfig import NodeHostConfigPublisher
 from rayplane.control_plane.controllers.nodeipam import NodeIpamController
 from rayplane.control_plane.controllers.nodelifecycle import NodeLifecycleController
 from rayplane.control_plane.controllers.nodettl import NodeTtlController
@@ -99,10 +100,13 @@ def build_controllers(config: ControllersConfig) -> list[Controller]:
     ]
     if config.ca_certificate:
         found += [RootCAController(config.ca_certificate), TrustBundlePublisher(config.ca_certificate)]
-        found += [CertificateApprover(), CertificateSigner()]
-        if config.server:
-            found.append(BootstrapSigner(config.server, config.ca_certificate))
+        found += [CertificateApprover(), CertificateSigner(), *_of_joining(config)]
     return found
+
+
+def _of_joining(config: ControllersConfig) -> list[Controller]:
+    found: list[Controller] = [BootstrapSigner(config.server, config.ca_certificate)] if config.server else []
+    return found + ([NodeHostConfigPublisher(config.node_hosts)] if config.node_hosts else [])
 
 
 def _of_volumes(timing: Timing) -> list[Controller]:

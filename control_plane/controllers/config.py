@@ -99,6 +99,8 @@ class ControllersConfig:
     """PEM of the cluster's CA, put into the ConfigMap `kube-root-ca.crt` of each namespace; empty: none is made."""
     server: str = ""
     """URL of the API for those who join, in the ConfigMap `cluster-info`; empty: there is none."""
+    node_hosts: str = ""
+    """What nodes that join are told of the cluster's, in the ConfigMap `rayplane-node-hosts`; empty: there is none."""
     terminated_pods_max: int = 12_500
     """Of pods that have ended, more than these are not kept; 0: all are."""
     workers: int = 8

@@ -1,4 +1,7 @@
-"""Requests of nodes for client certificates are approved where RBAC lets whoever asks have one.
+"""Requests of nodes for certificates are approved where RBAC lets whoever asks have one.
+
+As clients they get them as in Kubernetes, as servers only by the name that is the node's alone: an address may be
+somebody else's.
 
 Source: kubernetes/pkg/controller/certificates/approver.
 """
@@ -20,6 +23,7 @@ from rayplane.control_plane.controllers.core import (
 
 _SELF = ("selfnodeclient", "Auto approving self kubelet client certificate after SubjectAccessReview.")
 _OTHER = ("nodeclient", "Auto approving kubelet client certificate after SubjectAccessReview.")
+_SERVER = ("selfnodeserver", "Auto approving self kubelet serving certificate after SubjectAccessReview.")
 
 
 class CertificateApprover(BaseController):
@@ -32,8 +36,13 @@ class CertificateApprover(BaseController):
         if csr is None or meta.is_deleting(csr) or meta.status(csr).get("certificate") or signers.is_decided(csr):
             return NOTHING
         request, spec = signers.request_of(csr), meta.spec(csr)
-        if spec.get("signerName") != signers.KUBELET_CLIENT or request is None or signers.problem_of(csr):
+        if request is None or signers.problem_of(csr):
             return NOTHING
         is_its_own = spec.get("username") == signers.common_name(request)
-        rights = (_SELF, _OTHER) if is_its_own else (_OTHER,)
+        if spec.get("signerName") == signers.KUBELET_CLIENT:
+            rights = (_SELF, _OTHER) if is_its_own else (_OTHER,)
+        elif spec.get("signerName") == signers.KUBELET_SERVING and is_its_own and signers.serves_as_itself(request):
+            rights = (_SERVER,)
+        else:
+            return NOTHING
         return result([ApproveCertificate(csr, rights, now.stamp)])

@@ -5,6 +5,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from weakref import WeakValueDictionary
 
+from rayplane.control_plane.rpc.connection_io import Peer
 from rayplane.control_plane.rpc.grpc_client import GrpcChannel
 from rayplane.control_plane.rpc.line import Line
 from rayplane.control_plane.rpc.listener import GrpcListener
@@ -20,7 +21,11 @@ CHANNELS_KEPT = 4096
 class GrpcNetwork:
     """A network that listens and calls over gRPC. One for each process; identity and trust come from `credentials`.
 
-    Who has none to show, and only calls, trusts the authority `ca` (PEM).
+    `serving`: what is shown to callers, where that is another certificate. Who has none to show, and only calls, trusts
+    the authority `ca` (PEM).
+
+    An address may be `NAME@host:port`: the server there shows a certificate of that name in place of a
+    component's.
 
     What it calls travels through the weather of `link`, as from the host `here`.
 
@@ -28,15 +33,22 @@ class GrpcNetwork:
     """
 
     def __init__(
-        self, credentials: Credentials | None = None, *, ca: bytes = b"", link: Link | None = None, here: str = ""
+        self,
+        credentials: Credentials | None = None,
+        *,
+        ca: bytes = b"",
+        serving: Credentials | None = None,
+        link: Link | None = None,
+        here: str = "",
     ) -> None:
         self._link, self._here = link, here
         self._server_tls: ssl.SSLContext | None = None
         self._web_tls: ssl.SSLContext | None = None
         self._strangers_tls: ssl.SSLContext | None = None
+        self._serves_apart = serving is not None
         self._client_tls: ssl.SSLContext | None = client_context(ca) if ca else None
         if credentials is not None:
-            self._server_tls, self._web_tls, self._strangers_tls, self._client_tls = credentials.contexts()
+            self._server_tls, self._web_tls, self._strangers_tls, self._client_tls = credentials.contexts(serving)
         self._channels: WeakValueDictionary[str, GrpcChannel] = WeakValueDictionary()
         self._kept: OrderedDict[str, GrpcChannel] = OrderedDict()
 
@@ -51,8 +63,10 @@ class GrpcNetwork:
     def channel(self, address: str) -> Channel:
         channel = self._channels.get(address)
         if channel is None:
-            line = Line(self._link, self._here, address) if self._link is not None else None
-            channel = self._channels[address] = GrpcChannel(address, self._client_tls, line=line)
+            name, _, place = address.rpartition("@")
+            line = Line(self._link, self._here, place) if self._link is not None else None
+            channel = GrpcChannel(place, self._client_tls, peer=Peer(server_name=name), line=line)
+            self._channels[address] = channel
         if address not in self._kept and len(self._kept) >= CHANNELS_KEPT:
             self._forget_idle()
         self._kept[address] = channel
@@ -67,16 +81,23 @@ class GrpcNetwork:
 
     def renew(self, credentials: Credentials) -> None:
         """Show this certificate from now on, to who connects and to whom we connect; calls under way go on."""
-        for context in (self._server_tls, self._web_tls, self._strangers_tls, self._client_tls):
-            if context is not None:
-                credentials.load(context)
+        if not self._serves_apart:
+            self.renew_serving(credentials)
+        if self._client_tls is not None:
+            credentials.load(self._client_tls)
         for channel in list(self._channels.values()):
             channel.reconnect()
+
+    def renew_serving(self, credentials: Credentials) -> None:
+        """Show this certificate from now on to who connects."""
+        for context in (self._server_tls, self._web_tls, self._strangers_tls):
+            if context is not None:
+                credentials.load(context)
 
     def sever(self, parted: Callable[[str, str], bool]) -> None:
         """Break the connections to addresses for which `parted(here, address)` holds."""
         for address, channel in list(self._channels.items()):
-            if parted(self._here, address):
+            if parted(self._here, address.rpartition("@")[2]):
                 channel.sever()
 
     async def close(self) -> None:

@@ -6,6 +6,7 @@ A client certificate's subject names the caller as Kubernetes reads it: CN is th
 import asyncio
 import contextlib
 import functools
+import hashlib
 import ipaddress
 import math
 import os
@@ -34,6 +35,7 @@ CA_VALIDITY = timedelta(days=3650)
 VALIDITY = timedelta(days=365)
 # Machines of one cluster may disagree about the time by a little.
 _SKEW = timedelta(hours=1)
+NOBODY = Identity("")
 _KEY = b"-----BEGIN PRIVATE KEY-----"
 _PAIR = "tls.pem"
 _KEY_USAGES = frozenset({"digital signature", "key encipherment"})
@@ -48,19 +50,21 @@ class Credentials:
     cert: bytes
     key: bytes
 
-    def contexts(self) -> tuple[ssl.SSLContext, ssl.SSLContext, ssl.SSLContext, ssl.SSLContext]:
+    def contexts(
+        self, serving: "Credentials | None" = None
+    ) -> tuple[ssl.SSLContext, ssl.SSLContext, ssl.SSLContext, ssl.SSLContext]:
         """For servers of gRPC, for those that answer HTTP/1.1 too, for those that strangers may call, and for clients.
 
         Servers demand a client certificate of the same authority, the third only looks at one that is shown. Who speaks
         both protocols (browsers, curl) and finds both gets HTTP/1.1: over HTTP/2 there is only gRPC, whose clients
-        offer nothing else.
+        offer nothing else. `serving`: what servers show, where that is not what clients do.
         """
         plain, web, open_to_all = (self._server_context(p) for p in (["h2"], ["http/1.1", "h2"], ["h2"]))
         open_to_all.verify_mode = ssl.CERT_OPTIONAL
         client = client_context(self.ca)
         for context in (plain, web, open_to_all, client):
             context.minimum_version = ssl.TLSVersion.TLSv1_2
-            self.load(context)
+            (self if serving is None or context is client else serving).load(context)
         return plain, web, open_to_all, client
 
     def load(self, context: ssl.SSLContext) -> None:
@@ -302,14 +306,9 @@ class Authority:
         hosts: Sequence[str],
         life: tuple[datetime, datetime],
     ) -> bytes:
-        user, groups = identity.user, identity.groups
-        names = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, g) for g in groups]
-        if user:
-            names.append(x509.NameAttribute(NameOID.COMMON_NAME, user))
-        subject = x509.Name(names)
         alternatives = [_general_name(h) for h in dict.fromkeys((INTERNAL_SERVER_NAME, *hosts))]
         builder = (
-            _builder(subject, self._cert.subject, key, life)
+            _builder(_subject(identity), self._cert.subject, key, life)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
             .add_extension(
@@ -326,17 +325,29 @@ class Authority:
 
 
 class Request:
-    """A new key, and the request to certify it (PKCS #10, RFC 2986). The key stays here."""
+    """A new key, and the request to certify it (PKCS #10, RFC 2986). The key stays here.
 
-    def __init__(self) -> None:
+    `identity`, `hosts`: the names that it asks for, where whoever signs does not know them.
+    """
+
+    def __init__(self, identity: Identity = NOBODY, hosts: Sequence[str] = ()) -> None:
         key = ec.generate_private_key(ec.SECP256R1())
         self._key = _pem(key)
-        made = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
-        self.pem: bytes = made.public_bytes(serialization.Encoding.PEM)
+        builder = x509.CertificateSigningRequestBuilder().subject_name(_subject(identity))
+        if hosts:
+            builder = builder.add_extension(x509.SubjectAlternativeName(map(_general_name, hosts)), critical=False)
+        self.pem: bytes = builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
     def answered(self, ca: bytes, cert: bytes) -> Credentials:
         """With the certificate that came back."""
         return Credentials(ca, cert, self._key)
+
+
+def key_hash(cert: bytes) -> str:
+    """What pins a certificate's key (PEM), as kubeadm writes it: `sha256:` and the digest of its public key's DER."""
+    key = x509.load_pem_x509_certificate(cert).public_key()
+    spki = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return f"sha256:{hashlib.sha256(spki).hexdigest()}"
 
 
 def identity_of_transport(transport: asyncio.BaseTransport | None) -> Identity | None:
@@ -375,6 +386,13 @@ def identity_of(certificate: bytes) -> Identity:
 
 def _life(now: datetime, validity: timedelta) -> tuple[datetime, datetime]:
     return now - _SKEW, now + validity
+
+
+def _subject(identity: Identity) -> x509.Name:
+    names = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, g) for g in identity.groups]
+    if identity.user:
+        names.append(x509.NameAttribute(NameOID.COMMON_NAME, identity.user))
+    return x509.Name(names)
 
 
 def _key_usage(usages: Sequence[str]) -> x509.KeyUsage:

@@ -368,7 +368,8 @@ def _is_pod(endpoint: Endpoint) -> bool:
 
 
 def _machine(address: str) -> str:
-    return address.rpartition(":")[0]
+    """The machine of a host, without what the host is called there."""
+    return address.rpartition(":")[0].rpartition("@")[2]
 
 
 def _is_loopback(host: str) -> bool:

@@ -31,7 +31,9 @@ RESOURCES = (
     "priorityclasses.scheduling.k8s.io",
 )
 # They say who vouches for the cluster, and each cluster has an authority of its own.
-OF_ITS_CLUSTER = frozenset({"kube-root-ca.crt", "extension-apiserver-authentication", "cluster-info"})
+OF_ITS_CLUSTER = frozenset(
+    {"kube-root-ca.crt", "extension-apiserver-authentication", "cluster-info", "rayplane-node-hosts"}
+)
 _KEPT = ("name", "namespace", "uid", "creationTimestamp", "labels", "annotations", "ownerReferences")
 
 Objects = dict[str, Any]

@@ -54,7 +54,7 @@ def test_only_those_may_whose_work_it_is(right: tuple[str, str, str, str]) -> No
 
 
 def test_every_controller_has_an_account_and_every_account_a_controller() -> None:
-    config = ControllersConfig("i", ca_certificate="PEM", server="https://x")
+    config = ControllersConfig("i", ca_certificate="PEM", server="https://x", node_hosts="{}")
     names = [controller.name for controller in build_controllers(config)]
     assert sorted(names) == sorted(BY_CONTROLLER)
     assert {account for account in BY_CONTROLLER.values() if account} == {*ACCOUNTS}

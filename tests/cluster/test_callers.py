@@ -49,7 +49,7 @@ TABLE = {
     "/rayplane.v1.Faults/*": ETCD,
     "/rayplane.v1.Node/[LES]*": ETCD,
     "/rayplane.v1.Node/Page": ETCD,
-    "/rayplane.v1.Node/PortForward": (*ETCD, "node"),
+    "/rayplane.v1.Node/PortForward": (*ETCD, "node", "kubelet"),
     "/rayplane.v1.Images/*": ADMINS,
     "/rayplane.v1.VolumeReplica/[CRPAF]*": ("node",),
     "/rayplane.v1.VolumeReplica/[DI]*": (*ADMINS, "node"),
@@ -93,7 +93,7 @@ def roles(authority: Authority) -> dict[str, Credentials]:
         "controllers": actor("controllers-0", Role.CONTROLLERS),
         "lb": actor("lb", Role.LOAD_BALANCER),
         "node": actor("node-host-0", Role.NODE_HOST),
-        # Of some other program: it has neither volumes nor a pod network of ours.
+        # Of a node that joined: it is in the pods' network, and has no volumes of ours.
         "kubelet": authority.issue("system:node:node-0", ["system:nodes"]),
         "nameless": signed(authority, user="", groups=("system:masters", "system:etcd-members", "system:nodes")),
     }

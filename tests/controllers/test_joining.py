@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import json
 from datetime import timedelta
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
+from cryptography import x509
 
-from rayplane.control_plane.api import meta
+from rayplane.control_plane.api import meta, signers
 from rayplane.control_plane.api.bootstrap_tokens import BootstrapToken
 from rayplane.control_plane.api.signers import REQUESTS
 from rayplane.control_plane.controllers.bootstrapsigner import BootstrapSigner
@@ -17,6 +19,7 @@ from rayplane.control_plane.controllers.core import ApproveCertificate, SignCert
 from rayplane.control_plane.controllers.csrapproving import CertificateApprover
 from rayplane.control_plane.controllers.csrcleaner import CertificateCleaner
 from rayplane.control_plane.controllers.csrsigning import CertificateSigner
+from rayplane.control_plane.controllers.nodehostconfig import NodeHostConfigPublisher
 from rayplane.control_plane.controllers.tokencleaner import TokenCleaner
 from rayplane.control_plane.rpc.tls import Authority
 from tests.api.certificate_requests import certificate_request, node_request
@@ -57,6 +60,25 @@ def test_a_nodes_own_right_is_looked_at_first() -> None:
     }
     message = "Auto approving self kubelet client certificate after SubjectAccessReview."
     assert found["again"].rights[0] == ("selfnodeclient", message)
+
+
+def test_a_node_serves_by_its_own_name_and_by_no_other() -> None:
+    cluster = Cluster(CertificateApprover())
+    own, user = x509.DNSName("n1.nodes.rayplane.internal"), "system:node:n1"
+    for name, who, names in (
+        ("own", user, (own,)),
+        ("of-another", "system:node:n2", (own,)),
+        ("other", user, (x509.DNSName("n2.nodes.rayplane.internal"),)),
+        ("more", user, (own, x509.DNSName("kubernetes"))),
+        ("address", user, (own, x509.IPAddress(ip_address("192.0.2.1")))),
+        ("none", user, ()),
+    ):
+        usages, signer = ("server auth", "digital signature"), signers.KUBELET_SERVING
+        made = certificate_request(name, user, "system:nodes", names=names, signer=signer, usages=usages)
+        add(cluster, {**made, "spec": {**made["spec"], "username": who}})
+    cluster.settle()
+    [found] = [one for one in cluster.specials if isinstance(one, ApproveCertificate)]
+    assert meta.name(found.csr) == "own" and [right for right, _ in found.rights] == ["selfnodeserver"]
 
 
 def test_what_is_approved_is_signed_or_fails() -> None:
@@ -144,3 +166,12 @@ def test_cluster_info_is_signed_by_every_token_for_that() -> None:
     assert data["jws-kubeconfig-aaaaaa"] == token.signature("other")
     cluster.advance(61)
     assert cluster.get("configmaps", "kube-public", "cluster-info")["data"] == {"kubeconfig": "other"}
+
+
+def test_what_nodes_are_told_stays_as_it_is() -> None:
+    cluster = Cluster(NodeHostConfigPublisher("{}"))
+    cluster.settle()
+    assert cluster.get("configmaps", "kube-system", "rayplane-node-hosts")["data"] == {"config": "{}"}
+    cluster.change("configmaps", "rayplane-node-hosts", "kube-system", data={"config": "other"})
+    cluster.settle()
+    assert cluster.get("configmaps", "kube-system", "rayplane-node-hosts")["data"] == {"config": "{}"}

@@ -13,12 +13,13 @@ import pytest_asyncio
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from rayplane.control_plane.api import errors, meta
+from rayplane.control_plane.api import errors, meta, signers
 from rayplane.control_plane.api.authorization.controller_policy import user_of
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.signers import REQUESTS
 from rayplane.control_plane.client import ApiClient
 from rayplane.control_plane.cluster import callers
+from rayplane.control_plane.cluster.join.certificates import Kind, certify
 from rayplane.control_plane.cluster.pki import Secrets
 from rayplane.control_plane.cluster.supervisor.service import Signing
 from rayplane.control_plane.cluster.supervisor.signing import CertificateSigning
@@ -89,6 +90,7 @@ async def place() -> AsyncIterator[Place]:
         discovery=(SUPERVISOR,),
         ca_certificate=made.authority.cert.decode(),
         server="https://127.0.0.1:6443",
+        node_hosts="{}",
     )
     manager = ControllerManager(config, make_env(7), network)
     await manager.start()
@@ -123,6 +125,37 @@ async def test_a_node_joins_with_a_token_and_renews_by_itself(place: Place) -> N
         return data if "jws-kubeconfig-abcdef" in data else None
 
     await place.until(signed)
+
+
+async def test_a_node_that_joined_gets_what_it_shows_and_is_told_how_to_be_a_node(place: Place) -> None:
+    node = place.stack.client_as("system:node:n1", "system:nodes")
+    for kind in (Kind.client("n1"), Kind.serving("n1")):
+        request = kind.new()
+        assert request.answered(place.authority.cert, await certify(node, kind, request.pem)).is_sound
+    told = await place.until(lambda: found(node, "configmaps", "rayplane-node-hosts", "kube-system"))
+    assert told["data"] == {"config": "{}"}
+    with pytest.raises(errors.Forbidden):
+        await node.get("configmaps", "cluster-info", "kube-public")
+    # By another's name it would have to be approved by somebody.
+    csr = certificate_request(
+        "as-another",
+        "system:node:n1",
+        "system:nodes",
+        names=(x509.DNSName("n2.nodes.rayplane.internal"),),
+        signer=signers.KUBELET_SERVING,
+        usages=("server auth", "digital signature"),
+    )
+    await node.create(REQUESTS, csr)
+    request = Kind.client("n1").new()
+    await certify(node, Kind.client("n1"), request.pem)
+    assert not meta.status(await place.client.get(REQUESTS, "as-another")).get("conditions")
+
+
+async def found(client: ApiClient, resource: str, name: str, namespace: str) -> Object | None:
+    try:
+        return await client.get(resource, name, namespace)
+    except errors.NotFound:
+        return None
 
 
 async def test_only_what_is_approved_is_signed(place: Place) -> None:

@@ -1,8 +1,9 @@
 """The RBAC roles and bindings every cluster starts with, as data.
 
 Differences from Kubernetes: the controller manager acts as its controllers' accounts, whose roles are in
-`controller_policy`, and needs no tokens of theirs; and hosts of nodes run the service proxy, the ingress,
-volume replicas and network policies too, for which their group has roles.
+`controller_policy`, and needs no tokens of theirs; and hosts of nodes run the service proxy, DNS, the
+ingress, volume replicas and network policies too: for the first two all nodes have roles, for the others those of the
+cluster's own hosts.
 Source: Kubernetes reference "Using RBAC Authorization", default roles and role bindings.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rayplane.control_plane.api import signers
+from rayplane.control_plane.api import joining, signers
 from rayplane.control_plane.api.authorization import controller_policy
 from rayplane.control_plane.api.authorization.node_identity import VOLUME_RECORDS_NAMESPACE
 from rayplane.control_plane.api.authorization.policy_rules import ALL as _ALL
@@ -27,12 +28,14 @@ API_VERSION = "rbac.authorization.k8s.io/v1"
 GROUP = "rbac.authorization.k8s.io"
 INGRESS, VOLUMES = "rayplane:ingress", "rayplane:volumes"
 NETWORK_POLICIES = "rayplane:network-policies"
+NODE_HOST_CONFIG = "rayplane:node-host-config"
+CLUSTER_INFO = "kubeadm:bootstrap-signer-clusterinfo"
+JOINING = "system:bootstrappers:kubeadm:default-node-token"
 _WRITE = ("create", "delete", "deletecollection", "patch", "update")
 _APPS = ("daemonsets", "deployments", "replicasets", "statefulsets")
 _APPS_SCALE = ("deployments/scale", "replicasets/scale", "statefulsets/scale")
 _AGGREGATE = "rbac.authorization.k8s.io/aggregate-to-"
 _REQUESTS = "system:certificates.k8s.io:certificatesigningrequests"
-_JOINING = "system:bootstrappers:kubeadm:default-node-token"
 
 
 def _approves(signer: str) -> dict[str, Any]:
@@ -236,7 +239,7 @@ _ROLES: tuple[tuple[str, Sequence[dict[str, Any]], dict[str, str]], ...] = (
     ),
     *(
         (f"{_REQUESTS}:{right}", (_rule(("create",), signers.GROUP, (f"certificatesigningrequests/{right}",)),), {})
-        for right in ("nodeclient", "selfnodeclient")
+        for right in ("nodeclient", "selfnodeclient", "selfnodeserver")
     ),
     *(
         (f"system:certificates.k8s.io:{signer.partition('/')[2]}-approver", (_approves(signer),), {})
@@ -280,21 +283,23 @@ _BINDINGS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
         (("User", CONTROLLER_MANAGER),),
     ),
     # As kubeadm makes them: a bootstrap token brings this group only where whoever makes it says so.
-    ("kubeadm:kubelet-bootstrap", "system:node-bootstrapper", (("Group", _JOINING),)),
-    ("kubeadm:node-autoapprove-bootstrap", f"{_REQUESTS}:nodeclient", (("Group", _JOINING),)),
+    ("kubeadm:kubelet-bootstrap", "system:node-bootstrapper", (("Group", JOINING),)),
+    ("kubeadm:node-autoapprove-bootstrap", f"{_REQUESTS}:nodeclient", (("Group", JOINING),)),
     ("kubeadm:node-autoapprove-certificate-rotation", f"{_REQUESTS}:selfnodeclient", (("Group", NODES),)),
+    # A node that joined serves by the one name that is its own.
+    ("rayplane:node-autoapprove-serving", f"{_REQUESTS}:selfnodeserver", (("Group", NODES),)),
     # Nobody: the node authorizer grants nodes what they need.
     ("system:node", "system:node", ()),
     (
         "system:node-proxier",
         "system:node-proxier",
-        (("User", "system:kube-proxy"), ("Group", NODE_HOSTS)),
+        (("User", "system:kube-proxy"), ("Group", NODES)),
     ),
     (INGRESS, INGRESS, (("Group", NODE_HOSTS),)),
     (VOLUMES, VOLUMES, (("Group", NODE_HOSTS),)),
     (NETWORK_POLICIES, NETWORK_POLICIES, (("Group", NODE_HOSTS),)),
     (FLOODER, FLOODER, (("User", FLOODER),)),
-    ("system:coredns", "system:coredns", (("Group", NODE_HOSTS),)),
+    ("system:coredns", "system:coredns", (("Group", NODES),)),
     (
         "system:service-account-issuer-discovery",
         "system:service-account-issuer-discovery",
@@ -378,11 +383,13 @@ def roles() -> list[Object]:
     return [
         _role(VOLUMES, VOLUME_RECORDS_NAMESPACE, _VOLUME_RECORDS_RULES),
         _role("extension-apiserver-authentication-reader", "kube-system", _EXTENSION_RULES),
+        # What nodes that join are told of the cluster's.
+        _role(NODE_HOST_CONFIG, joining.NAMESPACE, (_rule(("get",), "core", ("configmaps",), (joining.NODE_HOSTS,)),)),
         # Bound to nobody: who lets strangers read where the cluster is binds `system:anonymous`.
         _role(
-            "kubeadm:bootstrap-signer-clusterinfo",
-            "kube-public",
-            (_rule(("get",), "core", ("configmaps",), ("cluster-info",)),),
+            CLUSTER_INFO,
+            joining.PUBLIC_NAMESPACE,
+            (_rule(("get",), "core", ("configmaps",), (joining.CLUSTER_INFO,)),),
         ),
         _role(
             _CONTROLLER_ACCOUNTS,
@@ -406,6 +413,7 @@ def role_bindings() -> list[Object]:
     """All default RoleBindings, new objects on every call."""
     return [
         _local_binding(VOLUMES, VOLUME_RECORDS_NAMESPACE, ("Group", NODE_HOSTS)),
+        _local_binding(NODE_HOST_CONFIG, joining.NAMESPACE, ("Group", NODES)),
         _local_binding(_CONTROLLER_ACCOUNTS, controller_policy.NAMESPACE, ("User", CONTROLLER_MANAGER)),
         *(_of_controller("Role", account, namespace) for account, namespace in controller_policy.local_rules()),
     ]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rayplane.control_plane.api import signers
+from rayplane.control_plane.api import joining, signers
 from rayplane.control_plane.api.authorization.policy_rules import EVENTS, rule
 from rayplane.control_plane.api.legacy_tokens import TRACKING
 from rayplane.control_plane.identities import SERVICE_ACCOUNT_PREFIX
@@ -244,7 +244,10 @@ _ROLES: Mapping[str, _Rules] = {
     "ttl-controller": ("core: nodes: update patch list watch", "events"),
 }
 _MORE: Mapping[str, _Rules] = {
-    "certificate-controller": ("certificates: certificatesigningrequests/approval: patch",),
+    "certificate-controller": (
+        "certificates: certificatesigningrequests/approval: patch",
+        f"certificates: signers: approve: {signers.KUBELET_SERVING}",
+    ),
     "deployment-controller": ("apps: deployments/status: patch",),
     "horizontal-pod-autoscaler": ("*: */scale: patch",),
     # Jobs go here when their time is over.
@@ -287,6 +290,7 @@ _LOCAL: Mapping[tuple[str, str], _Rules] = {
         "events",
     ),
     ("bootstrap-signer", NAMESPACE): ("core: secrets: get list watch",),
+    ("node-host-config", NAMESPACE): ("core: configmaps: create", f"core: configmaps: update: {joining.NODE_HOSTS}"),
     ("token-cleaner", NAMESPACE): ("core: secrets: get list watch delete", "events"),
 }
 ACCOUNTS = tuple(sorted({*_ROLES, *_MORE, *(account for account, _ in _LOCAL)}))

@@ -8,7 +8,7 @@ give out such certificates may name any node anyway.
 from collections.abc import Sequence
 from functools import lru_cache
 
-from rayplane.control_plane.identities import NODE_HOSTS, NODES
+from rayplane.control_plane.identities import NODE_DOMAIN, NODE_HOSTS, NODES
 
 NODE_LEASES = "kube-node-lease"
 """The namespace of the Leases that nodes renew."""
@@ -23,6 +23,15 @@ def host_identity(nodes: Sequence[str], *, fallback: str) -> tuple[str, tuple[st
     """User and groups of the host of these nodes; of the node `fallback` where there are none."""
     first, *others = nodes or (fallback,)
     return f"{_NODE}{first}", (NODES, NODE_HOSTS, *(f"{_NODE}{name}" for name in others))
+
+
+def node_user(node: str) -> str:
+    return f"{_NODE}{node}"
+
+
+def server_name(node: str) -> str:
+    """What a node that joined is called in TLS, where it serves logs and commands of its pods."""
+    return f"{node}.{NODE_DOMAIN}"
 
 
 @lru_cache(maxsize=_CACHE)
