@@ -6,6 +6,7 @@ Source: Chaos Mesh's API `chaos-mesh.org/v1alpha1` (its documentation, "Define t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address
 from typing import Any, Final
@@ -16,6 +17,7 @@ from rayplane.control_plane.api.definitions import COUNT, TEXT, TEXTS, Schema, d
 from rayplane.control_plane.api.errors import ApiError, FieldError, invalid, required
 from rayplane.control_plane.api.machinery.selectors import from_label_selector
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.marks import RATE_MAX
 from rayplane.control_plane.durations import DurationError, parse_duration
 
 GROUP, VERSION = "chaos-mesh.org", "v1alpha1"
@@ -30,13 +32,14 @@ RECORDS: Final = "chaos-mesh/records"
 POD_KILL, POD_FAILURE, CONTAINER_KILL = "pod-kill", "pod-failure", "container-kill"
 #: Done once, and not to be undone.
 ONE_SHOT: Final = (POD_KILL, CONTAINER_KILL)
-PARTITION, LOSS = "partition", "loss"
+PARTITION, LOSS, BANDWIDTH = "partition", "loss", "bandwidth"
 #: Of NetworkChaos, those that nodes carry out.
-LOSSES: Final = (PARTITION, LOSS)
+LOSSES: Final = (PARTITION, LOSS, BANDWIDTH)
 TO, FROM, BOTH = "to", "from", "both"
 ONE, ALL, FIXED = "one", "all", "fixed"
 FIXED_PERCENT, RANDOM_MAX_PERCENT = "fixed-percent", "random-max-percent"
 FORBID, ALLOW = "Forbid", "Allow"
+_RATE = re.compile("([0-9]{1,9}) *([kmgt]?)bps")
 _FIELDS: Final = ("metadata.name", "metadata.namespace", "spec.nodeName", "status.phase", "status.podIP")
 
 
@@ -87,7 +90,7 @@ _SPECS: Final[dict[str, Schema]] = {
         "mode",
         "selector",
         **_SELECTED,
-        action=_enum("netem", "delay", LOSS, "duplicate", "corrupt", PARTITION, "bandwidth"),
+        action=_enum("netem", "delay", LOSS, "duplicate", "corrupt", PARTITION, BANDWIDTH),
         device=TEXT,
         targetDevice=TEXT,
         direction=_enum(TO, FROM, BOTH, ""),
@@ -212,6 +215,11 @@ def _network_errors(path: str, spec: Mapping[str, Any]) -> Iterator[FieldError]:
             percent(spec)
         except ValueError as e:
             yield invalid(f"{path}.loss.loss", (spec.get("loss") or {}).get("loss"), str(e))
+    if spec.get("action") == BANDWIDTH:
+        try:
+            bytes_a_second(spec)
+        except ValueError as e:
+            yield invalid(f"{path}.bandwidth.rate", (spec.get("bandwidth") or {}).get("rate"), str(e))
     if spec.get("direction") in (FROM, BOTH) and not (spec.get("target") or spec.get("externalTargets")):
         yield required(f"{path}.target", "must be there where packets come from it")
     for one in spec.get("externalTargets") or ():
@@ -227,6 +235,18 @@ def percent(spec: Mapping[str, Any]) -> int:
     if not 0 < found <= 100:
         raise ValueError("must be more than 0 and at most 100")
     return max(1, round(found))
+
+
+def bytes_a_second(spec: Mapping[str, Any]) -> int:
+    """The rate of a bandwidth. Raises ValueError."""
+    found = _RATE.fullmatch(str((spec.get("bandwidth") or {}).get("rate") or "").strip().lower())
+    most = f"must be a whole number with bps (bytes a second), kbps or mbps, from 1bps to {RATE_MAX >> 20}mbps"
+    if found is None:
+        raise ValueError(most)
+    rate = int(found[1]) << {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}[found[2]]
+    if not 0 < rate <= RATE_MAX:
+        raise ValueError(most)
+    return rate
 
 
 def _selected_errors(path: str, spec: Mapping[str, Any]) -> Iterator[FieldError]:

@@ -366,6 +366,22 @@ class Masquerade(Statement):
         return "masquerade"
 
 
+@dataclass(frozen=True, slots=True)
+class Over(Statement):
+    """Bytes a second are more than so many, after some that may come at once."""
+
+    bytes_s: int
+    burst_bytes: int = 0
+
+    def expressions(self) -> list[bytes]:
+        of_bytes, inverted = number(4, 1), number(5, 1)
+        rate = long(1, self.bytes_s) + long(2, 1) + number(3, self.burst_bytes)
+        return [expression("limit", rate, of_bytes, inverted)]
+
+    def __str__(self) -> str:
+        return f"limit rate over {self.bytes_s} bytes/second burst {self.burst_bytes} bytes"
+
+
 RESET = 1
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from rayplane.control_plane.api import chaos_mesh as mesh
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.node_annotations import ISOLATION, NO_RULES
 from rayplane.control_plane.api.pods.marks import Loss, losses
+from rayplane.control_plane.controllers.chaos.network_chaos import BURST_BYTES
 from tests.controllers.experiments import NETWORKS, Experimented
 
 DB = {"mode": "all", "selector": {"labelSelectors": {"app": "db"}}}
@@ -72,6 +75,19 @@ def test_a_part_of_the_packets_is_lost_to_everybody_or_to_places_outside() -> No
     assert c.lost() == {"web-0": [Loss(100, ("192.0.2.1",), ())]}
 
 
+def test_what_is_more_than_a_bandwidth_is_lost() -> None:
+    c = Networked()
+    c.part(action="bandwidth", bandwidth={"rate": "2 mbps", "limit": 20971520, "buffer": 10000})
+    assert c.lost() == {"web-0": [Loss(100, (c.ip("db-0"),), (), 2 << 20, BURST_BYTES)]}
+
+
+@pytest.mark.parametrize("rate", ["", "1", "1mbit", "0bps", "9999999tbps", "-1mbps"])
+def test_a_rate_that_is_none_is_refused(rate: str) -> None:
+    spec = {"action": "bandwidth", "mode": "all", "selector": {}, "bandwidth": {"rate": rate, "limit": 1, "buffer": 1}}
+    errors = mesh.errors_in({"kind": "NetworkChaos", "spec": spec})
+    assert [e.field for e in errors] == ["spec.bandwidth.rate"]
+
+
 def test_pods_of_one_kind_are_parted_from_each_other_but_not_from_themselves() -> None:
     c = Networked()
     c.part(target={"mode": "all", "selector": {"labelSelectors": {"app": "web"}}})
@@ -86,7 +102,7 @@ def test_what_cannot_be_done_is_said_and_not_done() -> None:
     record = meta.status(c.found())["experiment"]["containerRecords"][0]
     assert (record["phase"], record["events"][-1]["type"]) == ("Not Injected", "Failed")
     told = [text for _, reason, text in c.events if reason == "Failed"]
-    assert told[0] == "Failed to apply chaos for default/web-0: delay is not done here; partition, loss are"
+    assert told[0] == "Failed to apply chaos for default/web-0: delay is not done here; partition, loss, bandwidth are"
     c.advance(60)
     assert len([1 for _, reason, _ in c.events if reason == "Failed"]) == len(told), "it is told once"
     c.delete(NETWORKS, "e", "default")

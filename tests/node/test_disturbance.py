@@ -45,6 +45,19 @@ def test_a_part_is_lost_by_chance() -> None:
     assert len(listing(lossy(Loss(30, (THERE,), ())))) == 30
 
 
+def test_what_is_more_than_a_rate_is_lost_each_way_by_itself() -> None:
+    table = Table()
+    table.put("p", of_pod(lossy(Loss(100, (THERE,), None, over=1000, burst=5), Loss(30, (THERE,), ()))))
+    lines = [line.strip() for line in table.listing()]
+    over = "limit rate over 1000 bytes/second burst 5 bytes drop"
+    assert f"on-slow-7f400102-0: ip saddr . ip daddr @on-slow-7f400102-0-to {over}" in lines
+    assert f"on-slow-7f400102-0: ip daddr {HERE} {over}" in lines
+    assert "@on-slow-7f400102-0-to 7f4001027f400103" in lines
+    assert len([line for line in lines if line.startswith("@lossy")]) == 30
+    table.put("p", NOTHING)
+    assert not [line for line in table.listing() if "slow" in line]
+
+
 def test_without_marks_that_can_be_read_there_are_no_rules() -> None:
     odd = ("", "{}", "[]", "null", '{"percent": 1e999, "to": [], "from": []}', "[" * 10_000)
     more = ('{"percent": 100, "to": ["x"], "from": []}', '{"percent": 100, "to": "::1", "from": 3}')
@@ -102,5 +115,9 @@ async def test_pods_that_are_parted_do_not_hear_each_other(
     await mark(str(Loss(100, (world.ip("mate"),), ())))
     await world.until(SHUT, "web", to_mate)
     assert await world.ask("mate", f"TCP {world.ip('other')} 8080") == [OPEN], "others are not meant"
+    await mark(str(Loss(100, (world.ip("mate"),), (), over=10**9, burst=1 << 16)))
+    await world.until(OPEN, "web", to_mate)
+    await mark(str(Loss(100, None, (), over=1)))
+    await world.until(SHUT, "web", to_mate)
     await mark(None)
     await world.until(OPEN, "web", to_mate)

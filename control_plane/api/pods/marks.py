@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address
 
 FAILED, KILLED, LOSES = "failed.chaos.rayplane.io/", "killed.chaos.rayplane.io/", "loses.chaos.rayplane.io/"
+RATE_MAX = 1 << 31
+"""Bytes a second."""
 PEERS_MAX = 1000
 """Addresses in one mark; and of all of a pod's losses in a hundred together."""
 
@@ -47,15 +49,19 @@ def newly_killed(old: Mapping[str, str], new: Mapping[str, str]) -> tuple[str, .
 class Loss:
     """So many of a hundred packets that do not arrive: from the pod `to` addresses, and to it from others.
 
-    None stands for everybody.
+    None stands for everybody. With `over` it is all packets of each way that are more than so many bytes a second,
+    after `burst` that may come at once.
     """
 
     percent: int
     to: tuple[str, ...] | None = ()
     sources: tuple[str, ...] | None = ()
+    over: int = 0
+    burst: int = 0
 
     def __str__(self) -> str:
-        return json.dumps({"percent": self.percent, "to": self.to, "from": self.sources})
+        limit = {"over": self.over, "burst": self.burst} if self.over else {}
+        return json.dumps({"percent": self.percent, "to": self.to, "from": self.sources} | limit)
 
 
 def loses(uid: str) -> str:
@@ -70,8 +76,9 @@ def losses(annotations: Mapping[str, str]) -> Iterator[Loss]:
             try:
                 found = json.loads(value)
                 percent = min(max(int(found["percent"]), 0), 100)
-                yield Loss(percent, _addresses(found["to"]), _addresses(found["from"]))
-            except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+                over, burst = (min(max(int(found.get(key, 0)), 0), RATE_MAX) for key in ("over", "burst"))
+                yield Loss(percent, _addresses(found["to"]), _addresses(found["from"]), over, burst)
+            except (ValueError, KeyError, AttributeError, TypeError, OverflowError, RecursionError):
                 continue
 
 

@@ -1,6 +1,8 @@
-"""NetworkChaos: has packets between isolated pods not arrive, all of them (partition) or a part (loss).
+"""NetworkChaos: has packets between isolated pods not arrive: all (partition), a part (loss), or too many (bandwidth).
 
-What takes a queue of its own in the kernel (delay, duplicate, corrupt, bandwidth, netem) is refused, and so is a pod
+What is more than a bandwidth waits in no queue, it is lost, and connections slow down by that.
+
+What takes a queue of its own in the kernel (delay, duplicate, corrupt, netem) is refused, and so is a pod
 that has no network of its own: events and records say so. Source: Chaos Mesh, "Simulate network chaos".
 """
 
@@ -31,6 +33,8 @@ from rayplane.control_plane.controllers.chaos.selection import chosen
 from rayplane.control_plane.controllers.core import Action, View, Watch
 
 ISOLATED = "namespaces"
+BURST_BYTES = 1 << 16
+"""As large as what a machine's own devices pass on at once."""
 
 
 class NetworkChaosController(ExperimentController):
@@ -102,11 +106,14 @@ def _ended(pod: Object, view: View) -> list[str]:
 
 def _loss(experiment: Object, view: View) -> marks.Loss:
     spec = meta.spec(experiment)
-    percent = 100 if spec.get("action") == mesh.PARTITION else mesh.percent(spec)
+    action, over, burst = spec.get("action"), 0, 0
+    percent = mesh.percent(spec) if action == mesh.LOSS else 100
+    if action == mesh.BANDWIDTH:
+        over, burst = mesh.bytes_a_second(spec), max(BURST_BYTES, int(spec["bandwidth"].get("buffer") or 0))
     peers = _peers(spec, records_of(experiment) or (), view)
     direction = spec.get("direction") or mesh.TO
     to = peers if direction in (mesh.TO, mesh.BOTH) else ()
-    return marks.Loss(percent, to, peers if direction in (mesh.FROM, mesh.BOTH) else ())
+    return marks.Loss(percent, to, peers if direction in (mesh.FROM, mesh.BOTH) else (), over, burst)
 
 
 def _peers(spec: Mapping[str, Any], records: Sequence[Record], view: View) -> tuple[str, ...] | None:
