@@ -171,6 +171,7 @@ def run_scenario(
     json: Told = None,
     junit: Told = None,
     html: Told = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave what the scenario makes.")] = False,
     name: Name = "default",
     state: State = None,
 ) -> None:
@@ -190,7 +191,7 @@ def run_scenario(
         async with access(state_dir(name, state)) as admin:
             _say_healed(*await heal(admin))
             console.print(f"seed {chosen}")
-            return await Trial(admin, found, chosen, _plain, checks).run()
+            return await Trial(admin, found, chosen, _plain, checks, keep=keep).run()
 
     verdict = run(call())
     for line in report.table(verdict):

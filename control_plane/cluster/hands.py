@@ -18,20 +18,26 @@ WITHIN_S = 60.0
 LOOK_S = 0.02
 
 
+Marked = Callable[[str, Object], Object]
+"""`marked(resource, manifest)`: what is made in its place."""
+
+
 class ApiHands:
     """A user's hands, through the API; `view` is what the user sees."""
 
-    def __init__(self, api: ApiClient, view: View) -> None:
+    def __init__(self, api: ApiClient, view: View, marked: Marked = lambda _, manifest: manifest) -> None:
         self.view = view
         self._api = api
+        self._marked = marked
 
     async def apply(self, obj: Object) -> None:
         resource, manifest = placed(obj)
         name, namespace = meta.name(manifest), meta.namespace(manifest)
+        made = self._marked(resource, manifest)
 
         async def once() -> Object:
             try:
-                return await self._api.create(resource, copy.deepcopy(manifest))
+                return await self._api.create(resource, copy.deepcopy(made))
             except AlreadyExists:
                 return await self._api.patch(resource, name, namespace, manifest)
 

@@ -31,6 +31,7 @@ from rayplane.storage.env.private import make_private_dir, narrow, write_private
 from rayplane.storage.formats import STATE, CorruptMark, Mark, NewerFormat, check
 
 BROKEN = "broken.json"
+MADE = "made.json"
 CHAOS_LOCK = "chaos.lock"
 BUILD_CACHE = "layers-of-builds"
 """What image builds keep for the next ones."""
@@ -38,7 +39,7 @@ BUILDS = "builds"
 """Where image builds work."""
 _NAMES = (
     *("cluster.json", "cluster.json.tmp", "kubeconfig", "pki", "data", "lock", "logs"),
-    *(BROKEN, f"{BROKEN}.tmp", CHAOS_LOCK, BUILD_CACHE, BUILDS),
+    *(BROKEN, f"{BROKEN}.tmp", MADE, CHAOS_LOCK, BUILD_CACHE, BUILDS),
 )
 CRI_SOCKET = "cri.sock"
 """In the directory of a node host."""

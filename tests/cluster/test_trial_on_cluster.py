@@ -13,6 +13,7 @@ from rayplane.control_plane.cluster.scenario import parse
 from rayplane.control_plane.cluster.trial.journal import Broken, Journal, alone
 from rayplane.control_plane.cluster.trial.trial import Trial, heal
 from rayplane.control_plane.cluster.trial.verdict import Verdict, table
+from rayplane.control_plane.cluster.trial.workload import Workload
 from rayplane.control_plane.faults.vocabulary import Partition
 from rayplane.control_plane.invariants.answers import NothingLost
 from rayplane.control_plane.invariants.members import OneLeader
@@ -58,9 +59,9 @@ expect:
 QUIET = f"{WORKLOAD}\nsteps: [{{await: {{deployment: web, replicas: 3}}}}]"
 
 
-async def put_to_trial(c: Cluster, text: str, *, seed: int = 1) -> Verdict:
+async def put_to_trial(c: Cluster, text: str, *, seed: int = 1, keep: bool = False) -> Verdict:
     said: list[str] = []
-    verdict = await Trial(c.access, parse(text.encode(), "f"), seed, said.append).run()
+    verdict = await Trial(c.access, parse(text.encode(), "f"), seed, said.append, keep=keep).run()
     print("\n".join([*said, *table(verdict)]))
     return verdict
 
@@ -85,6 +86,7 @@ async def test_a_cluster_holds_its_promises_while_it_is_broken() -> None:
         assert await c.api.list("configmaps", "default") and c.host._fabric.link is not c.host._weather
         left = (await c.access.etcd.range(b"/rayplane/trial/", b"/rayplane/trial0")).kvs
         assert [kv.key for kv in left] == []
+        assert not (await c.api.list("deployments.apps", "default")).items and not await c.pods()
 
 
 async def bind_twice(c: Cluster) -> None:
@@ -110,7 +112,8 @@ async def test_a_planted_bug_is_found_on_a_live_cluster(monkeypatch: pytest.Monk
         await c.access.etcd.put(b"/rayplane/trial/00000001", b"of an earlier one")
         await heal(c.access)
         assert not (await c.access.etcd.range(b"/rayplane/trial/00000001")).kvs
-        verdict = await put_to_trial(c, f"{QUIET}\nfaults: [{{kill: leader, at: 1h}}]")
+        verdict = await put_to_trial(c, f"{QUIET}\nfaults: [{{kill: leader, at: 1h}}]", keep=True)
+        assert (await c.api.get("deployments.apps", "web", "default")) and not Workload(c.directory).read()
         assert not verdict.ok
         assert "to elsewhere" in verdict.invariants["no pod bound twice"][0]
         assert verdict.in_vain == ["kill: leader: its time did not come"] and not verdict.faults

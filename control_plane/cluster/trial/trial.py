@@ -1,4 +1,4 @@
-"""One trial, from the workload to the verdict. However it ends, what it broke is healed."""
+"""One trial, from the workload to the verdict. However it ends, what it broke is healed, what it made is deleted."""
 
 import asyncio
 import contextlib
@@ -26,6 +26,7 @@ from rayplane.control_plane.cluster.trial.probes import CONFIG_MAPS, LABEL, NAME
 from rayplane.control_plane.cluster.trial.replica_watch import ReplicaWatch
 from rayplane.control_plane.cluster.trial.shared_keys import SharedKeys
 from rayplane.control_plane.cluster.trial.verdict import Struck, Verdict, failed_expectation
+from rayplane.control_plane.cluster.trial.workload import Workload
 from rayplane.control_plane.faults.form import as_step
 from rayplane.control_plane.faults.steps import ACTORS, CLUSTER, Condition, Timed
 from rayplane.control_plane.faults.vocabulary import Continue, Cut, Fault, Heal, Partition, SlowNetwork, Stop, lasts
@@ -158,7 +159,9 @@ class Trial:
         *,
         load: Load = Load(),
         breaks: Callable[[Access, random.Random], LiveInjector] = LiveInjector,
+        keep: bool = False,
     ) -> None:
+        """`keep`: what the scenario makes stays."""
         loop = asyncio.get_running_loop()
         began = loop.time()
         rng = random.Random(seed)
@@ -176,9 +179,11 @@ class Trial:
         self._shared = SharedKeys(admin.etcd, SHARED, self._not_linearizable)
         name = f"rayplane-trial-{rng.getrandbits(32):x}"
         self._users = [self._new_user(f"{name}-{number}", load.every_s) for number in range(load.users)]
+        self._workload = Workload(admin.directory)
         manifests = [placed(obj) for obj in scenario.workload]
         self._app = AppUser(self._judge.history, manifests, self._now)
-        hands = ApiHands(admin.api, self._judge.history)
+        marked = () if keep else (lambda resource, manifest: self._workload.marked(resource, manifest, name),)
+        hands = ApiHands(admin.api, self._judge.history, *marked)
         self._runner = Runner(self._injector, lambda: unhealthy(admin), rng, self.tell, hands)
         self._hands = hands
         self._writing: list[asyncio.Task[None]] = []
@@ -224,7 +229,7 @@ class Trial:
                     await self._heal()
                 await self._settle()
         finally:
-            await self._clean_up()
+            await to_its_end(self._clean_up())
         return self._told()
 
     @contextlib.asynccontextmanager
@@ -359,6 +364,8 @@ class Trial:
             return str(e)
 
     async def _clean_up(self) -> None:
+        for left in await self._workload.delete(self._admin.api):
+            self._failed(f"the trial's own objects are left: {left}")
         for clean_up in (*(user.clean_up for user in self._users), self._keys.clean_up, self._shared.clean_up):
             try:
                 await clean_up()
@@ -432,7 +439,7 @@ async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
 async def heal(admin: Access) -> tuple[list[str], list[str]]:
     """End what an earlier trial left broken: what that was, and what of it could not be ended.
 
-    What its clients wrote goes too. Raises ClusterError while a trial goes on.
+    What it made and what its clients wrote goes too. Raises ClusterError while a trial goes on.
     """
     with alone(admin.directory):
         journal = Journal(admin.directory)
@@ -443,6 +450,7 @@ async def heal(admin: Access) -> tuple[list[str], list[str]]:
                 await delete(admin)
             except (ApiError, RpcError) as e:
                 failed.append(f"objects of an earlier trial: {e}")
+        failed += [f"objects of an earlier trial: {one}" for one in await Workload(admin.directory).delete(admin.api)]
     return left, failed
 
 

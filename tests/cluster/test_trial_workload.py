@@ -1,0 +1,101 @@
+"""Workload of trials: what they made is deleted in the end, by a later one where need be, and nothing else is."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.cluster.errors import ClusterError
+from rayplane.control_plane.cluster.hands import ApiHands
+from rayplane.control_plane.cluster.state import StateDir
+from rayplane.control_plane.cluster.trial.workload import Workload
+from rayplane.control_plane.invariants import History
+from tests.fakes.client import FakeClient
+
+CLAIM: Object = {"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"]}}
+
+
+def obj(kind: str, name: str, **more: Any) -> Object:
+    return {"apiVersion": "v1", "kind": kind, "metadata": {"name": name, "namespace": "default"}, **more}
+
+
+class Api(FakeClient):
+    """An API whose objects have no dependents to be waited for."""
+
+    async def delete(self, *args: Any, propagation: str = "", **options: Any) -> Object:
+        return await super().delete(*args, **options)
+
+
+class Seen(History):
+    """A view of all that there is."""
+
+    def __init__(self, api: Api) -> None:
+        super().__init__()
+        self._api = api
+
+    def get(self, resource: str, key: str) -> Any:
+        return self._api.objects.get(resource, {}).get(key)
+
+
+def hands(api: Api, workload: Workload, trial: str = "t") -> ApiHands:
+    any_api: Any = api
+    return ApiHands(any_api, Seen(api), lambda resource, manifest: workload.marked(resource, manifest, trial))
+
+
+async def test_what_a_trial_made_is_deleted_and_what_it_found_stays(tmp_path: Path) -> None:
+    api, workload = Api(), Workload(StateDir(tmp_path))
+    user = hands(api, workload)
+    await api.create("configmaps", obj("ConfigMap", "found"))
+    for name in ("made", "found"):
+        await user.apply(obj("ConfigMap", name, data={"a": "b"}))
+    assert api.objects["configmaps"]["default/found"]["data"] == {"a": "b"}
+    # Whoever made them is gone: all that comes after it has is its file.
+    assert await Workload(StateDir(tmp_path)).delete(api) == []  # type: ignore[arg-type]
+    assert [*api.objects["configmaps"]] == ["default/found"]
+    assert workload.read() == []
+
+
+async def test_a_namesake_that_somebody_made_since_stays(tmp_path: Path) -> None:
+    api, workload = Api(), Workload(StateDir(tmp_path))
+    await hands(api, workload).apply(obj("ConfigMap", "a"))
+    await api.delete("configmaps", "a", "default")
+    await api.create("configmaps", obj("ConfigMap", "a"))
+    assert await workload.delete(api) == []  # type: ignore[arg-type]
+    assert [*api.objects["configmaps"]] == ["default/a"]
+
+
+async def test_claims_of_a_stateful_set_go_with_it_but_not_those_that_were_there(tmp_path: Path) -> None:
+    api, workload = Api(), Workload(StateDir(tmp_path))
+
+    def claim(name: str, made: str) -> Object:
+        found = obj("PersistentVolumeClaim", name)
+        found["metadata"]["creationTimestamp"] = made
+        return found
+
+    stateful = obj("StatefulSet", "db", spec={"volumeClaimTemplates": [CLAIM]}) | {"apiVersion": "apps/v1"}
+    await hands(api, workload).apply(stateful)
+    made = api.objects["statefulsets.apps"]["default/db"]["metadata"].setdefault("creationTimestamp", "2026-01-01")
+    for name, at in (("data-db-0", "2025-01-01"), ("data-db-1", made), ("data-dbx-1", made), ("log-db-1", made)):
+        api.put("persistentvolumeclaims", claim(name, at))
+    assert await workload.delete(api) == []  # type: ignore[arg-type]
+    left = [key.partition("/")[2] for key in api.objects["persistentvolumeclaims"]]
+    assert sorted(left) == ["data-db-0", "data-dbx-1", "log-db-1"]
+
+
+async def test_what_cannot_be_deleted_stays_written_down(tmp_path: Path) -> None:
+    api, workload = Api(), Workload(StateDir(tmp_path))
+    await hands(api, workload).apply(obj("ConfigMap", "a"))
+    api.down = True
+    [left] = await workload.delete(api)  # type: ignore[arg-type]
+    assert left.startswith("configmaps default/a: ") and len(workload.read()) == 1
+    api.down = False
+    assert await workload.delete(api) == [] and not api.objects["configmaps"]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", json.dumps([{"resource": "pods"}])])
+def test_a_damaged_list_is_told(tmp_path: Path, content: str) -> None:
+    (tmp_path / "made.json").write_text(content)
+    with pytest.raises(ClusterError, match="is damaged"):
+        Workload(StateDir(tmp_path)).read()
