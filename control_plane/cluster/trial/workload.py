@@ -66,9 +66,10 @@ class Workload:
     async def delete(self, api: ApiClient) -> list[str]:
         """Delete all of it, the last first, and wait until it is gone; what of it is left, and why."""
         left: dict[Made, str] = {}
+        until = asyncio.get_running_loop().time() + GONE_S
         for one in reversed(self.read()):
             try:
-                async with asyncio.timeout(GONE_S):
+                async with asyncio.timeout_at(until):
                     await _delete(api, one)
             except (ApiError, TimeoutError) as e:
                 left[one] = str(e) or f"not gone after {GONE_S:.0f} s"
