@@ -205,7 +205,9 @@ class LiveInjector:
             weather = change(self._weather)
             await self._tell(weather, reset)
             self._weather = weather
-        if weather and not self._is_standing and (self._renewing is None or self._renewing.done()):
+        if not weather:
+            await cancel_and_wait(self._renewing)
+        elif not self._is_standing and (self._renewing is None or self._renewing.done()):
             self._renewing = asyncio.create_task(self._renew())
 
     async def _tell(self, weather: Weather, reset: Sequence[str] = ()) -> None:
