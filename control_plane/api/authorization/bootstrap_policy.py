@@ -1,9 +1,8 @@
 """The RBAC roles and bindings every cluster starts with, as data.
 
 Differences from Kubernetes: the controller manager acts as its controllers' accounts, whose roles are in
-`controller_policy`, and needs no tokens of theirs; and hosts of nodes run the service proxy, DNS, the
-ingress, volume replicas and network policies too: for the first two all nodes have roles, for the others those of the
-cluster's own hosts.
+`controller_policy`, and needs no tokens of theirs; and hosts of nodes run the service proxy, the ingress,
+volume replicas and network policies too, for which their group has roles.
 Source: Kubernetes reference "Using RBAC Authorization", default roles and role bindings.
 """
 
@@ -293,13 +292,13 @@ _BINDINGS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
     (
         "system:node-proxier",
         "system:node-proxier",
-        (("User", "system:kube-proxy"), ("Group", NODES)),
+        (("User", "system:kube-proxy"), ("Group", NODE_HOSTS)),
     ),
     (INGRESS, INGRESS, (("Group", NODE_HOSTS),)),
     (VOLUMES, VOLUMES, (("Group", NODE_HOSTS),)),
     (NETWORK_POLICIES, NETWORK_POLICIES, (("Group", NODE_HOSTS),)),
     (FLOODER, FLOODER, (("User", FLOODER),)),
-    ("system:coredns", "system:coredns", (("Group", NODES),)),
+    ("system:coredns", "system:coredns", (("Group", NODE_HOSTS),)),
     (
         "system:service-account-issuer-discovery",
         "system:service-account-issuer-discovery",

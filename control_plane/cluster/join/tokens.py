@@ -1,6 +1,7 @@
 """Bootstrap tokens of a running cluster, made, listed and deleted by its administrator."""
 
 import asyncio
+import contextlib
 import secrets
 import string
 from dataclasses import dataclass
@@ -18,12 +19,18 @@ from rayplane.control_plane.cluster.access import Access
 from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.join.discovery import HASH, TOKEN, checked_token
 from rayplane.control_plane.cluster.topology import Role
+from rayplane.control_plane.identities import NODES
 from rayplane.control_plane.rpc.tls import Credentials, key_hash
 from rayplane.storage.env import Clock
 
 ALPHABET = string.ascii_lowercase + string.digits
 SIGNED_S, POLL_S = 60.0, 0.1
-_ANONYMOUS = "system:anonymous"
+_NODES = ("Group", NODES)
+_BINDINGS = (
+    ("Role", PUBLIC_NAMESPACE, INFO_ROLE, INFO_ROLE, ("User", "system:anonymous")),
+    ("ClusterRole", "", "rayplane:nodes-proxy", "system:node-proxier", _NODES),
+    ("ClusterRole", "", "rayplane:nodes-dns", "system:coredns", _NODES),
+)
 
 
 def new_token() -> str:
@@ -34,7 +41,8 @@ def new_token() -> str:
 async def create(admin: Access, token: str, clock: Clock, *, ttl_s: float, description: str) -> None:
     """Make a token, and return when machines can join with it. `ttl_s`: 0 for ever. Raises ApiError, ClusterError.
 
-    From then on strangers may read `cluster-info`, as kubeadm lets them: where the API is, and its authority.
+    From then on strangers may read `cluster-info`, as kubeadm lets them: where the API is, and its authority; and nodes
+    what a service proxy and a DNS server read: those that join run both.
     """
     own = checked_token(token)
     expires = clock.now() + timedelta(seconds=ttl_s) if ttl_s else None
@@ -43,7 +51,7 @@ async def create(admin: Access, token: str, clock: Clock, *, ttl_s: float, descr
         await admin.api.create("secrets", made)
     except AlreadyExists as e:
         raise ClusterError(f"there is a token {own.id} already: delete it, or choose another one") from e
-    await _let_strangers_read(admin.api)
+    await _open(admin.api)
     try:
         async with asyncio.timeout(SIGNED_S):
             while not await _is_signed(admin.api, own.id):
@@ -55,18 +63,18 @@ async def create(admin: Access, token: str, clock: Clock, *, ttl_s: float, descr
         ) from None
 
 
-async def _let_strangers_read(api: ApiClient) -> None:
-    binding = {
-        "apiVersion": f"{GROUP}/v1",
-        "kind": "RoleBinding",
-        "metadata": {"name": INFO_ROLE, "namespace": PUBLIC_NAMESPACE},
-        "roleRef": {"apiGroup": GROUP, "kind": "Role", "name": INFO_ROLE},
-        "subjects": [{"apiGroup": GROUP, "kind": "User", "name": _ANONYMOUS}],
-    }
-    try:
-        await api.create(f"rolebindings.{GROUP}", binding)
-    except AlreadyExists:
-        return  # also where somebody has changed it
+async def _open(api: ApiClient) -> None:
+    for kind, namespace, name, role, subject in _BINDINGS:
+        binding = {
+            "apiVersion": f"{GROUP}/v1",
+            "kind": f"{kind}Binding",
+            "metadata": {"name": name, **({"namespace": namespace} if namespace else {})},
+            "roleRef": {"apiGroup": GROUP, "kind": kind, "name": role},
+            "subjects": [{"apiGroup": GROUP, "kind": subject[0], "name": subject[1]}],
+        }
+        # One that is there stays, also where somebody has changed it.
+        with contextlib.suppress(AlreadyExists):
+            await api.create(f"{kind.lower()}bindings.{GROUP}", binding)
 
 
 async def _is_signed(api: ApiClient, own: str) -> bool:
