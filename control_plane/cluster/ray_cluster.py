@@ -28,7 +28,7 @@ from rayplane.storage.env.sockets import short_directory
 
 LOOPBACK = "127.0.0.1"
 # All of rayplane, as it is imported: in a checkout a folder of links, which Ray follows when it packs it.
-_PACKAGE = Path(__file__).parents[2]
+PACKAGE = Path(__file__).parents[2]
 # In fair time (`patience`).
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 3.0
@@ -174,7 +174,7 @@ def connect(host: dict[str, Any], cluster: str, *, timeout: float = START_TIMEOU
         _await_port(host, timeout)
     options: dict[str, Any] = {"_node_ip_address": LOOPBACK} if host["owned"] else {}
     if not host["owned"]:
-        options["runtime_env"] = {"py_modules": [str(_PACKAGE)]}
+        options["runtime_env"] = {"py_modules": [str(PACKAGE)]}
     patience = Patience(timeout, time.monotonic())
     while True:
         try:

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import ray
 from ray._private.state import actors
+from ray._raylet import IMPLICIT_RESOURCE_PREFIX  # type: ignore[attr-defined]
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -30,6 +31,7 @@ from rayplane.control_plane.cluster.failures import ComponentFailed, Failure, fa
 from rayplane.control_plane.cluster.host import Disturbance, HostSocket, Runs, not_started
 from rayplane.control_plane.cluster.patience import Patience, slowdown
 from rayplane.control_plane.cluster.ray_cluster import LOOPBACK, namespace
+from rayplane.control_plane.cluster.ray_package import Package
 from rayplane.control_plane.cluster.topology import Machine, Role
 
 T = TypeVar("T")
@@ -41,6 +43,9 @@ WAIT_S = 0.05
 STOP_TIMEOUT_S = 12.0
 CALL_TIMEOUT_S = 15.0
 TELL_S = 5.0
+# Each machine of a Ray cluster has one of whatever begins so. Where an actor asks for nothing at all, Ray takes any
+# machine, and looks at no affinity that is soft.
+_A_WISH = {f"{IMPLICIT_RESOURCE_PREFIX}rayplane-supervisor": 0.001}
 
 
 class RayHost:
@@ -51,6 +56,7 @@ class RayHost:
         self._actor = actor
         self._data = data
         self._namespace = namespace(config.name)
+        self._package = Package()
         # A Ray cluster of our own never listens beyond loopback, and neither do the actors.
         self._address = "" if config.address else LOOPBACK
         self._threads = ThreadPoolExecutor(max_workers=32, thread_name_prefix="ray-call")
@@ -93,8 +99,12 @@ class RayHost:
         return {name for name in known if processes.stands_still(self._data / name)}
 
     async def machines(self) -> list[Machine]:
-        found = await self._in_thread(_machines)
-        return [replace(m, address=self._address or m.address) for m in found]
+        def look() -> list[Machine]:
+            found = _machines()
+            self._package.keep_for(found)
+            return found
+
+        return [replace(m, address=self._address or m.address) for m in await self._in_thread(look)]
 
     async def cpus(self) -> dict[str, float] | None:
         return None if self._address else await self._in_thread(ray_autoscaler.cpus)
@@ -102,13 +112,13 @@ class RayHost:
     async def request(self, bundles: Sequence[Mapping[str, float]]) -> None:
         await self._in_thread(lambda: ray_autoscaler.request(bundles))
 
-    async def holders(self, data: Path) -> dict[str, Machine]:
-        """The machine of each actor that has data in that folder of one; of several the one where it ran last."""
-        last: dict[str, tuple[float, Machine]] = {}
+    async def holders(self, data: Path) -> dict[str, list[Machine]]:
+        """The machines of each actor that has data in that folder of theirs, the one where it ran last first."""
+        ran: dict[str, dict[Machine, float]] = {}
         for machine, names in await self._on_each(processes.started_at, str(data)):
-            for name, ran in names.items():
-                last[name] = max(last.get(name, (0.0, machine)), (ran, machine), key=itemgetter(0))
-        return {name: machine for name, (_, machine) in last.items()}
+            for name, at in names.items():
+                ran.setdefault(name, {})[machine] = at
+        return {name: sorted(times, key=times.__getitem__, reverse=True) for name, times in ran.items()}
 
     async def contents(self, path: Path) -> bytes:
         """What stands in a file that some machines have, where it was written last; empty where none has it."""
@@ -145,7 +155,9 @@ class RayHost:
 
     def _start(self, spec: Spec, machine: Machine) -> int:
         instance = spec.instance
-        placement = NodeAffinitySchedulingStrategy(machine.id, soft=instance.role is Role.SUPERVISOR)
+        self._package.keep()
+        goes_anywhere = instance.role is Role.SUPERVISOR
+        placement = NodeAffinitySchedulingStrategy(machine.id, soft=goes_anywhere)
         try:
             actor: Any = (
                 ray.remote(self._actor)
@@ -156,6 +168,7 @@ class RayHost:
                     # `up` and the supervisor it has just started may both miss an actor.
                     get_if_exists=True,
                     num_cpus=0,
+                    resources=_A_WISH if goes_anywhere else {},
                     max_restarts=-1,
                     scheduling_strategy=placement,
                 )

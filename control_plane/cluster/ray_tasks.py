@@ -9,11 +9,10 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable, Generator, Iterable
-from pathlib import Path
 from typing import Any, TypeVar
 
 from rayplane.control_plane.cluster.errors import ClusterError
-from rayplane.control_plane.cluster.ray_cluster import LOOPBACK
+from rayplane.control_plane.cluster.ray_cluster import LOOPBACK, PACKAGE
 
 LOCAL = "local"
 TASKS_PER_CPU = 2
@@ -21,7 +20,6 @@ TASKS_PER_CPU = 2
 RETRIES = 3
 """A part whose machine was lost is done again elsewhere."""
 _PREFIX = "rayplane-"
-_PACKAGE = Path(__file__).parents[2]
 
 C = TypeVar("C")
 T = TypeVar("T")
@@ -68,7 +66,7 @@ def _connect(address: str, context: contextlib.ExitStack) -> Any:
         options |= {"address": LOCAL, "include_dashboard": False, "num_cpus": cpus, "_temp_dir": folder}
         options |= {"_node_ip_address": LOOPBACK}
     else:
-        options |= {"address": address, "runtime_env": {"py_modules": [str(_PACKAGE)]}}
+        options |= {"address": address, "runtime_env": {"py_modules": [str(PACKAGE)]}}
     try:
         ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError) as e:

@@ -1,0 +1,79 @@
+"""What Ray is told of where actors go, and of the package that machines need for them."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.exceptions import RaySystemError
+
+from rayplane.control_plane.cluster import ray_host, ray_package
+from rayplane.control_plane.cluster.components import Spec
+from rayplane.control_plane.cluster.config import AddressPlan, ClusterConfig
+from rayplane.control_plane.cluster.ray_host import RayHost
+from rayplane.control_plane.cluster.ray_package import KEEP_EVERY_S, Package
+from rayplane.control_plane.cluster.topology import Instance, Machine, Role, Topology
+
+NODE = "ab" * 28
+A, B = Machine("192.0.2.1", "a"), Machine("192.0.2.2", "b")
+
+
+@pytest.mark.parametrize("role", [Role.SUPERVISOR, Role.MEMBER])
+async def test_each_actor_is_wanted_where_it_is_planned(monkeypatch: pytest.MonkeyPatch, role: Role) -> None:
+    """Ray heeds no soft affinity of an actor that asks for no resource at all."""
+    told: dict[str, Any] = {}
+    pid = SimpleNamespace(remote=lambda: 7)
+    made = SimpleNamespace(remote=lambda spec: SimpleNamespace(pid=pid))
+
+    def options(**given: Any) -> Any:
+        told.update(given)
+        return made
+
+    fake = SimpleNamespace(remote=lambda kind: SimpleNamespace(options=options), wait=lambda *_, **__: ([7], []))
+    monkeypatch.setattr(ray_host, "ray", SimpleNamespace(**vars(fake), get=lambda reference: reference))
+    monkeypatch.setattr(Package, "keep", lambda _: None)
+    spec = Spec(
+        instance=Instance("x", role, Machine("192.0.2.1", NODE)), config=ClusterConfig(), plan=AddressPlan(0),
+        topology=Topology(()), credentials=None, secrets=None, data_dir="", log_file="",
+    )  # fmt: skip
+    assert await RayHost(ClusterConfig(), object).start(spec) == 7
+    placement = told["scheduling_strategy"]
+    assert (placement.node_id, placement.soft) == (NODE, role is Role.SUPERVISOR)
+    assert any(told["resources"].values()) == placement.soft and told["num_cpus"] == 0
+
+
+class Ray:
+    """Ray with a clock; `kept`: what it was asked to keep, and when."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_s = 0.0
+        self.kept: list[tuple[str, float]] = []
+        self.fails = False
+        context = SimpleNamespace(runtime_env={"py_modules": ["gcs://package.zip"]})
+        monkeypatch.setattr(ray_package, "ray", SimpleNamespace(get_runtime_context=lambda: context))
+        monkeypatch.setattr(ray_package, "time", SimpleNamespace(monotonic=lambda: self.now_s))
+        monkeypatch.setattr(ray_package, "upload_package_if_needed", self.upload)
+
+    def upload(self, uri: str, *_: Any, **__: Any) -> bool:
+        self.kept.append((uri, self.now_s))
+        if self.fails:
+            raise RaySystemError("the head is away")
+        return True
+
+
+def test_the_package_is_kept_for_machines_that_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray, package = Ray(monkeypatch), Package()
+    for ray.now_s, machines in ((0.0, [A]), (1.0, [A]), (2.0, [A, B]), (3.0, [B]), (4.0, [A, B])):
+        package.keep_for(machines)
+    assert ray.kept == [("gcs://package.zip", 0.0), ("gcs://package.zip", 2.0), ("gcs://package.zip", 4.0)]
+    ray.now_s = 4.0 + KEEP_EVERY_S
+    package.keep_for([A, B])
+    assert len(ray.kept) == 4, "a head that started anew forgets who needs it"
+
+
+def test_a_head_that_is_away_ends_nobodys_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray, package = Ray(monkeypatch), Package()
+    ray.fails = True
+    package.keep_for([A])
+    ray.now_s = KEEP_EVERY_S
+    package.keep_for([A])
+    assert len(ray.kept) == 2
