@@ -47,14 +47,20 @@ async def access(directory: StateDir, clock: Clock | None = None) -> AsyncIterat
         admin = _access(directory, state, network)
         if not await answers(state.topology.of(Role.SUPERVISOR)[0], "grpc"):
             # With its machine lost it is elsewhere, as others may be: members know where.
-            await refresh(directory, admin)
-            admin = _access(directory, directory.read_running(), network)
+            admin = await followed(admin)
         yield admin
     finally:
         await network.close()
 
 
-def _access(directory: StateDir, state: ClusterState, network: GrpcNetwork) -> Access:
+async def followed(admin: Access) -> Access:
+    """The way into the cluster as its supervisor has changed it by now, where etcd tells."""
+    if await refresh(admin.directory, admin) and (state := admin.directory.read_running()) != admin.state:
+        return _access(admin.directory, state, admin.network)
+    return admin
+
+
+def _access(directory: StateDir, state: ClusterState, network: Network) -> Access:
     supervisor = state.topology.of(Role.SUPERVISOR)[0].endpoint("grpc")
     return Access(
         directory=directory,

@@ -90,8 +90,9 @@ async def up(
             before = directory.read()
         fresh = before is None
         try:
-            state = await _up(config, directory, before, progress, prepare=prepare, encryption=encryption)
-            state = replace(state, founded=True)
+            await _up(config, directory, before, progress, prepare=prepare, encryption=encryption)
+            # By now the supervisor may have changed what was begun.
+            state = replace(directory.read_running(), founded=True)
             directory.write(state)
             return state
         except BaseException:
@@ -143,7 +144,7 @@ async def _up(
     *,
     prepare: Prepare | None,
     encryption: bytes,
-) -> ClusterState:
+) -> None:
     rng = random.Random()
     run = randomness.token_hex(8)
     secrets = _secrets(config.name, directory, encryption, encrypted=before is not None and before.encrypted)
@@ -171,7 +172,7 @@ async def _up(
                 encrypted=True,
             )
         start = _up_process if config.host == PROCESS else _up_ray
-        return await start(directory, state, secrets, progress, prepare)
+        await start(directory, state, secrets, progress, prepare)
 
 
 def going_on(before: ClusterConfig, asked: ClusterConfig) -> ClusterConfig:
@@ -218,7 +219,7 @@ def _secrets(cluster: str, directory: StateDir, encryption: bytes, *, encrypted:
 
 async def _up_process(
     directory: StateDir, state: ClusterState, secrets: Secrets, progress: Progress, prepare: Prepare | None
-) -> ClusterState:
+) -> None:
     if not state.topology.instances:
         state = replace(state, topology=_place(state, (Machine(),)))
     _write_access(directory, state, secrets)
@@ -228,7 +229,6 @@ async def _up_process(
     state = replace(state, host={"pid": pid, PYTHON: sys.executable})
     directory.write(state)
     await _wait(directory, progress, ended=lambda: "" if processes.is_alive(pid) else last_words(directory))
-    return state
 
 
 def _start_process(directory: StateDir) -> int:
@@ -244,7 +244,7 @@ def last_words(directory: StateDir) -> str:
 
 async def _up_ray(
     directory: StateDir, state: ClusterState, secrets: Secrets, progress: Progress, prepare: Prepare | None
-) -> ClusterState:
+) -> None:
     directory.write(state)
     async with contextlib.AsyncExitStack() as stack:
         state, driver, (found, holders) = await _reach_ray(stack, directory, state, progress)
@@ -268,7 +268,6 @@ async def _up_ray(
     )
     if state.host["owned"]:
         ray_cluster.close_folders(state.host)
-    return state
 
 
 async def _prepared(
@@ -282,7 +281,7 @@ async def _prepared(
 
 async def _reach_ray(
     stack: contextlib.AsyncExitStack, directory: StateDir, state: ClusterState, progress: Progress
-) -> tuple[ClusterState, Driver, tuple[tuple[Machine, ...], dict[str, Machine]]]:
+) -> tuple[ClusterState, Driver, tuple[tuple[Machine, ...], dict[str, list[Machine]]]]:
     """A driver that is connected to Ray, which is started where it is ours; Ray's machines, and who has whose data."""
     log_file = directory.logs / "ray.log"
     for tries_left in reversed(range(RAY_TRIES)):
@@ -296,7 +295,8 @@ async def _reach_ray(
             found, holders, known = json.loads(await while_ray_lives(state.host, driver.line(), CONNECT_TIMEOUT_S))
             machines = tuple(Machine(**m) for m in found)
             state = replace(state, topology=Topology.from_json(known))
-            return state, driver, (machines, {name: Machine(**m) for name, m in holders.items()})
+            held = {name: [Machine(**m) for m in places] for name, places in holders.items()}
+            return state, driver, (machines, held)
         except ClusterError as e:
             if not state.host["owned"] or ray_cluster.is_alive(state.host):
                 raise

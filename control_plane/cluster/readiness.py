@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ApiError, NotFound
 from rayplane.control_plane.api.machinery.resources import LEASES
-from rayplane.control_plane.cluster.access import Access
+from rayplane.control_plane.cluster.access import Access, followed
 from rayplane.control_plane.cluster.errors import StartFailed
 from rayplane.control_plane.cluster.patience import Patience, slowdown, stretched
 from rayplane.control_plane.cluster.state import StateDir
@@ -48,6 +48,8 @@ async def await_ready(
     """Return when every check passes. Raises StartFailed with what is missing when no further check has passed for
     `timeout` seconds of fair time (`patience`).
 
+    Meanwhile the supervisor may make up for a member or a machine: what it plans instead is waited for then.
+
     `ended` says how whatever runs the cluster has ended, and nothing while it runs.
     """
     loop = asyncio.get_running_loop()
@@ -65,14 +67,16 @@ async def await_ready(
         if patience.over:
             missing = "; ".join(f"{c.what}: {c.missing}" for c in failing)
             raise StartFailed(f"no progress for {timeout:.0f} s: {missing}; see {directory.logs}")
+        if any(c.ok for c in made):  # some member has a leader, so that etcd can tell
+            admin = await followed(admin)
         await asyncio.sleep(POLL_S)
 
 
 async def checks(admin: Access, directory: StateDir) -> list[Check]:
     """Members first, then what needs them; a later check is not made while an earlier one fails."""
     limit = stretched(CALL_TIMEOUT_S, times_max=SLOWDOWN_MAX)
-    endpoints = admin.state.topology.endpoints(Role.MEMBER, "client")
-    members = await asyncio.gather(*(_member(admin, e, limit) for e in endpoints))
+    staying = [m for m in admin.state.topology.of(Role.MEMBER) if m.stays]
+    members = await asyncio.gather(*(_member(admin, m.endpoint("client"), limit) for m in staying))
     if not all(c.ok for c in members):
         return members
     try:

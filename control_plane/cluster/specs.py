@@ -68,8 +68,8 @@ def founding_specs(state: ClusterState, secrets: Secrets, directory: Path) -> li
 
 
 def founders(topology: Topology) -> list[Instance]:
-    """Who is started when a cluster is brought up: members that have yet to join are the supervisor's matter."""
-    return [i for i in topology.instances if i.phase is not Phase.JOINING]
+    """Who is started when a cluster is brought up: who has yet to join, or is to go, is the supervisor's matter."""
+    return [i for i in topology.instances if i.phase is Phase.ACTIVE]
 
 
 def restarted_spec(instance: Instance, state: ClusterState, secrets: Secrets, directory: Path) -> Spec:

@@ -274,19 +274,22 @@ def newest_of(topologies: Sequence[Topology]) -> Topology:
     return max(topologies, key=lambda t: highest_retired([i.name for i in t.of(Role.MEMBER)]))
 
 
-def on_machines(topology: Topology, machines: Sequence[Machine], holders: Mapping[str, Machine]) -> Topology:
+def on_machines(topology: Topology, machines: Sequence[Machine], holders: Mapping[str, Sequence[Machine]]) -> Topology:
     """The topology of a cluster that was down, on the machines that there are now.
 
-    Hosts name machines anew at each start: they are found again by their addresses, and those that have others now by
-    what lies on them (`holders`, by name of the actor). Who has no data goes anywhere.
+    Hosts name machines anew at each start, and each may have another address now, also one that another had: they are
+    found again by what lies on them (`holders`: by name of the actor, where it ran last first). Who has no data, or
+    need not come back, goes anywhere.
     """
     by_address = {m.address: m for m in machines}
     # Another machine may have the address of one that is not there any more.
     placed = replace(topology, instances=(), drained=tuple(a for a in topology.drained if a in by_address))
     usable = placed.open(machines) or machines
     for instance in topology.instances:
-        machine = by_address.get(instance.machine.address) or holders.get(instance.name)
-        if machine is None and instance.role in TIED:
+        there, held = by_address.get(instance.machine.address), holders.get(instance.name, ())
+        # What lies elsewhere may be from before it moved.
+        machine = there if not held or there in held else held[0]
+        if machine is None and instance.role in TIED and instance.phase is Phase.ACTIVE:
             raise ClusterError(
                 f"{instance.name} ran on {instance.machine.address}, which is not in the Ray cluster now, and no other "
                 "machine has its data: add that machine to the Ray cluster"

@@ -17,11 +17,13 @@ from rayplane.control_plane.cluster.ending import latest
 from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.launch import going_on
 from rayplane.control_plane.cluster.ports import free_port
+from rayplane.control_plane.cluster.readiness import await_ready
+from rayplane.control_plane.cluster.specs import founders
 from rayplane.control_plane.cluster.state import ClusterState, StateDir
 from rayplane.control_plane.cluster.supervisor.etcd import REMEMBERED
 from rayplane.control_plane.cluster.supervisor.observed import MemberStatus
 from rayplane.control_plane.cluster.supervisor.plan import plan
-from rayplane.control_plane.cluster.topology import TIED, TOPOLOGY_KEY, Machine, Role, Topology, on_machines
+from rayplane.control_plane.cluster.topology import TIED, TOPOLOGY_KEY, Machine, Phase, Role, Topology, on_machines
 from tests.cluster.harness import cluster
 from tests.cluster.test_supervisor_plan import TOPOLOGY, seen
 
@@ -32,16 +34,28 @@ SPREAD = replace(TOPOLOGY, instances=tuple(replace(i, machine=BEFORE[n % 3]) for
 
 def test_machines_are_found_again_by_their_addresses_whatever_the_host_calls_them_now() -> None:
     again = [replace(m, id=f"again{n}") for n, m in enumerate(BEFORE)]
+    at = {i.name: again[BEFORE.index(i.machine)] for i in SPREAD.instances}
     # What lies elsewhere from before its actor moved says nothing.
-    placed = on_machines(SPREAD, again, {"member-0": again[2]})
-    assert [i.machine.address for i in placed.instances] == [i.machine.address for i in SPREAD.instances]
-    assert all(i.machine in again for i in placed.instances)
+    placed = on_machines(SPREAD, again, {name: [again[2], machine] for name, machine in at.items()})
+    assert {i.name: i.machine for i in placed.instances} == at
+    assert on_machines(SPREAD, again, {}) == placed, "nor do those that do not tell what lies on them"
+
+
+def test_machines_that_have_each_others_addresses_now_keep_what_lies_on_them() -> None:
+    swapped = [replace(m, id=f"was at {BEFORE[n - 1].address}") for n, m in enumerate(BEFORE)]
+    holders = {i.name: [swapped[(BEFORE.index(i.machine) + 1) % 3]] for i in SPREAD.instances if i.role in TIED}
+    placed = on_machines(SPREAD, swapped, holders)
+    assert all(
+        placed.get(i.name).machine.id == f"was at {i.machine.address}" for i in SPREAD.instances if i.role in TIED
+    )
 
 
 def test_actors_go_where_their_data_lies_and_the_rest_anywhere() -> None:
-    holders = {i.name: AFTER[BEFORE.index(i.machine)] for i in SPREAD.instances if i.role in TIED}
+    holders = {i.name: [AFTER[BEFORE.index(i.machine)], AFTER[0]] for i in SPREAD.instances if i.role in TIED}
     placed = on_machines(SPREAD, AFTER, holders)
-    assert {i.name: i.machine for i in placed.instances if i.role in TIED} == holders
+    assert {i.name: i.machine for i in placed.instances if i.role in TIED} == {
+        n: held[0] for n, held in holders.items()
+    }
     rest = [i for i in placed.instances if i.role not in TIED]
     assert all(i.machine in AFTER for i in rest)
     assert [i.ports for i in placed.instances] == [i.ports for i in SPREAD.instances]
@@ -50,6 +64,16 @@ def test_actors_go_where_their_data_lies_and_the_rest_anywhere() -> None:
 def test_who_has_data_that_lies_nowhere_cannot_be_started() -> None:
     with pytest.raises(ClusterError, match=r"member-0 ran on 192\.0\.2\.\d, .* add that machine"):
         on_machines(SPREAD, AFTER, {})
+
+
+def test_members_that_come_or_go_need_no_data_to_come_up_again() -> None:
+    """One that has not started yet has none anywhere; the machine of one that goes may be the one that was lost."""
+    holders = {i.name: [AFTER[0]] for i in SPREAD.instances if i.role in TIED}
+    for phase in (Phase.JOINING, Phase.LEAVING):
+        member = replace(SPREAD.of(Role.MEMBER)[0], phase=phase)
+        placed = on_machines(SPREAD.replaced(member), AFTER, {n: h for n, h in holders.items() if n != member.name})
+        assert placed.get(member.name).machine in AFTER
+        assert member.name not in {i.name for i in founders(placed)}
 
 
 def test_another_ray_cluster_may_be_named_for_one_that_had_joined_one() -> None:
@@ -101,6 +125,18 @@ async def test_a_state_remembers_the_members_of_its_own_run_while_it_is_up() -> 
             c.directory.write(state)
             await refresh(c.directory, admin)
             assert c.directory.read() == replace(state, topology=grown)
+
+
+async def test_up_waits_for_those_that_are_wanted_by_now() -> None:
+    """A member that cannot come back may have been replaced while `up` waited for it."""
+    async with cluster(nodes=0, members=1, schedulers=1, controllers=1) as c:
+        state = c.directory.read_running()
+        ports = {port: free_port("127.0.0.1", (), random.Random()) for port in ("client", "peer")}
+        gone = replace(state.topology.of(Role.MEMBER)[0], name="member-gone", ports=ports)
+        c.directory.write(replace(state, topology=state.topology.with_instance(gone)))
+        async with access(c.directory) as admin:
+            await await_ready(admin, c.directory, timeout=30.0, ended=str, progress=lambda _: None)
+        assert c.directory.read_running() == state
 
 
 @pytest.fixture

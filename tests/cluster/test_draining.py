@@ -97,7 +97,7 @@ def test_it_is_remembered_and_forgotten_with_the_address() -> None:
     assert Topology.from_json({"run": "", "instances": []}).drained == ()
     assert on_machines(DRAINED, MACHINES, {}).drained == (A.address,)
     other = replace(A, address="10.0.0.9")
-    held = {i.name: other for i in DRAINED.instances if i.machine is A and i.role in (Role.MEMBER, Role.NODE_HOST)}
+    held = {i.name: [other] for i in DRAINED.instances if i.machine is A and i.role in (Role.MEMBER, Role.NODE_HOST)}
     assert on_machines(DRAINED, (other, B, C), held).drained == ()
 
 

@@ -1,14 +1,15 @@
-"""Machines of a cluster are lost, drained and used again: it goes on, and keeps its bytes.
+"""Machines of a cluster are lost, drained, and come up again at other addresses: it goes on, and keeps its bytes.
 
 On a cluster of their own: a Ray whose head was killed and is back may have thrown away the package that machines get
 which come later.
 """
 
 import shutil
+from dataclasses import replace
 
 import pytest
 
-from rayplane.control_plane.testing.machines.machines import Machines
+from rayplane.control_plane.testing.machines.machines import NETWORK, Machines
 from rayplane.control_plane.testing.machines.rays import RayNodes
 from tests.e2e.harness import Kubectl, until
 from tests.machines.places import ROLES, Placed, healthy, needs_machines, node_on, voters
@@ -89,3 +90,33 @@ def test_a_drained_machine_is_empty_until_it_is_used_again(
     assert kubectl("exec", "deployment/keeper", "--", "cat", "/data/file") == "precious"
     cluster.rayplane("undrain", "machine", address)
     until("its members are back", lambda: address in voters(cluster) and healthy(cluster))
+
+
+def test_a_cold_start_at_other_addresses_after_ray_has_gone(
+    cluster: Placed, machines: Machines, kubectl: Kubectl
+) -> None:
+    before = sorted(kubectl.names("configmaps,deployments,services", "--all-namespaces"))
+    living = machines.living()
+    for machine in living:
+        machine.lose()
+    for machine in living:
+        machine.boot()
+    cluster.rayplane("down")
+    for number, machine in enumerate(living, 51):
+        machine.lose()
+        machine.address = f"{NETWORK}.{number}"
+    for machine in living:
+        machine.boot()
+    again = RayNodes(living[0].address)
+    again.start_head(living[0])
+    again.join(*living[1:])
+    later = replace(cluster, variables=again.environment)
+    later.rayplane("up", "--address", "auto")
+    try:
+        assert set(later.places("member").values()) <= {m.address for m in living}
+        kubectl = later.kubectl()
+        assert sorted(kubectl.names("configmaps,deployments,services", "--all-namespaces")) == before
+        kubectl("rollout", "status", "deployment/keeper", "--timeout=90s")
+        assert kubectl("exec", "deployment/keeper", "--", "cat", "/data/file") == "precious"
+    finally:
+        later.rayplane("down")
