@@ -24,9 +24,10 @@ from rayplane.node.volumes.csi import CsiDriver
 from rayplane.node.volumes.drivers.local import LocalBackend
 from rayplane.node.volumes.drivers.replicated.backend import ReplicatedBackend, ReplicatedConfig
 from rayplane.node.volumes.drivers.replicated.directory import Directory, MemoryDirectory, VolumeRecord
-from rayplane.node.volumes.drivers.replicated.publication import Publication, ReplicationTiming
+from rayplane.node.volumes.drivers.replicated.publication import Publication
 from rayplane.node.volumes.drivers.replicated.replica_store import ReplicaStore
 from rayplane.node.volumes.drivers.replicated.service import ReplicaService
+from rayplane.node.volumes.drivers.replicated.timing import ReplicationTiming
 from rayplane.node.volumes.errors import (
     CorruptVolume,
     Fenced,

@@ -33,6 +33,7 @@ from rayplane.node.volumes import (
 )
 from rayplane.node.volumes.attachments import Attachments
 from rayplane.node.volumes.drivers.replicated.lease_directory import LeaseDirectory
+from rayplane.node.volumes.drivers.replicated.upkeep import Upkeep
 from rayplane.node.volumes.projected import mount_failed
 from rayplane.proto.csi import csi_pb2
 from rayplane.proto.rayplane.v1 import volumes_pb2
@@ -82,6 +83,7 @@ class VolumeManager:
         self._stores: _Lazy[ReplicaStore] = _Lazy(names, self._make_store)
         self._local: _Lazy[LocalBackend] = _Lazy(names, self._make_local)
         self._replicated: _Lazy[ReplicatedBackend] = _Lazy(names, self._make_replicated)
+        self._upkeep = Upkeep(self._stores.made, directory=directory, stubs=self._stub)
         self._users: dict[tuple[str, str], dict[str, None]] = {}  # (node, volume) to uids of pods
         self._locks: dict[tuple[str, str], asyncio.Lock] = {}
 
@@ -90,8 +92,10 @@ class VolumeManager:
         for name, disk in self._disks.items():
             if disk.exists("volumes/replicas") or disk.exists("volumes/replicas.image"):
                 await self._replicated[name].start()
+        await self._upkeep.start()
 
     async def stop(self) -> None:
+        await self._upkeep.stop()
         for replicated in self._replicated.made():
             await replicated.stop()
         for local in self._local.made():
@@ -214,15 +218,17 @@ class VolumeManager:
         return ReplicaStore(node, self._disks[node], self._ledger(node))
 
     def _make_replicated(self, node: str) -> ReplicatedBackend:
-        descriptor = volumes_pb2.DESCRIPTOR.services_by_name["VolumeReplica"]
         return ReplicatedBackend(
             self._stores[node],
             self._disks[node],
             self._clock,
             directory=self._directory,
-            stubs=lambda address: Stub(self._channel(address), descriptor),
+            stubs=self._stub,
             on_fenced=lambda volume_id: self._fenced(node, volume_id),
         )
+
+    def _stub(self, address: str) -> Stub:
+        return Stub(self._channel(address), volumes_pb2.DESCRIPTOR.services_by_name["VolumeReplica"])
 
     def _fenced(self, node: str, volume_id: str) -> None:
         """Another node has taken the volume over: its pods here must not go on."""

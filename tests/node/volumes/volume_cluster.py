@@ -21,6 +21,7 @@ from rayplane.node.volumes import (
     ReplicationTiming,
     Reservations,
 )
+from rayplane.node.volumes.drivers.replicated.upkeep import Upkeep
 from rayplane.storage.env import Disk, LocalDisk, SystemClock
 from rayplane.storage.errors import Code
 
@@ -30,6 +31,7 @@ FAST = ReplicationTiming(
     call_timeout_s=1.0,
     barrier_timeout_s=5.0,
     repair_after_s=0.1,
+    spread_every_s=0.1,
     retry_min_s=0.01,
     retry_max_s=0.05,
 )
@@ -38,6 +40,7 @@ PATIENT = ReplicationTiming(
     call_timeout_s=10.0,
     barrier_timeout_s=20.0,
     repair_after_s=60.0,
+    spread_every_s=60.0,
     retry_min_s=0.01,
     retry_max_s=0.05,
 )
@@ -58,6 +61,7 @@ class Cluster:
         self.directory = MemoryDirectory()
         self.backends: dict[str, ReplicatedBackend] = {}
         self.services: dict[str, ReplicaService] = {}
+        self.upkeeps: dict[str, Upkeep] = {}
         self.cut: set[tuple[str, str]] = set()
         self.dead: set[str] = set()
         self.mute: set[tuple[str, str]] = set()
@@ -87,12 +91,27 @@ class Cluster:
             disk,
             SystemClock() if disk.local_path() else FixedClock(),
             directory=self.directory,
-            stubs=lambda address: Stub(self, node, address.rpartition(":")[2]),
+            stubs=self._stubs(node),
             config=self._config,
             on_fenced=lambda volume: self.fenced.append((node, volume)),
         )
         await self.backends[node].start()
         return self.backends[node]
+
+    async def look_after(self, *nodes: str) -> None:
+        """From here on each of these looks after volumes that nobody uses."""
+        for node in nodes:
+            (store,) = self.services[node].stores.values()
+            self.upkeeps[node] = Upkeep(
+                lambda store=store: [store],  # type: ignore[misc]
+                directory=self.directory,
+                stubs=self._stubs(node),
+                timing=self._config.timing,
+            )
+            await self.upkeeps[node].start()
+
+    def _stubs(self, node: str) -> Callable[[str], "Stub"]:
+        return lambda address: Stub(self, node, address.rpartition(":")[2])
 
     def isolate(self, node: str) -> None:
         """Cut a node off from all others, both ways."""
@@ -103,6 +122,8 @@ class Cluster:
         """The process of a node dies; its files stay unless wiped."""
         self.dead.add(node)
         self.directory.unready.add(node)
+        if node in self.upkeeps:
+            await self.upkeeps.pop(node).stop()
         await self.backends.pop(node).stop()
         if wipe:
             shutil.rmtree(self.root / node)
@@ -113,6 +134,8 @@ class Cluster:
         return await self.add(node, machine=machine)
 
     async def stop(self) -> None:
+        for node in sorted(self.upkeeps):
+            await self.upkeeps[node].stop()
         for node in sorted(self.backends):
             await self.backends[node].stop()
 

@@ -15,11 +15,12 @@ from rayplane.node.volumes.drivers.replicated.barrier import SyncBarrier, socket
 from rayplane.node.volumes.drivers.replicated.directory import Directory, VolumeRecord
 from rayplane.node.volumes.drivers.replicated.duplicate import ship
 from rayplane.node.volumes.drivers.replicated.manifest import Version
-from rayplane.node.volumes.drivers.replicated.placement import best, machine_of
-from rayplane.node.volumes.drivers.replicated.publication import Publication, ReplicationTiming
+from rayplane.node.volumes.drivers.replicated.placement import best, machines_of
+from rayplane.node.volumes.drivers.replicated.publication import Publication
 from rayplane.node.volumes.drivers.replicated.quorum import newest, prepare
 from rayplane.node.volumes.drivers.replicated.replica_client import Replica, Stubs
 from rayplane.node.volumes.drivers.replicated.replica_store import ReplicaStore
+from rayplane.node.volumes.drivers.replicated.timing import ReplicationTiming
 from rayplane.node.volumes.drivers.replicated.tree import measure
 from rayplane.node.volumes.drivers.replicated.workdir import WorkDirectory
 from rayplane.node.volumes.errors import (
@@ -234,8 +235,7 @@ class ReplicatedBackend:
     async def _place(self, volume_id: str, capacity_bytes: int) -> tuple[str, ...]:
         """Reserve the space on this node, and on those of other machines that have most of it left."""
         make = self._replica(volume_id)
-        addresses = await called(self._directory.nodes())
-        machines = {node: machine_of(address) for node, address in addresses.items()}
+        machines = machines_of(await called(self._directory.nodes()))
         free: dict[str, int] = {}
         for node in sorted(machines):
             with contextlib.suppress(PeerError):

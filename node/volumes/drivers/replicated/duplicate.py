@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 from rayplane.node.volumes.drivers.replicated.directory import Directory, VolumeRecord
 from rayplane.node.volumes.drivers.replicated.manifest import Manifest, hash_block
-from rayplane.node.volumes.drivers.replicated.publication import Publication, ReplicationTiming
+from rayplane.node.volumes.drivers.replicated.publication import Publication
 from rayplane.node.volumes.drivers.replicated.replica_client import Replica
+from rayplane.node.volumes.drivers.replicated.timing import ReplicationTiming
 from rayplane.node.volumes.errors import NoQuorum, PeerError
 
 ROUNDS_MAX = 60

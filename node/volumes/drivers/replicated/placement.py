@@ -12,6 +12,11 @@ def machine_of(address: str) -> str:
     return address.rpartition(":")[0] or address
 
 
+def machines_of(addresses: Mapping[str, str | None]) -> dict[str, str]:
+    """The machine of each node whose host's address is known."""
+    return {node: machine_of(address) for node, address in addresses.items() if address}
+
+
 def best(free: Mapping[str, int], machines: Mapping[str, str], beside: Iterable[str]) -> str:
     """The node for the next replica beside others: on a machine without one, if any is, with most bytes free.
 

@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
 from rayplane.control_plane.backoff import Backoff, Pauses
@@ -22,8 +22,9 @@ from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.node.volumes.drivers.replicated.directory import Directory, VolumeRecord
 from rayplane.node.volumes.drivers.replicated.follower import Follower, Target
 from rayplane.node.volumes.drivers.replicated.manifest import EMPTY, Difference, Manifest, Version, difference, majority
-from rayplane.node.volumes.drivers.replicated.placement import best, doubled, machine_of
+from rayplane.node.volumes.drivers.replicated.placement import best, doubled, machines_of
 from rayplane.node.volumes.drivers.replicated.replica_client import Replica, block_batches
+from rayplane.node.volumes.drivers.replicated.timing import ReplicationTiming
 from rayplane.node.volumes.errors import Fenced, NoQuorum, PeerError, VolumeError, called
 from rayplane.storage.errors import Code
 
@@ -33,22 +34,6 @@ WAITERS_MAX = 1024
 """Barrier calls that may wait at once; further ones are refused."""
 UNSTABLE_ROUNDS_MAX = 5
 """Scans of a directory that never rests before it is shipped as it was found, unasked."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReplicationTiming:
-    """Spans in seconds."""
-
-    scan_interval_s: float = 0.2
-    """Between two looks at the directory."""
-    call_timeout_s: float = 5.0
-    """Of one call to a replica."""
-    barrier_timeout_s: float = 10.0
-    """After this long without a majority the barrier answers an error."""
-    repair_after_s: float = 10.0
-    """A replica that fails this long is replaced; so often is looked for those that share a machine."""
-    retry_min_s: float = 0.1
-    retry_max_s: float = 2.0
 
 
 class Content(Protocol):
@@ -74,8 +59,11 @@ class Publication:
         directory: Directory,
         replica: Callable[[str], Replica],
         timing: ReplicationTiming,
+        writer: str = "",
     ) -> None:
+        """`writer`: the node that this is on, where the record names none: nobody is to use the volume."""
         self.record = record
+        self._writer = writer or record.writer
         self.fenced = asyncio.Event()
         self._revision = revision
         self._content, self._directory, self._replica, self._timing = content, directory, replica, timing
@@ -93,13 +81,14 @@ class Publication:
         self._spread_at = 0.0
         """When to look next for replicas that share a machine."""
         self._is_record_known = True
-        """Whether the record that stands is `record`: not while another is written, nor once others have theirs."""
+        """Whether a replica that `record` does not name is nobody's: not while another record is written, nor once
+        others have theirs."""
 
     # Life cycle
 
     async def start(self) -> None:
         """Bring a majority to this epoch; returns once the content is durable. Raises NoQuorum, Fenced."""
-        self._spread_at = asyncio.get_running_loop().time() + self._timing.repair_after_s
+        self._spread_at = asyncio.get_running_loop().time() + self._timing.spread_every_s
         for node in self.record.replicas:
             self._follow(node)
         self._loop_task = asyncio.get_running_loop().create_task(self._run())
@@ -142,6 +131,12 @@ class Publication:
     def manifest(self) -> Manifest:
         """Content of the newest generation."""
         return self._target.manifest
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a replica is on its way, as far as nothing keeps it from that."""
+        behind = (f for f in self._followers.values() if f.acked < self._target.version)
+        return self._repair_task is not None or any(not f.error for f in behind)
 
     @property
     def lagging(self) -> dict[str, str]:
@@ -267,13 +262,13 @@ class Publication:
     async def _meet(self, replica: Replica) -> Target:
         """Have a replica promise itself to this epoch, and learn what it holds."""
         try:
-            await replica.prepare(self.record.epoch, self.record.writer)
+            await replica.prepare(self.record.epoch, self._writer)
         except PeerError as e:
             if e.code is not Code.NOT_FOUND:
                 raise
             # It lost everything, or is the new one of a repair: it begins empty and counts once it holds all.
             await replica.create(await self._capacity(), again=True)
-            await replica.prepare(self.record.epoch, self.record.writer)
+            await replica.prepare(self.record.epoch, self._writer)
             # What was lost may have been promised to a newer writer, which this one has not heard of: the record has.
             await self._standing()
         return Target(*await replica.manifest())
@@ -360,7 +355,7 @@ class Publication:
             if f.lost_since is not None and now - f.lost_since >= self._timing.repair_after_s
         ]
         if lost or now >= self._spread_at:
-            self._spread_at = now + self._timing.repair_after_s
+            self._spread_at = now + self._timing.spread_every_s
             longest = min(lost)[1] if lost else ""
             self._repair_task = asyncio.get_running_loop().create_task(self._repair(longest))
 
@@ -384,16 +379,14 @@ class Publication:
         """A replica that should be on another machine. Looked for often: until one is, the other's loss is the loss of
         both."""
         found = {node: await called(self._directory.address(node)) for node in self.record.replicas}
-        machines = {node: machine_of(address) for node, address in found.items() if address}
-        return doubled(self.record.replicas, self.record.writer, machines)
+        return doubled(self.record.replicas, self._writer, machines_of(found))
 
     async def _candidate(self, leaving: str, *, apart: bool) -> str:
         """The best ready node for a replica in place of one; empty if none has room.
 
         `apart`: only on a machine that has none of the others.
         """
-        addresses = await called(self._directory.nodes())
-        machines = {node: machine_of(address) for node, address in addresses.items()}
+        machines = machines_of(await called(self._directory.nodes()))
         others = [node for node in self.record.replicas if node != leaving]
         used = {machines.get(node) for node in others}
         free: dict[str, int] = {}
@@ -456,7 +449,9 @@ class Publication:
     async def _standing(self) -> tuple[VolumeRecord, int]:
         """The record as it stands, and its revision. Raises PeerError, with ABORTED once it is another's."""
         found = await called(self._directory.read(self.record.volume_id))
-        if found is None or found[0].deleted or found[0].epoch != self.record.epoch:
+        is_deleted = found is None or found[0].deleted
+        self._is_record_known |= is_deleted  # whoever deletes it knows of no others than the record's
+        if found is None or is_deleted or found[0].epoch != self.record.epoch:
             raise PeerError(Code.ABORTED, f"volume {self.record.volume_id} was published on another node or deleted")
         return found
 
