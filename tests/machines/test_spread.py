@@ -10,6 +10,7 @@ import pytest
 
 from rayplane.control_plane.cluster import processes
 from rayplane.control_plane.testing.machines.machines import Machine, Machines
+from rayplane.control_plane.testing.machines.rays import RayNodes
 from tests.e2e.harness import Kubectl, until
 from tests.machines.places import NODES, Placed, healthy, needs_machines, node_on
 from tests.machines.pods import apply, asked, asking, write_once, writing
@@ -85,9 +86,9 @@ def test_the_leaders_machine_cut_off_and_healed(cluster: Placed, machines: Machi
 
 @pytest.mark.skipif(not shutil.which("redis-server"), reason="there is no redis-server")
 def test_data_flows_without_rays_head_and_placement_goes_on_with_it(
-    cluster: Placed, machines: Machines, kubectl: Kubectl
+    cluster: Placed, machines: Machines, rays: RayNodes, kubectl: Kubectl
 ) -> None:
-    head = machines.all[0]
+    head, spare = machines.all[0], machines.all[3]
     (gcs,) = head.processes("gcs_server")
     words = [os.fsdecode(word) for word in processes.arguments(gcs) if word]
     variables = dict(v.split("=", 1) for v in Path(f"/proc/{gcs}/environ").read_text().split("\0") if "=" in v)
@@ -102,3 +103,8 @@ def test_data_flows_without_rays_head_and_placement_goes_on_with_it(
     kubectl("wait", "node/node-5", "--for=condition=Ready", "--timeout=180s")
     for made, failed in [flow.end() for flow in flows]:
         assert made and not failed
+    # The head has forgotten who needs rayplane's package, and throws it away with the first who came since.
+    cluster.rayplane("remove", "node", "node-5")
+    rays.join(spare)
+    cluster.rayplane("add", "node")
+    kubectl("wait", f"node/{node_on(cluster, spare)}", "--for=condition=Ready", "--timeout=180s")
