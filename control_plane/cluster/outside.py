@@ -19,7 +19,6 @@ from rayplane.control_plane.cluster.renewal import (
     own_dir,
     tls_dir,
 )
-from rayplane.control_plane.cluster.supervisor.component import Supervisor
 from rayplane.control_plane.cluster.topology import Instance, Role
 from rayplane.control_plane.component_base import logs
 from rayplane.control_plane.component_base.log_settings import TEXT
@@ -73,6 +72,9 @@ async def _component(spec: Spec, env: Env, network: Network, host: Host) -> Comp
     if spec.front_proxy is not None:
         spec.front_proxy.write(front_proxy_dir(tls_dir(spec)))
     if spec.instance.role is Role.SUPERVISOR:
+        # Others start sooner without it, and are smaller.
+        from rayplane.control_plane.cluster.supervisor.component import Supervisor
+
         return Supervisor(
             spec, network, host, disk=env.disk, clock=env.clock, claim=lambda: claim(*spec.plan.claim_address)
         )

@@ -15,14 +15,14 @@ NODE_LEASES = "kube-node-lease"
 VOLUME_RECORDS_NAMESPACE = "kube-system"
 VOLUME_RECORDS_PREFIX = "volume-"
 """The Leases on which node hosts agree about replicated volumes: where they are and how their names begin."""
-_NODE = "system:node:"
+NODE_PREFIX = "system:node:"
 _CACHE = 4096
 
 
 def host_identity(nodes: Sequence[str], *, fallback: str) -> tuple[str, tuple[str, ...]]:
     """User and groups of the host of these nodes; of the node `fallback` where there are none."""
     first, *others = nodes or (fallback,)
-    return f"{_NODE}{first}", (NODES, NODE_HOSTS, *(f"{_NODE}{name}" for name in others))
+    return f"{NODE_PREFIX}{first}", (NODES, NODE_HOSTS, *(f"{NODE_PREFIX}{name}" for name in others))
 
 
 def node_user(node: str) -> str:
@@ -37,16 +37,16 @@ def server_name(node: str) -> str:
 @lru_cache(maxsize=_CACHE)
 def nodes_of(user: str, groups: tuple[str, ...]) -> frozenset[str] | None:
     """The nodes that a caller is; None for who is no node. Empty: a node without a name, which may do nothing."""
-    if not user.startswith(_NODE) or NODES not in groups:
+    if not user.startswith(NODE_PREFIX) or NODES not in groups:
         return None
-    names = (name.removeprefix(_NODE) for name in (user, *groups) if name.startswith(_NODE))
+    names = (name.removeprefix(NODE_PREFIX) for name in (user, *groups) if name.startswith(NODE_PREFIX))
     return frozenset(name for name in names if name)
 
 
 @lru_cache(maxsize=_CACHE)
 def without_nodes(groups: tuple[str, ...]) -> tuple[str, ...]:
     """The groups that name no node."""
-    return tuple(group for group in groups if not group.startswith(_NODE))
+    return tuple(group for group in groups if not group.startswith(NODE_PREFIX))
 
 
 def nodes_text(nodes: frozenset[str]) -> str:

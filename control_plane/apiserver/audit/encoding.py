@@ -30,6 +30,8 @@ def encode(record: Record) -> bytes:
     }
     if record.impersonated is not None:
         event["impersonatedUser"] = _user(record.impersonated)
+    if record.constraint:
+        event["authenticationMetadata"] = {"impersonationConstraint": record.constraint}
     if asked.source_ips:
         event["sourceIPs"] = list(asked.source_ips)
     if asked.user_agent:

@@ -73,6 +73,7 @@ class Record:
     asked: Asked
     user: User | None
     impersonated: User | None
+    constraint: str
     received: datetime
     at: datetime
     code: int
@@ -101,6 +102,8 @@ class Trail:
     now: Callable[[], datetime]
     user: User | None = None
     impersonated: User | None = None
+    constraint: str = ""
+    """The verb that let the caller be somebody else, where it was a constrained one."""
     annotations: dict[str, str] = field(default_factory=dict)
     _decision: Decision | None = None
     _request: tuple[bytes, str] | None = None
@@ -152,6 +155,7 @@ class Trail:
                 asked=self.asked,
                 user=self.user,
                 impersonated=self.impersonated,
+                constraint=self.constraint,
                 received=self.received,
                 at=self.now() if code else self.received,
                 code=code,
@@ -180,12 +184,12 @@ def called_by(user: User) -> None:
         trail.begin(user)
 
 
-def impersonates(user: User) -> None:
-    """The caller may act as this user, and does."""
+def impersonates(user: User, constraint: str) -> None:
+    """The caller may act as this user, and does. `constraint`: by which verb, where that is a constrained one."""
     note(impersonated=user.name, groups=", ".join(user.groups))
     trail = _CURRENT.get()
     if trail is not None:
-        trail.impersonated = user
+        trail.impersonated, trail.constraint = user, constraint
 
 
 def body(data: bytes, media: str) -> None:

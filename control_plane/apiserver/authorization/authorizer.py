@@ -13,7 +13,7 @@ from rayplane.control_plane.api.machinery.field_selectors import ALL_FIELDS, Fie
 from rayplane.control_plane.api.machinery.selectors import EVERYTHING, LabelSelector
 from rayplane.control_plane.api.meta import Object, name
 from rayplane.control_plane.apiserver import audit
-from rayplane.control_plane.apiserver.authentication.impersonation import asked_for
+from rayplane.control_plane.apiserver.authentication.impersonation import Way, asked_for
 from rayplane.control_plane.apiserver.authentication.webhooks import Post
 from rayplane.control_plane.apiserver.authorization.configuration import RBAC, USUAL, Step, WebhookSettings
 from rayplane.control_plane.apiserver.authorization.webhooks import AuthorizationWebhook
@@ -42,6 +42,14 @@ def _asked(_: object, attributes: rbac.Attributes, name: str) -> dict[str, objec
     return {"verb": attributes.verb, "resource": resource, "namespace": attributes.namespace, "name": name}
 
 
+def _forbidden(asked: rbac.Attributes, name: str, reason: str) -> Forbidden:
+    """The refusal of a request; `name`: of the object in the answer."""
+    text = rbac.denied_message(asked, reason)
+    if asked.path:
+        return Forbidden(f"forbidden: {text}", details={})
+    return Forbidden.of(asked.resource, name, text, group=asked.group)
+
+
 class Authorizer:
     """An authorizer that decides requests.
 
@@ -65,6 +73,8 @@ class Authorizer:
         """ClusterRoles as they are stored, by name."""
         self._stale = False
         self._known: dict[tuple[User, str, str, str, str], rbac.Decision] = {}
+        self._usual_ways: dict[str, str] = {}
+        """By user, how it has become somebody else."""
         self._graph = NodeGraph()
         self.take(order, post)
         self._rules = Follower(kinds, hub, _RESOURCES, clear=self._clear, put=self._put, remove=self._remove)
@@ -216,18 +226,40 @@ class Authorizer:
                 written["namespace"] = written["namespace"] or name
             await self._require(user.asks(verb, name=name, **written), name)
 
-    async def acting(self, user: User, headers: Iterable[tuple[str, str]]) -> User:
-        """Whom the user acts as: somebody else where the headers say so and it may. BadRequest, Forbidden."""
+    async def acting(
+        self, user: User, headers: Iterable[tuple[str, str]], request: rbac.Attributes | None = None
+    ) -> User:
+        """Whom the user acts as: somebody else where the headers say so and it may. BadRequest, Forbidden.
+
+        `request`: what is asked, where that counts for who may act as whom.
+        """
         asked = asked_for(headers)
         if asked is None:
             return user
-        for right in asked.rights(user):
-            decision = await self.decide(right)
-            if not decision.allowed:
-                text = rbac.denied_message(right, decision.reason)
-                raise Forbidden.of(right.resource, right.name, text, group=right.group)
-        audit.impersonates(asked.user)
-        return asked.user
+        refused: list[Forbidden] = []
+        # Who became somebody else in one way does so again.
+        usual = self._usual_ways.get(user.name)
+        for way in sorted(asked.ways(user, request), key=lambda one: one.verb != usual):
+            refusal = await self._way_refused(way)
+            if refusal is None:
+                if len(self._usual_ways) >= _KNOWN_MAX:
+                    self._usual_ways.clear()
+                self._usual_ways[user.name] = way.verb
+                audit.impersonates(way.user, way.constraint)
+                return way.user
+            refused.append(refusal)
+        raise refused[0]
+
+    async def _way_refused(self, way: Way) -> Forbidden | None:
+        for right in way.rights:
+            reason = right.why_not
+            if not reason:
+                decision = await self.decide(right.asked)
+                if decision.allowed:
+                    continue
+                reason = decision.reason
+            return _forbidden(right.asked, right.asked.name, reason)
+        return None
 
     @spanned("authorization", about=_asked)
     async def _require(self, attributes: rbac.Attributes, name: str) -> rbac.Decision:
@@ -235,8 +267,7 @@ class Authorizer:
         decision = await self.decide(attributes)
         if not decision.allowed:
             audit.denied(decision.reason)
-            text = rbac.denied_message(attributes, decision.reason)
-            raise Forbidden.of(attributes.resource, name, text, group=attributes.group)
+            raise _forbidden(attributes, name, decision.reason)
         audit.allowed(decision.reason)
         return decision
 
@@ -251,8 +282,7 @@ class Authorizer:
         decision = await self.decide(attributes)
         if not decision.allowed:
             audit.denied(decision.reason)
-            text = f"forbidden: {rbac.denied_message(attributes)}"
-            raise Forbidden(text, details={})
+            raise _forbidden(attributes, "", "")
         audit.allowed(decision.reason)
 
     @property

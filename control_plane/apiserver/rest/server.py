@@ -179,11 +179,12 @@ class RestServer:
             if request.method not in _METHODS:
                 raise MethodNotAllowed(details={})
             _check_text(request)
-            user = known.user = await self._user(request)
             found = paths.parse(request.path)
+            watch = found is not None and (found.watch or bool(flag(request.query, "watch")))
+            verb = found.verb(request.method, watch=watch) if found is not None else ""
+            user = known.user = await self._user(request, found, verb)
             if found is not None:
-                watch = found.watch or bool(flag(request.query, "watch"))
-                known.verb, known.subresource = found.verb(request.method, watch=watch), found.subresource
+                known.verb, known.subresource = verb, found.subresource
                 known.info = self._registry.kinds.registry.lookup(found.group, found.version, found.plural)
             known.flow = self._flow(request, user, found, known.verb)
             return await self._routed(request, user, known.flow, found, served=known.info is not None)
@@ -237,15 +238,7 @@ class RestServer:
 
     async def _check(self, request: web.BaseRequest, user: User, found: paths.ResourcePath, verb: str) -> None:
         """Forbidden unless the user may ask for this path, be it served or not."""
-        await self._registry.authorizer.check_written(
-            user,
-            verb or _VERBS.get(request.method, ""),
-            group=found.group,
-            resource=found.plural,
-            subresource=found.subresource,
-            namespace=found.namespace,
-            name=found.name,
-        )
+        await self._registry.authorizer.check_written(user, verb or _VERBS.get(request.method, ""), **_written(found))
 
     async def _answer(
         self, request: web.BaseRequest, user: User, found: paths.ResourcePath, verb: str
@@ -293,7 +286,7 @@ class RestServer:
 
     # --- who ----------------------------------------------------------------------------------
 
-    async def _user(self, request: web.BaseRequest) -> User:
+    async def _user(self, request: web.BaseRequest, found: paths.ResourcePath | None, verb: str) -> User:
         headers = request.headers
         authorization = headers.get("Authorization", "")
         identity = http1.identity_of(request)
@@ -303,7 +296,22 @@ class RestServer:
             identity = Identity(name, groups)
         user = await self._registry.authenticator.of_request(identity, authorization, request.path)
         audit.called_by(user)
-        return await self._registry.authorizer.acting(user, headers.items())
+        if found is None:
+            asked = user.asks(request.method.lower(), path=request.path)
+        else:
+            asked = user.asks(verb or _VERBS.get(request.method, ""), version=found.version, **_written(found))
+        return await self._registry.authorizer.acting(user, headers.items(), asked)
+
+
+def _written(found: paths.ResourcePath) -> dict[str, str]:
+    """What a path names, as fields of Attributes."""
+    return {
+        "group": found.group,
+        "resource": found.plural,
+        "subresource": found.subresource,
+        "namespace": found.scope,
+        "name": found.name,
+    }
 
 
 def _check_text(request: web.BaseRequest) -> None:
