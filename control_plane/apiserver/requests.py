@@ -116,6 +116,8 @@ class DeleteOptions:
     uid: str = ""
     resource_version: str = ""
     dry_run: bool = False
+    ignore_read_errors: bool = False
+    """Whether it is for what cannot be read alone (`ignoreStoreReadErrorWithClusterBreakingPotential`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from rayplane.control_plane.api.machinery.remembering import LONGEST
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.registry.bodies import program
-from rayplane.control_plane.apiserver.registry.registry import parse_delete_options
+from rayplane.control_plane.apiserver.registry.delete_options import parse_delete_options
 from rayplane.control_plane.apiserver.requests import DeleteOptions, ListOptions, WriteOptions
 from rayplane.control_plane.rpc import Context
 from rayplane.proto.rayplane.v1 import objects_pb2 as pb

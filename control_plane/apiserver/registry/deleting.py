@@ -1,6 +1,7 @@
 """Deletes, for every kind in the same way: preconditions, admission, then gone at once or marked as being deleted.
 
-What cannot be read as an object can be deleted too. Authorisation comes before all of it and is the caller's.
+What is no object can be deleted too, and what cannot be decrypted where that is asked for (`IGNORE_READ_ERRORS`).
+Authorisation comes before all of it and is the caller's.
 """
 
 from functools import partial
@@ -8,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from rayplane.control_plane.api.errors import NotFound
+from rayplane.control_plane.api.errors import Invalid, NotFound
 from rayplane.control_plane.api.kinds import deletion
 from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition import CRDS
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
@@ -18,8 +19,9 @@ from rayplane.control_plane.apiserver.admission.request import DELETE
 from rayplane.control_plane.apiserver.apiextensions import definitions as custom
 from rayplane.control_plane.apiserver.apiextensions.forms import Forms
 from rayplane.control_plane.apiserver.kinds import Kinds
+from rayplane.control_plane.apiserver.registry.delete_options import NOT_CORRUPT
 from rayplane.control_plane.apiserver.requests import Answer, DeleteOptions, Target, User
-from rayplane.control_plane.apiserver.storage.entries import Broken, Entry
+from rayplane.control_plane.apiserver.storage.entries import Broken, Entry, Unreadable
 from rayplane.control_plane.apiserver.storage.store import DryRun, Storage, Write
 from rayplane.control_plane.apiserver.watch_cache.hub import WatchHub
 from rayplane.storage.env import Env
@@ -62,9 +64,9 @@ class Deleter:
         async def change(entry: Entry | None) -> Write:
             nonlocal removed
             assert entry is not None
-            if isinstance(entry, Broken):
+            if isinstance(entry, Broken) or options.ignore_read_errors:
                 removed = True
-                return self._without_broken(entry, stored, options)
+                return self._without_reading(entry, stored, options)
             o = entry.fresh_object()
             deletion.check_preconditions(o, info.name, uid=options.uid, version=options.resource_version)
             request = await self._admitted(user, target, o, entry.object, dry_run=options.dry_run)
@@ -109,9 +111,12 @@ class Deleter:
         return request
 
     @staticmethod
-    def _without_broken(entry: Broken, info: ResourceInfo, options: DeleteOptions) -> Write:
-        """Remove what is no object. Raises its error when the caller wants to be sure which one it removes."""
+    def _without_reading(entry: Entry, info: ResourceInfo, options: DeleteOptions) -> Write:
+        """Remove what cannot be read. Raises Invalid, or its error where it is said which one is meant."""
+        if entry.readable:
+            raise Invalid.of(info.plural, entry.name, [NOT_CORRUPT], group=info.group)
         if options.uid or options.resource_version not in ("", str(entry.revision)):
+            assert isinstance(entry, Unreadable)
             raise entry.error
         meta = {"name": entry.name, "namespace": entry.namespace}
         o = {"kind": info.kind, "apiVersion": info.stored_api_version, "metadata": meta}

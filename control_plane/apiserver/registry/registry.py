@@ -12,10 +12,11 @@ from rayplane.control_plane.api.aggregation.backends import Finding
 from rayplane.control_plane.api.errors import (
     ApiError,
     BadRequest,
+    Forbidden,
     MethodNotAllowed,
     NotFound,
     invalid,
-    not_supported,
+    quote,
 )
 from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition import CRDS
 from rayplane.control_plane.api.machinery.field_selectors import ALL_FIELDS
@@ -46,8 +47,9 @@ from rayplane.control_plane.apiserver.kinds import Kinds
 from rayplane.control_plane.apiserver.outgoing.access import Access
 from rayplane.control_plane.apiserver.outgoing.webhooks import WebhookClient
 from rayplane.control_plane.apiserver.registry import metrics_kinds
-from rayplane.control_plane.apiserver.registry.bodies import check_dry_run, check_write_options, refuse_options
+from rayplane.control_plane.apiserver.registry.bodies import check_write_options, refuse_options
 from rayplane.control_plane.apiserver.registry.component_statuses import ComponentStatuses
+from rayplane.control_plane.apiserver.registry.delete_options import IGNORE_READ_ERRORS, UNSAFE_DELETE
 from rayplane.control_plane.apiserver.registry.metrics import Metrics
 from rayplane.control_plane.apiserver.registry.own_writes import OwnWrites
 from rayplane.control_plane.apiserver.registry.reading import Listing, Reader, WatchItem
@@ -80,7 +82,6 @@ from rayplane.control_plane.rpc import Network
 from rayplane.storage.env import Env
 
 _DELETES_AT_ONCE = 16
-_POLICIES = ("Foreground", "Background", "Orphan")
 # Subresources that are another view of the object and are read and written like it.
 _PLAIN = frozenset({"", "status"})
 
@@ -394,7 +395,17 @@ class ObjectRegistry:
         await self.allow(user, "delete", target)
         if target.subresource:
             raise MethodNotAllowed(details={})
+        if options.ignore_read_errors:
+            await self._allow_unsafe(user, target)
         return await self.writer.delete(user, _plain(target), options)
+
+    async def _allow_unsafe(self, user: User, target: Target) -> None:
+        """Who deletes what cannot be read needs one right more. Forbidden."""
+        try:
+            await self.authorizer.check(user, UNSAFE_DELETE, target)
+        except Forbidden as e:
+            text = f"not permitted to do {quote(UNSAFE_DELETE)}, reason: {e.message}"
+            raise Forbidden.of(target.info.plural, target.name, text, group=target.info.group) from e
 
     @_in_turn
     async def delete_collection(
@@ -402,6 +413,9 @@ class ObjectRegistry:
     ) -> Listing:
         """Delete everything that is selected; the answer lists what it was."""
         await self.allow(user, "deletecollection", target, options)
+        if delete.ignore_read_errors:
+            text = "is not allowed with DELETECOLLECTION, try again after removing the option"
+            refuse_options("DeleteOptions", [invalid(IGNORE_READ_ERRORS, True, text)])
         plain = _plain(target)
         listing = await self.reader.select(plain, options)
         slots = asyncio.Semaphore(_DELETES_AT_ONCE)
@@ -476,24 +490,3 @@ def _plain(target: Target) -> Target:
 
 def error_json(error: ApiError) -> bytes:
     return orjson.dumps(error.status)
-
-
-def parse_delete_options(o: Object) -> DeleteOptions:
-    """meta/v1 DeleteOptions as they come in a body. Invalid."""
-    preconditions = o.get("preconditions") or {}
-    policy, orphan = o.get("propagationPolicy"), o.get("orphanDependents")
-    errors = []
-    if policy is not None and orphan is not None:
-        text = "orphanDependents and deletionPropagation cannot be both set"
-        errors.append(invalid("propagationPolicy", policy, text))
-    if policy is not None and policy not in _POLICIES:
-        errors.append(not_supported("propagationPolicy", policy, (*_POLICIES, "nil")))
-    refuse_options("DeleteOptions", errors)
-    return DeleteOptions(
-        grace_period_s=o.get("gracePeriodSeconds"),
-        propagation_policy=policy or "",
-        orphan_dependents=orphan,
-        uid=preconditions.get("uid") or "",
-        resource_version=preconditions.get("resourceVersion") or "",
-        dry_run=check_dry_run(o.get("dryRun") or [], "DeleteOptions"),
-    )

@@ -22,13 +22,10 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver import audit
 from rayplane.control_plane.apiserver.config import ApiServerConfig
 from rayplane.control_plane.apiserver.registry.bodies import check_dry_run, program
+from rayplane.control_plane.apiserver.registry.delete_options import IGNORE_READ_ERRORS, parse_delete_options
 from rayplane.control_plane.apiserver.registry.pod_streams import PodStreams
 from rayplane.control_plane.apiserver.registry.reading import WatchItem
-from rayplane.control_plane.apiserver.registry.registry import (
-    ObjectRegistry,
-    error_json,
-    parse_delete_options,
-)
+from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry, error_json
 from rayplane.control_plane.apiserver.requests import (
     Answer,
     DeleteOptions,
@@ -277,6 +274,8 @@ class ResourceHandler:
             o["orphanDependents"] = flag(query, "orphanDependents")
         if "dryRun" in query:
             o["dryRun"] = query.getall("dryRun")
+        if IGNORE_READ_ERRORS in query:
+            o[IGNORE_READ_ERRORS] = bool(flag(query, IGNORE_READ_ERRORS))
         return parse_delete_options(o)
 
     # --- common -------------------------------------------------------------------------------
