@@ -155,9 +155,9 @@ FAST = Timings(
     scaling=NodeScaling(look_s=1.0, unneeded_s=30.0, provision_s=120.0),
 )
 KUBERNETES = Timings(
-    # Heartbeats are most of what an idle cluster does; who waits 40 s for a node can wait 2 s for a leader.
-    tick_s=0.25,
-    election_ticks=8,
+    # Heartbeats are most of what an idle cluster does; who waits 40 s for a node can wait 2.5 s for a leader.
+    tick_s=0.5,
+    election_ticks=5,
     endpoint_lease_s=15,
     election=ElectionTiming(),
     nodes=NodeLeases(

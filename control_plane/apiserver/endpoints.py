@@ -139,7 +139,7 @@ class EndpointKeeper:
         try:
             if members or not self._etcd.endpoints.preferred:
                 await self._follow_members()
-            await self._etcd.prefer_leader()
+            await self._etcd.prefer_leader(again=announce)
             self._registry.hub.follow_leader()
             if announce:
                 await self._announce()

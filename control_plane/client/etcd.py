@@ -41,6 +41,8 @@ class EtcdClient:
         self._stubs: dict[tuple[str, str], Stub] = {}
         self.durations = Histograms(BOUNDS_S)
         """Seconds that calls took, by the method's name."""
+        self._term = 0  # the newest that was heard of
+        self._preferred_in = 0  # the term whose leader is preferred
         self._convoys = convoys.Convoys(self.endpoints, self._txn, self._convoy_stub)
 
     async def range(
@@ -169,8 +171,13 @@ class EtcdClient:
         response: pb.HashKVResponse = await stub.HashKV(pb.HashKVRequest(revision=revision), timeout=timeout)
         return response
 
-    async def prefer_leader(self) -> None:
-        """Ask the leading member first from now on: all others would have to ask it for what they answer."""
+    async def prefer_leader(self, *, again: bool = True) -> None:
+        """Ask the leading member first from now on: all others would have to ask it for what they answer.
+
+        `again` False: look only when the one before failed, or an answer was of another term.
+        """
+        if not again and self.endpoints.preferred and self._term == self._preferred_in:
+            return
         known = self.endpoints.pick(sticky=True)
         for address in (known, *(a for a in self.endpoints.addresses if a != known)):
             try:
@@ -179,6 +186,7 @@ class EtcdClient:
                 continue
             if status.leader and status.leader == status.header.member_id:
                 self.endpoints.prefer(address)
+                self._preferred_in = self._term = status.header.raft_term
                 return
         self.endpoints.prefer("")
 
@@ -223,7 +231,9 @@ class EtcdClient:
         async def once(address: str, left: float) -> Any:
             return await getattr(self._stub(service, address), method)(request, timeout=left)
 
-        return await call_any(self.endpoints, once, timeout=timeout, idempotent=idempotent, sticky=True)
+        response = await call_any(self.endpoints, once, timeout=timeout, idempotent=idempotent, sticky=True)
+        self._term = response.header.raft_term
+        return response
 
     @contextmanager
     def _measured(self, method: str) -> Iterator[None]:

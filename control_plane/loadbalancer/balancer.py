@@ -9,6 +9,7 @@ reader slows its writer, and one that reads nothing is cut off: its server has e
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import socket
 import ssl
@@ -72,6 +73,8 @@ class LoadBalancerConfig:
     """PEM of the authority of the servers' certificates; empty: their ports are plain HTTP."""
 
     check_interval_s: float = 0.5
+    check_ready_every: int = 4
+    """Of these intervals: a server that was ready and keeps the probe's connection open is asked no more often."""
     check_timeout_s: float = 1.0
     silent_to_doubt: int = 2
     """Checks in a row that must get no answer before a server is passed over while there are others."""
@@ -192,9 +195,9 @@ class LoadBalancer:
     # --- checks -------------------------------------------------------------------------------
 
     async def _check_for_ever(self) -> None:
-        while True:
+        for number in itertools.count(1):
             await asyncio.sleep(self._config.check_interval_s)
-            await self._check_all()
+            await self._check_all(ready=number % self._config.check_ready_every == 0)
             self._feed(Ticked())
 
     async def _refresh_for_ever(self, find: FindBackends) -> None:
@@ -213,11 +216,17 @@ class LoadBalancer:
                 continue
             self.set_backends(addresses)
 
-    async def _check_all(self) -> None:
-        listed = [b.address for b in self.backends() if b.left_at is None]
+    async def _check_all(self, *, ready: bool = True) -> None:
+        """`ready` False: not those that seem to be as they were."""
+        listed = {b.address: b for b in self.backends() if b.left_at is None}
         for address in [a for a in self._probes if a not in listed]:
             self._probes.pop(address).close()
-        await asyncio.gather(*(self._check(address) for address in listed))
+        asked = [a for a, backend in listed.items() if ready or not self._seems_ready(backend)]
+        await asyncio.gather(*(self._check(address) for address in asked))
+
+    def _seems_ready(self, backend: Backend) -> bool:
+        probe = self._probes.get(backend.address)
+        return backend.ready and not backend.silent and probe is not None and probe.connected
 
     async def _check(self, address: str) -> None:
         probe = self._probes.setdefault(address, Probe(self._sockets, address, self._tls))

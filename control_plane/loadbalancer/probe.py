@@ -32,6 +32,14 @@ class Probe:
         self._kept: _Ends | None = None
         self._until = 0.0
 
+    @property
+    def connected(self) -> bool:
+        """Whether the kept connection is open, as far as is known: it ends with the server's process."""
+        if self._kept is None:
+            return False
+        reader, writer = self._kept
+        return not (reader.at_eof() or writer.is_closing())
+
     async def is_ready(self) -> bool:
         """Whether the server says so. OSError, EOFError or LimitOverrunError when a new connection gets no answer."""
         now = asyncio.get_running_loop().time()

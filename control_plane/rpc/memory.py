@@ -9,9 +9,8 @@ import asyncio
 import contextlib
 import contextvars
 import itertools
-from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import grpc
 from google.protobuf.message import Message
@@ -19,32 +18,10 @@ from google.protobuf.message import Message
 from rayplane.control_plane.rpc.callers import Identity
 from rayplane.control_plane.rpc.errors import RpcError, error_of
 from rayplane.control_plane.rpc.network import Channel, Server, Traffic, WebHandler
+from rayplane.control_plane.rpc.passages import DirectLink, Link, Pipe, Tap, departure, limit, passage, unavailable
 from rayplane.control_plane.rpc.service import Context, Encoded, Method, Service
 from rayplane.control_plane.rpc.tls import expiry
 from rayplane.control_plane.tasks import cancel_and_wait
-
-STREAM_BUFFER_MESSAGES = 64
-# How often a sender looks whether a broken link has healed; TCP would retransmit.
-RETRANSMIT_S = 0.2
-# A host that cannot be reached for so long counts as gone: the real transport's keep-alive.
-GIVE_UP_S = 6.0
-
-
-class Link(Protocol):
-    """The weather between two hosts."""
-
-    def delay(self, source: str, target: str) -> float | None:
-        """Seconds until a message sent now arrives; None while none can pass."""
-
-
-class DirectLink:
-    """No delay, no loss: two components of one process."""
-
-    def delay(self, source: str, target: str) -> float | None:
-        return 0.0
-
-
-Tap = Callable[[str, str, bytes], None]
 
 
 class Fabric:
@@ -173,7 +150,7 @@ class MemoryChannel:
     """A connection of one host to an address of the fabric."""
 
     def __init__(self, network: MemoryNetwork, address: str) -> None:
-        self._network = network
+        self.network = network
         self._fabric = network.fabric
         self._host = network.host
         self._address = address
@@ -189,25 +166,24 @@ class MemoryChannel:
             raise RpcError(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded") from None
 
     async def _unary(self, method: Method, data: bytes, metadata: Mapping[str, str] | None) -> Message:
-        server = await self._reach(data)
-        function = self._function(server, method)
-        request = method.request_type.FromString(data)
-        reply: asyncio.Future[bytes | RpcError] = asyncio.get_running_loop().create_future()
-        call = _Call(self._network, server, lambda: _resolve(reply, _unavailable("the connection was lost")))
-        task = call.task = server.spawn(_run(function, request, self._call_context(method, metadata)))
-        task.add_done_callback(lambda t: _resolve(reply, _outcome(t)))
-        self._fabric.calls[call] = None
+        question = _Question(self, method, data, self._call_context(method, metadata))
+        timer: asyncio.TimerHandle | None = None
+        delay = await self._depart(data)
+        if delay > 0:
+            timer = asyncio.get_running_loop().call_later(delay, question.arrive)
+        else:
+            question.arrive()
         try:
-            result = await reply
-        except asyncio.CancelledError:
-            task.cancel()
-            raise
+            result = await question.reply
         finally:
-            del self._fabric.calls[call]
+            if timer is not None:
+                timer.cancel()
+            question.end()
         if isinstance(result, RpcError):
             # Made anew: the handler's own would drag its traceback along.
             raise RpcError(result.code, result.message, result.details, google_status=result.google_status)
-        await self._travel(server.host, self._host, result)
+        if question.held_by:
+            await asyncio.sleep(await passage(self._fabric, question.held_by, self._host, result))
         return method.response_type.FromString(result)
 
     async def stream(
@@ -220,11 +196,11 @@ class MemoryChannel:
         loop = asyncio.get_running_loop()
         deadline = None if timeout is None else loop.time() + timeout
         first = request.SerializeToString(deterministic=True) if isinstance(request, Message) else b""
-        async with _limit(deadline):
+        async with limit(deadline):
             server = await self._reach(first)
-        function = self._function(server, method)
-        there = _Pipe(self._fabric, self._host, server.host)
-        back = _Pipe(self._fabric, server.host, self._host)
+        function = self.function(server, method)
+        there = Pipe(self._fabric, self._host, server.host)
+        back = Pipe(self._fabric, server.host, self._host)
         pump: asyncio.Task[Any] | None = None
         if isinstance(request, Message):
             argument: Any = method.request_type.FromString(first)
@@ -236,7 +212,7 @@ class MemoryChannel:
             there.break_off()
             back.break_off()
 
-        call = _Call(self._network, server, lost)
+        call = _Call(self.network, server, lost)
         context = self._call_context(method, metadata)
         task = call.task = server.spawn(_serve_stream(function, argument, context, back, method.server_streaming))
         task.add_done_callback(lambda t: back.break_off() if t.cancelled() else None)
@@ -253,13 +229,26 @@ class MemoryChannel:
 
     async def _reach(self, data: bytes) -> MemoryServer:
         """The server, once `data` has travelled to it."""
+        delay = await self._depart(data)
+        if delay > 0:
+            await asyncio.sleep(delay)
+        return self.server()
+
+    async def _depart(self, data: bytes) -> float:
+        """The delay of a message to the server, once the link lets it pass."""
         server = self._fabric.servers.get(self._address)
         host = server.host if server else self._address.rpartition(":")[0]
+        delay = departure(self._fabric, self._host, host, data)
+        if delay is not None:
+            return delay
         try:
-            await self._travel(self._host, host, data)
+            return await passage(self._fabric, self._host, host, data)
         except RpcError:
             text = f"failed to connect to {self._address}: connection timed out"
             raise RpcError(grpc.StatusCode.UNAVAILABLE, text, unsent=True) from None
+
+    def server(self) -> MemoryServer:
+        """Who listens there now. RpcError."""
         server = self._fabric.servers.get(self._address)
         if server is None:
             text = f"failed to connect to {self._address}: connection refused"
@@ -270,35 +259,80 @@ class MemoryChannel:
             raise RpcError(grpc.StatusCode.UNAVAILABLE, text, unsent=True)
         return server
 
-    async def _travel(self, source: str, target: str, data: bytes) -> None:
-        delay = await _passage(self._fabric, source, target, data)
-        if delay > 0:
-            await asyncio.sleep(delay)
-
-    def _function(self, server: MemoryServer, method: Method) -> Any:
+    def function(self, server: MemoryServer, method: Method) -> Any:
+        """What serves the method there. RpcError."""
         handler = server.handlers.get(method.path)
         if handler is None:
             raise RpcError(grpc.StatusCode.UNIMPLEMENTED, f"unknown method {method.path}")
-        refusal = server.callers[method.path].refusal(self._network.identity, method.path)
+        refusal = server.callers[method.path].refusal(self.network.identity, method.path)
         if refusal is not None:
             raise refusal
         return handler[1]
 
     def _call_context(self, method: Method, metadata: Mapping[str, str] | None) -> Context:
-        return Context(dict(metadata or {}), self._network.identity, self._host, method.path)
+        return Context(dict(metadata or {}), self.network.identity, self._host, method.path)
 
 
-async def _passage(fabric: Fabric, source: str, target: str, data: bytes) -> float:
-    """The delay of a message that is sent as soon as the link lets it pass. Raises UNAVAILABLE when it never does."""
-    waited = 0.0
-    while (delay := fabric.link.delay(source, target)) is None:
-        if waited >= GIVE_UP_S:
-            raise _unavailable("the connection was lost: keep-alive timed out")
-        await asyncio.sleep(RETRANSMIT_S)
-        waited += RETRANSMIT_S
-    if fabric.tap is not None:
-        fabric.tap(source, target, data)
-    return delay
+class _Question:
+    """One unary call. It arrives, is answered and the answer arrives without its caller, which waits for `reply` only:
+    most of what a cluster does is such calls."""
+
+    __slots__ = ("_call", "_channel", "_context", "_data", "_fabric", "_method", "held_by", "reply")
+
+    def __init__(self, channel: MemoryChannel, method: Method, data: bytes, context: Context) -> None:
+        self.reply: asyncio.Future[bytes | RpcError] = asyncio.get_running_loop().create_future()
+        self.held_by = ""
+        """The host that could not send its answer at once: it is still there."""
+        self._channel = channel
+        self._fabric = channel.network.fabric
+        self._method = method
+        self._data = data
+        self._context = context
+        self._call: _Call | None = None
+
+    def arrive(self) -> None:
+        """Begin to serve it."""
+        try:
+            server = self._channel.server()
+            function = self._channel.function(server, self._method)
+        except RpcError as e:
+            _resolve(self.reply, e)
+            return
+        request = self._method.request_type.FromString(self._data)
+        call = self._call = _Call(self._channel.network, server, self._lost)
+        call.task = server.spawn(_run(function, request, self._context))
+        call.task.add_done_callback(self._answered)
+        self._fabric.calls[call] = None
+
+    def _lost(self) -> None:
+        _resolve(self.reply, unavailable("the connection was lost"))
+
+    def _answered(self, task: "asyncio.Task[bytes | RpcError]") -> None:
+        call, result = self._call, _outcome(task)
+        if call is None or self.reply.done():
+            return  # nobody waits any more
+        self._forget()
+        if isinstance(result, RpcError):
+            self.reply.set_result(result)
+            return
+        source, target = call.server.host, call.client.host
+        delay = departure(self._fabric, source, target, result)
+        if delay is None:
+            self.held_by = source
+        if not delay:
+            self.reply.set_result(result)
+            return
+        asyncio.get_running_loop().call_later(delay, _resolve, self.reply, result)
+
+    def _forget(self) -> None:
+        if self._call is not None:
+            self._fabric.calls.pop(self._call, None)
+
+    def end(self) -> None:
+        """Nobody waits for an answer any more."""
+        self._forget()
+        if self._call is not None and self._call.task is not None:
+            self._call.task.cancel()
 
 
 def _resolve(reply: "asyncio.Future[bytes | RpcError]", result: bytes | RpcError) -> None:
@@ -308,7 +342,7 @@ def _resolve(reply: "asyncio.Future[bytes | RpcError]", result: bytes | RpcError
 
 def _outcome(task: "asyncio.Task[bytes | RpcError]") -> bytes | RpcError:
     if task.cancelled():
-        return _unavailable("the server went away")
+        return unavailable("the server went away")
     error = task.exception()
     return error_of(error) if isinstance(error, Exception) else task.result()
 
@@ -325,96 +359,7 @@ def _encoded(response: Message | Encoded) -> bytes:
     return response.data if isinstance(response, Encoded) else response.SerializeToString(deterministic=True)
 
 
-class _Pipe:
-    """One direction of a stream: ordered, bounded, delayed by the link, broken with either end. One sender."""
-
-    def __init__(self, fabric: Fabric, source: str, target: str) -> None:
-        self._fabric = fabric
-        self._source = source
-        self._target = target
-        self._flying: deque[bytes | RpcError | None] = deque()
-        self._arrived: deque[bytes | RpcError | None] = deque()
-        self._last_arrival = 0.0
-        self._broken = False
-        self._reader: asyncio.Future[None] | None = None
-        self._sender: asyncio.Future[None] | None = None
-
-    async def send(self, item: bytes | RpcError | None) -> None:
-        """None ends the stream well, an RpcError ends it badly. Raises UNAVAILABLE when the connection is lost."""
-        try:
-            delay = await _passage(self._fabric, self._source, self._target, item if isinstance(item, bytes) else b"")
-        except RpcError:
-            self.break_off()
-            raise
-        loop = asyncio.get_running_loop()
-        while len(self._flying) + len(self._arrived) >= STREAM_BUFFER_MESSAGES and not self._broken:
-            self._sender = loop.create_future()
-            await self._sender
-        if self._broken:
-            raise _unavailable("the connection was lost")
-        if delay <= 0 and not self._flying:
-            self._arrived.append(item)
-            _wake(self._reader)
-            return
-        # What was sent later may not arrive earlier.
-        self._last_arrival = max(self._last_arrival, loop.time() + delay)
-        self._flying.append(item)
-        loop.call_at(self._last_arrival, self._land)
-
-    def _land(self) -> None:
-        self._arrived.append(self._flying.popleft())
-        _wake(self._reader)
-
-    def break_off(self) -> None:
-        """The connection is lost: the reader gets what has arrived, then UNAVAILABLE."""
-        self._broken = True
-        _wake(self._reader)
-        _wake(self._sender)
-
-    async def receive(self, kind: type[Message], deadline: float | None = None) -> AsyncIterator[Message]:
-        while True:
-            if not self._arrived:
-                # The limit holds while this waits, never while the reader works.
-                async with _limit(deadline):
-                    await self._wait()
-            item = self._arrived.popleft()
-            _wake(self._sender)
-            if item is None:
-                return
-            if isinstance(item, RpcError):
-                raise RpcError(item.code, item.message, item.details, google_status=item.google_status)
-            yield kind.FromString(item)
-
-    async def _wait(self) -> None:
-        while not self._arrived:
-            if self._broken:
-                raise _unavailable("the connection was lost")
-            self._reader = asyncio.get_running_loop().create_future()
-            await self._reader
-
-
-def _wake(waiter: "asyncio.Future[None] | None") -> None:
-    if waiter is not None and not waiter.done():
-        waiter.set_result(None)
-
-
-@contextlib.asynccontextmanager
-async def _limited(deadline: float) -> AsyncIterator[None]:
-    try:
-        async with asyncio.timeout_at(deadline) as limit:
-            yield
-    except TimeoutError:
-        if not limit.expired():
-            raise
-        raise RpcError(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded") from None
-
-
-def _limit(deadline: float | None) -> contextlib.AbstractAsyncContextManager[None]:
-    """DEADLINE_EXCEEDED at this time of the loop; None is never."""
-    return contextlib.nullcontext() if deadline is None else _limited(deadline)
-
-
-async def _pump(requests: AsyncIterable[Message], pipe: _Pipe) -> None:
+async def _pump(requests: AsyncIterable[Message], pipe: Pipe) -> None:
     end: RpcError | None = None
     try:
         async for request in requests:
@@ -424,7 +369,7 @@ async def _pump(requests: AsyncIterable[Message], pipe: _Pipe) -> None:
     await _end(pipe, end)
 
 
-async def _serve_stream(function: Any, argument: Any, context: Context, pipe: _Pipe, server_streaming: bool) -> None:
+async def _serve_stream(function: Any, argument: Any, context: Context, pipe: Pipe, server_streaming: bool) -> None:
     end: RpcError | None = None
     try:
         answer = function(argument, context)
@@ -439,11 +384,7 @@ async def _serve_stream(function: Any, argument: Any, context: Context, pipe: _P
     await _end(pipe, end)
 
 
-async def _end(pipe: _Pipe, how: RpcError | None) -> None:
+async def _end(pipe: Pipe, how: RpcError | None) -> None:
     # On a lost connection the other side knows already.
     with contextlib.suppress(RpcError):
         await pipe.send(how)
-
-
-def _unavailable(message: str) -> RpcError:
-    return RpcError(grpc.StatusCode.UNAVAILABLE, message)

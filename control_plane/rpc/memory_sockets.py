@@ -16,7 +16,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
-from rayplane.control_plane.rpc.memory import GIVE_UP_S, RETRANSMIT_S, DirectLink, Link, Tap
+from rayplane.control_plane.rpc.passages import GIVE_UP_S, RETRANSMIT_S, DirectLink, Link, Tap
 from rayplane.control_plane.rpc.sockets import Listening, MakeProtocol
 
 #: Written bytes that the peer has not taken before the writer is held back, unless it sets limits of its own.

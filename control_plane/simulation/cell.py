@@ -159,6 +159,11 @@ class Cell:
         return self._now is not None
 
     @property
+    def turns(self) -> tuple[int, int]:
+        """While it stays the same, nothing in it has changed: its starts, and the callbacks of this one."""
+        return self.starts, self._now.life.turns if self._now is not None else -1
+
+    @property
     def paused(self) -> bool:
         return self._now is not None and self._now.life.paused
 

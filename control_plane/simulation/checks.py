@@ -62,6 +62,8 @@ class InsideChecks:
         self._failed: dict[str, None] = {}
         self._watched: dict[str, object] = {}
         self._watchers: list[asyncio.Task[None]] = []
+        self._turns: list[tuple[int, int]] = []
+        """Those of the node hosts at the last look."""
         self._ran: tuple[tuple[str, str], ...] = ()
         """What was seen last to run, and where."""
 
@@ -104,6 +106,10 @@ class InsideChecks:
         self._violations.judge.observed(_now_s(), Leads(name, member.term))  # type: ignore[attr-defined]
 
     def _pods(self) -> None:
+        turns = [self._cluster.cells[name].turns for name, _ in self._cluster.node_hosts()]
+        if turns == self._turns:
+            return
+        self._turns = turns
         running = tuple([pod for _, host in self._cluster.node_hosts() for pod in _running_pods(host)])
         if running != self._ran:
             self._ran = running

@@ -35,8 +35,8 @@ ROUNDS_WITHOUT_TIME_MAX = 200_000
 # Of asyncio's own, not of its documented interface: the same in CPython 3.11 to 3.14.
 LOOP_PARTS = ("_ready", "_stopping", "_timer_cancelled_count")
 LOOP_STEPS = ("_run_once", "_write_to_self", "_process_events")
-HANDLE_PARTS = ("_cancelled", "_context", "_run")
-TIMER_PARTS = ("_scheduled",)
+HANDLE_PARTS = ("_args", "_callback", "_cancelled", "_context", "_loop", "_repr", "_run", "_source_traceback")
+TIMER_PARTS = ("_scheduled", "_when")
 
 
 class NotSimulated(RuntimeError):
@@ -62,7 +62,7 @@ class Halted(RuntimeError):
 class Life:
     """The life of a cell: whether its callbacks run. `paused` ones are kept in `held`."""
 
-    __slots__ = ("dead", "guard", "held", "name", "paused")
+    __slots__ = ("dead", "guard", "held", "name", "paused", "turns")
 
     def __init__(self, name: str, guard: Callable[[str], None] | None = None) -> None:
         """`guard`: told of what code of others asks for that cannot be simulated."""
@@ -71,6 +71,8 @@ class Life:
         self.dead = False
         self.paused = False
         self.held: list[events.Handle] = []
+        self.turns = 0
+        """Callbacks that ran: while it stays, nothing in the cell has changed."""
 
 
 # Set in the context of every task and callback of a cell.
@@ -90,6 +92,44 @@ class _Task(asyncio.Task[Any]):
 
     def __hash__(self) -> int:
         return self._number
+
+
+class _Handle(asyncio.Handle):
+    """A handle made without the questions for debugging, which asyncio's own asks each time."""
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        callback: Callable[..., Any],
+        args: tuple[Any, ...],
+        loop: asyncio.AbstractEventLoop,
+        context: contextvars.Context | None,
+    ) -> None:
+        self._context = contextvars.copy_context() if context is None else context
+        self._loop, self._callback, self._args = loop, callback, args
+        self._cancelled = False
+        self._repr = self._source_traceback = None
+
+
+class _TimerHandle(asyncio.TimerHandle):
+    """The same for timers."""
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        when: float,
+        callback: Callable[..., Any],
+        args: tuple[Any, ...],
+        loop: asyncio.AbstractEventLoop,
+        context: contextvars.Context | None,
+    ) -> None:
+        self._context = contextvars.copy_context() if context is None else context
+        self._loop, self._callback, self._args = loop, callback, args
+        self._cancelled = False
+        self._repr = self._source_traceback = None
+        self._when, self._scheduled = when, True
 
 
 class VirtualLoop(base_events.BaseEventLoop):
@@ -129,7 +169,7 @@ class VirtualLoop(base_events.BaseEventLoop):
     def call_soon(  # type: ignore[override]
         self, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
-        handle = asyncio.Handle(callback, args, self, context)
+        handle = _Handle(callback, args, self, context)
         self._ready.append(handle)  # type: ignore[attr-defined]
         return handle
 
@@ -137,8 +177,7 @@ class VirtualLoop(base_events.BaseEventLoop):
         self, when: float, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.TimerHandle:
         """Timers of the same time go off in the order in which they were set."""
-        handle = asyncio.TimerHandle(when, callback, args, self, context)
-        handle._scheduled = True  # type: ignore[attr-defined]
+        handle = _TimerHandle(when, callback, args, self, context)
         self._timers_made += 1
         heapq.heappush(self._timers, (when, self._timers_made, handle))
         return handle
@@ -189,10 +228,12 @@ class VirtualLoop(base_events.BaseEventLoop):
             if handle._cancelled:
                 continue
             life = handle._context.get(get)
-            if life is not None and (life.dead or life.paused):
-                if not life.dead:
-                    life.held.append(handle)
-                continue
+            if life is not None:
+                if life.dead or life.paused:
+                    if not life.dead:
+                        life.held.append(handle)
+                    continue
+                life.turns += 1
             try:
                 handle._run()
             except SystemExit:

@@ -271,7 +271,7 @@ class FakeEtcd:
         for key in sorted(self.leases.pop(lease_id, ())):
             await self.delete(key)
 
-    async def prefer_leader(self) -> None:
+    async def prefer_leader(self, *, again: bool = True) -> None:
         """There is one only."""
 
     def standings(self) -> Standings:

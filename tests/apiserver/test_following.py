@@ -31,7 +31,7 @@ class CountingEtcd(FakeEtcd):
         self.lists += 1
         return await super().member_list(**options)
 
-    async def prefer_leader(self) -> None:
+    async def prefer_leader(self, *, again: bool = True) -> None:
         self.endpoints.prefer(self.endpoints.addresses[0])
 
 

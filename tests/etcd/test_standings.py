@@ -47,6 +47,24 @@ async def test_a_client_has_its_own_writes_in_the_revision() -> None:
         await standings.stop()
 
 
+async def test_a_client_looks_for_another_leader_when_an_answer_is_of_another_term() -> None:
+    async with etcd_cluster(3) as cluster:
+        leader = await cluster.wait_leader()
+        etcd = EtcdClient(cluster.network, cluster.endpoints)
+        await etcd.prefer_leader()
+        assert etcd.endpoints.preferred == leader.client_address
+        etcd.status = None  # type: ignore[assignment,method-assign]  # of the same term nobody is asked
+        await etcd.put(b"k", b"v")
+        await etcd.prefer_leader(again=False)
+        del etcd.status
+        heir = next(m for m in cluster.members if m is not leader)
+        await etcd.move_leader(leader.client_address, heir.member_id)
+        await cluster.put_retrying(b"k", b"w")
+        await etcd.member_list()
+        await etcd.prefer_leader(again=False)
+        assert etcd.endpoints.preferred == heir.client_address
+
+
 @pytest.mark.parametrize("seed", range(2))
 async def test_a_leader_that_was_cut_off_is_not_believed(seed: int) -> None:
     """It still thinks that it leads, and does not know what its heir has acknowledged."""

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
@@ -126,6 +127,38 @@ async def test_servers_are_asked_over_a_connection_each_that_ends_when_they_leav
     await eventually(lambda: ended == [1, 1])
     for one in servers:
         one.close()
+
+
+async def test_a_ready_server_is_asked_rarely_and_at_once_when_its_connection_ends() -> None:
+    asked, served, open_to_ready = Counter[int](), Counter[bool](), list[asyncio.StreamWriter]()
+
+    def serve(status: int) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]:
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            served[True] += 1
+            if status == 200:
+                open_to_ready.append(writer)
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+                while await reader.readuntil(b"\r\n\r\n"):
+                    asked[status] += 1
+                    writer.write(b"HTTP/1.1 %d X\r\nContent-Length: 2\r\n\r\nok" % status)
+            writer.close()
+            served[False] += 1
+
+        return answer
+
+    ready, unready = [await asyncio.start_server(serve(status), "127.0.0.1", 0) for status in (200, 503)]
+    addresses = tuple(f"127.0.0.1:{s.sockets[0].getsockname()[1]}" for s in (ready, unready))
+    balancer = LoadBalancer(LoadBalancerConfig(backends=addresses, check_interval_s=0.02, check_ready_every=1_000_000))
+    await balancer.start()
+    await eventually(lambda: asked[503] > 5)
+    assert asked[200] == 1
+    ready.close()
+    for writer in open_to_ready:
+        writer.close()
+    await eventually(lambda: not any(b.ready for b in balancer.backends()))
+    await balancer.stop()
+    await eventually(lambda: served[True] == served[False])
+    unready.close()
 
 
 async def test_what_comes_after_the_clients_end_arrives(backends: list[Backend]) -> None:

@@ -184,7 +184,7 @@ class Driver:
                 self._node.propose(data)
             except raft.ProposalDropped:
                 refused.append(decode_head(data)[0])
-        self._wake.set()
+        self._look()
         return refused
 
     async def receive_snapshot(self, message: raft.Message, chunks: AsyncIterator[bytes]) -> None:
@@ -235,9 +235,14 @@ class Driver:
         except Exception:
             self._failed = True
             raise
-        self._wake.set()
+        self._look()
 
     # The loop
+
+    def _look(self) -> None:
+        """Wake the loop if there is anything for it: most heartbeats and their answers leave nothing to do."""
+        if self._node.has_ready():
+            self._wake.set()
 
     async def run(self) -> None:
         """Until cancelled, or until something fails that a member cannot go on with."""
