@@ -31,6 +31,8 @@ _JSON = "application/json"
 _KEEP_S = 60.0
 _AUTOUPDATE = "rbac.authorization.kubernetes.io/autoupdate"
 _GRANTS = ("rules", "subjects")
+# They name others, and need none but their namespace to be there.
+_IN_ANY_ORDER = frozenset({"ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"})
 _FLOW_CONTROL = {"PriorityLevelConfiguration": LEVELS, "FlowSchema": SCHEMAS}
 # Before there was a node authorizer the first ones let every node read all secrets; the last was cluster-admin.
 _TIGHTENED = frozenset(
@@ -46,7 +48,11 @@ _TIGHTENED = frozenset(
 async def ensure(registry: ObjectRegistry, config: ApiServerConfig) -> None:
     """Create what is missing. Safe on all servers at once. ApiError when etcd refuses."""
     experiments = chaos_mesh.definitions() if config.experiments else []
-    for o in (*bootstrap_objects(), *definitions(), *experiments, *_of_this_cluster(config)):
+    objects = [*bootstrap_objects(), *definitions(), *experiments, *_of_this_cluster(config)]
+    most = [o for o in objects if o["kind"] in _IN_ANY_ORDER]
+    # Servers that begin side by side would make each object at the same time, and all but one in vain.
+    registry.env.rng.shuffle(most)
+    for o in (*(o for o in objects if o["kind"] not in _IN_ANY_ORDER), *most):
         if o["kind"] not in _FLOW_CONTROL:
             await _ensure(registry, o)
     await keep_flow_control(registry)
