@@ -9,8 +9,8 @@ from rayplane.control_plane.rpc.connection_io import Peer
 from rayplane.control_plane.rpc.grpc_client import GrpcChannel
 from rayplane.control_plane.rpc.line import Line
 from rayplane.control_plane.rpc.listener import GrpcListener
-from rayplane.control_plane.rpc.memory import Link
 from rayplane.control_plane.rpc.network import Channel, Server, WebHandler
+from rayplane.control_plane.rpc.passages import Link
 from rayplane.control_plane.rpc.service import Service
 from rayplane.control_plane.rpc.tls import Credentials, client_context
 

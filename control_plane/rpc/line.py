@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rayplane.control_plane.rpc.memory import RETRANSMIT_S, Link
+from rayplane.control_plane.rpc.passages import RETRANSMIT_S, Link
 
 Deliver = Callable[[bytes], None]
 

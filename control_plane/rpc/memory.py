@@ -253,7 +253,7 @@ class MemoryChannel:
         if server is None:
             text = f"failed to connect to {self._address}: connection refused"
             raise RpcError(grpc.StatusCode.UNAVAILABLE, text, refused=True)
-        if any(one.is_expired or expiry(one.identity) for one in (self._network, server.network)):
+        if any(one.is_expired or expiry(one.identity) for one in (self.network, server.network)):
             # Both ends show theirs before anything else is said.
             text = f"failed to connect to {self._address}: certificate has expired"
             raise RpcError(grpc.StatusCode.UNAVAILABLE, text, unsent=True)

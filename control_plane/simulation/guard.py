@@ -2,15 +2,22 @@
 
 Python says by audit events when code opens files or sockets, or starts processes (PEP 578), from 3.12 on threads too;
 what a guarded life asks for raises `NotSimulated` there. It is also told to its guard: the code may swallow it.
+
+Code that never awaits would hang the run, in whose time nothing passes meanwhile: the time that this process spends
+computing is counted, and `bounded` ends the run with a failure that says so.
 """
 
+import asyncio
+import contextlib
 import os
+import signal
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rayplane.control_plane.simulation.loop import LIFE, NotSimulated
+from rayplane.control_plane.simulation.loop import LIFE, Life, NotSimulated, VirtualLoop
 
 _OBJECTS = "keep what must last in objects of the API"
 _CLIENT = "use the client that it was given"
@@ -39,6 +46,12 @@ _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 #: What an import reads.
 _CODE = (".py", ".pyc", ".so", ".pth", ".zip")
 _installed: list[bool] = []
+#: Seconds of computing between two looks: a guarded life that is at the same callback at both is ended.
+ENDLESS_S = 10.0
+
+
+class Endless(BaseException):
+    """A guarded life computed for too long without an `await`. Not for its code to catch."""
 
 
 def install() -> None:
@@ -80,3 +93,38 @@ def _may_open(path: Any, mode: Any, flags: Any) -> bool:
         return False
     name = os.fsdecode(path)
     return name.endswith(_CODE) or any(Path(name).is_relative_to(place) for place in {sys.prefix, sys.base_prefix})
+
+
+@contextlib.contextmanager
+def bounded() -> Iterator[None]:
+    """A run in which guarded lives may not compute for ever. Signals are for main threads only: elsewhere they may."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    last: list[tuple[Life, int]] = []
+
+    def look(*_: object) -> None:
+        life = LIFE.get()
+        seen = [(life, life.turns)] if life is not None and life.guard is not None else []
+        if not seen or seen != last:
+            last[:] = seen
+            return
+        text = f"{seen[0][0].name} computes for more than {ENDLESS_S:g} s without an `await`: nobody else can run"
+        loop = asyncio.get_running_loop()
+        if isinstance(loop, VirtualLoop) and not loop.halted:
+            loop.halted = text
+            _tell(seen[0][0], text)
+        raise Endless(text)
+
+    before = signal.signal(signal.SIGVTALRM, look)
+    signal.setitimer(signal.ITIMER_VIRTUAL, ENDLESS_S, ENDLESS_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0.0)
+        signal.signal(signal.SIGVTALRM, before)
+
+
+def _tell(life: Life, text: str) -> None:
+    assert life.guard is not None
+    life.guard(text)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rayplane.control_plane.rpc.sockets import Sockets
+from rayplane.control_plane.simulation import guard
 from rayplane.control_plane.simulation.cell import Cell, derived_rng, run_rng
 from rayplane.control_plane.simulation.changes import Striker
 from rayplane.control_plane.simulation.checks import Client, InsideChecks, Violations
@@ -94,8 +95,9 @@ def simulate(
         root.handlers, root.level = [logs, Tracer(setup.trace, loop, run.trace, run.progress)], logging.DEBUG
     began = time.perf_counter()
     watched = transitions() if setup.coverage else contextlib.nullcontext()
+    bounded = guard.bounded() if setup.load is not None else contextlib.nullcontext()
     try:
-        with watched as seen:
+        with watched as seen, bounded:
             loop.run(run.main(control))
     except (Deadlock, Livelock) as e:
         run.failures.append(f"{loop.time():.3f} s: {type(e).__name__}: {e}")

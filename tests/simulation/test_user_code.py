@@ -1,5 +1,6 @@
 """Code of users in the simulation: as a process that dies and comes back, with the run's clock and chance alone."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from rayplane.control_plane.simulation import (
     Setup,
     SimulationResult,
     UserFile,
+    guard,
     load_scenario,
     parse_scenario,
     read_file,
@@ -101,6 +103,21 @@ async def operate(client):
     result = run(code)
     assert not result.ok
     assert any(told in failure for failure in result.failures), result.failures
+
+
+@pytest.mark.parametrize("swallows", ["", "except Exception: pass"])
+def test_a_program_that_never_awaits_ends_its_run_with_a_failure(
+    swallows: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "ENDLESS_S", 0.3)
+    body = "1 / len(str(client))"
+    if swallows:
+        body = f"try: 1 / 0\n        {swallows}"
+    result = run(f"async def operate(client):\n    while True:\n        {body}\n")
+    assert not result.ok
+    assert any("operator-0 computes for more than 0.3 s" in failure for failure in result.failures), result.failures
+    assert "operator-0 computes" in result.ended_at
+    assert signal.getitimer(signal.ITIMER_VIRTUAL)[0] == 0.0
 
 
 @pytest.mark.parametrize(
