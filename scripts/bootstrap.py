@@ -1,8 +1,8 @@
 """A virtual environment beside the checkout, made and brought up to date with nothing but Python and pip.
 
-`python_for(extra)` returns its interpreter. Nothing is done while pyproject.toml is what it was at the last install:
-a stamp inside the environment keeps its hash. Read by the Python that the machine happens to have, so it must run (and
-complain) on old ones too.
+`python_for(extra)` returns its interpreter. Nothing is done while what says what to install is as it was at the last
+install: a stamp inside the environment keeps its hash. Read by the Python that the machine happens to have, so it must
+run (and complain) on old ones too.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 # Rayplane is imported through links, which some ways to unpack a checkout turn into small files.
 LINKED = ROOT / ".src" / "rayplane" / "control_plane"
+INSTALLED_BY = ("pyproject.toml", "control_plane/dashboard/page/package-lock.json")
 PACKAGES = ("control_plane", "node", "proto", "storage")
 OLDEST = (3, 11)
 CANDIDATES = ("python3.14", "python3.13", "python3.12", "python3.11")
@@ -30,7 +31,7 @@ def python_for(extra: str = "") -> Path:
     if not _works(python):
         _say(f"making a virtual environment in {VENV}")
         _run([_base_python(), "-m", "venv", "--clear", str(VENV)], "python3 -m venv failed; is python3-venv installed?")
-    wanted = hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()
+    wanted = hashlib.sha256(b"".join((ROOT / name).read_bytes() for name in INSTALLED_BY)).hexdigest()
     # What the extra brings includes what is needed without it.
     stamps = [_stamp(name) for name in dict.fromkeys((extra, "test"))]
     if any(s.exists() and s.read_text() == wanted for s in stamps):

@@ -25,6 +25,7 @@ SLOW = {"cluster", "e2e", "fuzz", "linearizability", "machines", "packaging", "s
     "apiserver/test_servers.py",
     "client/test_election.py",
     "controllers/test_with_api_server.py",
+    "dashboard/test_in_a_browser.py",
     "etcd/test_disk_faults.py",
     "etcd/test_members.py",
     "etcd/test_odd_directories.py",

@@ -10,6 +10,7 @@ from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.cli import (
     chaos,
     cluster,
+    dashboard,
     explain,
     images,
     joining,
@@ -49,6 +50,7 @@ explain.register(app)
 images.register(app)
 upgrade.register(app)
 joining.register(app)
+dashboard.register(app)
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 _FAILURES = (

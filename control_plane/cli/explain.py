@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from google.protobuf.json_format import MessageToDict
@@ -11,14 +11,9 @@ from rich.table import Table
 
 from rayplane.control_plane.cli.objects import Namespace
 from rayplane.control_plane.cli.options import Name, Output, State, console, run, state_dir, wants_json
-from rayplane.control_plane.cluster.access import Access, access, current_topology
-from rayplane.control_plane.cluster.errors import ClusterError
-from rayplane.control_plane.cluster.topology import Role
-from rayplane.control_plane.rpc import RpcError, Stub
-from rayplane.control_plane.rpc.errors import Code
+from rayplane.control_plane.cluster.access import access
+from rayplane.control_plane.cluster.asking import explained
 from rayplane.proto.rayplane.v1 import scheduler_pb2 as pb
-
-TIMEOUT_S = 30.0
 
 
 class What(StrEnum):
@@ -56,26 +51,6 @@ def explain(
         return
     for line in lines(request, found):
         console.print(line, markup=False)
-
-
-async def explained(admin: Access, request: pb.ExplainRequest) -> pb.ExplainResponse:
-    """The answer of the scheduler that leads. ClusterError when none does."""
-    topology = await current_topology(admin)
-    silent: list[str] = []
-    for instance in topology.of(Role.SCHEDULER):
-        if not instance.metrics:
-            silent.append(f"{instance.name}: of an earlier version")
-            continue
-        stub: Any = Stub(admin.network.channel(instance.metrics), pb.DESCRIPTOR.services_by_name["Scheduler"])
-        try:
-            answer: pb.ExplainResponse = await stub.Explain(request, timeout=TIMEOUT_S)
-        except RpcError as e:
-            if e.code is Code.NOT_FOUND:
-                raise ClusterError(e.message) from e
-            silent.append(f"{instance.name}: {e.message}")
-            continue
-        return answer
-    raise ClusterError(f"no scheduler leads; try again in a moment ({'; '.join(silent)})")
 
 
 def lines(request: pb.ExplainRequest, found: pb.ExplainResponse) -> Sequence[str | Table]:

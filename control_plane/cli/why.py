@@ -1,9 +1,8 @@
 """Command on the work of controllers: `why`, which tells who acted on an object, from which change, or who waits."""
 
-import asyncio
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -15,15 +14,12 @@ from rayplane.control_plane.cli import waiting
 from rayplane.control_plane.cli.kinds import Kinds
 from rayplane.control_plane.cli.options import Name, Output, State, console, run, state_dir, wants_json
 from rayplane.control_plane.cli.printing import plain
-from rayplane.control_plane.cluster.access import Access, access, current_topology
-from rayplane.control_plane.cluster.errors import ClusterError, UsageError
-from rayplane.control_plane.cluster.topology import Instance, Role
+from rayplane.control_plane.cluster.access import Access, access
+from rayplane.control_plane.cluster.asking import story
+from rayplane.control_plane.cluster.errors import UsageError
 from rayplane.control_plane.durations import human_duration
-from rayplane.control_plane.rpc import RpcError, Stub
 from rayplane.proto.rayplane.v1 import controllers_pb2 as pb
 
-_CONTROLLERS = pb.DESCRIPTOR.services_by_name["Controllers"]
-_TIMEOUT_S = 10.0
 _DONE = {
     "create": "created",
     "update": "changed",
@@ -52,7 +48,7 @@ def why(
     asked, answers, silent, lacks = run(_ask(state_dir(name, state), what, namespace))
     if as_json:
         replicas = [MessageToDict(answer, always_print_fields_with_no_presence=True) for answer in answers]
-        told = {"object": asked, "replicas": replicas, "silent": silent, **lacks.to_json()}
+        told = {"object": asked, "replicas": replicas, "silent": dict(silent), **lacks.to_json()}
         print(json.dumps(told, indent=2))
         return
     for line in (*lines(asked, answers, silent), *lacks.lines()):
@@ -61,20 +57,15 @@ def why(
 
 async def _ask(
     directory: Any, what: Sequence[str], namespace: str
-) -> tuple[dict[str, str], list[pb.WhyResponse], dict[str, str], waiting.Lacks]:
+) -> tuple[dict[str, str], list[pb.WhyResponse], Mapping[str, str], waiting.Lacks]:
     """What was asked for, and what the replicas say; of those that say nothing, why; and what a pod lacks."""
     async with access(directory) as admin:
         request = await _request(admin, what, namespace)
-        replicas = (await current_topology(admin)).of(Role.CONTROLLERS)
-        found = await asyncio.gather(*(_told(admin, replica, request) for replica in replicas))
+        found = await story(admin, request)
         of_pod = request.resource == "pods"
         lacks = await waiting.lacks(admin.api, request.namespace, request.name) if of_pod else waiting.Lacks()
-    answers = [one for one in found if isinstance(one, pb.WhyResponse)]
-    silent = {r.name: one for r, one in zip(replicas, found, strict=True) if isinstance(one, str)}
-    if not answers:
-        raise ClusterError("no controller manager answers: " + "; ".join(f"{n}: {e}" for n, e in silent.items()))
     asked = {"resource": request.resource, "namespace": request.namespace, "name": request.name}
-    return asked, answers, silent, lacks
+    return asked, found.answers, found.silent, lacks
 
 
 async def _request(admin: Access, what: Sequence[str], namespace: str) -> pb.WhyRequest:
@@ -85,20 +76,10 @@ async def _request(admin: Access, what: Sequence[str], namespace: str) -> pb.Why
     return pb.WhyRequest(resource=info.name, namespace=namespace if info.namespaced else "", name=own)
 
 
-async def _told(admin: Access, replica: Instance, request: pb.WhyRequest) -> pb.WhyResponse | str:
-    stub = Stub(admin.network.channel(replica.endpoint("metrics")), _CONTROLLERS)
-    try:
-        answer: pb.WhyResponse = await stub.Why(request, timeout=_TIMEOUT_S)
-    except RpcError as e:
-        return e.message
-    answer.replica = replica.name
-    return answer
-
-
 # --- in words -----------------------------------------------------------------------------------
 
 
-def lines(asked: dict[str, str], answers: Sequence[pb.WhyResponse], silent: dict[str, str]) -> Iterator[str]:
+def lines(asked: dict[str, str], answers: Sequence[pb.WhyResponse], silent: Mapping[str, str]) -> Iterator[str]:
     """What the replicas say, for people."""
     own = asked["resource"], f"{asked['namespace']}/{asked['name']}".lstrip("/")
     looks = [(answer.replica, look) for answer in answers for look in answer.looks]

@@ -78,6 +78,26 @@ async def status(admin: Access) -> dict[str, Any]:
     }
 
 
+async def glance(admin: Access) -> dict[str, Any]:
+    """Members, actors and leaders as they are told without writing anything, for who looks all the time."""
+    limit = stretched(LIMIT_S, times_max=SLOWDOWN_MAX)
+    rows, error = await _rows(admin, limit)
+    members, leads = await asyncio.gather(
+        asyncio.gather(*(_member(admin, r, limit) for r in rows if r.facts.role == Role.MEMBER.value)),
+        asyncio.gather(*(_lead(admin, name, limit) for name in LEADERS.values())),
+    )
+    answered = {m.name for m in members if not m.error}
+    actors = [_seen(r.facts, answered) for r in rows]
+    holders = {lead.holder.partition("_")[0] for lead in leads}
+    return {
+        "name": admin.state.config.name,
+        "error": error,
+        "members": [_member_row(m, actors) for m in members],
+        "actors": [_actor_row(a, a.name in holders) for a in actors if a.role != Role.MEMBER.value],
+        "leases": [{"name": lead.name, "holder": lead.holder, "error": lead.error} for lead in leads],
+    }
+
+
 async def measure(admin: Access) -> Facts:
     """Ask everybody. Raises nothing of what it finds."""
     limit = stretched(LIMIT_S, times_max=SLOWDOWN_MAX)

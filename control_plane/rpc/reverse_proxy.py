@@ -5,7 +5,7 @@ Bodies are passed on as they come, in both directions, so a slow reader slows it
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 import aiohttp
 from aiohttp import web
@@ -140,18 +140,26 @@ async def hand_on(
     return response
 
 
+def offered_protocols(request: web.BaseRequest) -> list[str]:
+    """The subprotocols that a client of WebSockets offers, the one it likes best first."""
+    return [p.strip() for p in request.headers.get("Sec-WebSocket-Protocol", "").split(",") if p.strip()]
+
+
 async def forward_websocket(
-    request: web.BaseRequest, session: aiohttp.ClientSession, url: str, headers: CIMultiDict[str]
+    request: web.BaseRequest,
+    session: aiohttp.ClientSession,
+    url: str,
+    headers: CIMultiDict[str],
+    protocols: Sequence[str] | None = None,
 ) -> web.StreamResponse:
-    """Two WebSockets joined until one of them closes.
+    """Two WebSockets joined until one of them closes; `protocols` are offered in place of the client's.
 
     Raises WSServerHandshakeError for a server that refuses, ClientError and TimeoutError for one that is not reached.
     """
-    offered = request.headers.get("Sec-WebSocket-Protocol", "")
-    protocols = [p.strip() for p in offered.split(",") if p.strip()]
+    offered = offered_protocols(request) if protocols is None else protocols
     for name in [n for n in headers if n.lower().startswith("sec-websocket")]:
         headers.popall(name, None)
-    async with await session.ws_connect(url, headers=headers, protocols=protocols) as upstream:
+    async with await session.ws_connect(url, headers=headers, protocols=offered) as upstream:
         downstream = web.WebSocketResponse(protocols=(upstream.protocol,) if upstream.protocol else ())
         await downstream.prepare(request)
         await _join(downstream, upstream)

@@ -1,0 +1,69 @@
+"""Questions to the components that know more than objects tell: why a pod is where it is, what controllers did."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rayplane.control_plane.cluster.access import Access, current_topology
+from rayplane.control_plane.cluster.errors import ClusterError
+from rayplane.control_plane.cluster.topology import Instance, Role
+from rayplane.control_plane.rpc import RpcError, Stub
+from rayplane.control_plane.rpc.errors import Code
+from rayplane.proto.rayplane.v1 import controllers_pb2, scheduler_pb2
+
+_CONTROLLERS = controllers_pb2.DESCRIPTOR.services_by_name["Controllers"]
+_SCHEDULER = scheduler_pb2.DESCRIPTOR.services_by_name["Scheduler"]
+EXPLAIN_S = 30.0
+WHY_S = 10.0
+
+
+async def explained(admin: Access, request: scheduler_pb2.ExplainRequest) -> scheduler_pb2.ExplainResponse:
+    """The answer of the scheduler that leads. ClusterError when none does, or it has no such pod."""
+    topology = await current_topology(admin)
+    silent: list[str] = []
+    for instance in topology.of(Role.SCHEDULER):
+        if not instance.metrics:
+            silent.append(f"{instance.name}: of an earlier version")
+            continue
+        stub: Any = Stub(admin.network.channel(instance.metrics), _SCHEDULER)
+        try:
+            answer: scheduler_pb2.ExplainResponse = await stub.Explain(request, timeout=EXPLAIN_S)
+        except RpcError as e:
+            if e.code is Code.NOT_FOUND:
+                raise ClusterError(e.message) from e
+            silent.append(f"{instance.name}: {e.message}")
+            continue
+        return answer
+    raise ClusterError(f"no scheduler leads; try again in a moment ({'; '.join(silent)})")
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """The memory that controller managers have of an object; of those that say nothing, why."""
+
+    answers: list[controllers_pb2.WhyResponse]
+    silent: Mapping[str, str]
+
+
+async def story(admin: Access, request: controllers_pb2.WhyRequest) -> Story:
+    """The word of every replica. ClusterError when none answers."""
+    replicas = (await current_topology(admin)).of(Role.CONTROLLERS)
+    found = await asyncio.gather(*(_told(admin, replica, request) for replica in replicas))
+    answers = [one for one in found if isinstance(one, controllers_pb2.WhyResponse)]
+    silent = {r.name: one for r, one in zip(replicas, found, strict=True) if isinstance(one, str)}
+    if not answers:
+        raise ClusterError("no controller manager answers: " + "; ".join(f"{n}: {e}" for n, e in silent.items()))
+    return Story(answers, silent)
+
+
+async def _told(
+    admin: Access, replica: Instance, request: controllers_pb2.WhyRequest
+) -> controllers_pb2.WhyResponse | str:
+    stub = Stub(admin.network.channel(replica.endpoint("metrics")), _CONTROLLERS)
+    try:
+        answer: controllers_pb2.WhyResponse = await stub.Why(request, timeout=WHY_S)
+    except RpcError as e:
+        return e.message
+    answer.replica = replica.name
+    return answer

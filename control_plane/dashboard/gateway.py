@@ -1,0 +1,321 @@
+"""The gateway: serves the page on loopback, and lends whoever has its key the identity of a kubeconfig.
+
+Who asks says so by a bearer token with each request: the gateway's own key, made anew at each start, or a token of the
+cluster, which is handed on. Nothing is answered without one but the page's files, and nothing to a name that is not
+loopback's (a name of another's that leads here would make a browser take the two for one).
+"""
+
+import asyncio
+import base64
+import binascii
+import difflib
+import hmac
+import mimetypes
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from importlib.resources import files
+from typing import Any
+
+import orjson
+from aiohttp import web
+from google.protobuf.json_format import MessageToDict
+
+from rayplane.control_plane.api.errors import (
+    ApiError,
+    BadRequest,
+    Forbidden,
+    NotFound,
+    RequestEntityTooLarge,
+    ServiceUnavailable,
+    Unauthorized,
+)
+from rayplane.control_plane.client.informer import Informer
+from rayplane.control_plane.cluster.access import Access, access
+from rayplane.control_plane.cluster.asking import explained, story
+from rayplane.control_plane.cluster.errors import ClusterError
+from rayplane.control_plane.cluster.state import StateDir
+from rayplane.control_plane.cluster.status import glance
+from rayplane.control_plane.dashboard.kube_api import KubeApi
+from rayplane.control_plane.dashboard.packing import Packing
+from rayplane.control_plane.dashboard.shared import Shared
+from rayplane.control_plane.rpc import RpcError, http1, reverse_proxy
+from rayplane.control_plane.rpc.sockets import Listening, Sockets, SystemSockets
+from rayplane.proto.rayplane.v1 import chaos_pb2, controllers_pb2, scheduler_pb2
+
+BODY_MAX = 3 * 1024 * 1024  # as the API servers take
+STANDING_S, PACKING_S, FAULT_S = 1.0, 0.3, 60.0
+KEY_BYTES = 32
+DIFF_MAX = 10_000_000  # pairs of lines
+_OWN, _KUBE = "rayplane", frozenset({"api", "apis", "openapi", "version", "readyz", "livez", "healthz", "metrics"})
+# How a browser, which cannot set headers of a WebSocket, tells its token (as to Kubernetes' API servers).
+_BEARER_PROTOCOL = "base64url.bearer.authorization.k8s.io."
+_HEADERS = {
+    # xterm writes its own style sheets; nothing else is taken from anywhere but here.
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data:; font-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-cache",
+}
+_PAGE = files("rayplane.control_plane.dashboard") / "page"
+
+_MISSING_LIB = " (its libraries are not installed: run scripts/page.py in the checkout, and install again)"
+
+Answer = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+
+class Gateway:
+    """The dashboard of one cluster. `key` opens it: whoever has it acts with the kubeconfig's certificate."""
+
+    def __init__(self, directory: StateDir, sockets: Sockets | None = None) -> None:
+        self.key = secrets.token_urlsafe(KEY_BYTES)
+        self.address = ""
+        self._directory = directory
+        self._sockets = sockets or SystemSockets()
+        self._kube = KubeApi(directory)
+        self._server = http1.server(self._handle)
+        self._listening: Listening | None = None
+        self._standing: dict[str, Any] = {}
+        self._packing = Packing()
+        self._standings = Shared(self._keep_standing)
+        self._packings = Shared(self._keep_packing)
+        self._routes: dict[tuple[str, str], Answer] = {
+            ("GET", "/rayplane/v1/control-plane"): self._control_plane,
+            ("GET", "/rayplane/v1/packing"): self._packed,
+            ("GET", "/rayplane/v1/explain"): self._explain,
+            ("GET", "/rayplane/v1/why"): self._why,
+            ("GET", "/rayplane/v1/faults"): self._faults,
+            ("POST", "/rayplane/v1/faults"): self._begin,
+            ("DELETE", "/rayplane/v1/faults"): self._end,
+            ("POST", "/rayplane/v1/diff"): self._diff,
+        }
+
+    async def start(self, port: int = 0) -> None:
+        """Listen on loopback; OSError when the port cannot be had."""
+        self._listening = await self._sockets.listen(f"127.0.0.1:{port}", self._server)
+        self.address = self._listening.address
+
+    async def close(self) -> None:
+        if self._listening is not None:
+            await self._listening.close()
+        await self._server.shutdown()
+        await self._standings.stop()
+        await self._packings.stop()
+        await self._kube.close()
+
+    @property
+    def url(self) -> str:
+        """What to open in a browser. The key stands behind the `#`: it is neither sent nor logged."""
+        return f"http://{self.address}/#key={self.key}"
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            return await self._answer(request)
+        except ApiError as e:
+            return _refusal(e)
+        except (ClusterError, RpcError, OSError) as e:
+            return _refusal(ServiceUnavailable(str(getattr(e, "message", "") or e)))
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        port = self.address.rpartition(":")[2]
+        if request.host not in (f"127.0.0.1:{port}", f"localhost:{port}"):
+            raise Forbidden("the dashboard is at 127.0.0.1 alone")
+        place = request.path.split("/")[1]
+        if request.method == "GET" and place not in _KUBE and place != _OWN:
+            return _file(request.path)
+        token, protocols = _credentials(request)
+        if not token:
+            raise Unauthorized("show the dashboard's key, or a token, as a bearer token")
+        own = hmac.compare_digest(token.encode(), self.key.encode())
+        if place in _KUBE:
+            body = await _body(request)
+            return await self._kube.forward(request, body, token="" if own else token, protocols=protocols)
+        route = self._routes.get((request.method, request.path))
+        if route is None:
+            raise NotFound(f"{request.method} {request.path}: there is no such view")
+        if not own:
+            raise Forbidden(
+                "this view takes the key that `rayplane dashboard` printed: it shows what no token of the cluster may"
+            )
+        return await route(request)
+
+    # --- views that go on -------------------------------------------------------------------------
+
+    async def _control_plane(self, request: web.BaseRequest) -> web.StreamResponse:
+        async def lines() -> AsyncIterator[Any]:
+            async for _ in self._standings.turns(STANDING_S):
+                yield self._standing
+
+        return await _stream(request, lines())
+
+    async def _packed(self, request: web.BaseRequest) -> web.StreamResponse:
+        async def lines() -> AsyncIterator[Any]:
+            serial = 0
+            async for _ in self._packings.turns(PACKING_S):
+                news = self._packing.since(serial)
+                serial = news["serial"]
+                yield news
+
+        return await _stream(request, lines())
+
+    async def _keep_standing(self, tell: Callable[[], None]) -> None:
+        while True:
+            async with access(self._directory) as admin:
+                # With the supervisor's machine gone it is elsewhere: the way in is found anew.
+                while not (await self._look(admin, tell))["error"]:
+                    await asyncio.sleep(STANDING_S)
+            await asyncio.sleep(STANDING_S)
+
+    async def _look(self, admin: Access, tell: Callable[[], None]) -> dict[str, Any]:
+        self._standing = await glance(admin)
+        tell()
+        return self._standing
+
+    async def _keep_packing(self, tell: Callable[[], None]) -> None:
+        self._packing = packing = Packing()
+        async with access(self._directory) as admin:
+            nodes, pods = Informer(admin.api, "nodes"), Informer(admin.api, "pods")
+            for informer, handler in ((nodes, packing.node_event), (pods, packing.pod_event)):
+                informer.add_handler(handler)
+                informer.start()
+            try:
+                await nodes.synced()
+                await pods.synced()
+                for informer in (nodes, pods):
+                    informer.add_handler(lambda *_: tell())
+                tell()
+                await asyncio.Event().wait()
+            finally:
+                await nodes.stop()
+                await pods.stop()
+
+    # --- single answers ---------------------------------------------------------------------------
+
+    async def _explain(self, request: web.BaseRequest) -> web.StreamResponse:
+        query = scheduler_pb2.ExplainRequest(namespace=_asked(request, "namespace"), name=_asked(request, "name"))
+        async with access(self._directory) as admin:
+            return _json(MessageToDict(await explained(admin, query), always_print_fields_with_no_presence=True))
+
+    async def _why(self, request: web.BaseRequest) -> web.StreamResponse:
+        query = controllers_pb2.WhyRequest(
+            resource=_asked(request, "resource"),
+            namespace=request.query.get("namespace", ""),
+            name=_asked(request, "name"),
+        )
+        async with access(self._directory) as admin:
+            found = await story(admin, query)
+        answers = [MessageToDict(one, always_print_fields_with_no_presence=True) for one in found.answers]
+        return _json({"replicas": answers, "silent": dict(found.silent)})
+
+    async def _faults(self, request: web.BaseRequest) -> web.StreamResponse:
+        async with access(self._directory) as admin:
+            targets = await admin.faults.Targets(chaos_pb2.TargetsRequest(), timeout=FAULT_S)
+            found = await admin.faults.List(chaos_pb2.ListFaultsRequest(), timeout=FAULT_S)
+        return _json(MessageToDict(targets) | {"faults": MessageToDict(found).get("faults", [])})
+
+    async def _begin(self, request: web.BaseRequest) -> web.StreamResponse:
+        fault = _document(await _body(request)).get("fault")
+        if not isinstance(fault, str):
+            raise BadRequest('say which fault: {"fault": "stop: {target: leader, for: 10s}"}')
+        async with access(self._directory) as admin:
+            begun = await admin.faults.Begin(chaos_pb2.BeginRequest(fault=fault, by="dashboard"), timeout=FAULT_S)
+        return _json(MessageToDict(begun))
+
+    async def _end(self, request: web.BaseRequest) -> web.StreamResponse:
+        async with access(self._directory) as admin:
+            ended = await admin.faults.End(chaos_pb2.EndRequest(id=_asked(request, "id")), timeout=FAULT_S)
+        return _json(MessageToDict(ended.fault))
+
+    async def _diff(self, request: web.BaseRequest) -> web.StreamResponse:
+        texts = _document(await _body(request))
+        before, after = (str(texts.get(name, "")).splitlines() for name in ("before", "after"))
+        if len(before) * len(after) > DIFF_MAX:
+            raise RequestEntityTooLarge("these texts are too long to be compared line by line")
+        lines = await asyncio.to_thread(lambda: list(difflib.unified_diff(before, after, "now", "then", lineterm="")))
+        return _json({"lines": lines})
+
+
+def _credentials(request: web.BaseRequest) -> tuple[str, list[str] | None]:
+    """The token that a request shows, and the subprotocols that it offers beside; None when it is no WebSocket."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    shown = token.strip() if scheme.lower() == "bearer" else ""
+    if request.headers.get("Upgrade", "").lower() != "websocket":
+        return shown, None
+    offered = reverse_proxy.offered_protocols(request)
+    for one in offered:
+        if one.startswith(_BEARER_PROTOCOL):
+            encoded = one.removeprefix(_BEARER_PROTOCOL)
+            try:
+                shown = base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).decode()
+            except (binascii.Error, UnicodeDecodeError) as e:
+                raise Unauthorized("the bearer token among the subprotocols is not base64url") from e
+    return shown, [one for one in offered if not one.startswith(_BEARER_PROTOCOL)]
+
+
+async def _body(request: web.BaseRequest) -> bytes:
+    """What comes with the request. Raises ApiError when that is too much."""
+    if not request.can_read_body:
+        return b""
+    parts, size = [], 0
+    async for chunk in request.content.iter_any():
+        parts.append(chunk)
+        size += len(chunk)
+        if size > BODY_MAX:
+            raise RequestEntityTooLarge(f"more than {BODY_MAX} bytes")
+    return b"".join(parts)
+
+
+async def _stream(request: web.BaseRequest, lines: AsyncIterator[Any]) -> web.StreamResponse:
+    """One JSON value a line, as long as the client listens; the last says why it ends, where it was not the client."""
+    response = web.StreamResponse(headers=_HEADERS | {"Content-Type": "application/x-ndjson"})
+    await response.prepare(request)
+    try:
+        async for line in lines:
+            await response.write(orjson.dumps(line) + b"\n")
+    except (ClusterError, ApiError, RpcError) as e:
+        await response.write(orjson.dumps({"error": str(getattr(e, "message", "") or e)}) + b"\n")
+    await response.write_eof()
+    return response
+
+
+def _file(path: str) -> web.StreamResponse:
+    """A file of the page. Raises NotFound; a name leads nowhere else, as names in the page are looked up one by one."""
+    found, name = _PAGE, path.removeprefix("/") or "index.html"
+    for part in name.split("/"):
+        inside = {one.name: one for one in found.iterdir()} if found.is_dir() else {}
+        if part not in inside:
+            raise NotFound(f"{path}: the page has no such file{_MISSING_LIB if name.startswith('lib/') else ''}")
+        found = inside[part]
+    if not found.is_file():
+        raise NotFound(f"{path} is no file of the page")
+    kind, _ = mimetypes.guess_type(name)
+    return web.Response(body=found.read_bytes(), headers=_HEADERS | {"Content-Type": kind or "text/plain"})
+
+
+def _asked(request: web.BaseRequest, name: str) -> str:
+    """A parameter of the request. Raises BadRequest when it is missing."""
+    if not (value := request.query.get(name, "")):
+        raise BadRequest(f"the parameter {name} is missing")
+    return value
+
+
+def _document(body: bytes) -> dict[str, Any]:
+    try:
+        found = orjson.loads(body)
+    except orjson.JSONDecodeError as e:
+        raise BadRequest(f"the body is no JSON: {e}") from e
+    if not isinstance(found, dict):
+        raise BadRequest("the body is no object")
+    return found
+
+
+def _json(value: Any) -> web.StreamResponse:
+    return web.Response(body=orjson.dumps(value), headers=_HEADERS | {"Content-Type": "application/json"})
+
+
+def _refusal(error: ApiError) -> web.StreamResponse:
+    headers = _HEADERS | {"Content-Type": "application/json"}
+    return web.Response(status=error.code, body=orjson.dumps(error.status), headers=headers)

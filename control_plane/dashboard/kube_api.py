@@ -1,0 +1,98 @@
+"""Requests of the page handed on to the API servers, by the load balancer or, while that is away, to one of them."""
+
+import ssl
+from collections.abc import Sequence
+
+import aiohttp
+from aiohttp import web
+from multidict import CIMultiDict
+
+from rayplane.control_plane.api.errors import ServiceUnavailable
+from rayplane.control_plane.cluster.readiness import client_ssl
+from rayplane.control_plane.cluster.state import StateDir
+from rayplane.control_plane.cluster.topology import Role
+from rayplane.control_plane.rpc import reverse_proxy
+
+CONNECT_S = 5.0
+# What concerns the gateway alone, or would make an API server look for who is behind it.
+_OWN = ("Host", "Origin", "Referer", "Cookie", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto")
+
+
+class KubeApi:
+    """The way to the API servers of one cluster, with the administrator's certificate or with a token alone."""
+
+    def __init__(self, directory: StateDir) -> None:
+        self._directory = directory
+        self._sessions: dict[bool, aiohttp.ClientSession] = {}
+        self._read_at = 0
+
+    async def close(self) -> None:
+        sessions, self._sessions = self._sessions, {}
+        for session in sessions.values():
+            await session.close()
+
+    async def forward(
+        self, request: web.BaseRequest, body: bytes, *, token: str, protocols: Sequence[str] | None
+    ) -> web.StreamResponse:
+        """The answer to the request, asked with `token`, or with the certificate where that is empty.
+
+        `protocols`: what to offer of a WebSocket, None for other requests. Raises ServiceUnavailable.
+        """
+        headers = reverse_proxy.request_headers(request)
+        for name in (*_OWN, "Authorization"):
+            headers.popall(name, None)
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        errors = []
+        for server in self._servers():
+            url = f"https://{server}{request.raw_path}"
+            try:
+                return await self._ask(request, url, headers, body, token=token, protocols=protocols)
+            except aiohttp.WSServerHandshakeError as e:
+                return web.Response(status=e.status, text=f"{e.message}\n")
+            except (aiohttp.ClientConnectorError, TimeoutError) as e:
+                errors.append(f"{server}: {e}")
+            except (reverse_proxy.Broken, aiohttp.ClientError) as e:
+                # It may have been carried out: only who asked can know whether to ask again.
+                raise ServiceUnavailable(f"{server} did not answer: {e}; try again") from e
+        raise ServiceUnavailable(f"no API server answers; see `rayplane status` ({'; '.join(errors)})")
+
+    async def _ask(
+        self,
+        request: web.BaseRequest,
+        url: str,
+        headers: CIMultiDict[str],
+        body: bytes,
+        *,
+        token: str,
+        protocols: Sequence[str] | None,
+    ) -> web.StreamResponse:
+        session = await self._session(bare=bool(token))
+        if protocols is not None:
+            return await reverse_proxy.forward_websocket(request, session, url, headers, protocols)
+        return await reverse_proxy.forward(request, session, url, headers, body or None)
+
+    def _servers(self) -> list[str]:
+        topology = self._directory.read_running().topology
+        return [*topology.endpoints(Role.LOAD_BALANCER, "https"), *topology.endpoints(Role.APISERVER, "https")]
+
+    async def _session(self, *, bare: bool) -> aiohttp.ClientSession:
+        """Connections that show the certificate, or none where they are `bare`; anew when the certificate is."""
+        written_at = (self._directory.admin / "tls.crt").stat().st_mtime_ns
+        if written_at != self._read_at:
+            await self.close()
+            self._read_at = written_at
+        if bare not in self._sessions:
+            self._sessions[bare] = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, ssl=self._context(bare=bare)),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
+                auto_decompress=False,
+                response_class=reverse_proxy.Answer,
+            )
+        return self._sessions[bare]
+
+    def _context(self, *, bare: bool) -> ssl.SSLContext:
+        if bare:
+            return ssl.create_default_context(cafile=str(self._directory.admin / "ca.crt"))
+        return client_ssl(self._directory)

@@ -1,0 +1,136 @@
+// Members, API servers and the rest of the control plane as they stand, and faults to begin and end.
+
+import { html, nothing, render } from "./lib/lit-html/lit-html.js";
+import { json, lines, persistently } from "./api.js";
+import { attempt } from "./said.js";
+
+const STORY_MAX = 60;
+const FOR = "10s";
+
+export async function show(place, _, signal) {
+  const state = { now: undefined, story: [], faults: [], verbs: [], error: "" };
+  const draw = () => signal.aborted || render(view(state, act), place);
+  const refresh = async () => {
+    const found = await json("rayplane/v1/faults", { signal });
+    state.faults = found.faults;
+    state.verbs = (found.verbs || []).filter((one) => !one.refused).map((one) => one.verb);
+    draw();
+  };
+  const act = (what) =>
+    attempt(async () => {
+      const text = await what();
+      await refresh();
+      return text;
+    });
+  draw();
+  refresh().catch((error) => {
+    state.error = error.message;
+    draw();
+  });
+  await persistently(signal, (error) => ((state.error = error.message), draw()), async () => {
+    for await (const now of lines("rayplane/v1/control-plane", { signal })) {
+      state.error = now.error;
+      if (now.members) {
+        state.story = [...changes(state.now, now), ...state.story].slice(0, STORY_MAX);
+        state.now = now;
+      }
+      draw();
+    }
+  });
+}
+
+// What is otherwise than a moment ago, in words; nothing of a first look.
+export function changes(before, now) {
+  if (!before) return [];
+  const at = new Date().toLocaleTimeString();
+  const was = new Map([...before.members, ...before.actors].map((one) => [one.name, one]));
+  const told = [];
+  for (const one of [...now.members, ...now.actors]) {
+    const old = was.get(one.name);
+    if (!old) told.push(`${one.name} is new`);
+    else {
+      if (old.leader !== one.leader && one.leader) told.push(`${one.name} leads${one.term ? ` in term ${one.term}` : ""}`);
+      if (old.running !== one.running) told.push(`${one.name} ${one.running ? "runs" : "does not run"}`);
+      else if (old.starts !== one.starts) told.push(`${one.name} was started again`);
+      if (!old.error && one.error) told.push(`${one.name} does not answer: ${one.error}`);
+      if (old.error && !one.error) told.push(`${one.name} answers again`);
+    }
+    was.delete(one.name);
+  }
+  for (const name of was.keys()) told.push(`${name} is gone`);
+  return told.map((text) => ({ at, text }));
+}
+
+const begin = async (fault) => {
+  const begun = await json("rayplane/v1/faults", { method: "POST", body: { fault } });
+  return `${begun.fault} → ${(begun.hit || []).join(", ")}`;
+};
+
+const end = async ({ id }) => `over: ${(await json(`rayplane/v1/faults?id=${encodeURIComponent(id)}`, { method: "DELETE" })).fault}`;
+
+function view({ now, story, faults, verbs, error }, act) {
+  return html`
+    <h1>Control plane ${now ? html`of ${now.name}` : ""}</h1>
+    ${error ? html`<p class="bad" role="alert">${error}</p>` : nothing}
+    ${now ? html`${members(now.members, verbs, act)} ${actors(now.actors, verbs, act)}` : html`<p>Looking …</p>`}
+    ${standing(faults, verbs, act)}
+    <h2>What happened</h2>
+    <ol class="story" aria-live="polite">${story.map(({ at, text }) => html`<li><time>${at}</time> ${text}</li>`)}</ol>
+  `;
+}
+
+function members(all, verbs, act) {
+  const leader = all.find((one) => one.leader);
+  const row = (one) => html`<tr class=${one.error ? "bad" : ""}>
+    <th scope="row">${one.name}</th>
+    <td>${one.error ? "does not answer" : one.leader ? html`<b>leader</b>` : `follows ${leader?.name ?? "nobody"}`}</td>
+    <td>${one.term ?? ""}</td><td>${one.raft_index ?? ""}</td>
+    <td>${leader?.raft_index && one.raft_index ? Math.max(0, leader.raft_index - one.raft_index) : ""}</td>
+    <td>${one.revision ?? ""}</td><td>${one.db_bytes ? `${(one.db_bytes / 2 ** 20).toFixed(1)} MiB` : ""}</td>
+    <td>${one.endpoint}</td><td>${buttons(one.name, verbs, act)}</td>
+  </tr>`;
+  return html`<h2>etcd</h2>
+    <table><thead><tr><th>member</th><th>role</th><th>term</th><th>index</th><th>behind</th><th>revision</th><th>data</th><th>address</th><th></th></tr></thead>
+    <tbody>${all.map(row)}</tbody></table>`;
+}
+
+function actors(all, verbs, act) {
+  const row = (one) => html`<tr class=${one.running === false ? "bad" : ""}>
+    <th scope="row">${one.name}</th><td>${one.role}${one.leader ? html` <b>leads</b>` : ""}</td><td>${one.machine}</td>
+    <td>${one.running ? "runs" : one.running === false ? "does not run" : "unknown"}</td><td>${one.starts}</td>
+    <td>${one.reason}</td><td>${buttons(one.name, verbs, act)}</td>
+  </tr>`;
+  return html`<h2>Actors</h2>
+    <table><thead><tr><th>actor</th><th>role</th><th>machine</th><th>state</th><th>starts</th><th>last failure</th><th></th></tr></thead>
+    <tbody>${all.map(row)}</tbody></table>`;
+}
+
+// What can be done to one actor, where the cluster can have it: the question asked before, and the fault.
+const DEEDS = [
+  ["kill", "Kill", (name) => [`Kill ${name}? The supervisor starts it again.`, `kill: {target: ${name}}`]],
+  ["stop", "Stop", (name) => [`Stop ${name} for ${FOR}?`, `stop: {target: ${name}, for: ${FOR}}`]],
+  ["partition", "Cut off", (name) => [`Cut ${name} off from all others for ${FOR}?`, `partition: {hosts: [[${name}]], for: ${FOR}}`]],
+];
+
+function buttons(name, verbs, act) {
+  const button = ([, title, fault]) => {
+    const [question, text] = fault(name);
+    return html`<button class="danger" aria-label="${title} ${name}" @click=${() => confirm(question) && act(() => begin(text))}>${title}</button> `;
+  };
+  return DEEDS.filter(([verb]) => verbs.includes(verb)).map(button);
+}
+
+function standing(faults, verbs, act) {
+  const submit = (event) => {
+    event.preventDefault();
+    const form = event.target;
+    act(() => begin(new FormData(form).get("fault"))).then((ok) => ok && form.reset());
+  };
+  const row = (one) => html`<li>${one.fault} ${one.hit ? html`→ ${one.hit.join(", ")}` : ""}
+    <button @click=${() => act(() => end(one))}>End</button> ${one.failed ? html`<span class="bad">${one.failed}</span>` : ""}</li>`;
+  return html`<h2>Faults</h2>
+    ${faults.length ? html`<ul>${faults.map(row)}</ul>` : html`<p>None lasts.</p>`}
+    <form @submit=${submit}><label>Begin <input name="fault" size="50" required list="verbs" placeholder="slow_network: {delay: 50ms, for: 30s}"></label>
+      <datalist id="verbs">${verbs.map((verb) => html`<option value="${verb}: {"></option>`)}</datalist>
+      <button class="danger">Begin</button></form>`;
+}

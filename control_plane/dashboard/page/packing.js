@@ -1,0 +1,129 @@
+// Nodes as bars that their pods fill, coloured by workload; what waits for a node, and why.
+
+import { html, nothing, render } from "./lib/lit-html/lit-html.js";
+import { repeat } from "./lib/lit-html/directives/repeat.js";
+import { styleMap } from "./lib/lit-html/directives/style-map.js";
+import { lines, persistently } from "./api.js";
+import { link } from "./kinds.js";
+import { viewport } from "./viewport.js";
+
+const RESOURCES = ["pods", "cpu", "memory"];
+const ROW_PX = 26;
+const LEGEND_MAX = 24;
+
+export async function show(place, _, signal) {
+  const state = { nodes: new Map(), news: undefined, error: "", order: "name" };
+  const draw = () => signal.aborted || render(view(state, choose), place);
+  const window = viewport(signal, ROW_PX, draw);
+  state.window = window;
+  const choose = (order) => ((state.order = order), draw());
+  draw();
+  await persistently(signal, (error) => ((state.error = error.message), draw()), async () => {
+    for await (const news of lines("rayplane/v1/packing", { signal })) {
+      state.error = news.error || "";
+      if (news.nodes) take(state, news);
+      draw();
+    }
+  });
+}
+
+// Puts what changed to what was known.
+export function take(state, news) {
+  if (news.whole) state.nodes.clear();
+  for (const [name, node] of Object.entries(news.nodes)) {
+    if (node) state.nodes.set(name, node);
+    else state.nodes.delete(name);
+  }
+  state.news = news;
+}
+
+export const used = (node, i) => Object.values(node.held).reduce((sum, need) => sum + need[i], 0);
+
+// How full a node is of its scarcest resource, as a share.
+export const fullness = (node) => Math.max(0, ...RESOURCES.map((_, i) => (node.room[i] ? used(node, i) / node.room[i] : 0)));
+
+// One colour for each workload, always the same for its name.
+export function hue(workload) {
+  let hash = 0;
+  for (const char of workload) hash = (hash * 31 + char.codePointAt(0)) >>> 0;
+  return (hash * 137) % 360;
+}
+
+const colour = (workload) => `oklch(0.68 0.13 ${hue(workload)})`;
+const short = (workload) => workload.split("/").slice(1).join("/");
+
+function view({ nodes, news, error, order, window }, choose) {
+  if (!news) return html`<h1>Packing</h1>${error ? html`<p class="bad" role="alert">${error}</p>` : html`<p>Looking …</p>`}`;
+  const all = [...nodes].sort(([a, one], [b, other]) =>
+    (order === "fullest" ? fullness(other) - fullness(one) : 0) || a.localeCompare(b, undefined, { numeric: true }));
+  const { from, to } = window.shown(all.length);
+  return html`<h1>Packing</h1>
+    ${error ? html`<p class="bad" role="alert">${error}</p>` : nothing}
+    ${sums(nodes, news)}
+    <label>Order <select @change=${(event) => choose(event.target.value)}><option value="name">by name</option><option value="fullest">fullest first</option></select></label>
+    ${legend(nodes)}
+    <div class="bars" role="table" aria-label="Nodes" aria-rowcount=${all.length + 1}>
+      <div role="row" class="bar-row head"><b role="columnheader">node</b>${RESOURCES.map((name) => html`<b role="columnheader">${name}</b>`)}</div>
+      <div class="window" ${window.place} style=${styleMap({ height: `${all.length * ROW_PX}px` })}>
+        <div style=${styleMap({ transform: `translateY(${from * ROW_PX}px)` })}>
+          ${repeat(all.slice(from, to), ([name]) => name, ([name, node]) => bars(name, node))}
+        </div>
+      </div>
+    </div>
+    ${pending(news)}`;
+}
+
+function sums(nodes, news) {
+  const all = [...nodes.values()];
+  const share = RESOURCES.map((_, i) => {
+    const room = all.reduce((sum, node) => sum + node.room[i], 0);
+    return room ? (100 * all.reduce((sum, node) => sum + used(node, i), 0)) / room : 0;
+  });
+  const ready = all.filter((node) => node.ready).length;
+  return html`<dl class="facts">
+    <div><dt>nodes ready</dt><dd>${ready} of ${all.length}</dd></div>
+    <div><dt>nodes with pods</dt><dd>${news.used}</dd></div>
+    <div><dt>fewest that could hold them</dt><dd>${news.lowerBound}</dd></div>
+    <div><dt>waiting pods</dt><dd>${news.pendingCount}</dd></div>
+    ${RESOURCES.map((name, i) => html`<div><dt>${name} asked for</dt><dd>${share[i].toFixed(1)} %</dd></div>`)}
+  </dl>`;
+}
+
+function legend(nodes) {
+  const pods = new Map();
+  for (const node of nodes.values()) for (const [name, need] of Object.entries(node.held)) pods.set(name, (pods.get(name) || 0) + need[0]);
+  const most = [...pods].sort((a, b) => b[1] - a[1] || a[0].localeCompare(b[0]));
+  const entry = ([name, count]) => html`<li><i style=${styleMap({ background: colour(name) })}></i>${short(name)} ${count}</li>`;
+  return html`<ul class="legend" aria-label="Workloads">${most.slice(0, LEGEND_MAX).map(entry)}
+    ${most.length > LEGEND_MAX ? html`<li>and ${most.length - LEGEND_MAX} more</li>` : nothing}</ul>`;
+}
+
+function bars(name, node) {
+  const state = !node.registered ? "gone" : !node.ready ? "not ready" : node.cordoned ? "cordoned" : "";
+  return html`<div role="row" class="bar-row"><span role="rowheader"><a href=${link("nodes", "", name)}>${name}</a>
+    ${state ? html`<em class="bad">${state}</em>` : nothing}</span>${RESOURCES.map((resource, i) => bar(node, resource, i))}</div>`;
+}
+
+function bar(node, resource, i) {
+  const room = node.room[i] || used(node, i) || 1;
+  const part = ([workload, need]) => html`<i title="${short(workload)}: ${need[0]} pods, ${amount(resource, need[i])}"
+    style=${styleMap({ width: `${(100 * need[i]) / room}%`, background: colour(workload) })}></i>`;
+  const total = `${amount(resource, used(node, i))} of ${amount(resource, node.room[i])}`;
+  return html`<span role="cell" class="bar" aria-label=${total} title=${total}>${Object.entries(node.held).map(part)}</span>`;
+}
+
+export function amount(resource, value) {
+  if (resource === "cpu") return `${value / 1000}`;
+  if (resource === "memory") return value >= 2 ** 30 ? `${(value / 2 ** 30).toFixed(1)} GiB` : `${Math.round(value / 2 ** 20)} MiB`;
+  return `${value}`;
+}
+
+function pending({ pending, pendingCount }) {
+  if (!pendingCount) return nothing;
+  const row = ([key, why]) => {
+    const [namespace, name] = key.split("/");
+    return html`<tr><th scope="row"><a href=${link("pods", namespace, name)}>${key}</a></th><td>${why}</td></tr>`;
+  };
+  return html`<h2>Waiting</h2><table><thead><tr><th>pod</th><th>why</th></tr></thead><tbody>${pending.map(row)}</tbody></table>
+    ${pendingCount > pending.length ? html`<p>and ${pendingCount - pending.length} more</p>` : nothing}`;
+}

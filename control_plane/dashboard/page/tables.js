@@ -1,0 +1,134 @@
+// Objects of a kind, in the columns that kubectl prints, as they change.
+
+import { html, nothing, render } from "./lib/lit-html/lit-html.js";
+import { repeat } from "./lib/lit-html/directives/repeat.js";
+import { styleMap } from "./lib/lit-html/directives/style-map.js";
+import { json, lines, persistently, Refused } from "./api.js";
+import { kinds, link, listPath } from "./kinds.js";
+import { viewport } from "./viewport.js";
+
+const TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
+const PAGE = 500;
+const ROW_PX = 28;
+
+export async function show(place, parameters, signal) {
+  const all = await kinds();
+  const kind = all.get(parameters.get("kind") || "pods");
+  if (!kind) throw new Refused(404, undefined, `the cluster serves no ${parameters.get("kind")}`);
+  const namespace = parameters.get("namespace") || "";
+  const state = { all, kind, namespace, namespaces: [], columns: [], rows: new Map(), order: [], filter: "", error: "", loaded: false };
+  const draw = () => signal.aborted || render(view(state, change), place);
+  const change = (filter) => ((state.filter = filter), draw());
+  state.window = viewport(signal, ROW_PX, draw);
+  let waiting;
+  // Changes that come together are drawn together.
+  const soon = () => (waiting ??= requestAnimationFrame(() => ((waiting = undefined), draw())));
+  draw();
+  namespaces(signal).then((names) => ((state.namespaces = names), draw()));
+  await persistently(signal, (error) => ((state.error = error.message), draw()), () => follow(state, signal, soon));
+}
+
+async function namespaces(signal) {
+  try {
+    return (await json("api/v1/namespaces", { signal })).items.map((one) => one.metadata.name);
+  } catch {
+    return []; // who may not list them writes theirs into the address
+  }
+}
+
+// Lists page by page, then watches; returns when the watch ends, and the list is read anew.
+async function follow(state, signal, changed) {
+  const path = listPath(state.kind, state.namespace);
+  const rows = new Map();
+  let version = "";
+  let next = "";
+  do {
+    const query = new URLSearchParams({ limit: PAGE, ...(next ? { continue: next } : {}) });
+    const page = await json(`${path}?${query}`, { accept: TABLE, signal });
+    if (page.columnDefinitions) state.columns = page.columnDefinitions;
+    for (const row of page.rows || []) rows.set(row.object.metadata.uid, row);
+    version = page.metadata.resourceVersion;
+    next = page.metadata.continue || "";
+    if (!state.loaded || !next) replace(state, rows);
+    state.error = "";
+    changed();
+  } while (next);
+  state.loaded = true;
+  if (!state.kind.verbs.includes("watch")) return new Promise((done) => signal.addEventListener("abort", done));
+  const query = new URLSearchParams({ watch: "true", resourceVersion: version, allowWatchBookmarks: "true" });
+  for await (const { type, object } of lines(`${path}?${query}`, { accept: TABLE, signal })) {
+    if (type === "ERROR") throw new Refused(object.code, object);
+    if (type === "BOOKMARK") continue;
+    for (const row of object.rows || []) {
+      const { uid } = row.object.metadata;
+      if (type === "DELETED") state.rows.delete(uid);
+      else state.rows.set(uid, row);
+      state.order = undefined;
+    }
+    changed();
+  }
+}
+
+function replace(state, rows) {
+  state.rows = new Map(rows);
+  state.order = undefined;
+}
+
+function ordered(state) {
+  const key = ({ object: { metadata } }) => `${metadata.namespace || ""}/${metadata.name}`;
+  state.order ??= [...state.rows.values()].map((row) => [key(row), row]).sort(([a], [b]) => (a < b ? -1 : a > b ? 1 : 0));
+  const words = state.filter.toLowerCase().split(/\s+/).filter(Boolean);
+  const fits = ([key, row]) => words.every((word) => key.toLowerCase().includes(word) || row.cells.some((cell) => String(cell).toLowerCase().includes(word)));
+  return words.length ? state.order.filter(fits) : state.order;
+}
+
+function view(state, change) {
+  const { kind, namespace, error, window } = state;
+  const columns = state.columns.map((column, i) => ({ ...column, i })).filter(({ priority }) => !priority);
+  const spread = kind.namespaced && !namespace;
+  const rows = ordered(state);
+  const { from, to } = window.shown(rows.length);
+  return html`<h1>${kind.kind} <small>${rows.length}${state.loaded ? "" : " …"}</small></h1>
+    ${chooser(state, change)}
+    ${error ? html`<p class="bad" role="alert">${error}</p>` : nothing}
+    <div class="grid" role="table" aria-label=${kind.plural} aria-rowcount=${rows.length + 1}>
+      <div role="row" class="grid-row head" style=${columnsOf(columns, spread)}>
+        ${spread ? html`<b role="columnheader">Namespace</b>` : nothing}${columns.map(({ name }) => html`<b role="columnheader">${name}</b>`)}
+      </div>
+      <div class="window" ${window.place} style=${styleMap({ height: `${rows.length * ROW_PX}px` })}>
+        <div style=${styleMap({ transform: `translateY(${from * ROW_PX}px)` })}>
+          ${repeat(rows.slice(from, to), ([, row]) => row.object.metadata.uid, ([, row]) => line(row, kind, columns, spread))}
+        </div>
+      </div>
+    </div>
+    ${state.loaded && !rows.length ? html`<p>None.</p>` : nothing}`;
+}
+
+const columnsOf = (columns, spread) =>
+  styleMap({ gridTemplateColumns: [...(spread ? ["minmax(7em, 1fr)"] : []), ...columns.map((_, i) => (i ? "minmax(4em, 1fr)" : "minmax(12em, 2fr)"))].join(" ") });
+
+function line({ cells, object: { metadata } }, kind, columns, spread) {
+  const cell = ({ i }) => {
+    const text = String(cells[i] ?? "");
+    return i === 0
+      ? html`<span role="rowheader"><a href=${link(kind, metadata.namespace, metadata.name)}>${text}</a></span>`
+      : html`<span role="cell" title=${text}>${text}</span>`;
+  };
+  return html`<div role="row" class="grid-row" style=${columnsOf(columns, spread)}>
+    ${spread ? html`<span role="cell">${metadata.namespace}</span>` : nothing}${columns.map(cell)}</div>`;
+}
+
+function chooser({ all, kind, namespace, namespaces, filter }, change) {
+  const go = (kind, namespace) => (location.hash = `#/objects?${new URLSearchParams({ kind, namespace })}`);
+  const listed = [...all.values()].filter((one) => one.verbs.includes("list"));
+  const option = (value, text, chosen) => html`<option value=${value} ?selected=${value === chosen}>${text}</option>`;
+  const names = namespace && !namespaces.includes(namespace) ? [namespace, ...namespaces] : namespaces;
+  return html`<form class="chooser" @submit=${(event) => event.preventDefault()}>
+    <label>Kind <select @change=${(event) => go(event.target.value, namespace)}>${listed.map((one) => option(one.name, one.name, kind.name))}</select></label>
+    ${kind.namespaced
+      ? html`<label>Namespace <select @change=${(event) => go(kind.name, event.target.value)}>
+          ${option("", "all", namespace)}${names.map((name) => option(name, name, namespace))}</select></label>`
+      : nothing}
+    <label>Filter <input type="search" .value=${filter} @input=${(event) => change(event.target.value)}></label>
+  </form>`;
+}

@@ -1,0 +1,109 @@
+"""What the gateway answers to whom, without a cluster behind it."""
+
+import asyncio
+import io
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from rayplane.control_plane.cluster.state import StateDir
+from rayplane.control_plane.dashboard import Gateway
+
+
+@pytest.fixture
+async def gateway(tmp_path: Path) -> AsyncIterator[Gateway]:
+    made = Gateway(StateDir(tmp_path))
+    await made.start()
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def client(gateway: Gateway) -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(f"http://{gateway.address}") as session:
+        yield session
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+@pytest.mark.parametrize("path", ["/", "/main.js", "/api.js", "/style.css"])
+async def test_the_page_is_there_for_everybody_and_takes_nothing_from_elsewhere(
+    client: aiohttp.ClientSession, path: str
+) -> None:
+    async with client.get(path) as answer:
+        assert answer.status == 200
+        policy = answer.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy and "script-src 'self';" in policy and "frame-ancestors 'none'" in policy
+
+
+@pytest.mark.parametrize(
+    "path", ["/../gateway.py", "/%2e%2e/gateway.py", "/lib/../../gateway.py", "/lib", "/nothing.js", "//etc/passwd"]
+)
+async def test_nothing_but_the_page_is_a_file_of_it(gateway: Gateway, path: str) -> None:
+    # As written: clients make paths shorter than this.
+    host, _, port = gateway.address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: {gateway.address}\r\nConnection: close\r\n\r\n".encode())
+    assert (await reader.readline()).split()[1] == b"404"
+    writer.close()
+
+
+@pytest.mark.parametrize("path", ["/api/v1/pods", "/version", "/rayplane/v1/control-plane", "/rayplane/v1/faults"])
+async def test_nothing_of_the_cluster_is_told_to_who_shows_nothing(client: aiohttp.ClientSession, path: str) -> None:
+    async with client.get(path) as answer:
+        assert answer.status == 401
+        assert (await answer.json())["reason"] == "Unauthorized"
+
+
+async def test_a_name_that_only_leads_here_is_refused(gateway: Gateway, client: aiohttp.ClientSession) -> None:
+    """A page of another's whose name was made to lead to loopback would share the dashboard's origin."""
+    headers = {"Host": f"evil.example:{gateway.address.rpartition(':')[2]}"} | bearer(gateway.key)
+    for path in ("/", "/version"):
+        async with client.get(path, headers=headers) as answer:
+            assert answer.status == 403
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "control-plane"), ("GET", "why"), ("POST", "faults"), ("DELETE", "faults?id=1")]
+)
+async def test_what_rbac_has_no_word_on_takes_the_key(client: aiohttp.ClientSession, method: str, path: str) -> None:
+    async with client.request(method, f"/rayplane/v1/{path}", headers=bearer("a-token"), json={}) as answer:
+        assert answer.status == 403
+
+
+async def test_each_start_has_a_key_of_its_own(gateway: Gateway, tmp_path: Path) -> None:
+    assert gateway.key not in (Gateway(StateDir(tmp_path)).key, "")
+    assert gateway.url.endswith(f"#key={gateway.key}")
+
+
+async def test_without_a_cluster_it_says_what_to_do(gateway: Gateway, client: aiohttp.ClientSession) -> None:
+    async with client.get("/version", headers=bearer(gateway.key)) as answer:
+        assert answer.status == 503
+        assert "rayplane up" in (await answer.json())["message"]
+    async with client.get("/rayplane/v1/control-plane", headers=bearer(gateway.key)) as answer:
+        assert "rayplane up" in (await answer.json(content_type=None))["error"]
+
+
+async def test_bad_requests_are_told_what_is_wrong(gateway: Gateway, client: aiohttp.ClientSession) -> None:
+    for method, path, body, code in [
+        ("POST", "faults", b"{", 400),
+        ("POST", "faults", b'{"fault": 1}', 400),
+        ("GET", "explain", None, 400),
+        ("GET", "nothing", None, 404),
+        ("POST", "diff", b" " * (4 << 20), 413),
+    ]:
+        async with client.request(
+            method, f"/rayplane/v1/{path}", data=body and io.BytesIO(body), headers=bearer(gateway.key)
+        ) as answer:
+            assert answer.status == code, (method, path)
+
+
+async def test_texts_are_compared_line_by_line(gateway: Gateway, client: aiohttp.ClientSession) -> None:
+    texts = {"before": "a\nb\nc", "after": "a\nB\nc"}
+    async with client.post("/rayplane/v1/diff", json=texts, headers=bearer(gateway.key)) as answer:
+        lines = (await answer.json())["lines"]
+    assert [line for line in lines if line[0] in "+-" and line[:3] not in ("+++", "---")] == ["-b", "+B"]

@@ -1,0 +1,253 @@
+"""The page in Chromium, on a cluster of processes: what people see of it, and do with it."""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import running
+from tests.e2e.harness import Cluster, Kubectl
+
+sync_api = pytest.importorskip(
+    "playwright.sync_api", reason="the browser's driver is not installed: pip install playwright"
+)
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt-get install chromium"),
+]
+
+WAIT_MS = 120_000
+# Where the pictures of the last run go, for whoever wants to see them.
+PICTURES = os.environ.get("RAYPLANE_PICTURES", "")
+SHOUTER = """
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: shouter}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: shouter}}
+  template:
+    metadata: {labels: {app: shouter}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+      - name: main
+        image: none
+        command: [sh, -c, "echo ready to shout; exec sleep 3600"]
+        resources: {requests: {cpu: 500m}}
+"""
+TOO_LARGE = """
+apiVersion: v1
+kind: Pod
+metadata: {name: too-large}
+spec: {containers: [{name: main, image: none, resources: {requests: {cpu: "64"}}}]}
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    made = Cluster("browsed", tmp_path_factory.mktemp("home"))
+    with running(made, "--host", "process", "--runtime", "process", "--isolation", "none", "--nodes", "2"):
+        yield made
+
+
+@pytest.fixture(scope="module")
+def kubectl(cluster: Cluster) -> Kubectl:
+    made = cluster.kubectl()
+    made("apply", "-f", "-", stdin=f"{SHOUTER}---{TOO_LARGE}")
+    made("rollout", "status", "deployment/shouter")
+    return made
+
+
+@pytest.fixture(scope="module")
+def address(cluster: Cluster) -> Iterator[str]:
+    serving = cluster.start("dashboard")
+    assert serving.stdout is not None
+    with serving:
+        try:
+            yield serving.stdout.readline().split()[-1]
+        finally:
+            serving.terminate()
+            assert serving.wait(30) == 130
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as driver:
+        made = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield made
+        made.close()
+
+
+@pytest.fixture
+def page(browser: Any, address: str, kubectl: Kubectl, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The dashboard, signed in. What goes wrong in the page fails the test."""
+    made = browser.new_page(viewport={"width": 1300, "height": 850})
+    made.set_default_timeout(WAIT_MS)
+    wrong: list[str] = []
+    made.on("pageerror", lambda error: wrong.append(str(error)))
+    made.on("console", lambda said: wrong.append(said.text) if "Content Security Policy" in said.text else None)
+    made.goto(address)
+    yield made
+    if PICTURES:
+        made.screenshot(path=str(Path(PICTURES, f"{request.node.name}.png")))
+    made.close()
+    assert wrong == []
+
+
+def go(page: Any, to: str) -> None:
+    page.evaluate("(to) => { location.hash = to }", to)
+
+
+def row(page: Any, name: str) -> Any:
+    return page.get_by_role("row").filter(has=page.get_by_role("rowheader", name=name, exact=True))
+
+
+def test_the_key_does_not_stay_in_the_address(page: Any) -> None:
+    page.get_by_role("heading", name="Control plane of browsed").wait_for()
+    assert "key" not in page.url
+
+
+def test_a_killed_leader_is_seen_to_be_followed_by_another(page: Any) -> None:
+    leading = page.get_by_role("row").filter(has_text=re.compile(r"\bleader\b"))
+    leading.wait_for()
+    name = leading.get_by_role("rowheader").inner_text()
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name=f"Kill {name}").click()
+    page.locator(".story").get_by_text(re.compile(r"member-\d leads in term")).first.wait_for()
+
+
+def test_a_fault_that_lasts_is_listed_and_ended(page: Any) -> None:
+    page.get_by_label("Begin").fill("slow_network: {delay: 2ms, for: 300s}")
+    page.get_by_role("button", name="Begin").click()
+    page.get_by_role("button", name="End").click()
+    page.get_by_text("None lasts.").wait_for()
+
+
+def test_a_fault_that_makes_no_sense_is_told_and_nothing_is_done(page: Any) -> None:
+    page.get_by_label("Begin").fill("stop: {target: nobody-at-all}")
+    page.get_by_role("button", name="Begin").click()
+    page.locator("#said.bad").get_by_text(re.compile("for|nobody")).wait_for()
+
+
+def test_nodes_show_what_fills_them_and_what_waits(page: Any) -> None:
+    go(page, "#/packing")
+    page.get_by_text("default/shouter 2").wait_for()
+    page.get_by_role("cell", name="1 of 4", exact=True).wait_for()
+    waiting = page.get_by_role("row").filter(has_text="default/too-large")
+    waiting.get_by_text("2 Insufficient cpu").wait_for()
+
+
+def test_a_table_follows_what_happens(page: Any, kubectl: Kubectl) -> None:
+    go(page, "#/objects?kind=configmaps&namespace=default")
+    row(page, "kube-root-ca.crt").wait_for()
+    kubectl("create", "configmap", "fresh", "--from-literal=a=b")
+    row(page, "fresh").wait_for()
+    kubectl("delete", "configmap", "fresh")
+    row(page, "fresh").wait_for(state="detached")
+
+
+def test_a_filter_leaves_what_has_the_words(page: Any) -> None:
+    go(page, "#/objects?kind=pods&namespace=default")
+    row(page, "too-large").wait_for()
+    page.get_by_label("Filter").fill("shouter running")
+    row(page, "too-large").wait_for(state="detached")
+    assert page.get_by_role("rowheader", name=re.compile("shouter")).count() == 2
+
+
+def test_a_deployment_is_scaled_paused_and_restarted(page: Any, kubectl: Kubectl) -> None:
+    go(page, "#/object?kind=deployments.apps&namespace=default&name=shouter")
+    page.get_by_label("Replicas").fill("3")
+    page.get_by_role("button", name="Scale").click()
+    kubectl.until("deployment/shouter", "{.spec.replicas}", ["3"])
+    page.get_by_role("button", name="Pause").click()
+    page.get_by_role("button", name="Resume").click()
+    page.get_by_role("button", name="Pause").wait_for()
+    page.get_by_role("button", name="Restart").click()
+    kubectl.until("deployment/shouter", "{.metadata.annotations.deployment\\.kubernetes\\.io/revision}", ["2"])
+    page.get_by_role("button", name="Undo").click()
+    kubectl.until("deployment/shouter", "{.metadata.annotations.deployment\\.kubernetes\\.io/revision}", ["3"])
+    assert "restartedAt" not in kubectl("get", "deployment", "shouter", "-o", "jsonpath={.spec.template}")
+
+
+def test_an_edit_is_checked_by_the_server_before_it_is_stored(page: Any, kubectl: Kubectl) -> None:
+    kubectl("create", "configmap", "edited", "--from-literal=word=before")
+    go(page, "#/object?kind=configmaps&namespace=default&name=edited&tab=yaml")
+    text = page.get_by_role("textbox")
+    text.wait_for()
+    written = text.input_value()
+    assert "managedFields" not in written
+    text.fill(written.replace("word: before", "word: after"))
+    page.get_by_role("button", name="Check").click()
+    page.get_by_label("What would change").get_by_text("+  word: after").wait_for()
+    assert kubectl("get", "configmap", "edited", "-o", "jsonpath={.data.word}") == "before"
+    page.get_by_role("button", name="Apply").click()
+    kubectl.until("configmap/edited", "{.data.word}", ["after"])
+    text.fill("kind: ConfigMap\nnonsense: true\n")
+    page.get_by_role("button", name="Check").click()
+    page.locator("#said.bad").wait_for()
+
+
+def test_events_placement_and_story_say_why(page: Any) -> None:
+    go(page, "#/object?kind=pods&namespace=default&name=too-large&tab=events")
+    page.get_by_role("cell", name="FailedScheduling").wait_for()
+    page.get_by_role("link", name="Placement").click()
+    page.get_by_role("cell", name="Insufficient cpu").first.wait_for()
+    go(page, "#/object?kind=deployments.apps&namespace=default&name=shouter&tab=why")
+    page.get_by_role("rowheader", name="deployment").first.wait_for()
+
+
+def test_logs_are_followed_and_a_terminal_answers(page: Any, kubectl: Kubectl) -> None:
+    (pod, *_) = kubectl.names("pods", "-l", "app=shouter", "--field-selector=status.phase=Running")
+    name = pod.removeprefix("pod/")
+    go(page, f"#/object?kind=pods&namespace=default&name={name}&tab=logs")
+    page.get_by_text("ready to shout").wait_for()
+    page.get_by_role("link", name="Terminal").click()
+    page.get_by_role("button", name="Run").click()
+    page.locator(".xterm-rows").get_by_text(re.compile("[#$]")).first.wait_for()
+    page.keyboard.type("echo $((6 * 7))-times\n")
+    page.get_by_text("42-times").first.wait_for()
+
+
+def test_a_token_opens_what_rbac_gives_it_and_no_more(browser: Any, address: str, kubectl: Kubectl) -> None:
+    kubectl("create", "serviceaccount", "reader")
+    kubectl("create", "rolebinding", "reader", "--clusterrole=view", "--serviceaccount=default:reader")
+    token = kubectl("create", "token", "reader").strip()
+    page = browser.new_page()
+    page.set_default_timeout(WAIT_MS)
+    page.goto(address.partition("#")[0])
+    page.get_by_label("Token").fill("nonsense")
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_role("alert").wait_for()
+    page.get_by_label("Token").fill(token)
+    page.keyboard.press("Enter")
+    page.get_by_role("alert").get_by_text("takes the key").first.wait_for()
+    go(page, "#/objects?kind=pods&namespace=default")
+    row(page, "too-large").wait_for()
+    go(page, "#/objects?kind=secrets&namespace=default")
+    page.get_by_role("alert").get_by_text("forbidden").wait_for()
+    page.close()
+
+
+def test_the_views_are_reached_by_keyboard_alone(page: Any) -> None:
+    page.get_by_role("heading", name="Control plane of browsed").wait_for()
+    for _ in range(3):
+        page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.get_by_role("heading", name=re.compile("^Pod")).wait_for()
+
+
+def test_the_page_is_readable_in_the_dark(page: Any) -> None:
+    page.emulate_media(color_scheme="dark")
+    ground, ink = page.evaluate(
+        "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]"
+    )
+    shades = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in (ground, ink)]
+    assert shades[0] < 150 < 550 < shades[1]
