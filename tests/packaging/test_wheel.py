@@ -35,6 +35,9 @@ def test_the_wheel_holds_the_package_and_nothing_beside_it(source: Path, wheel: 
     held = set(zipfile.ZipFile(wheel).namelist())
     assert {n for n in held if ".dist-info/" not in n} == sources(source)
     assert {"rayplane/node/runtime/preload/sitecustomize.py", "rayplane/proto/etcd/rpc.proto"} <= held
+    assert {
+        f"rayplane/control_plane/dashboard/page/lib/{name}" for name in ("lit-html/lit-html.js", "xterm/xterm.js")
+    } <= held
 
 
 def test_the_source_distribution_gives_the_same_wheel(source: Path, wheel: Path, tmp_path: Path) -> None:
@@ -50,7 +53,7 @@ def test_the_source_distribution_gives_the_same_wheel(source: Path, wheel: Path,
 
 
 def build(directory: Path, tools: Path, what: str) -> None:
-    program = f"import setuptools.build_meta as backend; backend.{what}"
+    program = f"import sys; sys.path.insert(0, 'scripts'); import page as backend; backend.{what}"
     environment = os.environ | {"PYTHONPATH": str(tools)}
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False)
