@@ -5,6 +5,7 @@ import contextlib
 import random
 from collections.abc import Callable, Iterator, Sequence
 from signal import Signals
+from typing import TYPE_CHECKING
 
 from rayplane.control_plane.api.errors import ApiError, NotFound
 from rayplane.control_plane.cluster import processes, ray_cluster
@@ -12,7 +13,6 @@ from rayplane.control_plane.cluster.access import Access
 from rayplane.control_plane.cluster.config import PROCESS
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.control_plane.cluster.flood import flood
-from rayplane.control_plane.cluster.replicas import Replicas, is_of_replicas
 from rayplane.control_plane.cluster.victims import NAMESPACE, called, victims
 from rayplane.control_plane.cluster.weather import OF_MACHINES, OF_NETWORK, OfMachines, Weather, after, told_of, without
 from rayplane.control_plane.faults import injector
@@ -38,11 +38,15 @@ from rayplane.control_plane.faults.vocabulary import (
     StalledDisk,
     Stop,
     Target,
+    is_of_replicas,
 )
 from rayplane.control_plane.rpc import RpcError
 from rayplane.control_plane.rpc.errors import Code
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
+
+if TYPE_CHECKING:
+    from rayplane.control_plane.cluster.replicas import Replicas
 
 KILL_TIMEOUT_S = 60.0
 HOLDS_S = 30.0
@@ -70,7 +74,10 @@ class LiveInjector:
         self._renewing: asyncio.Task[None] | None = None
 
     @property
-    def _replicas(self) -> Replicas:
+    def _replicas(self) -> "Replicas":
+        # With it come the drivers of volumes, which few commands need.
+        from rayplane.control_plane.cluster.replicas import Replicas
+
         return Replicas(self._admin.api, self._admin.network)
 
     @property

@@ -14,7 +14,7 @@ from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.api.node_annotations import HOST_ADDRESS
 from rayplane.control_plane.client import ApiClient
 from rayplane.control_plane.cluster.errors import ClusterError
-from rayplane.control_plane.faults.vocabulary import REPLICA_IN_USE, REPLICAS, Fault, Target
+from rayplane.control_plane.faults.vocabulary import REPLICA_IN_USE, Target
 from rayplane.control_plane.rpc import Network, Stub
 from rayplane.node.volumes.drivers.replicated.directory import VolumeRecord
 from rayplane.node.volumes.drivers.replicated.lease_directory import records_of
@@ -121,12 +121,6 @@ class _Hosts:
             return meta.annotations(await self._api.get("nodes", node)).get(HOST_ADDRESS)
         except ApiError as e:
             raise PeerError(Code.UNAVAILABLE, e.message) from e
-
-
-def is_of_replicas(fault: Fault) -> bool:
-    """Whether a fault hits replicas."""
-    target: Target = getattr(fault, "target", Target())
-    return target.role in REPLICAS
 
 
 def acknowledged(record: VolumeRecord, contents: Mapping[str, Content]) -> Content | None:

@@ -287,3 +287,9 @@ def lasts(fault: Fault) -> bool:
     if isinstance(fault, SlowNetwork) and not fault.delay_s:
         return False
     return any(field.name == "for_s" for field in fields(fault))
+
+
+def is_of_replicas(fault: Fault) -> bool:
+    """Whether a fault hits replicas of volumes."""
+    target: Target = getattr(fault, "target", Target())
+    return target.role in REPLICAS

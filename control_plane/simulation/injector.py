@@ -7,7 +7,7 @@ from typing import get_args
 
 from rayplane.control_plane.client import ApiClient
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
-from rayplane.control_plane.cluster.replicas import Replicas, is_of_replicas
+from rayplane.control_plane.cluster.replicas import Replicas
 from rayplane.control_plane.cluster.topology import Role
 from rayplane.control_plane.cluster.trial.replica_watch import ReplicaWatch
 from rayplane.control_plane.etcd.server import Member
@@ -40,6 +40,7 @@ from rayplane.control_plane.faults.vocabulary import (
     StalledDisk,
     Stop,
     Target,
+    is_of_replicas,
     lasts,
 )
 from rayplane.control_plane.simulation.cell import Cell

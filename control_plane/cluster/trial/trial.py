@@ -16,7 +16,7 @@ from rayplane.control_plane.cluster.etcd_user import EtcdUser
 from rayplane.control_plane.cluster.hands import ApiHands, placed
 from rayplane.control_plane.cluster.readiness import client_ssl
 from rayplane.control_plane.cluster.recording import Moments, Recorder
-from rayplane.control_plane.cluster.replicas import Replicas, is_of_replicas
+from rayplane.control_plane.cluster.replicas import Replicas
 from rayplane.control_plane.cluster.scenario import Runner, Scenario, in_time, unhealthy
 from rayplane.control_plane.cluster.topology import Role
 from rayplane.control_plane.cluster.trial.front import Front
@@ -29,7 +29,17 @@ from rayplane.control_plane.cluster.trial.verdict import Struck, Verdict, failed
 from rayplane.control_plane.cluster.trial.workload import Workload
 from rayplane.control_plane.faults.form import as_step
 from rayplane.control_plane.faults.steps import ACTORS, CLUSTER, Condition, Timed
-from rayplane.control_plane.faults.vocabulary import Continue, Cut, Fault, Heal, Partition, SlowNetwork, Stop, lasts
+from rayplane.control_plane.faults.vocabulary import (
+    Continue,
+    Cut,
+    Fault,
+    Heal,
+    Partition,
+    SlowNetwork,
+    Stop,
+    is_of_replicas,
+    lasts,
+)
 from rayplane.control_plane.invariants import Judge, Make, Violation
 from rayplane.control_plane.invariants.catalogue import BUILTIN
 from rayplane.control_plane.rpc import RpcError
