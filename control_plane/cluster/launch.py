@@ -249,7 +249,9 @@ async def _up_ray(
     async with contextlib.AsyncExitStack() as stack:
         state, driver, (found, holders) = await _reach_ray(stack, directory, state, progress)
         if state.topology.instances:
-            state = replace(state, topology=on_machines(state.topology, found, holders))
+            state = replace(
+                state, topology=on_machines(state.topology, found, holders, elastic=state.config.autoscales)
+            )
         else:
             state = replace(state, topology=_place(state, found))
         _write_access(directory, state, secrets)

@@ -274,12 +274,19 @@ def newest_of(topologies: Sequence[Topology]) -> Topology:
     return max(topologies, key=lambda t: highest_retired([i.name for i in t.of(Role.MEMBER)]))
 
 
-def on_machines(topology: Topology, machines: Sequence[Machine], holders: Mapping[str, Sequence[Machine]]) -> Topology:
+def on_machines(
+    topology: Topology,
+    machines: Sequence[Machine],
+    holders: Mapping[str, Sequence[Machine]],
+    *,
+    elastic: bool = False,
+) -> Topology:
     """The topology of a cluster that was down, on the machines that there are now.
 
     Hosts name machines anew at each start, and each may have another address now, also one that another had: they are
     found again by what lies on them (`holders`: by name of the actor, where it ran last first). Who has no data, or
-    need not come back, goes anywhere.
+    need not come back, goes anywhere. `elastic`: machines came for nodes, and were given back while nothing ran there;
+    those nodes leave.
     """
     by_address = {m.address: m for m in machines}
     # Another machine may have the address of one that is not there any more.
@@ -289,7 +296,9 @@ def on_machines(topology: Topology, machines: Sequence[Machine], holders: Mappin
         there, held = by_address.get(instance.machine.address), holders.get(instance.name, ())
         # What lies elsewhere may be from before it moved.
         machine = there if not held or there in held else held[0]
-        if machine is None and instance.role in TIED and instance.phase is Phase.ACTIVE:
+        if machine is None and elastic and instance.role is Role.NODE_HOST:
+            instance = replace(instance, phase=Phase.LEAVING)
+        elif machine is None and instance.role in TIED and instance.phase is Phase.ACTIVE:
             raise ClusterError(
                 f"{instance.name} ran on {instance.machine.address}, which is not in the Ray cluster now, and no other "
                 "machine has its data: add that machine to the Ray cluster"

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from rayplane.control_plane.cluster.autoscaling import rooms
 from rayplane.control_plane.cluster.autoscaling.decision import Decision, Limits, Memory, Seen, Unit, decide, is_waiting
 from rayplane.control_plane.cluster.autoscaling.keeping import why_kept
-from rayplane.control_plane.cluster.topology import Instance, Machine, Role, Topology
+from rayplane.control_plane.cluster.errors import ClusterError
+from rayplane.control_plane.cluster.specs import founders
+from rayplane.control_plane.cluster.topology import Instance, Machine, Phase, Role, Topology, on_machines
 from rayplane.control_plane.scheduler import Cluster, Cycle, Placement, SchedulerConfig
 from rayplane.control_plane.scheduler.nodes import NodeInfo
 from rayplane.control_plane.scheduler.pods import PodInfo, unbound
@@ -294,3 +296,15 @@ def test_nodes_go_where_there_is_room_and_machines_are_asked_for_when_there_is_n
     assert rooms.free(full, (*machines, SECOND), grown, 4.0) == [SECOND]
     # It is given back when its node has gone.
     assert len(rooms.asked(full, (*machines, SECOND), grown, 4.0, missing=0)) == 2
+
+
+def test_nodes_leave_whose_machines_were_given_back_while_the_cluster_was_down() -> None:
+    before = hosts(HEAD, FIRST)
+    found = on_machines(before, [replace(HEAD, id="other")], {}, elastic=True)
+    assert [(i.name, i.phase) for i in found.instances] == [
+        ("node-host-0", Phase.ACTIVE),
+        ("node-host-1", Phase.LEAVING),
+    ]
+    assert [i.name for i in founders(found)] == ["node-host-0"]
+    with pytest.raises(ClusterError, match="add that machine"):
+        on_machines(before, [HEAD], {})
