@@ -26,7 +26,7 @@ def host_identity(nodes: Sequence[str], *, fallback: str) -> tuple[str, tuple[st
 
 
 def node_user(node: str) -> str:
-    return f"{_NODE}{node}"
+    return f"{NODE_PREFIX}{node}"
 
 
 def server_name(node: str) -> str:

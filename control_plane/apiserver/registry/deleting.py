@@ -55,8 +55,7 @@ class Deleter:
 
     async def delete(self, user: User, target: Target, options: DeleteOptions) -> Answer:
         """Remove an object, or mark it as being deleted while something holds it back."""
-        info = target.info
-        stored = self._kinds.stored(info)
+        info, stored = target.info, self._kinds.stored(target.info)
         cache = self._hub.peek(stored)
         known = cache.get(target.namespace, target.name) if cache is not None else None
         removed = False
