@@ -26,3 +26,5 @@ FLOODER = "rayplane:flood"
 SERVICE_ACCOUNT_PREFIX = "system:serviceaccount:"
 #: The group of all service accounts; with a colon and a namespace behind it, of those of the namespace.
 SERVICE_ACCOUNTS = "system:serviceaccounts"
+#: The extra field of a service account that names the node where its token is.
+NODE_OF_TOKEN = "authentication.kubernetes.io/node-name"

@@ -15,11 +15,10 @@ from rayplane.control_plane.api.device_claims import CLAIMS
 from rayplane.control_plane.api.errors import FieldError, Forbidden, Invalid, forbidden
 from rayplane.control_plane.apiserver.admission.plugins import creation_of, only
 from rayplane.control_plane.apiserver.admission.request import UPDATE, AdmissionRequest
-from rayplane.control_plane.apiserver.authentication.tokens import NODE_NAME
 from rayplane.control_plane.apiserver.authorization.authorizer import Authorizer
 from rayplane.control_plane.apiserver.requests import User
 from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
-from rayplane.control_plane.identities import SERVICE_ACCOUNT_PREFIX
+from rayplane.control_plane.identities import NODE_OF_TOKEN, SERVICE_ACCOUNT_PREFIX
 
 _LABEL: Final = "resource.kubernetes.io/admin-access"
 _TEMPLATES: Final = "resourceclaimtemplates.resource.k8s.io"
@@ -132,7 +131,7 @@ def _rights(request: AdmissionRequest) -> Iterator[_Right]:
 
 def _is_on(user: User, node: str) -> bool:
     """Whether it is an account whose token tells that it is on this node."""
-    return bool(node) and user.name.startswith(SERVICE_ACCOUNT_PREFIX) and user.extra.get(NODE_NAME) == (node,)
+    return bool(node) and user.name.startswith(SERVICE_ACCOUNT_PREFIX) and user.extra.get(NODE_OF_TOKEN) == (node,)
 
 
 def _refuse(request: AdmissionRequest, errors: list[FieldError]) -> NoReturn:

@@ -16,9 +16,8 @@ from rayplane.control_plane.api.authorization.rbac import Attributes
 from rayplane.control_plane.api.errors import BadRequest, FieldError, quote
 from rayplane.control_plane.api.kinds.references import domain_prefixed_path
 from rayplane.control_plane.api.machinery import names
-from rayplane.control_plane.apiserver.authentication.tokens import NODE_NAME
 from rayplane.control_plane.apiserver.requests import ANONYMOUS, AUTHENTICATED, UNAUTHENTICATED, User
-from rayplane.control_plane.identities import MASTERS, NODES, SERVICE_ACCOUNT_PREFIX
+from rayplane.control_plane.identities import MASTERS, NODE_OF_TOKEN, NODES, SERVICE_ACCOUNT_PREFIX
 
 _USER, _GROUP, _UID, _EXTRA = "impersonate-user", "impersonate-group", "impersonate-uid", "impersonate-extra-"
 _AUTHENTICATION = "authentication.k8s.io"
@@ -79,7 +78,7 @@ class Impersonation:
         node = _node(self.user.name)
         if node and only_name:
             user = User(self.user.name, (NODES, AUTHENTICATED))
-            if _account(caller.name) is not None and caller.extra.get(NODE_NAME) == (node,):
+            if _account(caller.name) is not None and caller.extra.get(NODE_OF_TOKEN) == (node,):
                 yield self._associated(user, caller, request)
             yield _constrained("arbitrary-node", user, request, [_named(caller, "arbitrary-node", "nodes", node)])
         elif self.account is not None and only_name:

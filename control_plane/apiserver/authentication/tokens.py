@@ -24,8 +24,6 @@ _ALGORITHM = "ES256"
 CLAIMS = "kubernetes.io"
 """Where a token says whose it is and what it is bound to."""
 _EXTRA = "authentication.kubernetes.io/"
-NODE_NAME = _EXTRA + "node-name"
-"""What an account's extra fields tell of where its token is."""
 # Machines of one cluster may disagree about the time by a little; so long a deleted object's tokens are good.
 _LEEWAY_S = 60
 _SIGNED_KEPT = 1024
