@@ -1,7 +1,6 @@
 """Command that serves the web page of a cluster: `dashboard`."""
 
 import asyncio
-import webbrowser
 from typing import Annotated
 
 import typer
@@ -15,7 +14,6 @@ def register(app: typer.Typer) -> None:
 
 def dashboard(
     port: Annotated[int, typer.Option(help="Of 127.0.0.1; 0 is any free one.")] = 0,
-    open_browser: Annotated[bool, typer.Option("--open", help="Open it in a browser.")] = False,
     name: Name = "default",
     state: State = None,
 ) -> None:
@@ -33,8 +31,6 @@ def dashboard(
         await gateway.start(port)
         try:
             console.print(f"The dashboard of {name!r} is at {gateway.url}", markup=False)
-            if open_browser:
-                await asyncio.to_thread(webbrowser.open, gateway.url)
             await asyncio.Event().wait()
         finally:
             await gateway.close()

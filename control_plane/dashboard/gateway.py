@@ -12,7 +12,7 @@ import difflib
 import hmac
 import mimetypes
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from importlib.resources import files
 from typing import Any
 
@@ -40,10 +40,11 @@ from rayplane.control_plane.dashboard.packing import Packing
 from rayplane.control_plane.dashboard.shared import Shared
 from rayplane.control_plane.rpc import RpcError, http1, reverse_proxy
 from rayplane.control_plane.rpc.sockets import Listening, Sockets, SystemSockets
+from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.proto.rayplane.v1 import chaos_pb2, controllers_pb2, scheduler_pb2
 
 BODY_MAX = 3 * 1024 * 1024  # as the API servers take
-STANDING_S, PACKING_S, FAULT_S = 1.0, 0.3, 60.0
+STANDING_S, PACKING_S, FAULT_S, STOP_S = 1.0, 0.3, 60.0, 0.5
 KEY_BYTES = 32
 DIFF_MAX = 10_000_000  # pairs of lines
 _OWN, _KUBE = "rayplane", frozenset({"api", "apis", "openapi", "version", "readyz", "livez", "healthz", "metrics"})
@@ -101,9 +102,9 @@ class Gateway:
     async def close(self) -> None:
         if self._listening is not None:
             await self._listening.close()
-        await self._server.shutdown()
         await self._standings.stop()
         await self._packings.stop()
+        await self._server.shutdown(STOP_S)
         await self._kube.close()
 
     @property
@@ -123,11 +124,13 @@ class Gateway:
         port = self.address.rpartition(":")[2]
         if request.host not in (f"127.0.0.1:{port}", f"localhost:{port}"):
             raise Forbidden("the dashboard is at 127.0.0.1 alone")
+        if not request.path.startswith("/"):
+            raise NotFound(f"{request.path}: there is no such view")
         place = request.path.split("/")[1]
         if request.method == "GET" and place not in _KUBE and place != _OWN:
             return _file(request.path)
         token, protocols = _credentials(request)
-        if not token:
+        if not token or not (token.isascii() and token.isprintable()):
             raise Unauthorized("show the dashboard's key, or a token, as a bearer token")
         own = hmac.compare_digest(token.encode(), self.key.encode())
         if place in _KUBE:
@@ -182,15 +185,25 @@ class Gateway:
                 informer.add_handler(handler)
                 informer.start()
             try:
-                await nodes.synced()
-                await pods.synced()
                 for informer in (nodes, pods):
+                    await self._while_up(admin, informer.synced())
                     informer.add_handler(lambda *_: tell())
                 tell()
-                await asyncio.Event().wait()
+                await self._while_up(admin, asyncio.Event().wait())
             finally:
                 await nodes.stop()
                 await pods.stop()
+
+    async def _while_up(self, admin: Access, waited: Coroutine[Any, Any, object]) -> None:
+        """Wait, as long as it is the same run of the cluster. Raises NotUp, or ClusterError for another run."""
+        task = asyncio.ensure_future(waited)
+        try:
+            while not task.done():
+                await asyncio.wait([task], timeout=STANDING_S)
+                if self._directory.read_running().topology.run != admin.state.topology.run:
+                    raise ClusterError("the cluster was started anew")
+        finally:
+            await cancel_and_wait(task)
 
     # --- single answers ---------------------------------------------------------------------------
 

@@ -24,12 +24,13 @@ class KubeApi:
     def __init__(self, directory: StateDir) -> None:
         self._directory = directory
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
+        self._retired: list[aiohttp.ClientSession] = []
         self._read_at = 0
 
     async def close(self) -> None:
-        sessions, self._sessions = self._sessions, {}
-        for session in sessions.values():
-            await session.close()
+        self._retire()
+        while self._retired:
+            await self._retired.pop().close()
 
     async def forward(
         self, request: web.BaseRequest, body: bytes, *, token: str, protocols: Sequence[str] | None
@@ -67,7 +68,7 @@ class KubeApi:
         token: str,
         protocols: Sequence[str] | None,
     ) -> web.StreamResponse:
-        session = await self._session(bare=bool(token))
+        session = self._session(bare=bool(token))
         if protocols is not None:
             return await reverse_proxy.forward_websocket(request, session, url, headers, protocols)
         return await reverse_proxy.forward(request, session, url, headers, body or None)
@@ -76,11 +77,11 @@ class KubeApi:
         topology = self._directory.read_running().topology
         return [*topology.endpoints(Role.LOAD_BALANCER, "https"), *topology.endpoints(Role.APISERVER, "https")]
 
-    async def _session(self, *, bare: bool) -> aiohttp.ClientSession:
+    def _session(self, *, bare: bool) -> aiohttp.ClientSession:
         """Connections that show the certificate, or none where they are `bare`; anew when the certificate is."""
         written_at = (self._directory.admin / "tls.crt").stat().st_mtime_ns
         if written_at != self._read_at:
-            await self.close()
+            self._retire()
             self._read_at = written_at
         if bare not in self._sessions:
             self._sessions[bare] = aiohttp.ClientSession(
@@ -91,6 +92,11 @@ class KubeApi:
                 response_class=reverse_proxy.Answer,
             )
         return self._sessions[bare]
+
+    def _retire(self) -> None:
+        """Ask nothing more by the sessions there are; what they carry goes on."""
+        self._retired += self._sessions.values()
+        self._sessions = {}
 
     def _context(self, *, bare: bool) -> ssl.SSLContext:
         if bare:

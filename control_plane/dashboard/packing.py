@@ -61,6 +61,7 @@ class Packing:
         self._pending: dict[str, str] = {}
         self._removed: dict[str, int] = {}
         self._forgotten = 0
+        self._needed = Need()
 
     def node_event(self, kind: str, _: Object | None, node: Object) -> None:
         name = meta.name(node)
@@ -114,10 +115,11 @@ class Packing:
     def lower_bound(self) -> int:
         """The fewest nodes that the placed pods could possibly be on, by the room of the largest."""
         room = [one.room for one in self._nodes.values() if one.registered]
-        need = sum((each for one in self._nodes.values() for each in one.held.values()), Need())
         if not room:
             return 0
-        pairs = ((n, max(r)) for n, r in zip(_numbers(need), zip(*map(_numbers, room), strict=True), strict=True))
+        pairs = (
+            (n, max(r)) for n, r in zip(_numbers(self._needed), zip(*map(_numbers, room), strict=True), strict=True)
+        )
         return max((ceil(n / most) for n, most in pairs if most), default=0)
 
     def _touch(self, name: str) -> _Node:
@@ -128,6 +130,7 @@ class Packing:
         return found
 
     def _put(self, name: str, workload: str, more: Need) -> None:
+        self._needed += more
         held = self._touch(name).held
         held[workload] = held.get(workload, Need()) + more
         if not held[workload].pods:

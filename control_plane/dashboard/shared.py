@@ -27,14 +27,15 @@ class Shared:
             self._task = asyncio.ensure_future(self._work())
         if self._has_news:
             news.set()
+        mine = self._task
         try:
             while True:
                 await news.wait()
                 news.clear()
-                if self._task is None:
+                if mine.cancelled():
                     return
-                if self._task.done():
-                    await self._task
+                if mine.done():  # also where another has begun it anew: what this one knows is of before
+                    await mine
                     return
                 yield
                 await asyncio.sleep(pause_s)

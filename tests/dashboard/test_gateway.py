@@ -1,6 +1,7 @@
 """What the gateway answers to whom, without a cluster behind it."""
 
 import asyncio
+import contextlib
 import io
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from rayplane.control_plane.cluster.state import StateDir
 from rayplane.control_plane.dashboard import Gateway
+from rayplane.control_plane.dashboard import gateway as gateway_module
 
 
 @pytest.fixture
@@ -107,3 +109,34 @@ async def test_texts_are_compared_line_by_line(gateway: Gateway, client: aiohttp
     async with client.post("/rayplane/v1/diff", json=texts, headers=bearer(gateway.key)) as answer:
         lines = (await answer.json())["lines"]
     assert [line for line in lines if line[0] in "+-" and line[:3] not in ("+++", "---")] == ["-b", "+B"]
+
+
+@pytest.mark.parametrize(
+    ("head", "code"),
+    [("OPTIONS * HTTP/1.1", b"404"), ("GET /version HTTP/1.1\r\nAuthorization: Bearer \xff", b"401")],
+)
+async def test_what_no_browser_sends_is_refused_as_anything_else(gateway: Gateway, head: str, code: bytes) -> None:
+    host, _, port = gateway.address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(f"{head}\r\nHost: {gateway.address}\r\nConnection: close\r\n\r\n".encode("latin-1"))
+    assert (await reader.readline()).split()[1] == code
+    writer.close()
+
+
+async def test_it_ends_though_a_page_looks_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextlib.asynccontextmanager
+    async def access(_: StateDir) -> AsyncIterator[None]:
+        yield
+
+    async def glance(_: None) -> dict[str, str]:
+        return {"error": "", "name": "looked at"}
+
+    monkeypatch.setattr(gateway_module, "access", access)
+    monkeypatch.setattr(gateway_module, "glance", glance)
+    made = Gateway(StateDir(tmp_path))
+    await made.start()
+    url = f"http://{made.address}/rayplane/v1/control-plane"
+    async with aiohttp.ClientSession() as session, session.get(url, headers=bearer(made.key)) as answer:
+        assert b"looked at" in await answer.content.readline()
+        async with asyncio.timeout(30):
+            await made.close()

@@ -76,17 +76,36 @@ export function socket(path, protocols) {
   return new WebSocket(url, [...protocols, shown]);
 }
 
-// `work(signal)` again and again, with a growing pause after an end, until the signal; `failed` is told why it ended.
+// A signal that comes when the tab is hidden: browsers have six connections to a server for all tabs together.
+function hidden(signal) {
+  const away = new AbortController();
+  document.addEventListener("visibilitychange", () => document.hidden && away.abort(), { signal: AbortSignal.any([signal, away.signal]) });
+  return away.signal;
+}
+
+const seen = (signal) =>
+  new Promise((done) => {
+    if (!document.hidden || signal.aborted) return done();
+    document.addEventListener("visibilitychange", done, { once: true, signal });
+    signal.addEventListener("abort", done, { once: true });
+  });
+
+// `work(signal)` again and again while the tab is seen, with a growing pause after an end, until the signal; `failed` is
+// told why it ended.
 export async function persistently(signal, failed, work) {
   for (let pause = 500; !signal.aborted; pause = Math.min(pause * 2, 8000)) {
+    await seen(signal);
+    if (signal.aborted) return;
     const since = performance.now();
+    const away = hidden(signal);
     try {
-      await work(signal);
+      await work(AbortSignal.any([signal, away]));
     } catch (error) {
       if (signal.aborted) return;
-      failed(error);
+      if (!away.aborted) failed(error);
       if (error.status === 401 || error.status === 403) return;
     }
+    if (away.aborted) continue;
     if (performance.now() - since > 10000) pause = 500;
     await new Promise((done) => setTimeout(done, pause));
   }

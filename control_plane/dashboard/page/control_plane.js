@@ -5,6 +5,7 @@ import { json, lines, persistently } from "./api.js";
 import { attempt } from "./said.js";
 
 const STORY_MAX = 60;
+const FAULTS_EACH = 3; // looks
 const FOR = "10s";
 
 export async function show(place, _, signal) {
@@ -27,8 +28,10 @@ export async function show(place, _, signal) {
     state.error = error.message;
     draw();
   });
-  await persistently(signal, (error) => ((state.error = error.message), draw()), async () => {
-    for await (const now of lines("rayplane/v1/control-plane", { signal })) {
+  await persistently(signal, (error) => ((state.error = error.message), draw()), async (seen) => {
+    let looks = 0;
+    for await (const now of lines("rayplane/v1/control-plane", { signal: seen })) {
+      if (++looks % FAULTS_EACH === 0) refresh().catch(() => undefined);
       state.error = now.error;
       if (now.members) {
         state.story = [...changes(state.now, now), ...state.story].slice(0, STORY_MAX);

@@ -81,7 +81,7 @@ function signOut() {
   show();
 }
 
-window.addEventListener("hashchange", show);
+window.addEventListener("hashchange", () => (token.takeFromAddress(), show()));
 window.addEventListener("unhandledrejection", (event) => {
   if (event.reason?.name !== "AbortError") said(event.reason?.message || String(event.reason), true);
 });

@@ -15,12 +15,13 @@ const TABS = { facts: "Facts", events: "Events", yaml: "YAML", logs: "Logs", ter
 const OF_PODS = new Set(["logs", "terminal", "explain"]);
 
 export async function show(place, parameters, signal) {
-  const kind = (await kinds()).get(parameters.get("kind"));
+  const all = await kinds();
+  const kind = all.get(parameters.get("kind"));
   if (!kind) throw new Refused(404, undefined, `the cluster serves no ${parameters.get("kind")}`);
   const namespace = parameters.get("namespace") || "";
   const name = parameters.get("name") || "";
   const path = objectPath(kind, namespace, name);
-  const state = { kind, namespace, name, path, tab: parameters.get("tab") || "facts", object: undefined, error: "", gone: false };
+  const state = { all, kind, namespace, name, path, tab: parameters.get("tab") || "facts", object: undefined, error: "", gone: false };
   const draw = () => signal.aborted || render(view(state), place);
   draw();
   state.object = await json(path, { signal });
@@ -28,11 +29,17 @@ export async function show(place, parameters, signal) {
   const tab = place.querySelector("#tab");
   const open = { facts, events, yaml, logs, terminal, explain, why }[state.tab];
   const opened = open(tab, state, signal).catch((error) => signal.aborted || render(problem(error.message), tab));
-  await Promise.all([opened, persistently(signal, () => undefined, () => follow(state, signal, draw))]);
+  await Promise.all([opened, persistently(signal, () => undefined, (seen) => follow(state, seen, draw))]);
 }
 
 // Keeps the object as it is now.
 async function follow(state, signal, changed) {
+  state.object = await json(state.path, { signal }).catch((error) => {
+    if (error.status === 404) state.gone = true;
+    else throw error;
+    changed();
+    return state.object;
+  });
   const query = new URLSearchParams({ watch: "true", fieldSelector: `metadata.name=${state.name}` });
   for await (const { type, object } of lines(`${listPath(state.kind, state.namespace)}?${query}`, { signal })) {
     if (type === "ERROR") throw new Refused(object.code, object);
@@ -102,15 +109,19 @@ async function undo(deployment) {
 // --- tabs ------------------------------------------------------------------------------------------
 
 async function facts(tab, state, signal) {
-  state.onChange = () => signal.aborted || render(factsOf(state.object), tab);
+  state.onChange = () => signal.aborted || render(factsOf(state.object, state.all), tab);
   state.onChange();
 }
 
-function factsOf({ metadata, spec, status }) {
+function factsOf({ metadata, spec, status }, all) {
   const { [APPLIED]: _, ...annotations } = metadata.annotations || {};
   const pairs = (title, map) =>
     map && Object.keys(map).length ? html`<div><dt>${title}</dt><dd>${Object.entries(map).map(([key, value]) => html`<code>${key}=${value}</code> `)}</dd></div>` : nothing;
-  const owner = (one) => html`<a href=${link(nameOf(one), metadata.namespace, one.name)}>${one.kind} ${one.name}</a> `;
+  const owner = (one) => {
+    const kind = kindOf(all, one);
+    const text = `${one.kind} ${one.name}`;
+    return kind ? html`<a href=${link(kind, kind.namespaced ? metadata.namespace : "", one.name)}>${text}</a> ` : html`${text} `;
+  };
   const rows = (status?.conditions || []).map((one) => html`<tr><th scope="row">${one.type}</th><td>${one.status}</td><td>${one.reason}</td><td>${one.message}</td></tr>`);
   return html`<dl class="facts">
       <div><dt>since</dt><dd>${metadata.creationTimestamp}</dd></div>
@@ -123,10 +134,10 @@ function factsOf({ metadata, spec, status }) {
     ${rows.length ? html`<h2>Conditions</h2><table><thead><tr><th>type</th><th>status</th><th>reason</th><th>message</th></tr></thead><tbody>${rows}</tbody></table>` : nothing}`;
 }
 
-// The resource's name as kinds know it; owners are told by their kind.
-const nameOf = ({ apiVersion, kind }) => {
+// Owners are told by their kind.
+const kindOf = (all, { apiVersion, kind }) => {
   const group = apiVersion.includes("/") ? apiVersion.split("/")[0] : "";
-  return `${kind.toLowerCase()}s${group ? `.${group}` : ""}`;
+  return [...all.values()].find((one) => one.kind === kind && one.group === group);
 };
 
 async function events(tab, { namespace, object }, signal) {
@@ -134,9 +145,9 @@ async function events(tab, { namespace, object }, signal) {
   const known = new Map();
   const draw = () => signal.aborted || render(eventsOf([...known.values()]), tab);
   draw();
-  await persistently(signal, (error) => render(problem(error.message), tab), async () => {
+  await persistently(signal, (error) => render(problem(error.message), tab), async (seen) => {
     const query = new URLSearchParams({ watch: "true", fieldSelector: `involvedObject.uid=${object.metadata.uid}` });
-    for await (const { type, object: event } of lines(`${path}?${query}`, { signal })) {
+    for await (const { type, object: event } of lines(`${path}?${query}`, { signal: seen })) {
       if (type === "ERROR") throw new Refused(event.code, event);
       if (type === "DELETED") known.delete(event.metadata.uid);
       else known.set(event.metadata.uid, event);

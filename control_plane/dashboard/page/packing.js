@@ -18,8 +18,8 @@ export async function show(place, _, signal) {
   state.window = window;
   const choose = (order) => ((state.order = order), draw());
   draw();
-  await persistently(signal, (error) => ((state.error = error.message), draw()), async () => {
-    for await (const news of lines("rayplane/v1/packing", { signal })) {
+  await persistently(signal, (error) => ((state.error = error.message), draw()), async (seen) => {
+    for await (const news of lines("rayplane/v1/packing", { signal: seen })) {
       state.error = news.error || "";
       if (news.nodes) take(state, news);
       draw();

@@ -25,7 +25,7 @@ export async function show(place, parameters, signal) {
   const soon = () => (waiting ??= requestAnimationFrame(() => ((waiting = undefined), draw())));
   draw();
   namespaces(signal).then((names) => ((state.namespaces = names), draw()));
-  await persistently(signal, (error) => ((state.error = error.message), draw()), () => follow(state, signal, soon));
+  await persistently(signal, (error) => ((state.error = error.message), draw()), (seen) => follow(state, seen, soon));
 }
 
 async function namespaces(signal) {
@@ -46,7 +46,7 @@ async function follow(state, signal, changed) {
     const query = new URLSearchParams({ limit: PAGE, ...(next ? { continue: next } : {}) });
     const page = await json(`${path}?${query}`, { accept: TABLE, signal });
     if (page.columnDefinitions) state.columns = page.columnDefinitions;
-    for (const row of page.rows || []) rows.set(row.object.metadata.uid, row);
+    for (const row of page.rows || []) rows.set(row.object.metadata.uid, kept(row));
     version = page.metadata.resourceVersion;
     next = page.metadata.continue || "";
     if (!state.loaded || !next) replace(state, rows);
@@ -62,15 +62,18 @@ async function follow(state, signal, changed) {
     for (const row of object.rows || []) {
       const { uid } = row.object.metadata;
       if (type === "DELETED") state.rows.delete(uid);
-      else state.rows.set(uid, row);
+      else state.rows.set(uid, kept(row));
       state.order = undefined;
     }
     changed();
   }
 }
 
+// Of an object only what a row shows of it: there may be very many.
+const kept = ({ cells, object: { metadata: { uid, namespace, name } } }) => ({ cells, object: { metadata: { uid, namespace, name } } });
+
 function replace(state, rows) {
-  state.rows = new Map(rows);
+  state.rows = rows;
   state.order = undefined;
 }
 
