@@ -10,12 +10,12 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.machinery.quantity import Quantity, QuantityError, parse
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.resources import pod_requests
+from rayplane.control_plane.api.pods.state import pod_is_terminated
 
 PENDING_MAX = 200
 """Pods without a node that are named; all are counted."""
 REMOVED_MAX = 10_000
 """Nodes that are gone and still told of; who has not looked for longer gets everything anew."""
-_ENDED = frozenset({"Succeeded", "Failed"})
 _HASH = "pod-template-hash"
 
 
@@ -79,7 +79,7 @@ class Packing:
 
     def pod_event(self, kind: str, _: Object | None, pod: Object) -> None:
         key = f"{meta.namespace(pod)}/{meta.name(pod)}"
-        ended = kind == "DELETED" or (pod.get("status") or {}).get("phase") in _ENDED
+        ended = kind == "DELETED" or pod_is_terminated(pod)
         now, before = None if ended else _pod(pod), self._pods.pop(key, None)
         self.serial += self._pending.pop(key, None) is not None
         if now is not None and not now.node:

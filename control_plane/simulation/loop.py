@@ -391,7 +391,9 @@ def check_asyncio(loop: asyncio.AbstractEventLoop) -> None:
 
 def _record_fault(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     assert isinstance(loop, VirtualLoop)
-    life = LIFE.get()
+    # Python 3.11 calls this outside of a callback's context.
+    handle = context.get("handle")
+    life = LIFE.get() if handle is None else handle._context.get(LIFE)
     if life is not None and life.dead:
         return
     error = context.get("exception")

@@ -15,6 +15,7 @@ from rayplane.control_plane.faults.vocabulary import (
     Continue,
     CorruptDisk,
     Cut,
+    ExpireCertificate,
     Failpoint,
     Fault,
     Flood,
@@ -37,8 +38,9 @@ from rayplane.control_plane.simulation.scenario import Change
 from rayplane.storage.env import failpoints
 
 Kind = type[Fault] | type[Change]
-#: Not drawn: a machine is lost when a change replaces its actor, and what is drawn ends by itself.
-_OTHERS = (LoseMachine, Continue, Heal)
+#: Not drawn: a machine is lost when a change replaces its actor, and what is drawn ends by itself. An expired certificate
+#: is, to all others, a cut.
+_OTHERS = (LoseMachine, Continue, Heal, ExpireCertificate)
 KINDS: tuple[Kind, ...] = (*(kind for kind in VERBS.values() if kind not in _OTHERS), Change)
 #: Of a kind that lasts, at most.
 SPAN_MIN_S, SPAN_MAX_S = 0.2, 6.0

