@@ -10,13 +10,15 @@ import pytest
 from rayplane.control_plane.api.errors import ApiError, ServiceUnavailable, Timeout
 from rayplane.control_plane.api.machinery.resources import builtin_registry
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.apiserver.config import Limits, Timing
 from rayplane.control_plane.apiserver.storage.encryption import Encryption
 from rayplane.control_plane.apiserver.storage.hearing import Hearing
 from rayplane.control_plane.apiserver.storage.store import Storage, Write
+from rayplane.control_plane.apiserver.watch_cache.hub import WatchHub
 from rayplane.control_plane.rpc import RpcError
 from rayplane.control_plane.simulation import VirtualLoop
 from rayplane.proto.etcd import rpc_pb2 as pb
-from tests.apiserver.conftest import Stack
+from tests.apiserver.conftest import Stack, make_env
 from tests.apiserver.fake_etcd import FakeEtcd
 
 MAPS = builtin_registry().by_name("configmaps")
@@ -111,6 +113,54 @@ def test_whoever_is_answered_while_others_wait_is_heard() -> None:
         assert await waiting == (None, 5.0)
 
     in_storage(story)
+
+
+def in_hub(story: Callable[[MuteEtcd, Storage, WatchHub], Awaitable[None]]) -> None:
+    async def followed(etcd: MuteEtcd, storage: Storage) -> None:
+        hub = WatchHub(etcd, storage, env=make_env(), limits=Limits(), timing=Timing())  # type: ignore[arg-type]
+        await hub.start()
+        await story(etcd, storage, hub)
+        await hub.stop()
+
+    in_storage(followed)
+
+
+def test_a_server_that_a_read_alone_found_deaf_hears_again() -> None:
+    async def story(etcd: MuteEtcd, storage: Storage, hub: WatchHub) -> None:
+        etcd.mute = True
+        assert isinstance((await told(storage.get(MAPS, "d", "a")))[0], ServiceUnavailable)
+        etcd.mute = False
+        # As long as the question that was under way takes.
+        await asyncio.sleep(6.0)
+        assert await hub.etcd_answers()
+        assert await told(storage.get(MAPS, "d", "a")) == (None, 0.0)
+
+    in_hub(story)
+
+
+def test_a_server_that_becomes_deaf_before_it_has_loaded_its_caches_loads_them_later() -> None:
+    async def story(etcd: MuteEtcd, storage: Storage, hub: WatchHub) -> None:
+        etcd.mute = True
+        assert isinstance((await told(hub.cache(MAPS)))[0], ServiceUnavailable)
+        etcd.mute = False
+        await asyncio.sleep(6.0)
+        assert (await hub.cache(MAPS)).ready
+
+    in_hub(story)
+
+
+def test_a_deaf_server_whose_question_fails_for_its_own_fault_asks_again() -> None:
+    async def story(etcd: MuteEtcd, storage: Storage, hub: WatchHub) -> None:
+        etcd.mute = True
+        assert isinstance((await told(storage.get(MAPS, "d", "a")))[0], ServiceUnavailable)
+        etcd.mute, etcd.down = False, ValueError("a bug")  # type: ignore[assignment]
+        await asyncio.sleep(6.0)
+        assert not await hub.etcd_answers()
+        etcd.down = None
+        await asyncio.sleep(1.0)
+        assert await hub.etcd_answers()
+
+    in_hub(story)
 
 
 async def test_a_deaf_server_ends_watches_and_takes_none_until_it_hears(stack: Stack) -> None:

@@ -100,8 +100,7 @@ class WatchHub:
         except RpcError as e:
             raise api_error(e) from e
         self._begin_at(begin)
-        loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(self._follow()), loop.create_task(self._answer())]
+        self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._answer())]
 
     def follow_leader(self) -> None:
         """The stream comes from the member that is preferred now: others hear later of what is done."""
@@ -131,8 +130,7 @@ class WatchHub:
     async def stop(self) -> None:
         self._stopped = True
         await self._loads.stop()
-        tasks = [*self._tasks, *self._reloads]
-        await cancel_and_wait(*tasks)
+        await cancel_and_wait(*self._tasks, *self._reloads)
         await self._standings.stop()
         self._tasks.clear()
         self.beginnings += 1
@@ -184,6 +182,7 @@ class WatchHub:
         _fail((*self._asked, *self._asking), api_error(self._hearing.error()))
         for cache in self._caches.values():
             cache.end_watchers()
+        self._ask.set()  # nobody else may ask from now on, and somebody has to hear when a majority answers again
 
     async def _answer(self) -> None:
         while True:
@@ -209,6 +208,9 @@ class WatchHub:
                 log.info("etcd answers again")
                 self._restart.set()  # the stream may be of a member that is still not heard
             self._asked = []
+            if self._hearing.deaf:
+                await asyncio.sleep(_ASK_AGAIN_S)
+                self._ask.set()
 
     async def _majority(self) -> int:
         """The revision, from whenever a majority tells of it. Raises RpcError when that is refused."""
@@ -422,11 +424,9 @@ class WatchHub:
 
     async def cache(self, info: ResourceInfo) -> ResourceCache:
         """The loaded cache of a resource (stored form)."""
-        prefix = info.storage_prefix
-        found = self._caches.get(prefix)
-        if found is not None and found.ready:
+        if (found := self.peek(info)) is not None:
             return found
-        return await self._loads.run(prefix, lambda: self._load(info))
+        return await self._loads.run(info.storage_prefix, lambda: self._load(info))
 
     async def _load(self, info: ResourceInfo) -> ResourceCache:
         entries, revision = await self._read(info)
