@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from signal import Signals
 
+from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.cluster.carried import HAND_OVER, Carried
 from rayplane.control_plane.cluster.components import Component, Leaves, Spec, StopsItself, leave_s
 from rayplane.control_plane.cluster.errors import ClusterError, StartFailed
@@ -37,14 +38,15 @@ from rayplane.control_plane.rpc.shared import SharedNetwork
 from rayplane.control_plane.rpc.tls import identity_of
 from rayplane.control_plane.rpc.weather import Weather
 from rayplane.control_plane.tasks import cancel_and_wait
-from rayplane.storage.env import grow_heap, settle_heap
+from rayplane.storage.env import HeapSweep, grow_heap, settle_heap
 from rayplane.storage.env.private import UMASK
 from rayplane.storage.env.troubled import Trouble, Troubled
 
 log = logging.getLogger(__name__)
 
 STOP_TIMEOUT_S = 10.0
-REVIVE_S = 0.5
+REVIVE, REVIVALS = Backoff(0.5, 30.0), 100
+"""Between two tries to bring the supervisor back, which nobody else does, and how many there are."""
 _STOP_ORDER = (
     Role.SUPERVISOR,
     Role.LOAD_BALANCER,
@@ -74,6 +76,7 @@ class ProcessHost:
         self._started: set[str] = set()
         self._supervisor: Spec | None = None
         self._revivals: set[asyncio.Task[None]] = set()
+        self._sweep = HeapSweep()
 
     async def start(self, spec: Spec) -> int:
         name = spec.instance.name
@@ -164,6 +167,7 @@ class ProcessHost:
                 await network.close()
             finally:
                 self._busy.discard(name)
+                self._sweep.soon()
 
     async def running(self) -> set[str]:
         return self._busy | set(self._actors)
@@ -202,9 +206,18 @@ class ProcessHost:
 
     async def _revive(self, name: str) -> None:
         assert self._supervisor is not None
-        await self._die(name)
-        await asyncio.sleep(REVIVE_S)
-        await self.start(self._supervisor)
+        try:
+            await self._die(name)
+        except Exception:
+            log.exception("%s did not end as it should", name)
+        for attempt in range(REVIVALS):
+            await asyncio.sleep(REVIVE.pause_s(attempt))
+            if name in self._actors:
+                return
+            with contextlib.suppress(StartFailed):  # which is in the log
+                await self.start(self._supervisor)
+                return
+        log.critical("%s has not started after %d tries: run `rayplane down` and `rayplane up`", name, REVIVALS)
 
     async def disturb(self, weather: Disturbance, holds_s: float) -> None:
         """Who tells it is of this process too, and ends with it."""
@@ -234,6 +247,7 @@ class ProcessHost:
             names = [n for n in self._actors if n in own and self._roles[n] is role]
             await asyncio.gather(*(self._leave(n, for_good=False) for n in names))
             await asyncio.gather(*(self._end(n) for n in names))
+        self._sweep.stop()
 
 
 def _runs(component: Component) -> Runs:

@@ -2,13 +2,13 @@
 
 Owns the three protocols that every component takes instead of calling the operating system, and their real
 implementations; files that are their owner's alone (`private`); the named points where a test can make a process fail
-(`failpoints`); the garbage collector's settings of a serving process. The simulation brings its own disk. Does not own
+(`failpoints`); what a serving process tells the garbage collector. The simulation brings its own disk. Does not own
 spans of time: they are the running event loop's.
 """
 
 from rayplane.storage.env.clock import Clock, Env, SystemClock
 from rayplane.storage.env.disk import Disk, DiskError, File, LocalDisk, LockHeld
-from rayplane.storage.env.heap import grow_heap, settle_heap
+from rayplane.storage.env.heap import HeapSweep, grow_heap, settle_heap
 from rayplane.storage.env.simulated import SimulatedDisk, SimulatedFile
 from rayplane.storage.env.subdisk import SubDisk
 
@@ -18,6 +18,7 @@ __all__ = [
     "DiskError",
     "Env",
     "File",
+    "HeapSweep",
     "LocalDisk",
     "LockHeld",
     "SimulatedDisk",

@@ -1,10 +1,14 @@
 """The garbage collector's settings for a process that serves."""
 
+import asyncio
 import contextlib
 import ctypes
 import gc
 
 COLLECTOR_THRESHOLDS = (50_000, 20, 50)
+#: What ended components have left is looked for so long after the first of them ended, and so often at most: it stops
+#: the process for as long as it takes.
+SWEEP_AFTER_S, SWEEP_EVERY_S = 5.0, 30.0
 
 
 def grow_heap() -> None:
@@ -24,6 +28,39 @@ def settle_heap() -> None:
     """
     grow_heap()
     gc.freeze()
-    # What only starting needed (a log that was read whole) goes back to the system; other C libraries do it unasked.
+    # What only starting needed (a log that was read whole).
+    _give_back()
+
+
+class HeapSweep:
+    """One look for the cycles that ended components have left, for all that end meanwhile.
+
+    A process that goes on without them would keep them: by itself the collector looks at old objects once in hours.
+    """
+
+    def __init__(self) -> None:
+        self._timer: asyncio.TimerHandle | None = None
+        self._earliest_s = 0.0
+
+    def soon(self) -> None:
+        """A component has ended."""
+        if self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_at(max(loop.time() + SWEEP_AFTER_S, self._earliest_s), self._sweep)
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _sweep(self) -> None:
+        self._timer = None
+        gc.collect()
+        _give_back()
+        self._earliest_s = asyncio.get_running_loop().time() + SWEEP_EVERY_S
+
+
+def _give_back() -> None:
+    """Free memory goes back to the system; other C libraries do it unasked."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

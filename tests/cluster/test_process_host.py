@@ -1,6 +1,8 @@
 """One process: a component that ends itself is started again, as Ray would."""
 
+import gc
 import random
+import weakref
 from typing import Any
 from unittest import mock
 
@@ -10,6 +12,7 @@ from rayplane.control_plane.cluster import process_host
 from rayplane.control_plane.cluster.chaos import LiveInjector
 from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.faults.vocabulary import Kill, Target
+from rayplane.storage.env import heap
 from tests.cluster.harness import cluster
 
 
@@ -65,6 +68,43 @@ async def test_an_actor_whose_connections_do_not_close_is_started_again() -> Non
             await LiveInjector(c.access, random.Random(1)).begin(Kill(Target("scheduler", "scheduler-0")))
         await network.close()
         await c.until(lambda: _runs(c, "scheduler-0"), "scheduler-0 runs again")
+
+
+async def test_what_a_killed_actor_had_in_memory_is_given_back() -> None:
+    names = ("apiserver-0", "scheduler-0", "controllers-0")
+    gc.disable()
+    try:
+        with mock.patch.multiple(heap, SWEEP_AFTER_S=0.1, SWEEP_EVERY_S=0.1):
+            async with cluster(members=1, apiservers=1, schedulers=1, controllers=1, nodes=0) as c:
+                killed = {name: weakref.ref(c.host._actors[name][0]) for name in names}
+                for name in names:
+                    await c.host.kill(name, "KILL")
+
+                async def kept() -> list[str]:
+                    return [name for name, component in killed.items() if component() is not None]
+
+                await c.until(kept, "nothing of them is kept", wanted=[])
+    finally:
+        gc.enable()
+
+
+async def test_a_supervisor_that_does_not_start_is_tried_again() -> None:
+    async with cluster(members=1, apiservers=1, schedulers=1, controllers=1, nodes=0) as c:
+        before, prepare, failed = c.host._actors["supervisor"][0], process_host.prepare, []
+
+        async def full(*args: Any, **options: Any) -> Any:
+            if len(failed) < 2:
+                failed.append("once")
+                raise OSError(28, "No space left on device")
+            return await prepare(*args, **options)
+
+        async def again() -> bool:
+            return "supervisor" in c.host._actors and c.host._actors["supervisor"][0] is not before
+
+        with mock.patch.object(process_host, "prepare", full):
+            await c.host.kill("supervisor", "KILL")
+            await c.until(again, "the supervisor runs again")
+        assert len(failed) == 2
 
 
 async def _runs(c: Any, name: str) -> bool:
