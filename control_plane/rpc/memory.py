@@ -102,6 +102,7 @@ class MemoryNetwork:
         self.identity = identity
         self.is_expired = False
         """Whether nobody accepts its certificate any more."""
+        self.is_closed = False
         self._servers: list[MemoryServer] = []
 
     async def serve(
@@ -141,6 +142,10 @@ class MemoryNetwork:
         self._servers.clear()
 
     async def close(self) -> None:
+        """Whoever goes on all the same neither hears nor says anything from now on."""
+        self.is_closed = True
+        for call in [c for c in self.fabric.calls if c.client is self]:
+            call.break_off()
         for server in self._servers:
             await server.stop()
         self._servers.clear()
@@ -236,6 +241,8 @@ class MemoryChannel:
 
     async def _depart(self, data: bytes) -> float:
         """The delay of a message to the server, once the link lets it pass."""
+        if self.network.is_closed:
+            raise RpcError(grpc.StatusCode.UNAVAILABLE, f"the network of {self._host} is closed", unsent=True)
         server = self._fabric.servers.get(self._address)
         host = server.host if server else self._address.rpartition(":")[0]
         delay = departure(self._fabric, self._host, host, data)

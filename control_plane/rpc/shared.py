@@ -66,7 +66,8 @@ class _SharedChannel:
         self._inside = memory.channel(address)
 
     def _channel(self) -> Channel:
-        return self._inside if self._memory.reaches(self._address) else self._grpc.channel(self._address)
+        inside = self._memory.is_closed or self._memory.reaches(self._address)
+        return self._inside if inside else self._grpc.channel(self._address)
 
     async def unary(
         self, method: Method, request: Message, timeout: float, metadata: Mapping[str, str] | None

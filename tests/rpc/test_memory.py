@@ -102,6 +102,21 @@ def test_when_one_end_dies_the_other_learns_of_it(victim: str) -> None:
     VirtualLoop().run(main())
 
 
+async def test_a_network_that_is_closed_ends_its_calls_and_takes_no_more() -> None:
+    fabric = Fabric()
+    _, handler, _ = await _serve(fabric)
+    client = MemoryNetwork(fabric, "client")
+    kv = Stub(client.channel("server:1"), SERVICES["KV"])
+    call = asyncio.ensure_future(kv.Range(pb.RangeRequest(key=b"hang"), timeout=60))
+    await handler.entered.wait()
+    await client.close()
+    with pytest.raises(RpcError, match="lost"):
+        await call
+    with pytest.raises(RpcError, match="closed") as e:
+        await kv.Range(pb.RangeRequest(), timeout=60)
+    assert e.value.unsent and e.value.code is grpc.StatusCode.UNAVAILABLE
+
+
 def test_a_reader_that_is_slow_holds_the_sender_back() -> None:
     made = 0
 
