@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 from rayplane.control_plane.cluster.components import Spec
@@ -52,6 +52,10 @@ class Disturbance:
         parted = {host for group in self.groups for host in group}
         cut = {host for cut in self.cuts for hosts in cut for host in hosts}
         return parted | cut | {*self.reset} | self.troubles.keys() | self.certificates.keys()
+
+    def shown_to(self, name: str) -> "Disturbance":
+        """The same with the certificate of this actor only: with each goes its key."""
+        return replace(self, certificates={n: one for n, one in self.certificates.items() if n == name})
 
     @property
     def of_network(self) -> bool:

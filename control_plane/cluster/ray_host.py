@@ -309,7 +309,7 @@ def _tell(place: str, weather: Disturbance, holds_s: float) -> set[str]:
             actor: Any = ray.get_actor(name, namespace=place)
             # One of an earlier build cannot be told.
             if tell := getattr(actor, "disturb", None):
-                asked[tell.remote(weather, holds_s)] = name
+                asked[tell.remote(weather.shown_to(name), holds_s)] = name
     told, _ = ray.wait([*asked], num_returns=len(asked), timeout=TELL_S) if asked else ([], [])
     deaf = {*named}
     for one in told:

@@ -126,6 +126,50 @@ def test_a_certificate_is_issued_once_and_shown_until_the_fault_is_over() -> Non
     VirtualLoop().run(main())
 
 
+def test_faults_that_are_told_while_the_last_calm_is_said_last() -> None:
+    async def main() -> None:
+        host: Any = Host()
+        saying, said = asyncio.Event(), host.disturb
+
+        async def slow(told: Disturbance, holds_s: float) -> None:
+            saying.set()
+            await asyncio.sleep(1.0)
+            await said(told, holds_s)
+
+        weather = Weathering(host, names, issue)
+        await weather.tell(told_of((), standing=True))
+        host.disturb = slow
+        await saying.wait()
+        await weather.tell(told_of((ClockJump(Target(name="a"), 5.0),), standing=True))
+        count = len(host.told)
+        await asyncio.sleep(HOLDS_S)
+        assert len(host.told) > count and not host.told[-1].is_calm
+        await weather.stop()
+
+    VirtualLoop().run(main())
+
+
+def test_an_actor_that_has_left_needs_no_certificate_and_hinders_nobody() -> None:
+    async def main() -> None:
+        host, here = Host(), {"a": "a", "b": "b"}
+        weather = Weathering(host, lambda: here, lambda name, _: here[name])  # type: ignore[arg-type, return-value]
+        both = [ExpireCertificate(Target(name=name), 6.0) for name in here]
+        await weather.tell(told_of(both, standing=True))
+        del here["a"]
+        await weather.tell(told_of((Partition((("b",),)),), holds_s=20.0))
+        assert host.told[-1].certificates == {"b": "b"} and host.told[-1].groups == (("b",),)
+        await weather.stop()
+
+    VirtualLoop().run(main())
+
+
+def test_an_actor_is_told_of_no_other_ones_certificate() -> None:
+    keys: Any = {"a": "key of a", "b": "key of b"}
+    told = Disturbance(slow_s=0.5, certificates=keys)
+    assert told.shown_to("a") == Disturbance(slow_s=0.5, certificates={"a": keys["a"]})
+    assert not told.shown_to("c").certificates
+
+
 class Shown:
     """A renewal that says what is shown."""
 

@@ -42,6 +42,7 @@ class Weathering:
         self._told: dict[bool, pb.DisturbRequest] = {}
         self._until: dict[bool, float] = {}
         self._saying = asyncio.Lock()
+        self._is_news = False  # something was told since the last round began
         self._task: asyncio.Task[None] | None = None
 
     async def tell(self, request: pb.DisturbRequest) -> None:
@@ -50,6 +51,7 @@ class Weathering:
         self._until.pop(request.standing, None)
         if request.holds_s:
             self._until[request.standing] = asyncio.get_running_loop().time() + request.holds_s
+        self._is_news = True
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._keep(), name="weather")
         await self._say([*request.reset])
@@ -67,8 +69,9 @@ class Weathering:
             return weather.is_calm
 
     def _certificates(self, told: pb.DisturbRequest) -> dict[str, Credentials]:
-        """Each is issued once, and expires at its time however often it is told."""
-        wanted = {one.name: one.expires_in_s for one in told.troubles if one.expires}
+        """Each is issued once, and expires at its time however often it is told. Who has left the cluster has none."""
+        here = {*self._names().values()}
+        wanted = {one.name: one.expires_in_s for one in told.troubles if one.expires and one.name in here}
         known = {name: self._issued[name] for name in wanted.keys() & self._issued.keys()}
         for name, lasts_s in wanted.items():
             if name not in known or known[name][0] != lasts_s:
@@ -84,8 +87,9 @@ class Weathering:
             for standing in [standing for standing, at in self._until.items() if at <= now]:
                 log.warning("whoever told of faults of commands is gone: they are over")
                 del self._told[standing], self._until[standing]
+            self._is_news = False
             try:
-                calm = await self._say([])
+                calm = await self._say([]) and not self._is_news
             except ClusterError as e:
                 log.warning("not everybody heard of the weather: %s", e)
 
