@@ -77,6 +77,8 @@ def soak(
     told = on_machines(job, samples.look) if one == ON_MACHINES else run(on_host(one, job, samples.look))
     if verdict:
         Path(verdict).write_text(encoding.dumps(told, indent=1))
+    if not samples.taken:
+        sys.exit(f"bench: no process of the cluster was seen: the trial told {told['verdict']}; see --verdict FILE")
     rows = rows_of(samples.taken)
     notes = [
         f"{len(told['faults'])} faults, {len(samples.taken)} samples of what each component had on all machines;",

@@ -374,8 +374,11 @@ class Trial:
             return str(e)
 
     async def _clean_up(self) -> None:
-        for left in await self._workload.delete(self._admin.api):
-            self._failed(f"the trial's own objects are left: {left}")
+        try:
+            for left in await self._workload.delete(self._admin.api):
+                self._failed(f"the trial's own objects are left: {left}")
+        except ClusterError as e:
+            self._failed(f"the trial's own objects are left: {e}")
         for clean_up in (*(user.clean_up for user in self._users), self._keys.clean_up, self._shared.clean_up):
             try:
                 await clean_up()
@@ -460,7 +463,11 @@ async def heal(admin: Access) -> tuple[list[str], list[str]]:
                 await delete(admin)
             except (ApiError, RpcError) as e:
                 failed.append(f"objects of an earlier trial: {e}")
-        failed += [f"objects of an earlier trial: {one}" for one in await Workload(admin.directory).delete(admin.api)]
+        try:
+            objects = await Workload(admin.directory).delete(admin.api)
+        except ClusterError as e:
+            objects = [str(e)]
+        failed += [f"objects of an earlier trial: {one}" for one in objects]
     return left, failed
 
 
