@@ -231,6 +231,14 @@ REFUSED_WRITES: dict[str, tuple[Any, str]] = {
         ops.patch("nodes", "n1", "", {"metadata": {"ownerReferences": [OWNER_GONE]}}),
         'node "n1" is not allowed to modify ownerReferences',
     ),
+    "the addresses of another's pods": (
+        ops.patch("nodes", "n1", "", {"spec": {"podCIDR": "10.16.2.0/24", "podCIDRs": ["10.16.2.0/24"]}}),
+        'node "n1" is not allowed to set the addresses of its pods',
+    ),
+    "itself with them": (
+        ops.create("nodes", named("n1", "", spec={"podCIDR": "10.16.2.0/24"})),
+        'node "n1" is not allowed to set the addresses of its pods',
+    ),
     "a restricted label": (
         ops.patch("nodes", "n1", "", {"metadata": {"labels": SECURE}}),
         "is not allowed to modify labels: node-restriction.kubernetes.io/secure",

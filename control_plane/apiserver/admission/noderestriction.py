@@ -42,6 +42,7 @@ _KUBELET_LABELS = frozenset(
 _KUBELET_DOMAINS = ("kubelet.kubernetes.io", "node.kubernetes.io")
 # Callers whose texts are remembered.
 _CALLED_MAX = 1024
+_ADDRESSES = ("podCIDR", "podCIDRs")
 _CLAIM_STATUS = ("capacity", "conditions", "allocatedResourceStatuses", "allocatedResources")
 
 
@@ -196,6 +197,9 @@ class _Check:
         if request.operation == DELETE:
             return
         new, old = request.object, request.old or {}
+        if any((meta.spec(new).get(field) or None) != (meta.spec(old).get(field) or None) for field in _ADDRESSES):
+            # With the block of another it would be given the packets of that one's pods.
+            _refuse(request, f"node {who} is not allowed to set the addresses of its pods")
         source = meta.spec(new).get("configSource")
         if request.operation == CREATE:
             if source is not None:
