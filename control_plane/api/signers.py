@@ -16,6 +16,7 @@ from cryptography.x509.oid import NameOID
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.authorization.node_identity import node_user, server_name
 from rayplane.control_plane.api.kinds.certificates.pem import request_in
+from rayplane.control_plane.api.machinery.names import subdomain_errors
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.identities import API_SERVER, API_SERVERS, FRONT_PROXY, MASTERS, MEMBERS, NODE_HOSTS, NODES
 
@@ -88,7 +89,7 @@ def serves_as_itself(request: x509.CertificateSigningRequest) -> bool:
         names = _alternative_names(request)
     except ValueError:
         return False
-    own = x509.SubjectAlternativeName([x509.DNSName(server_name(node))]) if node.isascii() else None
+    own = x509.SubjectAlternativeName([x509.DNSName(server_name(node))]) if not subdomain_errors(node) else None
     return common_name(request) == node_user(node) and own is not None and names == own
 
 
@@ -143,6 +144,9 @@ def _node_subject(request: x509.CertificateSigningRequest) -> str:
         return f"subject organization is not {NODES}"
     if not common_name(request).startswith(_NODE):
         return f"subject common name does not begin with {_NODE}"
+    # A name with a wildcard would be every node's.
+    if subdomain_errors(common_name(request).removeprefix(_NODE)):
+        return f"subject common name has no name of a node behind {_NODE}"
     return ""
 
 
