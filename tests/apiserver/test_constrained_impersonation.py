@@ -64,8 +64,9 @@ def test_accounts_and_nodes_are_named_and_the_rest_is_what_they_are() -> None:
         ("system:node:n2", [], ["impersonate:arbitrary-node"]),
         ("system:node:n1", [("Impersonate-Group", "dev")], []),
         ("system:serviceaccount:a:b", [("Impersonate-Uid", "u")], []),
-        # What only looks like one is a user.
-        ("system:node:N_1", [], ["impersonate:user-info"]),
+        # What only looks like one is neither: it would be one by its group.
+        ("system:node:N_1", [], []),
+        ("system:node:n1 ", [("Impersonate-Group", "system:nodes")], []),
     ],
 )
 def test_each_sort_of_user_has_its_ways(user: str, more: list[tuple[str, str]], verbs: list[str]) -> None:

@@ -84,7 +84,7 @@ class Impersonation:
         elif self.account is not None and only_name:
             parts = self._parts(caller, "impersonate:serviceaccount", _AUTHENTICATION)
             yield _constrained("serviceaccount", self.user, request, parts)
-        elif not node and self.account is None:
+        elif not self.user.name.startswith(NODE_PREFIX) and self.account is None:
             parts = self._parts(caller, "impersonate:user-info", _AUTHENTICATION)
             yield _constrained("user-info", self.user, request, parts)
 
