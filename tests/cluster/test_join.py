@@ -72,6 +72,14 @@ def test_who_else_knows_the_token_is_told_by_the_authoritys_key(authority: Autho
         discovered(info(Authority.create("other")), checked_token(TOKEN), (key_hash(authority.cert),))
 
 
+def test_an_authority_beside_the_one_that_is_named_is_not_trusted(authority: Authority) -> None:
+    both = kubeconfig(SERVER, (authority.cert + Authority.create("other").cert).decode())
+    data = {"kubeconfig": both, "jws-kubeconfig-abcdef": checked_token(TOKEN).signature(both)}
+    for pins in ((key_hash(authority.cert),), ()):
+        with pytest.raises(NotTrusted, match="has 2 authorities"):
+            discovered(data, checked_token(TOKEN), pins)
+
+
 def test_a_signed_text_that_is_no_kubeconfig_is_told_so() -> None:
     for text in ("[", "clusters: []", "clusters: [{cluster: {server: x, certificate-authority-data: eA==}}]"):
         data = {"kubeconfig": text, "jws-kubeconfig-abcdef": checked_token(TOKEN).signature(text)}

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
 from rayplane.control_plane.api import bootstrap_tokens
 from rayplane.control_plane.api.bootstrap_tokens import BootstrapToken
@@ -86,8 +88,11 @@ def _read(text: str) -> Discovered:
     try:
         config: Any = yaml.safe_load(text)
         cluster = config["clusters"][0]["cluster"]
-        found = Discovered(str(cluster["server"]), base64.b64decode(cluster["certificate-authority-data"]))
-        key_hash(found.ca)
+        server = str(cluster["server"])
+        authorities = x509.load_pem_x509_certificates(base64.b64decode(cluster["certificate-authority-data"]))
     except (yaml.YAMLError, LookupError, TypeError, ValueError) as e:
         raise NotTrusted(f"the {KUBECONFIG} in {CLUSTER_INFO} cannot be read: {e}") from e
-    return found
+    if len(authorities) != 1:
+        # A hash names one of them, and all would be trusted.
+        raise NotTrusted(f"the {KUBECONFIG} in {CLUSTER_INFO} has {len(authorities)} authorities: one is needed")
+    return Discovered(server, authorities[0].public_bytes(serialization.Encoding.PEM))
