@@ -25,6 +25,12 @@ VOLUME_CAPACITY = "rayplane.io/volume-capacity"
 """What the volumes on the node may hold together, a quantity."""
 
 
+def member_address(node: Object) -> str:
+    """HOST_ADDRESS where the node's host is one of the cluster's own, which alone hold volumes; empty elsewhere."""
+    address: str = meta.annotations(node).get(HOST_ADDRESS, "")
+    return "" if "@" in address else address
+
+
 def isolation_of(node: Object) -> str:
     told: str = meta.annotations(node).get(ISOLATION, "")
     return told

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ApiError
-from rayplane.control_plane.api.node_annotations import HOST_ADDRESS
+from rayplane.control_plane.api.node_annotations import member_address
 from rayplane.control_plane.client import ApiClient
 from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.faults.vocabulary import REPLICA_IN_USE, Target
@@ -118,7 +118,7 @@ class _Hosts:
 
     async def address(self, node: str) -> str | None:
         try:
-            return meta.annotations(await self._api.get("nodes", node)).get(HOST_ADDRESS)
+            return member_address(await self._api.get("nodes", node)) or None
         except ApiError as e:
             raise PeerError(Code.UNAVAILABLE, e.message) from e
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.claims import LOCAL, REPLICATED, same_mode
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.node_annotations import HOST_ADDRESS
+from rayplane.control_plane.api.node_annotations import member_address
 from rayplane.control_plane.controllers.core import (
     NOTHING,
     BaseController,
@@ -116,13 +116,13 @@ class VolumeController(BaseController):
         everywhere = not meta.spec(volume).get("nodeAffinity")
         holders = nodes_of(volume)
         nodes = sorted(view.list("nodes"), key=lambda n: (meta.name(n) not in holders, meta.name(n)))
-        ready = [n for n in nodes if ready_status(n) == "True" and HOST_ADDRESS in meta.annotations(n)]
+        ready = [n for n in nodes if ready_status(n) == "True" and member_address(n)]
         if not everywhere:
             # Bytes on one node: it has to be there itself, ready or not, unless it is gone for good.
             ready = [n for n in nodes if meta.name(n) in holders]
         elif not ready:
             return result(requeue_after=RETRY_S)
-        targets = tuple((meta.name(n), meta.annotations(n).get(HOST_ADDRESS, "")) for n in ready)
+        targets = tuple((meta.name(n), member_address(n)) for n in ready)
         lost = tuple(meta.name(n) for n in nodes if ready_status(n) != "True") if everywhere else ()
         ref = meta.spec(volume)["claimRef"]
         owner = (CLAIMS, ref.get("namespace") or "", ref.get("name") or "", ref["uid"])

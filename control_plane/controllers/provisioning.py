@@ -16,7 +16,7 @@ from rayplane.control_plane.api.claims import (
     requested_storage,
 )
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.node_annotations import HOST_ADDRESS
+from rayplane.control_plane.api.node_annotations import member_address, volume_capacity
 from rayplane.control_plane.controllers.core import Provision, View
 from rayplane.control_plane.controllers.nodelifecycle import ready_status
 from rayplane.control_plane.controllers.snapshot_sources import origin_of
@@ -50,7 +50,7 @@ def plan(claim: Object, storage: Object, view: View) -> Provision | Unprovisiona
     origin = origin_of(claim, driver_of(storage), view)
     if isinstance(origin, str):
         return Unprovisionable(origin)
-    nodes = {meta.name(n): n for n in view.list("nodes") if _can_host(n)}
+    nodes = {meta.name(n): n for n in view.list("nodes") if _can_host(n) and volume_capacity(n) != 0}
     # Whoever holds the source has to make the copy, whatever was selected: the consumer is placed again then.
     selected = origin.node or meta.annotations(claim).get(SELECTED_NODE, "")
     if selected and selected not in nodes:
@@ -79,7 +79,7 @@ def plan(claim: Object, storage: Object, view: View) -> Provision | Unprovisiona
     return Provision(
         claim=claim,
         volume=_volume(claim, storage, asked[0], replicated=replicated),
-        targets=tuple((name, meta.annotations(nodes[name])[HOST_ADDRESS]) for name in asked),
+        targets=tuple((name, member_address(nodes[name])) for name in asked),
         capacity_bytes=wanted,
         parameters=dict(storage.get("parameters") or {}),
         snapshot_id=origin.snapshot_id,
@@ -97,7 +97,7 @@ def _replica_count(storage: Object) -> int:
 
 
 def _can_host(node: Object) -> bool:
-    return HOST_ADDRESS in meta.annotations(node) and ready_status(node) == "True" and not meta.is_deleting(node)
+    return bool(member_address(node)) and ready_status(node) == "True" and not meta.is_deleting(node)
 
 
 def driver_of(storage: Object) -> str:
@@ -152,7 +152,7 @@ def hosts(view: View, holders: Sequence[str], *, local: bool) -> tuple[tuple[str
     """Nodes that are ready and their addresses, holders first; of what is local only they."""
     nodes = sorted(view.list("nodes"), key=lambda node: (meta.name(node) not in holders, meta.name(node)))
     return tuple(
-        (meta.name(node), meta.annotations(node)[HOST_ADDRESS])
+        (meta.name(node), member_address(node))
         for node in nodes
         if _can_host(node) and (not local or meta.name(node) in holders)
     )

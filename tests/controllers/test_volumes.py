@@ -190,6 +190,31 @@ def test_replicated_volume_needs_room_on_every_replica(cluster: Cluster) -> None
     assert "3 nodes" in text
 
 
+@pytest.mark.parametrize(
+    ("address", "capacity"), [("edge.nodes.rayplane.internal@192.0.2.9:7000", "90Gi"), ("127.0.0.1:7009", "0")]
+)
+def test_a_node_without_volumes_is_not_asked_for_one_nor_counted(cluster: Cluster, address: str, capacity: str) -> None:
+    notes = {"rayplane.io/volume-capacity": capacity, "rayplane.io/host-address": address}
+    for n in (0, 1):
+        cluster.remove_object("nodes", cluster.require("nodes", "", f"n{n}"))
+    cluster.node("edge", metadata={"annotations": notes})
+    claim(cluster, cls="replicated")
+    cluster.settle()
+    made = cluster.specials[-1]
+    assert isinstance(made, Provision) and [node for node, _ in made.targets] == ["n2"]
+
+
+def test_a_node_that_joined_is_not_asked_to_delete_a_volume(cluster: Cluster) -> None:
+    notes = {"rayplane.io/host-address": "edge.nodes.rayplane.internal@192.0.2.9:7000"}
+    cluster.node("edge", metadata={"annotations": notes})
+    made = claim(cluster, cls="replicated")
+    cluster.settle()
+    cluster.delete_object(CLAIMS, made)
+    cluster.settle()
+    deleted = cluster.specials[-1]
+    assert isinstance(deleted, DeleteVolume) and [node for node, _ in deleted.targets] == ["n0", "n1", "n2"]
+
+
 @given(st.lists(st.integers(1, 12), max_size=25))
 @settings(max_examples=examples(30), deadline=None)
 def test_nodes_are_never_promised_more_than_they_have(sizes: list[int]) -> None:

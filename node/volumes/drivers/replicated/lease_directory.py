@@ -13,7 +13,7 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import AlreadyExists, ApiError, Conflict, NotFound
 from rayplane.control_plane.api.machinery.resources import LEASES
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.node_annotations import HOST_ADDRESS
+from rayplane.control_plane.api.node_annotations import member_address
 from rayplane.control_plane.client import ApiClient, Informer
 from rayplane.node.volumes.drivers.replicated.directory import VolumeRecord
 from rayplane.node.volumes.errors import PeerError
@@ -66,13 +66,13 @@ class LeaseDirectory:
     async def nodes(self) -> dict[str, str]:
         await self._nodes.synced()
         ready = (n for n in self._nodes.list() if meta.condition_is(n, "Ready") and not meta.is_deleting(n))
-        found = {meta.name(n): meta.annotations(n).get(HOST_ADDRESS) for n in ready}
+        found = {meta.name(n): member_address(n) for n in ready}
         return {name: address for name, address in sorted(found.items()) if address}
 
     async def address(self, node: str) -> str | None:
         await self._nodes.synced()
         found = self._nodes.get("", node)
-        return meta.annotations(found).get(HOST_ADDRESS) if found is not None else None
+        return (member_address(found) or None) if found is not None else None
 
 
 async def records_of(client: ApiClient) -> list[VolumeRecord]:
