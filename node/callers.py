@@ -1,9 +1,10 @@
 """Callers of a node host's services: who may call which method.
 
-API servers stand between users and pods. Other nodes, those that joined among them, reach the ports of pods, as in
-every pod network; the cluster's own hosts reach the replicas of volumes. Nothing else of this host is theirs. The
-controllers make and delete volumes over CSI. CRI is served on a socket of the machine, to the user that the host runs
-as: the socket judges who that is.
+API servers stand between users and pods. Other nodes reach the ports of pods, as in every pod network: those that
+joined only where pods are not isolated, as elsewhere their way is the pods' network, whose policies see who comes. The
+cluster's own hosts reach the replicas of volumes. Nothing else of this host is theirs. The controllers make and delete
+volumes over CSI. CRI is served on a socket of the machine, to the user that the host runs as: the socket judges who
+that is.
 """
 
 from rayplane.control_plane.identities import API_SERVERS, CONTROLLER_MANAGER, MASTERS, NODE_HOSTS, NODES
@@ -12,11 +13,13 @@ from rayplane.control_plane.rpc import ADMINISTRATORS, EVERYONE, Callers, each
 _API_SERVERS = Callers.of(groups=(API_SERVERS, MASTERS))
 _PROVISIONERS = Callers.of(users=(CONTROLLER_MANAGER,), groups=(MASTERS,))
 
-#: Of `rayplane.v1.Node`.
-NODE = {
-    **each(_API_SERVERS, "Logs", "Exec", "Stats", "Page"),
-    **each(Callers.of(groups=(API_SERVERS, MASTERS, NODES)), "PortForward"),
-}
+
+def node(*, isolates: bool) -> dict[str, Callers]:
+    """Of `rayplane.v1.Node`. `isolates`: whether the host's pods are isolated."""
+    peers = Callers.of(groups=(API_SERVERS, MASTERS, NODE_HOSTS if isolates else NODES))
+    return {**each(_API_SERVERS, "Logs", "Exec", "Stats", "Page"), **each(peers, "PortForward")}
+
+
 #: Of a kubelet's pages over HTTP, without being reviewed.
 PAGES = _API_SERVERS
 #: Of `rayplane.v1.Images`: whoever chooses what runs on all nodes.
