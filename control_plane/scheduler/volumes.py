@@ -89,7 +89,14 @@ class Volume:
         driver = (meta.spec(self.obj).get("csi") or {}).get("driver")
         return driver == LOCAL and bool(self.nodes) and node not in self.nodes
 
+    @property
+    def is_anywhere(self) -> bool:
+        """Whether every node reaches it."""
+        return self.terms is None and self.driver != REPLICATED
+
     def admits(self, node: NodeInfo) -> bool:
+        if self.driver == REPLICATED and node.volume_bytes == 0:
+            return False  # a node that keeps no volumes does not speak to their replicas either
         return self.terms is None or admits(self.terms, {HOSTNAME: node.name, **node.labels}, node.name)
 
 
@@ -296,9 +303,10 @@ class VolumeIndex:
             storage = self.classes[class_of(claim)]
             if storage.get("provisioner") == NO_PROVISIONER or not _allows(storage, node):
                 return NOTHING_TO_BIND
-            if not self._capacity_published(claim, storage, node):
+            replicated = storage.get("provisioner") == REPLICATED
+            if not self._capacity_published(claim, storage, node) or (replicated and node.volume_bytes == 0):
                 return NO_SPACE
-            if storage.get("provisioner") != REPLICATED and promise is None:
+            if not replicated and promise is None:
                 wanted += requested_bytes(claim)
         return NO_SPACE if free is not None and wanted > free else ""
 
@@ -313,6 +321,9 @@ class VolumeIndex:
         for volume in needs.bound:
             if volume.terms is not None:
                 found &= rows_of_terms(snapshot, volume.terms)
+        if snapshot.reports_volume_bytes and any(volume.driver == REPLICATED for volume in needs.bound):
+            for row in np.flatnonzero(found).tolist():
+                found[row] = snapshot.info(row).volume_bytes != 0
         if not needs.waiting or not found.any():
             return found
         candidates = [self._candidates(claim, ()) for claim in needs.waiting]

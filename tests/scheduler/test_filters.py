@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from rayplane.control_plane.api.claims import REPLICATED
 from rayplane.control_plane.api.pods.ports import HostPort
 from rayplane.control_plane.scheduler import Failure, Placement
 from rayplane.control_plane.scheduler.events import Action, Event, Resource
@@ -232,6 +233,22 @@ def test_a_waiting_claim_goes_where_there_is_room() -> None:
         assert isinstance(decision, Placement)
         assert (decision.node, decision.claims) == ("b", (f"default/{name}",))
     assert "2 node(s) did not have enough free storage" in world.fail(pod("three", claims=("three",)))
+
+
+def test_replicated_volumes_are_used_where_nodes_keep_volumes() -> None:
+    none = {"rayplane.io/volume-capacity": "0"}
+    world = with_claims(
+        World(node("a", annotations=none), node("b", annotations={"rayplane.io/volume-capacity": "5Gi"})),
+        claim("new", of="safe"),
+        claim("old", of="safe", volume="pv"),
+    )
+    world.volumes.classes["safe"] = storage_class("safe", provisioner=REPLICATED)
+    made = volume("pv", of="safe")
+    made["spec"]["csi"] = {"driver": REPLICATED, "volumeHandle": "pv"}
+    world.volumes.set_volume(made)
+    for name, why in (("new", "did not have enough free storage"), ("old", "didn't match PersistentVolume's node")):
+        assert why in world.fail(pod("p", claims=(name,), nodeSelector={HOST: "a"}))
+        assert world.place(pod(name, claims=(name,))) == "b"
 
 
 def test_two_pods_do_not_count_on_the_same_free_volume() -> None:

@@ -57,7 +57,7 @@ class VolumeBinding(Plugin):
         if not view.pod.claims:
             return None
         needs = self._needs(view)
-        if needs.problem or not (needs.waiting or any(volume.terms is not None for volume in needs.bound)):
+        if needs.problem or not (needs.waiting or any(not volume.is_anywhere for volume in needs.bound)):
             return None
         return view.cluster.volumes.mask(needs, view.snapshot)[rows]
 
