@@ -11,7 +11,7 @@ import hmac
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from rayplane.control_plane.api import meta
@@ -90,6 +90,8 @@ class BootstrapToken:
 def secret_object(token: str, *, expires: datetime | None, groups: Sequence[str], description: str = "") -> Object:
     """The Secret of a new token, for both uses. `expires`: None for never."""
     own, _, value = token.partition(".")
+    # Secrets tell whole seconds: no token lives shorter than was asked for.
+    ends = expires + timedelta(seconds=1, microseconds=-1) if expires is not None else None
     data = {
         "token-id": own,
         "token-secret": value,
@@ -97,7 +99,7 @@ def secret_object(token: str, *, expires: datetime | None, groups: Sequence[str]
         "usage-bootstrap-signing": "true",
         "auth-extra-groups": ",".join(groups),
         "description": description,
-        "expiration": expires.strftime("%Y-%m-%dT%H:%M:%SZ") if expires is not None else "",
+        "expiration": ends.strftime("%Y-%m-%dT%H:%M:%SZ") if ends is not None else "",
     }
     return {
         "apiVersion": "v1",

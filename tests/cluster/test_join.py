@@ -5,6 +5,7 @@ import base64
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -14,17 +15,19 @@ from cryptography import x509
 from rayplane.control_plane.api import bootstrap_tokens
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.cluster.config import AddressPlan, ClusterConfig
-from rayplane.control_plane.cluster.errors import NotAdmitted, NotTrusted, UsageError
+from rayplane.control_plane.cluster.errors import ClusterError, NotAdmitted, NotTrusted, UsageError
+from rayplane.control_plane.cluster.join.admission import admitted
 from rayplane.control_plane.cluster.join.certificates import Kind, certify
 from rayplane.control_plane.cluster.join.config import JoinConfig
 from rayplane.control_plane.cluster.join.discovery import check_pins, checked_token, discovered
 from rayplane.control_plane.cluster.join.settings import read_told, told_nodes
-from rayplane.control_plane.cluster.join.tokens import new_token
+from rayplane.control_plane.cluster.join.tokens import create, new_token
 from rayplane.control_plane.controllers.bootstrapsigner import kubeconfig
 from rayplane.control_plane.rpc import Identity, RpcError, Stub
 from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
 from rayplane.control_plane.rpc.tls import Authority, Credentials, Request, identity_of, key_hash
 from rayplane.proto.etcd import rpc_pb2 as pb
+from rayplane.storage.env import SystemClock
 from tests.rpc.open_service import open_service
 
 TOKEN = "abcdef.0123456789abcdef"
@@ -117,6 +120,19 @@ def test_flags_that_make_no_node_are_refused(flags: dict[str, Any], tmp_path: Pa
         replace(good, **flags).validate()
 
 
+async def test_kept_certificates_of_a_cluster_that_was_made_anew_are_not_used(
+    authority: Authority, tmp_path: Path
+) -> None:
+    # Nobody listens there.
+    config = JoinConfig(url="https://127.0.0.1:1", node="n1", directory=tmp_path, pins=(key_hash(authority.cert),))
+    granted(authority, Kind.client("n1")).write(config.tls)
+    with pytest.raises(ClusterError, match="does not answer"):
+        await admitted(config, SystemClock(), print)
+    anew = replace(config, pins=(key_hash(Authority.create("test").cert),))
+    with pytest.raises(UsageError, match="give --token"):
+        await admitted(anew, SystemClock(), print)
+
+
 # --- what is told ---------------------------------------------------------------------------------
 
 
@@ -130,6 +146,33 @@ def test_a_new_token_is_a_secret_that_is_read_again() -> None:
     assert found.serves(bootstrap_tokens.SIGNING, NOW - timedelta(seconds=1))
     assert not found.serves(bootstrap_tokens.AUTHENTICATION, NOW)
     assert bootstrap_tokens.description({**made, "data": data}) == "why"
+
+
+def test_no_token_lives_shorter_than_was_asked_for() -> None:
+    made = bootstrap_tokens.secret_object(TOKEN, expires=NOW + timedelta(milliseconds=1), groups=())
+    assert made["stringData"]["expiration"] == "2030-01-01T00:00:01Z"
+
+
+async def test_a_token_that_expires_before_it_is_signed_is_not_waited_for() -> None:
+    class Later:
+        """A clock that is a minute on whenever it is asked."""
+
+        at = NOW
+
+        def now(self) -> datetime:
+            self.at += timedelta(minutes=1)
+            return self.at
+
+    class Unsigned:
+        async def create(self, resource: str, obj: Object) -> Object:
+            return obj
+
+        async def get(self, resource: str, name: str, namespace: str) -> Object:
+            return {"data": {}}
+
+    admin: Any = SimpleNamespace(api=Unsigned())
+    with pytest.raises(ClusterError, match="give a longer ttl"):
+        await create(admin, TOKEN, Later(), ttl_s=1, description="")
 
 
 def test_nodes_are_told_what_is_about_nodes_and_nothing_else() -> None:

@@ -20,14 +20,14 @@ from rayplane.control_plane.api.joining import (
 )
 from rayplane.control_plane.cluster.config import AddressPlan, ClusterConfig
 from rayplane.control_plane.cluster.ending import Progress
-from rayplane.control_plane.cluster.errors import ClusterError, NotAdmitted, UsageError
+from rayplane.control_plane.cluster.errors import ClusterError, NotAdmitted, NotTrusted, UsageError
 from rayplane.control_plane.cluster.join.certificates import Kind, certify
 from rayplane.control_plane.cluster.join.config import JoinConfig
 from rayplane.control_plane.cluster.join.discovery import TOKEN, Discovered, check_pins, checked_token, discovered
 from rayplane.control_plane.cluster.join.rest import RestApi, authority_known, checked_url, nobody_known
 from rayplane.control_plane.cluster.join.settings import read_told
 from rayplane.control_plane.component_base.version import VERSION
-from rayplane.control_plane.rpc.tls import Credentials
+from rayplane.control_plane.rpc.tls import Credentials, key_hash
 from rayplane.storage.env import Clock
 
 
@@ -46,6 +46,8 @@ class Admitted:
 async def admitted(config: JoinConfig, clock: Clock, say: Progress) -> Admitted:
     """Raises ClusterError, ApiError, OSError."""
     url, kept = checked_url(config.url), _kept(config.tls, clock)
+    if kept is not None and config.pins and key_hash(kept.ca) not in {pin.lower() for pin in config.pins}:
+        kept = None  # of a cluster that is another, or was made anew since
     own = kept or await _bootstrapped(config, url, say)
     api = RestApi(url, authority_known(own.ca, own))
     if kept is None:
@@ -57,6 +59,8 @@ async def admitted(config: JoinConfig, clock: Clock, say: Progress) -> Admitted:
         found, plan, apiservers = await _told(api)
     except Unauthorized as e:
         raise NotAdmitted(f"the certificate in {config.tls} is not good any more: delete it, and give {TOKEN}") from e
+    except NotTrusted as e:
+        raise NotTrusted(f"{e}; if the cluster was made anew, delete {config.tls}, and give {TOKEN}") from e
     serving = _kept(config.serving, clock)
     if serving is None or serving.ca != own.ca:
         serving = await _certified(api, Kind.serving(config.node), own.ca)

@@ -55,6 +55,8 @@ async def create(admin: Access, token: str, clock: Clock, *, ttl_s: float, descr
     try:
         async with asyncio.timeout(SIGNED_S):
             while not await _is_signed(admin.api, own.id):
+                if expires is not None and clock.now() >= expires:
+                    raise ClusterError(f"token {own.id} expired before machines could join with it: give a longer ttl")
                 await asyncio.sleep(POLL_S)
     except TimeoutError:
         raise ClusterError(
