@@ -14,8 +14,8 @@ _API_SERVERS = Callers.of(groups=(API_SERVERS, MASTERS))
 _PROVISIONERS = Callers.of(users=(CONTROLLER_MANAGER,), groups=(MASTERS,))
 
 
-def node(*, isolates: bool) -> dict[str, Callers]:
-    """Of `rayplane.v1.Node`. `isolates`: whether the host's pods are isolated."""
+def node(isolates: bool) -> dict[str, Callers]:
+    """Callers of `rayplane.v1.Node`. `isolates`: whether the pods of the host are isolated."""
     peers = Callers.of(groups=(API_SERVERS, MASTERS, NODE_HOSTS if isolates else NODES))
     return {**each(_API_SERVERS, "Logs", "Exec", "Stats", "Page"), **each(peers, "PortForward")}
 

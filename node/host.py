@@ -201,9 +201,8 @@ class NodeHost:
 
     async def _serve(self) -> None:
         handler = NodeService(self._pods, self.sessions, self.env.clock, self._page, self._answers.prepare)
-        allowed = callers.node(isolates=self.config.isolates)
-        node = Service(node_pb2.DESCRIPTOR.services_by_name["Node"], handler, callers=allowed)
-        served = [node, images_service(self.images, unpacks=self.config.isolates), *self._volumes.services()]
+        own = Service(node_pb2.DESCRIPTOR.services_by_name["Node"], handler, callers=callers.node(self.config.isolates))
+        served = [own, images_service(self.images, unpacks=self.config.isolates), *self._volumes.services()]
         if self.carrier is not None:
             overlay = node_pb2.DESCRIPTOR.services_by_name["Overlay"]
             served.append(Service(overlay, self.carrier, callers=callers.OVERLAY))

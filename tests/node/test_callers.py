@@ -12,6 +12,6 @@ OWN, JOINED = Identity(*host_identity(("n1",), fallback="")), Identity(node_user
 
 @pytest.mark.parametrize(("isolates", "joined"), [(False, True), (True, False)])
 def test_a_node_that_joined_does_not_pass_by_the_network_of_isolated_pods(isolates: bool, joined: bool) -> None:
-    callers = node(isolates=isolates)["PortForward"]
+    callers = node(isolates)["PortForward"]
     assert callers.refusal(OWN, "/") is None
     assert (callers.refusal(JOINED, "/") is None) is joined
