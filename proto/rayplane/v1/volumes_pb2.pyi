@@ -81,10 +81,12 @@ class ResizeReplicaResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class DeleteReplicaRequest(_message.Message):
-    __slots__ = ("ref",)
+    __slots__ = ("ref", "epoch")
     REF_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
     ref: VolumeRef
-    def __init__(self, ref: _Optional[_Union[VolumeRef, _Mapping]] = ...) -> None: ...
+    epoch: int
+    def __init__(self, ref: _Optional[_Union[VolumeRef, _Mapping]] = ..., epoch: _Optional[int] = ...) -> None: ...
 
 class DeleteReplicaResponse(_message.Message):
     __slots__ = ()

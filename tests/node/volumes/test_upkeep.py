@@ -102,3 +102,36 @@ async def test_it_may_be_used_or_deleted_while_it_is_looked_after(tmp_path: Path
         goes_on.set()
         await until(lambda: not held(cluster, "a") and not held(cluster, "d"))
     await cluster.stop()
+
+
+async def test_who_was_overtaken_leaves_the_replica_that_the_newer_writer_has_taken(tmp_path: Path) -> None:
+    cluster = await unused(tmp_path, "a", "b", "c")
+    await cluster.add("d")
+    await cluster.kill("c", wipe=True)
+    commit, delete = cluster.services["d"].Commit, cluster.services["d"].Delete
+    reached, given_up = asyncio.Event(), asyncio.Event()
+
+    async def first_is_lost(request: object, context: object) -> object:
+        if not reached.is_set():
+            reached.set()
+            await asyncio.Event().wait()
+        return await commit(request, context)  # type: ignore[arg-type]
+
+    async def late(request: object, context: object) -> object:
+        await until(lambda: record(cluster).replicas == ("a", "b", "d"))
+        try:
+            return await delete(request, context)  # type: ignore[arg-type]
+        finally:
+            given_up.set()
+
+    cluster.services["d"].Commit = first_is_lost  # type: ignore[method-assign, assignment]
+    cluster.services["d"].Delete = late  # type: ignore[method-assign, assignment]
+    await cluster.look_after("a")
+    await reached.wait()
+    await cluster.backends["b"].publish("v")
+    await given_up.wait()
+    assert held(cluster, "d") == ["v"]
+    await cluster.kill("a", wipe=True)
+    await cluster.backends["b"].unpublish("v")
+    assert tree((await cluster.backends["d"].publish("v")).path) == {"file": b"precious"}
+    await cluster.stop()

@@ -461,5 +461,6 @@ class Publication:
         if follower is None:
             return
         await cancel_and_wait(follower.task)
-        with contextlib.suppress(PeerError):  # it looks for replicas it should not have when it comes back
-            await follower.replica.delete()
+        # It looks for replicas it should not have when it comes back, and keeps what a newer writer has taken.
+        with contextlib.suppress(PeerError):
+            await follower.replica.delete(self.record.epoch)

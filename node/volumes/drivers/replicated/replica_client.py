@@ -57,8 +57,9 @@ class Replica:
     async def resize(self, capacity_bytes: int) -> None:
         await self._call("Resize", pb.ResizeReplicaRequest(ref=self._ref, capacity_bytes=capacity_bytes))
 
-    async def delete(self) -> None:
-        await self._call("Delete", pb.DeleteReplicaRequest(ref=self._ref))
+    async def delete(self, epoch: int = 0) -> None:
+        """`epoch`: of a writer that gives it up; a newer one keeps it. Without, it goes whoever writes it."""
+        await self._call("Delete", pb.DeleteReplicaRequest(ref=self._ref, epoch=epoch))
 
     async def prepare(self, epoch: int, writer: str) -> Version | None:
         """What it has committed; None for one that was lost and is not filled yet: it knows nothing."""

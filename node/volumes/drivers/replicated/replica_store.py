@@ -119,7 +119,11 @@ class ReplicaStore:
             self._save(state)
             await self._backend.flush()
 
-    async def delete(self, volume: str) -> None:
+    async def delete(self, volume: str, epoch: int = 0) -> None:
+        """`epoch`: of a writer that gives it up. Raises Fenced when a newer one was promised to."""
+        state = self._states.get(volume)
+        if epoch and state is not None and epoch < state.promised:
+            raise self._fenced(state, epoch)
         if self._states.pop(volume, None) is not None:
             self._staged.pop(volume, None)
             prefix = _prefix(volume)

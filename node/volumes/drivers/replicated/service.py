@@ -39,7 +39,7 @@ class ReplicaService:
         return pb.ResizeReplicaResponse()
 
     async def Delete(self, request: pb.DeleteReplicaRequest, context: Context) -> pb.DeleteReplicaResponse:
-        await self._store(request.ref.node).delete(request.ref.volume)
+        await self._store(request.ref.node).delete(request.ref.volume, request.epoch)
         return pb.DeleteReplicaResponse()
 
     async def Prepare(self, request: pb.PrepareRequest, context: Context) -> pb.PrepareResponse:
