@@ -247,11 +247,9 @@ async def _up_ray(
 ) -> None:
     directory.write(state)
     async with contextlib.AsyncExitStack() as stack:
-        state, driver, (found, holders) = await _reach_ray(stack, directory, state, progress)
+        state, driver, (found, holders, elastic) = await _reach_ray(stack, directory, state, progress)
         if state.topology.instances:
-            state = replace(
-                state, topology=on_machines(state.topology, found, holders, elastic=state.config.autoscales)
-            )
+            state = replace(state, topology=on_machines(state.topology, found, holders, elastic=elastic))
         else:
             state = replace(state, topology=_place(state, found))
         _write_access(directory, state, secrets)
@@ -283,8 +281,9 @@ async def _prepared(
 
 async def _reach_ray(
     stack: contextlib.AsyncExitStack, directory: StateDir, state: ClusterState, progress: Progress
-) -> tuple[ClusterState, Driver, tuple[tuple[Machine, ...], dict[str, list[Machine]]]]:
-    """A driver that is connected to Ray, which is started where it is ours; Ray's machines, and who has whose data."""
+) -> tuple[ClusterState, Driver, tuple[tuple[Machine, ...], dict[str, list[Machine]], bool]]:
+    """A driver that is connected to Ray, which is started where it is ours; Ray's machines, who has whose data, and
+    whether machines come and go with nodes."""
     log_file = directory.logs / "ray.log"
     for tries_left in reversed(range(RAY_TRIES)):
         if state.host["owned"]:
@@ -294,11 +293,12 @@ async def _reach_ray(
             directory.write(state)
         driver = await stack.enter_async_context(ray_driver(directory, "start"))
         try:
-            found, holders, known = json.loads(await while_ray_lives(state.host, driver.line(), CONNECT_TIMEOUT_S))
+            line = await while_ray_lives(state.host, driver.line(), CONNECT_TIMEOUT_S)
+            found, holders, elastic, known = json.loads(line)
             machines = tuple(Machine(**m) for m in found)
             state = replace(state, topology=Topology.from_json(known))
             held = {name: [Machine(**m) for m in places] for name, places in holders.items()}
-            return state, driver, (machines, held)
+            return state, driver, (machines, held, elastic)
         except ClusterError as e:
             if not state.host["owned"] or ray_cluster.is_alive(state.host):
                 raise

@@ -5,12 +5,13 @@
 Ray takes over a driver's signals and may end the whole process, so a command that must clean up after itself keeps
 it out: it starts this process, and ends it when it is interrupted.
 
-`start` connects, prints as a line of JSON the machines, which of them have whose data, and the topology to go on from;
-waits for a line on standard input (by then cluster.json holds the topology), starts all actors and prints the name of
-each that has started. The others connect and print a line: then `leave` lets node hosts end their pods in order, those
-that were told to; `move` waits for a line too, then has the supervisor go on on a machine that is not drained, as
-cluster.json says which are; `stop` ends all actors of the cluster; `forget` deletes what those of one that is down left
-on other machines. Errors are one line on standard error and exit code 1.
+`start` connects, prints as a line of JSON the machines, which of them have whose data, whether Ray brings and ends
+machines for nodes, and the topology to go on from; waits for a line on standard input (by then cluster.json holds the
+topology), starts all actors and prints the name of each that has started. The others connect and print a line: then
+`leave` lets node hosts end their pods in order, those that were told to; `move` waits for a line too, then has the
+supervisor go on on a machine that is not drained, as cluster.json says which are; `stop` ends all actors of the
+cluster; `forget` deletes what those of one that is down left on other machines. Errors are one line on standard error
+and exit code 1.
 """
 
 import asyncio
@@ -78,7 +79,9 @@ async def _start(directory: StateDir, config: ClusterConfig) -> None:
     # Of a Ray cluster of our own, which is on this machine, there is nothing to ask.
     holders = await host.holders(directory.path / "data") if topology.instances and config.address else {}
     held = {name: [asdict(m) for m in places] for name, places in holders.items()}
-    told = [asdict(m) for m in machines], held, topology.to_json()
+    # Where nobody gives machines back, one that is not there is late, and so is what lies on it.
+    elastic = config.autoscales and await host.cpus() is not None
+    told = [asdict(m) for m in machines], held, elastic, topology.to_json()
     print(json.dumps(told), flush=True)
     if not sys.stdin.readline():
         raise ClusterError("interrupted")

@@ -285,7 +285,7 @@ def on_machines(
 
     Hosts name machines anew at each start, and each may have another address now, also one that another had: they are
     found again by what lies on them (`holders`: by name of the actor, where it ran last first). Who has no data, or
-    need not come back, goes anywhere. `elastic`: machines came for nodes, and were given back while nothing ran there;
+    need not come back, goes anywhere. `elastic`: Ray brings machines for nodes, and ended them while nothing ran there;
     those nodes leave.
     """
     by_address = {m.address: m for m in machines}

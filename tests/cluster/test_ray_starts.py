@@ -1,17 +1,24 @@
 """What Ray is told of where actors go, and of the package that machines need for them."""
 
+import contextlib
+import sys
+from collections.abc import AsyncIterator
+from io import StringIO
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ray.exceptions import RaySystemError
 
-from rayplane.control_plane.cluster import ray_host, ray_package
+from rayplane.control_plane.cluster import launch, ray_driver, ray_host, ray_package
 from rayplane.control_plane.cluster.components import Spec
 from rayplane.control_plane.cluster.config import AddressPlan, ClusterConfig
+from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.ray_host import RayHost
 from rayplane.control_plane.cluster.ray_package import KEEP_EVERY_S, Package
-from rayplane.control_plane.cluster.topology import Instance, Machine, Role, Topology
+from rayplane.control_plane.cluster.state import ClusterState, StateDir
+from rayplane.control_plane.cluster.topology import Instance, Machine, Phase, Role, Topology
 
 NODE = "ab" * 28
 A, B = Machine("192.0.2.1", "a"), Machine("192.0.2.2", "b")
@@ -77,3 +84,42 @@ def test_a_head_that_is_away_ends_nobodys_look(monkeypatch: pytest.MonkeyPatch) 
     ray.now_s = KEEP_EVERY_S
     package.keep_for([A])
     assert len(ray.kept) == 2
+
+
+@pytest.mark.parametrize("cpus", [None, {"a": 8.0}])
+async def test_nodes_leave_with_their_machines_only_where_ray_gives_machines_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], cpus: dict[str, float] | None
+) -> None:
+    """Without an autoscaler of Ray's a machine that is not there is late, and has its nodes' data."""
+    instances = [Instance(f"node-host-{n}", Role.NODE_HOST, m, nodes=(f"node-{n}",)) for n, m in enumerate((A, B))]
+    config, host = ClusterConfig(address="192.0.2.1:6379", autoscale="1:5"), {"owned": False, "address": A.address}
+    state = ClusterState(config, AddressPlan(0), Topology(tuple(instances)), running=True, host=host)
+    seen: list[Topology] = []
+
+    def answering(value: Any) -> Any:
+        async def answer(*_: Any) -> Any:
+            return value
+
+        return answer
+
+    fake = SimpleNamespace(machines=answering([A]), cpus=answering(cpus), holders=answering({"node-host-0": [A]}))
+    monkeypatch.setattr(ray_host, "RayHost", lambda *_: fake)
+    monkeypatch.setattr(sys, "stdin", StringIO())
+
+    @contextlib.asynccontextmanager
+    async def driver(directory: StateDir, _: str) -> AsyncIterator[Any]:
+        with pytest.raises(ClusterError, match="interrupted"):
+            await ray_driver._start(directory, config)
+        yield SimpleNamespace(line=answering(capsys.readouterr().out))
+
+    async def placed(placed: ClusterState, *_: Any) -> ClusterState:
+        seen.append(placed.topology)
+        raise ClusterError("that is all")
+
+    monkeypatch.setattr(launch, "ray_driver", driver)
+    monkeypatch.setattr(launch, "_write_access", lambda *_: None)
+    with pytest.raises(ClusterError, match="add that machine" if cpus is None else "that is all"):
+        await launch._up_ray(StateDir(tmp_path), state, SimpleNamespace(), print, placed)  # type: ignore[arg-type]
+    assert [[i.phase for i in topology.instances] for topology in seen] == (
+        [] if cpus is None else [[Phase.ACTIVE, Phase.LEAVING]]
+    )
