@@ -30,6 +30,8 @@ class World:
         self.cycle = Cycle(SchedulerConfig(identity="s"), Cluster())
         self.limits = limits
         self.units: list[str] = []
+        self.silent: set[str] = set()
+        """Those that are not ready."""
         self.pending: dict[str, PodInfo] = {}
         self.memory, self.now, self.made = Memory(), 0.0, 0
         self.changes: list[tuple[float, str, str]] = []
@@ -66,7 +68,10 @@ class World:
         seen = Seen(
             cycle=self.cycle,
             pending=[*self.pending.values()],
-            units=[Unit(name, (name,), name in self.cycle.snapshot.index) for name in self.units],
+            units=[
+                Unit(name, (name,), name in self.cycle.snapshot.index and name not in self.silent)
+                for name in self.units
+            ],
             parse=lambda one: PARSER.parse(unbound(one.obj)),
             template=node,
         )
@@ -118,7 +123,18 @@ def test_a_node_that_is_on_its_way_is_not_asked_for_twice() -> None:
     world.schedule()
     assert world.look().add == 0
     world.now += LIMITS.provision_s
-    assert world.look().add == 1  # it does not come
+    decision = world.look()
+    assert (decision.add, decision.lost) == (1, ("node-1",))  # it does not come
+
+
+def test_a_node_that_registered_and_is_not_ready_is_waited_for() -> None:
+    """After a supervisor began anew it does not know of one that was ready once."""
+    world = World(2)
+    world.silent.add("node-1")
+    world.look()
+    world.now += LIMITS.provision_s
+    assert world.look().lost == ()
+    assert world.look().memory.coming
 
 
 def test_a_pod_that_no_node_would_help_is_told_why() -> None:

@@ -43,7 +43,7 @@ class Limits:
     unneeded_s: float
     delay_s: float
     provision_s: float
-    """A node that does not get ready for so long is not counted on any more."""
+    """A node that does not get ready for so long is not counted on any more, and goes if it never registered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +94,8 @@ class Decision:
     refused: tuple[tuple[PodInfo, str], ...] = ()
     """Those that no further node would help, and why."""
     remove: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
+    """Units that never came: there is nothing to empty, and they have others' place among the most."""
     kept: Mapping[str, str] = field(default_factory=dict)
     """Why the other units stay."""
     memory: Memory
@@ -104,9 +106,8 @@ def decide(seen: Seen, memory: Memory, limits: Limits, now: float) -> Decision:
     arrived = (memory.arrived & names) | {unit.name for unit in seen.units if unit.ready}
     coming = {name: memory.coming.get(name, now) for name in sorted(names - arrived)}
     with trial(seen.cycle) as tried:
-        expected = [
-            u for u in seen.units if u.name in coming and not u.leaving and now < coming[u.name] + limits.provision_s
-        ]
+        late = {name for name, since in coming.items() if now >= since + limits.provision_s}
+        expected = [u for u in seen.units if u.name in coming.keys() - late and not u.leaving]
         for number in range(sum(len(unit.nodes) for unit in expected)):
             tried.add_node(seen.template(f"coming-{number}"))
         up = _Up(tried, seen, limits)
@@ -121,6 +122,7 @@ def decide(seen: Seen, memory: Memory, limits: Limits, now: float) -> Decision:
             triggers=tuple(up.triggers),
             refused=tuple(up.refused),
             remove=down.first_of(ripe),
+            lost=down.lost(late),
             kept=down.kept,
             memory=Memory(coming=coming, arrived=frozenset(arrived), unneeded=unneeded, wanted_at=wanted_at),
         )
@@ -229,6 +231,11 @@ class _Down:
         """Those that go now: empty ones together, or one that has pods when no other is on its way."""
         empty = [name for name in ripe if name in self._empty][:EMPTY_MAX]
         return tuple(empty if empty else [] if self._busy else ripe[:1])
+
+    def lost(self, late: Collection[str]) -> tuple[str, ...]:
+        """Those without a Node. One that has registered may be back, with all that is there."""
+        there = self._snapshot.index.keys() | self._with_bytes
+        return tuple(u.name for u in self._seen.units if u.name in late and not u.leaving and there.isdisjoint(u.nodes))
 
     def _movable(self, node: str) -> list[PodInfo]:
         return [pod for pod in self._snapshot.pods_on(node).values() if not stays_with_node(pod.obj)]

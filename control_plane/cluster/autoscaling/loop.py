@@ -143,7 +143,9 @@ class Autoscaler:
             await self._ask(place, missing)
         await self._report(units, decision, missing)
         for unit in units:
-            if unit.name in decision.remove:
+            if unit.name in decision.lost:
+                await self._leave(unit, f"{unit.name} does not come")
+            elif unit.name in decision.remove:
                 await self._emptying.begin(unit)
             elif any(i.name == unit.name and i.stays for i in self._control.topology.instances) and unit.leaving:
                 await self._empty(unit, now)
@@ -204,11 +206,13 @@ class Autoscaler:
             self._memory = replace(self._memory, wanted_at=now)
             return
         if done:
-            await self._control.change(
-                lambda topology, _: topology.replaced(replace(topology.get(unit.name), phase=Phase.LEAVING)),
-                f"{unit.name} is needed no more",
-            )
+            await self._leave(unit, f"{unit.name} is needed no more")
             self._say(*self._emptying.ended(unit))
+
+    async def _leave(self, unit: Unit, why: str) -> None:
+        await self._control.change(
+            lambda topology, _: topology.replaced(replace(topology.get(unit.name), phase=Phase.LEAVING)), why
+        )
 
     # -- what is told ---------------------------------------------------------------------------------------
 
