@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 # Calls of the host may hang.
 LOOK_TIMEOUT_S = 15.0
+# A Ray that began anew knows of no request, and who asked last takes the place of all others.
+ASK_EVERY_S = 60.0
 
 _ERRORS = (ApiError, RpcError, ClusterError, TimeoutError)
 Edit = Callable[[Topology, frozenset[str]], Topology]
@@ -95,6 +97,7 @@ class Autoscaler:
         self._emptying = Emptying(api, self._recorder.event)
         self._memory = Memory()
         self._asked: list[dict[str, float]] | None = None
+        self._asked_at = 0.0
         self._told: dict[str, str] = {}
         """What pods were told last, by uid."""
         self._adds = False
@@ -140,7 +143,7 @@ class Autoscaler:
         self._tell(decision, units)
         missing = await self._add(decision.add, place)
         async with asyncio.timeout(LOOK_TIMEOUT_S):
-            await self._ask(place, missing)
+            await self._ask(place, missing, now)
         await self._report(units, decision, missing)
         for unit in units:
             if unit.name in decision.lost:
@@ -187,7 +190,7 @@ class Autoscaler:
         await self._control.change(edit, f"{here} nodes are added for pods that find none")
         return count - here
 
-    async def _ask(self, place: _Place, missing: int) -> None:
+    async def _ask(self, place: _Place, missing: int, now: float) -> None:
         """Have machines brought for nodes that find none, and give back what is not needed."""
         if place.room is None or not isinstance(self._host, Elastic):
             return
@@ -196,8 +199,9 @@ class Autoscaler:
         wanted = rooms.asked(self._control.topology, machines, found, self._node_cpus, missing=missing)
         if wanted != self._asked:
             log.info("machines are asked for: %d nodes of %g CPUs", len(wanted), self._node_cpus)
+        if wanted != self._asked or now >= self._asked_at + ASK_EVERY_S:
             await self._host.request(wanted)
-            self._asked = wanted
+            self._asked, self._asked_at = wanted, now
 
     async def _empty(self, unit: Unit, now: float) -> None:
         try:
