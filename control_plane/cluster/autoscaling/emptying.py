@@ -47,6 +47,9 @@ class Emptying:
 
     async def begin(self, unit: Unit) -> None:
         """Let no pod come any more."""
+        # Somebody may have taken the taint away the last time, and with that the unit stayed.
+        self._since.pop(unit.name, None)
+        self._had_pods.discard(unit.name)
         for name in unit.nodes:
             node = await self._api.get("nodes", name)
             taints = [*(meta.spec(node).get("taints") or ()), {"key": TAINT, "effect": "NoSchedule"}]
