@@ -9,7 +9,6 @@ reader slows its writer, and one that reads nothing is cut off: its server has e
 
 import asyncio
 import contextlib
-import itertools
 import logging
 import socket
 import ssl
@@ -195,9 +194,15 @@ class LoadBalancer:
     # --- checks -------------------------------------------------------------------------------
 
     async def _check_for_ever(self) -> None:
-        for number in itertools.count(1):
+        now, every_s = asyncio.get_running_loop().time, self._config.check_ready_every * self._config.check_interval_s
+        asked_at = now()
+        while True:
             await asyncio.sleep(self._config.check_interval_s)
-            await self._check_all(ready=number % self._config.check_ready_every == 0)
+            # Not by the number of looks: each is longer while a server is silent.
+            began_at = now()
+            if is_due := began_at >= asked_at + every_s:
+                asked_at = began_at
+            await self._check_all(ready=is_due)
             self._feed(Ticked())
 
     async def _refresh_for_ever(self, find: FindBackends) -> None:

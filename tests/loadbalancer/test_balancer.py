@@ -161,6 +161,31 @@ async def test_a_ready_server_is_asked_rarely_and_at_once_when_its_connection_en
     unready.close()
 
 
+async def test_a_server_that_is_ready_is_asked_as_often_while_another_is_silent() -> None:
+    asked = Counter[int]()
+
+    def serve(number: int) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]:
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+                while await reader.readuntil(b"\r\n\r\n"):
+                    asked[number] += 1
+                    if number == 0:
+                        writer.write(b"HTTP/1.1 200 X\r\nContent-Length: 2\r\n\r\nok")
+            writer.close()
+
+        return answer
+
+    servers = [await asyncio.start_server(serve(number), "127.0.0.1", 0) for number in range(2)]
+    addresses = tuple(f"127.0.0.1:{s.sockets[0].getsockname()[1]}" for s in servers)
+    balancer = LoadBalancer(LoadBalancerConfig(backends=addresses, check_interval_s=0.02, check_timeout_s=0.1))
+    await balancer.start()
+    await eventually(lambda: asked[1] >= 8)
+    assert asked[0] >= 6
+    await balancer.stop()
+    for server in servers:
+        server.close()
+
+
 async def test_what_comes_after_the_clients_end_arrives(backends: list[Backend]) -> None:
     balancer = await balanced(backends)
     big = b"x" * 1_000_000
