@@ -186,6 +186,21 @@ class Moving:
         return [self._contents[0]]
 
 
+@pytest.mark.parametrize("code", [Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.DATA_LOSS])
+async def test_what_cannot_be_read_is_a_failure_and_not_another_content(code: Code) -> None:
+    """Else it would be tried for ever, and nobody would hear of it."""
+    source = Moving(b"first", b"first")
+    held = Held(cast(Replica, source))
+    (block,) = (await held.scan())[0][b"f"].blocks
+
+    async def fetch(hashes: list[bytes]) -> list[bytes]:
+        raise PeerError(code, "no")
+
+    source.fetch = fetch  # type: ignore[method-assign]
+    with pytest.raises(OSError, match="no"):
+        await held.block(block, b"f", 0, BLOCK_BYTES)
+
+
 async def test_what_moves_on_while_it_is_copied_is_copied_as_it_is_then() -> None:
     held = Held(cast(Replica, Moving(b"first", b"later")))
     manifest, _ = await held.scan()

@@ -12,6 +12,7 @@ from rayplane.node.volumes.drivers.replicated.publication import Publication
 from rayplane.node.volumes.drivers.replicated.replica_client import Replica
 from rayplane.node.volumes.drivers.replicated.timing import ReplicationTiming
 from rayplane.node.volumes.errors import NoQuorum, PeerError
+from rayplane.storage.errors import Code
 
 ROUNDS_MAX = 60
 """Waits for a majority, each as long as a barrier's, until a copy is given up."""
@@ -32,10 +33,13 @@ class Held:
         return self._manifest or {}, True
 
     async def block(self, wanted: bytes, path: bytes, offset: int, length: int) -> bytes | None:
-        """None where the volume has moved on: its present content is copied then."""
+        """None where the volume has moved on: its present content is copied then. Raises OSError where the source does
+        not answer or is damaged, which is a failure however often it is read again."""
         try:
             found = await self._source.fetch([wanted]) if self._source is not None else []
-        except PeerError:
+        except PeerError as e:
+            if e.code is not Code.FAILED_PRECONDITION:
+                raise OSError(errno.EIO, str(e)) from e
             found = []
         if len(found) == 1 and hash_block(found[0]) == wanted:
             return found[0]
