@@ -130,7 +130,10 @@ def _remove_left(builds: Path) -> None:
     for name in Beneath(str(builds)).names():
         if name == _LOCK:
             continue
-        held = os.open(builds / name, _DIRECTORY)
+        try:
+            held = os.open(builds / name, _DIRECTORY)
+        except (FileNotFoundError, NotADirectoryError):
+            continue  # it ended meanwhile, or is nobody's build
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             Beneath(str(builds)).remove(name)
