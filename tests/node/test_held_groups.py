@@ -1,6 +1,7 @@
 """Control groups are their host's while it is there; what killed hosts have left goes."""
 
 import asyncio
+import fcntl
 import os
 import signal
 import subprocess
@@ -46,6 +47,19 @@ def test_a_group_that_is_removed_before_it_is_held_is_made_again(
     (fd,) = held(Group({"pids": str(path)}, 1))
     assert os.path.samestat(os.fstat(fd), path.stat())
     os.close(fd)
+
+
+def test_nobody_who_keeps_a_group_locked_is_waited_for_without_an_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(held_groups, "_PAUSE_S", 0.0)
+    path = tmp_path / f"{PREFIX}mine"
+    path.mkdir()
+    locked = os.open(path, os.O_RDONLY)
+    fcntl.flock(locked, fcntl.LOCK_EX)
+    with pytest.raises(OSError, match="keeps it locked"):
+        held(Group({"pids": str(path)}, 1))
+    os.close(locked)
 
 
 @pytest.fixture

@@ -8,28 +8,32 @@ import contextlib
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rayplane.node.runtime.isolation.cgroups import PREFIX, Group, mounted
 
 _PASSES = 100  # who looks for what is left may find a group before its host holds it
+_PAUSE_S = 0.01
 
 
 def held(group: Group) -> list[int]:
     """Descriptors: a group, made here, is its host's while they are open. Raises OSError."""
     for _ in range(_PASSES):
-        with contextlib.ExitStack() as unless_held, contextlib.suppress(FileNotFoundError):
+        with contextlib.ExitStack() as unless_held, contextlib.suppress(FileNotFoundError, BlockingIOError):
             group.make(hands_on=True)
             fds = []
             for path in group.paths:
                 fds.append(_opened(path))
                 unless_held.callback(os.close, fds[-1])
-                fcntl.flock(fds[-1], fcntl.LOCK_SH)
+                # Any user of the machine may hold one locked: nobody is waited for without an end.
+                fcntl.flock(fds[-1], fcntl.LOCK_SH | fcntl.LOCK_NB)
             if all(os.path.samestat(os.fstat(fd), os.stat(path)) for fd, path in zip(fds, group.paths, strict=True)):
                 unless_held.pop_all()
                 return fds
-    raise OSError(errno.EBUSY, "somebody removes it again and again", group.paths[0])
+        time.sleep(_PAUSE_S)
+    raise OSError(errno.EBUSY, "somebody removes it again and again, or keeps it locked", group.paths[0])
 
 
 def remove_left(places: Sequence[str] | None = None) -> None:
