@@ -9,6 +9,7 @@ from rayplane.control_plane.client.standings import SERVICE, agreed
 from rayplane.control_plane.etcd.server import Member
 from rayplane.control_plane.rpc import Stub
 from rayplane.control_plane.rpc.memory import Fabric
+from rayplane.proto.etcd import rpc_pb2 as pb
 from rayplane.proto.rayplane.v1.raft_pb2 import Question, Standing
 from tests.etcd.harness import EtcdCluster, etcd_cluster
 from tests.etcd.test_failover import Cut, settled, ticks_until_another_leads
@@ -53,9 +54,16 @@ async def test_a_client_looks_for_another_leader_when_an_answer_is_of_another_te
         etcd = EtcdClient(cluster.network, cluster.endpoints)
         await etcd.prefer_leader()
         assert etcd.endpoints.preferred == leader.client_address
-        etcd.status = None  # type: ignore[assignment,method-assign]  # of the same term nobody is asked
+        term, asked, status = etcd._term, list[int](), etcd.status
+
+        async def counted(address: str, *, timeout: float) -> pb.StatusResponse:
+            asked.append(etcd._term)
+            return await status(address, timeout=timeout)
+
+        etcd.status = counted  # type: ignore[assignment,method-assign]
         await etcd.put(b"k", b"v")
         await etcd.prefer_leader(again=False)
+        assert term not in asked, "of the same term nobody is asked"
         del etcd.status
         heir = next(m for m in cluster.members if m is not leader)
         await etcd.move_leader(leader.client_address, heir.member_id)
