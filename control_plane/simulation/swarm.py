@@ -38,8 +38,8 @@ from rayplane.control_plane.simulation.scenario import Change
 from rayplane.storage.env import failpoints
 
 Kind = type[Fault] | type[Change]
-#: Not drawn: a machine is lost when a change replaces its actor, and what is drawn ends by itself. An expired certificate
-#: is, to all others, a cut.
+#: Not drawn: a machine is lost when a change replaces its actor, and what is drawn ends by itself. An expired
+#: certificate is, to all others, a cut.
 _OTHERS = (LoseMachine, Continue, Heal, ExpireCertificate)
 KINDS: tuple[Kind, ...] = (*(kind for kind in VERBS.values() if kind not in _OTHERS), Change)
 #: Of a kind that lasts, at most.
