@@ -50,7 +50,13 @@ RULES: Mapping[tuple[Role, str], tuple[str, str]] = {
     (Role.CONTROLLERS, "metrics"): ("rayplane.v1 Controllers gRPC, " + _METRICS[0], _METRICS[1]),
     (Role.NODE_HOST, "grpc"): (
         "kubelet, volumes (CSI) and replicas over gRPC, metrics; mutual TLS",
-        who(node.NODE | node.VOLUME_REPLICA | node.CSI["Identity"] | node.CSI["Controller"] | node.CSI["Node"]),
+        who(
+            node.node(isolates=False)
+            | node.VOLUME_REPLICA
+            | node.CSI["Identity"]
+            | node.CSI["Controller"]
+            | node.CSI["Node"]
+        ),
     ),
     (Role.SUPERVISOR, "grpc"): ("rayplane.v1 Supervisor gRPC, metrics; mutual TLS", who(SUPERVISOR)),
 }
