@@ -15,7 +15,7 @@ from tests.e2e.harness import Kubectl, until
 from tests.machines.places import ROLES, Placed, healthy, needs_machines, node_on, voters
 from tests.machines.pods import apply, asked, claimed, replicas, server, write_data
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300), needs_machines]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900), needs_machines]
 
 
 def speak(kubectl: Kubectl, one: str, other: str) -> bool:

@@ -7,7 +7,7 @@ from rayplane.control_plane.testing.machines.rays import RayNodes
 from tests.e2e.harness import until
 from tests.machines.places import Placed, needs_machines
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300), needs_machines]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900), needs_machines]
 
 ONE_EACH = ("--apiservers", "1", "--schedulers", "1", "--controllers", "1", "--nodes", "1")
 
