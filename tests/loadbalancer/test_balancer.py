@@ -100,6 +100,12 @@ async def eventually(condition: object) -> None:
             await asyncio.sleep(0.01)
 
 
+async def closed(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
+
+
 async def test_servers_are_asked_over_a_connection_each_that_ends_when_they_leave() -> None:
     asked, ended = [0, 0], [0, 0]
 
@@ -141,7 +147,7 @@ async def test_a_ready_server_is_asked_rarely_and_at_once_when_its_connection_en
                 while await reader.readuntil(b"\r\n\r\n"):
                     asked[status] += 1
                     writer.write(b"HTTP/1.1 %d X\r\nContent-Length: 2\r\n\r\nok" % status)
-            writer.close()
+            await closed(writer)
             served[False] += 1
 
         return answer
@@ -162,16 +168,18 @@ async def test_a_ready_server_is_asked_rarely_and_at_once_when_its_connection_en
 
 
 async def test_a_server_that_is_ready_is_asked_as_often_while_another_is_silent() -> None:
-    asked = Counter[int]()
+    asked, served = Counter[int](), Counter[bool]()
 
     def serve(number: int) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]:
         async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            served[True] += 1
             with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
                 while await reader.readuntil(b"\r\n\r\n"):
                     asked[number] += 1
                     if number == 0:
                         writer.write(b"HTTP/1.1 200 X\r\nContent-Length: 2\r\n\r\nok")
-            writer.close()
+            await closed(writer)
+            served[False] += 1
 
         return answer
 
@@ -182,6 +190,7 @@ async def test_a_server_that_is_ready_is_asked_as_often_while_another_is_silent(
     await eventually(lambda: asked[1] >= 8)
     assert asked[0] >= 6
     await balancer.stop()
+    await eventually(lambda: served[True] == served[False])
     for server in servers:
         server.close()
 
