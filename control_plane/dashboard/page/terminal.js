@@ -49,8 +49,8 @@ function run(place, path, container, command, signal) {
     else shown.write(bytes.slice(1));
   };
   // Browsers hide why a WebSocket was refused; the same asked plainly is told.
-  const refusal = () => text(url).catch((error) => shown.write(`${error.message}\r\n`));
-  channel.onclose = () => (opened ? shown.write("\r\n[closed]\r\n") : refusal());
+  const refusal = () => text(url, { signal }).catch((error) => signal.aborted || shown.write(`${error.message}\r\n`));
+  channel.onclose = () => signal.aborted || (opened ? shown.write("\r\n[closed]\r\n") : refusal());
   shown.onData((typed) => send(INPUT, encode(typed)));
   shown.onResize(size);
   window.addEventListener("resize", () => fit.fit(), { signal });
