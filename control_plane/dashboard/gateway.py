@@ -6,8 +6,6 @@ loopback's (a name of another's that leads here would make a browser take the tw
 """
 
 import asyncio
-import base64
-import binascii
 import difflib
 import hmac
 import mimetypes
@@ -38,7 +36,7 @@ from rayplane.control_plane.cluster.status import glance
 from rayplane.control_plane.dashboard.kube_api import KubeApi
 from rayplane.control_plane.dashboard.packing import Packing
 from rayplane.control_plane.dashboard.shared import Shared
-from rayplane.control_plane.rpc import RpcError, http1, reverse_proxy
+from rayplane.control_plane.rpc import RpcError, http1, subprotocols
 from rayplane.control_plane.rpc.sockets import Listening, Sockets, SystemSockets
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.proto.rayplane.v1 import chaos_pb2, controllers_pb2, scheduler_pb2
@@ -48,8 +46,6 @@ STANDING_S, PACKING_S, FAULT_S, STOP_S = 1.0, 0.3, 60.0, 0.5
 KEY_BYTES = 32
 DIFF_MAX = 10_000_000  # pairs of lines
 _OWN, _KUBE = "rayplane", frozenset({"api", "apis", "openapi", "version", "readyz", "livez", "healthz", "metrics"})
-# How a browser, which cannot set headers of a WebSocket, tells its token (as to Kubernetes' API servers).
-_BEARER_PROTOCOL = "base64url.bearer.authorization.k8s.io."
 _HEADERS = {
     # xterm writes its own style sheets; nothing else is taken from anywhere but here.
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
@@ -129,13 +125,13 @@ class Gateway:
         place = request.path.split("/")[1]
         if request.method == "GET" and place not in _KUBE and place != _OWN:
             return _file(request.path)
-        token, protocols = _credentials(request)
+        token = _token(request)
         if not token or not (token.isascii() and token.isprintable()):
             raise Unauthorized("show the dashboard's key, or a token, as a bearer token")
         own = hmac.compare_digest(token.encode(), self.key.encode())
         if place in _KUBE:
             body = await _body(request)
-            return await self._kube.forward(request, body, token="" if own else token, protocols=protocols)
+            return await self._kube.forward(request, body, token="" if own else token)
         route = self._routes.get((request.method, request.path))
         if route is None:
             raise NotFound(f"{request.method} {request.path}: there is no such view")
@@ -251,21 +247,13 @@ class Gateway:
         return _json({"lines": lines})
 
 
-def _credentials(request: web.BaseRequest) -> tuple[str, list[str] | None]:
-    """The token that a request shows, and the subprotocols that it offers beside; None when it is no WebSocket."""
+def _token(request: web.BaseRequest) -> str:
+    """The token that a request shows, "" without one. Raises Unauthorized."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    shown = token.strip() if scheme.lower() == "bearer" else ""
-    if request.headers.get("Upgrade", "").lower() != "websocket":
-        return shown, None
-    offered = reverse_proxy.offered_protocols(request)
-    for one in offered:
-        if one.startswith(_BEARER_PROTOCOL):
-            encoded = one.removeprefix(_BEARER_PROTOCOL)
-            try:
-                shown = base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).decode()
-            except (binascii.Error, UnicodeDecodeError) as e:
-                raise Unauthorized("the bearer token among the subprotocols is not base64url") from e
-    return shown, [one for one in offered if not one.startswith(_BEARER_PROTOCOL)]
+    try:
+        return token.strip() if scheme.lower() == "bearer" else subprotocols.bearer_token(request)
+    except subprotocols.BadToken as e:
+        raise Unauthorized(str(e)) from e
 
 
 async def _body(request: web.BaseRequest) -> bytes:

@@ -1,7 +1,6 @@
 """Requests of the page handed on to the API servers, by the load balancer or, while that is away, to one of them."""
 
 import ssl
-from collections.abc import Sequence
 
 import aiohttp
 from aiohttp import web
@@ -11,7 +10,8 @@ from rayplane.control_plane.api.errors import ServiceUnavailable
 from rayplane.control_plane.cluster.readiness import client_ssl
 from rayplane.control_plane.cluster.state import StateDir
 from rayplane.control_plane.cluster.topology import Role
-from rayplane.control_plane.rpc import reverse_proxy
+from rayplane.control_plane.rpc import reverse_proxy, subprotocols
+from rayplane.control_plane.streams.wires import wants_websocket
 
 CONNECT_S = 5.0
 # What concerns the gateway alone, or would make an API server look for who is behind it.
@@ -32,23 +32,22 @@ class KubeApi:
         while self._retired:
             await self._retired.pop().close()
 
-    async def forward(
-        self, request: web.BaseRequest, body: bytes, *, token: str, protocols: Sequence[str] | None
-    ) -> web.StreamResponse:
+    async def forward(self, request: web.BaseRequest, body: bytes, *, token: str) -> web.StreamResponse:
         """The answer to the request, asked with `token`, or with the certificate where that is empty.
 
-        `protocols`: what to offer of a WebSocket, None for other requests. Raises ServiceUnavailable.
+        Raises ServiceUnavailable.
         """
         headers = reverse_proxy.request_headers(request)
         for name in (*_OWN, "Authorization"):
             headers.popall(name, None)
+        subprotocols.drop_token(headers)
         if token:
             headers["Authorization"] = f"Bearer {token}"
         errors = []
         for server in self._servers():
             url = f"https://{server}{request.raw_path}"
             try:
-                return await self._ask(request, url, headers, body, token=token, protocols=protocols)
+                return await self._ask(request, url, headers, body, token=token)
             except aiohttp.WSServerHandshakeError as e:
                 return web.Response(status=e.status, text=f"{e.message}\n")
             except (aiohttp.ClientConnectorError, TimeoutError) as e:
@@ -66,11 +65,10 @@ class KubeApi:
         body: bytes,
         *,
         token: str,
-        protocols: Sequence[str] | None,
     ) -> web.StreamResponse:
         session = self._session(bare=bool(token))
-        if protocols is not None:
-            return await reverse_proxy.forward_websocket(request, session, url, headers, protocols)
+        if wants_websocket(request):
+            return await reverse_proxy.forward_websocket(request, session, url, headers)
         return await reverse_proxy.forward(request, session, url, headers, body or None)
 
     def _servers(self) -> list[str]:

@@ -5,13 +5,14 @@ Bodies are passed on as they come, in both directions, so a slow reader slows it
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 
 import aiohttp
 from aiohttp import web
 from aiohttp.connector import Connection
 from multidict import CIMultiDict
 
+from rayplane.control_plane.rpc import subprotocols
 from rayplane.control_plane.tasks import cancel_and_wait
 
 log = logging.getLogger(__name__)
@@ -140,23 +141,17 @@ async def hand_on(
     return response
 
 
-def offered_protocols(request: web.BaseRequest) -> list[str]:
-    """The subprotocols that a client of WebSockets offers, the one it likes best first."""
-    return [p.strip() for p in request.headers.get("Sec-WebSocket-Protocol", "").split(",") if p.strip()]
-
-
 async def forward_websocket(
     request: web.BaseRequest,
     session: aiohttp.ClientSession,
     url: str,
     headers: CIMultiDict[str],
-    protocols: Sequence[str] | None = None,
 ) -> web.StreamResponse:
-    """Two WebSockets joined until one of them closes; `protocols` are offered in place of the client's.
+    """Two WebSockets joined until one of them closes, in one of the subprotocols that `headers` offer.
 
     Raises WSServerHandshakeError for a server that refuses, ClientError and TimeoutError for one that is not reached.
     """
-    offered = offered_protocols(request) if protocols is None else protocols
+    offered = subprotocols.offered(headers)
     for name in [n for n in headers if n.lower().startswith("sec-websocket")]:
         headers.popall(name, None)
     async with await session.ws_connect(url, headers=headers, protocols=offered) as upstream:

@@ -331,8 +331,10 @@ async def test_streams_and_large_bodies_pass_as_they_come(setting: Setting) -> N
 async def test_connections_leave_http_in_whatever_protocol_they_like(setting: Setting) -> None:
     await setting.lead()
     await setting.becomes("Passed")
+    offered = []
 
     async def echo(request: web.BaseRequest) -> web.StreamResponse:
+        offered.append(request.headers["Sec-WebSocket-Protocol"])
         socket = web.WebSocketResponse(protocols=("v9.example",))
         await socket.prepare(request)
         async for message in socket:
@@ -341,10 +343,12 @@ async def test_connections_leave_http_in_whatever_protocol_they_like(setting: Se
 
     path = f"{ROOT}/namespaces/default/flunders/a/console"
     setting.extension.answers[path] = echo
-    async with setting.http.ws_connect(path, protocols=("v9.example",)) as socket:
+    token = "base64url.bearer.authorization.k8s.io.c2VzYW1l"
+    async with setting.http.ws_connect(path, protocols=(token, "v9.example")) as socket:
         assert socket.protocol == "v9.example"
         await socket.send_bytes(b"i am ")
         assert await socket.receive_bytes(timeout=20) == b"i am kubernetes-admin"
+    assert offered == ["v9.example"]  # who the client is, is for the API server alone
 
     async def own(request: web.BaseRequest) -> web.StreamResponse:
         response = web.StreamResponse(status=101, headers={"Connection": "Upgrade", "Upgrade": "own/1", "X-A": "b"})

@@ -23,13 +23,13 @@ BINARY, TEXT = aiohttp.WSMsgType.BINARY, aiohttp.WSMsgType.TEXT
 @pytest_asyncio.fixture
 async def connect(cluster: Cluster) -> AsyncIterator[Connect]:
     tls = ssl.create_default_context(cadata=cluster.authority.cert.decode())
-    headers = {"Authorization": "Bearer sesame"}
     async with AsyncExitStack() as stack:
-        session = aiohttp.ClientSession(f"https://{cluster.balancer.address}", headers=headers)
-        await stack.enter_async_context(session)
+        session = await stack.enter_async_context(aiohttp.ClientSession(f"https://{cluster.balancer.address}"))
 
-        async def make(path: str, *protocols: str) -> aiohttp.ClientWebSocketResponse:
-            return await stack.enter_async_context(session.ws_connect(path, protocols=protocols, ssl=tls))
+        async def make(path: str, *protocols: str, token: str = "Bearer sesame") -> aiohttp.ClientWebSocketResponse:
+            headers = {"Authorization": token} if token else {}
+            asked = session.ws_connect(path, protocols=protocols, headers=headers, ssl=tls)
+            return await stack.enter_async_context(asked)
 
         yield make
 
@@ -100,6 +100,26 @@ async def test_ports_that_are_none_are_refused(connect: Connect, ports: str) -> 
 async def test_a_protocol_that_nobody_speaks_is_refused(connect: Connect) -> None:
     with pytest.raises(aiohttp.WSServerHandshakeError, match="400"):
         await connect(f"{PODS}/p/exec?command=cat", "v9.channel.k8s.io")
+
+
+SESAME = "base64url.bearer.authorization.k8s.io.c2VzYW1l"
+
+
+async def test_a_browser_shows_its_token_among_the_protocols(connect: Connect) -> None:
+    socket = await connect(f"{PODS}/p/exec?command=echo&stdout=true", SESAME, "v5.channel.k8s.io", token="")
+    assert socket.protocol == "v5.channel.k8s.io"
+    assert (await all_of(socket))[0] == (BINARY, b"\x01echo\n")
+
+
+@pytest.mark.parametrize(
+    "protocols", [(), (SESAME,), (SESAME, SESAME + "AA"), (SESAME[:-1],), (SESAME + "!",), (SESAME + "_w",)]
+)
+async def test_what_is_no_token_among_the_protocols_lets_nobody_in(
+    connect: Connect, protocols: tuple[str, ...]
+) -> None:
+    others = () if protocols == (SESAME,) else ("v5.channel.k8s.io",)
+    with pytest.raises(aiohttp.WSServerHandshakeError, match=r"401|403"):
+        await connect(f"{PODS}/p/exec?command=echo&stdout=true", *others, *protocols, token="")
 
 
 async def test_logs_come_in_messages(connect: Connect) -> None:

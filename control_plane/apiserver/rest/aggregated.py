@@ -23,7 +23,7 @@ from rayplane.control_plane.apiserver.aggregator.aggregator import Aggregator
 from rayplane.control_plane.apiserver.aggregator.client import headers_of, is_of_user
 from rayplane.control_plane.apiserver.outgoing.sessions import FAILURES, reason
 from rayplane.control_plane.apiserver.requests import User
-from rayplane.control_plane.rpc import reverse_proxy
+from rayplane.control_plane.rpc import reverse_proxy, subprotocols
 from rayplane.control_plane.streams.wires import Unread, go_on, upgrade_of, upgraded
 from rayplane.control_plane.tasks import cancel_and_wait
 
@@ -140,6 +140,7 @@ def _headers(request: web.BaseRequest, user: User) -> CIMultiDict[str]:
     headers = reverse_proxy.request_headers(request)
     for name in {name for name in headers if is_of_user(name) or name.lower() == "expect"}:
         headers.popall(name, None)
+    subprotocols.drop_token(headers)
     for name, value in headers_of(user):
         headers.add(name, value)
     if upgrade := upgrade_of(request):

@@ -19,7 +19,7 @@ from rayplane.control_plane.apiserver.outgoing.pods import PodConnector
 from rayplane.control_plane.apiserver.outgoing.services import endpoints_of
 from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry
 from rayplane.control_plane.apiserver.requests import Target, User
-from rayplane.control_plane.rpc import Network, RpcError, reverse_proxy
+from rayplane.control_plane.rpc import Network, RpcError, reverse_proxy, subprotocols
 from rayplane.control_plane.streams.wires import wants_websocket
 from rayplane.proto.rayplane.v1 import node_pb2
 
@@ -105,6 +105,7 @@ class Proxy:
         headers = reverse_proxy.request_headers(request)
         # Whoever asks has shown the API server who it is; that is nothing for the pod.
         headers.popall("Authorization", None)
+        subprotocols.drop_token(headers)
         headers["X-Forwarded-Uri"] = f"{prefix}/{path}"
         _, mark, query = request.raw_path.partition("?")
         url = f"{scheme}://{connector.host}/{path}{mark}{query}"

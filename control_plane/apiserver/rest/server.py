@@ -18,6 +18,7 @@ from rayplane.control_plane.api.errors import (
     NotAcceptable,
     RequestEntityTooLarge,
     Timeout,
+    Unauthorized,
 )
 from rayplane.control_plane.api.machinery import protobuf_encoding
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
@@ -43,7 +44,7 @@ from rayplane.control_plane.apiserver.rest.resources import ResourceHandler
 from rayplane.control_plane.apiserver.tracing.recent import RECENT, About
 from rayplane.control_plane.apiserver.tracing.spans import Trace, following
 from rayplane.control_plane.component_base.log_pages import LogPages
-from rayplane.control_plane.rpc import Identity, Network, http1
+from rayplane.control_plane.rpc import Identity, Network, http1, subprotocols
 from rayplane.control_plane.rpc.faults import FaultLog
 from rayplane.control_plane.rpc.sockets import Listening, Sockets, SystemSockets
 from rayplane.control_plane.rpc.tls import Credentials
@@ -294,13 +295,22 @@ class RestServer:
             # Plain HTTP is for tests on one machine: whoever reaches it is trusted like a gRPC caller.
             name, groups = self._config.anonymous_grpc_user
             identity = Identity(name, groups)
-        user = await self._registry.authenticator.of_request(identity, authorization, request.path)
+        user = await self._registry.authenticator.of_request(identity, authorization or _shown(request), request.path)
         audit.called_by(user)
         if found is None:
             asked = user.asks(request.method.lower(), path=request.path)
         else:
             asked = user.asks(verb or _VERBS.get(request.method, ""), version=found.version, **_written(found))
         return await self._registry.authorizer.acting(user, headers.items(), asked)
+
+
+def _shown(request: web.BaseRequest) -> str:
+    """The credentials of a WebSocket whose client can set no header for them, "" without. Raises Unauthorized."""
+    try:
+        token = subprotocols.bearer_token(request)
+    except subprotocols.BadToken as e:
+        raise Unauthorized(str(e)) from e
+    return f"Bearer {token}" if token else ""
 
 
 def _written(found: paths.ResourcePath) -> dict[str, str]:
