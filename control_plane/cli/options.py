@@ -33,6 +33,8 @@ UnneededTime = Annotated[
     str, typer.Option(help="With --autoscale, after which time a needless node goes, such as 10m; kept.")
 ]
 
+Ui = Annotated[str, typer.Option(help="Whether API servers have the dashboard's page below `/ui/`: `on`, `off`; kept.")]
+
 console = Console(highlight=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 

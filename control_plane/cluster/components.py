@@ -14,6 +14,7 @@ from rayplane.control_plane.cluster.config import (
     MIXED,
     NAMESPACES,
     NONE,
+    ON,
     REFUSE,
     SPREAD,
     AddressPlan,
@@ -162,6 +163,7 @@ def _apiserver(spec: Spec, env: Env, network: Network, tls_dir: str | None, sock
         admission_plugins_on=names(spec.config.enable_admission_plugins),
         admission_plugins_off=names(spec.config.disable_admission_plugins),
         experiments=True,
+        ui=spec.config.ui == ON,
         audit=AuditConfig(spec.config.audit_policy) if spec.config.audit_policy else None,
     )
     return ApiServer(config, env, network, sockets=sockets)

@@ -42,6 +42,7 @@ KEPT = (
     "disable_admission_plugins",
     "autoscale",
     "unneeded_time",
+    "ui",
     "timing",
     "network_policy",
     "egress",
@@ -213,6 +214,8 @@ class ClusterConfig:
     disable_admission_plugins: str = ""
     authentication_webhook: str = ""
     """Path of a kubeconfig file, on the machines of API servers, of the webhook that reviews tokens."""
+    ui: str = ""
+    """Whether API servers serve the dashboard's page: `on` or `off`; empty: as before, or `off`."""
     scheduling: str = ""
     """What `default-scheduler` does, `pack` or `spread`; empty: what it did before, or `pack`."""
     scheduler_config: str = ""
@@ -241,6 +244,7 @@ class ClusterConfig:
             ),
             ("--isolation", self.isolation or AUTO, (AUTO, NAMESPACES, NONE)),
             ("--network-policy", self.network_policy or AUTO, (AUTO, ON, OFF)),
+            ("--ui", self.ui or OFF, (ON, OFF)),
             ("--egress", self.egress or NONE, (NONE, RELAY)),
             ("--timing", self.timing or DEFAULT_PROFILE, tuple(PROFILES)),
             ("--log-format", self.log_format, FORMATS),
@@ -249,6 +253,20 @@ class ClusterConfig:
         ):
             if value not in allowed:
                 raise UsageError(f"{flag} {value!r}: use {' or '.join(allowed)}")
+        self._validate_counts()
+        for flag, text in (("--node-cpu", self.node_cpu), ("--node-memory", self.node_memory)):
+            if not quantity.is_quantity(text) or quantity.milli(text) <= 0:
+                raise UsageError(f"{flag} {text!r}: use a positive quantity such as 4, 500m or 8Gi")
+        if self.address and self.host != RAY:
+            raise UsageError("--address: only a cluster on Ray can join a Ray cluster")
+        if self.ray_tls and (self.address or self.host != RAY):
+            raise UsageError("--ray-tls: only for a Ray cluster that `up` starts; another has TLS as it was set up")
+        self._validate_scaling()
+        self._validate_networks()
+        self._validate_files()
+        self._validate_plugins()
+
+    def _validate_counts(self) -> None:
         if self.members < 1 or self.members % 2 == 0:
             raise UsageError(
                 f"--members {self.members}: use an odd number; an even one tolerates no more failures than one less"
@@ -265,17 +283,6 @@ class ClusterConfig:
                 raise UsageError(f"{flag} {count}: use {low} to {high}")
         if self.nodes * self.nodes_per_host > NODES_MAX:
             raise UsageError(f"--nodes times --nodes-per-host: at most {NODES_MAX} nodes fit the pod address range")
-        for flag, text in (("--node-cpu", self.node_cpu), ("--node-memory", self.node_memory)):
-            if not quantity.is_quantity(text) or quantity.milli(text) <= 0:
-                raise UsageError(f"{flag} {text!r}: use a positive quantity such as 4, 500m or 8Gi")
-        if self.address and self.host != RAY:
-            raise UsageError("--address: only a cluster on Ray can join a Ray cluster")
-        if self.ray_tls and (self.address or self.host != RAY):
-            raise UsageError("--ray-tls: only for a Ray cluster that `up` starts; another has TLS as it was set up")
-        self._validate_scaling()
-        self._validate_networks()
-        self._validate_files()
-        self._validate_plugins()
 
     @property
     def registries(self) -> Registries:

@@ -6,9 +6,7 @@ loopback's (a name of another's that leads here would make a browser take the tw
 """
 
 import asyncio
-import difflib
 import hmac
-import mimetypes
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from importlib.resources import files
@@ -38,25 +36,14 @@ from rayplane.control_plane.dashboard.packing import Packing
 from rayplane.control_plane.dashboard.shared import Shared
 from rayplane.control_plane.rpc import RpcError, http1, subprotocols
 from rayplane.control_plane.rpc.sockets import Listening, Sockets, SystemSockets
+from rayplane.control_plane.rpc.static_files import HEADERS, file_of
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.proto.rayplane.v1 import chaos_pb2, controllers_pb2, scheduler_pb2
 
 BODY_MAX = 3 * 1024 * 1024  # as the API servers take
 STANDING_S, PACKING_S, FAULT_S, STOP_S = 1.0, 0.3, 60.0, 0.5
 KEY_BYTES = 32
-DIFF_MAX = 10_000_000  # pairs of lines
 _OWN, _KUBE = "rayplane", frozenset({"api", "apis", "openapi", "version", "readyz", "livez", "healthz", "metrics"})
-_HEADERS = {
-    # xterm writes its own style sheets; nothing else is taken from anywhere but here.
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data:; font-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-cache",
-}
 _PAGE = files("rayplane.control_plane.dashboard") / "page"
 
 _MISSING_LIB = " (its libraries are not installed: run scripts/page.py in the checkout, and install again)"
@@ -87,7 +74,6 @@ class Gateway:
             ("GET", "/rayplane/v1/faults"): self._faults,
             ("POST", "/rayplane/v1/faults"): self._begin,
             ("DELETE", "/rayplane/v1/faults"): self._end,
-            ("POST", "/rayplane/v1/diff"): self._diff,
         }
 
     async def start(self, port: int = 0) -> None:
@@ -238,14 +224,6 @@ class Gateway:
             ended = await admin.faults.End(chaos_pb2.EndRequest(id=_asked(request, "id")), timeout=FAULT_S)
         return _json(MessageToDict(ended.fault))
 
-    async def _diff(self, request: web.BaseRequest) -> web.StreamResponse:
-        texts = _document(await _body(request))
-        before, after = (str(texts.get(name, "")).splitlines() for name in ("before", "after"))
-        if len(before) * len(after) > DIFF_MAX:
-            raise RequestEntityTooLarge("these texts are too long to be compared line by line")
-        lines = await asyncio.to_thread(lambda: list(difflib.unified_diff(before, after, "now", "then", lineterm="")))
-        return _json({"lines": lines})
-
 
 def _token(request: web.BaseRequest) -> str:
     """The token that a request shows, "" without one. Raises Unauthorized."""
@@ -271,7 +249,7 @@ async def _body(request: web.BaseRequest) -> bytes:
 
 async def _stream(request: web.BaseRequest, lines: AsyncIterator[Any]) -> web.StreamResponse:
     """One JSON value a line, as long as the client listens; the last says why it ends, where it was not the client."""
-    response = web.StreamResponse(headers=_HEADERS | {"Content-Type": "application/x-ndjson"})
+    response = web.StreamResponse(headers=HEADERS | {"Content-Type": "application/x-ndjson"})
     await response.prepare(request)
     try:
         async for line in lines:
@@ -283,17 +261,11 @@ async def _stream(request: web.BaseRequest, lines: AsyncIterator[Any]) -> web.St
 
 
 def _file(path: str) -> web.StreamResponse:
-    """A file of the page. Raises NotFound; a name leads nowhere else, as names in the page are looked up one by one."""
-    found, name = _PAGE, path.removeprefix("/") or "index.html"
-    for part in name.split("/"):
-        inside = {one.name: one for one in found.iterdir()} if found.is_dir() else {}
-        if part not in inside:
-            raise NotFound(f"{path}: the page has no such file{_MISSING_LIB if name.startswith('lib/') else ''}")
-        found = inside[part]
-    if not found.is_file():
-        raise NotFound(f"{path} is no file of the page")
-    kind, _ = mimetypes.guess_type(name)
-    return web.Response(body=found.read_bytes(), headers=_HEADERS | {"Content-Type": kind or "text/plain"})
+    """A file of the page. Raises NotFound."""
+    name = path.removeprefix("/")
+    if (found := file_of(_PAGE, name)) is None:
+        raise NotFound(f"{path}: the page has no such file{_MISSING_LIB if name.startswith('lib/') else ''}")
+    return found
 
 
 def _asked(request: web.BaseRequest, name: str) -> str:
@@ -314,9 +286,9 @@ def _document(body: bytes) -> dict[str, Any]:
 
 
 def _json(value: Any) -> web.StreamResponse:
-    return web.Response(body=orjson.dumps(value), headers=_HEADERS | {"Content-Type": "application/json"})
+    return web.Response(body=orjson.dumps(value), headers=HEADERS | {"Content-Type": "application/json"})
 
 
 def _refusal(error: ApiError) -> web.StreamResponse:
-    headers = _HEADERS | {"Content-Type": "application/json"}
+    headers = HEADERS | {"Content-Type": "application/json"}
     return web.Response(status=error.code, body=orjson.dumps(error.status), headers=headers)

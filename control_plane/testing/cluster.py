@@ -37,6 +37,7 @@ class Options(TypedDict, total=False):
     node_memory: str
     autoscale: str
     unneeded_time: str
+    ui: str
     runtime: str
     isolation: str
     network_policy: str

@@ -110,6 +110,7 @@ class Cluster:
                 tls_dir=str(tls),
                 token_key=token_key,
                 static_tokens={"sesame": ("kubernetes-admin", ("system:masters",))},
+                ui=number == 0,
             )
             server = ApiServer(config, make_env(number), self.network, etcd=self.etcd)  # type: ignore[arg-type]
             await server.start()

@@ -96,19 +96,12 @@ async def test_bad_requests_are_told_what_is_wrong(gateway: Gateway, client: aio
         ("POST", "faults", b'{"fault": 1}', 400),
         ("GET", "explain", None, 400),
         ("GET", "nothing", None, 404),
-        ("POST", "diff", b" " * (4 << 20), 413),
+        ("POST", "faults", b" " * (4 << 20), 413),
     ]:
         async with client.request(
             method, f"/rayplane/v1/{path}", data=body and io.BytesIO(body), headers=bearer(gateway.key)
         ) as answer:
             assert answer.status == code, (method, path)
-
-
-async def test_texts_are_compared_line_by_line(gateway: Gateway, client: aiohttp.ClientSession) -> None:
-    texts = {"before": "a\nb\nc", "after": "a\nB\nc"}
-    async with client.post("/rayplane/v1/diff", json=texts, headers=bearer(gateway.key)) as answer:
-        lines = (await answer.json())["lines"]
-    assert [line for line in lines if line[0] in "+-" and line[:3] not in ("+++", "---")] == ["-b", "+B"]
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,8 @@ spec: {containers: [{name: main, image: none, resources: {requests: {cpu: "64"}}
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     made = Cluster("browsed", tmp_path_factory.mktemp("home"))
-    with running(made, "--host", "process", "--runtime", "process", "--isolation", "none", "--nodes", "2"):
+    how = ("--host", "process", "--runtime", "process", "--isolation", "none", "--nodes", "2", "--ui", "on")
+    with running(made, *how):
         yield made
 
 
@@ -233,6 +234,34 @@ def test_a_token_opens_what_rbac_gives_it_and_no_more(browser: Any, address: str
     row(page, "too-large").wait_for()
     go(page, "#/objects?kind=secrets&namespace=default")
     page.get_by_role("alert").get_by_text("forbidden").wait_for()
+    page.close()
+
+
+def test_an_api_server_has_the_page_too_with_all_that_rbac_gives(
+    browser: Any, cluster: Cluster, kubectl: Kubectl
+) -> None:
+    kubectl("create", "serviceaccount", "writer")
+    kubectl("create", "rolebinding", "writer", "--clusterrole=admin", "--serviceaccount=default:writer")
+    kubectl("create", "configmap", "looked-at", "--from-literal=word=before")
+    # The browser was not told of the cluster's authority.
+    page = browser.new_page(ignore_https_errors=True)
+    page.set_default_timeout(WAIT_MS)
+    page.goto(f"{kubectl('config', 'view', '--minify', '-o', 'jsonpath={.clusters[0].cluster.server}')}/ui/")
+    page.get_by_label("Token").fill(kubectl("create", "token", "writer").strip())
+    page.keyboard.press("Enter")
+    page.get_by_role("link", name="Workloads").wait_for()
+    assert page.get_by_role("link", name="Control plane").count() == 0, "no right of the cluster's gives that"
+    go(page, "#/object?kind=configmaps&namespace=default&name=looked-at&tab=yaml")
+    text = page.get_by_role("textbox")
+    text.fill(text.input_value().replace("word: before", "word: after"))
+    page.get_by_role("button", name="Check").click()
+    page.get_by_label("What would change").get_by_text("+  word: after").wait_for()
+    (pod, *_) = kubectl.names("pods", "-l", "app=shouter", "--field-selector=status.phase=Running")
+    go(page, f"#/object?kind=pods&namespace=default&name={pod.removeprefix('pod/')}&tab=terminal")
+    page.get_by_role("button", name="Run").click()
+    page.locator(".xterm-rows").get_by_text(re.compile("[#$]")).first.wait_for()
+    page.keyboard.type("echo $((6 * 7))-times\n")
+    page.get_by_text("42-times").first.wait_for()
     page.close()
 
 

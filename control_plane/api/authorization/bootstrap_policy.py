@@ -25,7 +25,7 @@ from rayplane.control_plane.identities import CONTROLLER_MANAGER, FLOODER, MASTE
 
 API_VERSION = "rbac.authorization.k8s.io/v1"
 GROUP = "rbac.authorization.k8s.io"
-INGRESS, VOLUMES = "rayplane:ingress", "rayplane:volumes"
+INGRESS, VOLUMES, PAGE = "rayplane:ingress", "rayplane:volumes", "rayplane:page"
 NETWORK_POLICIES = "rayplane:network-policies"
 NODE_HOST_CONFIG = "rayplane:node-host-config"
 CLUSTER_INFO = "kubeadm:bootstrap-signer-clusterinfo"
@@ -208,6 +208,8 @@ _ROLES: tuple[tuple[str, Sequence[dict[str, Any]], dict[str, str]], ...] = (
         (_paths(("get",), "/healthz", "/livez", "/readyz", "/version", "/version/"),),
         {},
     ),
+    # A browser shows nobody's token when it loads a page: what the page then asks, it asks as somebody.
+    (PAGE, (_paths(("get",), "/ui", "/ui/*"),), {}),
     (
         "system:basic-user",
         (
@@ -274,6 +276,7 @@ _BINDINGS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
         "system:public-info-viewer",
         (("Group", "system:authenticated"), ("Group", "system:unauthenticated")),
     ),
+    (PAGE, PAGE, (("Group", "system:authenticated"), ("Group", "system:unauthenticated"))),
     ("system:monitoring", "system:monitoring", (("Group", "system:monitoring"),)),
     ("system:kube-scheduler", "system:kube-scheduler", (("User", SCHEDULER),)),
     (

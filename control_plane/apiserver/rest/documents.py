@@ -1,6 +1,7 @@
 """Paths that are no resources: version, health, metrics, discovery, OpenAPI, token keys."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.resources import files
 from typing import Protocol
 
 import orjson
@@ -18,6 +19,7 @@ from rayplane.control_plane.apiserver.tracing.recent import RECENT
 from rayplane.control_plane.component_base import debugging
 from rayplane.control_plane.component_base.log_pages import LogPages
 from rayplane.control_plane.rpc import Traffic
+from rayplane.control_plane.rpc.static_files import file_of
 
 _VERSION = {
     "major": "1",
@@ -39,6 +41,8 @@ _OTHERS = (
     "/.well-known/openid-configuration", "/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks",
     "/readyz/shutdown", "/version",
 )  # fmt: skip
+_UI = "/ui"
+_PAGE = files("rayplane.control_plane") / "dashboard" / "page"
 _PLAIN = {"Content-Type": "text/plain; charset=utf-8", "X-Content-Type-Options": "nosniff"}
 _KEYS_KEPT = {"Cache-Control": "public, max-age=3600"}
 
@@ -79,11 +83,19 @@ class Documents:
             return answered(request, document)
         if path.startswith("/openapi/"):
             return await self._openapi.answer(request, path)
-        return self._other(path)
+        return self._page(request.path) if path == _UI or path.startswith(f"{_UI}/") else self._other(path)
 
     def paths(self, status: int = 200) -> web.Response:
         """The paths that are served; with 404, the answer to one that is not."""
         return web.json_response({"paths": _paths(self._registry.aggregator.catalog.groups())}, status=status)
+
+    def _page(self, path: str) -> web.Response | None:
+        """A file of the dashboard's page, which has its own at paths relative to that with the slash."""
+        if not self._config.ui:
+            return None
+        if path == _UI:
+            return web.Response(status=301, headers={"Location": f"{_UI}/"})
+        return file_of(_PAGE, path.removeprefix(f"{_UI}/"))
 
     def _dump(self, what: str, details: bool) -> web.Response | None:
         fairness, clock = self._registry.fairness, self._registry.env.clock

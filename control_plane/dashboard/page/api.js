@@ -4,6 +4,9 @@ const KEPT = "rayplane-token";
 const PROTOCOL = "base64url.bearer.authorization.k8s.io.";
 // Relative to the page, so that it may be served below any path.
 const BASE = new URL(".", document.baseURI);
+// API servers serve it as well, at this path; only `rayplane dashboard` has the views that are of no API.
+export const OF_API_SERVER = BASE.pathname.endsWith("/ui/");
+const API = OF_API_SERVER ? new URL("..", BASE) : BASE;
 
 export class Refused extends Error {
   // `status`: HTTP's; `body`: the Status object of the API, where it was one.
@@ -32,7 +35,7 @@ export async function ask(path, { method = "GET", body, accept = "application/js
   const headers = { Accept: accept, Authorization: `Bearer ${token.get()}` };
   if (body !== undefined) headers["Content-Type"] = type;
   const sent = body === undefined || typeof body === "string" ? body : JSON.stringify(body);
-  const answer = await fetch(new URL(path, BASE), { method, headers, body: sent, signal });
+  const answer = await fetch(new URL(path, API), { method, headers, body: sent, signal });
   if (answer.ok) return answer;
   const text = await answer.text();
   let status;
@@ -69,7 +72,7 @@ export async function* lines(path, options) {
 }
 
 export function socket(path, protocols) {
-  const url = new URL(path, BASE);
+  const url = new URL(path, API);
   url.protocol = url.protocol.replace("http", "ws");
   const encoded = btoa(String.fromCharCode(...new TextEncoder().encode(token.get())));
   const shown = PROTOCOL + encoded.replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");

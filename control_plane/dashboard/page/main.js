@@ -1,23 +1,27 @@
 // The frame of the page: who is signed in, which view is shown.
 
 import { html, render } from "./lib/lit-html/lit-html.js";
-import { json, token } from "./api.js";
+import { json, OF_API_SERVER, token } from "./api.js";
 import * as kinds from "./kinds.js";
 import { said } from "./said.js";
 
-const VIEWS = {
+const OWN_VIEWS = {
   "control-plane": { title: "Control plane", load: () => import("./control_plane.js") },
   packing: { title: "Packing", load: () => import("./packing.js") },
+};
+const VIEWS = {
+  ...(OF_API_SERVER ? {} : OWN_VIEWS),
   objects: { title: "Workloads", load: () => import("./tables.js") },
   object: { load: () => import("./object.js") },
 };
-const START = "#/control-plane";
+const [FIRST] = Object.keys(VIEWS);
+const START = `#/${FIRST}`;
 
 let leaving = new AbortController();
 
 function route() {
   const [path, query] = (location.hash || START).slice(2).split("?");
-  return { name: VIEWS[path] ? path : "control-plane", parameters: new URLSearchParams(query) };
+  return { name: VIEWS[path] ? path : FIRST, parameters: new URLSearchParams(query) };
 }
 
 async function show() {
@@ -64,7 +68,7 @@ function signIn(place, problem = "") {
   render(
     html`<form class="sign-in" @submit=${submit}>
       <h1>Sign in</h1>
-      <p>Open the address that <code>rayplane dashboard</code> prints, or give a token of the cluster: <code>kubectl create token NAME</code>.</p>
+      <p>${OF_API_SERVER ? "Give" : html`Open the address that <code>rayplane dashboard</code> prints, or give`} a token of the cluster: <code>kubectl create token NAME</code>.</p>
       ${problem ? html`<p class="bad" role="alert">${problem}</p>` : ""}
       <label>Token <input name="token" type="password" autocomplete="off" required></label>
       <button>Sign in</button>

@@ -1,7 +1,8 @@
 // One object: what it is, what happened to it, and what can be done with it.
 
 import { html, nothing, render } from "./lib/lit-html/lit-html.js";
-import { ask, json, lines, persistently, pieces, Refused, text } from "./api.js";
+import { structuredPatch } from "./lib/diff/patch/create.js";
+import { ask, json, lines, OF_API_SERVER, persistently, pieces, Refused, text } from "./api.js";
 import { kinds, link, listPath, objectPath } from "./kinds.js";
 import { attempt } from "./said.js";
 
@@ -10,9 +11,11 @@ const MERGE = "application/strategic-merge-patch+json";
 const RESTARTED = "kubectl.kubernetes.io/restartedAt";
 const APPLIED = "kubectl.kubernetes.io/last-applied-configuration";
 const LOG_CHARS_MAX = 400_000;
+const DIFF_MS_MAX = 2000;
 const RESTARTABLE = new Set(["deployments.apps", "statefulsets.apps", "daemonsets.apps"]);
 const TABS = { facts: "Facts", events: "Events", yaml: "YAML", logs: "Logs", terminal: "Terminal", explain: "Placement", why: "Story" };
 const OF_PODS = new Set(["logs", "terminal", "explain"]);
+const OWN_TABS = new Set(["explain", "why"]);
 
 export async function show(place, parameters, signal) {
   const all = await kinds();
@@ -55,7 +58,7 @@ const problem = (message) => html`<p class="bad" role="alert">${message}</p>`;
 function view(state) {
   const { kind, namespace, name, object, tab, gone } = state;
   const href = (one) => `${link(kind, namespace, name)}&tab=${one}`;
-  const tabs = Object.entries(TABS).filter(([one]) => kind.name === "pods" || !OF_PODS.has(one));
+  const tabs = Object.entries(TABS).filter(([one]) => (kind.name === "pods" || !OF_PODS.has(one)) && !(OF_API_SERVER && OWN_TABS.has(one)));
   return html`<p><a href=${`#/objects?${new URLSearchParams({ kind: kind.name, namespace })}`}>${kind.plural}</a> ${namespace ? html`in ${namespace}` : nothing}</p>
     <h1>${name} <small>${kind.kind}${gone ? html` <span class="bad">is deleted</span>` : nothing}</small></h1>
     ${object ? deeds(state) : html`<p>Looking …</p>`}
@@ -186,7 +189,11 @@ async function yaml(tab, { path }, signal) {
   draw();
 }
 
-const compared = async (before, after) => (await json("rayplane/v1/diff", { method: "POST", body: { before, after } })).lines;
+function compared(before, after) {
+  const found = structuredPatch("", "", before, after, "", "", { context: 3, timeout: DIFF_MS_MAX });
+  if (!found) throw new Error("these texts are too different to be compared line by line");
+  return found.hunks.flatMap((hunk) => [`@@ -${hunk.oldStart} +${hunk.newStart} @@`, ...hunk.lines]);
+}
 
 async function logs(tab, { path, object }, signal) {
   const containers = [...(object.spec.initContainers || []), ...object.spec.containers].map((one) => one.name);
