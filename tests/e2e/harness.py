@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 OWN_BIN = Path(sys.executable).parent
 COMMAND_TIMEOUT_S = 180.0
 WAIT_TIMEOUT_S = 180.0
-POLL_S = 0.1
+POLL_S, POLL_MAX_S = 0.1, 2.0
 
 
 class Failed(AssertionError):
@@ -42,10 +42,12 @@ def until(what: str, holds: Callable[[], object], *, timeout_s: float = WAIT_TIM
     deadline = time.monotonic() + timeout_s
     answer: object = None
     while time.monotonic() < deadline:
+        asked = time.monotonic()
         answer = holds()
         if answer:
             return
-        time.sleep(POLL_S)
+        # Commands that ask take the core of what is waited for, so they have a third of it at most.
+        time.sleep(min(max(POLL_S, 2 * (time.monotonic() - asked)), POLL_MAX_S))
     raise Failed(f"{what}: not within {timeout_s:.0f} s; last answer {answer!r}")
 
 

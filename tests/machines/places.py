@@ -2,7 +2,9 @@
 
 import os
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -37,9 +39,13 @@ class Placed(Cluster):
 
     def places(self, role: str) -> dict[str, str]:
         """The machine of each actor of a role, by its name, as the supervisor has them."""
-        if role == "member":
-            return {m["name"]: m["endpoint"].partition(":")[0] for m in self.status()["members"]}
-        return {a["name"]: a["machine"] for a in self.status()["actors"] if a["role"] == role}
+        return places_in(self.status(), role)
+
+
+def places_in(status: dict[str, Any], role: str) -> dict[str, str]:
+    if role == "member":
+        return {m["name"]: m["endpoint"].partition(":")[0] for m in status["members"]}
+    return {a["name"]: a["machine"] for a in status["actors"] if a["role"] == role}
 
 
 def redis_on(machine: Machine) -> str:
@@ -52,6 +58,12 @@ def redis_on(machine: Machine) -> str:
 
 def healthy(cluster: Placed) -> bool:
     return bool(cluster.status().get("healthy"))
+
+
+def healthy_elsewhere(cluster: Placed, roles: Iterable[str], lost: Machine) -> bool:
+    """Whether all is well, with none of these roles on a machine."""
+    status = cluster.status()
+    return bool(status.get("healthy")) and all(lost.address not in places_in(status, r).values() for r in roles)
 
 
 def voters(cluster: Placed) -> set[str]:

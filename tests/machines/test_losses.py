@@ -12,7 +12,7 @@ import pytest
 from rayplane.control_plane.testing.machines.machines import NETWORK, Machines
 from rayplane.control_plane.testing.machines.rays import RayNodes
 from tests.e2e.harness import Kubectl, until
-from tests.machines.places import ROLES, Placed, healthy, needs_machines, node_on, voters
+from tests.machines.places import ROLES, Placed, healthy, healthy_elsewhere, needs_machines, node_on, voters
 from tests.machines.pods import apply, asked, claimed, replicas, server, write_data
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900), needs_machines]
@@ -33,12 +33,7 @@ def test_a_lost_machine_is_made_up_for(cluster: Placed, machines: Machines, rays
     kubectl("rollout", "status", "deployment/keeper", "--timeout=180s")
     write_data(kubectl, "keeper", "precious")
     third.lose()
-    living = {m.address for m in machines.all[:2]}
-
-    def made_up_for() -> bool:
-        return healthy(cluster) and all(set(cluster.places(role).values()) <= living for role in ROLES)
-
-    until("all its actors are elsewhere", made_up_for, timeout_s=150)
+    until("all its actors are elsewhere", lambda: healthy_elsewhere(cluster, ROLES, third), timeout_s=150)
     assert len(cluster.places("member")) == 3
     kubectl("rollout", "status", "deployment/keeper", "--timeout=180s")
     assert kubectl("exec", "deployment/keeper", "--", "cat", "/data/file") == "precious"
@@ -63,11 +58,8 @@ def test_supervisor_load_balancer_and_rays_head_on_the_lost_machine(
     head.lose()
     # Whoever runs Ray gives its head, with its tables, another machine; all else goes by itself.
     rays.start_head(spare)
-
-    def made_up_for() -> bool:
-        return healthy(cluster) and all(head.address not in cluster.places(r).values() for r in ("supervisor", *ROLES))
-
-    until("all is well elsewhere", made_up_for, timeout_s=200)
+    moved = ("supervisor", *ROLES)
+    until("all is well elsewhere", lambda: healthy_elsewhere(cluster, moved, head), timeout_s=200)
     cluster.rayplane("kubeconfig")
     kubectl("create", "configmap", "elsewhere")
     kubectl("rollout", "status", "deployment/keeper", "--timeout=90s")

@@ -1,4 +1,4 @@
-"""A cluster of three machines: its parts are spread, and pods reach each other as policies let them."""
+"""A cluster of three machines: its parts are spread, pods reach each other as policies let them, nothing is left."""
 
 import os
 import shutil
@@ -108,3 +108,22 @@ def test_data_flows_without_rays_head_and_placement_goes_on_with_it(
     rays.join(spare)
     cluster.rayplane("add", "node")
     kubectl("wait", f"node/{node_on(cluster, spare)}", "--for=condition=Ready", "--timeout=180s")
+
+
+def test_members_are_on_their_machines_after_a_restore_and_a_purge_leaves_nothing_on_any(
+    cluster: Placed, machines: Machines, kubectl: Kubectl
+) -> None:
+    """The last, as it is the end of the cluster."""
+    kubectl("create", "configmap", "kept")
+    file = str(cluster.machine.place / "backup")
+    cluster.rayplane("backup", file)
+    kubectl("create", "configmap", "later")
+    cluster.rayplane("restore", file, "--force")
+    kubectl("get", "configmap", "kept")
+    kubectl("get", "configmap", "later", code=1)
+    until("all members vote", lambda: healthy(cluster))
+    places = cluster.places("member")
+    assert len(places) == len(set(places.values())) == 3
+    assert set(places.values()) <= {machine.address for machine in machines.all}
+    cluster.rayplane("down", "--purge")
+    assert not [path for machine in machines.all for path in machine.path(".rayplane").glob("*")]

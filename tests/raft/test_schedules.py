@@ -1,6 +1,8 @@
-"""Tens of thousands of random schedules; see `schedule.py`."""
+"""Thousands of random schedules, the same each time and others each day; see `schedule.py`."""
 
 from __future__ import annotations
+
+import datetime
 
 import pytest
 
@@ -8,9 +10,12 @@ from tests.raft.schedule import run
 from tests.tiers import first_are_fast
 
 BLOCK = 250
+#: Blocks that are run each time, and how many each day brings.
+LASTING, FRESH = 30, 10
+TODAY = datetime.datetime.now(datetime.UTC).date().toordinal() * FRESH
 
 
-@pytest.mark.parametrize("block", first_are_fast(3, range(80)))
+@pytest.mark.parametrize("block", first_are_fast(3, [*range(LASTING), *range(TODAY, TODAY + FRESH)]))
 def test_short_schedules_are_safe_and_heal(block: int) -> None:
     for seed in range(block * BLOCK, (block + 1) * BLOCK):
         run(seed)
