@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 PRODUCT = ("control_plane", "node", "storage", "proto", ".src")
@@ -49,7 +50,7 @@ SPANS_NAMED_BY_OTHERS = {"timeout", "SETTINGS_TIMEOUT"}
 QUEUES = {"Queue", "LifoQueue", "PriorityQueue", "SimpleQueue"}
 
 
-@dataclass(frozen=True)
+@dataclass
 class Module:
     """One source file: its path from the root, its text and its syntax tree."""
 
@@ -66,9 +67,14 @@ class Module:
         """The kind of its limits: tests may list many cases."""
         return "tests" if self.path.parts[0] == "tests" else "product"
 
+    @cached_property
+    def nodes(self) -> list[ast.AST]:
+        """All of its tree: most of what the rules take is to walk it."""
+        return [*ast.walk(self.tree)]
+
     @property
     def functions(self) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
-        return [n for n in ast.walk(self.tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+        return [n for n in self.nodes if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
 
 
 Broken = Iterator[tuple[int, str]]
@@ -109,7 +115,7 @@ def docstring_subject(module: Module) -> Broken:
     """First lines of modules and classes are sentences of their own: a noun, not a clause without its subject."""
     if not module.in_product:
         return
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         match node:
             case ast.Module() | ast.ClassDef():
                 refused = NO_SUBJECT
@@ -124,7 +130,7 @@ def docstring_subject(module: Module) -> Broken:
 
 def class_noun(module: Module) -> Broken:
     """Classes are things: their docstrings open with a noun, and methods say what is done."""
-    for node in (n for n in ast.walk(module.tree) if isinstance(n, ast.ClassDef)):
+    for node in (n for n in module.nodes if isinstance(n, ast.ClassDef)):
         said = ast.get_docstring(node)
         if said and (said.startswith("`") or re.split(r"\W", said, maxsplit=1)[0] in VERBS):
             yield node.lineno, f"{said.splitlines()[0]!r} says not what it is: begin with a noun"
@@ -146,10 +152,14 @@ def vague_name(module: Module) -> Broken:
 
 def bounded_queue(module: Module) -> Broken:
     """Queues of the product have a bound."""
-    for call in (n for n in ast.walk(module.tree) if isinstance(n, ast.Call) and not n.args and not n.keywords):
-        library, _, name = ast.unparse(call.func).partition(".")
-        if module.in_product and library in {"asyncio", "queue"} and name in QUEUES:
-            yield call.lineno, f"{name}() grows without bound: give it a maxsize and say what happens when it is full"
+    if not module.in_product:
+        return
+    for node in module.nodes:
+        match node:
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="asyncio" | "queue"), attr=name), args=[], keywords=[]):
+                if name in QUEUES:
+                    what = "give it a maxsize and say what happens when it is full"
+                    yield node.lineno, f"{name}() grows without bound: {what}"
 
 
 def span_unit(module: Module) -> Broken:
@@ -161,18 +171,22 @@ def span_unit(module: Module) -> Broken:
 
 def _numbers(module: Module) -> Iterator[tuple[int, str]]:
     """Parameters, fields, constants and results of arithmetic that are numbers; not the attributes of others."""
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         match node:
-            case ast.arg(arg=name, annotation=ast.expr() as kind) if ast.unparse(kind) in NUMBERS:
+            case ast.arg(arg=name, annotation=ast.expr() as kind) if _is_number(kind):
                 yield node.lineno, name
                 continue
-            case ast.AnnAssign(target=target, annotation=kind) if ast.unparse(kind) in NUMBERS:
+            case ast.AnnAssign(target=target, annotation=kind) if _is_number(kind):
                 targets = [target]
             case ast.Assign(targets=targets, value=ast.BinOp() | ast.Constant(value=int() | float())):
                 pass
             case _:
                 continue
         yield from ((node.lineno, name) for t in targets if "." not in (name := ast.unparse(t).removeprefix("self.")))
+
+
+def _is_number(kind: ast.expr) -> bool:
+    return isinstance(kind, ast.Name | ast.BinOp) and ast.unparse(kind) in NUMBERS
 
 
 RULES: tuple[Rule, ...] = (
