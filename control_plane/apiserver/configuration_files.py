@@ -4,19 +4,14 @@ Source: kube-apiserver's reloading of its authentication and authorization confi
 """
 
 import asyncio
-import hashlib
 import logging
-import os
-import stat
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
-import yaml
-
 from rayplane.control_plane.api.audit import read_policy
-from rayplane.control_plane.api.config_files import BYTES_MAX, ConfigFileError
 from rayplane.control_plane.apiserver.admission.configuration import read_admission
+from rayplane.control_plane.apiserver.admission_files import ManifestReloads, admission_text, hash_of, text_of
 from rayplane.control_plane.apiserver.authentication.configuration import read_authentication
 from rayplane.control_plane.apiserver.authorization.configuration import read_authorization
 from rayplane.control_plane.apiserver.config import (
@@ -32,7 +27,6 @@ from rayplane.control_plane.component_base.metrics import Family, counter, gauge
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.storage.env import Env
 
-_PLUGINS_MAX = 16
 log = logging.getLogger(__name__)
 
 
@@ -41,7 +35,7 @@ class _File:
 
     def __init__(self, kind: str, path: str, read: Callable[[str], object]) -> None:
         self.kind = kind
-        self._load = admission_text if kind == ADMISSION else _text
+        self._load = admission_text if kind == ADMISSION else text_of
         self.read = read
         """Raises ValueError for a text that makes no sense."""
         self.in_force = ""
@@ -52,6 +46,11 @@ class _File:
         self._path = path
         self._seen: str | None = None
         self._trouble = ""
+
+    @property
+    def seen(self) -> str:
+        """What it said last; empty for what could not be read."""
+        return self._seen or ""
 
     def changed(self) -> str | None:
         """What it says, where that is something else than last time. ValueError for what cannot be read, once."""
@@ -81,10 +80,11 @@ class ConfigurationFiles:
     """The files of one server, looked at every few seconds from `follow` to `stop`."""
 
     def __init__(self, config: ApiServerConfig, env: Env) -> None:
-        self._server = _hash(config.name)
+        self._server = hash_of(config.name)
         self._pause_s = config.timing.file_pause_s
         self._clock = env.clock
         self._heavy = Heavy(env)
+        self._manifests = ManifestReloads(self._server)
         self._takers: Mapping[str, Take] = {}
         self._task: asyncio.Task[None] | None = None
         readers: dict[str, tuple[str, Callable[[str], object]]] = {
@@ -106,6 +106,7 @@ class ConfigurationFiles:
             ADMISSION: config.admission,
             AUDIT: config.audit.policy if config.audit is not None else "",
         }
+        self._manifests.begin(config.admission)
         for file in self._files:
             file.in_force = texts[file.kind]
             try:
@@ -115,6 +116,7 @@ class ConfigurationFiles:
                     texts[file.kind] = file.in_force = found
             except ValueError as e:
                 self._failed(file, e)
+        self._manifests.begin(texts[ADMISSION])
         return replace(
             config,
             authentication=texts[AUTHENTICATION],
@@ -145,11 +147,12 @@ class ConfigurationFiles:
                 self._failed(file, e)
                 continue
             file.in_force = text
-            file.count("success", self._clock.now().timestamp())
+            self._count(file, "success")
             log.info("the %s configuration is read again", file.kind)
 
     def collect(self) -> Iterable[Family]:
-        """Metrics, as kube-apiserver has them of authentication and authorization."""
+        """Metrics, as kube-apiserver has them of authentication, authorization and manifests."""
+        yield from self._manifests.collect()
         for file in self._files:
             name = f"apiserver_{file.kind}_config_controller"
             labels = "apiserver_id_hash", "status"
@@ -157,7 +160,7 @@ class ConfigurationFiles:
             yield counter(f"{name}_automatic_reloads_total", "Changes of the file.", by_status, *labels)
             times = {(self._server, status): at for status, at in file.last.items()}
             yield gauge(f"{name}_automatic_reload_last_timestamp_seconds", "Time of the last.", times, *labels)
-            info = {(self._server, _hash(file.in_force)): 1.0}
+            info = {(self._server, hash_of(file.in_force)): 1.0}
             yield gauge(f"{name}_last_config_info", "What is in force.", info, "apiserver_id_hash", "hash")
 
     async def _follow(self) -> None:
@@ -165,47 +168,12 @@ class ConfigurationFiles:
             await asyncio.sleep(self._pause_s)
             await self.look()
 
+    def _count(self, file: _File, status: str) -> None:
+        at = self._clock.now().timestamp()
+        file.count(status, at)
+        if file.kind == ADMISSION:
+            self._manifests.count(file.seen, status, at)
+
     def _failed(self, file: _File, error: ValueError) -> None:
-        file.count("failure", self._clock.now().timestamp())
+        self._count(file, "failure")
         log.error("the %s configuration stays as it is: its file cannot be taken: %s", file.kind, error)
-
-
-def admission_text(path: str) -> str:
-    """An AdmissionConfiguration with what stands in files that it names, from its own place. OSError, ValueError."""
-    text = _text(path)
-    try:
-        document = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as e:
-        raise ConfigFileError(f"{path} is no YAML: {e}") from e
-    plugins = document.get("plugins") if isinstance(document, dict) else None
-    elsewhere = [
-        one
-        for one in (plugins if isinstance(plugins, list) else ())
-        if isinstance(one, dict) and isinstance(one.get("path"), str) and one.get("configuration") is None
-    ]
-    if len(elsewhere) > _PLUGINS_MAX:
-        raise ConfigFileError(f"{path} names more than {_PLUGINS_MAX} files")
-    for one in elsewhere:
-        named = os.path.join(os.path.dirname(path), one.pop("path"))
-        try:
-            one["configuration"] = yaml.safe_load(_text(named))
-        except (yaml.YAMLError, RecursionError) as e:
-            raise ConfigFileError(f"{named} is no YAML: {e}") from e
-    return yaml.safe_dump(document, sort_keys=False) if elsewhere else text
-
-
-def _text(path: str) -> str:
-    """All that a file says. OSError, ValueError."""
-    # A pipe in its place would never end.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ConfigFileError(f"{path} is no file")
-        content = file.read(BYTES_MAX + 1)
-    if len(content) > BYTES_MAX:
-        raise ConfigFileError(f"{path} has more than {BYTES_MAX} bytes")
-    return content.decode()
-
-
-def _hash(text: str) -> str:
-    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"

@@ -1,6 +1,5 @@
 """Objects from files: YAML or JSON, several documents to a file, lists taken apart."""
 
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.cluster.errors import ClusterError
 
 _SUFFIXES = (".yaml", ".yml", ".json")
-_SEPARATOR = re.compile(rb"^---(?:[ \t].*)?$", re.MULTILINE)
 
 
 class ManifestError(ClusterError):
@@ -48,7 +46,7 @@ def load(paths: Sequence[str], *, stdin: Callable[[], bytes] = lambda: sys.stdin
 
 def parse(data: bytes, source: str) -> list[Manifest]:
     """The objects of one file."""
-    documents = [d for d in _SEPARATOR.split(data.lstrip(b"\xef\xbb\xbf")) if _says_something(d)]
+    documents = yaml_reader.documents(data)
     found = []
     for number, document in enumerate(documents, 1):
         place = f"{source}, document {number}" if len(documents) > 1 else source
@@ -65,11 +63,6 @@ def _files(path: Path) -> list[Path]:
     if not files:
         raise ManifestError(f"no .yaml, .yml or .json file in {path}")
     return files
-
-
-def _says_something(document: bytes) -> bool:
-    lines = (line.strip() for line in document.splitlines())
-    return any(line and not line.startswith(b"#") and line != b"..." for line in lines)
 
 
 def _value(document: bytes, place: str) -> object:

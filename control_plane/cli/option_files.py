@@ -29,7 +29,7 @@ def kubelet_text(asked: str) -> str:
 
 def admission_text_of(asked: str) -> str:
     """As `text_of`, with what stands in the files that it names."""
-    from rayplane.control_plane.apiserver.configuration_files import admission_text
+    from rayplane.control_plane.apiserver.admission_files import admission_text
 
     try:
         return asked if asked in ("", NONE) else admission_text(absolute(asked))

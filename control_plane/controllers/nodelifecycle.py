@@ -60,8 +60,10 @@ OWN_LEASE = ("kube-system", LEASE_NAME)
 COUNTS = 20
 """How often nodes that are heard of are counted while one that falls silent still counts as such."""
 _WATCHED = ("Ready", "MemoryPressure", "DiskPressure", "PIDPressure")
-# Condition and value -> taint with effect NoSchedule.
+# Condition and value -> taint with effect NoSchedule. A node that says nothing of itself yet is not ready: admission
+# taints it so, unless it was made ready.
 _NO_SCHEDULE = {
+    ("Ready", None): NOT_READY,
     ("Ready", "False"): NOT_READY,
     ("Ready", "Unknown"): UNREACHABLE,
     ("MemoryPressure", "True"): MEMORY_PRESSURE,
@@ -185,8 +187,6 @@ class NodeLifecycleController(BaseController):
         key, silence = meta.name(node), self._silence(node, now)
         left = self._timing.nodes.grace_s - silence
         reported = meta.get_condition(node, "Ready")
-        if left > 0 and reported is None:  # just registered: its first report is on the way
-            return result(requeue_after=left + 0.001)
         if left <= 0 and (reported or {}).get("status") != "Unknown":
             if self._is_deaf(now.mono):
                 return result(requeue_after=self._timing.nodes.monitor_s)
@@ -201,11 +201,13 @@ class NodeLifecycleController(BaseController):
         if status == "Unknown" and left <= 0:
             steps += self._mark_pods(view, key, now)
         again = left + 0.001 if left > 0 and not _has_company(node, view) else None
-        monitor = self._timing.nodes.monitor_s if status != "True" else None
+        monitor = self._timing.nodes.monitor_s if reported and status != "True" else None
         return result(steps, requeue_after=soonest(again, monitor, turn))
 
     def _may_evict(self, node: Object, view: View, now: Moment) -> tuple[bool, float | None]:
         """Whether pods of a node that is not ready may be evicted; if not yet, when to ask again."""
+        if meta.get_condition(node, "Ready") is None:  # just registered: its first report is on the way
+            return False, None
         zones = self.zone_health(view, now)
         if zones.all_lost:
             return False, None
@@ -238,8 +240,8 @@ class NodeLifecycleController(BaseController):
         """The node's taints with this controller's own brought up to date; times of standing ones are kept."""
         wanted: dict[tuple[str, str], None] = {}
         for (kind, value), taint in _NO_SCHEDULE.items():
-            actual = (meta.get_condition(node, kind) or {}).get("status")
-            if value == (ready_status(node) if kind == "Ready" else actual):
+            condition = meta.get_condition(node, kind)
+            if value == (condition and (condition.get("status") or "Unknown")):
                 wanted[taint, NO_SCHEDULE] = None
         if meta.spec(node).get("unschedulable"):
             wanted[UNSCHEDULABLE, NO_SCHEDULE] = None

@@ -160,3 +160,24 @@ def test_what_cannot_be_switched_is_told(on: str, off: str, why: str) -> None:
 async def test_zones_of_nodes_are_not_copied_where_that_is_off(client: ApiClient) -> None:
     await client.create("nodes", {"metadata": {"name": "n", "labels": {"topology.kubernetes.io/zone": "z"}}})
     assert "labels" not in (await client.create("pods", pod(nodeName="n")))["metadata"]
+
+
+@switched()
+async def test_a_node_that_is_not_ready_is_tainted_when_it_is_made(client: ApiClient) -> None:
+    own = {"key": "example.com/own", "effect": "NoSchedule"}
+    not_ready = {"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}
+
+    async def made(name: str, ready: str, *taints: Object) -> list[Object]:
+        status = {"conditions": [{"type": "Ready", "status": ready}]} if ready else {}
+        node = {"metadata": {"name": name}, "spec": {"taints": [*taints]}, "status": status}
+        return (await client.create("nodes", node))["spec"].get("taints") or []
+
+    assert await made("silent", "", own) == [own, not_ready]
+    assert await made("unready", "False") == [not_ready]
+    assert await made("tainted", "Unknown", not_ready) == [not_ready]
+    assert await made("ready", "True", own) == [own]
+
+
+@switched(off="TaintNodesByCondition")
+async def test_the_taint_of_new_nodes_can_be_switched_off(client: ApiClient) -> None:
+    assert "taints" not in (await client.create("nodes", {"metadata": {"name": "n"}}))["spec"]

@@ -17,8 +17,8 @@ from rayplane.control_plane.api.config_files import ConfigFileError
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.admission.configuration import EventLimit, read_admission
 from rayplane.control_plane.apiserver.admission.events import Buckets
+from rayplane.control_plane.apiserver.admission_files import admission_text
 from rayplane.control_plane.apiserver.config import Files, Timing
-from rayplane.control_plane.apiserver.configuration_files import admission_text
 from rayplane.control_plane.client.api import ApiClient
 from tests.apiserver.conftest import Stack
 from tests.apiserver.https_server import https_server

@@ -117,6 +117,48 @@ def test_a_kubelet_that_says_not_ready(cluster: Cluster) -> None:
     assert pods(cluster) == ["a"]  # its kubelet is alive and will finish it
 
 
+def test_a_node_that_never_reported_is_not_ready_until_it_does(cluster: Cluster) -> None:
+    cluster.add("nodes", "n5", spec={"unschedulable": True})
+    cluster.settle()
+    assert taints(cluster, "n5") == {("not-ready", "NoSchedule"), ("unschedulable", "NoSchedule")}
+    cluster.change("nodes", "n5", spec={"unschedulable": None})
+    seen = []
+    for _ in range(3):
+        cluster.advance(1, heartbeats=NODES)
+        seen.append((taints(cluster, "n5"), meta.resource_version(node(cluster, "n5"))))
+    assert seen == [({("not-ready", "NoSchedule")}, seen[0][1])] * 3
+    cluster.node("n6")
+    report = {"type": "Ready", "status": "True", "lastTransitionTime": cluster.now.stamp}
+    cluster.change("nodes", "n5", status={"conditions": [report]})
+    cluster.settle()
+    assert [taints(cluster, name) for name in ("n5", "n6")] == [set(), set()]
+
+
+def test_a_node_that_never_reports_is_given_up(cluster: Cluster) -> None:
+    cluster.add("nodes", "n5", spec={})
+    cluster.advance(6, heartbeats=NODES)
+    condition = meta.get_condition(node(cluster, "n5"), "Ready") or {}
+    assert (condition["status"], condition["reason"]) == ("Unknown", "NodeStatusNeverUpdated")
+    assert taints(cluster, "n5") == {("unreachable", "NoSchedule"), ("unreachable", "NoExecute")}
+
+
+@pytest.mark.parametrize(
+    ("kind", "taint"),
+    [
+        ("MemoryPressure", "memory-pressure"),
+        ("DiskPressure", "disk-pressure"),
+        ("PIDPressure", "pid-pressure"),
+        ("NetworkUnavailable", "network-unavailable"),
+    ],
+)
+def test_each_condition_has_its_taint(cluster: Cluster, kind: str, taint: str) -> None:
+    before = node(cluster, "n1")["status"]["conditions"]
+    for status, expected in (("True", {(taint, "NoSchedule")}), ("Unknown", set()), ("False", set())):
+        cluster.change("nodes", "n1", status={"conditions": [*before, {"type": kind, "status": status}]})
+        cluster.settle()
+        assert taints(cluster, "n1") == expected
+
+
 def test_cordon_taint_comes_and_goes_beside_taints_of_users(cluster: Cluster) -> None:
     own = {"key": "example.org/own", "effect": "NoSchedule"}
     cluster.change("nodes", "n1", spec={"unschedulable": True, "taints": [own]})

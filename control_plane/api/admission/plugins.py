@@ -27,6 +27,7 @@ DEFAULT: Final = frozenset(
         "ResourceQuota",
         "RuntimeClass",
         "ServiceAccount",
+        "TaintNodesByCondition",
         "ValidatingAdmissionPolicy",
         "ValidatingAdmissionWebhook",
     }

@@ -19,6 +19,7 @@ from rayplane.control_plane.api.machinery import budget
 from rayplane.control_plane.api.machinery.budget import LIMITS, Budget, Meter, TooDeep
 
 _DIGITS_MAX: Final = 400  # more are no float either
+_SEPARATOR: Final = re.compile(rb"^---(?:[ \t].*)?$", re.MULTILINE)
 
 
 class YamlError(ValueError):
@@ -111,6 +112,16 @@ def parse(body: bytes, limits: Budget = LIMITS) -> Any:
         raise YamlError(" ".join(str(error).split())) from error
     finally:
         loader.dispose()
+
+
+def documents(data: bytes) -> list[bytes]:
+    """The documents of a file that say anything."""
+    return [one for one in _SEPARATOR.split(data.removeprefix(b"\xef\xbb\xbf")) if _says_something(one)]
+
+
+def _says_something(document: bytes) -> bool:
+    lines = (line.strip() for line in document.splitlines())
+    return any(line and not line.startswith(b"#") and line != b"..." for line in lines)
 
 
 def _look_over(body: bytes, limits: Budget) -> None:

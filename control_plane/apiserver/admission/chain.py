@@ -19,6 +19,8 @@ from rayplane.control_plane.apiserver.admission import (
     devices,
     lifecycle,
     limits,
+    manifests,
+    node_taints,
     noderestriction,
     pods,
     podsecurity,
@@ -95,6 +97,7 @@ class Admission:
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._plugins = self._at_deletion = self._validators = Plugins()
         self._denies = "AlwaysDeny" in self._on
+        self._extensions = extensions
         self._taken = 0  # how often there were other settings
         self._webhooks = extensions.webhooks if "MutatingAdmissionWebhook" in self._on else None
         self._judges = extensions.webhooks if "ValidatingAdmissionWebhook" in self._on else None
@@ -126,6 +129,7 @@ class Admission:
             validators["EventRateLimit"] = EventRates(settings.events).admit
         if missing := sorted(on & {"EventRateLimit", "ImagePolicyWebhook"} - validators.keys()):
             raise ValueError(f"admission plug-in {', '.join(missing)} needs an AdmissionConfiguration that names it")
+        self._take_manifests(settings)
         self._validators = Plugins((*_those(on, validators), stages.judge, chaos.judge))
         more = optional(self._kinds, lookup, authorizer, settings=settings, provide=self._provide)
         default = classes.DefaultClasses(lookup)
@@ -139,6 +143,7 @@ class Admission:
             **always,
             "LimitRanger": limits.LimitRanger(lookup).admit,
             "ServiceAccount": pods.ServiceAccounts(lookup, self._env.rng).admit,
+            "TaintNodesByCondition": node_taints.taint_node_by_condition,
             "Priority": pods.Priorities(lookup).admit,
             "DefaultTolerationSeconds": pods.DefaultTolerations(config.timing).admit,
             "DefaultStorageClass": default.claim,
@@ -151,12 +156,19 @@ class Admission:
         self._plugins = Plugins((*_those(on, plugins), *self._fixed()))
         self._at_deletion = Plugins(_those(on, always))
 
+    def _take_manifests(self, settings: AdmissionSettings) -> None:
+        found, extensions = settings.manifests, self._extensions
+        extensions.webhooks.take(found.get("MutatingAdmissionWebhook", ()), found.get("ValidatingAdmissionWebhook", ()))
+        extensions.validating.take(found.get("ValidatingAdmissionPolicy", ()))
+        extensions.mutating.take(found.get("MutatingAdmissionPolicy", ()))
+
     def _fixed(self) -> tuple[Plugin, ...]:
         """Those of how kinds are served, whatever is on."""
         lookup, authorizer = self._lookup, self._authorizer
         signers, experiments = certificates.Certificates(authorizer), chaos.Experiments(authorizer)
         return (
             rights.Escalation(authorizer).admit,
+            manifests.keep_names,
             signers.admit,
             signers.attest,
             devices.DeviceAdministration(lookup).admit,

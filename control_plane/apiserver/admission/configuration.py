@@ -1,7 +1,8 @@
 """AdmissionConfiguration: what single plug-ins are told. Pure.
 
 Source: apiserver.config.k8s.io/v1 AdmissionConfiguration; the configuration types of eventratelimit, imagepolicy,
-podnodeselector, podtolerationrestriction (kubernetes/plugin/pkg/admission) and pod-security-admission.
+podnodeselector, podtolerationrestriction (kubernetes/plugin/pkg/admission), pod-security-admission, and of webhooks
+and policies from manifests.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from rayplane.control_plane.api.config_files import ConfigFileError, read_document, read_fields, read_texts
-from rayplane.control_plane.api.errors import FieldError, duplicate, invalid, not_supported, required
+from rayplane.control_plane.api.errors import FieldError, duplicate, forbidden, invalid, not_supported, required
+from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.taints import TOLERATIONS_MAX, are_tolerations
+from rayplane.control_plane.apiserver.admission.manifests import PLUGINS, read_manifests
 from rayplane.control_plane.apiserver.config import PodSecurityConfig
 
 KIND: Final = "AdmissionConfiguration"
@@ -22,7 +25,10 @@ LIMIT_TYPES: Final = (SERVER, NAMESPACE, USER, SOURCE_AND_OBJECT)
 CACHE_SIZE: Final = 4096
 CLUSTER_DEFAULT: Final = "clusterDefaultNodeSelector"
 
-_PLUGIN = {"name": str, "path": str, "configuration": dict}
+#: Where the texts of manifests stand by their files beside the configuration that names their directory.
+MANIFESTS: Final = "manifests"
+
+_PLUGIN = {"name": str, "path": str, "configuration": dict, MANIFESTS: dict}
 _LIMIT = {"type": str, "qps": int, "burst": int, "cacheSize": int}
 _IMAGES = {"kubeConfigFile": str, "allowTTL": int, "denyTTL": int, "retryBackoff": int, "defaultAllow": bool}
 _EXEMPTIONS = {"usernames": list, "namespaces": list, "runtimeClasses": list}
@@ -64,6 +70,8 @@ class AdmissionSettings:
     """What pods of namespaces that say nothing tolerate."""
     tolerated: Sequence[Any] = ()
     """What they may tolerate at most."""
+    manifests: Mapping[str, tuple[Object, ...]] = field(default_factory=dict)
+    """By plug-in the webhooks and policies that stand in files."""
 
 
 def read_admission(text: str) -> AdmissionSettings:
@@ -73,18 +81,21 @@ def read_admission(text: str) -> AdmissionSettings:
     errors: _Errors = []
     known = {"apiVersion": str, "kind": str, "plugins": list}
     given = read_fields(read_document(text, KIND, VERSIONS, errors), known, "", errors)
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"manifests": {}}
     names: set[str] = set()
+    plugins = sorted((*_READERS, *PLUGINS))
     for at, one in enumerate(given.get("plugins") or ()):
         path = f"plugins[{at}]"
         plugin = read_fields(one, _PLUGIN, path, errors)
         name = plugin.get("name") or ""
-        if name not in _READERS:
-            errors.append(not_supported(f"{path}.name", name, sorted(_READERS)) if name else required(f"{path}.name"))
+        if name not in plugins:
+            errors.append(not_supported(f"{path}.name", name, plugins) if name else required(f"{path}.name"))
         elif name in names:
             errors.append(duplicate(f"{path}.name", name))
         elif "configuration" not in plugin:
             errors.append(required(f"{path}.configuration"))
+        elif name in PLUGINS:
+            found["manifests"][name] = _manifests(name, plugin, f"{path}.configuration", errors)
         else:
             found |= _READERS[name](plugin["configuration"], f"{path}.configuration", errors)
         names.add(name)
@@ -103,6 +114,24 @@ def _headed(
     if given.get("kind") != kind:
         errors.append(not_supported(f"{path}.kind", given.get("kind") or "", [kind]))
     return given
+
+
+def _manifests(name: str, plugin: Mapping[str, Any], path: str, errors: _Errors) -> tuple[Object, ...]:
+    kind = PLUGINS[name][0]
+    fields = {"staticManifestsDir": str} | ({"kubeConfigFile": str} if name.endswith("Webhook") else {})
+    given = _headed(plugin["configuration"], fields, VERSIONS[0], kind, path, errors)
+    if given.get("kubeConfigFile"):
+        errors.append(forbidden(f"{path}.kubeConfigFile", "webhooks are called without credentials"))
+    directory = given.get("staticManifestsDir") or ""
+    if directory and not directory.startswith("/"):
+        errors.append(invalid(f"{path}.staticManifestsDir", directory, "must be an absolute file path"))
+    elif bool(directory) != (MANIFESTS in plugin):
+        errors.append(invalid(f"{path}.staticManifestsDir", directory, "its manifests come with it, and only with it"))
+    try:
+        return read_manifests(name, {str(file): str(text) for file, text in (plugin.get(MANIFESTS) or {}).items()})
+    except ConfigFileError as e:
+        errors.append(invalid(f"{path}.staticManifestsDir", directory, str(e)))
+    return ()
 
 
 def _events(value: Any, path: str, errors: _Errors) -> dict[str, Any]:

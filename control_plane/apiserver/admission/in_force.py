@@ -1,13 +1,15 @@
 """The policies of one kind that are in force, and the objects that they judge by.
 
-A request that no policy is about pays for one look-up by operation and resource.
+A request that no policy is about pays for one look-up by operation and resource. Policies from manifests come before
+those of the API, and alone say something of changes to webhooks and policies.
 Source: apiserver's plugin/policy/generic (`policy_source.go`, `policy_dispatcher.go`).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 
 from rayplane.control_plane.api.admission.matching import NAMESPACES, labels
@@ -16,7 +18,7 @@ from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.api.machinery.selectors import from_label_selector
 from rayplane.control_plane.api.meta import Object, name
 from rayplane.control_plane.apiserver.admission.policies import AnyPolicy, Binding
-from rayplane.control_plane.apiserver.admission.questions import Questions
+from rayplane.control_plane.apiserver.admission.questions import Questions, exempt
 from rayplane.control_plane.apiserver.admission.request import AdmissionRequest
 from rayplane.control_plane.apiserver.kinds import Kinds
 from rayplane.control_plane.apiserver.watch_cache.following import Follower
@@ -35,13 +37,29 @@ class Misconfigured(ValueError):
     """A policy or a binding that cannot be applied; it says why."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Bound(Generic[P]):
+    """Policies and bindings of one origin by name."""
+
+    policies: dict[str, P] = field(default_factory=dict)
+    bindings: dict[str, Binding] = field(default_factory=dict)
+
+    def about(self, request: tuple[str, str, str, str]) -> Iterator[tuple[P, Sequence[Binding]]]:
+        """Those that may be about a request (operation, group, plural, subresource), in the order of their names."""
+        for _, policy in sorted(self.policies.items()):
+            if policy.matching.concerns(*request):
+                bound = [one for _, one in sorted(self.bindings.items()) if one.policy == policy.name]
+                if bound:
+                    yield policy, bound
+
+
 class InForce(Generic[P]):
     """The policies that are bound, with their bindings, by the requests they may be about."""
 
     def __init__(self, kinds: Kinds, hub: WatchHub, policies: str, bindings: str, read: Callable[[Object], P]) -> None:
         """`read` makes a policy of what is stored."""
-        self._policies: dict[str, P] = {}
-        self._bindings: dict[str, Binding] = {}
+        self._api: _Bound[P] = _Bound()
+        self._static: _Bound[P] = _Bound()
         self._remembered: dict[tuple[str, str, str, str], Sequence[tuple[P, Sequence[Binding]]]] = {}
         self._bindings_resource = bindings
         self._read = read
@@ -52,54 +70,60 @@ class InForce(Generic[P]):
     @property
     def none(self) -> bool:
         """Whether it is known that there are none: no policy is in force without a binding."""
-        return not self._bindings and self._follower.in_step
+        return not self._static.bindings and not self._api.bindings and self._follower.in_step
+
+    def take(self, manifests: Iterable[Object]) -> None:
+        """Have these policies and bindings in force beside those of the API, and no others. ValueError."""
+        found: _Bound[P] = _Bound()
+        for o in manifests:
+            if "policyName" in o["spec"]:
+                found.bindings[name(o)] = Binding(o)
+            else:
+                found.policies[name(o)] = self._read(o)
+        self._static = found
+        self._remembered.clear()
 
     async def about(self, request: AdmissionRequest) -> Sequence[tuple[P, Sequence[Binding]]]:
-        """Those that may be about a request, in the order of their names."""
-        await self._follower.load()
+        """Those that may be about a request, in their order."""
+        alone = exempt(request)
+        if not alone:
+            await self._follower.load()
         asked = request.asked or request.info
         key = (request.operation, asked.group, asked.plural, request.subresource)
         found = self._remembered.get(key)
         if found is None:
-            found = [
-                (policy, bound)
-                for _, policy in sorted(self._policies.items())
-                if policy.matching.concerns(*key) and (bound := self._bound(policy.name))
-            ]
+            found = [*self._static.about(key), *(() if alone else self._api.about(key))]
             if len(self._remembered) >= REMEMBERED_MAX:
                 self._remembered.clear()
             self._remembered[key] = found
         return found
 
-    def _bound(self, policy: str) -> list[Binding]:
-        return [binding for _, binding in sorted(self._bindings.items()) if binding.policy == policy]
-
     def _clear(self) -> None:
-        self._policies.clear()
-        self._bindings.clear()
+        self._api.policies.clear()
+        self._api.bindings.clear()
         self._remembered.clear()
 
     def _put(self, resource: str, o: Object) -> None:
         self._remembered.clear()
         if resource == self._bindings_resource:
             binding = Binding(o)
-            self._bindings[binding.name] = binding
+            self._api.bindings[binding.name] = binding
             return
         try:
             policy = self._read(o)
         except (ApiError, AttributeError, KeyError, TypeError, ValueError) as e:
             # No server has let it in: somebody wrote it into etcd.
-            self._policies.pop(name(o), None)
+            self._api.policies.pop(name(o), None)
             log.error("%s %s cannot be read and is not in force: %s: %s", resource, name(o), type(e).__name__, e)
             return
-        known = self._policies.get(policy.name)
+        known = self._api.policies.get(policy.name)
         # A status that was written changes nothing that was compiled.
         if known is None or known.spec != policy.spec:
-            self._policies[policy.name] = policy
+            self._api.policies[policy.name] = policy
 
     def _remove(self, resource: str, o: Object) -> None:
         self._remembered.clear()
-        held: dict[str, Any] = self._bindings if resource == self._bindings_resource else self._policies
+        held: dict[str, Any] = self._api.bindings if resource == self._bindings_resource else self._api.policies
         held.pop(name(o), None)
 
 

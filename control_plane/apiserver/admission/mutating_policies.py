@@ -8,7 +8,7 @@ policy says. Source: apiserver's plugin/policy/mutating (`dispatcher.go`, `reinv
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import orjson
@@ -22,7 +22,7 @@ from rayplane.control_plane.apiserver.admission.expressions import Failed, OutOf
 from rayplane.control_plane.apiserver.admission.in_force import InForce, Misconfigured, Parameters
 from rayplane.control_plane.apiserver.admission.mutations import MutatingPolicy, Mutation
 from rayplane.control_plane.apiserver.admission.policies import Binding
-from rayplane.control_plane.apiserver.admission.questions import Questions, asked_of, exempt, namespace_of
+from rayplane.control_plane.apiserver.admission.questions import Questions, asked_of, namespace_of
 from rayplane.control_plane.apiserver.admission.request import AdmissionRequest
 from rayplane.control_plane.apiserver.extension_metrics import INVALID, NO_ERROR, PolicyChecks
 from rayplane.control_plane.apiserver.kinds import Kinds
@@ -80,6 +80,10 @@ class MutatingPolicies:
         """Whether it is known that no policy is in force."""
         return self._in_force.none
 
+    def take(self, manifests: Iterable[Object]) -> None:
+        """Have these policies and bindings in force beside those of the API. ValueError."""
+        self._in_force.take(manifests)
+
     async def mutate(self, request: AdmissionRequest) -> Mutated:
         """Have the policies complete the object. Raises ApiError when one fails."""
         work = Mutated()
@@ -95,7 +99,7 @@ class MutatingPolicies:
 
     async def _mutate(self, request: AdmissionRequest, work: Mutated, *, repeated: bool) -> None:
         found = await self._in_force.about(request)
-        if not found or exempt(request):
+        if not found:
             return
         # What matched when the request came in is asked, whatever becomes of the object on the way.
         for turn in await self._turns(found, request, work):

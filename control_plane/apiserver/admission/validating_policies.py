@@ -6,7 +6,7 @@ Source: apiserver's plugin/policy/validating (`dispatcher.go`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,10 +14,11 @@ import orjson
 
 from rayplane.control_plane.api.admission.matching import GROUP
 from rayplane.control_plane.api.errors import REASONS, ApiError, Forbidden
+from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.admission.expressions import bindings as bound_names
 from rayplane.control_plane.apiserver.admission.in_force import InForce, Misconfigured, Parameters
 from rayplane.control_plane.apiserver.admission.policies import Binding, Denial, Judgement, Policy
-from rayplane.control_plane.apiserver.admission.questions import Questions, asked_of, exempt
+from rayplane.control_plane.apiserver.admission.questions import Questions, asked_of
 from rayplane.control_plane.apiserver.admission.request import AdmissionRequest
 from rayplane.control_plane.apiserver.extension_metrics import INVALID, NO_ERROR, PolicyChecks
 from rayplane.control_plane.apiserver.kinds import Kinds
@@ -63,10 +64,14 @@ class ValidatingPolicies:
         """Whether it is known that no policy is in force."""
         return self._in_force.none
 
+    def take(self, manifests: Iterable[Object]) -> None:
+        """Have these policies and bindings in force beside those of the API. ValueError."""
+        self._in_force.take(manifests)
+
     async def validate(self, request: AdmissionRequest) -> None:
         """Judge the object as it would be stored. Raises the first refusal of all."""
         candidates = await self._in_force.about(request)
-        if not candidates or exempt(request):
+        if not candidates:
             return
         refusals: list[_Refusal] = []
         for policy, bindings in candidates:

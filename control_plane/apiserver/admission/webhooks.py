@@ -2,14 +2,15 @@
 
 Mutating ones are asked one after the other, and once more when a later one changed what they had seen and they want
 that; validating ones all at once, after the object is complete. Configurations are in force in the order of their
-names. Webhooks are asked within the try of a write: after a race they are asked again, as in Kubernetes.
+names, those from manifests before those of the API. Webhooks are asked within the try of a write: after a race they are
+asked again, as in Kubernetes.
 
 Source: apiserver's plugin/webhook/mutating and plugin/webhook/validating.
 """
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,16 +78,25 @@ class Configured:
     def __init__(self, kinds: Kinds, hub: WatchHub, resource: str) -> None:
         self._hooks: dict[str, list[Hook]] = {}
         self._ordered: list[Hook] = []
+        self._static: list[Hook] = []
         self._follower = Follower(kinds, hub, (resource,), clear=self._clear, put=self._put, remove=self._remove)
 
     @property
     def none(self) -> bool:
         """Whether it is known that there are none."""
-        return not self._ordered and self._follower.in_step
+        return not self._static and not self._ordered and self._follower.in_step
 
-    async def hooks(self) -> Sequence[Hook]:
+    def take(self, manifests: Iterable[Object]) -> None:
+        """Have these configurations in force beside those of the API. ValueError."""
+        ordered = sorted(manifests, key=name)
+        self._static = [Hook.of(o, webhook) for o in ordered for webhook in o.get("webhooks") or ()]
+
+    async def hooks(self, request: AdmissionRequest) -> Sequence[Hook]:
+        """Those that have a say: about changes of webhooks and policies only those from manifests."""
+        if exempt(request):
+            return self._static
         await self._follower.load()
-        return self._ordered
+        return [*self._static, *self._ordered]
 
     def _clear(self) -> None:
         self._hooks.clear()
@@ -139,11 +149,16 @@ class Webhooks:
         """Whether it is known that no webhook judges them."""
         return self._validating.none
 
+    def take(self, mutating: Iterable[Object], validating: Iterable[Object]) -> None:
+        """Have these configurations in force beside those of the API. ValueError."""
+        self._mutating.take(mutating)
+        self._validating.take(validating)
+
     async def mutate(self, request: AdmissionRequest) -> "Mutation":
         """Have the mutating webhooks complete the object. Raises ApiError when one refuses or fails."""
         mutation = Mutation()
-        hooks = await self._mutating.hooks()
-        if hooks and not exempt(request):
+        hooks = await self._mutating.hooks(request)
+        if hooks:
             await self._mutate_by(hooks, request, mutation)
             if mutation.asked:
                 mutation.seen = orjson.dumps(request.object)
@@ -167,9 +182,7 @@ class Webhooks:
 
     async def validate(self, request: AdmissionRequest) -> None:
         """Ask the validating webhooks. Raises the first refusal or failure, in their order."""
-        hooks = await self._validating.hooks()
-        if not hooks or exempt(request):
-            return
+        hooks = await self._validating.hooks(request)
         questions = [(hook, q) for hook in hooks if (q := await self._question(hook, request)) is not None]
         asked = (self._ask(hook, question, request, mutating=False) for hook, question in questions)
         for outcome in await asyncio.gather(*asked, return_exceptions=True):
