@@ -151,6 +151,10 @@ def _run(
     wait = times.wait_s(now)
     if times.latest is None:
         return wait, [], ()
+    made = _job_of(cron, times.latest)
+    if any(meta.name(job) == meta.name(made) for job in jobs):  # it was made, but nobody came to say so
+        status["lastScheduleTime"] = meta.format_time(times.latest)
+        return wait, [], ()
     events = [Event(cron, "Warning", "TooManyMissedTimes", _TOO_MANY)] if times.missed > MISSED_MAX else []
     policy, active = meta.spec(cron).get("concurrencyPolicy") or "Allow", status.get("active") or []
     if active and policy == "Forbid":
@@ -163,7 +167,7 @@ def _run(
     status["lastScheduleTime"] = meta.format_time(times.latest)
     done = Event(cron, "Normal", "SuccessfulCreate", "Created job {name}")
     failed = Event(cron, "Warning", "FailedCreate", "Error creating job: {error}")
-    create = Create(JOBS, _job_of(cron, times.latest), done=done, failed=failed, exists_ok=True)
+    create = Create(JOBS, made, done=done, failed=failed, exists_ok=True)
     return wait, events, (deletes, [create])
 
 

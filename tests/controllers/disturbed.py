@@ -17,6 +17,8 @@ from rayplane.control_plane.api import errors, meta
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.node_labels import ZONE
 from rayplane.control_plane.api.pods.state import pod_is_ready, pod_is_terminated
+from rayplane.control_plane.api.pods.volumes import claims_of
+from rayplane.control_plane.api.quotas import used
 from rayplane.control_plane.controllers.catalog import build_controllers
 from rayplane.control_plane.controllers.config import ControllersConfig, Timing
 from rayplane.control_plane.controllers.core import (
@@ -26,9 +28,12 @@ from rayplane.control_plane.controllers.core import (
     Delete,
     DeleteVolume,
     Event,
+    Expand,
     Patch,
     Provision,
     PurgeNamespace,
+    Recount,
+    Rescale,
     Result,
     Update,
     UpdateStatus,
@@ -292,9 +297,28 @@ class Disturbed(Cluster):
             return [Create(VOLUMES, action.volume, exists_ok=True)]
         elif isinstance(action, DeleteVolume):
             return [Delete(VOLUMES, action.volume)]
+        elif isinstance(action, Expand):
+            return [Patch(VOLUMES, "", meta.name(action.volume), {"spec": {"capacity": {"storage": action.storage}}})]
+        elif isinstance(action, Recount):
+            return self._recount(action.quota, action.resources)
+        elif isinstance(action, Rescale):
+            return self._rescale(action, outcome)
         elif isinstance(action, PurgeNamespace):
             self._purge(action.namespace, outcome)
         return []
+
+    def _recount(self, quota: Object, resources: Iterable[str]) -> list[Write]:
+        held = {r: [o for o in self.list(r) if meta.namespace(o) == meta.namespace(quota)] for r in resources}
+        status = {"hard": quota["spec"]["hard"], "used": used(quota, held, self.now.wall, {})}
+        return [UpdateStatus("resourcequotas", {**quota, "status": status})] if meta.status(quota) != status else []
+
+    def _rescale(self, action: Rescale, outcome: Outcome) -> list[Write]:
+        target = self.get(action.resource, meta.namespace(action.obj), meta.name(action.obj))
+        if target is None or (target["spec"].get("replicas") or 0) != action.before:
+            outcome.failed = True
+            return []
+        self.put(action.resource, {**target, "spec": {**target["spec"], "replicas": action.replicas}})
+        return [action.done]
 
     def _purge(self, namespace: Object, outcome: Outcome) -> None:
         name, left = meta.name(namespace), 0
@@ -324,8 +348,7 @@ class Disturbed(Cluster):
             self.set_pod(pod, ready=True, ip=f"127.64.1.{self.rng.randrange(2, 250)}")
 
     def _has_volumes(self, pod: Object) -> bool:
-        names = [v["persistentVolumeClaim"]["claimName"] for v in meta.spec(pod).get("volumes") or ()]
-        claims = (self.get(CLAIMS, meta.namespace(pod), name) for name in names)
+        claims = (self.get(CLAIMS, *claim.split("/")) for claim in claims_of(pod))
         return all(claim is not None and meta.status(claim).get("phase") == "Bound" for claim in claims)
 
     # --- running --------------------------------------------------------------------------------
@@ -381,7 +404,8 @@ class Disturbed(Cluster):
         if not pods:
             return
         pod = self.rng.choice(pods)
-        if self.kills and self._hits("kill", 0.05) and not meta.is_deleting(pod):
+        lives_on = meta.controller_of(pod) is not None and not meta.is_deleting(pod)
+        if self.kills and lives_on and self._hits("kill", 0.05):
             self.kills -= 1
             self.delete_object("pods", pod)
         else:

@@ -80,6 +80,18 @@ def test_concurrency_policy(policy: str, count: int) -> None:
     assert said(cluster, "JobAlreadyActive")[:1] == ([text] if policy == "Forbid" else [])
 
 
+@pytest.mark.parametrize("policy", ["Forbid", "Replace", "Allow"])
+def test_a_time_is_served_once_though_nobody_noted_it(policy: str) -> None:
+    cluster = cron_cluster(concurrencyPolicy=policy)
+    cluster.advance(302)
+    [job] = cluster.list(JOBS)
+    cluster.update(CRONJOBS, {**cron(cluster), "status": {}}, subresource="status")
+    cluster.settle()
+    assert [meta.uid(one) for one in cluster.list(JOBS)] == [meta.uid(job)]
+    assert status(cluster)["lastScheduleTime"] == "2026-01-01T00:05:00Z"
+    assert [ref["uid"] for ref in status(cluster)["active"]] == [meta.uid(job)]
+
+
 def test_what_forbid_held_back_starts_when_the_job_has_ended() -> None:
     cluster = cron_cluster(concurrencyPolicy="Forbid")
     cluster.advance(650)
