@@ -270,6 +270,7 @@ class NodeHost:
             dns=self.config.dns if self.config.isolates else "",
             foreign_dns=self.config.foreign_dns,
             vitals=self._vitals,
+            undisturbed=lambda uid: self.rules.undisturbed(uid) if self.rules is not None else "",
         )
 
     def _vitals(self, node: NodeConfig, runs: "RunsOfPods") -> "Vitals":

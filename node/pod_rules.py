@@ -27,6 +27,8 @@ from rayplane.node.tasks import Tasks
 if TYPE_CHECKING:
     from rayplane.node.runtime.isolation.runtime import IsolatedRuntime
 
+OFF_HERE = "network policy is off on its host"
+BEYOND = f"more than {disturbance.TOGETHER_MAX} pairs of addresses on its host"
 
 class PodRules:
     """The rules of one host. `isolated`: the runtime whose pods have networks of their own; None for none.
@@ -49,8 +51,11 @@ class PodRules:
         self.enforcer: Enforcer | None = None
         self.relay: EgressRelay | None = None
         self._events: Events | None = None
-        self._disturbed = disturbance.Budget()
-        """Pods that experiments have lose packets."""
+        self._budget = disturbance.Budget()
+        self._disturbed: dict[str, Object] = {}
+        """Pods that experiments have lose packets, by uid."""
+        self._beyond: dict[str, str] = {}
+        """Why some of them lose none."""
         self._stack = AsyncExitStack()
         if self.kernel is not None:
             self._stack.push_async_callback(self.kernel.close)
@@ -73,6 +78,7 @@ class PodRules:
         why = "" if isolated is not None else "its pods share the machine's network"
         self.enforcer = Enforcer(facts, client, self.kernel if isolated is not None else None, events, why)
         self._stack.push_async_callback(self.enforcer.stop)
+        self.enforcer.turned = self._retell
         await self.enforcer.start()
         if isolated is not None:
             isolated.guard = self.enforcer
@@ -107,19 +113,38 @@ class PodRules:
             self._disturb(old, NOTHING)
         self._disturb(pod, NOTHING if kind == "DELETED" else disturbance.of_pod(pod))
 
+    def undisturbed(self, uid: str) -> str:
+        """Why a pod that should loses no packets; empty for others."""
+        if uid not in self._disturbed:
+            return ""
+        enforcer = self.enforcer
+        return (enforcer.trouble if enforcer is not None else OFF_HERE) or self._beyond.get(uid, "")
+
     def _disturb(self, pod: Object, wanted: Fragment) -> None:
         uid, enforcer = meta.uid(pod), self.enforcer
         if wanted == NOTHING and uid not in self._disturbed:
             return
-        why = enforcer.trouble if enforcer is not None else "network policy is off on its host"
+        self._disturbed[uid] = pod
         if enforcer is not None and self.kernel is not None:
-            if not self._disturbed.take(uid, wanted):
-                wanted, why = NOTHING, f"more than {disturbance.TOGETHER_MAX} pairs of addresses on its host"
-                self._disturbed.take(uid, wanted)
+            self._beyond.pop(uid, None)
+            if not self._budget.take(uid, wanted):
+                wanted, self._beyond[uid] = NOTHING, BEYOND
             self.kernel.table.put(f"disturbance of {uid}", wanted)
             enforcer.wake()
-        if why and self._events is not None:
+        if wanted == NOTHING and uid not in self._beyond:
+            del self._disturbed[uid]
+        self._tell(pod)
+
+    def _tell(self, pod: Object) -> None:
+        """Say on the pod, and as an event, whether it could be done."""
+        if kubelet := self._kubelets.get(meta.node_name(pod)):
+            kubelet.restate(meta.uid(pod))
+        if (why := self.undisturbed(meta.uid(pod))) and self._events is not None:
             self._events.record(pod, "Warning", "NotDisturbed", f"it loses no packets as experiments want it: {why}")
+
+    def _retell(self) -> None:
+        for pod in [*self._disturbed.values()]:
+            self._tell(pod)
 
     def may_leave(self, client: str, ip: str, port: int, protocol: str) -> bool:
         """Whether whoever has an address may speak with a place outside of the pods' network."""

@@ -118,6 +118,7 @@ class Kubelet:
             gone=self._drop,
             respecified=self._resizes.look,
             freed=self._room_freed,
+            undisturbed=shared.undisturbed,
             metrics=self.metrics,
             images=shared.images if handler == PROCESS else None,
         )
@@ -242,6 +243,11 @@ class Kubelet:
             self._update(worker, pod)
         else:
             self._gate.come(pod)
+
+    def restate(self, uid: str) -> None:
+        """What is said of a pod may be something else now, though it is as it was."""
+        if isinstance(worker := self._workers.get(uid), PodWorker):
+            self._shared.statuses.mark(worker)
 
     # What static pods ask for; see StaticHost.
 

@@ -409,8 +409,9 @@ class PodWorker:
             self._parts.statuses.mark(self)
 
     def status(self) -> dict[str, Any]:
-        stamp = self._parts.env.timestamp()
-        return render_status(self.machine, self.pod, host_ip=self._parts.addresses.node_ip, stamp=stamp)
+        stamp, undisturbed = self._parts.env.timestamp(), self._parts.undisturbed(meta.uid(self.pod))
+        host_ip = self._parts.addresses.node_ip
+        return render_status(self.machine, self.pod, host_ip=host_ip, stamp=stamp, undisturbed=undisturbed)
 
     @property
     def wants_final_delete(self) -> bool:

@@ -58,6 +58,8 @@ class Shared:
     """See NodeHostConfig."""
     foreign_dns: str = ""
     """See NodeHostConfig."""
+    undisturbed: Callable[[str], str] = lambda uid: ""
+    """See WorkerParts."""
     vitals: MakeVitals | None = None
     """Tells what a node has left, where containers are processes."""
 

@@ -61,6 +61,7 @@ class WorkerParts:
     """Parts that the workers of one node share.
 
     `gone`: told of a worker whose pod is no more; `respecified`: of one whose pod's spec has changed; `freed`: of room.
+    `undisturbed` tells by uid why a pod loses no packets that experiments want it to lose.
     """
 
     env: Env
@@ -78,6 +79,7 @@ class WorkerParts:
     gone: Callable[[Any], None]
     respecified: Callable[[Any], None]
     freed: Callable[[], None]
+    undisturbed: Callable[[str], str]
     metrics: KubeletMetrics
     images: Images | None = None
     """None where containers have none: all are simulated."""

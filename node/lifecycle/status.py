@@ -5,6 +5,7 @@ from typing import Any
 
 from rayplane.control_plane.api.machinery.remembering import remembered
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.marks import DISTURBED
 from rayplane.control_plane.api.pods.qos import qos_class
 from rayplane.control_plane.api.pods.resources import reported
 from rayplane.control_plane.durations import format_duration
@@ -19,21 +20,24 @@ _OWNED = (
     "ContainersReady",
     "PodScheduled",
 )
-_PASSING = ("AllContainersRestarting", "PodResizePending", "PodResizeInProgress")
+_PASSING = ("AllContainersRestarting", "PodResizePending", "PodResizeInProgress", DISTURBED)
 _Condition = tuple[str, str, str]  # status, reason, message
 _TRUE: _Condition = ("True", "", "")
 MESSAGES_MAX = 12 * 1024
 """Bytes of the termination messages of all containers of a pod together; each has an equal part."""
 
 
-def render_status(machine: PodMachine, pod: Object, *, host_ip: str, stamp: str) -> dict[str, Any]:
+def render_status(
+    machine: PodMachine, pod: Object, *, host_ip: str, stamp: str, undisturbed: str = ""
+) -> dict[str, Any]:
     """The whole status. Conditions which are not the kubelet's are taken over from `pod`.
 
-    `stamp`: now, for conditions whose status changes; the machine remembers when each last did.
+    `stamp`: now, for conditions whose status changes; the machine remembers when each last did. `undisturbed`: why the pod loses no
+    packets that experiments want it to lose.
     """
     status: dict[str, Any] = {
         "phase": machine.phase,
-        "conditions": _conditions(machine, pod, stamp),
+        "conditions": _conditions(machine, pod, stamp, undisturbed),
         "qosClass": qos_class(pod),
     }
     if host_ip:
@@ -72,8 +76,10 @@ def _container_statuses(machine: PodMachine) -> dict[str, Any]:
 # --- conditions -----------------------------------------------------------------------------------
 
 
-def _conditions(machine: PodMachine, pod: Object, stamp: str) -> list[dict[str, Any]]:
+def _conditions(machine: PodMachine, pod: Object, stamp: str, undisturbed: str) -> list[dict[str, Any]]:
     own = _own_conditions(machine)
+    if undisturbed:
+        own[DISTURBED] = ("False", "NotDisturbed", undisturbed)
     for kind in _PASSING:
         if kind not in own:
             machine.conditions.pop(kind, None)

@@ -102,9 +102,6 @@ class Budget:
         self._most = most
         self._taken: dict[str, int] = {}
 
-    def __contains__(self, uid: str) -> bool:
-        return uid in self._taken
-
     def take(self, uid: str, wanted: Fragment) -> bool:
         """Whether a pod gets these instead of those that it had; it has none otherwise."""
         self._taken.pop(uid, None)

@@ -74,6 +74,8 @@ class Enforcer:
         self._wake = asyncio.Event()
         self.trouble = why
         """Why policies are not kept; empty while they are."""
+        self.turned: Callable[[], None] = lambda: None
+        """Called when trouble came or went."""
 
     async def start(self) -> None:
         """Know all policies, and keep them from now on."""
@@ -222,6 +224,7 @@ class Enforcer:
             asyncio.get_running_loop().call_later(RETRY_S, self._wake.set)
         if bool(before) != bool(self.trouble):
             log.warning("network policies: %s", self.trouble or "kept")
+            self.turned()
             if self.trouble:
                 for policy in self._policies.list():
                     self._tell(policy)

@@ -9,7 +9,7 @@ import pytest
 from rayplane.control_plane.api import chaos_mesh as mesh
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.node_annotations import ISOLATION, NO_RULES
-from rayplane.control_plane.api.pods.marks import Loss, losses
+from rayplane.control_plane.api.pods.marks import DISTURBED, Loss, losses
 from rayplane.control_plane.controllers.chaos.network_chaos import BURST_BYTES
 from tests.controllers.experiments import NETWORKS, Experimented
 
@@ -108,6 +108,27 @@ def test_what_cannot_be_done_is_said_and_not_done() -> None:
     c.delete(NETWORKS, "e", "default")
     c.settle()
     assert c.get(NETWORKS, "default", "e") is None
+
+
+def test_what_a_node_could_not_do_does_not_count_until_it_can() -> None:
+    c = Networked()
+    c.part()
+    assert "AllInjected" in c.true()
+    pod = c.require("pods", "default", "web-0")
+    why = {"type": DISTURBED, "status": "False", "reason": "NotDisturbed", "message": "the kernel takes no rules"}
+    before = meta.status(pod)["conditions"]
+    c.change("pods", "web-0", status={**meta.status(pod), "conditions": [*before, why]})
+    c.settle()
+    assert c.true() == {"Selected"}, "db-0 is done, web-0 is not"
+    [told] = [one for one in meta.status(c.found())["conditions"] if one["type"] == "AllInjected"]
+    assert told["reason"] == "default/web-0: its node could not do it: the kernel takes no rules"
+    assert "could not do it: the kernel takes no rules" in c.events[-1][2]
+    c.advance(60)
+    assert len([1 for _, _, text in c.events if "kernel" in text]) == 1, "it is told once"
+    c.change("pods", "web-0", status={**meta.status(pod), "conditions": before})
+    c.settle()
+    assert "AllInjected" in c.true()
+    assert not any("reason" in one for one in meta.status(c.found())["conditions"])
 
 
 def test_a_pod_that_is_gone_does_not_keep_the_others_from_being_parted() -> None:

@@ -5,9 +5,12 @@ from unittest.mock import Mock
 
 import pytest
 
+from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.node_annotations import NO_RULES
-from rayplane.control_plane.api.pods.marks import Loss, loses
+from rayplane.control_plane.api.pods.marks import DISTURBED, Loss, loses
+from rayplane.control_plane.backoff import Backoff
 from rayplane.node.config import OFF, NodeConfig, NodeHostConfig
+from rayplane.node.lifecycle import PodMachine, RestartTiming, render_status
 from rayplane.node.nftables.ruleset import NOTHING, Table
 from rayplane.node.pod_rules import PodRules
 from rayplane.node.policy.disturbance import OF_POD_MAX, Budget, of_pod, told
@@ -76,22 +79,44 @@ def test_a_pod_that_has_ended_has_no_rules_as_another_may_get_its_address() -> N
 
 def test_pods_of_a_host_have_so_many_rules_together_and_no_more() -> None:
     budget, thirty = Budget(50), of_pod(lossy(Loss(30, (THERE,), ())))
-    assert [budget.take(uid, thirty) for uid in ("a", "a", "b")] == [True, True, False] and "b" not in budget
-    assert budget.take("a", NOTHING) and budget.take("b", thirty) and "a" not in budget
+    assert [budget.take(uid, thirty) for uid in ("a", "a", "b")] == [True, True, False]
+    assert budget.take("a", NOTHING) and budget.take("b", thirty) and not budget.take("a", thirty)
 
 
 @pytest.mark.parametrize("trouble", ["", "the kernel takes no packet rules"])
 def test_what_changes_no_rules_is_not_worked_on_and_what_is_not_done_is_said(trouble: str) -> None:
-    rules = PodRules(NodeHostConfig((NodeConfig("n1"),), ()), None, {}, Mock())
+    kubelet = Mock()
+    rules = PodRules(NodeHostConfig((NodeConfig("n1"),), ()), None, {"n1": kubelet}, Mock())
     rules.kernel, rules.enforcer, rules._events = Mock(table=Table()), Mock(trouble=trouble), Mock()
     pod = lossy(Loss(30, (THERE,), ()))
+    pod["spec"]["nodeName"], uid = "n1", pod["metadata"]["uid"]
     rules.pod_event("ADDED", None, pod)
     rules.pod_event("MODIFIED", pod, {**pod, "spec": {**pod["spec"], "x": 1}})
     rules.enforcer.wake.assert_called_once_with()
+    kubelet.restate.assert_called_once_with(uid)
     assert rules._events.record.called is bool(trouble)
+    machine = PodMachine(pod, RestartTiming(Backoff(1, 1), 1, 1))
+    status = render_status(machine, pod, host_ip="", stamp="now", undisturbed=rules.undisturbed(uid))
+    told = [one for one in status["conditions"] if one["type"] == DISTURBED]
+    assert [(one["status"], one["message"]) for one in told] == ([("False", trouble)] if trouble else [])
+    said = {**pod, "status": status}
+    assert not meta.get_condition({"status": render_status(machine, said, host_ip="", stamp="now")}, DISTURBED)
     later = {**pod, "metadata": {**pod["metadata"], "uid": "later", "annotations": {}}}
     rules.pod_event("MODIFIED", pod, later)
     assert not [line for line in rules.kernel.table.listing() if line.startswith("@")], "its namesake's are gone"
+    assert not rules.undisturbed(uid)
+
+
+def test_a_pod_whose_rules_are_too_many_has_none_and_says_so() -> None:
+    rules = PodRules(NodeHostConfig((NodeConfig("n1"),), ()), None, {}, Mock())
+    rules.kernel, rules.enforcer = Mock(table=Table()), Mock(trouble="")
+    rules._budget = Budget(20)
+    pod = lossy(Loss(30, (THERE,), ()))
+    rules.pod_event("ADDED", None, pod)
+    assert "pairs of addresses" in rules.undisturbed(pod["metadata"]["uid"])
+    assert not [line for line in rules.kernel.table.listing() if line.startswith("@")]
+    rules.pod_event("MODIFIED", pod, lossy(Loss(10, (THERE,), ())))
+    assert not rules.undisturbed(pod["metadata"]["uid"])
 
 
 async def test_a_node_without_packet_rules_says_so() -> None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address
 
 FAILED, KILLED, LOSES = "failed.chaos.rayplane.io/", "killed.chaos.rayplane.io/", "loses.chaos.rayplane.io/"
+DISTURBED = "chaos.rayplane.io/Disturbed"
+"""The condition of a pod whose node could not do what such marks ask for: False, and why. It is not there otherwise."""
 RATE_MAX = 1 << 31
 """Bytes a second."""
 PEERS_MAX = 1000

@@ -71,6 +71,10 @@ class ExperimentController(CustomController):
         """Why that cannot be done now; empty when it can."""
         return ""
 
+    def undone(self, pod: Object) -> str:
+        """Why the pod's node could not do what it was told; empty where it says nothing."""
+        return ""
+
     def kept(self, experiment: Object, records: Sequence[Record], view: View) -> list[Action]:
         """What keeps what was done as it should be, while it lasts."""
         return []
@@ -118,9 +122,12 @@ class ExperimentController(CustomController):
     def _run(self, experiment: Object, records: list[Record], view: View, now: Moment, left_s: float | None) -> Result:
         due: dict[str, str] = {}
         actions: list[Action] = []
-        for ours in by_pod([one for one in records if one["phase"] != INJECTED]):
+        for ours in by_pod(records):
             pod = pod_of(view, ours[0])
-            why = GONE if pod is None else self.refusal(experiment, pod, view)
+            undone = self.undone(pod) if pod is not None and ours[0]["selectorKey"] == SOURCE else ""
+            if not undone and all(one["phase"] == INJECTED for one in ours):
+                continue
+            why = GONE if pod is None else undone or self.refusal(experiment, pod, view)
             due |= {one["id"]: why for one in ours}
             if pod is not None and not why and (action := self.act(experiment, pod, ours, view)) is not None:
                 actions.append(action)
@@ -209,6 +216,7 @@ def is_finished(experiment: Object) -> bool:
 def status_of(experiment: Object, phase: str, records: list[Record] | None) -> dict[str, Any]:
     """The status that says how far it is."""
     found = records or []
+    undone = next((one for one in found if one["phase"] != INJECTED and one["events"]), None) if phase == RUN else None
     holds = {
         "Selected": bool(found),
         "AllInjected": bool(found) and all(one["phase"] == INJECTED for one in found),
@@ -216,6 +224,8 @@ def status_of(experiment: Object, phase: str, records: list[Record] | None) -> d
         "Paused": mesh.is_paused(experiment),
     }
     conditions = [{"type": kind, "status": "True" if value else "False"} for kind, value in holds.items()]
+    if undone is not None:
+        conditions[1]["reason"] = f"{undone['id']}: {undone['events'][-1]['message']}"
     state: dict[str, Any] = {"desiredPhase": phase}
     if records is not None:
         state["containerRecords"] = records
@@ -264,7 +274,9 @@ def _step(record: Record, phase: str, stamp: str, why: str) -> Record:
     if why and why != GONE and {**last, "timestamp": stamp} == event:
         return record
     made = {**record, "events": [*record["events"], event][-EVENTS_MAX:]}
-    if why in ("", GONE):
+    if why not in ("", GONE):
+        made |= {"phase": NOT_INJECTED if phase == RUN else record["phase"]}
+    else:
         made |= {"phase": INJECTED if phase == RUN else NOT_INJECTED, count: record[count] + 1}
     return made
 

@@ -43,7 +43,7 @@ class NetworkChaosController(ExperimentController):
 
     def __init__(self) -> None:
         super().__init__()
-        self.watches = (Watch("pods", _ended, changed=_ends), Watch("nodes", None))
+        self.watches = (Watch("pods", _hit, changed=_matters), Watch("nodes", None))
 
     def selected(self, experiment: Object, view: View) -> list[Record]:
         spec = meta.spec(experiment)
@@ -69,6 +69,10 @@ class NetworkChaosController(ExperimentController):
         name, value = marks.loses(meta.uid(experiment)), str(_loss(experiment, view))
         return [marked(pod, {name: value}) for pod in pods if meta.annotations(pod).get(name) not in (None, value)]
 
+    def undone(self, pod: Object) -> str:
+        told = meta.get_condition(pod, marks.DISTURBED) or {}
+        return f"its node could not do it: {told.get('message')}" if told.get("status") == "False" else ""
+
     def marks(self, experiment: Object) -> tuple[str, ...]:
         return (marks.loses(meta.uid(experiment)),)
 
@@ -90,15 +94,15 @@ class NetworkChaosController(ExperimentController):
         return f"{waiting[0]} has no address yet" if waiting else ""
 
 
-def _ends(old: Object, new: Object) -> bool:
-    return pod_is_terminated(new) and not pod_is_terminated(old)
+def _matters(old: Object, new: Object) -> bool:
+    """Whether the pod has ended, or its node says anew whether it could do what marks want."""
+    if pod_is_terminated(new) and not pod_is_terminated(old):
+        return True
+    return meta.get_condition(new, marks.DISTURBED) != meta.get_condition(old, marks.DISTURBED)
 
 
-def _ended(pod: Object, view: View) -> list[str]:
-    """Experiments that had chosen a pod which has ended or is gone by now."""
-    now = view.get("pods", meta.namespace(pod), meta.name(pod))
-    if now is not None and meta.uid(now) == meta.uid(pod) and not pod_is_terminated(now):
-        return []
+def _hit(pod: Object, view: View) -> list[str]:
+    """Experiments that have chosen the pod."""
     uid = meta.uid(pod)
     found = view.list(mesh.resource(mesh.NETWORK_CHAOS))
     return [meta.key(one) for one in found if any(record["uid"] == uid for record in records_of(one) or ())]
