@@ -13,13 +13,14 @@ from google.protobuf.json_format import MessageToDict
 from rayplane.control_plane.cli.options import Name, Output, State, console, errors, run, state_dir, wants_json
 from rayplane.control_plane.cluster.access import access
 from rayplane.control_plane.cluster.chaos import KILL_TIMEOUT_S, SIGNALS, LiveInjector
+from rayplane.control_plane.cluster.config import PROCESS
 from rayplane.control_plane.cluster.errors import UsageError
 from rayplane.control_plane.cluster.state import StateDir
 from rayplane.control_plane.durations import human_duration
 from rayplane.control_plane.faults.form import COMMAND, as_command, parse_fault, read_fault
 from rayplane.control_plane.faults.injector import hold
 from rayplane.control_plane.faults.reading import FormError
-from rayplane.control_plane.faults.vocabulary import OBJECTS, TARGETS, Continue, Stop, Target
+from rayplane.control_plane.faults.vocabulary import OBJECTS, RAY, TARGETS, Continue, Kill, Stop, Target
 from rayplane.proto.rayplane.v1 import chaos_pb2
 from rayplane.storage.env import SystemClock
 
@@ -56,7 +57,10 @@ def kill(
     name: Name = "default",
     state: State = None,
 ) -> None:
-    """Send a signal to an actor's process; the supervisor brings back what should come back."""
+    """Send a signal to an actor's process; the supervisor brings back what should come back.
+
+    With gcs or raylet all of a Ray of our own ends: this command brings the cluster up again from its data.
+    """
     verb = {"KILL": "kill", "STOP": "stop", "CONT": "continue"}[signal.value]
     _inject(state_dir(name, state), verb, {"target": f"{target} {actor}"})
 
@@ -90,7 +94,7 @@ def _inject(directory: StateDir, verb: str, body: dict[str, Any]) -> None:
                 raise UsageError(refused)
             hit = await injector.strike(fault)
             for victim, pid in hit:
-                console.print(_struck(fault, victim, pid))
+                console.print(_struck(fault, victim, pid, alone=admin.state.config.host != PROCESS))
                 if isinstance(fault, Stop) and not fault.for_s:
                     console.print(f"let it go on: {as_command(Continue(Target(name=victim)))}")
             await hold(injector, fault, tuple(victim for victim, _ in hit))
@@ -98,12 +102,15 @@ def _inject(directory: StateDir, verb: str, body: dict[str, Any]) -> None:
     run(call())
 
 
-def _struck(fault: Any, victim: str, pid: int) -> str:
+def _struck(fault: Any, victim: str, pid: int, *, alone: bool) -> str:
+    """`alone`: actors have processes of their own."""
     if fault.target.role in OBJECTS:
         return f"{victim} is lost; whoever keeps it makes it anew"
-    if not pid:
+    if not alone:
         return f"{victim} was killed; it shares the process of all actors, which goes on"
-    return f"{victim} (process {pid}) got SIG{SIGNALS[type(fault)]}"
+    hit = f"{victim} (process {pid})" if pid else victim
+    end = "; every actor ended with it, and is up again from its data" if victim in RAY and isinstance(fault, Kill) else ""
+    return f"{hit} got SIG{SIGNALS[type(fault)]}{end}"
 
 
 def inject(

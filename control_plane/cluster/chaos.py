@@ -4,15 +4,15 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Callable, Iterator, Sequence
-from signal import Signals
 from typing import TYPE_CHECKING
 
 from rayplane.control_plane.api.errors import ApiError, NotFound
-from rayplane.control_plane.cluster import processes, ray_cluster
+from rayplane.control_plane.cluster import processes
 from rayplane.control_plane.cluster.access import Access
 from rayplane.control_plane.cluster.config import PROCESS
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.control_plane.cluster.flood import flood
+from rayplane.control_plane.cluster.own_ray import OwnRay
 from rayplane.control_plane.cluster.victims import NAMESPACE, called, victims
 from rayplane.control_plane.cluster.weather import OF_MACHINES, OF_NETWORK, OfMachines, Weather, after, told_of, without
 from rayplane.control_plane.faults import injector
@@ -68,6 +68,7 @@ class LiveInjector:
         self._rng = rng
         self._weather: Weather = ()
         """What holds now."""
+        self._ray = OwnRay(admin)
         self._telling = asyncio.Lock()
         self._floods: dict[Fault, list[asyncio.Task[None]]] = {}
         """They end with this process at the latest, as does who tells of the weather."""
@@ -105,11 +106,11 @@ class LiveInjector:
     def _refused_to_ray(self, fault: Fault) -> str:
         if self._in_one_process:
             return f"{as_step(fault)}: without Ray there is none; use --host ray"
-        if not self._admin.state.host.get("owned"):
+        if not self._ray.is_here:
             return f"{as_step(fault)}: only on the machine where `rayplane up` has started Ray"
-        if isinstance(fault, Stop | Continue):
+        if isinstance(fault, Kill | Stop | Continue):
             return ""
-        return f"{as_step(fault)}: nobody would bring it back; it can be stopped for a while"
+        return f"{as_step(fault)}: Ray's own processes can be killed, and stopped for a while"
 
     async def begin(self, fault: Fault) -> tuple[str, ...]:
         return tuple(name for name, _ in await self.strike(fault))
@@ -163,25 +164,16 @@ class LiveInjector:
 
     async def _signal(self, name: str, signal: str) -> int:
         if name in RAY:
-            return self._signal_ray(name, signal)
+            return await self._ray.signal(name, signal)
         request = pb.KillRequest(name=name, signal=signal)
+        pid = self._process(name) if name == SUPERVISOR and not self._in_one_process else 0
         try:
             answer = await self._admin.supervisor.Kill(request, timeout=KILL_TIMEOUT_S)
         except RpcError as e:
             if name == SUPERVISOR and e.code in (Code.UNAVAILABLE, Code.CANCELLED):
-                return 0  # it died of it, before it could say so
+                return pid  # it died of it, before it could say so
             raise
         return 0 if self._in_one_process else int(answer.pid)
-
-    def _signal_ray(self, name: str, signal: str) -> int:
-        try:
-            pid = ray_cluster.process(self._admin.state.host, name)
-        except ClusterError:
-            if signal == "CONT":
-                return 0  # what has ended stands still no more
-            raise
-        processes.send(pid, Signals[f"SIG{signal}"])
-        return pid
 
     def _fill(self, name: str) -> int:
         pid = self._process(name)

@@ -52,8 +52,11 @@ T = TypeVar("T")
 _SLICES = 10
 # The worst servers that a new connection is tried with, by how many waits it still has before it.
 _TRIED = (Health.UNREACHABLE, Health.UNREADY, Health.DOUBTED)
-# A peer whose machine is gone sends nothing more: the kernel finds out (tcp(7)), within about half a minute.
-_KEEPALIVE = (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 4))
+# A peer whose machine is gone sends nothing more: the kernel finds out (tcp(7)). A client may be far away and asleep.
+# Servers are near, and their kernels answer however busy they are: what was sent, or a question where nothing was, is
+# acknowledged within some seconds by a machine that is there.
+_OF_CLIENTS = (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 4))
+_OF_SERVERS = (("TCP_KEEPIDLE", 2), ("TCP_KEEPINTVL", 1), ("TCP_KEEPCNT", 4), ("TCP_USER_TIMEOUT", 6000))
 
 FindBackends = Callable[[], Awaitable[Sequence[str]]]
 
@@ -281,8 +284,8 @@ class LoadBalancer:
         self._connections[task] = address
         self._feed(Opened(address))
         try:
-            for end in (writer, upstream_writer):
-                _keep_alive(end)
+            _keep_alive(writer, _OF_CLIENTS)
+            _keep_alive(upstream_writer, _OF_SERVERS)
             await _splice(reader, writer, upstream_reader, upstream_writer, self._config.untaken_s)
         finally:
             upstream_writer.transport.abort()
@@ -360,12 +363,12 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, unta
         writer.write_eof()
 
 
-def _keep_alive(writer: asyncio.StreamWriter) -> None:
+def _keep_alive(writer: asyncio.StreamWriter, options: Sequence[tuple[str, int]]) -> None:
     end = writer.get_extra_info("socket")
     if end is None:
         return
     end.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in _KEEPALIVE:
+    for name, value in options:
         if hasattr(socket, name):
             end.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 

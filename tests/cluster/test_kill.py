@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 import pytest
 
+from rayplane.control_plane.cli import chaos as commands
 from rayplane.control_plane.cluster import chaos, processes, victims
 from rayplane.control_plane.cluster.config import PROCESS, RAY
 from rayplane.control_plane.cluster.errors import ClusterError
@@ -69,6 +70,23 @@ async def test_a_leader_is_killed_while_etcd_and_a_member_hang(monkeypatch: pyte
     admin: Any = StandIn({"member-1": _says(1, 2), "member-2": _says(2, 2)})
     assert await asyncio.wait_for(leader_killed(admin), 5) == [("member-2", 7)]
     assert admin.killed == ["member-2"]
+
+
+async def test_a_supervisor_that_dies_before_it_can_answer_is_told_with_its_process(tmp_path: Path) -> None:
+    class Dying(StandIn):
+        async def Kill(self, request: Any, *, timeout: float) -> Any:
+            raise RpcError(grpc.StatusCode.UNAVAILABLE, "the connection ended")
+
+    admin: Any = Dying({})
+    admin.state.topology = Topology((Instance("supervisor", Role.SUPERVISOR, Machine()),))
+    admin.directory = SimpleNamespace(path=tmp_path)
+    processes.write(tmp_path / "data" / "supervisor")
+    fault = Kill(Target(name="supervisor"))
+    [hit] = await chaos.LiveInjector(admin, random.Random(1)).inflict(fault, ["supervisor"])
+    assert hit == ("supervisor", os.getpid())
+    assert commands._struck(fault, *hit, alone=True) == f"supervisor (process {os.getpid()}) got SIGKILL"
+    assert commands._struck(fault, "supervisor", 0, alone=True) == "supervisor got SIGKILL"
+    assert "shares the process" in commands._struck(fault, "supervisor", 0, alone=False)
 
 
 async def test_when_nobody_leads_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

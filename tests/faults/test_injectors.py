@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from rayplane.control_plane.cluster import own_ray, processes
 from rayplane.control_plane.cluster.chaos import LiveInjector
 from rayplane.control_plane.cluster.config import PROCESS, RAY, ClusterConfig
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
@@ -480,12 +481,46 @@ def test_a_process_of_ray_stands_still_for_a_while(name: str) -> None:
         asyncio.run(injector.end(Stop(target, 5.0), hit))
         os.waitid(os.P_PID, process.pid, os.WCONTINUED)
         process.stdin.close()
-    assert hit == (name,) and "stopped for a while" in injector.refusal(Kill(target))
+    assert hit == (name,) and not injector.refusal(Kill(target)) and injector.refusal(Reset(target))
     with pytest.raises(ClusterError, match=name):
         asyncio.run(injector.begin(Stop(target)))
     asyncio.run(injector.end(Stop(target), hit))
     admin.state.host = {"owned": False}
     assert "has started Ray" in injector.refusal(Stop(target))
+
+
+@pytest.mark.processes
+async def test_who_kills_a_process_of_ray_brings_back_what_ended_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    admin: Any = Admin(RAY)
+    admin.directory = "directory"
+    back = SimpleNamespace(config=admin.state.config, host={"owned": True, "pid": 0})
+    asked: list[Any] = []
+
+    async def bring_up(config: Any, directory: Any) -> Any:
+        asked.append((config, directory, processes.is_alive(own.pid)))
+        if len(asked) > 1:
+            raise ClusterError("no port is free")
+        return back
+
+    monkeypatch.setattr(own_ray, "ENDS_S", 0.0)
+    ray = own_ray.OwnRay(admin, bring_up)
+    for number in range(2):
+        # `ray start` stands for itself, and would end by itself.
+        sleeping = "import os, sys; os.close(1); sys.stdin.read()"
+        words = ["gcs_server", "-c", sleeping, "/tmp/rayplane-x"]
+        with subprocess.Popen(
+            words, executable=sys.executable, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+        ) as own:
+            assert own.stdout is not None
+            own.stdout.read()
+            target = back if number else admin.state
+            target.host = {"owned": True, "pid": own.pid, "dir": "/tmp/rayplane-x"}
+            if number:
+                with pytest.raises(ClusterError, match="ended with Ray's gcs; `rayplane up` goes on.*no port is free"):
+                    await ray.signal("gcs", "KILL")
+            else:
+                assert await ray.signal("gcs", "KILL") == own.pid
+    assert asked == [(admin.state.config, "directory", False)] * 2
 
 
 # Processes of members

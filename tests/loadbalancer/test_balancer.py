@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -12,6 +13,7 @@ import pytest_asyncio
 from rayplane.control_plane.loadbalancer import LoadBalancer, LoadBalancerConfig
 from rayplane.control_plane.loadbalancer.backends import Health
 from rayplane.control_plane.rpc.gate import GateLimits
+from rayplane.control_plane.rpc.sockets import SystemSockets
 from rayplane.control_plane.tasks import cancel_and_wait
 
 
@@ -309,6 +311,30 @@ async def test_checks_that_fail_end_no_connection(backends: list[Backend]) -> No
         writer.write(b"second")
         writer.write_eof()
         assert await asyncio.wait_for(reader.read(), 10) == b"a:first,second"
+    await balancer.stop()
+
+
+async def test_a_server_whose_machine_is_gone_is_noticed_by_its_connections_within_seconds(
+    backends: list[Backend],
+) -> None:
+    """No packet tells of it: what the kernel is asked for is what a client has to wait."""
+    opened: list[socket.socket] = []
+
+    class Kept(SystemSockets):
+        async def connect(self, *args: Any, **more: Any) -> Any:
+            transport, protocol = await super().connect(*args, **more)
+            opened.append(transport.get_extra_info("socket"))
+            return transport, protocol
+
+    config = LoadBalancerConfig(backends=tuple(b.address for b in backends))
+    balancer = LoadBalancer(config, sockets=Kept())
+    await balancer.start()
+    checks = len(opened)
+    async with held(balancer):
+        [carried] = opened[checks:]
+        asked = [carried.getsockopt(socket.IPPROTO_TCP, getattr(socket, f"TCP_KEEP{x}")) for x in ("IDLE", "INTVL", "CNT")]
+        assert carried.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) and asked[0] + asked[1] * asked[2] <= 6
+        assert carried.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 6000, "of bytes that were sent"
     await balancer.stop()
 
 
