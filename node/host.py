@@ -247,7 +247,6 @@ class NodeHost:
 
     def _shared(self) -> Shared:
         tokens = TokenManager(self.client, self.env.rng)
-        writes = AccountWrites(self.client, tokens)
         return Shared(
             client=self.client,
             env=self.env,
@@ -262,7 +261,7 @@ class NodeHost:
             objects=self._objects,
             tokens=tokens,
             certificates=PodCertificates(self.client, self.env.clock, self.env.rng),
-            stages=PlayerParts(self._stages, writes, self.env, self._events, self._tasks),
+            stages=PlayerParts(self._stages, AccountWrites(self.client, tokens), self.env, self._events, self._tasks),
             simulated=self._simulated,
             volumes=self._volumes,
             files=self.pod_files,

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 OFF_HERE = "network policy is off on its host"
 BEYOND = f"more than {disturbance.TOGETHER_MAX} pairs of addresses on its host"
 
+
 class PodRules:
     """The rules of one host. `isolated`: the runtime whose pods have networks of their own; None for none.
 

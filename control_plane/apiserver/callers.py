@@ -10,5 +10,5 @@ OBJECTS = each(EVERYONE, "Get", "List", "ListStream", "Create", "Update", "Patch
 )
 DISCOVERY = each(EVERYONE, "Endpoints")
 PODS = each(EVERYONE, "Logs", "Exec", "Attach", "PortForward")
-CHAOS = each(EVERYONE, "Targets", "Begin", "End", "List", "Heal")
+CHAOS = each(EVERYONE, "Targets", "Begin", "End", "List", "Heal", "Run")
 AGGREGATION = each(EVERYONE, "Purge", "Collect", "Read", "Patch")

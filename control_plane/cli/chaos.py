@@ -1,9 +1,10 @@
 """Commands that break things on purpose."""
 
+import contextlib
 import random
 from datetime import UTC
 from enum import StrEnum
-from json import dumps
+from json import dumps, loads
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +22,7 @@ from rayplane.control_plane.faults.form import COMMAND, as_command, parse_fault,
 from rayplane.control_plane.faults.injector import hold
 from rayplane.control_plane.faults.reading import FormError
 from rayplane.control_plane.faults.vocabulary import OBJECTS, RAY, TARGETS, Continue, Kill, Stop, Target
+from rayplane.control_plane.rpc import Stub
 from rayplane.proto.rayplane.v1 import chaos_pb2
 from rayplane.storage.env import SystemClock
 
@@ -109,8 +111,9 @@ def _struck(fault: Any, victim: str, pid: int, *, alone: bool) -> str:
     if not alone:
         return f"{victim} was killed; it shares the process of all actors, which goes on"
     hit = f"{victim} (process {pid})" if pid else victim
-    end = "; every actor ended with it, and is up again from its data" if victim in RAY and isinstance(fault, Kill) else ""
-    return f"{hit} got SIG{SIGNALS[type(fault)]}{end}"
+    got = f"{hit} got SIG{SIGNALS[type(fault)]}"
+    took_all = victim in RAY and isinstance(fault, Kill)
+    return f"{got}; every actor ended with it, and is up again from its data" if took_all else got
 
 
 def inject(
@@ -179,10 +182,14 @@ def run_scenario(
     junit: Told = None,
     html: Told = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave what the scenario makes.")] = False,
+    inside: Annotated[bool, typer.Option("--inside", help="Let the cluster carry it out, over gRPC.")] = False,
     name: Name = "default",
     state: State = None,
 ) -> None:
-    """Put the running cluster to a trial: its faults are healed in the end, and a verdict says what held."""
+    """Put the running cluster to a trial: its faults are healed in the end, and a verdict says what held.
+
+    With --inside its supervisor does, as for any caller of rayplane.v1.Chaos/Run with the right to create trials.
+    """
     from rayplane.control_plane.cluster import scenario
     from rayplane.control_plane.cluster.trial import report
     from rayplane.control_plane.cluster.trial.trial import Trial, heal
@@ -191,6 +198,11 @@ def run_scenario(
         found = scenario.parse(file.read_bytes(), str(file))
     except OSError as e:
         raise UsageError(f"cannot read {file}: {e.strerror}") from e
+    if inside:
+        if load or junit or html:
+            raise UsageError("--inside: the cluster loads no files, and tells the verdict as table and JSON only")
+        _run_inside(state_dir(name, state), file.read_text(), found.seed if seed is None else seed, json, keep=keep)
+        return
     checks = report.checks_in(load) if load is not None else ()
     chosen = found.seed if seed is None else seed
 
@@ -205,6 +217,28 @@ def run_scenario(
         _plain(line)
     report.write(verdict, {report.JSON: json, report.JUNIT: junit, report.HTML: html})
     if not verdict.ok:
+        raise typer.Exit(1)
+
+
+def _run_inside(directory: StateDir, scenario: str, seed: int, target: Path | None, *, keep: bool) -> None:
+    request = chaos_pb2.TrialRequest(scenario=scenario, seed=seed, keep=keep)
+
+    async def call() -> str:
+        verdict = ""
+        async with access(directory) as admin:
+            server = admin.network.channel(admin.api.endpoints.pick())
+            chaos = Stub(server, chaos_pb2.DESCRIPTOR.services_by_name["Chaos"])
+            async with contextlib.aclosing(chaos.Run(request)) as told:
+                async for one in told:
+                    verdict = one.verdict or verdict
+                    if one.event:
+                        _plain(one.event)
+        return verdict
+
+    verdict = run(call())
+    if target is not None:
+        target.write_text(verdict)
+    if not verdict or loads(verdict)["verdict"] != "ok":
         raise typer.Exit(1)
 
 

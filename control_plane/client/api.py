@@ -118,10 +118,12 @@ class ApiClient:
         made._may_write, made._claim = may_write, claim
         return made
 
-    def acting(self, user: str) -> "ApiClient":
+    def acting(self, user: str, groups: Sequence[str] = ()) -> "ApiClient":
         """The same client, whose calls are made as another user, as far as the caller may."""
         made = copy.copy(self)
         made._metadata = {**self._metadata, "impersonate-user": user}
+        if groups:
+            made._metadata["impersonate-group"] = ",".join(groups)
         return made
 
     def bearing(self, token: str) -> "ApiClient":

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -35,6 +35,8 @@ class Access:
     supervisor: Any
     faults: Any
     """Its standing faults."""
+    shown: Callable[[], Credentials]
+    """The certificate, to be shown over HTTPS too."""
 
 
 @contextlib.asynccontextmanager
@@ -70,6 +72,7 @@ def _access(directory: StateDir, state: ClusterState, network: Network) -> Acces
         api=ApiClient(network, state.topology.endpoints(Role.APISERVER, "grpc"), discovery=[supervisor]),
         supervisor=Stub(network.channel(supervisor), pb.DESCRIPTOR.services_by_name["Supervisor"]),
         faults=Stub(network.channel(supervisor), chaos_pb2.DESCRIPTOR.services_by_name["Faults"]),
+        shown=lambda: Credentials.read(directory.admin),
     )
 
 

@@ -10,6 +10,6 @@ SUPERVISOR = {
     **each(Callers.of(users=(CONTROLLER_MANAGER,)), "Sign"),
 }
 #: API servers have asked RBAC first.
-FAULTS = each(Callers.of(groups=(API_SERVERS, MASTERS)), "Targets", "Begin", "End", "List", "Heal")
+FAULTS = each(Callers.of(groups=(API_SERVERS, MASTERS)), "Targets", "Begin", "End", "List", "Heal", "Run")
 # As from API servers: whom they cannot tell any more, since all have other addresses, asks here.
 DISCOVERY = each(EVERYONE, "Endpoints")

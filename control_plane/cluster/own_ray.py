@@ -72,4 +72,5 @@ class OwnRay:
         try:
             self._again = await self._bring_up(self._state.config, self._admin.directory)
         except ClusterError as e:
-            raise ClusterError(f"every actor ended with Ray's {name}; `rayplane up` goes on from their data: {e}") from e
+            left = f"every actor ended with Ray's {name}; `rayplane up` goes on from their data"
+            raise ClusterError(f"{left}: {e}") from e

@@ -14,6 +14,7 @@ from rayplane.control_plane.cluster.patience import Patience, slowdown, stretche
 from rayplane.control_plane.cluster.state import StateDir
 from rayplane.control_plane.cluster.topology import Role
 from rayplane.control_plane.rpc import RpcError
+from rayplane.control_plane.rpc.tls import Credentials
 
 POLL_S = 0.05
 # On an idle machine; on a busy one a call gets as many times more as the machine is slower, up to a limit.
@@ -126,7 +127,7 @@ async def _default_account(admin: Access) -> Check:
 
 async def _front_door(admin: Access, directory: StateDir, limit: float) -> list[Check]:
     """Every API server's HTTPS port, and the load balancer's."""
-    context, topology = client_ssl(directory), admin.state.topology
+    context, topology = client_ssl(admin.shown()), admin.state.topology
     found = [*topology.endpoints(Role.APISERVER, "https"), *topology.endpoints(Role.LOAD_BALANCER, "https")]
     answers = await asyncio.gather(*(ask_ready(context, e, limit) for e in found))
     return [Check(f"https://{e}", missing, done=not missing) for e, missing in zip(found, answers, strict=True)]
@@ -150,8 +151,8 @@ async def ask_ready(context: ssl.SSLContext, endpoint: str, limit: float) -> str
     return "" if code == [b"200"] else f"answers {b''.join(code).decode(errors='replace')}"
 
 
-def client_ssl(directory: StateDir) -> ssl.SSLContext:
-    """A context that trusts the cluster and shows the administrator's certificate."""
-    context = ssl.create_default_context(cafile=str(directory.admin / "ca.crt"))
-    context.load_cert_chain(directory.admin / "tls.crt", directory.admin / "tls.key")
+def client_ssl(shown: Credentials) -> ssl.SSLContext:
+    """A context that trusts the cluster and shows a certificate."""
+    context = ssl.create_default_context(cadata=shown.ca.decode())
+    shown.load(context)
     return context

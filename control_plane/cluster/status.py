@@ -107,7 +107,7 @@ async def measure(admin: Access) -> Facts:
         return [r for r in rows if r.facts.role == role.value]
 
     servers = of(Role.APISERVER)
-    context = client_ssl(admin.directory)
+    context = client_ssl(admin.shown())
     members, probes, faces, front, leads, nodes = await asyncio.gather(
         asyncio.gather(*(_member(admin, r, limit) for r in of(Role.MEMBER))),
         asyncio.gather(*(_probe(admin, r, limit) for r in servers)),

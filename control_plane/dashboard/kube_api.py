@@ -11,6 +11,7 @@ from rayplane.control_plane.cluster.readiness import client_ssl
 from rayplane.control_plane.cluster.state import StateDir
 from rayplane.control_plane.cluster.topology import Role
 from rayplane.control_plane.rpc import reverse_proxy, subprotocols
+from rayplane.control_plane.rpc.tls import Credentials
 from rayplane.control_plane.streams.wires import wants_websocket
 
 CONNECT_S = 5.0
@@ -99,4 +100,4 @@ class KubeApi:
     def _context(self, *, bare: bool) -> ssl.SSLContext:
         if bare:
             return ssl.create_default_context(cafile=str(self._directory.admin / "ca.crt"))
-        return client_ssl(self._directory)
+        return client_ssl(Credentials.read(self._directory.admin))

@@ -32,8 +32,8 @@ def render_status(
 ) -> dict[str, Any]:
     """The whole status. Conditions which are not the kubelet's are taken over from `pod`.
 
-    `stamp`: now, for conditions whose status changes; the machine remembers when each last did. `undisturbed`: why the pod loses no
-    packets that experiments want it to lose.
+    `stamp`: now, for conditions whose status changes; the machine remembers when each last did. `undisturbed`: why the
+    pod loses no packets that experiments want it to lose.
     """
     status: dict[str, Any] = {
         "phase": machine.phase,

@@ -85,7 +85,7 @@ class Job:
 
     def _load(self, admin: Access) -> Load:
         found = endpoints(self._first.state, admin.state)
-        return Load(found["ingress"], found["apiserver"], client_ssl(self._first.state), admin.etcd)
+        return Load(found["ingress"], found["apiserver"], client_ssl(admin.shown()), admin.etcd)
 
     async def _node_of_db(self, admin: Access) -> str:
         return str((await admin.api.get("pods", "db-0", "default"))["spec"]["nodeName"])

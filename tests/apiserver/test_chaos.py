@@ -1,5 +1,6 @@
 """Chaos over gRPC: who RBAC lets begin and end faults, what the supervisor is told, what the audit log holds."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -27,6 +28,7 @@ class Supervisor:
     def __init__(self) -> None:
         self.asked: list[Any] = []
         self.error: RpcError | None = None
+        self.ended = asyncio.Event()
 
     async def Begin(self, request: pb.BeginRequest, _: Context) -> pb.ActiveFault:
         return self._answer(request, pb.ActiveFault(id="7", fault=request.fault, by=request.by))
@@ -39,6 +41,16 @@ class Supervisor:
 
     async def Heal(self, request: pb.HealRequest, _: Context) -> pb.HealResponse:
         return self._answer(request, pb.HealResponse())
+
+    async def Run(self, request: pb.TrialRequest, _: Context) -> AsyncIterator[pb.TrialResponse]:
+        self._answer(request, None)
+        try:
+            yield pb.TrialResponse(event="it begins")
+            if request.keep:
+                await asyncio.Event().wait()
+            yield pb.TrialResponse(verdict="{}")
+        finally:
+            self.ended.set()
 
     def _answer(self, request: Any, answer: Any) -> Any:
         self.asked.append(request)
@@ -80,12 +92,15 @@ class Chaos:
         binding = {**named, "roleRef": role, "subjects": [subject]}
         await api.create("clusterrolebindings.rbac.authorization.k8s.io", binding)
 
-    async def recorded(self) -> list[dict[str, Any]]:
-        """What the audit log holds of faults when the server has stopped."""
+    def run(self, request: pb.TrialRequest, *, user: str) -> Any:
+        return self._stub.Run(request, metadata={"impersonate-user": user, "impersonate-group": "devs"})
+
+    async def recorded(self, resource: str = "faults") -> list[dict[str, Any]]:
+        """What the audit log holds of faults, or of trials, when the server has stopped."""
         await self.stack.servers[0].stop()
         events = [json.loads(line) for line in (self._directory / "audit.log").read_bytes().splitlines()]
         found = [e for e in events if e["stage"] == "ResponseComplete"]
-        return [e for e in found if e.get("objectRef", {}).get("resource") == "faults"]
+        return [e for e in found if e.get("objectRef", {}).get("resource") == resource]
 
 
 @pytest_asyncio.fixture
@@ -150,6 +165,38 @@ async def test_calls_are_in_the_audit_log(chaos: Chaos) -> None:
 async def test_what_the_supervisor_refuses_is_refused_for_the_same_reason(chaos: Chaos, code: Code, told: str) -> None:
     chaos.supervisor.error = RpcError(code, "not so")
     assert (await chaos.refused("End", pb.EndRequest(id="7")))[0] == told
+
+
+async def test_a_trial_tells_how_it_goes_to_whom_may_have_one_and_is_in_the_audit_log(chaos: Chaos) -> None:
+    request = pb.TrialRequest(scenario="steps: []", by="somebody else", groups=["system:masters"])
+    await chaos.grant("jane", ["create"], resources=["trials"])
+    await chaos.grant("joe", ["*"])
+    with pytest.raises(RpcError) as refused:
+        _ = [one async for one in chaos.run(request, user="joe")]
+    assert refused.value.code is Code.PERMISSION_DENIED and 'cannot create resource "trials"' in refused.value.message
+    assert not chaos.supervisor.asked
+    assert [one.event or one.verdict async for one in chaos.run(request, user="jane")] == ["it begins", "{}"]
+    [asked] = chaos.supervisor.asked
+    assert (asked.by, [*asked.groups]) == ("jane", ["devs", "system:authenticated"])
+    chaos.supervisor.error = RpcError(Code.FAILED_PRECONDITION, "another trial goes on")
+    with pytest.raises(RpcError) as second:
+        _ = [one async for one in chaos.run(request, user="jane")]
+    assert (second.value.code, second.value.message) == (Code.ABORTED, "another trial goes on")
+    done = await chaos.recorded("trials")
+    assert [(one["impersonatedUser"]["username"], one["responseStatus"]["code"]) for one in done] == [
+        ("joe", 403),
+        ("jane", 201),
+        ("jane", 409),
+    ]
+
+
+async def test_who_gives_a_trial_up_ends_it(chaos: Chaos) -> None:
+    await chaos.grant("jane", ["create"], resources=["trials"])
+    told = chaos.run(pb.TrialRequest(scenario="steps: []", keep=True), user="jane")
+    assert (await anext(told)).event == "it begins"
+    assert not chaos.supervisor.ended.is_set()
+    await told.aclose()
+    await asyncio.wait_for(chaos.supervisor.ended.wait(), 60)
 
 
 async def test_a_supervisor_that_is_away_is_said_to_be(chaos: Chaos) -> None:

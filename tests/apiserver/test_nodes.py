@@ -8,8 +8,9 @@ import pytest
 import pytest_asyncio
 
 from rayplane.control_plane.api import errors
-from rayplane.control_plane.api.authorization.node_identity import host_identity
+from rayplane.control_plane.api.authorization.node_identity import host_identity, server_name
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.node_annotations import HEARTBEAT, HOST_ADDRESS, VOLUME_CAPACITY
 from rayplane.control_plane.apiserver.requests import SYSTEM, DeleteOptions, ListOptions, Target, User, WriteOptions
 from rayplane.control_plane.client import ApiClient, Informer, ops
 from tests.apiserver.conftest import Stack
@@ -421,6 +422,34 @@ async def test_the_host_of_several_nodes_is_each_of_them(furnished: Stack) -> No
     await pods.synced()
     assert sorted(o["metadata"]["name"] for o in pods.list()) == ["one", "two"]
     await pods.stop()
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_kubelet_says_where_it_is_and_what_it_holds_of_itself_alone(furnished: Stack) -> None:
+    """A node that joined has the rights of a kubelet; the cluster's own hosts are believed."""
+    joined, ours = kubelet(furnished), host(furnished, "n1")
+
+    async def noted(client: ApiClient, **notes: str | None) -> None:
+        known = {"host": HOST_ADDRESS, "lease": HEARTBEAT, "volumes": VOLUME_CAPACITY}
+        annotations = {known[key]: value for key, value in notes.items()}
+        await client.patch("nodes", "n1", "", {"metadata": {"annotations": annotations}})
+
+    own = f"{server_name('n1')}@192.0.2.1:10250"
+    await noted(joined, host=own, lease="n1", volumes="0")
+    for notes, refusal in (
+        ({"host": "192.0.2.1:10250"}, "is not allowed to be reached as another than"),
+        ({"host": f"{server_name('n2')}@192.0.2.1:10250"}, "is not allowed to be reached as another than"),
+        ({"lease": "n2"}, 'is not allowed to live by the Lease of node "n2"'),
+        ({"volumes": "1Gi"}, "is not allowed to have volumes"),
+    ):
+        with pytest.raises(errors.Forbidden, match=f'node "?n1"? {refusal}'):
+            await noted(joined, **notes)
+    await noted(joined, host=None, lease=None)
+    await noted(ours, host="192.0.2.1:10250", volumes="1Gi")
+    # What it is by now stays, whoever writes next.
+    await noted(joined, host="192.0.2.1:10250")
+    with pytest.raises(errors.Forbidden, match="by the Lease of node"):
+        await noted(ours, lease="n2")
 
 
 @pytest.mark.asyncio(loop_scope="module")

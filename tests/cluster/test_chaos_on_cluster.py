@@ -1,5 +1,7 @@
 """Faults of a real cluster: begun over gRPC they outlive the supervisor, and end; experiments on pods are made."""
 
+import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -43,6 +45,32 @@ async def experiment(c: Cluster) -> None:
     await c.pods_ready(2, "app=web")
 
 
+async def trial(chaos: Any) -> None:
+    """In the supervisor, one at a time; whoever has enough of it ends it, and the next one finds all healed."""
+    spares = pb.TrialRequest(scenario="steps: [{kill: supervisor}]")
+    with pytest.raises(RpcError, match="would end with it") as refused:
+        _ = [one async for one in chaos.Run(spares)]
+    assert refused.value.code is Code.INVALID_ARGUMENT
+    partition = "{partition: {hosts: [[scheduler-0]], for: 1h}}"
+    first = chaos.Run(pb.TrialRequest(scenario=f"steps: [{partition}]"))
+    while "partition" not in (await anext(first)).event:
+        pass
+    with pytest.raises(RpcError, match="another trial") as second:
+        _ = [one async for one in chaos.Run(pb.TrialRequest(scenario="steps: [{sleep: 1s}]"))]
+    assert second.value.code is Code.ABORTED
+    await first.aclose()
+    while True:
+        try:
+            told = [one async for one in chaos.Run(pb.TrialRequest(scenario="steps: [{sleep: 10ms}]", seed=7))]
+            break
+        except RpcError as e:
+            assert "another trial" in e.message, "the first heals what it broke"
+            await asyncio.sleep(0.1)
+    verdict = json.loads(told[-1].verdict)
+    assert (verdict["verdict"], verdict["seed"]) == ("ok", 7), verdict
+    assert any(one.event.startswith("ok: ") for one in told)
+
+
 async def test_faults_outlive_the_supervisor_that_began_them_and_experiments_are_made() -> None:
     async with cluster(members=1, apiservers=1, schedulers=1, controllers=1, nodes=1) as c:
         [address] = c.topology.endpoints(Role.APISERVER, "grpc")
@@ -71,3 +99,5 @@ async def test_faults_outlive_the_supervisor_that_began_them_and_experiments_are
         await chaos.End(pb.EndRequest(id=begun.id))
         assert not parted(c) and not (await chaos.List(pb.ListFaultsRequest())).faults
         await experiment(c)
+        await trial(chaos)
+        assert not parted(c)

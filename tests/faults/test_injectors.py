@@ -490,37 +490,33 @@ def test_a_process_of_ray_stands_still_for_a_while(name: str) -> None:
 
 
 @pytest.mark.processes
-async def test_who_kills_a_process_of_ray_brings_back_what_ended_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("why", ["", "no port is free"])
+def test_who_kills_a_process_of_ray_brings_back_what_ended_with_it(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
     admin: Any = Admin(RAY)
     admin.directory = "directory"
-    back = SimpleNamespace(config=admin.state.config, host={"owned": True, "pid": 0})
     asked: list[Any] = []
 
     async def bring_up(config: Any, directory: Any) -> Any:
         asked.append((config, directory, processes.is_alive(own.pid)))
-        if len(asked) > 1:
-            raise ClusterError("no port is free")
-        return back
+        if why:
+            raise ClusterError(why)
 
+    # What stands for all of Ray here does not end by itself.
     monkeypatch.setattr(own_ray, "ENDS_S", 0.0)
-    ray = own_ray.OwnRay(admin, bring_up)
-    for number in range(2):
-        # `ray start` stands for itself, and would end by itself.
-        sleeping = "import os, sys; os.close(1); sys.stdin.read()"
-        words = ["gcs_server", "-c", sleeping, "/tmp/rayplane-x"]
-        with subprocess.Popen(
-            words, executable=sys.executable, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
-        ) as own:
-            assert own.stdout is not None
-            own.stdout.read()
-            target = back if number else admin.state
-            target.host = {"owned": True, "pid": own.pid, "dir": "/tmp/rayplane-x"}
-            if number:
-                with pytest.raises(ClusterError, match="ended with Ray's gcs; `rayplane up` goes on.*no port is free"):
-                    await ray.signal("gcs", "KILL")
-            else:
-                assert await ray.signal("gcs", "KILL") == own.pid
-    assert asked == [(admin.state.config, "directory", False)] * 2
+    words = ["gcs_server", "-c", "import os, sys; os.close(1); sys.stdin.read()", "/tmp/rayplane-x"]
+    with subprocess.Popen(
+        words, executable=sys.executable, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    ) as own:
+        assert own.stdout is not None
+        own.stdout.read()
+        admin.state.host = {"owned": True, "pid": own.pid, "dir": "/tmp/rayplane-x"}
+        killing = own_ray.OwnRay(admin, bring_up).signal("gcs", "KILL")
+        if why:
+            with pytest.raises(ClusterError, match=f"Ray's gcs; `rayplane up` goes on from their data: {why}"):
+                asyncio.run(killing)
+        else:
+            assert asyncio.run(killing) == own.pid
+    assert asked == [(admin.state.config, "directory", False)]
 
 
 # Processes of members

@@ -332,7 +332,9 @@ async def test_a_server_whose_machine_is_gone_is_noticed_by_its_connections_with
     checks = len(opened)
     async with held(balancer):
         [carried] = opened[checks:]
-        asked = [carried.getsockopt(socket.IPPROTO_TCP, getattr(socket, f"TCP_KEEP{x}")) for x in ("IDLE", "INTVL", "CNT")]
+        asked = [
+            carried.getsockopt(socket.IPPROTO_TCP, getattr(socket, f"TCP_KEEP{x}")) for x in ("IDLE", "INTVL", "CNT")
+        ]
         assert carried.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) and asked[0] + asked[1] * asked[2] <= 6
         assert carried.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 6000, "of bytes that were sent"
     await balancer.stop()

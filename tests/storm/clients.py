@@ -31,7 +31,7 @@ _PASSING = (OSError, EOFError, ssl.SSLError, TimeoutError)
 
 async def deaf(admin: Access, count: int, for_s: float) -> None:
     """Watch everything and read nothing of it."""
-    topology, context = admin.state.topology, client_ssl(admin.directory)
+    topology, context = admin.state.topology, client_ssl(admin.shown())
     ends = [*topology.endpoints(Role.APISERVER, "https"), *topology.endpoints(Role.LOAD_BALANCER, "https")]
     wanted = list(zip(range(count), itertools.cycle(ends), itertools.cycle(WATCHED)))
 

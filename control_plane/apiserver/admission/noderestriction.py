@@ -16,9 +16,11 @@ from rayplane.control_plane.api.authorization.node_identity import (
     VOLUME_RECORDS_NAMESPACE,
     VOLUME_RECORDS_PREFIX,
     nodes_text,
+    server_name,
 )
 from rayplane.control_plane.api.errors import Forbidden, NotFound, quote
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.node_annotations import HEARTBEAT, HOST_ADDRESS, VOLUME_CAPACITY
 from rayplane.control_plane.api.pods.state import MIRROR, is_mirror
 from rayplane.control_plane.apiserver.admission.request import CREATE, DELETE, UPDATE, AdmissionRequest
 from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
@@ -43,6 +45,8 @@ _KUBELET_DOMAINS = ("kubelet.kubernetes.io", "node.kubernetes.io")
 # Callers whose texts are remembered.
 _CALLED_MAX = 1024
 _ADDRESSES = ("podCIDR", "podCIDRs")
+#: Annotations that say where a node's host is, what it holds, and by whose Lease the node lives.
+_BELIEVED = (HOST_ADDRESS, HEARTBEAT, VOLUME_CAPACITY)
 _CLAIM_STATUS = ("capacity", "conditions", "allocatedResourceStatuses", "allocatedResources")
 
 
@@ -200,6 +204,7 @@ class _Check:
         if any((meta.spec(new).get(field) or None) != (meta.spec(old).get(field) or None) for field in _ADDRESSES):
             # With the block of another it would be given the packets of that one's pods.
             _refuse(request, f"node {who} is not allowed to set the addresses of its pods")
+        self._notes(meta.annotations(new), meta.annotations(old), name)
         source = meta.spec(new).get("configSource")
         if request.operation == CREATE:
             if source is not None:
@@ -216,6 +221,20 @@ class _Check:
             _refuse(request, f"node {who} is not allowed to modify taints")
         if forbidden := _forbidden_labels(meta.labels(new), meta.labels(old)):
             _refuse(request, f"is not allowed to modify labels: {', '.join(forbidden)}")
+
+    def _notes(self, new: Mapping[str, str], old: Mapping[str, str], name: str) -> None:
+        """What a host says of its nodes is believed of the cluster's own hosts; a kubelet speaks of itself alone."""
+        request, who = self._request, self._who
+        changed = {key: new.get(key, "") for key in _BELIEVED if new.get(key) != old.get(key)}
+        if (lead := changed.get(HEARTBEAT)) and lead not in self._nodes:
+            _refuse(request, f"node {who} is not allowed to live by the Lease of node {quote(lead)}")
+        if NODE_HOSTS in request.user.groups:
+            return
+        if (told := changed.get(HOST_ADDRESS)) and told.partition("@")[0] != server_name(name):
+            # API servers would show others' hosts to whoever asks for its pods, or bring it volumes.
+            _refuse(request, f"node {who} is not allowed to be reached as another than {quote(server_name(name))}")
+        if changed.get(VOLUME_CAPACITY, "0") not in ("", "0"):
+            _refuse(request, f"node {who} is not allowed to have volumes: its host is none of the cluster's")
 
     def lease(self) -> None:
         request = self._request

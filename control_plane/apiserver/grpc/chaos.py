@@ -1,10 +1,11 @@
 """Service Chaos of `rayplane.v1`: faults of the cluster, for whom RBAC lets begin and end them.
 
-The supervisor carries them out and keeps their ends. Who may is a matter of the resource `faults` of the group
-`chaos.rayplane.io`, which is stored nowhere.
+The supervisor carries them out and keeps their ends. Who may is a matter of the resources `faults` and `trials` of the
+group `chaos.rayplane.io`, which are stored nowhere. What a trial makes and changes its caller must have the right to.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
@@ -22,14 +23,16 @@ from rayplane.control_plane.api.errors import (
     TooManyRequests,
 )
 from rayplane.control_plane.api.machinery.decoding import JSON
+from rayplane.control_plane.apiserver import audit
 from rayplane.control_plane.apiserver.grpc.calls import Calls
+from rayplane.control_plane.apiserver.grpc.errors import rpc_error
 from rayplane.control_plane.apiserver.requests import User
 from rayplane.control_plane.rpc import Context, Network, RpcError, Stub
 from rayplane.control_plane.rpc.errors import Code
 from rayplane.proto.rayplane.v1 import chaos_pb2 as pb
 from rayplane.proto.rayplane.v1 import objects_pb2
 
-GROUP, VERSION, FAULTS = "chaos.rayplane.io", "v1", "faults"
+GROUP, VERSION, FAULTS, TRIALS = "chaos.rayplane.io", "v1", "faults", "trials"
 _SERVICE = pb.DESCRIPTOR.services_by_name["Faults"]
 _TIMEOUT_S = 30.0
 _ERRORS: dict[str, type[ApiError]] = {
@@ -40,6 +43,7 @@ _ERRORS: dict[str, type[ApiError]] = {
     "CANCELLED": ServiceUnavailable,
     "DEADLINE_EXCEEDED": ServiceUnavailable,
 }
+_UNKNOWN = RpcError(Code.UNAVAILABLE, "this server knows no supervisor")
 M = TypeVar("M", bound=Message)
 
 
@@ -74,6 +78,38 @@ class ChaosService:
     async def Heal(self, request: pb.HealRequest, context: Context) -> pb.HealResponse:
         return await self._passed(context, "deletecollection", request, pb.HealResponse)
 
+    async def Run(self, request: pb.TrialRequest, context: Context) -> AsyncIterator[pb.TrialResponse]:
+        calls, ref = self._calls, objects_pb2.ResourceRef(group=GROUP, version=VERSION, resource=TRIALS)
+        try:
+            user, asking = await calls.user(context), _Asking(ref, _json(request))
+            with calls.measured("create", ref, user), calls.audit.follow(user, context, "create", asking) as trail:
+                await calls.registry.authorizer.check_written(user, "create", name="", group=GROUP, resource=TRIALS)
+                request.by = user.name
+                request.groups[:] = user.groups
+                audit.started()
+                async with contextlib.aclosing(self._trial(request)) as told:
+                    async for one in told:
+                        yield one
+                if trail is not None:
+                    trail.end(201)
+        except ApiError as e:
+            raise rpc_error(e) from e
+
+    async def _trial(self, request: pb.TrialRequest) -> AsyncGenerator[pb.TrialResponse, None]:
+        error = _UNKNOWN
+        for address in self._supervisors():
+            stub = Stub(self._network.channel(address), _SERVICE)
+            try:
+                async with contextlib.aclosing(stub.Run(request)) as told:
+                    async for one in told:
+                        yield one
+                return
+            except RpcError as e:
+                error = e
+                if not e.unsent:
+                    break
+        _fail(error, "")
+
     async def _passed(self, context: Context, verb: str, request: Any, answers: type[M], *, name: str = "") -> M:
         """What the supervisor answers, to whom may ask it."""
         calls = self._calls
@@ -95,7 +131,7 @@ class ChaosService:
         return await calls.answered(context, run)
 
     async def _ask(self, method: str, request: Message, name: str) -> Any:
-        error = RpcError(Code.UNAVAILABLE, "this server knows no supervisor")
+        error = _UNKNOWN
         for address in self._supervisors():
             stub = Stub(self._network.channel(address), _SERVICE)
             try:

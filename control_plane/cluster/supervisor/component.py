@@ -28,6 +28,7 @@ from rayplane.control_plane.cluster.supervisor.reconciler import Reconciler
 from rayplane.control_plane.cluster.supervisor.service import DiscoveryService, SupervisorService
 from rayplane.control_plane.cluster.supervisor.signing import CertificateSigning
 from rayplane.control_plane.cluster.supervisor.standing import StandingFaults
+from rayplane.control_plane.cluster.supervisor.trials import Trials
 from rayplane.control_plane.cluster.supervisor.weathering import Weathering, names
 from rayplane.control_plane.cluster.topology import Instance, Role, Topology
 from rayplane.control_plane.component_base.debugging import Debugging
@@ -96,7 +97,9 @@ class Supervisor:
         # What was remembered may say of this one where it was before.
         self._reconciler = Reconciler(clients.recall(spec.topology).replaced(spec.instance), ports)
         signing = CertificateSigning(api, spec.secrets, self._clock.now)
-        striker = LiveInjector(self._own_access(etcd, api), rng, standing=True)
+        access = self._own_access(etcd, api)
+        self._trials = Trials(access)
+        striker = LiveInjector(access, rng, standing=True)
         self._weather = Weathering(host, lambda: names(self.topology), self._expiring)
         self._standing = StandingFaults(striker, Notes(disk, etcd), self._clock, rng, run=spec.topology.run)
         self._autoscaler = self._scales(api, host, disk) if spec.config.autoscales else None
@@ -133,7 +136,7 @@ class Supervisor:
             ),
             Service(
                 chaos_pb2.DESCRIPTOR.services_by_name["Faults"],
-                FaultsService(self._standing, lambda: self.topology),
+                FaultsService(self._standing, self._trials, lambda: self.topology),
                 callers=callers.FAULTS,
             ),
         ]
@@ -142,12 +145,14 @@ class Supervisor:
         )
         self._task = asyncio.get_running_loop().create_task(self._reconciler.run(), name="supervisor")
         self._standing.start()
+        self._trials.start()
         if self._autoscaler is not None:
             self._autoscaler.start()
 
     async def stop(self) -> None:
         if self._autoscaler is not None:
             await self._autoscaler.stop()
+        await self._trials.stop()
         await self._standing.stop()
         await self._weather.stop()
         await cancel_and_wait(self._task)
@@ -177,7 +182,14 @@ class Supervisor:
             api=api,
             supervisor=Stub(channel, pb.DESCRIPTOR.services_by_name["Supervisor"]),
             faults=Stub(channel, chaos_pb2.DESCRIPTOR.services_by_name["Faults"]),
+            shown=self._shown,
         )
+
+    def _shown(self) -> Credentials:
+        """A certificate of its own, made when it is asked for. Raises ClusterError."""
+        if self._spec.secrets is None:
+            raise ClusterError("this cluster has no certificates")
+        return issue(self._spec.secrets.authority, self._spec.instance, self._spec.plan.first_service)
 
     def _expiring(self, name: str, lasts_s: float) -> Credentials:
         """A certificate as an actor has it, which it shows while that is what is broken. Raises ClusterError."""

@@ -1,15 +1,17 @@
-"""The gRPC service `rayplane.v1.Faults`: what can be struck, and the faults that stand.
+"""The gRPC service `rayplane.v1.Faults`: what can be struck, the faults that stand, and trials.
 
 API servers serve the same to their callers as `rayplane.v1.Chaos`.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import AsyncIterator, Callable
 from dataclasses import fields
 from typing import cast
 
 from rayplane.control_plane.cluster.errors import UsageError
 from rayplane.control_plane.cluster.supervisor.notes import Standing
 from rayplane.control_plane.cluster.supervisor.standing import StandingFaults
+from rayplane.control_plane.cluster.supervisor.trials import Trials
 from rayplane.control_plane.cluster.topology import Role, Topology
 from rayplane.control_plane.cluster.victims import ROLES
 from rayplane.control_plane.faults.form import VERBS, as_step, example, parse_fault, word_of
@@ -22,10 +24,11 @@ BY_CHARS_MAX = 512
 
 
 class FaultsService:
-    """The methods, over the standing faults and the topology as it is wanted now."""
+    """The methods, over the standing faults, trials and the topology as it is wanted now."""
 
-    def __init__(self, standing: StandingFaults, topology: Callable[[], Topology]) -> None:
+    def __init__(self, standing: StandingFaults, trials: Trials, topology: Callable[[], Topology]) -> None:
         self._standing = standing
+        self._trials = trials
         self._topology = topology
 
     async def Targets(self, request: pb.TargetsRequest, context: Context) -> pb.TargetsResponse:
@@ -59,6 +62,11 @@ class FaultsService:
     async def Heal(self, request: pb.HealRequest, context: Context) -> pb.HealResponse:
         healed, left = await self._standing.heal()
         return pb.HealResponse(healed=map(_told, healed), left=map(_told, left))
+
+    async def Run(self, request: pb.TrialRequest, context: Context) -> AsyncIterator[pb.TrialResponse]:
+        async with contextlib.aclosing(self._trials.run(request)) as told:
+            async for one in told:
+                yield one
 
 
 def _names(topology: Topology, target: str) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ApiError, NotFound
+from rayplane.control_plane.client import ApiClient
 from rayplane.control_plane.cluster.access import Access
 from rayplane.control_plane.cluster.chaos import LiveInjector
 from rayplane.control_plane.cluster.errors import ClusterError
@@ -170,8 +171,9 @@ class Trial:
         load: Load = Load(),
         breaks: Callable[[Access, random.Random], LiveInjector] = LiveInjector,
         keep: bool = False,
+        acting: ApiClient | None = None,
     ) -> None:
-        """`keep`: what the scenario makes stays."""
+        """`keep`: what the scenario makes stays. `acting`: who makes and changes it; None: who has access."""
         loop = asyncio.get_running_loop()
         began = loop.time()
         rng = random.Random(seed)
@@ -193,16 +195,14 @@ class Trial:
         manifests = [placed(obj) for obj in scenario.workload]
         self._app = AppUser(self._judge.history, manifests, self._now)
         marked = () if keep else (lambda resource, manifest: self._workload.marked(resource, manifest, name),)
-        hands = ApiHands(admin.api, self._judge.history, *marked)
+        hands = ApiHands(acting or admin.api, self._judge.history, *marked)
         self._runner = Runner(self._injector, lambda: unhealthy(admin), rng, self.tell, hands)
         self._hands = hands
         self._writing: list[asyncio.Task[None]] = []
         self._came: set[Timed] = set()
 
     def _new_user(self, name: str, every_s: float) -> ApiUser:
-        return ApiUser(
-            Front(client_ssl(self._admin.directory), self._front_door), self._judge, self._now, name, every_s
-        )
+        return ApiUser(Front(client_ssl(self._admin.shown()), self._front_door), self._judge, self._now, name, every_s)
 
     def _front_door(self) -> str:
         """Where the load balancer was when last looked at."""

@@ -98,3 +98,25 @@ class HealResponse(_message.Message):
     healed: _containers.RepeatedCompositeFieldContainer[ActiveFault]
     left: _containers.RepeatedCompositeFieldContainer[ActiveFault]
     def __init__(self, healed: _Optional[_Iterable[_Union[ActiveFault, _Mapping]]] = ..., left: _Optional[_Iterable[_Union[ActiveFault, _Mapping]]] = ...) -> None: ...
+
+class TrialRequest(_message.Message):
+    __slots__ = ("scenario", "seed", "keep", "by", "groups")
+    SCENARIO_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    KEEP_FIELD_NUMBER: _ClassVar[int]
+    BY_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    scenario: str
+    seed: int
+    keep: bool
+    by: str
+    groups: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, scenario: _Optional[str] = ..., seed: _Optional[int] = ..., keep: _Optional[bool] = ..., by: _Optional[str] = ..., groups: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class TrialResponse(_message.Message):
+    __slots__ = ("event", "verdict")
+    EVENT_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    event: str
+    verdict: str
+    def __init__(self, event: _Optional[str] = ..., verdict: _Optional[str] = ...) -> None: ...

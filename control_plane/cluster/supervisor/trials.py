@@ -1,0 +1,123 @@
+"""Trials that the supervisor puts its own cluster to, for callers of API servers: one at a time, and healed.
+
+A trial lives no longer than its call. What one has left that ended with its supervisor, the next supervisor heals.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections import deque
+from collections.abc import AsyncGenerator
+
+from rayplane.control_plane.api.errors import ApiError
+from rayplane.control_plane.cluster.access import Access
+from rayplane.control_plane.cluster.chaos import LiveInjector
+from rayplane.control_plane.cluster.errors import ClusterError, UsageError
+from rayplane.control_plane.cluster.state import BROKEN, MADE
+from rayplane.control_plane.faults.form import as_step
+from rayplane.control_plane.faults.vocabulary import SUPERVISOR, Cut, Fault, Partition, Target
+from rayplane.control_plane.rpc import RpcError
+from rayplane.control_plane.tasks import cancel_and_wait
+from rayplane.proto.rayplane.v1 import chaos_pb2 as pb
+
+log = logging.getLogger(__name__)
+
+LINES_MAX = 1000
+"""Of what happened and was not taken yet: who reads slowly misses the oldest."""
+HEAL_TRIES, HEAL_AGAIN_S = 60, 5.0
+
+
+class AnotherTrial(ClusterError):
+    """A trial goes on; there is one at a time."""
+
+
+class _FromInside(LiveInjector):
+    """An injector that spares the supervisor, in which the trial runs."""
+
+    def refusal(self, fault: Fault) -> str:
+        target = getattr(fault, "target", Target())
+        match fault:
+            case Partition(groups):
+                named = [host for group in groups for host in group]
+            case Cut(sources, sinks):
+                named = [*sources, *sinks]
+            case _:
+                named = [target.name]
+        if SUPERVISOR in named:
+            return f"{as_step(fault)}: a trial in the supervisor would end with it; use `rayplane chaos run`"
+        return super().refusal(fault)
+
+
+class Trials:
+    """The trials of one cluster. `admin`: the supervisor's own way to all of it."""
+
+    def __init__(self, admin: Access) -> None:
+        self._admin = admin
+        self._goes_on = False
+        self._healing: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Heal what a trial has left that ended without its own end."""
+        if self._is_left():
+            self._healing = asyncio.get_running_loop().create_task(self._heal(), name="healing after a trial")
+
+    async def stop(self) -> None:
+        await cancel_and_wait(self._healing)
+
+    async def run(self, request: pb.TrialRequest) -> AsyncGenerator[pb.TrialResponse, None]:
+        """What happens, line by line, then the verdict. Raises ClusterError. Who stops listening ends the trial."""
+        # With it come the clients of a trial and all that must hold, which a supervisor seldom needs.
+        from rayplane.control_plane.cluster.scenario import parse
+        from rayplane.control_plane.cluster.trial.trial import Trial
+        from rayplane.control_plane.cluster.trial.verdict import table
+
+        scenario = parse(request.scenario.encode(), "the scenario")
+        if any("," in group for group in request.groups):
+            raise UsageError("nobody can act as a group whose name has a comma")
+        if self._goes_on:
+            raise AnotherTrial("another trial goes on: wait for its end")
+        self._goes_on = True
+        lines, news = deque[str](maxlen=LINES_MAX), asyncio.Event()
+
+        def say(line: str) -> None:
+            lines.append(line)
+            news.set()
+
+        seed, acting = request.seed if request.HasField("seed") else scenario.seed, self._admin.api
+        if request.by:
+            acting = acting.acting(request.by, [*request.groups])
+        trial = Trial(self._admin, scenario, seed, say, breaks=_FromInside, keep=request.keep, acting=acting)
+        log.info("%s puts the cluster to the trial %s, seed %d", request.by or "somebody", scenario.name, seed)
+        task = asyncio.ensure_future(trial.run())
+        task.add_done_callback(lambda _: news.set())
+        try:
+            is_over = False
+            while not is_over:
+                await news.wait()
+                news.clear()
+                is_over = task.done()
+                while lines:
+                    yield pb.TrialResponse(event=lines.popleft())
+            verdict = task.result()
+            for line in table(verdict):
+                yield pb.TrialResponse(event=line)
+            yield pb.TrialResponse(verdict=json.dumps(verdict.to_json()))
+        finally:
+            await cancel_and_wait(task)
+            self._goes_on = False
+
+    def _is_left(self) -> bool:
+        return any((self._admin.directory.path / name).exists() for name in (BROKEN, MADE))
+
+    async def _heal(self) -> None:
+        """Not what is of a command's trial that goes on: that one has the lock."""
+        from rayplane.control_plane.cluster.trial.trial import heal
+
+        for _ in range(HEAL_TRIES):
+            await asyncio.sleep(HEAL_AGAIN_S)
+            if not self._is_left():
+                return
+            with contextlib.suppress(ClusterError, ApiError, RpcError):
+                left, failed = await heal(self._admin)
+                log.warning("an earlier trial has left broken: %s; not healed: %s", left, failed)
