@@ -5,7 +5,6 @@ the backend sends waits in its stream's window until the client has taken what c
 """
 
 import asyncio
-import ssl
 from collections import deque
 from collections.abc import AsyncIterator
 
@@ -14,8 +13,9 @@ from multidict import CIMultiDict
 from rayplane.control_plane.rpc.connection_io import ConnectionIO
 from rayplane.control_plane.rpc.http2 import ErrorCode, HeaderBlock, Stream, encode_headers
 from rayplane.control_plane.tasks import cancel_and_wait
+from rayplane.node.ingress.connector import trusting
 from rayplane.node.ingress.http2_front import Exchange
-from rayplane.node.runtime.pod_network import DIRECT
+from rayplane.node.runtime.pod_network import PodNetwork
 
 _Part = HeaderBlock | bytes
 
@@ -85,6 +85,7 @@ async def carry(
     exchange: Exchange,
     body: AsyncIterator[bytes],
     address: tuple[str, int],
+    network: PodNetwork,
     *,
     target: str,
     headers: CIMultiDict[str],
@@ -98,8 +99,8 @@ async def carry(
     """
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(connect_s):
-        sock = await DIRECT.connect(*address)
-        context = _context() if tls else None
+        sock = await network.connect(*address)
+        context = trusting("h2") if tls else None
         name = address[0] if tls else None
         _, upstream = await loop.create_connection(Upstream, sock=sock, ssl=context, server_hostname=name)
     stream = upstream.connection.open()
@@ -154,11 +155,3 @@ def _block(exchange: Exchange, target: str, headers: CIMultiDict[str], *, tls: b
     ]
     fields += [(name.lower().encode(), value.encode()) for name, value in headers.items() if name.lower() != "host"]
     return encode_headers([*fields, (b"te", b"trailers")])
-
-
-def _context() -> ssl.SSLContext:
-    """Who is behind a Service is known by its address, not by a name that a certificate could have."""
-    context = ssl.create_default_context()
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    context.set_alpn_protocols(["h2"])
-    return context

@@ -20,6 +20,7 @@ from rayplane.control_plane.rpc.sockets import BACKLOG, MakeProtocol, serving, s
 from rayplane.node.events import Events
 from rayplane.node.ingress.annotations import GRPC, GRPCS, Options
 from rayplane.node.ingress.certificates import Certificates
+from rayplane.node.ingress.connector import NetworkConnector
 from rayplane.node.ingress.grpc_upstream import UpstreamBroken, carry
 from rayplane.node.ingress.http2_front import CHECK_S, ByProtocol, Exchange, FrontConnection
 from rayplane.node.ingress.hygiene import fault
@@ -27,7 +28,7 @@ from rayplane.node.ingress.passages import Asked, Passage, Refused
 from rayplane.node.ingress.routes import BackendRef, Found, RoutingTable, plain_host
 from rayplane.node.kubelet.sandbox import ObjectLookup
 from rayplane.node.proxy.rules import Endpoint, outside_ip, service_port
-from rayplane.node.runtime.pod_network import DIRECT
+from rayplane.node.runtime.pod_network import DIRECT, PodNetwork
 
 TRIES_MAX = 3
 BUFFERED_BODY_MAX = 64 * 1024
@@ -47,8 +48,8 @@ class ServiceEndpoints(Protocol):
 
     def endpoints(self, service: str, port_name: str) -> tuple[Endpoint, ...]: ...
 
-    def is_near(self, endpoint: Endpoint) -> bool:
-        """Tell whether it can be dialled from this machine."""
+    def network_of(self, endpoint: Endpoint) -> PodNetwork | None:
+        """Where it can be dialled from this machine; None for nowhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,20 +86,13 @@ class Ingress:
         self.certificates = Certificates(self._ingresses, secrets, events)
         self._table: RoutingTable | None = None
         self._web: http1.GuardedServer | None = None
-        self._session: aiohttp.ClientSession | None = None
+        self._sessions: dict[PodNetwork, aiohttp.ClientSession] = {}
         self._servers: list[asyncio.Server] = []
         self._fronts: dict[FrontConnection, None] = {}
         self._checking: asyncio.TimerHandle | None = None
         self._turn = 0
 
     async def start(self) -> None:
-        self._session = aiohttp.ClientSession(
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            # Who is behind a Service is known by its address, not by a name that a certificate could have.
-            connector=aiohttp.TCPConnector(limit=0, limit_per_host=256, ssl=False),
-            response_class=reverse_proxy.Answer,
-        )
         self._ingresses.add_handler(self._changed)
         self._ingresses.start()
         await self._ingresses.synced()
@@ -145,8 +139,8 @@ class Ingress:
             await asyncio.wait([front.lost for front in fronts])
         if self._web is not None:
             await self._web.shutdown(STOP_S)
-        if self._session is not None:
-            await self._session.close()
+        while self._sessions:
+            await self._sessions.popitem()[1].close()
         await self.certificates.stop()
         await self._ingresses.stop()
 
@@ -160,7 +154,7 @@ class Ingress:
             self._table = RoutingTable(self._ingresses.list())
         return self._table.find(host, path)
 
-    def _endpoints(self, backend: BackendRef) -> list[tuple[str, int]]:
+    def _endpoints(self, backend: BackendRef) -> list[Endpoint]:
         """Where to send a request, in the order to try; empty when the service has no ready endpoint."""
         service = self._services.get(backend.namespace, backend.service)
         port = service_port(service, backend.port) if service is not None else None
@@ -168,16 +162,29 @@ class Ingress:
             return []
         key = f"{backend.namespace}/{backend.service}"
         endpoints = self._backends.endpoints(key, port.get("name") or "")
-        near = [e for e in endpoints if self._backends.is_near(e)]
-        targets = [(e.ip, e.port) for e in self._in_turn(near)]
-        if len(near) < len(endpoints):
+        targets = [e for e in self._in_turn(endpoints) if self._backends.network_of(e) is not None]
+        if len(targets) < len(endpoints):
             # Pods elsewhere are reached through the service's own address, by the service proxy.
-            targets.append((outside_ip(meta.spec(service)["clusterIP"]), port["port"]))
+            targets.append(Endpoint(outside_ip(meta.spec(service)["clusterIP"]), port["port"]))
         return targets
 
-    def _in_turn(self, endpoints: list[Endpoint]) -> list[Endpoint]:
+    def _network_of(self, place: Endpoint) -> PodNetwork:
+        return self._backends.network_of(place) or DIRECT
+
+    def _session(self, place: Endpoint) -> aiohttp.ClientSession:
+        network = self._network_of(place)
+        if network not in self._sessions:
+            self._sessions[network] = aiohttp.ClientSession(
+                auto_decompress=False,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                connector=NetworkConnector(network),
+                response_class=reverse_proxy.Answer,
+            )
+        return self._sessions[network]
+
+    def _in_turn(self, endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
         if not endpoints:
-            return []
+            return ()
         self._turn += 1
         start = self._turn % len(endpoints)
         return endpoints[start:] + endpoints[:start]
@@ -243,42 +250,40 @@ class Ingress:
                 bounded = _Bounded(content, passage.options.body_bytes_max)
                 body, repeatable = aiter(bounded), False
         failure = "no endpoint was tried"
-        for ip, port in passage.targets:
+        for place in passage.targets:
             try:
-                return await self._once(request, passage, body, ip, port)
+                return await self._once(request, passage, body, place)
             except aiohttp.ClientConnectorError as e:
-                failure = f"cannot connect to {ip}:{port}: {e.strerror}"
+                failure = f"cannot connect to {place}: {e.strerror}"
             except TimeoutError:
-                return web.Response(status=504, text=f"{ip}:{port} did not answer in time\n")
+                return web.Response(status=504, text=f"{place} did not answer in time\n")
             except reverse_proxy.Broken as e:
                 if bounded is not None and bounded.exceeded:
                     return _answer(Refused(413, TOO_LARGE))
-                failure = f"{ip}:{port}: {e}"
+                failure = f"{place}: {e}"
                 if not repeatable:
                     break
         return web.Response(status=502, text=f"{failure}\n")
 
     async def _once(
-        self, request: web.BaseRequest, passage: Passage, body: reverse_proxy.Body, ip: str, port: int
+        self, request: web.BaseRequest, passage: Passage, body: reverse_proxy.Body, place: Endpoint
     ) -> web.StreamResponse:
         """Raises ClientConnectorError before anything was sent, Broken before anything was answered."""
-        assert self._session is not None
-        url = passage.url("http", ip, port, request.raw_path)
+        url = passage.url("http", place, request.raw_path)
         return await reverse_proxy.forward(
-            request, self._session, url, _headers(request), body, timeout=_timeout(passage.options)
+            request, self._session(place), url, _headers(request), body, timeout=_timeout(passage.options)
         )
 
     async def _websocket(self, request: web.BaseRequest, passage: Passage) -> web.StreamResponse:
-        assert self._session is not None
         failure = "no endpoint was tried"
-        for ip, port in passage.targets:
-            url = passage.url("ws", ip, port, request.raw_path)
+        for place in passage.targets:
+            url = passage.url("ws", place, request.raw_path)
             try:
-                return await reverse_proxy.forward_websocket(request, self._session, url, _headers(request))
+                return await reverse_proxy.forward_websocket(request, self._session(place), url, _headers(request))
             except aiohttp.WSServerHandshakeError as e:
                 return web.Response(status=e.status, text=f"{e.message}\n")
             except (aiohttp.ClientError, TimeoutError) as e:
-                failure = f"{ip}:{port}: {e}"
+                failure = f"{place}: {e}"
         return web.Response(status=502, text=f"{failure}\n")
 
     # --- requests over HTTP/2 ---------------------------------------------------------------------
@@ -301,28 +306,27 @@ class Ingress:
         body = aiter(bounded)
         once = self._by_http2 if passage.options.protocol in (GRPC, GRPCS) else self._by_http1
         failure = "no endpoint was tried"
-        for ip, port in passage.targets:
+        for place in passage.targets:
             try:
-                await once(exchange, passage, body, ip, port)
+                await once(exchange, passage, body, place)
                 return None
             except (aiohttp.ClientConnectorError, ConnectionRefusedError) as e:
-                failure = f"cannot connect to {ip}:{port}: {e.strerror}"
+                failure = f"cannot connect to {place}: {e.strerror}"
             except (aiohttp.ClientError, UpstreamBroken, TimeoutError, OSError) as e:
                 if exchange.started:
                     exchange.reset()
                     return None
                 if bounded.exceeded:
                     return Refused(413, TOO_LARGE)
-                return Refused(504 if isinstance(e, TimeoutError) else 502, f"{ip}:{port}: {e}\n")
+                return Refused(504 if isinstance(e, TimeoutError) else 502, f"{place}: {e}\n")
         return Refused(502, f"{failure}\n")
 
     async def _by_http1(
-        self, exchange: Exchange, passage: Passage, body: AsyncIterator[bytes], ip: str, port: int
+        self, exchange: Exchange, passage: Passage, body: AsyncIterator[bytes], place: Endpoint
     ) -> None:
-        assert self._session is not None
-        async with self._session.request(
+        async with self._session(place).request(
             exchange.method,
-            aiohttp.client.URL(passage.url("http", ip, port, exchange.target), encoded=True),
+            aiohttp.client.URL(passage.url("http", place, exchange.target), encoded=True),
             headers=_forwarded(exchange),
             data=body if exchange.has_body else None,
             allow_redirects=False,
@@ -335,13 +339,14 @@ class Ingress:
         exchange.end()
 
     async def _by_http2(
-        self, exchange: Exchange, passage: Passage, body: AsyncIterator[bytes], ip: str, port: int
+        self, exchange: Exchange, passage: Passage, body: AsyncIterator[bytes], place: Endpoint
     ) -> None:
         options = passage.options
         await carry(
             exchange,
             body,
-            (ip, port),
+            (place.ip, place.port),
+            self._network_of(place),
             target=passage.target(exchange.target),
             headers=_forwarded(exchange),
             tls=options.protocol == GRPCS,

@@ -5,6 +5,7 @@ from urllib.parse import quote
 
 from rayplane.node.ingress.annotations import HTTPS, Options
 from rayplane.node.ingress.routes import Found
+from rayplane.node.proxy.rules import Endpoint
 
 _PATH_SIGNS = "/:@!$&'()*+,;=-._~"
 
@@ -35,15 +36,15 @@ class Passage:
     """A way to endpoints, in the order to try."""
 
     found: Found
-    targets: list[tuple[str, int]]
+    targets: list[Endpoint]
 
     @property
     def options(self) -> Options:
         return self.found.options
 
-    def url(self, scheme: str, ip: str, port: int, target: str) -> str:
+    def url(self, scheme: str, place: Endpoint, target: str) -> str:
         """Where to send a request with this target. `scheme`: http or ws."""
-        return f"{scheme}{'s' if self.options.protocol == HTTPS else ''}://{ip}:{port}{self.target(target)}"
+        return f"{scheme}{'s' if self.options.protocol == HTTPS else ''}://{place}{self.target(target)}"
 
     def target(self, target: str) -> str:
         """The target as it is for the endpoint: it may be rewritten."""

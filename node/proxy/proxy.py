@@ -142,9 +142,9 @@ class ServiceProxy:
         """Return the endpoints of a port of the service namespace/name, as `rules.endpoints_of` says."""
         return endpoints_of(self._slices.by_index(SLICES_BY_SERVICE, service), port_name, self._view())
 
-    def is_near(self, endpoint: Endpoint) -> bool:
-        """Tell whether this machine's own network leads to the endpoint."""
-        return self._far_host(endpoint) is None and self._network_of(endpoint) is DIRECT
+    def network_of(self, endpoint: Endpoint) -> PodNetwork | None:
+        """The network that leads to an endpoint; None where only its node host does."""
+        return self._network_of(endpoint) if self._far_host(endpoint) is None else None
 
     async def dial(self, endpoint: Endpoint) -> Pipe:
         """Connect to an endpoint, wherever it is. Raises OSError."""

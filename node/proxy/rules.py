@@ -44,6 +44,9 @@ class Endpoint:
     for_nodes: tuple[str, ...] = ()
     for_zones: tuple[str, ...] = ()
 
+    def __str__(self) -> str:
+        return f"{self.ip}:{self.port}"
+
 
 @dataclass(frozen=True, slots=True)
 class Target:

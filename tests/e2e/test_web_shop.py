@@ -2,16 +2,23 @@
 
 import http.client
 import json
+import os
 import socket
 import ssl
-from collections.abc import Callable
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
 from rayplane.control_plane.rpc.tls import Authority
-from tests.e2e.harness import Cluster, Kubectl, until
+from tests.e2e.conftest import running
+from tests.e2e.harness import ROOT, Cluster, Kubectl, until
 from tests.e2e.shop_images import make_contexts, missing
 from tests.node.isolated import isolating
 
@@ -20,13 +27,39 @@ HOST = "shop.example"
 ASK_DATABASE = "psql --no-psqlrc -qAt $DATABASE -c 'select system_identifier from pg_control_system()' || echo shut"
 
 
-@pytest.fixture(scope="module")
-def cluster(bring_up: Callable[..., Cluster], tmp_path_factory: pytest.TempPathFactory) -> Cluster:
+NOBODY = 65534
+AS_NOBODY = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
+
+
+@dataclass(frozen=True)
+class OfNobody(Cluster):
+    """A cluster of a user who has no rights beyond his own, started by root."""
+
+    def entry(self) -> list[str]:
+        return [*AS_NOBODY]
+
+    @staticmethod
+    def why_not() -> str:
+        if os.geteuid() != 0:
+            return "only root can be somebody else"
+        tried = [*AS_NOBODY, sys.executable, "-c", "import rayplane"]
+        done = subprocess.run(tried, cwd=ROOT, capture_output=True, text=True, check=False)
+        return done.stderr.strip().rpartition("\n")[2]
+
+
+@pytest.fixture(scope="module", params=[Cluster, OfNobody], ids=["whoever this is", "nobody"])
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    if request.param is OfNobody and (why := OfNobody.why_not()):
+        pytest.skip(f"nobody cannot run this Python: {why}")
     small = ("--members", "1", "--apiservers", "1", "--nodes", "2")
-    made = bring_up("--host", "process", "--runtime", "process", "--isolation", "namespaces", *small)
-    for name, context in make_contexts(tmp_path_factory.mktemp("images")).items():
-        made.rayplane("image", "build", str(context), "-t", name)
-    return made
+    with tempfile.TemporaryDirectory() as home:
+        if request.param is OfNobody:
+            os.chown(home, NOBODY, NOBODY)
+        of = request.param("e2e-web-shop", Path(home))
+        with running(of, "--host", "process", "--runtime", "process", "--isolation", "namespaces", *small) as made:
+            for name, context in make_contexts(Path(home, "images")).items():
+                made.rayplane("image", "build", str(context), "-t", name)
+            yield made
 
 
 def metadata(name: str) -> dict[str, Any]:

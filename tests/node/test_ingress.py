@@ -1,6 +1,8 @@
 """Ingress: the routing table, and real HTTP to real processes."""
 
 import asyncio
+import errno
+import socket
 import sys
 from collections.abc import Awaitable, Callable
 
@@ -16,11 +18,14 @@ from rayplane.node.config import NodeConfig
 from rayplane.node.host import NodeHost
 from rayplane.node.ingress.hygiene import fault
 from rayplane.node.ingress.routes import BackendRef, RoutingTable
+from rayplane.node.runtime import pod_network
 from tests.fakes import FakeClient
 from tests.node.conftest import make_pod
+from tests.node.isolated import Isolating, isolating, make_isolating
 from tests.node.test_proxy import endpoint, service, slices
 from tests.ports import free_port
 
+__all__ = ["make_isolating"]
 MakeHost = Callable[..., Awaitable[NodeHost]]
 
 WEB = """
@@ -222,3 +227,34 @@ async def test_requests_reach_pods(api: FakeClient, make_host: MakeHost, address
             == {"loadBalancer": {"ingress": [{"ip": "127.98.0.1"}]}}
         )
     )
+
+
+@isolating
+@pytest.mark.processes
+@pytest.mark.parametrize("cluster_ip", ["10.78.1.1", "None"], ids=["of an address", "headless"])
+async def test_requests_reach_isolated_pods_though_the_machine_keeps_their_services_ports(
+    api: FakeClient, make_isolating: Isolating, address: str, cluster_ip: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bound = pod_network.bound
+
+    def bound_by_a_user(sock: socket.socket, ip: str, port: int) -> socket.socket:
+        if ip.startswith("127.") and port < 1024:
+            sock.close()
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return bound(sock, ip, port)
+
+    monkeypatch.setattr(pod_network, "bound", bound_by_a_user)
+    await make_isolating(NodeConfig("n1", runtime="process"), ingress_address=address)
+    probe = {"readinessProbe": {"tcpSocket": {"port": 18082}, "periodSeconds": 1}}
+    web = make_pod("a", container={"command": ["python3", "-m", "http.server", "18082", "-d", "/etc"], **probe})
+    api.put("pods", web)
+    api.put("services", service(clusterIP=cluster_ip))
+    api.put("ingresses.networking.k8s.io", ingress("i", ("web.local", "/", "Prefix", "web")))
+    await api.until(lambda: pod_is_ready(api.pod("a")))
+    api.put("endpointslices.discovery.k8s.io", slices(endpoint(api.pod("a")["status"]["podIP"]), port=18082)[0])
+    async with aiohttp.ClientSession(f"http://{address}", headers={"Host": "web.local"}) as client:
+        told = 503, ""
+        while told[0] == 503:
+            async with client.get("/hostname") as answer:
+                told = answer.status, await answer.text()
+        assert told == (200, "a\n")

@@ -23,6 +23,7 @@ from rayplane.control_plane.rpc.tls import Authority
 from rayplane.node.ingress.ingress import Ingress, IngressAddresses
 from rayplane.node.kubelet.referenced_objects import ReferencedObjects
 from rayplane.node.proxy.rules import Endpoint
+from rayplane.node.runtime.pod_network import DIRECT, PodNetwork
 from tests.fakes import FakeClient
 from tests.node.test_ingress import ingress
 from tests.node.test_proxy import service
@@ -42,8 +43,8 @@ class Backends:
     def endpoints(self, service: str, port_name: str) -> tuple[Endpoint, ...]:
         return (Endpoint("127.0.0.1", self.port),)
 
-    def is_near(self, endpoint: Endpoint) -> bool:
-        return True
+    def network_of(self, endpoint: Endpoint) -> PodNetwork:
+        return DIRECT
 
 
 class Events:
