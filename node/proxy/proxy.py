@@ -30,6 +30,7 @@ from rayplane.node.proxy.health_check import HealthListener
 from rayplane.node.proxy.listeners import Judge, Listener, Places, TcpListener
 from rayplane.node.proxy.pipes import ForwardPipe, Pipe, TcpPipe
 from rayplane.node.proxy.rules import (
+    SCTP,
     SLICES_BY_SERVICE,
     TCP,
     UDP,
@@ -228,15 +229,19 @@ class ServiceProxy:
         if service is not None:
             slices = self._slices.by_index(SLICES_BY_SERVICE, key)
             plan = plan_service(service, slices, view)
-            self._tell_left_out(service, left_out(service, slices))
+            self._tell_left_out(service, left_out(service, slices, by_sockets=self._kernel is None))
         else:
             self._told.pop(key, None)
         if self._kernel is not None:
             wanted = packet_rules.of_service(plan, view.node_ips, _is_pod) if plan else NOTHING
             self._kernel.table.put(f"service {key}", wanted)
             self._note_datagrams(key, plan)
-        # Sockets give no answer where there is nobody to ask; who listens nowhere says so.
-        sockets = {one: target for one, target in plan.items() if target.endpoints or target.health is not None}
+        # Sockets give no answer where there is nobody to ask; who listens nowhere says so. Rules alone know SCTP.
+        sockets = {
+            one: target
+            for one, target in plan.items()
+            if one.protocol != SCTP and (target.endpoints or target.health is not None)
+        }
         for address in [a for a in sockets if self._is_foreign(a.ip)]:
             assert service is not None
             self._events.record(service, "Warning", "CannotListen", f"{address.ip} is no address of this cluster")

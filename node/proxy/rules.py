@@ -21,7 +21,7 @@ SLICES = "endpointslices.discovery.k8s.io"
 SLICES_BY_SERVICE = "service"
 """Index of an informer of slices: by `services_of`."""
 DEFAULT_AFFINITY_S = 10800
-TCP, UDP = "TCP", "UDP"
+TCP, UDP, SCTP = "TCP", "UDP", "SCTP"
 PORTS_MAX = 1000
 """Of one service that are served."""
 PLACES_MAX = 50_000
@@ -143,21 +143,20 @@ def _health_sockets(service: Object, slices: list[Object], view: HostView) -> di
 
 
 def served_ports(service: Object, slices: Iterable[Object]) -> list[dict[str, Any]]:
-    """The ports of a service that are served: those of TCP and UDP, as many as the limits let."""
+    """The ports of a service that are served: as many as the limits let."""
     endpoints = sum(len(one.get("endpoints") or ()) for one in slices)
-    ports = [port for port in meta.spec(service).get("ports") or () if _protocol(port) in (TCP, UDP)]
-    return ports[: min(PORTS_MAX, max(1, PLACES_MAX // max(1, endpoints)))]
+    return (meta.spec(service).get("ports") or [])[: min(PORTS_MAX, max(1, PLACES_MAX // max(1, endpoints)))]
 
 
-def left_out(service: Object, slices: Iterable[Object]) -> str:
-    """What of a service is not served, in words; empty when all of it is."""
+def left_out(service: Object, slices: Iterable[Object], *, by_sockets: bool = False) -> str:
+    """What of a service is not served, in words; empty when all of it is. `by_sockets`: it meets no packet rules."""
     ports = meta.spec(service).get("ports") or ()
-    others = sorted({_protocol(port) for port in ports} - {TCP, UDP})
-    missing = sum(_protocol(port) in (TCP, UDP) for port in ports) - len(served_ports(service, slices))
+    missing = len(ports) - len(served_ports(service, slices))
     sources = len(meta.spec(service).get("loadBalancerSourceRanges") or ()) - SOURCES_MAX
     words = [f"{missing} of its ports: a service has at most {PORTS_MAX}, fewer with many endpoints"] if missing else []
     words += [f"{sources} of its source ranges: a service has at most {SOURCES_MAX}"] if sources > 0 else []
-    return "; ".join([*words, *(f"ports of {protocol}" for protocol in others)])
+    by_rules_alone = by_sockets and any(_protocol(port) == SCTP for port in ports)
+    return "; ".join([*words, "ports of SCTP, which isolated pods alone have"] if by_rules_alone else words)
 
 
 def _protocol(port: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Services as pods meet them: who answers, by TCP and UDP, from this machine and from another, and who does not."""
+"""Services as pods meet them: who answers, by which protocol, from this machine and another, and who does not."""
 
 import asyncio
 import errno
@@ -12,6 +12,7 @@ import pytest
 
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.state import pod_is_ready
+from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.node.config import NodeConfig
 from rayplane.node.host import NodeHost
 from rayplane.node.nftables import kernel
@@ -54,6 +55,30 @@ def ask(protocol, ip, port, wait):
 for line in sys.argv[2:]:
     protocol, ip, port, times = line.split()
     print(*(ask(protocol, ip, int(port), float(sys.argv[1])).replace(" ", "/") for _ in range(int(times))))
+"""
+#: Begins an association again and again, as a kernel would that has SCTP.
+BEGIN = """
+import socket, struct, sys, time
+def crc32c(data):
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8): crc = crc >> 1 ^ 0x82F63B78 * (crc & 1)
+    return crc ^ 0xFFFFFFFF
+init = struct.pack("!BBHIIHHI", 1, 0, 20, 1, 65535, 1, 1, 1)
+head = struct.pack("!HHI", 5000, int(sys.argv[2]), 0)
+packet = head + struct.pack("<I", crc32c(head + bytes(4) + init)) + init
+s = socket.socket(socket.AF_INET, socket.SOCK_RAW, 132)
+while True:
+    s.sendto(packet, (sys.argv[1], 0))
+    time.sleep(0.05)
+"""
+#: Tells of the first packet of SCTP that comes: who sent it, and the port that it is for.
+HEAR = """
+import socket, struct
+s = socket.socket(socket.AF_INET, socket.SOCK_RAW, 132)
+packet, who = s.recvfrom(99)
+print(who[0], *struct.unpack_from("!2xH", packet, 20))
 """
 
 
@@ -158,8 +183,6 @@ def put_all_kinds(api: FakeClient, ends: dict[str, Object], box: str) -> None:
         service("shut", clusterIP="10.78.1.11", ports=BOTH, type="LoadBalancer", **strangers, status=shut),
         ends["a"],
     )
-    sctp = [{"name": "s", "port": 80, "protocol": "SCTP"}]
-    put(api, service("sctp", clusterIP="10.78.1.12", ports=sctp), ends["a"])
 
 
 async def test_services_answer_as_their_fields_say(world: World) -> None:
@@ -172,7 +195,6 @@ async def test_services_answer_as_their_fields_say(world: World) -> None:
         "10.78.1.3 80": ("ConnectionRefusedError",),
         "10.78.1.1 81": ("ConnectionRefusedError",),
         "10.78.200.1 80": ("ConnectionRefusedError",),
-        "10.78.1.12 80": ("ConnectionRefusedError",),
         "10.78.1.4 80": (f"a/{box}",),
         "10.78.1.5 80": silent,
         "10.78.1.6 80": (f"b/{box}",),
@@ -227,6 +249,18 @@ async def test_a_flow_of_datagrams_leaves_an_endpoint_that_is_gone(world: World)
     put(world.api, steady, world.ends["b"])
     async with asyncio.timeout(60):
         assert (await talking)[2] == 0
+
+
+async def test_an_association_reaches_a_pod_through_a_service(world: World) -> None:
+    ports = [{"port": 80, "protocol": "SCTP"}]
+    put(world.api, service("sctp", clusterIP="10.78.6.1", ports=ports), world.ends["a"])
+    beginning = asyncio.create_task(run_in(world.here, "box", "python3", "-c", BEGIN, "10.78.6.1", "80"))
+    try:
+        async with asyncio.timeout(60):
+            out, err, _ = await run_in(world.here, "a", "python3", "-c", HEAR)
+        assert out.decode() == f"{world.ip('box')} 8080\n", err
+    finally:
+        await cancel_and_wait(beginning)
 
 
 async def test_people_at_the_machine_and_services_outside_are_served_by_sockets(world: World) -> None:
