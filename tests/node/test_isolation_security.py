@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,23 @@ async def test_a_pod_that_must_not_be_root_is_not(api: FakeClient, make_isolatin
     assert await ended(api, host, "id -u", container=secured(runAsNonRoot=True)) == "65534\n"
     api.put("pods", shell("bad", SLEEP, container=secured(runAsNonRoot=True, runAsUser=0)))
     await api.until(lambda: "breaks non-root policy" in state(api, "bad").get("waiting", {}).get("message", ""))
+
+
+@as_root
+async def test_users_reach_what_is_theirs_in_roots_that_hosts_make_for_nobody_else(
+    api: FakeClient, make_isolating: Isolating
+) -> None:
+    before = os.umask(0o077)
+    try:
+        host = await make_isolating(NODE)
+    finally:
+        os.umask(before)
+    api.put("configmaps", {"metadata": {"name": "own", "namespace": "default"}, "data": {"ca.crt": "known"}})
+    mount = {"volumeMounts": [{"name": "own", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount"}]}
+    volumes = [{"name": "own", "configMap": {"name": "own"}}]
+    script = f"cat /var/run/secrets/kubernetes.io/serviceaccount/ca.crt; {sys.executable} -c 'print(1)'"
+    said = await ended(api, host, script, container={**mount, **secured(runAsUser=1000)}, volumes=volumes)
+    assert said == "known1\n"
 
 
 @as_root

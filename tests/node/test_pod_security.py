@@ -104,6 +104,7 @@ def test_roots_without_an_image_share_what_is_below_all_of_them() -> None:
     shared = {step["at"]: step for step in skeleton(machine)}
     assert shared["/bin"] == {"do": "link", "at": "/bin", "to": "usr/bin"}
     assert shared["/tmp"]["mode"] == 0o1777 and {"/usr", "/etc", "/home/me/env", "/proc", "/dev", "/sys"} < {*shared}
+    assert {shared[above]["mode"] for above in ("/home", "/home/me", "/var")} == {0o755}, "others have to pass, too"
     first, *others = plan(machine, Box("/sys/0/box", {}, shm="/sys/own/shm"))
     assert (first["do"], first["upper"]) == ("image", "/sys/0/box/root-upper")
     assert [f"{first['base']}/{layer}" for layer in first["lower"]] == [SKELETON]

@@ -12,6 +12,7 @@ import os
 import posixpath
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any
 
 from rayplane.node.errors import ContainerConfigError
@@ -140,7 +141,10 @@ def skeleton(machine: Machine) -> list[Step]:
     Directories are dear on disks, and each container would make the same.
     """
     steps: list[Step] = [{"do": "link", "at": f"/{name}", "to": to} for name, to in machine.links.items()]
-    directories = {**dict.fromkeys((at.lstrip("/") for _, at, _ in _lowers(machine)), 0o755), **_KERNELS, **_OWN}
+    paths = [*(at.lstrip("/") for _, at, _ in _lowers(machine)), *_OWN]
+    # What is above one is made with it, and its maker lets nobody else in unless told so.
+    above = [str(one) for path in paths for one in reversed(PurePosixPath(path).parents[:-1])]
+    directories = {**dict.fromkeys([*above, *paths], 0o755), **_KERNELS, **_OWN}
     return steps + [{"do": "directory", "at": f"/{path}", "mode": mode} for path, mode in directories.items()]
 
 
