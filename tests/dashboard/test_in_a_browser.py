@@ -205,6 +205,22 @@ def test_events_placement_and_story_say_why(page: Any) -> None:
     page.get_by_role("rowheader", name="deployment").first.wait_for()
 
 
+def test_the_pods_below_a_workload_and_behind_a_service_are_seen(page: Any, kubectl: Kubectl) -> None:
+    kubectl("expose", "deployment", "shouter", "--port=80")
+    go(page, "#/object?kind=services&namespace=default&name=shouter")
+    page.get_by_text("kubectl port-forward -n default services/shouter :80").wait_for()
+    page.get_by_role("link", name="Topology").click()
+    pod = page.get_by_role("listitem").filter(has_text=re.compile(r"^Pod shouter-\S+\s+Ready\s+on node-"))
+    pod.first.wait_for()
+    go(page, "#/object?kind=deployments.apps&namespace=default&name=shouter&tab=topology")
+    page.get_by_role("listitem").filter(has_text="ReplicaSet shouter-").filter(has=pod).first.wait_for()
+    third = page.locator(".topology .topology li").nth(2)
+    kubectl("scale", "deployment/shouter", "--replicas=3")
+    third.wait_for()
+    kubectl("scale", "deployment/shouter", "--replicas=2")
+    third.wait_for(state="detached")
+
+
 def test_logs_are_followed_and_a_terminal_answers(page: Any, kubectl: Kubectl) -> None:
     (pod, *_) = kubectl.names("pods", "-l", "app=shouter", "--field-selector=status.phase=Running")
     name = pod.removeprefix("pod/")

@@ -5,6 +5,7 @@ import { structuredPatch } from "./lib/diff/patch/create.js";
 import { ask, json, lines, OF_API_SERVER, persistently, pieces, Refused, text } from "./api.js";
 import { kinds, link, listPath, objectPath } from "./kinds.js";
 import { attempt } from "./said.js";
+import { hasTopology, open as topology } from "./topology.js";
 
 const YAML = "application/yaml";
 const MERGE = "application/strategic-merge-patch+json";
@@ -13,7 +14,7 @@ const APPLIED = "kubectl.kubernetes.io/last-applied-configuration";
 const LOG_CHARS_MAX = 400_000;
 const DIFF_MS_MAX = 2000;
 const RESTARTABLE = new Set(["deployments.apps", "statefulsets.apps", "daemonsets.apps"]);
-const TABS = { facts: "Facts", events: "Events", yaml: "YAML", logs: "Logs", terminal: "Terminal", explain: "Placement", why: "Story" };
+const TABS = { facts: "Facts", topology: "Topology", events: "Events", yaml: "YAML", logs: "Logs", terminal: "Terminal", explain: "Placement", why: "Story" };
 const OF_PODS = new Set(["logs", "terminal", "explain"]);
 const OWN_TABS = new Set(["explain", "why"]);
 
@@ -30,7 +31,7 @@ export async function show(place, parameters, signal) {
   state.object = await json(path, { signal });
   draw();
   const tab = place.querySelector("#tab");
-  const open = { facts, events, yaml, logs, terminal, explain, why }[state.tab];
+  const open = { facts, topology, events, yaml, logs, terminal, explain, why }[state.tab];
   const opened = open(tab, state, signal).catch((error) => signal.aborted || render(problem(error.message), tab));
   await Promise.all([opened, persistently(signal, () => undefined, (seen) => follow(state, seen, draw))]);
 }
@@ -58,7 +59,8 @@ const problem = (message) => html`<p class="bad" role="alert">${message}</p>`;
 function view(state) {
   const { kind, namespace, name, object, tab, gone } = state;
   const href = (one) => `${link(kind, namespace, name)}&tab=${one}`;
-  const tabs = Object.entries(TABS).filter(([one]) => (kind.name === "pods" || !OF_PODS.has(one)) && !(OF_API_SERVER && OWN_TABS.has(one)));
+  const there = (one) => (kind.name === "pods" || !OF_PODS.has(one)) && !(OF_API_SERVER && OWN_TABS.has(one)) && (one !== "topology" || hasTopology(kind));
+  const tabs = Object.entries(TABS).filter(([one]) => there(one));
   return html`<p><a href=${`#/objects?${new URLSearchParams({ kind: kind.name, namespace })}`}>${kind.plural}</a> ${namespace ? html`in ${namespace}` : nothing}</p>
     <h1>${name} <small>${kind.kind}${gone ? html` <span class="bad">is deleted</span>` : nothing}</small></h1>
     ${object ? deeds(state) : html`<p>Looking …</p>`}
@@ -112,11 +114,11 @@ async function undo(deployment) {
 // --- tabs ------------------------------------------------------------------------------------------
 
 async function facts(tab, state, signal) {
-  state.onChange = () => signal.aborted || render(factsOf(state.object, state.all), tab);
+  state.onChange = () => signal.aborted || render(factsOf(state.kind, state.object, state.all), tab);
   state.onChange();
 }
 
-function factsOf({ metadata, spec, status }, all) {
+function factsOf({ name }, { metadata, spec, status }, all) {
   const { [APPLIED]: _, ...annotations } = metadata.annotations || {};
   const pairs = (title, map) =>
     map && Object.keys(map).length ? html`<div><dt>${title}</dt><dd>${Object.entries(map).map(([key, value]) => html`<code>${key}=${value}</code> `)}</dd></div>` : nothing;
@@ -131,10 +133,17 @@ function factsOf({ metadata, spec, status }, all) {
       ${spec?.nodeName ? html`<div><dt>node</dt><dd><a href=${link("nodes", "", spec.nodeName)}>${spec.nodeName}</a></dd></div>` : nothing}
       ${status?.phase ? html`<div><dt>phase</dt><dd>${status.phase}</dd></div>` : nothing}
       ${status?.podIP ? html`<div><dt>address</dt><dd>${status.podIP}</dd></div>` : nothing}
+      ${reached(name, spec).map((port) => html`<div><dt>port ${port}, from here</dt><dd><code>kubectl port-forward -n ${metadata.namespace} ${name}/${metadata.name} :${port}</code></dd></div>`)}
       ${metadata.ownerReferences ? html`<div><dt>owned by</dt><dd>${metadata.ownerReferences.map(owner)}</dd></div>` : nothing}
       ${pairs("labels", metadata.labels)} ${pairs("annotations", annotations)}
     </dl>
     ${rows.length ? html`<h2>Conditions</h2><table><thead><tr><th>type</th><th>status</th><th>reason</th><th>message</th></tr></thead><tbody>${rows}</tbody></table>` : nothing}`;
+}
+
+// The ports that `kubectl port-forward` leads to.
+function reached(name, spec) {
+  const ports = name === "services" ? spec.ports : name === "pods" ? spec.containers.flatMap((one) => one.ports || []) : [];
+  return (ports || []).filter((one) => (one.protocol || "TCP") === "TCP").map((one) => one.containerPort ?? one.port);
 }
 
 // Owners are told by their kind.
