@@ -185,8 +185,11 @@ class MemoryChannel:
                 timer.cancel()
             question.end()
         if isinstance(result, RpcError):
-            # Made anew: the handler's own would drag its traceback along.
-            raise RpcError(result.code, result.message, result.details, google_status=result.google_status)
+            # Made anew: the handler's own would drag its traceback along, and what its calls found does not travel.
+            error = RpcError(result.code, result.message, result.details, google_status=result.google_status)
+            if not question.is_served:
+                error.refused, error.unsent = result.refused, result.unsent
+            raise error
         if question.held_by:
             await asyncio.sleep(await passage(self._fabric, question.held_by, self._host, result))
         return method.response_type.FromString(result)
@@ -296,6 +299,11 @@ class _Question:
         self._data = data
         self._context = context
         self._call: _Call | None = None
+
+    @property
+    def is_served(self) -> bool:
+        """Whether a handler has seen it."""
+        return self._call is not None
 
     def arrive(self) -> None:
         """Begin to serve it."""

@@ -3,11 +3,14 @@
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any
 
+from rayplane.control_plane.etcd_errors import LeaseExists, LeaseNotFound, recognised
 from rayplane.control_plane.rpc import Network, RpcError, Stub
 from rayplane.proto.etcd import rpc_pb2 as pb
 from tests.linearizability.history import Change, Recorder, change_of
+from tests.linearizability.lease_model import Attach, Grant, Look, Renew, Revoke
 from tests.linearizability.leasing import LeaseStory, Renewal
 from tests.linearizability.watching import Batch, Progress, Segment, Wanted
 
@@ -127,6 +130,8 @@ class LeaseClient:
         rng: random.Random,
     ) -> None:
         self.stories: list[LeaseStory] = []
+        self.history = Recorder()
+        """What it was told of leases and their keys."""
         self._name, self._network, self._endpoints, self._recorder, self._rng = name, network, endpoints, recorder, rng
 
     def _stub(self, service: str) -> Stub:
@@ -147,17 +152,44 @@ class LeaseClient:
         story = LeaseStory(lease_id, keys)
         self.stories.append(story)
         ttl, called, moment = rng.choice([1, 1, 1, 2, 5]), now(), self._recorder.tick()
-        await self._stub("Lease").LeaseGrant(pb.LeaseGrantRequest(ID=lease_id, TTL=ttl), timeout=3.0)
+        grant = pb.LeaseGrantRequest(ID=lease_id, TTL=ttl)
+        if not await self._told(Grant(lease_id), self._stub("Lease").LeaseGrant(grant, timeout=3.0)):
+            return
         story.renewals.append(Renewal(called, moment, ttl))
         puts = [pb.RequestOp(request_put=pb.PutRequest(key=key, lease=lease_id)) for key in keys]
-        await self._stub("KV").Txn(pb.TxnRequest(success=puts), timeout=3.0)
+        attaching = self._stub("KV").Txn(pb.TxnRequest(success=puts), timeout=3.0)
+        await self._told(Attach(lease_id, keys), attaching)
         for _ in range(rng.choice([0, 3, 15])):
             await asyncio.sleep(rng.uniform(0.1, 0.6) * ttl)
-            with contextlib.suppress(RpcError):
-                await self._renew(story)
+            await asyncio.gather(self._renew(story), self._look(story), self._look(story))
         if rng.random() < 0.2:
             story.ended = True
-            await self._stub("Lease").LeaseRevoke(pb.LeaseRevokeRequest(ID=lease_id), timeout=3.0)
+            revoke = pb.LeaseRevokeRequest(ID=lease_id)
+            await self._told(Revoke(lease_id), self._stub("Lease").LeaseRevoke(revoke, timeout=3.0))
+            await self._look(story)
+
+    async def _told(self, what: Grant | Attach | Revoke, call: Awaitable[Any]) -> bool:
+        """Whether it was done. Raises RpcError, after which nobody knows."""
+        number = self.history.begin(self._name, what)
+        try:
+            await call
+        except RpcError as e:
+            if isinstance(recognised(e), LeaseNotFound | LeaseExists):
+                self.history.end(number, False)
+                return False
+            raise
+        self.history.end(number, True)
+        return True
+
+    async def _look(self, story: LeaseStory) -> None:
+        number = self.history.begin(self._name, Look(story.id))
+        try:
+            first, last = story.keys
+            found = await self._stub("KV").Range(pb.RangeRequest(key=first, range_end=last + b"\0"), timeout=3.0)
+        except RpcError:
+            self.history.refuse(number)  # of a read nobody knows what it would have said
+            return
+        self.history.end(number, frozenset(kv.key for kv in found.kvs))
 
     async def _renew(self, story: LeaseStory) -> None:
         async def requests() -> AsyncIterator[pb.LeaseKeepAliveRequest]:
@@ -165,8 +197,14 @@ class LeaseClient:
             await asyncio.get_running_loop().create_future()
 
         called, moment = asyncio.get_running_loop().time(), self._recorder.tick()
+        number = self.history.begin(self._name, Renew(story.id))
         stream = self._stub("Lease").LeaseKeepAlive(requests(), timeout=self._rng.choice([0.5, 3.0]))
-        async with contextlib.aclosing(stream) as answers:
-            async for answer in answers:
-                story.renewals.append(Renewal(called, moment, answer.TTL, self._recorder.tick()))
-                return
+        answer = None
+        with contextlib.suppress(RpcError):
+            async with contextlib.aclosing(stream) as answers:
+                answer = await anext(answers, None)
+        if answer is None:
+            self.history.refuse(number)  # it changes nothing but times
+            return
+        self.history.end(number, answer.TTL > 0)
+        story.renewals.append(Renewal(called, moment, answer.TTL, self._recorder.tick()))

@@ -20,6 +20,7 @@ from tests.linearizability.clients import KvClient, RevisionClient
 from tests.linearizability.faults import Faults
 from tests.linearizability.guarantees import check_answers, check_past_reads, check_revisions
 from tests.linearizability.history import Recorder, Truth, resolved
+from tests.linearizability.lease_model import LeaseModel
 from tests.linearizability.leasing import check_leases
 from tests.linearizability.observers import LeaseClient, WatchClient
 from tests.linearizability.processes import ObservedLoop, ObservedMember, Processes
@@ -201,6 +202,8 @@ class Storm:
             for watcher in self.watches:
                 for segment in watcher.segments:
                     check_watch(segment, truth, compacted=self.faults.compacted)
+            for leases in self.lease_clients:
+                assert_linearizable(LeaseModel(), leases.history.all)
             check_leases([story for client in self.lease_clients for story in client.stories], truth)
         except AssertionError as e:
             e.add_note(f"seed {self.plan.seed}, after: {self.log}")

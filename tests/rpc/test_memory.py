@@ -117,6 +117,23 @@ async def test_a_network_that_is_closed_ends_its_calls_and_takes_no_more() -> No
     assert e.value.unsent and e.value.code is grpc.StatusCode.UNAVAILABLE
 
 
+async def test_a_call_that_nobody_took_is_known_to_be_unsent_and_a_handlers_own_failures_are_not() -> None:
+    class Passing:
+        async def Range(self, request: pb.RangeRequest, context: object) -> pb.RangeResponse:
+            raise RpcError(grpc.StatusCode.UNAVAILABLE, "whom it asked is gone", refused=True)
+
+    fabric = Fabric()
+    server, client = MemoryNetwork(fabric, "server"), MemoryNetwork(fabric, "client")
+    kv = Stub(client.channel("server:1"), SERVICES["KV"])
+    with pytest.raises(RpcError, match="refused") as nobody:
+        await kv.Range(pb.RangeRequest())
+    assert nobody.value.refused and nobody.value.unsent
+    await server.serve("server:1", [open_service(SERVICES["KV"], Passing())])
+    with pytest.raises(RpcError, match="whom it asked") as passed_on:
+        await kv.Range(pb.RangeRequest())
+    assert not passed_on.value.refused and not passed_on.value.unsent
+
+
 def test_a_reader_that_is_slow_holds_the_sender_back() -> None:
     made = 0
 
