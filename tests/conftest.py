@@ -32,6 +32,7 @@ SLOW = {"cluster", "e2e", "fuzz", "linearizability", "machines", "packaging", "s
     "node/test_kubelet.py",
     "node/test_logfile.py",
     "rpc/test_grpc_server.py",
+    "testing/test_plugin.py",
 }
 MAY_START_PROCESSES = {"e2e", "processes"}
 STARTS = {"subprocess.Popen", "os.posix_spawn", "os.fork", "os.forkpty", "os.exec"}

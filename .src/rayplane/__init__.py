@@ -15,17 +15,33 @@ The parts are `rayplane.control_plane` (etcd members, API servers, scheduler, co
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rayplane import testing
     from rayplane.control_plane.api import errors
     from rayplane.control_plane.client import ops as operations
     from rayplane.control_plane.client.blocking import Client
     from rayplane.control_plane.client.operators import reconcile
     from rayplane.control_plane.cluster.errors import ClusterError
+    from rayplane.control_plane.testing.async_cluster import AsyncCluster
     from rayplane.control_plane.testing.cluster import Cluster, CommandFailed
 
 __version__ = "0.1.0"
-__all__ = ["Client", "Cluster", "ClusterError", "CommandFailed", "__version__", "errors", "operations", "reconcile"]
-_MODULES = {"errors": "control_plane.api.errors", "operations": "control_plane.client.ops"}
-_OPERATORS = "control_plane.client.operators"
+__all__ = [
+    "AsyncCluster",
+    "Client",
+    "Cluster",
+    "ClusterError",
+    "CommandFailed",
+    "__version__",
+    "errors",
+    "operations",
+    "reconcile",
+    "testing",
+]
+_MODULES = {"errors": "control_plane.api.errors", "operations": "control_plane.client.ops", "testing": "testing"}
+_PLACES = {
+    "AsyncCluster": "control_plane.testing.async_cluster",
+    "reconcile": "control_plane.client.operators",
+}
 
 
 def __getattr__(name: str) -> object:
@@ -35,6 +51,4 @@ def __getattr__(name: str) -> object:
 
     if name in _MODULES:
         return import_module(f"rayplane.{_MODULES[name]}")
-    if name == "reconcile":
-        return getattr(import_module(f"rayplane.{_OPERATORS}"), name)
-    return getattr(import_module("rayplane.control_plane.testing.cluster"), name)
+    return getattr(import_module(f"rayplane.{_PLACES.get(name, 'control_plane.testing.cluster')}"), name)

@@ -1,9 +1,7 @@
 """A client for programs: every method blocks, and runs on an event loop in a thread of the client's own."""
 
 import asyncio
-import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator, Sequence
-from concurrent.futures import CancelledError
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -12,22 +10,21 @@ from typing import Any, Self, TypeVar
 from rayplane.control_plane.api.errors import ApiError, ServerTimeout, TooManyRequests
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client.api import TIMEOUT_S, ApiClient, WatchEvent
+from rayplane.control_plane.client.on_thread import OnThread
 from rayplane.control_plane.client.pods import Duplex, Finished, PodClient
+from rayplane.control_plane.rpc import Network
 from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
 from rayplane.control_plane.rpc.tls import Credentials
-from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.proto.rayplane.v1 import objects_pb2, pods_pb2
 
 T = TypeVar("T")
 # The class below has a method `list`, which hides the type inside it.
 _Objects = list[Object]
 _Answers = list[Object | ApiError]
-_END = object()
 _RETRY_S = 1
-_CLOSED = "the client is closed: open another one"
 
 
-class Client:
+class Client(OnThread):
     """A client of the gRPC API `rayplane.v1`. Use it in a `with` block, from any thread.
 
         with cluster.client() as client:
@@ -62,34 +59,11 @@ class Client:
             trusted = Path(ca).read_bytes()
             if cert:
                 shown = Credentials(trusted, Path(cert).read_bytes(), Path(key).read_bytes())
+        super().__init__(asyncio.new_event_loop())
         self._timeout_s = timeout
-        self._lock = threading.Lock()
-        self._closed = False
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="rayplane client", daemon=True)
-        self._thread.start()
-        self._network = GrpcNetwork(shown, ca=trusted)
+        self._network: Network = GrpcNetwork(shown, ca=trusted)
         self._api = ApiClient(self._network, endpoints, token=token, user_agent=user_agent, timeout=timeout)
         self._pods = PodClient(self._api)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End what is under way, and the connections."""
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
 
     # --- objects ------------------------------------------------------------------------------
 
@@ -221,21 +195,6 @@ class Client:
 
     # --- common -------------------------------------------------------------------------------
 
-    def _do(self, work: Coroutine[Any, Any, T]) -> T:
-        """What the coroutine returns. A KeyboardInterrupt ends it. RuntimeError: the client is closed."""
-        with self._lock:
-            if self._closed:
-                work.close()
-                raise RuntimeError(_CLOSED)
-            future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            return future.result()
-        except CancelledError as e:
-            raise RuntimeError(_CLOSED) from e
-        except BaseException:
-            future.cancel()
-            raise
-
     def _read(self, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """As `_do`, again where the servers are too busy: reading twice does no harm."""
 
@@ -252,22 +211,8 @@ class Client:
 
         return self._do(patiently())
 
-    def _each(self, source: AsyncGenerator[T, None]) -> Generator[T, None, None]:
-        """The items of a stream, which ends with the iterator."""
-
-        async def following() -> Any:
-            return await anext(source, _END)
-
-        try:
-            while (item := self._do(following())) is not _END:
-                yield item
-        finally:
-            if not self._closed:
-                self._do(source.aclose())
-
     async def _end(self) -> None:
-        await cancel_and_wait(*(task for task in asyncio.all_tasks() if task is not asyncio.current_task()))
-        await self._loop.shutdown_asyncgens()
+        await super()._end()
         await self._network.close()
 
 

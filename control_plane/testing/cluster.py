@@ -19,8 +19,10 @@ from rayplane.control_plane.cluster.config import PROCESS, ClusterConfig
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.control_plane.cluster.state import StateDir
 from rayplane.control_plane.cluster.status import status
+from rayplane.control_plane.testing.chaos import Chaos
 
 _DOWN = b"."
+_up: "dict[str, Cluster]" = {}
 
 
 class Options(TypedDict, total=False):
@@ -83,8 +85,8 @@ class Cluster:
 
     `host` is `process` (everything in one other process, up in a second or two) or `ray`. With a `state_dir` the data
     stays, and the next cluster with that directory goes on from it; otherwise it is deleted in the end. `name` is made
-    up where it is empty. Whatever ends the program, a signal too, ends the cluster. Every method blocks, so an asyncio
-    program calls them by `asyncio.to_thread`.
+    up where it is empty. Whatever ends the program, a signal too, ends the cluster. Every method blocks: asyncio has
+    AsyncCluster.
 
     Raises ClusterError, whose text says what to do; its UsageError for options that make no sense.
     """
@@ -103,6 +105,20 @@ class Cluster:
         self._state_dir = state_dir
         self._directory: StateDir | None = None
         self._guardian: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    def up(
+        cls,
+        *,
+        name: str = "",
+        host: str = PROCESS,
+        state_dir: str | os.PathLike[str] | None = None,
+        **options: Unpack[Options],
+    ) -> Self:
+        """A cluster that is up already; `down` ends it, as does the end of this program."""
+        made = cls(name=name, host=host, state_dir=state_dir, **options)
+        made.start()
+        return made
 
     def __enter__(self) -> Self:
         self.start()
@@ -125,30 +141,36 @@ class Cluster:
             guardian.communicate(_DOWN)
             raise
         self._directory, self._guardian = directory, guardian
+        _up[self.name] = self
 
     def stop(self) -> None:
         """End every process of the cluster. Nothing is done when it was never started."""
         if self._directory is not None:
             asyncio.run(launch.down(self._directory, _unheard, purge=self._state_dir is None))
             self._directory = None
+            _up.pop(self.name, None)
         if self._guardian is not None:
             self._guardian.communicate(_DOWN)
             self._guardian = None
 
+    def down(self) -> None:
+        """The same as `stop`, as the command line calls it."""
+        self.stop()
+
     @property
     def state_dir(self) -> Path:
         """Where its state is kept: keys, logs, data."""
-        return self._started.path
+        return self.directory.path
 
     @property
     def kubeconfig(self) -> Path:
         """For kubectl, helm and every client of Kubernetes, with an administrator's certificate."""
-        return self._started.kubeconfig
+        return self.directory.kubeconfig
 
     @property
     def endpoints(self) -> dict[str, Any]:
         """Where everything is, and which certificate to show there, as `rayplane endpoints -o json` prints it."""
-        return endpoints(self._started, self._started.read_running())
+        return endpoints(self.directory, self.directory.read_running())
 
     def client(self) -> Client:
         """A client of its API, with an administrator's certificate; to be closed."""
@@ -164,10 +186,23 @@ class Cluster:
         """What `rayplane status -o json` prints; `healthy` in it says whether every part works."""
 
         async def ask() -> dict[str, Any]:
-            async with access(self._started) as admin:
+            async with access(self.directory) as admin:
                 return await status(admin)
 
         return asyncio.run(ask())
+
+    @property
+    def chaos(self) -> Chaos:
+        """What breaks it on purpose: `chaos.kill("leader")`."""
+        return Chaos(lambda: self.directory)
+
+    def snapshot(self, file: str | os.PathLike[str]) -> Path:
+        """Write its state to a file, whole or not at all; `run("restore", FILE)` goes back to it."""
+        # With it comes etcd's store.
+        from rayplane.control_plane.cluster.backup import backup
+
+        asyncio.run(backup(self.directory, Path(file), _unheard))
+        return Path(file)
 
     def run(self, *arguments: str, stdin: str = "") -> str:
         """Run a rayplane command against this cluster; its standard output. `run("chaos", "kill", "leader")`."""
@@ -184,10 +219,16 @@ class Cluster:
         return _output([found, *arguments], stdin, self.environment)
 
     @property
-    def _started(self) -> StateDir:
+    def directory(self) -> StateDir:
+        """The state directory, for `control_plane.cluster`. ClusterError when it is not up."""
         if self._directory is None:
             raise ClusterError(f"cluster {self.name!r} is not up: use it inside `with`, or call start()")
         return self._directory
+
+
+def left() -> list[Cluster]:
+    """The clusters of this process that are up."""
+    return [*_up.values()]
 
 
 def _guard(directory: StateDir, *, purge: bool) -> subprocess.Popen[bytes]:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from rayplane.control_plane.cli.why import lines
+from rayplane.control_plane.cluster.stories import lines
 from rayplane.proto.rayplane.v1 import controllers_pb2 as pb
 
 ASKED = {"resource": "replicasets.apps", "namespace": "default", "name": "web"}

@@ -1,0 +1,119 @@
+"""Clusters for programs of asyncio."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ParamSpec, Self, TypeVar, Unpack
+
+from rayplane.control_plane.client.api import ApiClient
+from rayplane.control_plane.cluster.access import access
+from rayplane.control_plane.cluster.config import PROCESS
+from rayplane.control_plane.testing.chaos import AsyncChaos
+from rayplane.control_plane.testing.cluster import Cluster, Options
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class AsyncCluster:
+    """A Cluster with methods to be awaited. Use it in an `async with` block.
+
+    A cluster whose start was cancelled is taken down first.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str = "",
+        host: str = PROCESS,
+        state_dir: str | os.PathLike[str] | None = None,
+        **options: Unpack[Options],
+    ) -> None:
+        self._cluster = Cluster(name=name, host=host, state_dir=state_dir, **options)
+
+    @classmethod
+    async def up(
+        cls,
+        *,
+        name: str = "",
+        host: str = PROCESS,
+        state_dir: str | os.PathLike[str] | None = None,
+        **options: Unpack[Options],
+    ) -> Self:
+        """A cluster that is up already; `down` ends it, as does the end of this program."""
+        made = cls(name=name, host=host, state_dir=state_dir, **options)
+        await made.start()
+        return made
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.down()
+
+    async def start(self) -> None:
+        """Bring everything up and wait until it is ready."""
+        try:
+            await _in_thread(self._cluster.start)
+        except asyncio.CancelledError:
+            await _in_thread(self._cluster.stop)
+            raise
+
+    async def down(self) -> None:
+        """End every process of the cluster. Nothing is done when it was never started."""
+        await _in_thread(self._cluster.stop)
+
+    @property
+    def name(self) -> str:
+        return self._cluster.name
+
+    @property
+    def kubeconfig(self) -> Path:
+        return self._cluster.kubeconfig
+
+    @property
+    def endpoints(self) -> dict[str, Any]:
+        return self._cluster.endpoints
+
+    @property
+    def chaos(self) -> AsyncChaos:
+        """What breaks it on purpose: `await cluster.chaos.kill("leader")`."""
+        return AsyncChaos(lambda: self._cluster.directory)
+
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[ApiClient]:
+        """A client of its API, with an administrator's certificate."""
+        async with access(self._cluster.directory) as admin:
+            yield admin.api
+
+    async def status(self) -> dict[str, Any]:
+        """What `rayplane status -o json` prints."""
+        return await _in_thread(self._cluster.status)
+
+    async def snapshot(self, file: str | os.PathLike[str]) -> Path:
+        """Write its state to a file, whole or not at all."""
+        return await _in_thread(self._cluster.snapshot, file)
+
+    async def run(self, *arguments: str, stdin: str = "") -> str:
+        """Run a rayplane command against this cluster; its standard output."""
+        return await _in_thread(self._cluster.run, *arguments, stdin=stdin)
+
+    async def kubectl(self, *arguments: str, stdin: str = "") -> str:
+        """Run kubectl against this cluster; its standard output."""
+        return await _in_thread(self._cluster.kubectl, *arguments, stdin=stdin)
+
+
+async def _in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """What it returns. Cancelled, this ends only when the work has: nothing goes on behind a caller's back."""
+    task = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
