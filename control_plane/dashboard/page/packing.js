@@ -10,18 +10,22 @@ import { viewport } from "./viewport.js";
 const RESOURCES = ["pods", "cpu", "memory"];
 const ROW_PX = 26;
 const LEGEND_MAX = 24;
+const byName = new Intl.Collator(undefined, { numeric: true }).compare;
 
 export async function show(place, _, signal) {
-  const state = { nodes: new Map(), news: undefined, error: "", order: "name" };
+  const state = { nodes: new Map(), names: undefined, news: undefined, error: "", order: "name" };
   const draw = () => signal.aborted || render(view(state, choose), place);
   const window = viewport(signal, ROW_PX, draw);
   state.window = window;
-  const choose = (order) => ((state.order = order), draw());
+  const choose = (order) => ((state.order = order), arrange(state), draw());
   draw();
   await persistently(signal, (error) => ((state.error = error.message), draw()), async (seen) => {
     for await (const news of lines("rayplane/v1/packing", { signal: seen })) {
       state.error = news.error || "";
-      if (news.nodes) take(state, news);
+      if (news.nodes) {
+        take(state, news);
+        arrange(state);
+      }
       draw();
     }
   });
@@ -29,12 +33,28 @@ export async function show(place, _, signal) {
 
 // Puts what changed to what was known.
 export function take(state, news) {
-  if (news.whole) state.nodes.clear();
+  if (news.whole) {
+    state.nodes.clear();
+    state.names = undefined;
+  }
   for (const [name, node] of Object.entries(news.nodes)) {
+    if (state.nodes.has(name) !== !!node) state.names = undefined;
     if (node) state.nodes.set(name, node);
     else state.nodes.delete(name);
   }
   state.news = news;
+}
+
+// What is shown of all nodes together is made when they change, not whenever the window moves.
+function arrange(state) {
+  state.names ??= [...state.nodes.keys()].sort(byName);
+  state.sorted = state.names;
+  if (state.order === "fullest") {
+    const full = new Map([...state.nodes].map(([name, node]) => [name, fullness(node)]));
+    state.sorted = [...state.names].sort((a, b) => full.get(b) - full.get(a));
+  }
+  state.sums = sums(state.nodes, state.news);
+  state.legend = legend(state.nodes);
 }
 
 export const used = (node, i) => Object.values(node.held).reduce((sum, need) => sum + need[i], 0);
@@ -52,21 +72,19 @@ export function hue(workload) {
 const colour = (workload) => `oklch(0.68 0.13 ${hue(workload)})`;
 const short = (workload) => workload.split("/").slice(1).join("/");
 
-function view({ nodes, news, error, order, window }, choose) {
+function view({ nodes, news, error, sorted, sums, legend, window }, choose) {
   if (!news) return html`<h1>Packing</h1>${error ? html`<p class="bad" role="alert">${error}</p>` : html`<p>Looking …</p>`}`;
-  const all = [...nodes].sort(([a, one], [b, other]) =>
-    (order === "fullest" ? fullness(other) - fullness(one) : 0) || a.localeCompare(b, undefined, { numeric: true }));
-  const { from, to } = window.shown(all.length);
+  const { from, to } = window.shown(sorted.length);
   return html`<h1>Packing</h1>
     ${error ? html`<p class="bad" role="alert">${error}</p>` : nothing}
-    ${sums(nodes, news)}
+    ${sums}
     <label>Order <select @change=${(event) => choose(event.target.value)}><option value="name">by name</option><option value="fullest">fullest first</option></select></label>
-    ${legend(nodes)}
-    <div class="bars" role="table" aria-label="Nodes" aria-rowcount=${all.length + 1}>
+    ${legend}
+    <div class="bars" role="table" aria-label="Nodes" aria-rowcount=${sorted.length + 1}>
       <div role="row" class="bar-row head"><b role="columnheader">node</b>${RESOURCES.map((name) => html`<b role="columnheader">${name}</b>`)}</div>
-      <div class="window" ${window.place} style=${styleMap({ height: `${all.length * ROW_PX}px` })}>
+      <div class="window" ${window.place} style=${styleMap({ height: `${sorted.length * ROW_PX}px` })}>
         <div style=${styleMap({ transform: `translateY(${from * ROW_PX}px)` })}>
-          ${repeat(all.slice(from, to), ([name]) => name, ([name, node]) => bars(name, node))}
+          ${repeat(sorted.slice(from, to), (name) => name, (name) => bars(name, nodes.get(name)))}
         </div>
       </div>
     </div>

@@ -61,9 +61,10 @@ async function follow(state, signal, changed) {
     if (type === "BOOKMARK") continue;
     for (const row of object.rows || []) {
       const { uid } = row.object.metadata;
+      // The order is of names, which do not change.
+      if (state.rows.has(uid) === (type === "DELETED")) state.order = undefined;
       if (type === "DELETED") state.rows.delete(uid);
       else state.rows.set(uid, kept(row));
-      state.order = undefined;
     }
     changed();
   }
@@ -79,9 +80,9 @@ function replace(state, rows) {
 
 function ordered(state) {
   const key = ({ object: { metadata } }) => `${metadata.namespace || ""}/${metadata.name}`;
-  state.order ??= [...state.rows.values()].map((row) => [key(row), row]).sort(([a], [b]) => (a < b ? -1 : a > b ? 1 : 0));
+  state.order ??= [...state.rows].map(([uid, row]) => [key(row), uid]).sort(([a], [b]) => (a < b ? -1 : a > b ? 1 : 0));
   const words = state.filter.toLowerCase().split(/\s+/).filter(Boolean);
-  const fits = ([key, row]) => words.every((word) => key.toLowerCase().includes(word) || row.cells.some((cell) => String(cell).toLowerCase().includes(word)));
+  const fits = ([key, uid]) => words.every((word) => key.toLowerCase().includes(word) || state.rows.get(uid).cells.some((cell) => String(cell).toLowerCase().includes(word)));
   return words.length ? state.order.filter(fits) : state.order;
 }
 
@@ -100,7 +101,7 @@ function view(state, change) {
       </div>
       <div class="window" ${window.place} style=${styleMap({ height: `${rows.length * ROW_PX}px` })}>
         <div style=${styleMap({ transform: `translateY(${from * ROW_PX}px)` })}>
-          ${repeat(rows.slice(from, to), ([, row]) => row.object.metadata.uid, ([, row]) => line(row, kind, columns, spread))}
+          ${repeat(rows.slice(from, to), ([, uid]) => uid, ([, uid]) => line(state.rows.get(uid), kind, columns, spread))}
         </div>
       </div>
     </div>
