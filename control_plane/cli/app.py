@@ -3,17 +3,21 @@
 import errno
 import os
 import sys
+from pathlib import Path
 
 import typer
 
 from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.cli import (
+    backups,
     chaos,
     cluster,
+    completion,
     dashboard,
     explain,
     images,
     joining,
+    kubectl_plugin,
     logs_of,
     machines,
     objects,
@@ -21,9 +25,12 @@ from rayplane.control_plane.cli import (
     simulate,
     trace,
     upgrade,
+    welcome,
     why,
 )
+from rayplane.control_plane.cli.learn import command as learn
 from rayplane.control_plane.cli.printing import error_line
+from rayplane.control_plane.cli.top import command as top
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.control_plane.rpc import RpcError
 from rayplane.node.errors import NodeError
@@ -33,11 +40,11 @@ from rayplane.storage.env.private import UMASK
 
 app = typer.Typer(
     name="rayplane",
-    help="A Kubernetes control plane of actors, on Ray or in one process.",
     add_completion=False,
     rich_markup_mode=None,
 )
 cluster.register(app)
+backups.register(app)
 machines.register(app)
 chaos.register(app)
 logs_of.register(app)
@@ -51,6 +58,18 @@ images.register(app)
 upgrade.register(app)
 joining.register(app)
 dashboard.register(app)
+completion.register(app)
+top.register(app)
+learn.register(app)
+
+
+@app.callback(invoke_without_command=True)
+def without_command(context: typer.Context) -> None:
+    """A Kubernetes control plane of actors, on Ray or in one process. Without a command it says what to do next."""
+    if context.invoked_subcommand is None:
+        for line in welcome.welcome(Path.home()):
+            typer.echo(line)
+
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 _FAILURES = (
@@ -60,11 +79,13 @@ _FAILURES = (
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-def run(arguments: list[str]) -> int:
+def run(arguments: list[str], program: str = "rayplane") -> int:
     """Run a command; its exit code."""
     os.umask(UMASK)  # what it writes are keys, states and backups
     try:
-        code = app(args=arguments or ["--help"], prog_name="rayplane", standalone_mode=False)
+        if program != "rayplane":
+            os.environ.update(kubectl_plugin.chosen(arguments, os.environ, Path.home()))
+        code = app(args=arguments, prog_name=program, standalone_mode=False)
     except BrokenPipeError:
         # The reader of our output has seen enough; keep the interpreter from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""Commands on whole clusters: up, down, status, endpoints, kubeconfig, add, remove, backup, restore."""
+"""Commands on whole clusters: up, down, status, endpoints, kubeconfig, add, remove."""
 
 import json
 from dataclasses import asdict
@@ -64,7 +64,7 @@ class Kind(StrEnum):
 
 
 def register(app: typer.Typer) -> None:
-    for command in (up, down, status, add, remove, backup, restore):
+    for command in (up, down, status, add, remove):
         app.command()(command)
     app.command(name="endpoints")(show_endpoints)
     app.command(name="kubeconfig")(show_kubeconfig)
@@ -165,6 +165,7 @@ def up(
         list[str] | None, typer.Option(help="Stages of simulated pods to put into the cluster: a file or directory.")
     ] = None,
     log_format: Annotated[str, typer.Option(help="Of all logs: `text` or `json`.")] = "text",
+    output: Output = "",
     state: State = None,
 ) -> None:
     """Start everything, wait until it is ready, print how to reach it.
@@ -212,15 +213,16 @@ def up(
         ray_tls=ray_tls,
     )
     _check(config)
-    _launch(config, state_dir(name, state), content("--encryption-config", encryption_config), stages or [])
+    encryption = content("--encryption-config", encryption_config)
+    _launch(config, state_dir(name, state), encryption, stages or [], as_json=wants_json(output))
 
 
-def _launch(config: ClusterConfig, directory: StateDir, encryption: bytes, stages: list[str]) -> None:
+def _launch(config: ClusterConfig, directory: StateDir, encryption: bytes, stages: list[str], *, as_json: bool) -> None:
     played = read_stages(stages) if stages else []
-    with progress() as say:
+    with progress(quiet=as_json) as say:
         found = run(launch.up(config, directory, say, encryption=encryption))
     run(put_stages(directory, played))
-    _print_access(directory, found)
+    print_access(directory, found, as_json=as_json)
 
 
 def _check(config: ClusterConfig) -> None:
@@ -365,39 +367,6 @@ def remove(
     _change("Remove", request, f"removing {actor or kind.value}", "removed", state_dir(name, state))
 
 
-def backup(
-    file: Annotated[Path, typer.Argument(help="Where to write.")], name: Name = "default", state: State = None
-) -> None:
-    """Write the cluster's state to a file."""
-    # Imported here: it brings etcd's store along, half of what any other command would load.
-    from rayplane.control_plane.cluster import backup as backups
-
-    with progress() as say:
-        header = run(backups.backup(state_dir(name, state), file, say))
-    console.print(f"{file}: cluster {header.cluster!r} at revision {header.revision}")
-
-
-def restore(
-    file: Annotated[Path, typer.Argument(help="A file that `backup` wrote.")],
-    name: Name = "default",
-    force: Annotated[bool, typer.Option("--force", help="Even if the cluster holds workloads.")] = False,
-    encryption_key: Annotated[
-        Path | None,
-        typer.Option(help="pki/encryption.yaml of the backup's cluster, where it is not on this machine."),
-    ] = None,
-    state: State = None,
-) -> None:
-    """Bring a fresh cluster (up already or not) to a backup's state, and go on from it."""
-    directory = state_dir(name, state)
-    key = content("--encryption-key", encryption_key)
-    from rayplane.control_plane.cluster import backup as backups
-
-    with progress() as say:
-        found, header = run(backups.restore(directory, name, file, say, force=force, key=key))
-    console.print(f"cluster {name!r} goes on from {header.cluster!r} at revision {header.revision}")
-    _print_access(directory, found)
-
-
 def _change(method: str, request: pb.AddRequest | pb.RemoveRequest, doing: str, done: str, directory: StateDir) -> None:
     async def call() -> str:
         async with access(directory) as admin:
@@ -413,9 +382,13 @@ def _change(method: str, request: pb.AddRequest | pb.RemoveRequest, doing: str, 
     console.print(f"{name} {done}")
 
 
-def _print_access(directory: StateDir, state: ClusterState) -> None:
+def print_access(directory: StateDir, state: ClusterState, *, as_json: bool) -> None:
+    """How to reach a cluster that is up."""
     found = endpoints(directory, state)
     name = state.config.name
+    if as_json:
+        print(json.dumps({"name": name} | found))
+        return
     console.print(f"cluster {name!r} is up")
     console.print(f"  kubectl   export KUBECONFIG={found['kubeconfig']}")
     console.print(f"  API       {found['apiserver']}")

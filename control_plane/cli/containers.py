@@ -1,6 +1,6 @@
 """Commands on containers, `logs` and `exec`: they call the pod's node host. Each returns its exit code."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -42,6 +42,14 @@ class Input:
 
 async def logs(session: Session, what: str, options: LogOptions) -> int:
     """Print what a container has written."""
+    async with aclosing(written(session, what, options)) as chunks:
+        async for chunk in chunks:
+            session.terminal.write(chunk)
+    return 0
+
+
+async def written(session: Session, what: str, options: LogOptions) -> AsyncGenerator[bytes, None]:
+    """What a container has written, and with `follow` what it writes."""
     pod = await _pod(session, what)
     request = pb.LogsRequest(
         ref=_ref(pod, options.container),
@@ -55,10 +63,9 @@ async def logs(session: Session, what: str, options: LogOptions) -> int:
     try:
         async with aclosing(stub.Logs(request)) as chunks:
             async for chunk in chunks:
-                session.terminal.write(chunk.data)
+                yield chunk.data
     except RpcError as e:
         raise _said(e, pod) from e
-    return 0
 
 
 async def execute(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from rayplane.control_plane.cli import changing, containers, manifests, reading
+from rayplane.control_plane.cli import changing, completion, containers, manifests, reading
 from rayplane.control_plane.cli.keyboard import typed
 from rayplane.control_plane.cli.options import Name, State, run, state_dir
 from rayplane.control_plane.cli.printing import check_format
@@ -19,8 +19,14 @@ AllNamespaces = Annotated[bool, typer.Option("-A", "--all-namespaces", help="In 
 Selector = Annotated[str, typer.Option("-l", "--selector", help="Label selector, such as app=web,tier!=db.")]
 Container = Annotated[str, typer.Option("-c", "--container", help="Which container; the pod's first by default.")]
 Files = Annotated[list[str], typer.Option("-f", "--filename", help="A file, a directory, or - for standard input.")]
-What = Annotated[list[str], typer.Argument(metavar="KIND [NAME..] | KIND/NAME..", help="What.")]
-SomeOf = Annotated[list[str] | None, typer.Argument(metavar="[KIND NAME.. | KIND/NAME..]", help="What.")]
+What = Annotated[
+    list[str],
+    typer.Argument(metavar="KIND [NAME..] | KIND/NAME..", help="What.", autocompletion=completion.objects),
+]
+SomeOf = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KIND NAME.. | KIND/NAME..]", help="What.", autocompletion=completion.objects),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -128,7 +134,9 @@ def delete(
 
 
 def logs(
-    pod: Annotated[str, typer.Argument(metavar="POD | KIND/NAME", help="A pod, or what has pods.")],
+    pod: Annotated[
+        str, typer.Argument(metavar="POD | KIND/NAME", help="A pod, or what has pods.", autocompletion=completion.pods)
+    ],
     namespace: Namespace = "",
     container: Container = "",
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the container ends.")] = False,
@@ -152,7 +160,9 @@ def logs(
 
 
 def execute(
-    pod: Annotated[str, typer.Argument(metavar="POD", help="A pod, or what has pods as KIND/NAME.")],
+    pod: Annotated[
+        str, typer.Argument(metavar="POD", help="A pod, or what has pods as KIND/NAME.", autocompletion=completion.pods)
+    ],
     command: Annotated[list[str], typer.Argument(metavar="-- COMMAND [ARGUMENT..]", help="What to run.")],
     namespace: Namespace = "",
     container: Container = "",

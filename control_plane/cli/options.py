@@ -9,14 +9,23 @@ from typing import Annotated, Any, TypeVar
 import typer
 from rich.console import Console
 
+from rayplane.control_plane.cli import completion
 from rayplane.control_plane.cluster.config import NONE
 from rayplane.control_plane.cluster.errors import UsageError
 from rayplane.control_plane.cluster.state import StateDir
 
 T = TypeVar("T")
 
-Name = Annotated[str, typer.Option("--name", help="The cluster's name.")]
-State = Annotated[str | None, typer.Option("--state-dir", help="Where its state is kept.  [default: ~/.rayplane/NAME]")]
+Name = Annotated[
+    str,
+    typer.Option("--name", envvar="RAYPLANE_NAME", help="The cluster's name.", autocompletion=completion.clusters),
+]
+State = Annotated[
+    str | None,
+    typer.Option(
+        "--state-dir", envvar="RAYPLANE_STATE_DIR", help="Where its state is kept.  [default: ~/.rayplane/NAME]"
+    ),
+]
 Output = Annotated[str, typer.Option("-o", "--output", help="Empty for people, `json` for programs.")]
 
 Autoscale = Annotated[
@@ -74,17 +83,18 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 
 @contextlib.contextmanager
-def progress() -> Iterator["Progress"]:
-    """A status line on a terminal, a line per step elsewhere."""
+def progress(*, quiet: bool = False) -> Iterator["Progress"]:
+    """A status line on a terminal, a line per step elsewhere; none there if `quiet`, for output is for programs."""
     with errors.status("") as status:
-        yield Progress(status)
+        yield Progress(status, quiet=quiet)
 
 
 class Progress:
     """A callback that is told what is being done now."""
 
-    def __init__(self, status: Any) -> None:
+    def __init__(self, status: Any, *, quiet: bool = False) -> None:
         self._status = status
+        self._quiet = quiet
         self._last = ""
 
     def __call__(self, text: str) -> None:
@@ -92,5 +102,5 @@ class Progress:
             return
         self._last = text
         self._status.update(text)
-        if not errors.is_terminal:
+        if not (errors.is_terminal or self._quiet):
             console.print(text)

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -17,8 +17,23 @@ from rayplane.control_plane.cluster.errors import UsageError
 
 FORMATS = ("json", "yaml", "wide", "name")
 JSONPATH = "jsonpath="
+HEAD, BAD, PLAIN = "\x1b[1m", "\x1b[31m", "\x1b[0m"
 _GAP = 3
 _WIDTH_MIN = 6
+_DONE = ("Completed", "Succeeded", "Complete")
+_BAD = frozenset(
+    (
+        "NotReady",
+        "Failed",
+        "Error",
+        "CrashLoopBackOff",
+        "ImagePullBackOff",
+        "ErrImagePull",
+        "OOMKilled",
+        "Lost",
+        "Unknown",
+    )
+)
 
 
 def check_format(output: str) -> None:
@@ -46,6 +61,13 @@ def name_of(info: ResourceInfo, name: str) -> str:
     return f"{info.singular}{group}/{name}"
 
 
+class Line(NamedTuple):
+    """A line, and how it is shown in colours."""
+
+    text: str
+    style: str = ""
+
+
 class TableWriter:
     """Rows of Tables as lines. Keeps the widths of columns, so that rows of a watch stand under their header."""
 
@@ -58,21 +80,32 @@ class TableWriter:
         self._header = header
         self._widths: list[int] = []
 
-    def lines(self, table: Mapping[str, Any], objs: Sequence[Object], *, prefix: str = "") -> list[str]:
+    def lines(self, table: Mapping[str, Any], objs: Sequence[Object], *, prefix: str = "") -> list[Line]:
         """`objs` are those of the rows; `prefix` stands before their names."""
         columns = table["columnDefinitions"]
         shown = [i for i, c in enumerate(columns) if self._wide or not c.get("priority")]
         names = next((i for i, c in enumerate(columns) if c.get("format") == "name"), 0)
-        rows = []
+        rows, styles = [], []
         if self._header:
+            styles.append(HEAD)
             before = ["NAMESPACE"] if self._namespace else []
             rows.append([*before, *(columns[i]["name"].upper() for i in shown), *(["LABELS"] if self._labels else [])])
             self._header = False
         for row, obj in zip(table["rows"], objs, strict=True):
-            cells = [prefix + _cell(row["cells"][i]) if i == names else _cell(row["cells"][i]) for i in shown]
+            cells = [prefix + cell_text(row["cells"][i]) if i == names else cell_text(row["cells"][i]) for i in shown]
             before = [meta.namespace(obj)] if self._namespace else []
+            told = {c["name"]: cell_text(cell) for c, cell in zip(columns, row["cells"], strict=True)}
+            styles.append(BAD if looks_bad(told) else "")
             rows.append([*before, *cells, *([labels_text(meta.labels(obj))] if self._labels else [])])
-        return aligned(rows, self._widths)
+        return [Line(*pair) for pair in zip(aligned(rows, self._widths), styles, strict=True)]
+
+
+def looks_bad(told: Mapping[str, str]) -> bool:
+    """Whether a row, as cells by columns, tells of something that is not as it should be."""
+    status, (have, _, want) = told.get("Status", ""), told.get("Ready", "").partition("/")
+    if status in _DONE:
+        return False
+    return told.get("Type") == "Warning" or status.split(",")[0] in _BAD or bool(want and have != want)
 
 
 def aligned(rows: Sequence[Sequence[str]], widths: list[int] | None = None) -> list[str]:
@@ -85,7 +118,8 @@ def aligned(rows: Sequence[Sequence[str]], widths: list[int] | None = None) -> l
     return ["".join(cell.ljust(widths[i]) for i, cell in enumerate(row)).rstrip() for row in rows]
 
 
-def _cell(value: Any) -> str:
+def cell_text(value: Any) -> str:
+    """A cell of a Table as it is shown."""
     if value is None:
         return "<none>"
     if isinstance(value, bool):

@@ -1,25 +1,21 @@
 """Commands that read objects: `get` and `describe`. Each returns the command's exit code."""
 
-import asyncio
 from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.errors import ApiError, Expired, ServiceUnavailable
+from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.api.kinds.registry import rules_for
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.machinery.tables import to_table
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.cli.describe import described
+from rayplane.control_plane.cli.following import follow
 from rayplane.control_plane.cli.kinds import Chosen, resource_of
-from rayplane.control_plane.cli.printing import TableWriter, check_format, formatted, listed, name_of
+from rayplane.control_plane.cli.printing import Line, TableWriter, check_format, formatted, listed, name_of
 from rayplane.control_plane.cli.session import Session
 from rayplane.control_plane.cluster.errors import UsageError
-
-# A watch asks for another server this often before it gives up.
-WATCH_TRIES = 30
-WATCH_PAUSE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +73,7 @@ async def describe(session: Session, arguments: Sequence[str], *, selector: str,
     texts = []
     for info, objs in found:
         for obj in objs:
-            texts.append("\n".join(described(obj, await _events(session, info, obj), session.clock.now())))
+            texts.append("\n".join(described(obj, await events_of(session, info, obj), session.clock.now())))
     if texts:
         session.terminal.line("\n\n\n".join(texts))
     elif not failed:
@@ -123,7 +119,7 @@ def _print_tables(session: Session, found: _Found, options: GetOptions, *, sever
         blank = True
         writer = _writer(info, options)
         for line in _table_lines(session, writer, info, objs, prefix=name_of(info, "") if several else ""):
-            session.terminal.line(line)
+            session.terminal.line(*line)
     if not blank and not quiet:
         session.terminal.error(_nothing(session, [i for i, _ in found], options.all_namespaces))
 
@@ -139,7 +135,7 @@ def _writer(info: ResourceInfo, options: GetOptions) -> TableWriter:
 
 def _table_lines(
     session: Session, writer: TableWriter, info: ResourceInfo, objs: Sequence[Object], *, prefix: str = ""
-) -> list[str]:
+) -> list[Line]:
     table = to_table(
         rules_for(info).printer,
         objs,
@@ -156,7 +152,7 @@ def _nothing(session: Session, infos: Sequence[ResourceInfo], all_namespaces: bo
     return f"No resources found in {session.namespace or 'default'} namespace."
 
 
-async def _events(session: Session, info: ResourceInfo, obj: Object) -> list[Object]:
+async def events_of(session: Session, info: ResourceInfo, obj: Object) -> list[Object]:
     """Events about an object, the oldest first."""
     selector = f"involvedObject.name={meta.name(obj)},involvedObject.kind={info.kind}"
     if info.namespaced:
@@ -177,42 +173,21 @@ async def _watch(session: Session, chosen: Chosen, options: GetOptions) -> int:
     if chosen.names:
         await session.api.get(resource, chosen.names[0], namespace)
     writer = _writer(info, options)
-    version, tries = "", 0
-    while True:
-        try:
-            if not version:
-                listing = await session.api.list(
-                    resource, namespace, label_selector=options.selector, field_selector=fields
-                )
-                version = listing.resource_version
-                _show(session, writer, info, listing.items, options)
-            stream = session.api.watch(
-                resource,
-                namespace,
-                label_selector=options.selector,
-                field_selector=fields,
-                resource_version=version,
-            )
-            async with aclosing(stream) as groups:  # type: ignore[type-var]
-                async for events in groups:
-                    tries = 0
-                    version = meta.resource_version(events[-1].object)
-                    _show(session, writer, info, [e.object for e in events if e.type != "BOOKMARK"], options)
-        except Expired:
-            version = ""
-        except ServiceUnavailable:
-            tries += 1
-            if tries == WATCH_TRIES:
-                raise
-            await asyncio.sleep(WATCH_PAUSE_S)
+    parts = follow(session.api, resource, namespace, label_selector=options.selector, field_selector=fields)
+    async with aclosing(parts):
+        async for part in parts:
+            _show(session, writer, info, [e.object for e in part.events], options)
+    return 0
 
 
 def _show(
     session: Session, writer: TableWriter, info: ResourceInfo, objs: Sequence[Object], options: GetOptions
 ) -> None:
     if options.as_table:
-        lines = _table_lines(session, writer, info, objs) if objs else []
-    elif options.output == "name":
+        for row in _table_lines(session, writer, info, objs) if objs else ():
+            session.terminal.line(*row)
+        return
+    if options.output == "name":
         lines = [name_of(info, meta.name(o)) for o in objs]
     else:
         separator = ["---"] if options.output == "yaml" else []

@@ -3,15 +3,16 @@
 import contextlib
 import sys
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.cli.kinds import Kinds
-from rayplane.control_plane.cli.printing import error_line
+from rayplane.control_plane.cli.options import console
+from rayplane.control_plane.cli.printing import PLAIN, error_line
 from rayplane.control_plane.client import ApiClient
-from rayplane.control_plane.cluster.access import access
+from rayplane.control_plane.cluster.access import Access, access
 from rayplane.control_plane.cluster.state import StateDir
 from rayplane.control_plane.rpc import Network
 from rayplane.storage.env import Clock, SystemClock
@@ -34,8 +35,12 @@ class Terminal:
     out: BinaryIO
     err: BinaryIO
 
-    def line(self, text: str) -> None:
-        self.write(f"{text.translate(_SHOWN)}\n".encode())
+    colours: bool = False
+
+    def line(self, text: str, style: str = "") -> None:
+        """`style`: how a terminal is told to show it, where it shows colours."""
+        shown = text.translate(_SHOWN)
+        self.write(f"{style}{shown}{PLAIN}\n".encode() if style and self.colours else f"{shown}\n".encode())
 
     def error(self, text: str) -> None:
         self.write_error(f"{text.translate(_SHOWN)}\n".encode())
@@ -65,6 +70,10 @@ class Session:
         """Where objects of a kind are looked for; empty for those outside of namespaces."""
         return (self.namespace or "default") if info.namespaced else ""
 
+    def within(self, namespace: str) -> "Session":
+        """The same in another namespace."""
+        return replace(self, namespace=namespace)
+
     def failed(self, error: ApiError) -> None:
         """Tell of an error and go on."""
         self.terminal.error(" ".join(error_line(error).split()))
@@ -73,6 +82,10 @@ class Session:
 @contextlib.asynccontextmanager
 async def session(directory: StateDir, namespace: str = "") -> AsyncIterator[Session]:
     """Raises NotUp when no cluster runs there."""
-    terminal = Terminal(sys.stdout.buffer, sys.stderr.buffer)
     async with access(directory) as admin:
-        yield Session(admin.api, admin.network, Kinds(admin.api), SystemClock(), terminal, namespace)
+        yield of_access(admin, namespace)
+
+
+def of_access(admin: Access, namespace: str = "") -> Session:
+    terminal = Terminal(sys.stdout.buffer, sys.stderr.buffer, colours=console.is_terminal and not console.no_color)
+    return Session(admin.api, admin.network, Kinds(admin.api), SystemClock(), terminal, namespace)

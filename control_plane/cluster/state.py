@@ -30,6 +30,8 @@ from rayplane.storage.env import DiskError, LocalDisk
 from rayplane.storage.env.private import make_private_dir, narrow, write_private
 from rayplane.storage.formats import STATE, CorruptMark, Mark, NewerFormat, check
 
+HOME = ".rayplane"
+"""Of the directories of a user's clusters, each named for its cluster."""
 BROKEN = "broken.json"
 MADE = "made.json"
 CHAOS_LOCK = "chaos.lock"
@@ -98,7 +100,7 @@ class StateDir:
         """Raises UsageError for a name that is none."""
         check_name(name)
         # What is printed of it is used in other directories too.
-        return StateDir((Path(state_dir) if state_dir else Path.home() / ".rayplane" / name).absolute())
+        return StateDir((Path(state_dir) if state_dir else Path.home() / HOME / name).absolute())
 
     def flags(self, name: str) -> str:
         """With which a command finds the cluster again: empty, or ` --name N`, ` --state-dir DIR`."""
@@ -185,8 +187,21 @@ class StateDir:
     def read_running(self) -> ClusterState:
         state = self.read()
         if state is None or not state.running:
-            raise NotUp(f"no cluster is up in {self.path}; run `rayplane up`")
+            others = ", ".join(self._others_up())
+            instead = f", or give the --name of one that is: {others}" if others else ""
+            raise NotUp(f"no cluster is up in {self.path}; run `rayplane up`{instead}")
         return state
+
+    def _others_up(self) -> list[str]:
+        """Names of clusters beside this one that run, where directories are named for them."""
+        if self.path.parent.name != HOME:
+            return []
+        found = []
+        for file in sorted(self.path.parent.glob("*/cluster.json")):
+            with contextlib.suppress(ClusterError, OSError):
+                if (state := StateDir(file.parent).read()) is not None and state.running:
+                    found.append(file.parent.name)
+        return found
 
     def write(self, state: ClusterState) -> None:
         write_private(self.path / "cluster.json", json.dumps(state.to_json(), indent=1).encode())

@@ -9,7 +9,7 @@ rest.
 import asyncio
 import contextlib
 import shutil
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -21,7 +21,7 @@ from rayplane.control_plane.api.machinery.resources import LEASES
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.node_annotations import heartbeat_of, isolation_of
 from rayplane.control_plane.client import ApiClient
-from rayplane.control_plane.cluster.access import Access
+from rayplane.control_plane.cluster.access import Access, access
 from rayplane.control_plane.cluster.diagnosis import (
     ActorFacts,
     Facts,
@@ -96,6 +96,17 @@ async def glance(admin: Access) -> dict[str, Any]:
         "actors": [_actor_row(a, a.name in holders) for a in actors if a.role != Role.MEMBER.value],
         "leases": [{"name": lead.name, "holder": lead.holder, "error": lead.error} for lead in leads],
     }
+
+
+async def glances(directory: StateDir, every_s: float) -> AsyncGenerator[dict[str, Any], None]:
+    """A glance after the other. With the supervisor's machine gone it is elsewhere: the way in is found anew."""
+    while True:
+        async with access(directory) as admin:
+            found: dict[str, Any] = {"error": ""}
+            while not found["error"]:
+                found = await glance(admin)
+                yield found
+                await asyncio.sleep(every_s)
 
 
 async def measure(admin: Access) -> Facts:

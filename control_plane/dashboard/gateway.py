@@ -9,6 +9,7 @@ import asyncio
 import hmac
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import aclosing
 from importlib.resources import files
 from typing import Any
 
@@ -30,7 +31,7 @@ from rayplane.control_plane.cluster.access import Access, access
 from rayplane.control_plane.cluster.asking import explained, story
 from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.state import StateDir
-from rayplane.control_plane.cluster.status import glance
+from rayplane.control_plane.cluster.status import glances
 from rayplane.control_plane.dashboard.kube_api import KubeApi
 from rayplane.control_plane.dashboard.packing import Packing
 from rayplane.control_plane.dashboard.shared import Shared
@@ -147,17 +148,9 @@ class Gateway:
         return await _stream(request, lines())
 
     async def _keep_standing(self, tell: Callable[[], None]) -> None:
-        while True:
-            async with access(self._directory) as admin:
-                # With the supervisor's machine gone it is elsewhere: the way in is found anew.
-                while not (await self._look(admin, tell))["error"]:
-                    await asyncio.sleep(STANDING_S)
-            await asyncio.sleep(STANDING_S)
-
-    async def _look(self, admin: Access, tell: Callable[[], None]) -> dict[str, Any]:
-        self._standing = await glance(admin)
-        tell()
-        return self._standing
+        async with aclosing(glances(self._directory, STANDING_S)) as found:
+            async for self._standing in found:
+                tell()
 
     async def _keep_packing(self, tell: Callable[[], None]) -> None:
         self._packing = packing = Packing()

@@ -12,6 +12,7 @@ HEAVY = (
     "ray",
     "lmdb",
     "numpy",
+    "textual",
     "rayplane.control_plane.etcd.server",
     "rayplane.control_plane.apiserver.registry.registry",
 )

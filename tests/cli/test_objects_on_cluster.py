@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,9 @@ from rayplane.control_plane.api.errors import NotFound
 from rayplane.control_plane.cli import changing, containers, manifests, reading
 from rayplane.control_plane.cli.containers import Input, LogOptions
 from rayplane.control_plane.cli.reading import GetOptions
+from rayplane.control_plane.cli.top.rows import Key, Row
+from rayplane.control_plane.cli.top.source import ClusterSource, Selection, yaml_of
+from rayplane.control_plane.cli.top.standings import actor_rows
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.control_plane.tasks import cancel_and_wait
 from tests.cli.screen import Screen, screen, write
@@ -331,3 +335,38 @@ async def _started(live: Cluster, name: str) -> bool:
 async def _restarted(live: Cluster, name: str) -> bool:
     statuses = meta.status(await live.api.get("pods", name, "default")).get("containerStatuses") or [{}]
     return int(statuses[0].get("restartCount") or 0) > 0
+
+
+async def test_the_terminal_view_shows_the_cluster_and_strikes_it(live: Cluster, at: Screen, tmp_path: Path) -> None:
+    source = ClusterSource(live.access, at.session)
+    await _apply(at, tmp_path, WEB.replace("name: web", "name: seen").replace("app: web", "app: seen"))
+    await live.pods_ready(2, "app=seen")
+    pods = await source.kind("po")
+    rows: dict[Key, Row] = {}
+    async with aclosing(source.rows(Selection(pods, labels="app=seen"))) as changes, asyncio.timeout(120):
+        async for change in changes:
+            assert [column.name for column in change.columns[:3]] == ["Namespace", "Name", "Ready"]
+            rows |= {row.key: row for row in change.put}
+            for key in change.drop:
+                del rows[key]
+            if change.anew:
+                first = min(rows)
+                assert [row.cells[2:4] for row in rows.values()] == [("1/1", "Running")] * 2
+                async with aclosing(source.logs(first, previous=False)) as chunks:
+                    assert b"started seen-" in await anext(chunks)
+                assert f"Name:         {first[1]}" in await source.describe(pods, first)
+                assert "kind: Pod" in yaml_of(await source.get(pods, first))
+                await source.delete(pods, first, at_once=True)
+            elif first not in rows and [row.cells[2] for row in rows.values()] == ["1/1"] * 2:
+                break
+    async with aclosing(source.standings()) as glances:
+        assert [row.cells[1] for row in actor_rows(await anext(glances))][:2] == ["member", "supervisor"]
+    assert "scheduler-0" in await source.strike("kill: {target: scheduler-0}")
+    assert (
+        await changing.delete(
+            at.session,
+            await changing.places_of(at.session, manifests.load([str(tmp_path / "m.yaml")])),
+            changing.DeleteOptions(),
+        )
+        == 0
+    )

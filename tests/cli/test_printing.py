@@ -44,7 +44,8 @@ def _pod(name: str, **labels: str) -> dict[str, Any]:
 
 
 def _lines(writer: TableWriter, objs: list[dict[str, Any]], prefix: str = "") -> list[str]:
-    return writer.lines(to_table(rules_for(PODS).printer, objs, now=NOW), objs, prefix=prefix)
+    table = to_table(rules_for(PODS).printer, objs, now=NOW)
+    return [line.text for line in writer.lines(table, objs, prefix=prefix)]
 
 
 def test_columns_are_upper_case_and_three_blanks_apart() -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from rayplane.control_plane.cluster import status
 from rayplane.control_plane.cluster.state import StateDir
 from rayplane.control_plane.dashboard import Gateway
-from rayplane.control_plane.dashboard import gateway as gateway_module
 
 
 @pytest.fixture
@@ -124,8 +124,8 @@ async def test_it_ends_though_a_page_looks_on(tmp_path: Path, monkeypatch: pytes
     async def glance(_: None) -> dict[str, str]:
         return {"error": "", "name": "looked at"}
 
-    monkeypatch.setattr(gateway_module, "access", access)
-    monkeypatch.setattr(gateway_module, "glance", glance)
+    monkeypatch.setattr(status, "access", access)
+    monkeypatch.setattr(status, "glance", glance)
     made = Gateway(StateDir(tmp_path))
     await made.start()
     url = f"http://{made.address}/rayplane/v1/control-plane"

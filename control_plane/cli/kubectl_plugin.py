@@ -1,0 +1,65 @@
+"""`kubectl rayplane`: the same commands, on the cluster that kubectl is talking to."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rayplane.control_plane.cluster.errors import ClusterError
+from rayplane.control_plane.cluster.state import HOME
+
+SAID = ("--name", "--state-dir")
+NAME_VARIABLE, STATE_VARIABLE = "RAYPLANE_NAME", "RAYPLANE_STATE_DIR"
+
+
+def chosen(arguments: Sequence[str], environ: Mapping[str, str], home: Path) -> dict[str, str]:
+    """Variables that make commands find kubectl's cluster; none where the arguments say which.
+
+    Raises ClusterError where the kubeconfig leads elsewhere.
+    """
+    if not arguments or any(word.partition("=")[0] in (*SAID, "--help") for word in arguments) or arguments[0] == "up":
+        return {}
+    context, server = _current(environ, home)
+    beside = [file.parent for file in _files(environ, home) if (file.parent / "cluster.json").is_file()]
+    known = [path.parent for path in sorted(home.glob(f"{HOME}/*/cluster.json"))]
+    for directory in dict.fromkeys((*beside, *known)):
+        if server in _servers(_read(directory / "kubeconfig")).values():
+            usual = directory == home / HOME / directory.name
+            return {NAME_VARIABLE: directory.name} if usual else {STATE_VARIABLE: str(directory)}
+    raise ClusterError(
+        f"kubectl's context {context!r} leads to {server or 'no server'}, which is no cluster of rayplane on this "
+        "machine: choose another context, or give --name"
+    )
+
+
+def _current(environ: Mapping[str, str], home: Path) -> tuple[str, str]:
+    """The current context and the server that it leads to. Of what several files say, the first has the word."""
+    files = [_read(file) for file in _files(environ, home)]
+    context = next((str(one["current-context"]) for one in files if one.get("current-context")), "")
+    contexts = {c["name"]: c.get("context") or {} for one in reversed(files) for c in one.get("contexts") or ()}
+    servers: dict[str, str] = {}
+    for one in reversed(files):
+        servers |= _servers(one)
+    return context, servers.get(str(contexts.get(context, {}).get("cluster")), "")
+
+
+def _files(environ: Mapping[str, str], home: Path) -> list[Path]:
+    said = [Path(part) for part in environ.get("KUBECONFIG", "").split(os.pathsep) if part]
+    return said or [home / ".kube" / "config"]
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load(file.read_text())
+    except FileNotFoundError:
+        return {}
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        raise ClusterError(f"{file} is no kubeconfig: {e}") from e
+    return found if isinstance(found, dict) else {}
+
+
+def _servers(config: dict[str, Any]) -> dict[str, str]:
+    clusters = config.get("clusters") or ()
+    return {str(one["name"]): str((one.get("cluster") or {}).get("server", "")) for one in clusters}

@@ -1,0 +1,99 @@
+"""Screens over the table: texts and logs, a question, the keys."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.screen import ModalScreen, Screen
+from textual.widgets import Footer, Log, Static
+
+from rayplane.control_plane.cli.printing import plain
+
+LINES_MAX = 20_000
+"""Lines of a page that are kept, the last ones."""
+BYTES_MAX = 64 * 1024
+"""A line that goes on longer is shown in parts."""
+
+
+class Page(Screen[None]):
+    """A text, or one that goes on growing."""
+
+    DEFAULT_CSS = "Page Log { height: 1fr; }"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,q", "app.pop_screen", "Back"),
+        Binding("j", "down", "Down", show=False),
+        Binding("k", "up", "Up", show=False),
+        Binding("g", "first", "First", show=False),
+        Binding("G", "last", "Last", show=False),
+    ]
+
+    def __init__(self, title: str, pieces: AsyncGenerator[bytes, None], failures: tuple[type[Exception], ...]) -> None:
+        super().__init__()
+        self._title = title
+        self._pieces = pieces
+        self._failures = failures
+        self._log = Log(max_lines=LINES_MAX, auto_scroll=False)
+
+    def compose(self) -> ComposeResult:
+        yield Static(self._title, id="title", markup=False)
+        yield self._log
+        yield Footer(compact=True)
+
+    def on_mount(self) -> None:
+        self.run_worker(self._read())
+        self._log.focus()
+
+    async def _read(self) -> None:
+        rest = b""
+        try:
+            async with aclosing(self._pieces) as pieces:
+                async for piece in pieces:
+                    *lines, rest = (rest + piece).split(b"\n")
+                    if len(rest) > BYTES_MAX:
+                        lines, rest = [*lines, rest], b""
+                    self._write(lines)
+        except self._failures as e:
+            rest += f"\n{getattr(e, 'message', '') or e}".encode()
+        self._write(rest.split(b"\n") if rest else [])
+
+    def _write(self, lines: list[bytes]) -> None:
+        log = self._log
+        ends = log.is_vertical_scroll_end and log.line_count > log.size.height
+        log.write_lines([plain(line.decode(errors="replace").expandtabs()) for line in lines], scroll_end=ends)
+
+    def action_down(self) -> None:
+        self._log.scroll_relative(y=1, animate=False)
+
+    def action_up(self) -> None:
+        self._log.scroll_relative(y=-1, animate=False)
+
+    def action_first(self) -> None:
+        self._log.scroll_home(animate=False)
+
+    def action_last(self) -> None:
+        self._log.scroll_end(animate=False)
+
+
+class Question(ModalScreen[bool]):
+    """A question whether to do what cannot be undone. No is what every other key means."""
+
+    DEFAULT_CSS = """
+    Question { align: center middle; }
+    Question Vertical { width: auto; max-width: 90%; height: auto; border: round $error; padding: 0 1; }
+    Question Static { width: auto; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("y", "dismiss(True)", "Yes"),
+        Binding("n,escape,enter,q", "dismiss(False)", "No"),
+    ]
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self._text = text
+
+    def compose(self) -> ComposeResult:
+        with Vertical():
+            yield Static(f"{self._text}\n\ny: yes   n: no", markup=False)

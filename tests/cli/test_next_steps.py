@@ -1,0 +1,173 @@
+"""What is said and offered before anything runs: `rayplane` alone, completion, `kubectl rayplane`, colours."""
+
+import io
+import socket
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rayplane.control_plane.cli import app
+from rayplane.control_plane.cli.kubectl_plugin import chosen
+from rayplane.control_plane.cli.printing import BAD, HEAD, PLAIN, TableWriter
+from rayplane.control_plane.cli.session import Terminal
+from rayplane.control_plane.cli.welcome import welcome
+from rayplane.control_plane.cluster.config import AddressPlan, ClusterConfig
+from rayplane.control_plane.cluster.errors import ClusterError, NotUp
+from rayplane.control_plane.cluster.state import ClusterState, StateDir
+from rayplane.control_plane.cluster.topology import Instance, Machine, Role, Topology
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """Somebody listens there."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def made(home: Path, name: str, port: int, *, running: bool = True) -> StateDir:
+    directory = StateDir.of(name, str(home / ".rayplane" / name))
+    directory.path.mkdir(parents=True)
+    supervisor = Instance("supervisor", Role.SUPERVISOR, Machine(), {"grpc": port})
+    topology = Topology(run="one", instances=(supervisor,))
+    config = ClusterConfig(name=name, host="process")
+    state = ClusterState(config=config, plan=AddressPlan(0), topology=topology, running=running, host={})
+    directory.write(state)
+    return directory
+
+
+def test_without_a_cluster_it_says_how_to_begin(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.run([]) == 0
+    said = capsys.readouterr().out
+    assert "No cluster is here yet" in said and "rayplane up --host process" in said and "rayplane --help" in said
+
+
+def test_each_cluster_is_told_with_what_can_be_done_next(home: Path, port: int) -> None:
+    made(home, "web", port)
+    made(home, "old", port, running=False)
+    broken = home / ".rayplane" / "broken"
+    broken.mkdir()
+    (broken / "cluster.json").write_text("{")
+    said = "\n".join(welcome(home))
+    assert "Cluster 'web' runs." in said and "rayplane get pods -A --name web" in said
+    assert "Cluster 'old' is down" in said and "rayplane up --name old" in said
+    assert "is damaged" in said
+
+
+def test_a_cluster_whose_processes_are_gone_is_not_told_as_running(home: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    made(home, "web", port)
+    assert "should run, and does not answer" in "\n".join(welcome(home))
+
+
+def test_a_wrong_name_is_told_with_those_that_run(home: Path, port: int) -> None:
+    made(home, "web", port)
+    with pytest.raises(NotUp, match="or give the --name of one that is: web"):
+        StateDir.of("wep", None).read_running()
+
+
+# --- completion -----------------------------------------------------------------------------------
+
+
+def completed(line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    words = line.split(" ")
+    monkeypatch.setenv("_RAYPLANE_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", line)
+    monkeypatch.setenv("COMP_CWORD", str(len(words) - 1))
+    with pytest.raises(SystemExit):
+        app.run([])
+    return capsys.readouterr().out.split()
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("rayplane chaos ki", ["kill"]),
+        ("rayplane get replicase", ["replicasets"]),
+        ("rayplane get pods --show", ["--show-labels"]),
+        ("rayplane status --name w", ["web"]),
+        # Nobody answers there, which is nothing to complete.
+        ("rayplane get pods we", []),
+        ("rayplane logs we", []),
+    ],
+)
+def test_commands_kinds_and_clusters_are_completed(
+    line: str, found: list[str], home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / ".rayplane" / "web").mkdir(parents=True)
+    (home / ".rayplane" / "web" / "cluster.json").write_text("{}")
+    assert completed(line, monkeypatch, capsys) == found
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_each_shell_is_told_how_to_ask(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.run(["completion", shell]) == 0
+    assert f"complete_{shell}" in capsys.readouterr().out
+
+
+# --- kubectl rayplane -----------------------------------------------------------------------------
+
+
+def kubeconfig(file: Path, server: str, context: str = "it") -> Path:
+    cluster = {"name": "c", "cluster": {"server": server}}
+    contexts = [{"name": context, "context": {"cluster": "c"}}]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(yaml.safe_dump({"current-context": context, "contexts": contexts, "clusters": [cluster]}))
+    return file
+
+
+def test_the_plug_in_finds_the_cluster_that_kubectl_talks_to(home: Path, port: int) -> None:
+    for name, server in (("web", "https://127.1.0.1:6443"), ("other", "https://127.2.0.1:6443")):
+        kubeconfig(made(home, name, port).kubeconfig, server)
+    merged = kubeconfig(home / ".kube" / "config", "https://127.2.0.1:6443")
+    assert chosen(["get", "pods"], {}, home) == {"RAYPLANE_NAME": "other"}
+    own = home / ".rayplane" / "web" / "kubeconfig"
+    assert chosen(["get", "pods"], {"KUBECONFIG": f"{own}:{merged}"}, home) == {"RAYPLANE_NAME": "web"}
+    assert chosen(["get", "pods", "--name=x"], {}, home) == {}
+    kubeconfig(merged, "https://elsewhere:6443")
+    with pytest.raises(ClusterError, match="context 'it' leads to https://elsewhere:6443, which is no cluster of"):
+        chosen(["get", "pods"], {}, home)
+
+
+def test_the_plug_in_finds_a_cluster_with_a_directory_of_its_own(home: Path, port: int, tmp_path: Path) -> None:
+    directory = tmp_path / "elsewhere"
+    made(home, "web", port).path.rename(directory)
+    own = kubeconfig(directory / "kubeconfig", "https://127.1.0.1:6443")
+    assert chosen(["status"], {"KUBECONFIG": str(own)}, home) == {"RAYPLANE_STATE_DIR": str(directory)}
+
+
+def test_what_the_plug_in_cannot_find_is_one_line(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.run(["get", "pods"], "kubectl rayplane") == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "leads to no server" in err and "--name" in err
+
+
+# --- colours --------------------------------------------------------------------------------------
+
+TABLE = {
+    "columnDefinitions": [{"name": "Name", "format": "name"}, {"name": "Ready"}, {"name": "Status"}],
+    "rows": [{"cells": ["web", "1/1", "Running"]}, {"cells": ["api", "0/1", "Error"]}],
+}
+
+
+def test_what_is_not_as_it_should_be_is_red_where_there_are_colours() -> None:
+    out = io.BytesIO()
+    terminal = Terminal(out, out, colours=True)
+    lines = TableWriter().lines(TABLE, [{}, {}])
+    for line in lines:
+        terminal.line(*line)
+    assert [line.style for line in lines] == [HEAD, "", BAD]
+    assert out.getvalue().decode().splitlines()[2] == f"{BAD}api    0/1     Error{PLAIN}"
+    out.truncate(0)
+    for line in lines:
+        replace(terminal, colours=False).line(*line)
+    assert b"\x1b" not in out.getvalue()
