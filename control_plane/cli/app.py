@@ -60,7 +60,7 @@ joining.register(app)
 dashboard.register(app)
 completion.register(app)
 top.register(app)
-learn.register(app)
+learn.register(app, lambda arguments: run(arguments))
 
 
 @app.callback(invoke_without_command=True)

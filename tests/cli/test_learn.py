@@ -1,8 +1,5 @@
 """The tour: it runs whole, on a cluster of its own that is gone afterwards."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,13 +10,14 @@ from rayplane.control_plane.cli import app
 @pytest.mark.e2e
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_tour_breaks_and_heals_its_cluster_to_the_end(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "rayplane.control_plane.cli.main", "learn", "--yes"]
-    done = subprocess.run(
-        command, env=os.environ | {"HOME": str(tmp_path)}, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "8 of 8" in done.stdout and "cluster 'learn' is down; its data is deleted" in done.stdout
+def test_the_tour_breaks_and_heals_its_cluster_to_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    code = app.run(["learn", "--yes"])
+    out, err = capsys.readouterr()
+    assert code == 0, out + err
+    assert "8 of 8" in out and "cluster 'learn' is down; its data is deleted" in out
     assert not (tmp_path / ".rayplane" / "learn").exists()
 
 
