@@ -354,13 +354,14 @@ async def test_the_terminal_view_shows_the_cluster_and_strikes_it(live: Cluster,
                 assert [row.cells[2:4] for row in rows.values()] == [("1/1", "Running")] * 2
                 async with aclosing(source.logs(first, previous=False)) as chunks:
                     assert b"started seen-" in await anext(chunks)
-                assert f"Name:         {first[1]}" in await source.describe(pods, first)
+                assert f" {first[1]}\nNamespace: " in await source.describe(pods, first)
                 assert "kind: Pod" in yaml_of(await source.get(pods, first))
                 await source.delete(pods, first, at_once=True)
             elif first not in rows and [row.cells[2] for row in rows.values()] == ["1/1"] * 2:
                 break
     async with aclosing(source.standings()) as glances:
-        assert [row.cells[1] for row in actor_rows(await anext(glances))][:2] == ["member", "supervisor"]
+        roles = [row.cells[1] for row in actor_rows(await anext(glances))]
+    assert roles[0] == "member" and "scheduler" in roles
     assert "scheduler-0" in await source.strike("kill: {target: scheduler-0}")
     assert (
         await changing.delete(
