@@ -7,17 +7,21 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from textual.pilot import Pilot
 
 from rayplane.control_plane.api.errors import Forbidden
 from rayplane.control_plane.api.machinery.resources import ResourceInfo, builtin_registry
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.cli.top.app import Top, first_view
-from rayplane.control_plane.cli.top.pages import Page, Question
 from rayplane.control_plane.cli.top.rows import Column, Key, Row
 from rayplane.control_plane.cli.top.source import Change, Selection
-from rayplane.control_plane.cli.top.table import Table
 from rayplane.control_plane.cluster.errors import ClusterError
+
+pytest.importorskip("textual", reason="this environment is older than rayplane top: pip install .")
+
+from textual.pilot import Pilot
+
+from rayplane.control_plane.cli.top.app import Top, first_view
+from rayplane.control_plane.cli.top.pages import Page, Question
+from rayplane.control_plane.cli.top.table import Table
 
 NAMES = (Column("Name"), Column("Ready"), Column("Age"), Column("Node", wide=True))
 MADE = "2026-01-01T10:00:00Z"
