@@ -77,12 +77,13 @@ def _names(ctx: typer.Context, prefix: str, kind: str) -> Iterable[str]:
 
 
 async def _listed(directory: StateDir, namespace: str, kind: str) -> list[str]:
-    from rayplane.control_plane.cli.kinds import resource_of
-    from rayplane.control_plane.cli.session import session
+    from rayplane.control_plane.cli.kinds import Kinds, resource_of
+    from rayplane.control_plane.cluster.access import access
 
-    async with asyncio.timeout(ANSWER_S), session(directory, namespace) as opened:
-        info = (await opened.kinds.resolve(kind))[0]
-        page = await opened.api.list(resource_of(info), opened.namespace_of(info), limit=NAMES_MAX)
+    async with asyncio.timeout(ANSWER_S), access(directory) as admin:
+        info = (await Kinds(admin.api).resolve(kind))[0]
+        within = (namespace or "default") if info.namespaced else ""
+        page = await admin.api.list(resource_of(info), within, limit=NAMES_MAX)
         return [meta.name(obj) for obj in page.items]
 
 
