@@ -21,7 +21,7 @@ _HEAD, _PLAIN, _BAD, _CURSOR = Style(bold=True), Style(), Style(color="red"), St
 AGE = "Age"
 
 
-class Table(ScrollView, can_focus=True):
+class Table(ScrollView):
     """Rows under a head that stays. The cursor stays on its row, wherever that moves to."""
 
     DEFAULT_CSS = "Table { height: 1fr; }"
