@@ -12,6 +12,8 @@ from rayplane.control_plane.timings import Timings
 
 # Of an election: members that could elect one in time are given the time to answer, too.
 _ELECTION_AND_MORE = 1.25
+# So exact is the time of a revision.
+_CLOCK_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,12 @@ class Timing:
     compaction_interval_s: float = 300.0
     """How often the servers together compact etcd's history; 0 is never."""
 
+    history_s: float = 0.0
+    """For how long history is kept at least, where that is longer and etcd has room for it."""
+
+    clock_interval_s: float = 0.0
+    """How often the servers together write down the time, by which history is found; 0 is never."""
+
     event_ttl_s: int = 3600
     """Events are removed this long after they were written."""
 
@@ -57,12 +65,14 @@ class Timing:
     """How long pods by default stay on a node that is not ready or unreachable."""
 
     @staticmethod
-    def of(timings: Timings) -> "Timing":
-        """An API server's part of a cluster's timings."""
+    def of(timings: Timings, history_s: float = 0.0) -> "Timing":
+        """An API server's part of a cluster's timings; with `history_s`, history can be found by time."""
         return Timing(
             toleration_seconds=timings.nodes.toleration_s,
             endpoint_lease_s=timings.endpoint_lease_s,
             etcd_patience_s=_ELECTION_AND_MORE * timings.election_s,
+            history_s=history_s,
+            clock_interval_s=_CLOCK_S if history_s else 0.0,
         )
 
 

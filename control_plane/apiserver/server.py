@@ -57,7 +57,14 @@ class ApiServer:
         self._network = network
         self._sockets = sockets
         self._keeper = EndpointKeeper(config, self.registry, self.etcd)
-        self._compactor = Compactor(self.etcd, config.timing.compaction_interval_s)
+        timing = config.timing
+        self._compactor = Compactor(
+            self.etcd,
+            env.clock,
+            timing.compaction_interval_s,
+            history_s=timing.history_s,
+            clock_s=timing.clock_interval_s,
+        )
         self._bootstrap = bootstrap.Keeper(self.registry)
         self._server: Server | None = None
         self._rest: object | None = None

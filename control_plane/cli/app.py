@@ -24,6 +24,7 @@ from rayplane.control_plane.cli import (
     operate,
     simulate,
     trace,
+    travel,
     upgrade,
     welcome,
     why,
@@ -59,6 +60,7 @@ upgrade.register(app)
 joining.register(app)
 dashboard.register(app)
 completion.register(app)
+travel.register(app)
 top.register(app)
 learn.register(app, lambda arguments: run(arguments))
 

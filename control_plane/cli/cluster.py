@@ -112,6 +112,10 @@ def up(
         str, typer.Option(help="Networks of the machine's own that the relay reaches too, `a,b`, or `none`; kept.")
     ] = "",
     timing: Annotated[str, typer.Option(help="`fast` (where nothing is said) or `kubernetes`; kept.")] = "",
+    history: Annotated[
+        str,
+        typer.Option(help="For how long the past can be seen at least, such as 1h (10m where nothing is said); kept."),
+    ] = "",
     ray_tls: Annotated[
         bool, typer.Option("--ray-tls", help="Mutual TLS between Ray's own processes; they start more slowly.")
     ] = False,
@@ -193,6 +197,7 @@ def up(
         egress=egress,
         egress_allow=egress_allow,
         timing=timing,
+        history=history,
         audit_policy=default_policy() if audit_policy == "default" else text_of("--audit-policy", audit_policy),
         authentication_config=text_of("--authentication-config", authentication_config),
         authorization_config=text_of("--authorization-config", authorization_config),

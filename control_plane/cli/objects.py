@@ -45,6 +45,9 @@ def get(
     watch: Annotated[bool, typer.Option("-w", "--watch", help="Go on showing changes.")] = False,
     no_headers: Annotated[bool, typer.Option("--no-headers", help="Rows only.")] = False,
     show_labels: Annotated[bool, typer.Option("--show-labels", help="Labels as the last column.")] = False,
+    at: Annotated[
+        str, typer.Option(help="As it was then: a revision, a time such as 2026-01-31T12:00:00Z, or -10m.")
+    ] = "",
     name: Name = "default",
     state: State = None,
 ) -> None:
@@ -58,8 +61,9 @@ def get(
         watch=watch,
         headers=not no_headers,
         show_labels=show_labels,
+        at=at,
     )
-    _with_session(name, state, namespace, lambda s: reading.get(s, what, options))
+    with_session(name, state, namespace, lambda s: reading.get(s, what, options))
 
 
 def describe(
@@ -71,7 +75,7 @@ def describe(
     state: State = None,
 ) -> None:
     """Show all there is to know of objects, with the events about them."""
-    _with_session(
+    with_session(
         name,
         state,
         namespace,
@@ -87,7 +91,7 @@ def apply(
 ) -> None:
     """Create objects, or make them have the fields that the files say."""
     found = manifests.load(filename)
-    _with_session(name, state, namespace, lambda s: changing.apply(s, found))
+    with_session(name, state, namespace, lambda s: changing.apply(s, found))
 
 
 def delete(
@@ -130,7 +134,7 @@ def delete(
             places = await changing.places_named(session, what or [], selector=selector, everything=everything)
         return await changing.delete(session, places, options)
 
-    _with_session(name, state, namespace, work)
+    with_session(name, state, namespace, work)
 
 
 def logs(
@@ -156,7 +160,7 @@ def logs(
         timestamps=timestamps,
         since_s=int(_seconds("--since", since)) if since else 0,
     )
-    _with_session(name, state, namespace, lambda s: containers.logs(s, pod, options))
+    with_session(name, state, namespace, lambda s: containers.logs(s, pod, options))
 
 
 def execute(
@@ -179,7 +183,7 @@ def execute(
         with typed(terminal=tty) if stdin else contextlib.nullcontext() as source:
             return await containers.execute(session, pod, command, container=container, typed=source)
 
-    _with_session(name, state, namespace, work)
+    with_session(name, state, namespace, work)
 
 
 def scale(
@@ -190,10 +194,10 @@ def scale(
     state: State = None,
 ) -> None:
     """Set how many replicas objects have."""
-    _with_session(name, state, namespace, lambda s: changing.scale(s, what, replicas))
+    with_session(name, state, namespace, lambda s: changing.scale(s, what, replicas))
 
 
-def _with_session(name: str, state: str | None, namespace: str, work: Callable[[Session], Awaitable[int]]) -> None:
+def with_session(name: str, state: str | None, namespace: str, work: Callable[[Session], Awaitable[int]]) -> None:
     """Run `work` on the cluster; exits with its code."""
     directory = state_dir(name, state)
 

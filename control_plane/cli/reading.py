@@ -5,7 +5,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.errors import ApiError
+from rayplane.control_plane.api.errors import ApiError, NotFound
 from rayplane.control_plane.api.kinds.registry import rules_for
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.machinery.tables import to_table
@@ -16,6 +16,7 @@ from rayplane.control_plane.cli.kinds import Chosen, resource_of
 from rayplane.control_plane.cli.printing import Line, TableWriter, check_format, formatted, listed, name_of
 from rayplane.control_plane.cli.session import Session
 from rayplane.control_plane.cluster.errors import UsageError
+from rayplane.control_plane.cluster.history import instant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +30,8 @@ class GetOptions:
     watch: bool = False
     headers: bool = True
     show_labels: bool = False
+    at: str = ""
+    """A revision or time of the past; empty is now."""
 
     @property
     def as_table(self) -> bool:
@@ -46,9 +49,11 @@ async def get(session: Session, arguments: Sequence[str], options: GetOptions) -
     if any(c.names for c in chosen) and (selected or options.all_namespaces):
         raise UsageError("give either names, or -l, --field-selector and -A")
     if options.watch:
-        if len(chosen) != 1 or len(chosen[0].names) > 1:
-            raise UsageError("-w watches one kind, or one object")
+        if len(chosen) != 1 or len(chosen[0].names) > 1 or options.at:
+            raise UsageError("-w watches one kind, or one object, from now on")
         return await _watch(session, chosen[0], options)
+    if options.at:
+        session = session.at(await instant(session.etcd, options.at, session.clock.now()))
     found, failed = await _find(session, chosen, options)
     if options.as_table:
         _print_tables(session, found, options, several=len(chosen) > 1, quiet=failed)
@@ -94,6 +99,7 @@ async def _find(session: Session, chosen: Sequence[Chosen], options: GetOptions)
                     namespace,
                     label_selector=options.selector,
                     field_selector=options.field_selector,
+                    resource_version=session.revision,
                 )
                 objs += listing.items
         except ApiError as e:
@@ -101,12 +107,24 @@ async def _find(session: Session, chosen: Sequence[Chosen], options: GetOptions)
             failed = True
         for name in one.names:
             try:
-                objs.append(await session.api.get(resource_of(one.info), name, namespace))
+                objs.append(await _one(session, one.info, name, namespace))
             except ApiError as e:
                 session.failed(e)
                 failed = True
         found.append((one.info, objs))
     return found, failed
+
+
+async def _one(session: Session, info: ResourceInfo, name: str, namespace: str) -> Object:
+    if not session.revision:
+        return await session.api.get(resource_of(info), name, namespace)
+    selector = f"metadata.name={name}"
+    found = await session.api.list(
+        resource_of(info), namespace, field_selector=selector, resource_version=session.revision
+    )
+    if not found.items:
+        raise NotFound.of(info.plural, name, group=info.group)
+    return found.items[0]
 
 
 def _print_tables(session: Session, found: _Found, options: GetOptions, *, several: bool, quiet: bool) -> None:

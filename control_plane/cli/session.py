@@ -4,6 +4,7 @@ import contextlib
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import BinaryIO
 
 from rayplane.control_plane.api.errors import ApiError
@@ -11,8 +12,9 @@ from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.cli.kinds import Kinds
 from rayplane.control_plane.cli.options import console
 from rayplane.control_plane.cli.printing import PLAIN, error_line
-from rayplane.control_plane.client import ApiClient
+from rayplane.control_plane.client import ApiClient, EtcdClient
 from rayplane.control_plane.cluster.access import Access, access
+from rayplane.control_plane.cluster.history import Instant
 from rayplane.control_plane.cluster.state import StateDir
 from rayplane.control_plane.rpc import Network
 from rayplane.storage.env import Clock, SystemClock
@@ -55,16 +57,34 @@ class Terminal:
 
 
 @dataclass(frozen=True, slots=True)
+class Stopped:
+    """A clock that shows one moment."""
+
+    moment: datetime
+
+    def now(self) -> datetime:
+        return self.moment
+
+
+@dataclass(frozen=True, slots=True)
 class Session:
     """A caller's connections. Valid inside `session`."""
 
     api: ApiClient
+    etcd: EtcdClient
     network: Network
     kinds: Kinds
     clock: Clock
     terminal: Terminal
     namespace: str = ""
     """The one asked for; empty is `default`."""
+    revision: str = ""
+    """The one that objects are read at; empty is now."""
+
+    def at(self, then: Instant) -> "Session":
+        """The same, looking at the past: ages are what they were."""
+        clock = Stopped(then.time) if then.time else self.clock
+        return replace(self, revision=str(then.revision), clock=clock)
 
     def namespace_of(self, info: ResourceInfo) -> str:
         """Where objects of a kind are looked for; empty for those outside of namespaces."""
@@ -88,4 +108,4 @@ async def session(directory: StateDir, namespace: str = "") -> AsyncIterator[Ses
 
 def of_access(admin: Access, namespace: str = "") -> Session:
     terminal = Terminal(sys.stdout.buffer, sys.stderr.buffer, colours=console.is_terminal and not console.no_color)
-    return Session(admin.api, admin.network, Kinds(admin.api), SystemClock(), terminal, namespace)
+    return Session(admin.api, admin.etcd, admin.network, Kinds(admin.api), SystemClock(), terminal, namespace)

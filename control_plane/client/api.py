@@ -145,7 +145,7 @@ class ApiClient:
         continue_token: str = "",
         resource_version: str = "",
     ) -> ObjectList:
-        """One page when `limit` is given, else everything."""
+        """One page when `limit` is given, else everything; as it was at `resource_version` (but for "0")."""
         items: _Objects = []
         while True:
             request = pb.ListRequest(
@@ -153,7 +153,7 @@ class ApiClient:
                 label_selector=label_selector,
                 field_selector=field_selector,
                 limit=limit or LIST_PAGE,
-                resource_version=resource_version,
+                resource_version="" if continue_token else resource_version,
             )
             setattr(request, "continue", continue_token)
             response = await self._call("Objects", "List", request, idempotent=True)

@@ -25,11 +25,12 @@ from rayplane.control_plane.apiserver.storage.encryption import (
 )
 from rayplane.control_plane.client.endpoints import PLACES_KEY
 from rayplane.control_plane.cluster import launch
-from rayplane.control_plane.cluster.access import access
+from rayplane.control_plane.cluster.access import Access, access
 from rayplane.control_plane.cluster.components import member_config
 from rayplane.control_plane.cluster.config import AddressPlan, ClusterConfig
 from rayplane.control_plane.cluster.ending import forget_elsewhere
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
+from rayplane.control_plane.cluster.history import HistoryForgotten, instant
 from rayplane.control_plane.cluster.launch import Progress
 from rayplane.control_plane.cluster.pki import ENCRYPTION_FILE, Secrets, read_encryption
 from rayplane.control_plane.cluster.ports import is_local
@@ -41,7 +42,7 @@ from rayplane.proto.etcd.kv_pb2 import KeyValue
 from rayplane.storage.backup import BackupHeader, NotABackup, read_backup, write_backup
 from rayplane.storage.env import LocalDisk, SystemClock
 from rayplane.storage.keyvalue import MemoryBackend
-from rayplane.storage.mvcc import BUCKETS, Store
+from rayplane.storage.mvcc import BUCKETS, CompactedError, FutureRevisionError, Store, as_of
 
 _OBJECTS = b"/registry/"
 # What belongs to the place a cluster runs in.
@@ -66,26 +67,30 @@ async def backup(directory: StateDir, file: Path, progress: Progress) -> BackupH
     async with access(directory) as admin:
         progress("reading the state")
         revision = (await admin.etcd.range(TOPOLOGY_KEY)).header.revision
-        header = BackupHeader(
-            cluster=admin.state.config.name,
-            revision=revision,
-            created=format_time(SystemClock().now()),
-            origin={
-                "config": admin.state.config.to_json(),
-                **admin.state.plan.to_json(),
-                # Where the keys of what is encrypted in it are; never the keys themselves.
-                "state_dir": str(directory.path.resolve()),
-            },
-        )
-
-        async def chunks() -> AsyncIterator[bytes]:
-            async with contextlib.aclosing(admin.etcd.snapshot()) as parts:
-                async for part in parts:
-                    if part.remaining_bytes:  # the last two parts are no content
-                        yield part.blob
-
-        await write_backup(LocalDisk(file.parent), file.name, header, chunks())
+        header = _header(directory, admin.state, revision)
+        await write_backup(LocalDisk(file.parent), file.name, header, _content(admin))
     return header
+
+
+def _header(directory: StateDir, state: ClusterState, revision: int) -> BackupHeader:
+    return BackupHeader(
+        cluster=state.config.name,
+        revision=revision,
+        created=format_time(SystemClock().now()),
+        origin={
+            "config": state.config.to_json(),
+            **state.plan.to_json(),
+            # Where the keys of what is encrypted in it are; never the keys themselves.
+            "state_dir": str(directory.path.resolve()),
+        },
+    )
+
+
+async def _content(admin: Access) -> AsyncIterator[bytes]:
+    async with contextlib.aclosing(admin.etcd.snapshot()) as parts:
+        async for part in parts:
+            if part.remaining_bytes:  # the last two parts are no content
+                yield part.blob
 
 
 def _read(file: Path) -> tuple[BackupHeader, Iterator[bytes]]:
@@ -108,6 +113,47 @@ async def restore(
     store = Store(MemoryBackend(BUCKETS))
     store.restore(chunks)
     progress(f"read a backup of {header.cluster!r} at revision {header.revision}")
+    return await _go_on(directory, name, store, header, progress, force=force, key=key), header
+
+
+async def fork(
+    source: StateDir, directory: StateDir, name: str, at: str, progress: Progress
+) -> tuple[ClusterState, BackupHeader]:
+    """Bring another cluster up that goes on from what a running one was at an instant; that one is not touched.
+
+    Raises UsageError, HistoryForgotten, and ClusterError where there is a cluster of the name already.
+    """
+    if directory.read() is not None:
+        raise ClusterError(f"there is a cluster {name!r} in {directory.path} already: choose another --name")
+    store = Store(MemoryBackend(BUCKETS))
+    async with access(source) as admin:
+        then = await instant(admin.etcd, at, SystemClock().now())
+        progress(f"reading the state of {admin.state.config.name!r} at {then}")
+        header = _header(source, admin.state, then.revision)
+        store.restore([chunk async for chunk in _content(admin)])
+    try:
+        store.restore(as_of(store, then.revision))
+    except CompactedError as e:
+        raise HistoryForgotten(f"{then} was forgotten meanwhile: choose a later one") from e
+    except FutureRevisionError as e:
+        raise ClusterError("the member that was asked has not all of the state yet: try again") from e
+    _end_orphans(store)
+    return await _go_on(directory, name, store, header, progress, force=False, key=b""), header
+
+
+def _end_orphans(store: Store) -> None:
+    """Delete the keys whose leases have run out since: nobody would ever."""
+    alive = {int.from_bytes(lease, signed=True) for lease, _ in store.backend.scan("lease")}
+    with store.write() as txn:
+        for lease, names in sorted(store.attachments().items()):
+            for name in names if lease not in alive else ():
+                txn.delete_range(name)
+
+
+async def _go_on(
+    directory: StateDir, name: str, store: Store, header: BackupHeader, progress: Progress, *, force: bool, key: bytes
+) -> ClusterState:
+    """Bring a cluster up with the content of a store."""
     encryption = find_keys(store, header, directory, key)
     state = directory.read()
     if state is None:
@@ -131,7 +177,7 @@ async def restore(
         await _seed(directory, seeded, secrets, list(store.snapshot()))
         return seeded
 
-    return await launch.up(config, directory, progress, prepare=prepare, encryption=encryption), header
+    return await launch.up(config, directory, progress, prepare=prepare, encryption=encryption)
 
 
 def find_keys(store: Store, header: BackupHeader, directory: StateDir, given: bytes) -> bytes:

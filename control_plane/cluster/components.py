@@ -159,7 +159,7 @@ def _apiserver(spec: Spec, env: Env, network: Network, tls_dir: str | None, sock
         # Simulated pods ask for no names, and their nodes have no sockets.
         dns_address=spec.plan.dns if spec.config.runs_processes else "",
         external_cidr=spec.plan.external_cidr,
-        timing=Timing.of(spec.config.timings),
+        timing=Timing.of(spec.config.timings, spec.config.history_s),
         admission_plugins_on=names(spec.config.enable_admission_plugins),
         admission_plugins_off=names(spec.config.disable_admission_plugins),
         experiments=True,

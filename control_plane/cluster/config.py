@@ -44,6 +44,7 @@ KEPT = (
     "unneeded_time",
     "ui",
     "timing",
+    "history",
     "network_policy",
     "egress",
     "egress_allow",
@@ -68,6 +69,7 @@ _NODE = 24
 NODES_MAX = 8000
 SCALED_MAX = 2000
 """Nodes of a cluster that an autoscaler may grow: each finds a range of addresses of the usual length."""
+DEFAULT_HISTORY, HISTORY_MAX_S = "10m", 7 * 24 * 3600
 PODS_MAX = 110
 """On a node, where it has so many addresses."""
 
@@ -195,6 +197,9 @@ class ClusterConfig:
     """Networks of the machine's own that the relay reaches too, with commas between; `none` for none; kept."""
     timing: str = ""
     """`fast` or `kubernetes`; empty for `fast` (`up`: for what the cluster had before)."""
+    history: str = ""
+    """For how long the past can be seen at least, such as `1h`; empty (`up`: as before, or `10m`) for some minutes
+    that no time leads to."""
     audit_policy: str = ""
     """Text of the API servers' audit policy; empty records nothing (`up`: whatever the cluster did before)."""
     authentication_config: str = ""
@@ -262,6 +267,7 @@ class ClusterConfig:
         if self.ray_tls and (self.address or self.host != RAY):
             raise UsageError("--ray-tls: only for a Ray cluster that `up` starts; another has TLS as it was set up")
         self._validate_scaling()
+        self._validate_history()
         self._validate_networks()
         self._validate_files()
         self._validate_plugins()
@@ -302,6 +308,16 @@ class ClusterConfig:
         if not spans:
             raise UsageError(f"--scale-down-unneeded-time {self.unneeded_time!r}: use a span such as 30s or 10m")
 
+    def _validate_history(self) -> None:
+        try:
+            kept = not self.history or 0 < self.history_s <= HISTORY_MAX_S
+        except DurationError as e:
+            raise UsageError(f"--history: {e}") from e
+        if not kept:
+            raise UsageError(
+                f"--history {self.history!r}: use a span such as 30m or 1h, at most {HISTORY_MAX_S // 3600}h"
+            )
+
     @property
     def autoscales(self) -> bool:
         return self.autoscale not in ("", NONE)
@@ -316,6 +332,11 @@ class ClusterConfig:
     def unneeded_s(self) -> float:
         """Raises DurationError."""
         return parse_duration(self.unneeded_time) if self.unneeded_time else self.timings.scaling.unneeded_s
+
+    @property
+    def history_s(self) -> float:
+        """For how long history is kept; 0 where nobody wants it for longer than it is anyway. Raises DurationError."""
+        return parse_duration(self.history) if self.history else 0.0
 
     def _validate_networks(self) -> None:
         for text in self.egress_networks:

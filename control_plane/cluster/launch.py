@@ -19,6 +19,7 @@ from rayplane.control_plane.apiserver.storage.encryption import BadEncryptionCon
 from rayplane.control_plane.cluster import processes, ray_cluster
 from rayplane.control_plane.cluster.access import access
 from rayplane.control_plane.cluster.config import (
+    DEFAULT_HISTORY,
     FILES,
     KEPT,
     NONE,
@@ -145,6 +146,8 @@ async def _up(
     prepare: Prepare | None,
     encryption: bytes,
 ) -> None:
+    history = config.history or (before.config.history if before else "") or DEFAULT_HISTORY
+    config = replace(config, history=history)
     rng = random.Random()
     run = randomness.token_hex(8)
     secrets = _secrets(config.name, directory, encryption, encrypted=before is not None and before.encrypted)

@@ -51,6 +51,7 @@ class Options(TypedDict, total=False):
     missing_images: str
     kubelet_config: str
     timing: str
+    history: str
     audit_policy: str
     authentication_config: str
     authorization_config: str

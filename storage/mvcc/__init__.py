@@ -27,6 +27,7 @@ from rayplane.storage.mvcc.errors import (
     MvccError,
 )
 from rayplane.storage.mvcc.key_index import KeyIndex
+from rayplane.storage.mvcc.past import as_of
 from rayplane.storage.mvcc.records import Change
 from rayplane.storage.mvcc.results import Applied, EventBatch, Found, RangeResult
 from rayplane.storage.mvcc.store import Store, contains
@@ -45,5 +46,6 @@ __all__ = [
     "RangeResult",
     "Store",
     "WriteTxn",
+    "as_of",
     "contains",
 ]

@@ -32,7 +32,7 @@ VALUES_KEPT, VALUE_BYTES_KEPT = 64, 4096
 SLICE_NAMES = 4096
 """Keys whose past is looked at in one slice."""
 _APPLIED = struct.Struct(">QQ")
-_META_APPLIED, _META_REVISION, _META_COMPACTED = b"applied", b"revision", b"compacted"
+_META_APPLIED, META_REVISION, _META_COMPACTED = b"applied", b"revision", b"compacted"
 
 
 class Store:
@@ -70,7 +70,7 @@ class Store:
         compacted = meta("meta", _META_COMPACTED)
         self._compacted = -1 if compacted is None else int.from_bytes(compacted)
         # A compaction may have removed the very last change, so the revision is kept by itself too.
-        self._revision = max(1, index.newest, int.from_bytes(meta("meta", _META_REVISION) or b""))
+        self._revision = max(1, index.newest, int.from_bytes(meta("meta", META_REVISION) or b""))
         self._saved_revision = self._revision
         if self._compacted > 0:
             self._untrimmed = index.trimmable()
@@ -117,7 +117,7 @@ class Store:
             self.backend.put("meta", _META_APPLIED, _APPLIED.pack(*self._applied))
             self._saved_applied = self._applied
         if self._revision != self._saved_revision:
-            self.backend.put("meta", _META_REVISION, self._revision.to_bytes(8))
+            self.backend.put("meta", META_REVISION, self._revision.to_bytes(8))
             self._saved_revision = self._revision
 
     def close(self) -> None:

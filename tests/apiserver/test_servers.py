@@ -134,7 +134,7 @@ async def test_a_quiet_batch_answers_what_failed(stack: Stack) -> None:
 
 async def test_history_is_compacted_once_for_all() -> None:
     etcd = FakeEtcd()
-    one, two = (Compactor(etcd, 1.0) for _ in range(2))  # type: ignore[arg-type]
+    one, two = (Compactor(etcd, make_env(7).clock, 1.0) for _ in range(2))  # type: ignore[arg-type]
     for _ in range(5):
         await etcd.put(b"/registry/x", b"y")
     state_one, state_two = await one.once(0, 0), await two.once(0, 0)

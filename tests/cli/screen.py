@@ -34,7 +34,9 @@ class Screen:
 
 def screen(cluster: Cluster, namespace: str = "") -> Screen:
     out, err = io.BytesIO(), io.BytesIO()
-    session = Session(cluster.api, cluster.network, Kinds(cluster.api), SystemClock(), Terminal(out, err), namespace)
+    session = Session(
+        cluster.api, cluster.etcd, cluster.network, Kinds(cluster.api), SystemClock(), Terminal(out, err), namespace
+    )
     return Screen(session, out, err)
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from rayplane.control_plane.api.audit import default_policy
-from rayplane.control_plane.apiserver.config import AuditConfig
+from rayplane.control_plane.apiserver.config import AuditConfig, Timing
 from rayplane.control_plane.apiserver.server import ApiServer
 from rayplane.control_plane.cli.app import app
 from rayplane.control_plane.cluster import ray_cluster
@@ -48,6 +48,9 @@ MACHINES = (Machine("10.0.0.1", "a"), Machine("10.0.0.2", "b"))
         ({"name": "-x"}, "--name '-x'"),
         ({"name": "x" * 41}, "at most 40"),
         ({"name": "../x"}, "--name '../x'"),
+        ({"history": "long"}, "--history"),
+        ({"history": "0"}, "--history '0': use a span such as 30m or 1h, at most 168h"),
+        ({"history": "1000h"}, "at most 168h"),
         ({"host": "cloud"}, "--host 'cloud': use ray or process"),
         ({"runtime": "docker"}, "--runtime 'docker'"),
         ({"timing": "slow"}, "--timing 'slow'"),
@@ -308,6 +311,14 @@ def test_the_timing_of_a_cluster_stays_until_another_is_asked_for() -> None:
     assert going_on(ClusterConfig(), ClusterConfig()).timings is FAST
     with pytest.raises(UsageError, match="--timing"):
         ClusterConfig(timing="none").validate()
+
+
+def test_history_stays_as_long_as_was_asked_for_and_reaches_the_api_servers() -> None:
+    assert going_on(ClusterConfig(history="1h"), ClusterConfig()).history_s == 3600
+    assert going_on(ClusterConfig(history="1h"), ClusterConfig(history="30m")).history_s == 1800
+    kept, none = (Timing.of(FAST, ClusterConfig(history=text).history_s) for text in ("1h", ""))
+    assert (kept.history_s, kept.clock_interval_s > 0) == (3600, True)
+    assert (none.history_s, none.clock_interval_s) == (0, 0)
 
 
 def test_an_audit_policy_stays_with_the_cluster_until_another_is_asked_for(secrets: Secrets, tmp_path: Path) -> None:

@@ -2,43 +2,82 @@
 
 import asyncio
 import logging
+from datetime import timedelta
 
 from rayplane.control_plane.apiserver.storage.store import put_op
 from rayplane.control_plane.client.etcd import EtcdClient
+from rayplane.control_plane.client.history import Forgotten, History
 from rayplane.control_plane.rpc import RpcError
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.proto.etcd import rpc_pb2
+from rayplane.storage.env import Clock
 
 log = logging.getLogger(__name__)
 
 _KEY = "compact_rev_key"  # as kube-apiserver names it, so that both could share an etcd
+_SHARE_MAX = 0.5
+"""The part of what etcd may hold above which history is kept for a shorter time than it should be."""
 
 
 class Compactor:
-    """Every interval, history older than the interval before is dropped."""
+    """Every interval, history older than the interval before is dropped; with `history_s`, what is older than that.
 
-    def __init__(self, etcd: EtcdClient, interval_s: float) -> None:
+    `clock_s`: how often the time is written down, by which revisions are told apart then.
+    """
+
+    def __init__(
+        self, etcd: EtcdClient, clock: Clock, interval_s: float, *, history_s: float = 0.0, clock_s: float = 0.0
+    ) -> None:
         self._etcd = etcd
+        self._history = History(etcd)
+        self._clock = clock
         self._interval_s = interval_s
-        self._task: asyncio.Task[None] | None = None
+        self._history_s = max(history_s, interval_s)
+        self._kept_s = self._history_s
+        self._clock_s = clock_s
+        self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
+        loop = asyncio.get_running_loop()
         if self._interval_s > 0:
-            self._task = asyncio.get_running_loop().create_task(self._run())
+            self._tasks.append(loop.create_task(self._run()))
+        if self._clock_s > 0:
+            self._tasks.append(loop.create_task(self._tick()))
 
     async def stop(self) -> None:
-        if self._task is not None:
-            await cancel_and_wait(self._task)
-            self._task = None
+        while self._tasks:
+            await cancel_and_wait(self._tasks.pop())
+
+    async def _tick(self) -> None:
+        while True:
+            try:
+                await self._history.tick(self._clock.now(), self._clock_s)
+            except RpcError as e:
+                log.debug("the time is not written down: %s", e)
+            await asyncio.sleep(self._clock_s)
 
     async def _run(self) -> None:
         version, revision = 0, 0
         while True:
             await asyncio.sleep(self._interval_s)
             try:
-                version, revision = await self.once(version, revision)
+                version, revision = await self.once(version, await self.due(revision))
             except RpcError as e:
                 log.info("etcd's history is not compacted this time: %s", e)
+
+    async def due(self, before: int) -> int:
+        """The revision to compact to: `before`, the one of the last time, unless times tell; 0 is none."""
+        if not self._clock_s:
+            return before
+        status = await self._etcd.status(self._etcd.endpoints.pick())
+        share = status.dbSizeInUse / status.dbSizeQuota if status.dbSizeQuota else 0.0
+        self._kept_s = kept_span(self._kept_s, share, least_s=self._interval_s, most_s=self._history_s)
+        if self._kept_s < self._history_s:
+            log.warning("etcd holds much: only the last %d s of its history are kept", self._kept_s)
+        try:
+            return await self._history.at(self._clock.now() - timedelta(seconds=self._kept_s))
+        except Forgotten:
+            return 0
 
     async def once(self, version: int, revision: int) -> tuple[int, int]:
         """Compact to `revision` if nobody else has since `version`; what to pass next time."""
@@ -57,3 +96,10 @@ class Compactor:
         if revision > 0:
             await self._etcd.compact(revision)
         return version + 1, now
+
+
+def kept_span(before_s: float, share: float, *, least_s: float, most_s: float) -> float:
+    """For how long history is kept: half as long while the store is too full, and twice as long once there is room."""
+    if share > _SHARE_MAX:
+        return max(before_s / 2, least_s)
+    return min(before_s * 2, most_s) if share < _SHARE_MAX / 2 else before_s

@@ -1,0 +1,180 @@
+"""Commands on a cluster's past: `diff`, `rewind` and `fork`; `get --at` is with the other commands on objects."""
+
+from collections.abc import Sequence
+from contextlib import aclosing
+from typing import Annotated, Any
+
+import orjson
+import typer
+
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.machinery.changes import Change, changes
+from rayplane.control_plane.api.meta import format_time
+from rayplane.control_plane.cli.objects import with_session
+from rayplane.control_plane.cli.options import Name, Output, State, console, progress, run, state_dir, wants_json
+from rayplane.control_plane.cli.printing import error_line
+from rayplane.control_plane.cli.session import Session
+from rayplane.control_plane.cluster import rewind as rewinding
+from rayplane.control_plane.cluster.errors import UsageError
+from rayplane.control_plane.cluster.history import Instant, Resource, instant, objects_at, present, resources
+
+Kinds = Annotated[list[str] | None, typer.Argument(metavar="[KIND..]", help="Only these kinds.")]
+TEXT_MAX = 100
+SIGNS = {"created": "+", "deleted": "-", "replaced": "!", "changed": "~"}
+DEEDS = {"create": "created", "update": "updated", "delete": "deleted"}
+
+
+def register(app: typer.Typer) -> None:
+    for command in (diff, rewind, fork):
+        app.command()(command)
+
+
+def diff(
+    since: Annotated[str, typer.Option("--from", help="A revision, a time, or a span back such as -10m.")],
+    kinds: Kinds = None,
+    to: Annotated[str, typer.Option("--to", help="As --from; now by default.")] = "",
+    namespace: Annotated[str, typer.Option("-n", "--namespace", help="Only of this one.")] = "",
+    output: Output = "",
+    name: Name = "default",
+    state: State = None,
+) -> None:
+    """Show what became of objects between two instants: which came, went and changed, in which fields, by whom, when.
+
+    Events and leases only where they are named: they change all the time.
+    """
+    as_json = wants_json(output)
+
+    async def work(session: Session) -> int:
+        old, new = await _instant(session, since), await _instant(session, to)
+        wanted = await _wanted(session, kinds)
+        before, after = [
+            [o for _, objs in await objects_at(session.api, wanted, one.revision, namespace) for o in objs]
+            for one in (old, new)
+        ]
+        found = changes(before, after)
+        if as_json:
+            value = {"from": _told(old), "to": _told(new), "changes": [one.to_json() for one in found]}
+            session.terminal.write(orjson.dumps(value, option=orjson.OPT_INDENT_2) + b"\n")
+            return 0
+        for line in lines(found):
+            session.terminal.line(line)
+        if not found:
+            session.terminal.error(f"Nothing changed from {old} to {new}.")
+        return 0
+
+    with_session(name, state, namespace, work)
+
+
+def rewind(
+    to: Annotated[str, typer.Option("--to", help="A revision, a time, or a span back such as -10m.")],
+    kinds: Kinds = None,
+    namespace: Annotated[str, typer.Option("-n", "--namespace", help="Only of this one.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be written.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it.")] = False,
+    name: Name = "default",
+    state: State = None,
+) -> None:
+    """Write objects again as they were: what came since is deleted, what went is made anew, the rest updated.
+
+    History stays: these are new writes. Controllers then make pods fit their Deployments, Jobs and the like again; a
+    pod of nobody that went is started anew, one that still runs goes on. Nodes, volumes and claims, and (unless named
+    by -n) the cluster's own namespaces are left as they are.
+    """
+    if not (dry_run or yes):
+        raise UsageError("rewinding deletes and changes objects: look with --dry-run, then say --yes")
+
+    async def work(session: Session) -> int:
+        then, wanted = await instant(session.etcd, to, session.clock.now()), await _wanted(session, kinds)
+        now = await present(session.etcd)
+        olds, news = [await objects_at(session.api, wanted, one.revision, namespace) for one in (then, now)]
+        planned = rewinding.plan(olds, news, system=bool(namespace))
+        for (kind, reason), count in sorted(planned.left.items()):
+            session.terminal.error(f"left as they are: {count} of kind {kind}, which {reason}")
+        if not planned.steps:
+            session.terminal.error(f"Nothing to write: all else is as it was at {then}.")
+        return await _rewound(session, planned.steps, dry_run=dry_run)
+
+    with_session(name, state, namespace, work)
+
+
+async def _rewound(session: Session, steps: Sequence[rewinding.Step], *, dry_run: bool) -> int:
+    if dry_run:
+        for step in steps:
+            session.terminal.line(f"{_place(step.obj)} would be {DEEDS[step.deed]}")
+        return 0
+    failed = 0
+    async with aclosing(rewinding.carry_out(session.api, steps)) as outcomes:
+        async for step, error in outcomes:
+            failed += error is not None
+            if error is None:
+                session.terminal.line(f"{_place(step.obj)} {DEEDS[step.deed]}")
+            else:
+                session.terminal.error(f"{_place(step.obj)} not {DEEDS[step.deed]}: {error_line(error)}")
+    if failed:
+        session.terminal.error(f"{failed} of {len(steps)} objects could not be put back; run it again to try those")
+    return 1 if failed else 0
+
+
+def fork(
+    source: Annotated[str, typer.Argument(metavar="NAME", help="The cluster to start from; it runs on.")],
+    at: Annotated[str, typer.Option(help="A revision, a time, or a span back such as -10m.")],
+    name: Annotated[str, typer.Option("--name", help="What the new cluster is called.")],
+    source_dir: Annotated[str | None, typer.Option("--from-state-dir", help="The state of NAME.")] = None,
+    output: Output = "",
+    state: State = None,
+) -> None:
+    """Start a second cluster that goes on from what a running one was: its objects and history up to then, with keys,
+    ports, addresses and data of its own. Bytes in volumes are not copied.
+    """
+    # Imported here: it brings etcd's store along.
+    from rayplane.control_plane.cli.cluster import print_access
+    from rayplane.control_plane.cluster.backup import fork as forked
+
+    as_json = wants_json(output)
+    if name == source:
+        raise UsageError(f"--name {name}: the new cluster needs another name")
+    directory = state_dir(name, state)
+    with progress(quiet=as_json) as say:
+        found, header = run(forked(state_dir(source, source_dir), directory, name, at, say))
+    if not as_json:
+        console.print(f"cluster {name!r} goes on from {source!r} at revision {header.revision}")
+    print_access(directory, found, as_json=as_json)
+
+
+async def _instant(session: Session, text: str) -> Instant:
+    return await instant(session.etcd, text, session.clock.now()) if text else await present(session.etcd)
+
+
+async def _wanted(session: Session, kinds: Sequence[str] | None) -> list[Resource]:
+    if not kinds:
+        return await resources(session.api)
+    found = [info for text in kinds for word in text.split(",") for info in await session.kinds.resolve(word)]
+    return [Resource.of(info) for info in dict.fromkeys(found)]
+
+
+def lines(found: Sequence[Change]) -> list[str]:
+    """Changes for people: a line for each object, and one for each of its fields."""
+    said = []
+    for one in found:
+        place = "/".join(part for part in (one.namespace, one.name) if part)
+        said.append(f"{SIGNS[one.what]} {one.kind} {place} {one.what}{_by(one.by, one.at)}")
+        said += [f"    {f.path}: {_text(f.before)} -> {_text(f.after)}{_by(f.by, f.at)}" for f in one.fields]
+    return said
+
+
+def _by(who: str, when: str) -> str:
+    return (f" by {who}" if who else "") + (f" at {when}" if when else "")
+
+
+def _text(value: Any) -> str:
+    """A value in one line, cut where it is long; `-` for nothing."""
+    text = "-" if value is None else orjson.dumps(value).decode()
+    return text if len(text) <= TEXT_MAX else f"{text[:TEXT_MAX]}…"
+
+
+def _place(obj: meta.Object) -> str:
+    return "/".join(part for part in (str(obj["kind"]), meta.namespace(obj), meta.name(obj)) if part)
+
+
+def _told(one: Instant) -> dict[str, Any]:
+    return {"revision": one.revision, "time": format_time(one.time) if one.time else ""}

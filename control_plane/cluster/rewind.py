@@ -1,0 +1,212 @@
+"""Rewinding of a running cluster: what people wish is written again as it was; what the cluster makes of it follows.
+
+History stays: these are new revisions. Objects are written one by one by the API, so it is no transaction, and what
+others write meanwhile wins.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.errors import AlreadyExists, ApiError, NotFound
+from rayplane.control_plane.api.machinery.changes import Key, key_of
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.client import ApiClient
+from rayplane.control_plane.cluster.history import Resource
+
+FIELD_MANAGER = "rayplane-rewind"
+TRIES, PAUSE_S = 5, 1.0
+_SYSTEM: Final = frozenset({"kube-system", "kube-public", "kube-node-lease"})
+_RUNNING: Final = {
+    ("", "Node"): "belong to machines",
+    ("storage.k8s.io", "CSINode"): "belong to machines",
+    ("resource.k8s.io", "ResourceSlice"): "belong to machines",
+    ("storage.k8s.io", "CSIStorageCapacity"): "belong to machines",
+    ("", "PersistentVolume"): "hold bytes, which have no past",
+    ("", "PersistentVolumeClaim"): "hold bytes, which have no past",
+    ("storage.k8s.io", "VolumeAttachment"): "hold bytes, which have no past",
+    ("", "Endpoints"): "are made by controllers",
+    ("discovery.k8s.io", "EndpointSlice"): "are made by controllers",
+    ("apps", "ControllerRevision"): "are made by controllers",
+    ("networking.k8s.io", "IPAddress"): "are made by controllers",
+    ("certificates.k8s.io", "CertificateSigningRequest"): "were asked for once",
+    ("certificates.k8s.io", "PodCertificateRequest"): "were asked for once",
+    ("storagemigration.k8s.io", "StorageVersionMigration"): "were asked for once",
+}
+"""Kinds that tell what is, not what somebody wants."""
+_MADE: Final = frozenset({("ServiceAccount", "default"), ("ConfigMap", "kube-root-ca.crt")})
+_COUNTED: Final = ("deployment.kubernetes.io/", "deprecated.daemonset.template.generation")
+"""Beginnings of the annotations in which controllers count what they have done."""
+# What others need comes first; what could refuse others' writes last. All else is between.
+_ORDER: Final = {"Namespace": 0, "CustomResourceDefinition": 1, "ServiceAccount": 2, "Secret": 2, "ConfigMap": 2}
+_REFUSING: Final = "admissionregistration.k8s.io"
+_BETWEEN, _WORK, _LAST = 3, 4, 5
+
+Deed = Literal["create", "update", "delete"]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One write. `obj` is as it is written, or for a delete as it is now."""
+
+    deed: Deed
+    resource: Resource
+    obj: Object
+
+
+@dataclass(slots=True)
+class Plan:
+    """The writes in their order, and how many objects differ that are left as they are, by kind and reason."""
+
+    steps: list[Step] = field(default_factory=list)
+    left: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+
+Found = Iterable[tuple[Resource, Sequence[Object]]]
+
+
+def plan(then: Found, now: Found, *, system: bool = False) -> Plan:
+    """What to write so that the objects are again as they were. `system`: those of the cluster's own namespaces too."""
+    olds, news = _by_key(then), _by_key(now)
+    alive = {meta.uid(obj) for _, obj in news.values()}
+    made = Plan()
+    for key in {**olds, **news}:
+        resource, old, new = (olds.get(key) or news[key])[0], olds.get(key), news.get(key)
+        step = _step(resource, old[1] if old else None, new[1] if new else None, alive)
+        if step is None:
+            continue
+        if reason := _left(step.obj, old[1] if old else None, system=system):
+            made.left[str(step.obj["kind"]), reason] += 1
+        else:
+            made.steps.append(step)
+    made.steps.sort(key=_rank)
+    return made
+
+
+def _by_key(found: Found) -> dict[Key, tuple[Resource, Object]]:
+    return {key_of(o): (resource, o) for resource, objs in found for o in objs}
+
+
+def _step(resource: Resource, old: Object | None, new: Object | None, alive: set[str]) -> Step | None:
+    if old is not None and meta.is_deleting(old):
+        old = None  # it was on its way out
+    if old is None:
+        return Step("delete", resource, new) if new is not None and not meta.is_deleting(new) else None
+    if new is None or meta.is_deleting(new):
+        return Step("create", resource, _afresh(old, alive))
+    wanted = _again(old, new)
+    return Step("update", resource, wanted) if _wish(wanted) != _wish(new) else None
+
+
+def _left(obj: Object, old: Object | None, *, system: bool) -> str:
+    """Why an object is left as it is; empty where it is not."""
+    kind, group = str(obj["kind"]), meta.group_of(obj)
+    if reason := _RUNNING.get((group, kind)):
+        return reason
+    if (kind, meta.name(obj)) in _MADE or meta.controller_of(old if old is not None else obj) is not None:
+        return "are made by controllers"
+    if not system and (meta.namespace(obj) in _SYSTEM or (kind == "Namespace" and meta.name(obj) in _SYSTEM)):
+        return "belong to the cluster itself"
+    if obj.get("type") == "kubernetes.io/service-account-token":
+        return "are made by controllers"
+    if old is not None and not meta.uid(obj) and _has_ended(old):
+        return "had ended"
+    return ""
+
+
+def _has_ended(obj: Object) -> bool:
+    """Whether a pod or a job has done what it was for; another of it would do it again."""
+    if obj["kind"] == "Pod":
+        return meta.status(obj).get("phase") in ("Succeeded", "Failed")
+    return obj["kind"] == "Job" and any(meta.condition_is(obj, done) for done in ("Complete", "Failed"))
+
+
+def _afresh(old: Object, alive: set[str]) -> Object:
+    """An object to make anew: without what a server or another component had told of the one before."""
+    metadata = meta.metadata(old)
+    kept: Object = {
+        k: metadata[k] for k in ("name", "namespace", "labels", "annotations", "finalizers") if k in metadata
+    }
+    if owners := [one for one in metadata.get("ownerReferences") or () if one.get("uid") in alive]:
+        kept["ownerReferences"] = owners
+    made = {**meta.without(old, ("status",)), "metadata": kept}
+    if old["kind"] == "Pod":
+        made["spec"] = meta.without(meta.spec(old), ("nodeName",))
+    if old["kind"] == "Job" and not meta.spec(old).get("manualSelector"):
+        made["spec"] = _job_spec(meta.spec(old))
+    return made
+
+
+def _job_spec(spec: Object) -> Object:
+    """A job's without the labels of the one before, by which it would look for its pods."""
+    template = spec.get("template") or {}
+    metadata = meta.metadata(template)
+    kept = {
+        k: v for k, v in meta.labels(template).items() if k.rpartition("/")[2] not in ("controller-uid", "job-name")
+    }
+    return {**meta.without(spec, ("selector",)), "template": {**template, "metadata": {**metadata, "labels": kept}}}
+
+
+def _again(old: Object, new: Object) -> Object:
+    """What there is now, with the wishes of before. What a pod runs stays: nobody can change it."""
+    notes = {k: v for k, v in meta.annotations(old).items() if not k.startswith(_COUNTED)}
+    notes |= {k: v for k, v in meta.annotations(new).items() if k.startswith(_COUNTED)}
+    metadata = {**meta.metadata(new), "labels": meta.labels(old), "annotations": notes}
+    again = {**(new if new["kind"] == "Pod" else old), "metadata": meta.without(metadata, ("managedFields",))}
+    if "status" in new:
+        again["status"] = new["status"]
+    return again
+
+
+def _wish(obj: Object) -> Object:
+    told = {"labels": meta.labels(obj), "annotations": meta.annotations(obj)}
+    return {**meta.without(obj, ("status", "apiVersion")), "metadata": told}
+
+
+def _rank(step: Step) -> tuple[bool, int, Key]:
+    """First what goes, so that its names, addresses and quota are free."""
+    obj = step.obj
+    rank = _ORDER.get(str(obj["kind"]), _WORK if meta.group_of(obj) in ("apps", "batch") else _BETWEEN)
+    rank = _WORK if obj["kind"] == "Pod" else _LAST if meta.group_of(obj) == _REFUSING else rank
+    going = step.deed == "delete"
+    return not going, -rank if going else rank, key_of(obj)
+
+
+Outcome = tuple[Step, ApiError | None]
+
+
+async def carry_out(api: ApiClient, steps: Iterable[Step]) -> AsyncGenerator[Outcome]:
+    """Write; what became of each step, once that is known. What waits for others is tried again for some seconds."""
+    waiting = list(steps)
+    for tries_left in reversed(range(TRIES)):
+        again: list[Step] = []
+        for step in waiting:
+            error = await _done(api, step)
+            if isinstance(error, AlreadyExists | NotFound) and step.deed == "create" and tries_left:
+                again.append(step)
+            else:
+                yield step, error
+        if not again:
+            return
+        waiting = again
+        await asyncio.sleep(PAUSE_S)
+
+
+async def _done(api: ApiClient, step: Step) -> ApiError | None:
+    obj, resource = step.obj, step.resource.name
+    try:
+        if step.deed == "create":
+            await api.create(resource, obj, field_manager=FIELD_MANAGER)
+        elif step.deed == "update":
+            await api.update(resource, obj, field_manager=FIELD_MANAGER)
+        else:
+            name, namespace = meta.name(obj), meta.namespace(obj)
+            await api.delete(resource, name, namespace, uid=meta.uid(obj), propagation="Background")
+    except NotFound as e:
+        return None if step.deed == "delete" else e
+    except ApiError as e:
+        return e
+    return None

@@ -1,0 +1,128 @@
+"""The past as an API server tells it: objects of an instant, and what is said where there is none."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.apiserver.storage.compaction import Compactor, kept_span
+from rayplane.control_plane.client import api as client_api
+from rayplane.control_plane.client.history import History
+from rayplane.control_plane.cluster.errors import UsageError
+from rayplane.control_plane.cluster.history import (
+    RESTLESS,
+    HistoryForgotten,
+    Instant,
+    Resource,
+    instant,
+    objects_at,
+    parse_instant,
+    resources,
+)
+from rayplane.proto.etcd import rpc_pb2 as pb
+from tests.apiserver.conftest import Stack
+from tests.apiserver.fake_etcd import FakeEtcd
+
+NOW = datetime(2026, 1, 2, 12, tzinfo=UTC)
+MAPS = [Resource("configmaps", True)]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("17", 17),
+        ("-10m", NOW - timedelta(minutes=10)),
+        ("-5", NOW - timedelta(seconds=5)),
+        ("2026-01-02T11:00:00Z", NOW - timedelta(hours=1)),
+        ("2026-01-02T12:00:00+01:00", NOW - timedelta(hours=1)),
+    ],
+)
+def test_instants_that_people_name(text: str, found: int | datetime) -> None:
+    assert parse_instant(text, NOW) == found
+
+
+@pytest.mark.parametrize("text", ["", "0", "-", "-x", "yesterday", "10m", "-99999999999h", "²"])
+def test_what_names_no_instant_is_told_how_to(text: str) -> None:
+    with pytest.raises(UsageError, match="use a revision, a time such as 2026-01-02T12:00:00Z, or a span back"):
+        parse_instant(text, NOW)
+
+
+async def test_objects_are_listed_as_they_were_over_many_pages(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_api, "LIST_PAGE", 2)
+    api = stack.client()
+    for i in range(5):
+        await api.create("configmaps", {"metadata": {"name": f"c{i}", "namespace": "default"}})
+    then = stack.etcd.revision
+    await api.delete("configmaps", "c1", "default")
+    await api.patch("configmaps", "c2", "default", {"data": {"a": "1"}})
+    [(_, objs)] = await objects_at(api, MAPS, then, "default")
+    assert [(meta.name(o), o.get("data")) for o in objs] == [(f"c{i}", None) for i in range(5)]
+    assert await objects_at(api, [Resource("nodes", False)], then, "default") == [], "they are in no namespace"
+    await stack.etcd.compact(stack.etcd.revision)
+    with pytest.raises(HistoryForgotten):
+        await objects_at(api, MAPS, then)
+
+
+async def test_all_stored_kinds_are_known_but_those_that_never_rest(stack: Stack) -> None:
+    found = {one.name for one in await resources(stack.client())}
+    assert {"pods.v1", "deployments.v1.apps", "customresourcedefinitions.v1.apiextensions.k8s.io"} <= found
+    assert not {one for one in found if one.split(".")[0] in {name.split(".")[0] for name in RESTLESS}}
+    everything = await objects_at(stack.client(), await resources(stack.client()), stack.etcd.revision)
+    assert {o["kind"] for _, objs in everything for o in objs} >= {"Namespace", "ClusterRole", "ServiceAccount"}
+
+
+async def test_an_instant_that_is_not_kept_is_told_with_the_oldest_that_is() -> None:
+    etcd = FakeEtcd()
+    history = History(etcd)  # type: ignore[arg-type]
+    for second in range(4):
+        await history.tick(NOW + timedelta(seconds=second), 1.0)
+    later = NOW + timedelta(seconds=4)
+    assert await instant(etcd, "-2s", later) == Instant(4, NOW + timedelta(seconds=2))  # type: ignore[arg-type]
+    await etcd.compact(4)
+    for text in ("2", "-3s"):
+        with pytest.raises(HistoryForgotten, match=r"the oldest instant is revision 4 \(2026-01-02T12:00:02Z\)"):
+            await instant(etcd, text, later)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="still to come: the newest is 5"):
+        await instant(etcd, "9", later)  # type: ignore[arg-type]
+
+
+class FullEtcd(FakeEtcd):
+    """An etcd that says how full it is."""
+
+    share = 0.0
+
+    async def status(self, address: str) -> pb.StatusResponse:
+        return pb.StatusResponse(dbSizeInUse=int(1000 * self.share), dbSizeQuota=1000)
+
+
+class At:
+    """A clock."""
+
+    def __init__(self) -> None:
+        self.moment = NOW
+
+    def now(self) -> datetime:
+        return self.moment
+
+
+async def test_history_is_kept_as_long_as_asked_for_unless_the_store_fills_up() -> None:
+    etcd, clock = FullEtcd(), At()
+    compactor = Compactor(etcd, clock, 300.0, history_s=3600.0, clock_s=1.0)  # type: ignore[arg-type]
+    history = History(etcd)  # type: ignore[arg-type]
+    revisions = {}
+    for minute in range(0, 120, 5):
+        clock.moment = NOW + timedelta(minutes=minute)
+        await history.tick(clock.moment, 1.0)
+        revisions[minute] = etcd.revision
+        if minute < 60:
+            assert await compactor.due(0) == 0, "all of it is younger than that"
+    assert await compactor.due(0) == revisions[55]
+    etcd.share = 0.6
+    assert [await compactor.due(0) for _ in range(2)] == [revisions[85], revisions[100]]
+    etcd.share = 0.1
+    assert [await compactor.due(0) for _ in range(3)] == [revisions[85], revisions[55], revisions[55]]
+
+
+def test_history_is_never_shorter_than_an_interval() -> None:
+    assert kept_span(400.0, 0.9, least_s=300.0, most_s=3600.0) == 300.0
+    assert kept_span(400.0, 0.4, least_s=300.0, most_s=3600.0) == 400.0

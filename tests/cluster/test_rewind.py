@@ -1,0 +1,142 @@
+"""What a rewinding writes: people's wishes as they were, and nothing that is the cluster's own."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.errors import Conflict, NotFound
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.cluster import rewind
+from rayplane.control_plane.cluster.history import Resource
+from rayplane.control_plane.cluster.rewind import Plan, carry_out, plan
+
+THINGS = Resource("things", True)
+
+
+def thing(kind: str, name: str = "x", *, version: str = "v1", namespace: str = "default", **more: Any) -> Object:
+    metadata = {"name": name, "namespace": namespace, "uid": f"uid-{name}", "resourceVersion": "1"}
+    return {"apiVersion": version, "kind": kind, "metadata": metadata | more.pop("metadata", {}), **more}
+
+
+def planned(then: Sequence[Object], now: Sequence[Object], **options: bool) -> Plan:
+    return plan([(THINGS, then)], [(THINGS, now)], **options)
+
+
+def deeds(made: Plan) -> list[tuple[str, str]]:
+    return [(step.deed, meta.name(step.obj)) for step in made.steps]
+
+
+def test_what_is_as_it_was_is_not_written() -> None:
+    one = thing("ConfigMap", data={"a": "1"})
+    later = copy.deepcopy(one)
+    later["metadata"] |= {"resourceVersion": "9", "generation": 3, "managedFields": [{}]}
+    assert planned([one], [later]).steps == []
+
+
+def test_a_changed_object_is_written_over_what_there_is_now() -> None:
+    old = thing("Deployment", version="apps/v1", spec={"replicas": 1}, status={"replicas": 1})
+    old["metadata"]["labels"] = {"tier": "web"}
+    new = thing("Deployment", version="apps/v1", spec={"replicas": 5}, status={"replicas": 5})
+    counted = {"deployment.kubernetes.io/revision": "4"}
+    new["metadata"] |= {"resourceVersion": "9", "annotations": counted, "ownerReferences": [{"uid": "o"}]}
+    [step] = planned([old], [new]).steps
+    assert step.deed == "update"
+    assert (step.obj["spec"], step.obj["status"]) == ({"replicas": 1}, {"replicas": 5})
+    assert step.obj["metadata"]["resourceVersion"] == "9", "whoever writes meanwhile is not overwritten"
+    assert (meta.labels(step.obj), meta.annotations(step.obj)) == ({"tier": "web"}, counted)
+    assert step.obj["metadata"]["ownerReferences"] == [{"uid": "o"}]
+
+
+def test_what_went_is_made_anew_and_what_came_is_deleted() -> None:
+    old = thing("Pod", "lone", spec={"nodeName": "node-0", "containers": []}, status={"phase": "Running"})
+    old["metadata"]["ownerReferences"] = [{"uid": "uid-alive"}, {"uid": "uid-dead"}]
+    alive = thing("ConfigMap", "alive")
+    made = planned([old, alive], [alive, thing("ConfigMap", "later")])
+    assert deeds(made) == [("delete", "later"), ("create", "lone")]
+    pod = made.steps[1].obj
+    assert pod["spec"] == {"containers": []} and "status" not in pod
+    assert pod["metadata"] == {"name": "lone", "namespace": "default", "ownerReferences": [{"uid": "uid-alive"}]}
+
+
+def test_a_job_looks_for_pods_of_its_own_and_one_that_had_ended_is_not_run_again() -> None:
+    labels = {"app": "a", "controller-uid": "1", "batch.kubernetes.io/controller-uid": "1", "job-name": "j"}
+    spec = {"selector": {"matchLabels": {"controller-uid": "1"}}, "template": {"metadata": {"labels": labels}}}
+    job = thing("Job", "j", version="batch/v1", spec=spec)
+    [step] = planned([job], []).steps
+    assert step.obj["spec"] == {"template": {"metadata": {"labels": {"app": "a"}}}}
+    done = thing("Job", "j", version="batch/v1", status={"conditions": [{"type": "Complete", "status": "True"}]})
+    made = planned([done, thing("Pod", "p", status={"phase": "Succeeded"})], [])
+    assert made.steps == [] and {reason for _, reason in made.left} == {"had ended"}
+
+
+def test_what_others_make_or_own_is_left() -> None:
+    owned = thing("Pod", "p")
+    owned["metadata"]["ownerReferences"] = [{"uid": "r", "controller": True}]
+    mine = [
+        owned,
+        thing("Node", "n", namespace=""),
+        thing("PersistentVolumeClaim", "c"),
+        thing("ConfigMap", "kube-root-ca.crt"),
+        thing("Secret", "t", type="kubernetes.io/service-account-token"),
+        thing("ConfigMap", "s", namespace="kube-system"),
+    ]
+    for then, now in ((mine, []), ([], mine)):
+        made = planned(then, now)
+        assert made.steps == [] and made.left.total() == len(mine)
+    assert deeds(planned([], mine, system=True)) == [("delete", "s")]
+
+
+def test_a_pod_that_runs_keeps_what_it_runs() -> None:
+    old, new = thing("Pod", spec={"a": 1}), thing("Pod", spec={"a": 2}, metadata={"labels": {"new": "yes"}})
+    [step] = planned([old], [new]).steps
+    assert (step.obj["spec"], meta.labels(step.obj)) == ({"a": 2}, {})
+
+
+def test_what_others_need_comes_first_and_what_may_refuse_them_last() -> None:
+    hook = thing("ValidatingWebhookConfiguration", "hook", version="admissionregistration.k8s.io/v1", namespace="")
+    space, work, data = (
+        thing("Namespace", "ns", namespace=""),
+        thing("Deployment", "d", version="apps/v1"),
+        thing("Secret", "s"),
+    )
+    assert deeds(planned([hook, work, data, space], [])) == [("create", name) for name in ("ns", "s", "d", "hook")]
+    assert deeds(planned([], [hook, work, data, space])) == [("delete", name) for name in ("hook", "d", "s", "ns")]
+
+
+def test_an_object_on_its_way_out_counts_as_gone() -> None:
+    going = thing("ConfigMap", metadata={"deletionTimestamp": "2026-01-01T00:00:00Z"})
+    assert planned([going], []).steps == [] and planned([], [going]).steps == []
+    assert deeds(planned([thing("ConfigMap")], [going])) == [("create", "x")]
+
+
+class Api:
+    """An API that takes objects once that was tried so often."""
+
+    def __init__(self, missing: int) -> None:
+        self.missing, self.created = missing, 0
+
+    async def create(self, resource: str, obj: Object, *, field_manager: str) -> Object:
+        if self.missing:
+            self.missing -= 1
+            raise NotFound("not yet")
+        self.created += 1
+        return obj
+
+    async def update(self, resource: str, obj: Object, *, field_manager: str) -> Object:
+        raise Conflict("somebody wrote")
+
+    async def delete(self, resource: str, name: str, namespace: str, *, uid: str, propagation: str) -> Object:
+        raise NotFound("gone")
+
+
+async def outcomes(api: Api, then: list[Object], now: list[Object]) -> list[bool]:
+    return [error is None async for _, error in carry_out(api, planned(then, now).steps)]  # type: ignore[arg-type]
+
+
+async def test_what_is_not_there_yet_is_waited_for_and_others_writes_win(monkeypatch: Any) -> None:
+    monkeypatch.setattr(rewind, "PAUSE_S", 0)
+    assert await outcomes(Api(2), [thing("ConfigMap")], []) == [True]
+    assert await outcomes(Api(99), [thing("ConfigMap")], []) == [False]
+    assert await outcomes(Api(0), [], [thing("ConfigMap")]) == [True], "it is gone already"
+    assert await outcomes(Api(0), [thing("ConfigMap", data={})], [thing("ConfigMap", data={"a": "1"})]) == [False]
