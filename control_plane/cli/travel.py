@@ -8,15 +8,22 @@ import orjson
 import typer
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.machinery.changes import Change, changes
-from rayplane.control_plane.api.meta import format_time
+from rayplane.control_plane.api.machinery.changes import Change
 from rayplane.control_plane.cli.objects import with_session
 from rayplane.control_plane.cli.options import Name, Output, State, console, progress, run, state_dir, wants_json
 from rayplane.control_plane.cli.printing import error_line
 from rayplane.control_plane.cli.session import Session
 from rayplane.control_plane.cluster import rewind as rewinding
 from rayplane.control_plane.cluster.errors import UsageError
-from rayplane.control_plane.cluster.history import Instant, Resource, instant, objects_at, present, resources
+from rayplane.control_plane.cluster.history import (
+    Instant,
+    Resource,
+    changes_between,
+    instant,
+    objects_at,
+    present,
+    resources,
+)
 
 Kinds = Annotated[list[str] | None, typer.Argument(metavar="[KIND..]", help="Only these kinds.")]
 TEXT_MAX = 100
@@ -46,14 +53,9 @@ def diff(
 
     async def work(session: Session) -> int:
         old, new = await _instant(session, since), await _instant(session, to)
-        wanted = await _wanted(session, kinds)
-        before, after = [
-            [o for _, objs in await objects_at(session.api, wanted, one.revision, namespace) for o in objs]
-            for one in (old, new)
-        ]
-        found = changes(before, after)
+        found = await changes_between(session.api, await _wanted(session, kinds), old, new, namespace)
         if as_json:
-            value = {"from": _told(old), "to": _told(new), "changes": [one.to_json() for one in found]}
+            value = {"from": old.to_json(), "to": new.to_json(), "changes": [one.to_json() for one in found]}
             session.terminal.write(orjson.dumps(value, option=orjson.OPT_INDENT_2) + b"\n")
             return 0
         for line in lines(found):
@@ -174,7 +176,3 @@ def _text(value: Any) -> str:
 
 def _place(obj: meta.Object) -> str:
     return "/".join(part for part in (str(obj["kind"]), meta.namespace(obj), meta.name(obj)) if part)
-
-
-def _told(one: Instant) -> dict[str, Any]:
-    return {"revision": one.revision, "time": format_time(one.time) if one.time else ""}

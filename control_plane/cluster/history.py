@@ -1,15 +1,16 @@
 """The past of a running cluster: what instants people name, and what there was then."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import Expired, NotFound
 from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition import CRDS
+from rayplane.control_plane.api.machinery.changes import Change, changes
 from rayplane.control_plane.api.machinery.resources import ResourceInfo, builtin_registry
 from rayplane.control_plane.api.meta import Object, format_time
 from rayplane.control_plane.client import ApiClient, EtcdClient
@@ -32,6 +33,9 @@ class Instant:
 
     revision: int
     time: datetime | None
+
+    def to_json(self) -> dict[str, Any]:
+        return {"revision": self.revision, "time": format_time(self.time) if self.time else ""}
 
     def __str__(self) -> str:
         return f"revision {self.revision}" + (f" ({format_time(self.time)})" if self.time else "")
@@ -70,6 +74,13 @@ async def instant(etcd: EtcdClient, text: str, now: datetime) -> Instant:
         revision = asked if isinstance(asked, int) else await history.at(asked)
         await history.check(revision)
         return Instant(revision, await history.time_of(revision))
+
+
+async def oldest(etcd: EtcdClient) -> Instant:
+    """The first instant that is kept."""
+    history = History(etcd)
+    revision = await history.oldest()
+    return Instant(revision, await history.time_of(revision))
 
 
 async def present(etcd: EtcdClient) -> Instant:
@@ -121,3 +132,13 @@ async def objects_at(
         return await asyncio.gather(*(listed(one) for one in wanted if one.namespaced or not namespace))
     except Expired as e:
         raise HistoryForgotten(f"revision {revision} is not kept any more; ask for a later one") from e
+
+
+async def changes_between(
+    api: ApiClient, wanted: Sequence[Resource], old: Instant, new: Instant, namespace: str = ""
+) -> list[Change]:
+    """What became of objects from one instant to another. Raises HistoryForgotten, ApiError."""
+    before, after = [
+        [o for _, objs in await objects_at(api, wanted, one.revision, namespace) for o in objs] for one in (old, new)
+    ]
+    return changes(before, after)

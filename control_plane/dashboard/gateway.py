@@ -20,6 +20,7 @@ from google.protobuf.json_format import MessageToDict
 from rayplane.control_plane.api.errors import (
     ApiError,
     BadRequest,
+    Expired,
     Forbidden,
     NotFound,
     RequestEntityTooLarge,
@@ -29,7 +30,16 @@ from rayplane.control_plane.api.errors import (
 from rayplane.control_plane.client.informer import Informer
 from rayplane.control_plane.cluster.access import Access, access
 from rayplane.control_plane.cluster.asking import explained, story
-from rayplane.control_plane.cluster.errors import ClusterError
+from rayplane.control_plane.cluster.errors import ClusterError, UsageError
+from rayplane.control_plane.cluster.history import (
+    HistoryForgotten,
+    Instant,
+    changes_between,
+    instant,
+    oldest,
+    present,
+    resources,
+)
 from rayplane.control_plane.cluster.state import StateDir
 from rayplane.control_plane.cluster.status import glances
 from rayplane.control_plane.dashboard.kube_api import KubeApi
@@ -40,6 +50,7 @@ from rayplane.control_plane.rpc.sockets import Listening, Sockets, SystemSockets
 from rayplane.control_plane.rpc.static_files import HEADERS, file_of
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.proto.rayplane.v1 import chaos_pb2, controllers_pb2, scheduler_pb2
+from rayplane.storage.env import SystemClock
 
 BODY_MAX = 3 * 1024 * 1024  # as the API servers take
 STANDING_S, PACKING_S, FAULT_S, STOP_S = 1.0, 0.3, 60.0, 0.5
@@ -72,6 +83,8 @@ class Gateway:
             ("GET", "/rayplane/v1/packing"): self._packed,
             ("GET", "/rayplane/v1/explain"): self._explain,
             ("GET", "/rayplane/v1/why"): self._why,
+            ("GET", "/rayplane/v1/history"): self._history,
+            ("GET", "/rayplane/v1/changes"): self._changes,
             ("GET", "/rayplane/v1/faults"): self._faults,
             ("POST", "/rayplane/v1/faults"): self._begin,
             ("DELETE", "/rayplane/v1/faults"): self._end,
@@ -197,6 +210,27 @@ class Gateway:
             found = await story(admin, query)
         answers = [MessageToDict(one, always_print_fields_with_no_presence=True) for one in found.answers]
         return _json({"replicas": answers, "silent": dict(found.silent)})
+
+    async def _history(self, request: web.BaseRequest) -> web.StreamResponse:
+        async with access(self._directory) as admin:
+            first, last = await oldest(admin.etcd), await present(admin.etcd)
+            at = await self._instant(admin, request.query["at"]) if "at" in request.query else last
+        return _json({"oldest": first.to_json(), "newest": last.to_json(), "at": at.to_json()})
+
+    async def _changes(self, request: web.BaseRequest) -> web.StreamResponse:
+        async with access(self._directory) as admin:
+            old, new = [await self._instant(admin, _asked(request, name)) for name in ("from", "to")]
+            namespace = request.query.get("namespace", "")
+            found = await changes_between(admin.api, await resources(admin.api), old, new, namespace)
+        return _json({"from": old.to_json(), "to": new.to_json(), "changes": [one.to_json() for one in found]})
+
+    async def _instant(self, admin: Access, text: str) -> Instant:
+        try:
+            return await instant(admin.etcd, text, SystemClock().now())
+        except UsageError as e:
+            raise BadRequest(str(e)) from e
+        except HistoryForgotten as e:
+            raise Expired(str(e)) from e
 
     async def _faults(self, request: web.BaseRequest) -> web.StreamResponse:
         async with access(self._directory) as admin:

@@ -70,7 +70,8 @@ async def test_a_name_that_only_leads_here_is_refused(gateway: Gateway, client: 
 
 
 @pytest.mark.parametrize(
-    ("method", "path"), [("GET", "control-plane"), ("GET", "why"), ("POST", "faults"), ("DELETE", "faults?id=1")]
+    ("method", "path"),
+    [("GET", "control-plane"), ("GET", "why"), ("GET", "changes"), ("POST", "faults"), ("DELETE", "faults?id=1")],
 )
 async def test_what_rbac_has_no_word_on_takes_the_key(client: aiohttp.ClientSession, method: str, path: str) -> None:
     async with client.request(method, f"/rayplane/v1/{path}", headers=bearer("a-token"), json={}) as answer:

@@ -155,6 +155,22 @@ def test_a_table_follows_what_happens(page: Any, kubectl: Kubectl) -> None:
     row(page, "fresh").wait_for(state="detached")
 
 
+def test_the_past_is_shown_played_and_compared(page: Any, kubectl: Kubectl) -> None:
+    kubectl("create", "configmap", "past", "--from-literal=colour=red")
+    then = kubectl("get", "configmap", "past", "-o", "jsonpath={.metadata.resourceVersion}")
+    kubectl("delete", "configmap", "past")
+    go(page, f"#/history?kind=configmaps&namespace=default&at={then}")
+    row(page, "past").wait_for()
+    page.get_by_role("button", name="Mark this instant").click()
+    page.get_by_role("slider").press("End")
+    row(page, "past").wait_for(state="detached")
+    page.get_by_role("button", name="What changed since").click()
+    page.get_by_role("row").filter(has_text="ConfigMap default/past").get_by_text("deleted").wait_for()
+    page.get_by_role("button", name="Play").click()
+    page.get_by_role("button", name="Pause").click()
+    page.get_by_role("button", name="Play").wait_for()
+
+
 def test_a_filter_leaves_what_has_the_words(page: Any) -> None:
     go(page, "#/objects?kind=pods&namespace=default")
     row(page, "too-large").wait_for()
@@ -283,7 +299,7 @@ def test_an_api_server_has_the_page_too_with_all_that_rbac_gives(
 
 def test_the_views_are_reached_by_keyboard_alone(page: Any) -> None:
     page.get_by_role("heading", name="Control plane of browsed").wait_for()
-    for _ in range(3):
+    for _ in range(4):
         page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     page.get_by_role("heading", name=re.compile("^Pod")).wait_for()

@@ -8,6 +8,7 @@ import { said } from "./said.js";
 const OWN_VIEWS = {
   "control-plane": { title: "Control plane", load: () => import("./control_plane.js") },
   packing: { title: "Packing", load: () => import("./packing.js") },
+  history: { title: "Time travel", load: () => import("./history.js") },
 };
 const VIEWS = {
   ...(OF_API_SERVER ? {} : OWN_VIEWS),

@@ -16,8 +16,10 @@ export async function show(place, parameters, signal) {
   const kind = all.get(parameters.get("kind") || "pods");
   if (!kind) throw new Refused(404, undefined, `the cluster serves no ${parameters.get("kind")}`);
   const namespace = parameters.get("namespace") || "";
-  const state = { all, kind, namespace, namespaces: [], columns: [], rows: new Map(), order: [], filter: "", error: "", loaded: false };
-  const draw = () => signal.aborted || render(view(state, change), place);
+  // A revision of the past, at which the table stays.
+  const at = parameters.get("at") || "";
+  const state = { all, kind, namespace, at, namespaces: [], columns: [], rows: new Map(), order: [], filter: "", error: "", loaded: false };
+  const draw = () => signal.aborted || (at && !state.loaded && !state.error) || render(view(state, change), place);
   const change = (filter) => ((state.filter = filter), draw());
   state.window = viewport(signal, ROW_PX, draw);
   let waiting;
@@ -43,18 +45,19 @@ async function follow(state, signal, changed) {
   let version = "";
   let next = "";
   do {
-    const query = new URLSearchParams({ limit: PAGE, ...(next ? { continue: next } : {}) });
+    const then = state.at ? { resourceVersion: state.at, resourceVersionMatch: "Exact" } : {};
+    const query = new URLSearchParams({ limit: PAGE, ...(next ? { continue: next } : then) });
     const page = await json(`${path}?${query}`, { accept: TABLE, signal });
     if (page.columnDefinitions) state.columns = page.columnDefinitions;
     for (const row of page.rows || []) rows.set(row.object.metadata.uid, kept(row));
     version = page.metadata.resourceVersion;
     next = page.metadata.continue || "";
     if (!state.loaded || !next) replace(state, rows);
+    state.loaded ||= !next;
     state.error = "";
     changed();
   } while (next);
-  state.loaded = true;
-  if (!state.kind.verbs.includes("watch")) return new Promise((done) => signal.addEventListener("abort", done));
+  if (state.at || !state.kind.verbs.includes("watch")) return new Promise((done) => signal.addEventListener("abort", done));
   const query = new URLSearchParams({ watch: "true", resourceVersion: version, allowWatchBookmarks: "true" });
   for await (const { type, object } of lines(`${path}?${query}`, { accept: TABLE, signal })) {
     if (type === "ERROR") throw new Refused(object.code, object);
@@ -122,8 +125,8 @@ function line({ cells, object: { metadata } }, kind, columns, spread) {
     ${spread ? html`<span role="cell">${metadata.namespace}</span>` : nothing}${columns.map(cell)}</div>`;
 }
 
-function chooser({ all, kind, namespace, namespaces, filter }, change) {
-  const go = (kind, namespace) => (location.hash = `#/objects?${new URLSearchParams({ kind, namespace })}`);
+function chooser({ all, kind, namespace, namespaces, filter, at }, change) {
+  const go = (kind, namespace) => (location.hash = at ? `#/history?${new URLSearchParams({ kind, namespace, at })}` : `#/objects?${new URLSearchParams({ kind, namespace })}`);
   const listed = [...all.values()].filter((one) => one.verbs.includes("list"));
   const option = (value, text, chosen) => html`<option value=${value} ?selected=${value === chosen}>${text}</option>`;
   const names = namespace && !namespaces.includes(namespace) ? [namespace, ...namespaces] : namespaces;
