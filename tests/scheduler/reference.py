@@ -36,6 +36,8 @@ class Ways:
     constraints: list[Obj] | None = None
     storage: tuple[tuple[int, int], ...] = ((0, 10), (100, 0))
     weights: dict[str, int] = field(default_factory=lambda: dict(WEIGHTS))
+    off: frozenset[str] = frozenset()
+    """Filters that are not asked."""
 
 
 @dataclass
@@ -190,7 +192,7 @@ class Reference:
             "InterPodAffinity": self.is_near,
             "NodeDeclaredFeatures": self.knows,
         }
-        return next((name for name, rule in rules.items() if not rule(pod, at)), "")
+        return next((name for name, rule in rules.items() if name not in self.ways.off and not rule(pod, at)), "")
 
     def is_open(self, pod: Obj, at: Place) -> bool:
         taint = {"key": "node.kubernetes.io/unschedulable", "value": "", "effect": "NoSchedule"}

@@ -213,6 +213,9 @@ def ways(draw: st.DrawFn) -> Ways:
     if draw(st.booleans()):
         found.constraints = draw(st.lists(constraints(defaults=True), max_size=2))
     found.storage = draw(st.sampled_from([((0, 10), (100, 0)), ((0, 0), (100, 10)), ((10, 1), (60, 9), (90, 2))]))
+    if draw(st.booleans()):
+        # Who binds volumes also promises them.
+        found.off = frozenset(draw(st.sets(st.sampled_from(DEFAULT_FILTERS)))) - {"VolumeBinding"}
     found.weights = {name: draw(st.integers(0, 5)) for name in WEIGHTS if draw(st.integers(0, 4))}
     return found
 
@@ -226,7 +229,7 @@ def profile(of: Ways) -> Profile:
     defaults = None if of.constraints is None else tuple(of.constraints)
     return Profile(
         name="default-scheduler",
-        filters=DEFAULT_FILTERS,
+        filters=tuple(name for name in DEFAULT_FILTERS if name not in of.off),
         scores=tuple(of.weights.items()),
         args={
             "NodeResourcesFit": fit,
