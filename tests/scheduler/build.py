@@ -32,7 +32,10 @@ def node(
             "annotations": annotations or {},
         },
         "spec": {"taints": taints or [], **({"unschedulable": True} if unschedulable else {})},
-        "status": {"allocatable": {"cpu": cpu, "memory": memory, "pods": str(pods), **extended}},
+        "status": {
+            "allocatable": {"cpu": cpu, "memory": memory, "pods": str(pods), **extended},
+            "conditions": [{"type": "Ready", "status": "True"}],
+        },
     }
 
 
