@@ -36,8 +36,7 @@ class Ways:
     constraints: list[Obj] | None = None
     storage: tuple[tuple[int, int], ...] = ((0, 10), (100, 0))
     weights: dict[str, int] = field(default_factory=lambda: dict(WEIGHTS))
-    off: frozenset[str] = frozenset()
-    """Filters that are not asked."""
+    off: frozenset[str] = frozenset()  # filters that are not asked
 
 
 @dataclass
