@@ -8,6 +8,7 @@ import pytest
 
 from rayplane.control_plane.cluster.config import PROCESS, ClusterConfig
 from rayplane.control_plane.cluster.topology import Role
+from rayplane.control_plane.loadbalancer import LoadBalancerConfig
 from rayplane.control_plane.rpc import Network
 from rayplane.control_plane.rpc.sockets import Sockets, streams
 from rayplane.control_plane.rpc.weather import Climate
@@ -26,6 +27,8 @@ POST = (
 )
 PATIENCE_S = 2.2
 """Of a server, and of its last slice."""
+CHECKS = LoadBalancerConfig()
+NEXT_CHECK_S = CHECKS.check_ready_every * CHECKS.check_interval_s + CHECKS.check_timeout_s
 
 
 class Client:
@@ -104,8 +107,9 @@ def test_clients_of_a_server_that_hears_nothing_are_served_by_another() -> None:
         assert max(took_s for _, _, took_s in reads) <= PATIENCE_S
         assert all(b"rayplane status" in body for status, body, _ in reads if status == 503)
         # Those are told to connect anew, as the balancer knows within its next check at the latest.
-        await asyncio.sleep(0.6)
-        assert ready(cluster) == 1
+        async with asyncio.timeout(NEXT_CHECK_S):
+            while ready(cluster) != 1:
+                await asyncio.sleep(0.1)
         again = [await c.ask(r) for c in clients for r in (GET, POST)]
         assert [status for status, _, _ in again] == [200, 201] * 4
         assert max(took_s for _, _, took_s in again) <= 1.0
