@@ -188,7 +188,8 @@ def run_scenario(
 ) -> None:
     """Put the running cluster to a trial: its faults are healed in the end, and a verdict says what held.
 
-    With --inside its supervisor does, as for any caller of rayplane.v1.Chaos/Run with the right to create trials.
+    With --inside its supervisor does, as for any caller of rayplane.v1.Chaos/Run with the right to create trials, and
+    faults.
     """
     from rayplane.control_plane.cluster import scenario
     from rayplane.control_plane.cluster.trial import report

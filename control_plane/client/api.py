@@ -4,10 +4,11 @@ import asyncio
 import contextlib
 import copy
 import functools
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec
+from urllib.parse import quote
 
 import grpc
 import orjson
@@ -118,12 +119,20 @@ class ApiClient:
         made._may_write, made._claim = may_write, claim
         return made
 
-    def acting(self, user: str, groups: Sequence[str] = ()) -> "ApiClient":
+    def acting(
+        self, user: str, groups: Sequence[str] = (), *, uid: str = "", extra: Mapping[str, Sequence[str]] = {}
+    ) -> "ApiClient":
         """The same client, whose calls are made as another user, as far as the caller may."""
         made = copy.copy(self)
         made._metadata = {**self._metadata, "impersonate-user": user}
         if groups:
             made._metadata["impersonate-group"] = ",".join(groups)
+        if uid:
+            made._metadata["impersonate-uid"] = uid
+        if extra:
+            # Names of metadata have no %, in which keys would have to be written.
+            pairs = [f"{quote(key, '')}={quote(value, '')}" for key, values in extra.items() for value in values]
+            made._metadata["impersonate-extra"] = ",".join(pairs)
         return made
 
     def bearing(self, token: str) -> "ApiClient":

@@ -3,7 +3,7 @@
 import asyncio
 import copy
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Protocol
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import AlreadyExists, ApiError, NotFound
@@ -18,28 +18,37 @@ WITHIN_S = 60.0
 LOOK_S = 0.02
 
 
-Marked = Callable[[str, Object], Object]
-"""`marked(resource, manifest)`: what is made in its place."""
+class Keeper(Protocol):
+    """Whoever keeps what hands make, to delete it one day."""
+
+    def marked(self, resource: str, manifest: Object) -> Object:
+        """What to make in place of a manifest."""
+
+    def made(self, resource: str, obj: Object) -> None:
+        """It was made, and not found there."""
 
 
 class ApiHands:
     """A user's hands, through the API; `view` is what the user sees."""
 
-    def __init__(self, api: ApiClient, view: View, marked: Marked = lambda _, manifest: manifest) -> None:
+    def __init__(self, api: ApiClient, view: View, keeper: Keeper | None = None) -> None:
         self.view = view
         self._api = api
-        self._marked = marked
+        self._keeper = keeper
 
     async def apply(self, obj: Object) -> None:
         resource, manifest = placed(obj)
         name, namespace = meta.name(manifest), meta.namespace(manifest)
-        made = self._marked(resource, manifest)
+        wanted = self._keeper.marked(resource, manifest) if self._keeper is not None else manifest
 
         async def once() -> Object:
             try:
-                return await self._api.create(resource, copy.deepcopy(made))
+                found = await self._api.create(resource, copy.deepcopy(wanted))
             except AlreadyExists:
                 return await self._api.patch(resource, name, namespace, manifest)
+            if self._keeper is not None:
+                self._keeper.made(resource, found)
+            return found
 
         await self._seen(resource, await self._insist(once))
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rayplane.control_plane.api.errors import ApiError
+from rayplane.control_plane.api.machinery import yaml_reader
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.cluster.access import Access
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
@@ -52,6 +53,8 @@ POLL_S = 0.25
 # Right after a leader was killed none leads: whom to hit may take a moment to find out.
 TARGET_TIMEOUT_S = 20.0
 FIELDS = ("name", "description", "seed", "duration", "workload", "steps", "faults", "expect")
+TEXT_CHARS_MAX = 256 * 1024
+"""Of what comes over the network."""
 SIMULATED = ("cluster", "network", "client")
 
 
@@ -78,6 +81,22 @@ def parse(data: bytes, source: str) -> Scenario:
         return reading.read(data, lambda found: _scenario(found, source))
     except FormError as e:
         raise UsageError(f"{source}: {e}") from e
+
+
+def parse_foreign(text: str) -> Scenario:
+    """As `parse`, for what somebody elsewhere has written: it is measured before it is read. Raises UsageError.
+
+    It may take a while: call it beside the event loop.
+    """
+    source = "the scenario"
+    if len(text) > TEXT_CHARS_MAX:
+        raise UsageError(f"{source}: give at most {TEXT_CHARS_MAX} characters")
+    data = text.encode()
+    try:
+        yaml_reader.parse(data)
+    except (yaml_reader.YamlError, ApiError) as e:
+        raise UsageError(f"{source}: {e}") from e
+    return parse(data, source)
 
 
 def _verbs() -> Verbs:

@@ -213,7 +213,7 @@ def _write_signed(span_s: float) -> str | float:
 
 def _part(value: Any, at: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise FormError(at, f"give a part from 0 to 1, not {value!r:.80}")
+        raise FormError(at, f"give a part from 0 to 1, not {reading.shown(value)}")
     return float(value)
 
 
@@ -221,7 +221,7 @@ def _hosts(value: Any, at: str) -> tuple[str, ...]:
     hosts = reading.items(value, at)
     for host in hosts:
         if not isinstance(host, str) or not NAME.fullmatch(host):
-            raise FormError(at, f"{host!r:.80} is no actor's name")
+            raise FormError(at, f"{reading.shown(host)} is no actor's name")
     if not 0 < len(hosts) <= _HOSTS_MAX:
         raise FormError(at, f"give from 1 to {_HOSTS_MAX} actors")
     return tuple(hosts)
@@ -237,7 +237,7 @@ def _groups(value: Any, at: str) -> tuple[tuple[str, ...], ...]:
 def _matching(pattern: re.Pattern[str], what: str) -> Callable[[Any, str], str]:
     def read(value: Any, at: str) -> str:
         if not isinstance(value, str) or not pattern.fullmatch(value):
-            raise FormError(at, f"give {what}, not {value!r:.80}")
+            raise FormError(at, f"give {what}, not {reading.shown(value)}")
         return value
 
     return read

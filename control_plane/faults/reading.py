@@ -4,6 +4,7 @@ A place is a path such as `steps[2].kill.back`. Readers of single values take a 
 """
 
 import re
+import reprlib
 from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
@@ -15,6 +16,10 @@ T = TypeVar("T")
 Mapping = dict[str, Any]
 
 SPAN_MAX_S = 7 * 86_400.0
+_SHOWN_CHARS = 80
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict = 2, 8, 8
+_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = _SHOWN_CHARS
 _STEP = re.compile(r"\[(\d+)\]|\[([^\]]+)\]|([^.\[]+)")
 # What PyYAML raises for hostile scalars beside its own errors.
 _UNREADABLE = (yaml.YAMLError, ValueError, KeyError, AttributeError, TypeError, IndexError, RecursionError)
@@ -67,15 +72,23 @@ def _field(node: Any, key: str) -> tuple[Any, Any]:
     return next(((name, value) for name, value in node.value if name.value == key), (None, None))
 
 
+def shown(value: Any) -> str:
+    """The beginning of a value, for messages; the rest of it is never written out."""
+    try:
+        return _SHORT.repr(value)[:_SHOWN_CHARS]
+    except ValueError:  # Python writes no number of so many digits
+        return "a huge number"
+
+
 def mapping(value: Any, at: str) -> Mapping:
     if not isinstance(value, dict):
-        raise FormError(at, f"give a mapping, not {value!r:.80}")
+        raise FormError(at, f"give a mapping, not {shown(value)}")
     return value
 
 
 def items(value: Any, at: str) -> list[Any]:
     if not isinstance(value, list):
-        raise FormError(at, f"give a list, not {value!r:.80}")
+        raise FormError(at, f"give a list, not {shown(value)}")
     return value
 
 
@@ -83,24 +96,24 @@ def only(data: Mapping, known: Collection[str], at: str) -> None:
     """Refuse fields that are not known."""
     unknown = sorted(str(k) for k in data if k not in known)
     if unknown:
-        raise FormError(at, f"no field {unknown[0]!r:.80}; there are {', '.join(sorted(known))}")
+        raise FormError(at, f"no field {shown(unknown[0])}; there are {', '.join(sorted(known))}")
 
 
 def whole(value: Any, at: str, least: int = 0, most: int = 1 << 63) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
         bounds = f" from {least} to {most}" if most < 1 << 63 else ""
-        raise FormError(at, f"give a whole number{bounds}, not {value!r:.80}")
+        raise FormError(at, f"give a whole number{bounds}, not {shown(value)}")
     return value
 
 
 def span(value: Any, at: str, *, positive: bool = False) -> float:
     """Seconds of a time span; at most a week."""
     if not isinstance(value, (str, int, float)) or isinstance(value, bool):
-        raise FormError(at, f"give a time span such as 500ms, 30s, 5m or 1h, not {value!r:.80}")
+        raise FormError(at, f"give a time span such as 500ms, 30s, 5m or 1h, not {shown(value)}")
     try:
         found = parse_span(str(value))
     except (DurationError, ValueError) as e:
         raise FormError(at, f"{e}") from e
     if found > SPAN_MAX_S or (positive and not found):
-        raise FormError(at, f"give more than nothing and at most 168h, not {value!r:.80}")
+        raise FormError(at, f"give more than nothing and at most 168h, not {shown(value)}")
     return found

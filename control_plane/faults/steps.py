@@ -206,7 +206,7 @@ def read_step(found: Any, place: str, verbs: Verbs, depth: int = 0) -> Any:
     known = (*verbs, *VERBS)
     chosen = [v for v in known if v in step]
     if not chosen and len(step) == 1:
-        raise FormError(place, f"no action {next(iter(step))!r:.80}; use {', '.join(known)}")
+        raise FormError(place, f"no action {reading.shown(next(iter(step)))}; use {', '.join(known)}")
     if len(chosen) != 1:
         raise FormError(place, f"give one action of {', '.join(known)}")
     [verb] = chosen
@@ -254,7 +254,7 @@ def _percent(value: Any, at: str) -> float:
     except ValueError:
         found = -1.0
     if not text.endswith("%") or not 0 <= found <= 100:
-        raise FormError(at, f"give a percentage such as 99.5%, not {value!r:.80}")
+        raise FormError(at, f"give a percentage such as 99.5%, not {reading.shown(value)}")
     return found
 
 
@@ -414,7 +414,7 @@ def _wait(step: Object, place: str, depth: int) -> Await | Sleep:
 def _signal(step: Object, place: str, depth: int) -> Fault:
     signal, _, target = str(step["signal"]).partition(" ")
     if signal not in SIGNALS:
-        raise FormError(f"{place}.signal", f"{signal!r:.80}: write KILL, STOP or CONT, and TARGET [NAME]")
+        raise FormError(f"{place}.signal", f"{reading.shown(signal)}: write KILL, STOP or CONT, and TARGET [NAME]")
     if "for" not in step:
         return read_fault(SIGNALS[signal], target, f"{place}.signal")
     if signal != "STOP":

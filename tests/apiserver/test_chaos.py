@@ -93,7 +93,8 @@ class Chaos:
         await api.create("clusterrolebindings.rbac.authorization.k8s.io", binding)
 
     def run(self, request: pb.TrialRequest, *, user: str) -> Any:
-        return self._stub.Run(request, metadata={"impersonate-user": user, "impersonate-group": "devs"})
+        acting = self.stack.client().acting(user, ["devs"], uid="7", extra={"example.org/team": ["a,b", "ü"]})
+        return self._stub.Run(request, metadata=acting._metadata)
 
     async def recorded(self, resource: str = "faults") -> list[dict[str, Any]]:
         """What the audit log holds of faults, or of trials, when the server has stopped."""
@@ -169,15 +170,21 @@ async def test_what_the_supervisor_refuses_is_refused_for_the_same_reason(chaos:
 
 async def test_a_trial_tells_how_it_goes_to_whom_may_have_one_and_is_in_the_audit_log(chaos: Chaos) -> None:
     request = pb.TrialRequest(scenario="steps: []", by="somebody else", groups=["system:masters"])
-    await chaos.grant("jane", ["create"], resources=["trials"])
+    request.extra["example.org/admin"].values.append("yes")
+    await chaos.grant("jane", ["create"], resources=["trials", "faults"])
     await chaos.grant("joe", ["*"])
-    with pytest.raises(RpcError) as refused:
-        _ = [one async for one in chaos.run(request, user="joe")]
-    assert refused.value.code is Code.PERMISSION_DENIED and 'cannot create resource "trials"' in refused.value.message
+    await chaos.grant("jim", ["*"], resources=["trials"])
+    # What is broken in a trial is faults, too.
+    for user, resource in (("joe", "trials"), ("jim", "faults")):
+        with pytest.raises(RpcError, match=f'cannot create resource "{resource}"') as refused:
+            _ = [one async for one in chaos.run(request, user=user)]
+        assert refused.value.code is Code.PERMISSION_DENIED
     assert not chaos.supervisor.asked
     assert [one.event or one.verdict async for one in chaos.run(request, user="jane")] == ["it begins", "{}"]
     [asked] = chaos.supervisor.asked
     assert (asked.by, [*asked.groups]) == ("jane", ["devs", "system:authenticated"])
+    extra = {key: [*one.values] for key, one in asked.extra.items()}
+    assert (asked.uid, extra) == ("7", {"example.org/team": ["a,b", "ü"]})
     chaos.supervisor.error = RpcError(Code.FAILED_PRECONDITION, "another trial goes on")
     with pytest.raises(RpcError) as second:
         _ = [one async for one in chaos.run(request, user="jane")]
@@ -185,13 +192,14 @@ async def test_a_trial_tells_how_it_goes_to_whom_may_have_one_and_is_in_the_audi
     done = await chaos.recorded("trials")
     assert [(one["impersonatedUser"]["username"], one["responseStatus"]["code"]) for one in done] == [
         ("joe", 403),
+        ("jim", 403),
         ("jane", 201),
         ("jane", 409),
     ]
 
 
 async def test_who_gives_a_trial_up_ends_it(chaos: Chaos) -> None:
-    await chaos.grant("jane", ["create"], resources=["trials"])
+    await chaos.grant("jane", ["create"], resources=["trials", "faults"])
     told = chaos.run(pb.TrialRequest(scenario="steps: []", keep=True), user="jane")
     assert (await anext(told)).event == "it begins"
     assert not chaos.supervisor.ended.is_set()

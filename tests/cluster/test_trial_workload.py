@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.errors import Forbidden, Timeout
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.hands import ApiHands
 from rayplane.control_plane.cluster.state import StateDir
-from rayplane.control_plane.cluster.trial.workload import Workload
+from rayplane.control_plane.cluster.trial.workload import MARK, Caller, Workload
 from rayplane.control_plane.invariants import History
 from tests.fakes.client import FakeClient
 
@@ -39,9 +41,9 @@ class Seen(History):
         return self._api.objects.get(resource, {}).get(key)
 
 
-def hands(api: Api, workload: Workload, trial: str = "t") -> ApiHands:
+def hands(api: Api, workload: Workload) -> ApiHands:
     any_api: Any = api
-    return ApiHands(any_api, Seen(api), lambda resource, manifest: workload.marked(resource, manifest, trial))
+    return ApiHands(any_api, Seen(api), workload)
 
 
 async def test_what_a_trial_made_is_deleted_and_what_it_found_stays(tmp_path: Path) -> None:
@@ -64,6 +66,61 @@ async def test_a_namesake_that_somebody_made_since_stays(tmp_path: Path) -> None
     await api.create("configmaps", obj("ConfigMap", "a"))
     assert await workload.delete(api) == []  # type: ignore[arg-type]
     assert [*api.objects["configmaps"]] == ["default/a"]
+
+
+async def test_what_only_bears_a_mark_stays(tmp_path: Path) -> None:
+    api, workload = Api(), Workload(StateDir(tmp_path))
+    user = hands(api, workload)
+    await user.apply(obj("ConfigMap", "a"))
+    await user.apply(obj("ConfigMap", "b"))
+    marks = [meta.annotations(one)[MARK] for one in api.objects["configmaps"].values()]
+    assert len({*marks}) == 2
+    for name, mark in zip("ab", marks, strict=True):
+        await api.delete("configmaps", name, "default")
+        since = obj("ConfigMap", name)
+        since["metadata"]["annotations"] = {MARK: mark}
+        await api.create("configmaps", since)
+    assert await workload.delete(api) == []  # type: ignore[arg-type]
+    assert len(api.objects["configmaps"]) == 2
+
+
+async def test_what_was_made_without_an_answer_is_deleted(tmp_path: Path) -> None:
+    class Lossy(Api):
+        async def create(self, *args: Any, **options: Any) -> Object:
+            await super().create(*args, **options)
+            raise Timeout("no answer")
+
+    api, workload = Lossy(), Workload(StateDir(tmp_path))
+    with pytest.raises(Timeout):
+        await api.create("configmaps", workload.marked("configmaps", obj("ConfigMap", "a")))
+    assert await workload.delete(api) == [] and not api.objects["configmaps"]  # type: ignore[arg-type]
+
+
+async def test_whoever_heals_deletes_by_right_of_who_had_the_trial(tmp_path: Path) -> None:
+    api = Api()
+    acted: list[Any] = []
+
+    class Asking:
+        """Who looks, and lets others act."""
+
+        get = api.get
+
+        def acting(self, *user: Any, **more: Any) -> "Asking":
+            acted.append((user, more))
+            return self
+
+        async def delete(self, *args: Any, **options: Any) -> Object:
+            raise Forbidden("jane cannot delete", details={})
+
+    asking: Any = Asking()
+    jane = Caller("jane", ("devs",), "7", (("example.org/team", ("a", "b")),))
+    await hands(api, Workload(StateDir(tmp_path), jane)).apply(obj("ConfigMap", "a"))
+    [left] = await Workload(StateDir(tmp_path)).delete(asking)
+    assert "jane cannot delete" in left and [*api.objects["configmaps"]] == ["default/a"]
+    assert acted == [(("jane", ("devs",)), {"uid": "7", "extra": {"example.org/team": ("a", "b")}})]
+    # What its caller has no right to delete an administrator does.
+    await api.delete("configmaps", "a", "default")
+    assert await Workload(StateDir(tmp_path)).delete(asking) == []
 
 
 async def test_claims_of_a_stateful_set_go_with_it_but_not_those_that_were_there(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
+from urllib.parse import unquote
 
 from rayplane.control_plane.api.errors import ApiError, NotFound, Timeout
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
@@ -25,6 +26,8 @@ T = TypeVar("T")
 _STREAMS = frozenset({"log", "exec", "attach", "portforward"})
 # Metadata has one value a name: several are separated by commas.
 _LISTS = ("impersonate-group", "impersonate-extra-")
+# KEY=VALUE, both percent-encoded: names of metadata can hold few keys.
+_EXTRA = "impersonate-extra"
 
 
 class Calls:
@@ -50,11 +53,7 @@ class Calls:
         asked = [(name, value) for name, value in metadata.items() if name.startswith(PREFIX)]
         if not asked:
             return user
-        headers = [
-            (name, part)
-            for name, value in asked
-            for part in (value.split(",") if name.startswith(_LISTS) else (value,))
-        ]
+        headers = [header for name, value in asked for header in _headers(name, value)]
         acting = await self.registry.authorizer.acting(user, headers)
         if acting is not user:
             CALLER.set(user)
@@ -177,3 +176,11 @@ def _code(verb: str, error: BaseException | None, *, streams: bool) -> int:
     if isinstance(error, ApiError):
         return error.code
     return 500 if isinstance(error, Exception) else 504  # given up by the client, or too late
+
+
+def _headers(name: str, value: str) -> list[tuple[str, str]]:
+    """The headers that metadata of impersonation stands for."""
+    if name == _EXTRA:
+        pairs = [part.partition("=") for part in value.split(",")]
+        return [(f"{_EXTRA}-{key}", unquote(text)) for key, _, text in pairs]
+    return [(name, part) for part in (value.split(",") if name.startswith(_LISTS) else (value,))]

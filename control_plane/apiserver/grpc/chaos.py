@@ -1,7 +1,8 @@
 """Service Chaos of `rayplane.v1`: faults of the cluster, for whom RBAC lets begin and end them.
 
 The supervisor carries them out and keeps their ends. Who may is a matter of the resources `faults` and `trials` of the
-group `chaos.rayplane.io`, which are stored nowhere. What a trial makes and changes its caller must have the right to.
+group `chaos.rayplane.io`, which are stored nowhere. What a trial makes, changes and deletes its caller must have the
+right to. Faults are no such thing: they hit with the cluster's own rights, so that a trial takes that to faults, too.
 """
 
 import contextlib
@@ -83,9 +84,11 @@ class ChaosService:
         try:
             user, asking = await calls.user(context), _Asking(ref, _json(request))
             with calls.measured("create", ref, user), calls.audit.follow(user, context, "create", asking) as trail:
-                await calls.registry.authorizer.check_written(user, "create", name="", group=GROUP, resource=TRIALS)
-                request.by = user.name
-                request.groups[:] = user.groups
+                for resource in (TRIALS, FAULTS):
+                    await calls.registry.authorizer.check_written(
+                        user, "create", name="", group=GROUP, resource=resource
+                    )
+                _says(request, user)
                 audit.started()
                 async with contextlib.aclosing(self._trial(request)) as told:
                     async for one in told:
@@ -141,6 +144,15 @@ class ChaosService:
                 if not e.unsent:
                     break
         _fail(error, name)
+
+
+def _says(request: pb.TrialRequest, user: User) -> None:
+    """Who asks for a trial, whatever the request said."""
+    request.by, request.uid = user.name, user.uid
+    request.groups[:] = user.groups
+    request.extra.clear()
+    for key, values in user.extra.items():
+        request.extra[key].values[:] = values
 
 
 def _fail(error: RpcError, name: str) -> NoReturn:

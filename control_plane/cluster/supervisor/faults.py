@@ -17,6 +17,7 @@ from rayplane.control_plane.cluster.victims import ROLES
 from rayplane.control_plane.faults.form import VERBS, as_step, example, parse_fault, word_of
 from rayplane.control_plane.faults.reading import FormError
 from rayplane.control_plane.faults.vocabulary import TARGETS, Fault
+from rayplane.control_plane.identities import API_SERVERS
 from rayplane.control_plane.rpc import Context
 from rayplane.proto.rayplane.v1 import chaos_pb2 as pb
 
@@ -64,6 +65,8 @@ class FaultsService:
         return pb.HealResponse(healed=map(_told, healed), left=map(_told, left))
 
     async def Run(self, request: pb.TrialRequest, context: Context) -> AsyncIterator[pb.TrialResponse]:
+        if not request.by and context.identity is not None and API_SERVERS in context.identity.groups:
+            raise UsageError("an API server says who asks for a trial")
         async with contextlib.aclosing(self._trials.run(request)) as told:
             async for one in told:
                 yield one

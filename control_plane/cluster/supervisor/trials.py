@@ -1,6 +1,7 @@
 """Trials that the supervisor puts its own cluster to, for callers of API servers: one at a time, and healed.
 
-A trial lives no longer than its call. What one has left that ended with its supervisor, the next supervisor heals.
+A trial lives no longer than its call, nor than its supervisor, which ends it first. What one has left whose supervisor
+was killed stands in files of that machine: the next supervisor there heals it, one on another machine does not know.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ import json
 import logging
 from collections import deque
 from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING
 
 from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.cluster.access import Access
@@ -21,15 +23,28 @@ from rayplane.control_plane.rpc import RpcError
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.proto.rayplane.v1 import chaos_pb2 as pb
 
+if TYPE_CHECKING:
+    from rayplane.control_plane.cluster.trial.verdict import Verdict
+    from rayplane.control_plane.cluster.trial.workload import Caller
+
 log = logging.getLogger(__name__)
 
 LINES_MAX = 1000
 """Of what happened and was not taken yet: who reads slowly misses the oldest."""
+END_S = 15.0
+"""For a trial to heal and to clean up when its supervisor stops; the next one does what is left."""
+ENDED = "the supervisor ends, and its trial with it: ask the next one"
 HEAL_TRIES, HEAL_AGAIN_S = 60, 5.0
 
 
 class AnotherTrial(ClusterError):
     """A trial goes on; there is one at a time."""
+
+
+class Ended(ClusterError):
+    """A trial that ended with its supervisor."""
+
+    code = "UNAVAILABLE"
 
 
 class _FromInside(LiveInjector):
@@ -55,6 +70,8 @@ class Trials:
     def __init__(self, admin: Access) -> None:
         self._admin = admin
         self._goes_on = False
+        self._stopped = False
+        self._task: asyncio.Task[Verdict] | None = None
         self._healing: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -63,33 +80,45 @@ class Trials:
             self._healing = asyncio.get_running_loop().create_task(self._heal(), name="healing after a trial")
 
     async def stop(self) -> None:
+        self._stopped = True
         await cancel_and_wait(self._healing)
+        if self._task is not None:
+            self._task.cancel()
+            if (await asyncio.wait([self._task], timeout=END_S))[1]:
+                log.warning("a trial is not healed within %g s: the next supervisor goes on with that", END_S)
 
     async def run(self, request: pb.TrialRequest) -> AsyncGenerator[pb.TrialResponse, None]:
         """What happens, line by line, then the verdict. Raises ClusterError. Who stops listening ends the trial."""
-        # With it come the clients of a trial and all that must hold, which a supervisor seldom needs.
-        from rayplane.control_plane.cluster.scenario import parse
-        from rayplane.control_plane.cluster.trial.trial import Trial
-        from rayplane.control_plane.cluster.trial.verdict import table
-
-        scenario = parse(request.scenario.encode(), "the scenario")
-        if any("," in group for group in request.groups):
-            raise UsageError("nobody can act as a group whose name has a comma")
         if self._goes_on:
             raise AnotherTrial("another trial goes on: wait for its end")
         self._goes_on = True
+        try:
+            async with contextlib.aclosing(self._run(request)) as told:
+                async for one in told:
+                    yield one
+        finally:
+            self._goes_on = False
+
+    async def _run(self, request: pb.TrialRequest) -> AsyncGenerator[pb.TrialResponse, None]:
+        # With it come the clients of a trial and all that must hold, which a supervisor seldom needs.
+        from rayplane.control_plane.cluster.scenario import parse_foreign
+        from rayplane.control_plane.cluster.trial.trial import Trial
+        from rayplane.control_plane.cluster.trial.verdict import table
+
+        caller = _caller(request) if request.by else None
+        scenario = await asyncio.to_thread(parse_foreign, request.scenario)
+        if self._stopped:
+            raise Ended(ENDED)
         lines, news = deque[str](maxlen=LINES_MAX), asyncio.Event()
 
         def say(line: str) -> None:
             lines.append(line)
             news.set()
 
-        seed, acting = request.seed if request.HasField("seed") else scenario.seed, self._admin.api
-        if request.by:
-            acting = acting.acting(request.by, [*request.groups])
-        trial = Trial(self._admin, scenario, seed, say, breaks=_FromInside, keep=request.keep, acting=acting)
-        log.info("%s puts the cluster to the trial %s, seed %d", request.by or "somebody", scenario.name, seed)
-        task = asyncio.ensure_future(trial.run())
+        seed = request.seed if request.HasField("seed") else scenario.seed
+        trial = Trial(self._admin, scenario, seed, say, breaks=_FromInside, keep=request.keep, caller=caller)
+        log.info("%s puts the cluster to the trial %.80r, seed %d", request.by or "somebody", scenario.name, seed)
+        self._task = task = asyncio.ensure_future(trial.run())
         task.add_done_callback(lambda _: news.set())
         try:
             is_over = False
@@ -99,13 +128,14 @@ class Trials:
                 is_over = task.done()
                 while lines:
                     yield pb.TrialResponse(event=lines.popleft())
+            if task.cancelled():
+                raise Ended(ENDED)
             verdict = task.result()
             for line in table(verdict):
                 yield pb.TrialResponse(event=line)
             yield pb.TrialResponse(verdict=json.dumps(verdict.to_json()))
         finally:
             await cancel_and_wait(task)
-            self._goes_on = False
 
     def _is_left(self) -> bool:
         return any((self._admin.directory.path / name).exists() for name in (BROKEN, MADE))
@@ -121,3 +151,15 @@ class Trials:
             with contextlib.suppress(ClusterError, ApiError, RpcError):
                 left, failed = await heal(self._admin)
                 log.warning("an earlier trial has left broken: %s; not healed: %s", left, failed)
+
+
+def _caller(request: pb.TrialRequest) -> "Caller":
+    """Raises UsageError when nobody can act as who asks: calls say it in text that has limits."""
+    from rayplane.control_plane.cluster.trial.workload import Caller
+
+    if any("," in group for group in request.groups):
+        raise UsageError("nobody can act as a group whose name has a comma")
+    if not all(text.isascii() and text.isprintable() for text in (request.by, request.uid, *request.groups)):
+        raise UsageError("nobody can act as whose name, uid or groups are not printable ASCII")
+    extra = tuple((key, tuple(one.values)) for key, one in request.extra.items())
+    return Caller(request.by, tuple(request.groups), request.uid, extra)

@@ -3,13 +3,13 @@
 import asyncio
 import contextlib
 import random
+import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ApiError, NotFound
-from rayplane.control_plane.client import ApiClient
 from rayplane.control_plane.cluster.access import Access
 from rayplane.control_plane.cluster.chaos import LiveInjector
 from rayplane.control_plane.cluster.errors import ClusterError
@@ -27,7 +27,7 @@ from rayplane.control_plane.cluster.trial.probes import CONFIG_MAPS, LABEL, NAME
 from rayplane.control_plane.cluster.trial.replica_watch import ReplicaWatch
 from rayplane.control_plane.cluster.trial.shared_keys import SharedKeys
 from rayplane.control_plane.cluster.trial.verdict import Struck, Verdict, failed_expectation
-from rayplane.control_plane.cluster.trial.workload import Workload
+from rayplane.control_plane.cluster.trial.workload import Caller, Workload
 from rayplane.control_plane.faults.form import as_step
 from rayplane.control_plane.faults.steps import ACTORS, CLUSTER, Condition, Timed
 from rayplane.control_plane.faults.vocabulary import (
@@ -52,6 +52,8 @@ SETTLE_S = 60.0
 EVENTS_MAX = 2000
 KEYS, KEYS_END = b"/rayplane/trial/", b"/rayplane/trial0"
 """Of all clients of trials."""
+CLIENT = "rayplane-trial-"
+"""Begins the names of clients of the REST face, and of their objects."""
 OWN, SHARED = KEYS + b"own/", KEYS + b"shared/"
 SILENT = "etcd does not answer; see `rayplane status`"
 LEFT = "what an earlier trial broke cannot be healed yet; see `rayplane chaos heal`"
@@ -171,9 +173,9 @@ class Trial:
         load: Load = Load(),
         breaks: Callable[[Access, random.Random], LiveInjector] = LiveInjector,
         keep: bool = False,
-        acting: ApiClient | None = None,
+        caller: Caller | None = None,
     ) -> None:
-        """`keep`: what the scenario makes stays. `acting`: who makes and changes it; None: who has access."""
+        """`keep`: what the scenario makes stays. `caller`: who makes, changes and deletes it; None: who has access."""
         loop = asyncio.get_running_loop()
         began = loop.time()
         rng = random.Random(seed)
@@ -189,13 +191,14 @@ class Trial:
         self._recorder = Recorder(admin.etcd, self._judge, self._now, self._moments.changed)
         self._keys = EtcdUser(admin.etcd, OWN, self._keys_judged, lambda *_: None, self._members)
         self._shared = SharedKeys(admin.etcd, SHARED, self._not_linearizable)
-        name = f"rayplane-trial-{rng.getrandbits(32):x}"
+        # Not of the seed: who knows a name before it is taken may take it.
+        name = f"{CLIENT}{secrets.token_hex(8)}"
         self._users = [self._new_user(f"{name}-{number}", load.every_s) for number in range(load.users)]
-        self._workload = Workload(admin.directory)
+        self._workload = Workload(admin.directory, caller)
         manifests = [placed(obj) for obj in scenario.workload]
         self._app = AppUser(self._judge.history, manifests, self._now)
-        marked = () if keep else (lambda resource, manifest: self._workload.marked(resource, manifest, name),)
-        hands = ApiHands(acting or admin.api, self._judge.history, *marked)
+        user = admin.api if caller is None else caller.by(admin.api)
+        hands = ApiHands(user, self._judge.history, None if keep else self._workload)
         self._runner = Runner(self._injector, lambda: unhealthy(admin), rng, self.tell, hands)
         self._hands = hands
         self._writing: list[asyncio.Task[None]] = []
@@ -477,5 +480,7 @@ async def _delete_keys(admin: Access) -> None:
 
 async def _delete_objects(admin: Access) -> None:
     for obj in (await admin.api.list(CONFIG_MAPS, NAMESPACE, label_selector=LABEL)).items:
-        with contextlib.suppress(NotFound):
-            await admin.api.delete(CONFIG_MAPS, meta.name(obj), NAMESPACE)
+        # Anybody who may change an object can put a label on it, but nobody gives it another name.
+        if meta.name(obj).startswith(CLIENT):
+            with contextlib.suppress(NotFound):
+                await admin.api.delete(CONFIG_MAPS, meta.name(obj), NAMESPACE)

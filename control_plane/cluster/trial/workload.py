@@ -1,7 +1,7 @@
 """Workload of a trial: what it makes is written down before it is made, and deleted by whoever comes next.
 
-A file in the state directory, as `journal` is. What is made bears a mark: of what only has such a name, nothing is
-deleted.
+A file in the state directory, as `journal` is. Deleted is what a trial has made, not what only has such a name, and by
+right of whoever had the trial.
 """
 
 import asyncio
@@ -9,7 +9,9 @@ import contextlib
 import copy
 import json
 import re
-from dataclasses import asdict, dataclass
+import secrets
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ApiError, NotFound
@@ -20,51 +22,103 @@ from rayplane.control_plane.cluster.state import MADE, StateDir
 from rayplane.storage.env.private import write_private
 
 MARK = "chaos.rayplane.io/trial"
-"""The annotation of what a trial made: its own name."""
+"""The annotation of what a trial made. Nobody knows its value before: it tells what was made without an answer, too."""
 GONE_S = 60.0
 _LOOK_S = 0.25
 _CLAIMS = "persistentvolumeclaims"
 
 
 @dataclass(frozen=True, slots=True)
+class Caller:
+    """The caller who has a trial, where that is not who has access: as an API server knows it."""
+
+    name: str
+    groups: tuple[str, ...] = ()
+    uid: str = ""
+    extra: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+    @staticmethod
+    def from_json(data: Any) -> "Caller":
+        """Raises TypeError, ValueError, KeyError."""
+        extra = tuple((str(key), tuple(map(str, values))) for key, values in data["extra"])
+        return Caller(str(data["name"]), tuple(map(str, data["groups"])), str(data["uid"]), extra)
+
+    def by(self, api: ApiClient) -> ApiClient:
+        """A client that acts as the caller. `api`: of who may do that."""
+        return api.acting(self.name, self.groups, uid=self.uid, extra=dict(self.extra))
+
+
+@dataclass(frozen=True, slots=True)
 class Made:
-    """An object of a trial."""
+    """An object of a trial, or one that is about to be made: without a `uid`. `caller`: who makes it."""
 
     resource: str
     namespace: str
     name: str
-    trial: str
+    mark: str
+    uid: str = ""
+    caller: Caller | None = None
+
+    @staticmethod
+    def from_json(data: Any) -> "Made":
+        """Raises TypeError, ValueError, KeyError."""
+        caller = data.get("caller")
+        return Made(**{**data, "caller": Caller.from_json(caller) if caller else None})
+
+    def is_it(self, obj: Object) -> bool:
+        """Whether an object of this name is the one."""
+        return self.uid == meta.uid(obj) if self.uid else self.mark == meta.annotations(obj).get(MARK)
 
     def __str__(self) -> str:
         return f"{self.resource} {self.namespace}/{self.name}" if self.namespace else f"{self.resource} {self.name}"
 
 
 class Workload:
-    """Objects that trials of one cluster have made and not deleted yet. Bounded by what files of scenarios make."""
+    """Objects that trials of one cluster have made and not deleted yet. Bounded by what files of scenarios make.
 
-    def __init__(self, directory: StateDir) -> None:
+    `caller`: of the trial that makes more.
+    """
+
+    def __init__(self, directory: StateDir, caller: Caller | None = None) -> None:
         self._path = directory.path / MADE
+        self._caller = caller
 
     def read(self) -> list[Made]:
         """Raises ClusterError when the file is damaged."""
         try:
-            return [Made(**one) for one in json.loads(self._path.read_bytes())]
+            return [Made.from_json(one) for one in json.loads(self._path.read_bytes())]
         except FileNotFoundError:
             return []
-        except (OSError, ValueError, TypeError) as e:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as e:
             raise ClusterError(f"{self._path} is damaged ({e}); delete what trials have left, and it") from e
 
-    def marked(self, resource: str, manifest: Object, trial: str) -> Object:
+    def marked(self, resource: str, manifest: Object) -> Object:
         """What to make in place of a manifest; it is written down."""
-        one = Made(resource, meta.namespace(manifest), meta.name(manifest), trial)
-        if one not in (made := self.read()):
+        made = self.read()
+        one = next((one for one in made if self._is_of(one, resource, manifest) and not one.uid), None)
+        if one is None:
+            one = Made(resource, meta.namespace(manifest), meta.name(manifest), secrets.token_hex(16), "", self._caller)
             self._write([*made, one])
         marked = copy.deepcopy(manifest)
-        marked["metadata"].setdefault("annotations", {})[MARK] = trial
+        marked["metadata"]["annotations"] = {**meta.annotations(manifest), MARK: one.mark}
         return marked
 
+    def made(self, resource: str, obj: Object) -> None:
+        """Write down which it is. One of its name that was made before is gone."""
+        made = self.read()
+        mine = [one for one in made if self._is_of(one, resource, obj)]
+        ours = replace(next(one for one in mine if not one.uid), uid=meta.uid(obj))
+        self._write([*(one for one in made if one not in mine), ours])
+
+    def _is_of(self, one: Made, resource: str, obj: Object) -> bool:
+        key = (one.resource, one.namespace, one.name)
+        return key == (resource, meta.namespace(obj), meta.name(obj)) and one.caller == self._caller
+
     async def delete(self, api: ApiClient) -> list[str]:
-        """Delete all of it, the last first, and wait until it is gone; what of it is left, and why."""
+        """Delete all of it, the last first, and wait until it is gone; what of it is left, and why.
+
+        `api`: of who has access, who looks; callers delete what is theirs.
+        """
         left: dict[Made, str] = {}
         until = asyncio.get_running_loop().time() + GONE_S
         for one in reversed(self.read()):
@@ -84,13 +138,12 @@ class Workload:
 
 
 async def _delete(api: ApiClient, one: Made) -> None:
-    while (found := await _found(api, one.resource, one)) is not None:
-        if meta.annotations(found).get(MARK) != one.trial:
-            return
+    hands = one.caller.by(api) if one.caller is not None else api
+    while (found := await _found(api, one.resource, one)) is not None and one.is_it(found):
         claims = await _claims(api, found) if found["kind"] == "StatefulSet" else []
-        await _end(api, one.resource, found, "Foreground")
+        await _end(hands, one.resource, found, "Foreground")
         for claim in claims:
-            await _end(api, _CLAIMS, claim)
+            await _end(hands, _CLAIMS, claim)
         await asyncio.sleep(_LOOK_S)
 
 

@@ -100,18 +100,35 @@ class HealResponse(_message.Message):
     def __init__(self, healed: _Optional[_Iterable[_Union[ActiveFault, _Mapping]]] = ..., left: _Optional[_Iterable[_Union[ActiveFault, _Mapping]]] = ...) -> None: ...
 
 class TrialRequest(_message.Message):
-    __slots__ = ("scenario", "seed", "keep", "by", "groups")
+    __slots__ = ("scenario", "seed", "keep", "by", "groups", "uid", "extra")
+    class ExtraEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: ExtraValues
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[ExtraValues, _Mapping]] = ...) -> None: ...
     SCENARIO_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     KEEP_FIELD_NUMBER: _ClassVar[int]
     BY_FIELD_NUMBER: _ClassVar[int]
     GROUPS_FIELD_NUMBER: _ClassVar[int]
+    UID_FIELD_NUMBER: _ClassVar[int]
+    EXTRA_FIELD_NUMBER: _ClassVar[int]
     scenario: str
     seed: int
     keep: bool
     by: str
     groups: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, scenario: _Optional[str] = ..., seed: _Optional[int] = ..., keep: _Optional[bool] = ..., by: _Optional[str] = ..., groups: _Optional[_Iterable[str]] = ...) -> None: ...
+    uid: str
+    extra: _containers.MessageMap[str, ExtraValues]
+    def __init__(self, scenario: _Optional[str] = ..., seed: _Optional[int] = ..., keep: _Optional[bool] = ..., by: _Optional[str] = ..., groups: _Optional[_Iterable[str]] = ..., uid: _Optional[str] = ..., extra: _Optional[_Mapping[str, ExtraValues]] = ...) -> None: ...
+
+class ExtraValues(_message.Message):
+    __slots__ = ("values",)
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    values: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, values: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class TrialResponse(_message.Message):
     __slots__ = ("event", "verdict")

@@ -1,0 +1,140 @@
+"""Trials in the supervisor: one at a time whatever became of the one before, read with care, ended with it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from rayplane.control_plane.cluster.errors import UsageError
+from rayplane.control_plane.cluster.state import StateDir
+from rayplane.control_plane.cluster.supervisor.faults import FaultsService
+from rayplane.control_plane.cluster.supervisor.trials import AnotherTrial, Ended, Trials
+from rayplane.control_plane.cluster.trial import trial
+from rayplane.control_plane.identities import API_SERVERS
+from rayplane.control_plane.rpc import Context, Identity
+from rayplane.proto.rayplane.v1 import chaos_pb2 as pb
+
+SLEEP = "steps: [{sleep: 1s}]"
+UNKNOWN = SLEEP + "\nworkload: [{apiVersion: v1, kind: Nothing, metadata: {name: a}}]"
+BOMB = """\
+a: &a [x, x, x, x, x, x, x, x, x, x]
+b: &b [*a, *a, *a, *a, *a, *a, *a, *a, *a, *a]
+c: &c [*b, *b, *b, *b, *b, *b, *b, *b, *b, *b]
+d: &d [*c, *c, *c, *c, *c, *c, *c, *c, *c, *c]
+e: &e [*d, *d, *d, *d, *d, *d, *d, *d, *d, *d]
+steps: *e
+"""
+
+
+class EndlessTrial:
+    """A trial that goes on until it is ended, and then cleans up for as long as it is told to."""
+
+    healed = True
+    cleaning: asyncio.Event
+
+    def __init__(self, admin: Any, scenario: Any, seed: int, say: Any, **_: Any) -> None:
+        if scenario.workload:
+            raise UsageError("there is no such kind")
+        self._say = say
+
+    async def run(self) -> None:
+        type(self).healed = False
+        self._say("it begins")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await trial.to_its_end(self.cleaning.wait())
+            type(self).healed = True
+
+
+@pytest.fixture
+def trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trials:
+    monkeypatch.setattr(trial, "Trial", EndlessTrial)
+    EndlessTrial.cleaning = asyncio.Event()
+    EndlessTrial.cleaning.set()
+    admin: Any = SimpleNamespace(directory=StateDir(tmp_path), api=None)
+    return Trials(admin)
+
+
+async def begin(trials: Trials, scenario: str = SLEEP, **more: Any) -> Any:
+    told = trials.run(pb.TrialRequest(scenario=scenario, **more))
+    assert (await anext(told)).event == "it begins"
+    return told
+
+
+async def test_a_trial_that_cannot_be_made_does_not_hinder_the_next(trials: Trials) -> None:
+    with pytest.raises(UsageError, match="no such kind"):
+        await begin(trials, UNKNOWN)
+    told = await begin(trials)
+    with pytest.raises(AnotherTrial):
+        await begin(trials)
+    await told.aclose()
+    await (await begin(trials)).aclose()
+
+
+async def test_whoever_is_cancelled_twice_does_not_hinder_the_next(trials: Trials) -> None:
+    EndlessTrial.cleaning.clear()
+    begun = asyncio.Event()
+
+    async def call() -> None:
+        async for _ in trials.run(pb.TrialRequest(scenario=SLEEP)):
+            begun.set()
+
+    calling = asyncio.create_task(call())
+    await begun.wait()
+    for _ in range(2):
+        calling.cancel()
+        await asyncio.sleep(0)
+    EndlessTrial.cleaning.set()
+    await asyncio.wait([calling])
+    assert EndlessTrial.healed
+    await (await begin(trials)).aclose()
+
+
+@pytest.mark.parametrize(
+    ("scenario", "why"),
+    [
+        (BOMB, "excessive aliasing"),
+        (SLEEP + "\nname: " + "[" * 200 + "]" * 200, "exceeded max depth"),
+        (SLEEP + "#" * (1 << 20), "at most 262144 characters"),
+        ("steps: 0x" + "f" * 10_000, "unsupported value"),
+        ("steps: {}", r"steps: give a list, not \{\}"),
+    ],
+)
+async def test_a_scenario_that_would_be_too_much_is_refused(trials: Trials, scenario: str, why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        await begin(trials, scenario)
+
+
+async def test_a_trial_ends_healed_before_its_supervisor_does(trials: Trials) -> None:
+    told = await begin(trials)
+    await trials.stop()
+    assert EndlessTrial.healed
+    with pytest.raises(Ended):
+        await anext(told)
+    with pytest.raises(Ended):
+        await begin(trials)
+
+
+@pytest.mark.parametrize("said", [{"groups": ["a,b"]}, {"groups": ["\u00e4"]}, {"uid": "a\nb"}])
+async def test_whom_nobody_can_act_as_has_no_trial(trials: Trials, said: Any) -> None:
+    with pytest.raises(UsageError, match="nobody can act as"):
+        await begin(trials, by="jane", **said)
+
+
+async def test_an_api_server_says_who_asks(trials: Trials) -> None:
+    service: Any = FaultsService(None, trials, lambda: None)  # type: ignore[arg-type, return-value]
+    context = Context({}, Identity("apiserver-0", (API_SERVERS,)), "", "")
+
+    async def ask(by: str) -> str:
+        told: AsyncIterator[pb.TrialResponse] = service.Run(pb.TrialRequest(scenario=SLEEP, by=by), context)
+        found = (await anext(told)).event
+        await told.aclose()  # type: ignore[attr-defined]
+        return found
+
+    assert await ask("jane") == "it begins"
+    with pytest.raises(UsageError, match="who asks"):
+        await ask("")
