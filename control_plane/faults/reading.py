@@ -18,8 +18,9 @@ Mapping = dict[str, Any]
 SPAN_MAX_S = 7 * 86_400.0
 _SHOWN_CHARS = 80
 _SHORT = reprlib.Repr()
-_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict = 2, 8, 8
-_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = _SHOWN_CHARS
+# Its constructor takes them from Python 3.12 on.
+vars(_SHORT).update(maxlevel=2, maxlist=8, maxdict=8)
+vars(_SHORT).update(maxstring=_SHOWN_CHARS, maxlong=_SHOWN_CHARS, maxother=_SHOWN_CHARS)
 _STEP = re.compile(r"\[(\d+)\]|\[([^\]]+)\]|([^.\[]+)")
 # What PyYAML raises for hostile scalars beside its own errors.
 _UNREADABLE = (yaml.YAMLError, ValueError, KeyError, AttributeError, TypeError, IndexError, RecursionError)
