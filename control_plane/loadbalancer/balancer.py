@@ -5,6 +5,9 @@ the fewest; if that cannot be reached, to the next. `backends` decides; a check 
 Each connection is a task with one more for each direction; one task checks the servers. Time in which this process's
 own loop stood still is nobody's failure: it does not count against what is waited for. Buffers are bounded: a slow
 reader slows its writer, and one that reads nothing is cut off: its server has ended long before.
+
+A server whose machine is gone ends nothing. The kernel asks where a connection is idle; what was sent and nobody has
+acknowledged is looked at when a check got no answer. Who is there and reads nothing acknowledges: that is no end.
 """
 
 import asyncio
@@ -12,6 +15,7 @@ import contextlib
 import logging
 import socket
 import ssl
+import struct
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -53,10 +57,12 @@ _SLICES = 10
 # The worst servers that a new connection is tried with, by how many waits it still has before it.
 _TRIED = (Health.UNREACHABLE, Health.UNREADY, Health.DOUBTED)
 # A peer whose machine is gone sends nothing more: the kernel finds out (tcp(7)). A client may be far away and asleep.
-# Servers are near, and their kernels answer however busy they are: what was sent, or a question where nothing was, is
-# acknowledged within some seconds by a machine that is there.
+# Servers are near, and their kernels answer within some seconds however busy they are. TCP_USER_TIMEOUT would end
+# connections to slow readers, too.
 _OF_CLIENTS = (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 4))
-_OF_SERVERS = (("TCP_KEEPIDLE", 2), ("TCP_KEEPINTVL", 1), ("TCP_KEEPCNT", 4), ("TCP_USER_TIMEOUT", 6000))
+_OF_SERVERS = (("TCP_KEEPIDLE", 2), ("TCP_KEEPINTVL", 1), ("TCP_KEEPCNT", 4))
+# How often it was sent again, how much of it is not acknowledged, milliseconds since anything was (linux/tcp.h, tcp_info).
+_TCP_INFO = struct.Struct("=2xB21xI28xI")
 
 FindBackends = Callable[[], Awaitable[Sequence[str]]]
 
@@ -95,6 +101,9 @@ class LoadBalancerConfig:
     leave_s: float = 120.0
     """How long connections to a server that is listed no more may go on."""
 
+    unheard_s: float = 6.0
+    """How long what was sent to a server may be unacknowledged while checks get no answer, either."""
+
     untaken_s: float = 300.0
     """How long a side may take nothing of what waits for it, and a client stay after its server has ended."""
 
@@ -131,6 +140,8 @@ class LoadBalancer:
         self._probes: dict[str, Probe] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._connections: dict[asyncio.Task[None], str] = {}
+        self._carried: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+        """Their ends at servers."""
         self._gate = Gate(fitting(config.gate, files_each=2))
         self._changed = asyncio.Event()
         self._refused = asyncio.Event()
@@ -247,6 +258,14 @@ class LoadBalancer:
             finding = Finding.REFUSED
             self._refused.set()
         self._feed(Checked(address, finding))
+        if finding is Finding.SILENT:
+            self._end_unheard(address)
+
+    def _end_unheard(self, address: str) -> None:
+        """End the connections of a server whose machine, as it seems, is not there any more."""
+        for task, writer in self._carried.items():
+            if self._connections[task] == address and _is_unheard(writer, self._config.unheard_s):
+                task.cancel()
 
     # --- connections --------------------------------------------------------------------------
 
@@ -282,6 +301,7 @@ class LoadBalancer:
     ) -> None:
         address, upstream_reader, upstream_writer = upstream
         self._connections[task] = address
+        self._carried[task] = upstream_writer
         self._feed(Opened(address))
         try:
             _keep_alive(writer, _OF_CLIENTS)
@@ -289,6 +309,7 @@ class LoadBalancer:
             await _splice(reader, writer, upstream_reader, upstream_writer, self._config.untaken_s)
         finally:
             upstream_writer.transport.abort()
+            del self._carried[task]
             self._feed(Closed(address))
 
     async def _connect(self) -> tuple[str, asyncio.StreamReader, asyncio.StreamWriter] | None:
@@ -371,6 +392,23 @@ def _keep_alive(writer: asyncio.StreamWriter, options: Sequence[tuple[str, int]]
     for name, value in options:
         if hasattr(socket, name):
             end.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def _is_unheard(writer: asyncio.StreamWriter, seconds: float) -> bool:
+    """Whether a peer's kernel has acknowledged nothing for so long though it was asked again and again.
+
+    One that has no room for more says just that: what it did not take then is not counted as sent, or as sent again.
+    """
+    end = writer.get_extra_info("socket")
+    if end is None or not hasattr(socket, "TCP_INFO"):
+        return False
+    try:
+        sent_again, unacknowledged, heard_ms = _TCP_INFO.unpack(
+            end.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+        )
+    except OSError:
+        return False  # it has just ended
+    return bool(sent_again and unacknowledged) and heard_ms >= seconds * 1000
 
 
 def _client_tls(ca: bytes) -> ssl.SSLContext:

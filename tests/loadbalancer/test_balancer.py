@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import ctypes
 import socket
+import struct
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -336,8 +338,78 @@ async def test_a_server_whose_machine_is_gone_is_noticed_by_its_connections_with
             carried.getsockopt(socket.IPPROTO_TCP, getattr(socket, f"TCP_KEEP{x}")) for x in ("IDLE", "INTVL", "CNT")
         ]
         assert carried.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) and asked[0] + asked[1] * asked[2] <= 6
-        assert carried.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 6000, "of bytes that were sent"
+        assert carried.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 0, "slow readers are let live"
     await balancer.stop()
+
+
+class Deaf:
+    """A server that never answers a check, and reads what else it is sent when it is told to."""
+
+    def __init__(self) -> None:
+        self.ends: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        first = await reader.readexactly(4)
+        if first == b"GET ":
+            await reader.read()
+            await closed(writer)
+        else:
+            writer.transport.pause_reading()  # type: ignore[attr-defined]
+            self.ends.append((reader, writer))
+
+
+@contextlib.asynccontextmanager
+async def poured() -> AsyncIterator[tuple[LoadBalancer, Deaf, asyncio.StreamReader, asyncio.StreamWriter, bytes]]:
+    """A connection on which its client sends more than its server has room for; how much may be unheard: 0.3 s."""
+    deaf = Deaf()
+    server = await asyncio.start_server(deaf.serve, "127.0.0.1", 0, limit=1024)
+    address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    timing = {"check_interval_s": 0.02, "check_timeout_s": 0.05, "unheard_s": 0.3}
+    balancer = LoadBalancer(LoadBalancerConfig(backends=(address,), **timing))  # type: ignore[arg-type]
+    await balancer.start()
+    host, _, port = balancer.address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    data = b"pour" * 5_000_000
+    try:
+        writer.write(data[:4])
+        await eventually(lambda: deaf.ends)
+        yield balancer, deaf, reader, writer, data
+    finally:
+        writer.close()
+        await balancer.stop()
+        for _, end in deaf.ends:
+            end.transport.abort()
+        server.close()
+
+
+async def test_a_server_that_reads_nothing_for_a_while_keeps_its_connections() -> None:
+    async with poured() as (balancer, deaf, _, writer, data):
+        [(reader, end)] = deaf.ends
+        writer.write(data[4:])
+        writer.write_eof()
+        began, now = time.monotonic(), time.monotonic
+        await eventually(lambda: now() > began + 1.5)
+        assert [b.connections for b in balancer.backends()] == [1]
+        end.transport.resume_reading()  # type: ignore[attr-defined]
+        async with asyncio.timeout(60):
+            taken = 0
+            while piece := await reader.read(1 << 20):
+                taken += len(piece)
+        assert taken == len(data) - 4
+
+
+async def test_a_connection_whose_servers_machine_is_gone_ends_though_bytes_are_on_their_way() -> None:
+    async with poured() as (_, deaf, reader, writer, _):
+        [(_, end)] = deaf.ends
+        drop_all(end.get_extra_info("socket"))
+        writer.write(b"lost")
+        assert await asyncio.wait_for(reader.read(), 60) == b""
+
+
+def drop_all(end: socket.socket) -> None:
+    """Have the kernel drop what comes for a socket, before it acknowledges anything (socket(7), SO_ATTACH_FILTER)."""
+    program = ctypes.create_string_buffer(struct.pack("=HBBI", 0x06, 0, 0, 0))
+    end.setsockopt(socket.SOL_SOCKET, 26, struct.pack("@HP", 1, ctypes.addressof(program)))
 
 
 async def test_new_connections_are_tried_when_every_check_fails(backends: list[Backend]) -> None:
