@@ -61,7 +61,7 @@ _TRIED = (Health.UNREACHABLE, Health.UNREADY, Health.DOUBTED)
 # connections to slow readers, too.
 _OF_CLIENTS = (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 4))
 _OF_SERVERS = (("TCP_KEEPIDLE", 2), ("TCP_KEEPINTVL", 1), ("TCP_KEEPCNT", 4))
-# How often it was sent again, how much of it is not acknowledged, milliseconds since anything was (linux/tcp.h, tcp_info).
+# How often it was sent again, how much is not acknowledged, milliseconds since anything was (tcp_info of linux/tcp.h).
 _TCP_INFO = struct.Struct("=2xB21xI28xI")
 
 FindBackends = Callable[[], Awaitable[Sequence[str]]]
