@@ -53,7 +53,7 @@ class OwnRay:
         """The process that got it. After a KILL the cluster is up again. Raises ClusterError."""
         host = self._state.host
         try:
-            pid = ray_cluster.process(host, name)
+            pid = await asyncio.to_thread(ray_cluster.process, host, name)
         except ClusterError:
             if signal == "CONT":
                 return 0  # what has ended stands still no more
@@ -66,7 +66,7 @@ class OwnRay:
     async def _come_back(self, name: str) -> None:
         host, loop = self._state.host, asyncio.get_running_loop()
         until = loop.time() + ENDS_S
-        while ray_cluster.processes_of(host) and loop.time() < until:
+        while await asyncio.to_thread(ray_cluster.processes_of, host) and loop.time() < until:
             await asyncio.sleep(POLL_S)
         await asyncio.to_thread(ray_cluster.stop, host)
         try:

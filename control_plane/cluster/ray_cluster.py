@@ -115,8 +115,8 @@ def start(host: dict[str, Any], log_file: Path) -> int:
 
 def process(host: dict[str, Any], name: str) -> int:
     """The process id of our own Ray's `gcs` or `raylet` on this machine, where its head runs. Raises ClusterError."""
-    if host.get("owned") and host.get("pid"):
-        for pid in processes.of_session(host["pid"]):
+    if host.get("owned"):
+        for pid in processes_of(host):
             program, *_ = processes.arguments(pid) or [b""]
             if os.path.basename(program).decode(errors="replace").removesuffix("_server") == name:
                 return pid
@@ -261,8 +261,8 @@ def is_alive(host: dict[str, Any]) -> bool:
 
 
 def processes_of(host: dict[str, Any]) -> list[int]:
-    """What still runs of that process and all that it started."""
-    return processes.of_session(host["pid"]) if host["pid"] and _leads_session(host) else []
+    """What still runs of that process and all that it started. May wait: not for an event loop."""
+    return processes.of_session(host["pid"]) if host.get("pid") and _leads_session(host) else []
 
 
 def _leads_session(host: dict[str, Any]) -> bool:

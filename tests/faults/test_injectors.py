@@ -475,7 +475,7 @@ def test_a_process_of_ray_stands_still_for_a_while(name: str) -> None:
     ) as process:
         assert process.stdin is not None and process.stdout is not None
         process.stdout.readline()
-        admin.state.host = {"owned": True, "pid": process.pid}
+        admin.state.host = {"owned": True, "pid": process.pid, "dir": "sys.stdin"}
         hit = asyncio.run(injector.begin(Stop(target, 5.0)))
         os.waitid(os.P_PID, process.pid, os.WSTOPPED)
         asyncio.run(injector.end(Stop(target, 5.0), hit))
