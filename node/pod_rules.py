@@ -17,7 +17,7 @@ from rayplane.node.egress.relay import EgressRelay, RelayConfig
 from rayplane.node.events import Events
 from rayplane.node.kubelet.kubelet import Kubelet
 from rayplane.node.nftables.kernel import KernelTable
-from rayplane.node.nftables.ruleset import NOTHING, Fragment
+from rayplane.node.nftables.ruleset import NOTHING, Fragment, Table
 from rayplane.node.policy import disturbance
 from rayplane.node.policy.enforcer import Enforcer, EnforcerConfig
 from rayplane.node.proxy.proxy import ProxyConfig
@@ -55,8 +55,8 @@ class PodRules:
         self._budget = disturbance.Budget()
         self._disturbed: dict[str, Object] = {}
         """Pods that experiments have lose packets, by uid."""
-        self._beyond: dict[str, str] = {}
-        """Why some of them lose none."""
+        self._beyond: dict[str, int] = {}
+        """How many elements those of them would take that had to go without."""
         self._stack = AsyncExitStack()
         if self.kernel is not None:
             self._stack.push_async_callback(self.kernel.close)
@@ -119,22 +119,38 @@ class PodRules:
         if uid not in self._disturbed:
             return ""
         enforcer = self.enforcer
-        return (enforcer.trouble if enforcer is not None else OFF_HERE) or self._beyond.get(uid, "")
+        return (enforcer.trouble if enforcer is not None else OFF_HERE) or (BEYOND if uid in self._beyond else "")
 
     def _disturb(self, pod: Object, wanted: Fragment) -> None:
         uid, enforcer = meta.uid(pod), self.enforcer
         if wanted == NOTHING and uid not in self._disturbed:
             return
         self._disturbed[uid] = pod
+        told = [pod]
         if enforcer is not None and self.kernel is not None:
-            self._beyond.pop(uid, None)
-            if not self._budget.take(uid, wanted):
-                wanted, self._beyond[uid] = NOTHING, BEYOND
-            self.kernel.table.put(f"disturbance of {uid}", wanted)
+            self._put(self.kernel.table, uid, wanted)
+            told += self._offer(self.kernel.table)
             enforcer.wake()
-        if wanted == NOTHING and uid not in self._beyond:
+        if wanted == NOTHING:
             del self._disturbed[uid]
-        self._tell(pod)
+        for one in told:
+            self._tell(one)
+
+    def _put(self, table: Table, uid: str, wanted: Fragment) -> None:
+        """The rules of a pod, or none where all together would be too many."""
+        self._beyond.pop(uid, None)
+        if not self._budget.take(uid, wanted):
+            wanted, self._beyond[uid] = NOTHING, len(wanted.elements)
+        table.put(f"disturbance of {uid}", wanted)
+
+    def _offer(self, table: Table) -> list[Object]:
+        """Pods that had to go without and, as others may have given elements back, have their rules now."""
+        served: list[Object] = []
+        for uid, size in [*self._beyond.items()]:
+            if size <= self._budget.left:
+                served.append(self._disturbed[uid])
+                self._put(table, uid, disturbance.of_pod(served[-1]))
+        return served
 
     def _tell(self, pod: Object) -> None:
         """Say on the pod, and as an event, whether it could be done."""

@@ -102,10 +102,14 @@ class Budget:
         self._most = most
         self._taken: dict[str, int] = {}
 
+    @property
+    def left(self) -> int:
+        return self._most - sum(self._taken.values())
+
     def take(self, uid: str, wanted: Fragment) -> bool:
         """Whether a pod gets these instead of those that it had; it has none otherwise."""
         self._taken.pop(uid, None)
-        fits = sum(self._taken.values()) + len(wanted.elements) <= self._most
+        fits = len(wanted.elements) <= self.left
         if fits and wanted != NOTHING:
             self._taken[uid] = len(wanted.elements)
         return fits

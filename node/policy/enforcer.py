@@ -75,7 +75,7 @@ class Enforcer:
         self.trouble = why
         """Why policies are not kept; empty while they are."""
         self.turned: Callable[[], None] = lambda: None
-        """Called when trouble came or went."""
+        """Called when trouble came, went, or became another."""
 
     async def start(self) -> None:
         """Know all policies, and keep them from now on."""
@@ -222,7 +222,7 @@ class Enforcer:
         except OSError as e:
             self.trouble = f"the kernel takes no packet rules: {e}"
             asyncio.get_running_loop().call_later(RETRY_S, self._wake.set)
-        if bool(before) != bool(self.trouble):
+        if before != self.trouble:
             log.warning("network policies: %s", self.trouble or "kept")
             self.turned()
             if self.trouble:

@@ -1,7 +1,7 @@
 """Packets that experiments have pods lose: the rules of a mark, and what pods meet of them."""
 
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 
@@ -14,6 +14,7 @@ from rayplane.node.lifecycle import PodMachine, RestartTiming, render_status
 from rayplane.node.nftables.ruleset import NOTHING, Table
 from rayplane.node.pod_rules import PodRules
 from rayplane.node.policy.disturbance import OF_POD_MAX, Budget, of_pod, told
+from rayplane.node.policy.enforcer import Enforcer, EnforcerConfig
 from tests.fakes import FakeClient
 from tests.node.conftest import make_pod
 from tests.node.isolated import Isolating, isolating, make_isolating
@@ -117,6 +118,36 @@ def test_a_pod_whose_rules_are_too_many_has_none_and_says_so() -> None:
     assert not [line for line in rules.kernel.table.listing() if line.startswith("@")]
     rules.pod_event("MODIFIED", pod, lossy(Loss(10, (THERE,), ())))
     assert not rules.undisturbed(pod["metadata"]["uid"])
+
+
+def test_a_pod_that_had_to_go_without_has_its_rules_when_others_give_theirs_back() -> None:
+    kubelet = Mock()
+    rules = PodRules(NodeHostConfig((NodeConfig("n1"),), ()), None, {"n1": kubelet}, Mock())
+    rules.kernel, rules.enforcer, rules._budget = Mock(table=Table()), Mock(trouble=""), Budget(50)
+    pods = [lossy(Loss(30, (THERE,), ()), ip=f"127.64.1.{n}") for n in (4, 5, 6)]
+    for n, pod in enumerate(pods):
+        pod["spec"]["nodeName"], pod["metadata"]["uid"] = "n1", f"uid-{n}"
+        rules.pod_event("ADDED", None, pod)
+    assert [bool(rules.undisturbed(f"uid-{n}")) for n in range(3)] == [False, True, True]
+    kubelet.reset_mock()
+    calm = {**pods[0], "metadata": {**pods[0]["metadata"], "annotations": {}}}
+    rules.pod_event("MODIFIED", pods[0], calm)
+    assert [bool(rules.undisturbed(f"uid-{n}")) for n in range(3)] == [False, False, True]
+    assert [line[:-8] for line in rules.kernel.table.listing() if line.startswith("@lossy")][-1].endswith("7f400105")
+    assert [call.args[0] for call in kubelet.restate.call_args_list] == ["uid-0", "uid-1"], "what its pod says of it"
+    rules.pod_event("DELETED", None, pods[1])
+    assert not rules.undisturbed("uid-2")
+
+
+async def test_a_kernel_that_refuses_rules_for_another_reason_than_before_is_told_of(api: FakeClient) -> None:
+    kernel, turned = Mock(table=Table()), list[str]()
+    facts = EnforcerConfig("n1", "", False, lambda: [], lambda: None)
+    enforcer = Enforcer(facts, api, kernel, Mock())  # type: ignore[arg-type]
+    enforcer.turned = lambda: turned.append(enforcer.trouble.rpartition(": ")[2])
+    for refused in ("no room", "no room", "no such table", ""):
+        kernel.apply = AsyncMock(side_effect=OSError(refused) if refused else None)
+        await enforcer._apply()
+    assert turned == ["no room", "no such table", ""]
 
 
 async def test_a_node_without_packet_rules_says_so() -> None:
