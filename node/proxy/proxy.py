@@ -10,8 +10,9 @@ import ipaddress
 import logging
 import random
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from rayplane.control_plane.api import meta
@@ -112,6 +113,8 @@ class ServiceProxy:
         self._plans: dict[str, dict[Socket, Target]] = {}
         self._listeners: dict[Socket, Listener] = {}
         self._stale: dict[Socket, Listener] = {}
+        self._by_rules_alone: dict[str, dict[Socket, bool]] = {}
+        """Sockets of SCTP by service, and whether packet rules lead to all that is behind them."""
         self._datagrams: dict[str, packet_rules.Datagrams] = {}
         self._lost: packet_rules.Datagrams = {}
         self._told: dict[str, str] = {}
@@ -213,29 +216,34 @@ class ServiceProxy:
             # Changes come in groups: a roll-out touches one slice many times.
             await asyncio.sleep(self._config.batch_window_s)
             dirty, self._dirty = self._dirty, {}
-            view = self._view()
-            for key in dirty:
-                try:
-                    self._plan(key, view)
-                except Exception:
-                    # One object of a form that is not its kind's must not end the others' service.
-                    log.exception("service %s is not served", key)
+            self._for_each(dirty, partial(self._plan, view=self._view()))
+            before = self._in_kernel
             await self._apply_to_kernel()
+            turned = self._by_rules_alone if before != self._in_kernel else ()
+            self._for_each({*dirty, *turned}, self._tell_left_out)
             await self._apply()
 
-    def _plan(self, key: str, view: HostView) -> None:
+    def _for_each(self, services: Iterable[str], do: Callable[[str], None]) -> None:
+        for key in services:
+            try:
+                do(key)
+            except Exception:
+                # One object of a form that is not its kind's must not end the others' service.
+                log.exception("service %s is not served", key)
+
+    def _plan(self, key: str, *, view: HostView) -> None:
         service = self._services.get_key(key)
         plan: dict[Socket, Target] = {}
         if service is not None:
             slices = self._slices.by_index(SLICES_BY_SERVICE, key)
             plan = plan_service(service, slices, view)
-            self._tell_left_out(service, left_out(service, slices, by_sockets=self._kernel is None))
-        else:
-            self._told.pop(key, None)
         if self._kernel is not None:
             wanted = packet_rules.of_service(plan, view.node_ips, _is_pod) if plan else NOTHING
             self._kernel.table.put(f"service {key}", wanted)
             self._note_datagrams(key, plan)
+        self._by_rules_alone.pop(key, None)
+        if found := {one: packet_rules.is_in_kernel(t, _is_pod) for one, t in plan.items() if one.protocol == SCTP}:
+            self._by_rules_alone[key] = found
         # Sockets give no answer where there is nobody to ask; who listens nowhere says so. Rules alone know SCTP.
         sockets = {
             one: target
@@ -263,8 +271,15 @@ class ServiceProxy:
         if now:
             self._datagrams[key] = now
 
-    def _tell_left_out(self, service: Object, words: str) -> None:
-        key = meta.key(service)
+    def _tell_left_out(self, key: str) -> None:
+        """Say what of a service nobody serves, once packet rules are what they are now."""
+        service = self._services.get_key(key)
+        if service is None:
+            self._told.pop(key, None)
+            return
+        rules = self._by_rules_alone.get(key, {})
+        missing = [socket for socket, is_there in rules.items() if not (self._in_kernel and is_there)]
+        words = left_out(service, self._slices.by_index(SLICES_BY_SERVICE, key), missing)
         if words and self._told.get(key) != words:
             self._events.record(service, "Warning", "NotServed", f"not served: {words}")
         if words:

@@ -26,6 +26,8 @@ PORTS_MAX = 1000
 """Of one service that are served."""
 PLACES_MAX = 50_000
 """Ports of one service times its endpoints."""
+NAMED_MAX = 5
+"""Ports that are named where more are left out."""
 SOURCES_MAX = 1000
 """Ranges of sources of one service."""
 
@@ -107,6 +109,12 @@ def outside_ip(ip: str) -> str:
     return f"127.{ip.removeprefix('10.')}" if ip.startswith("10.") else ip
 
 
+def cluster_ip(service: Object) -> str:
+    """Empty for headless services, and for those that have none yet."""
+    ip = meta.spec(service).get("clusterIP") or ""
+    return "" if ip == "None" else str(ip)
+
+
 def services_of(one: Object) -> list[str]:
     """The service namespace/name of an endpoint slice."""
     name = meta.labels(one).get(SERVICE_LABEL)
@@ -116,7 +124,7 @@ def services_of(one: Object) -> list[str]:
 def plan_service(service: Object, slices: Iterable[Object], view: HostView) -> dict[Socket, Target]:
     """Sockets of one service on this host. None for headless services and for those without a real endpoint."""
     spec = meta.spec(service)
-    if spec.get("type") == "ExternalName" or spec.get("clusterIP") in (None, "", "None"):
+    if spec.get("type") == "ExternalName" or not cluster_ip(service):
         return {}
     slices = list(slices)
     plan: dict[Socket, Target] = {}
@@ -148,15 +156,18 @@ def served_ports(service: Object, slices: Iterable[Object]) -> list[dict[str, An
     return (meta.spec(service).get("ports") or [])[: min(PORTS_MAX, max(1, PLACES_MAX // max(1, endpoints)))]
 
 
-def left_out(service: Object, slices: Iterable[Object], *, by_sockets: bool = False) -> str:
-    """What of a service is not served, in words; empty when all of it is. `by_sockets`: it meets no packet rules."""
+def left_out(service: Object, slices: Iterable[Object], without_rules: Iterable[Socket] = ()) -> str:
+    """What of a service is not served, in words; empty when all of it is. `without_rules`: sockets of SCTP for which
+    there are no packet rules.
+    """
     ports = meta.spec(service).get("ports") or ()
     missing = len(ports) - len(served_ports(service, slices))
     sources = len(meta.spec(service).get("loadBalancerSourceRanges") or ()) - SOURCES_MAX
     words = [f"{missing} of its ports: a service has at most {PORTS_MAX}, fewer with many endpoints"] if missing else []
     words += [f"{sources} of its source ranges: a service has at most {SOURCES_MAX}"] if sources > 0 else []
-    by_rules_alone = by_sockets and any(_protocol(port) == SCTP for port in ports)
-    return "; ".join([*words, "ports of SCTP, which isolated pods alone have"] if by_rules_alone else words)
+    numbers = sorted({one.port for one in without_rules})
+    named = ", ".join([*map(str, numbers[:NAMED_MAX]), *(["..."] if numbers[NAMED_MAX:] else [])])
+    return "; ".join([*words, f"ports of SCTP ({named}), which lead to isolated pods alone"] if numbers else words)
 
 
 def _protocol(port: Mapping[str, Any]) -> str:

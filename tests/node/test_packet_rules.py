@@ -121,5 +121,5 @@ def test_ports_and_endpoints_without_end_are_cut_off_and_told() -> None:
     assert len(served_ports(many, few)) == 1000 and "18999 of its ports" in left_out(many, few)
     assert len(served_ports(many, [{"endpoints": [{}] * 1000}] * 10)) == 5
     assert left_out({"metadata": {}, "spec": {"ports": ports[:9]}}, few) == ""
-    sctp = {"metadata": {}, "spec": {"ports": [{"port": 1, "protocol": "SCTP"}]}}
-    assert left_out(sctp, few, by_sockets=True).startswith("ports of SCTP") and left_out(sctp, few) == ""
+    sockets = [Socket("10.78.0.1", n, "SCTP") for n in range(7)]
+    assert left_out({"metadata": {}, "spec": {}}, few, sockets).startswith("ports of SCTP (0, 1, 2, 3, 4, ...)")

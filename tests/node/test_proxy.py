@@ -13,6 +13,7 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.state import pod_is_ready
 from rayplane.node.config import NodeConfig
 from rayplane.node.host import NodeHost
+from rayplane.node.nftables.ruleset import Table
 from rayplane.node.proxy.datagrams import UdpListener
 from rayplane.node.proxy.health_check import HealthListener
 from rayplane.node.proxy.listeners import TcpListener
@@ -228,6 +229,46 @@ async def test_addresses_of_other_clusters_are_left_alone(api: FakeClient, make_
 
     await api.until(lambda: len(said()) >= len(external))
     assert sorted(said()) == [f"{address} is no address of this cluster" for address in sorted(external)]
+
+
+async def test_ports_of_sctp_are_told_of_wherever_no_packet_rules_serve_them(
+    api: FakeClient, make_host: MakeHost
+) -> None:
+    class Kernel:
+        """A kernel that takes packet rules, or not."""
+
+        table, refuses = Table(), False
+
+        async def apply(self) -> None:
+            if self.refuses:
+                raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    host, kernel = await make_host(NodeConfig("n1"), proxy=True), Kernel()
+    proxy = host.proxy
+    assert proxy is not None
+    proxy._kernel = kernel  # type: ignore[assignment]
+
+    def said() -> list[str]:
+        events = api.objects.get("events", {}).values()
+        return [e["involvedObject"]["name"] for e in events if e["reason"] == "NotServed"]
+
+    def put(name: str, number: int, **target: Any) -> None:
+        made = service(clusterIP=f"127.96.8.{number}", ports=[{"port": 80, "protocol": "SCTP"}])
+        made["metadata"]["name"] = name
+        [one] = slices({**endpoint("127.77.1.9", node="elsewhere"), **target})
+        one["metadata"] = {**one["metadata"], "name": name, "labels": {"kubernetes.io/service-name": name}}
+        one["ports"] = [{"port": 8080, "protocol": "SCTP"}]
+        api.put("services", made)
+        api.put(SLICES, one)
+
+    put("pods", 1)
+    await api.until(lambda: proxy._in_kernel and len(proxy._by_rules_alone) == 1)
+    assert said() == []
+    put("elsewhere", 2, targetRef=None)
+    await api.until(lambda: said() == ["elsewhere"])
+    kernel.refuses = True
+    proxy.reopen()
+    await api.until(lambda: sorted(said()) == ["elsewhere", "pods"])
 
 
 @pytest.mark.parametrize("kind", [TcpListener, UdpListener, HealthListener])
