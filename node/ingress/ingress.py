@@ -10,7 +10,6 @@ import aiohttp
 from aiohttp import web
 from multidict import CIMultiDict
 
-from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.ingresses import INGRESSES
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ApiClient, Informer
@@ -27,7 +26,7 @@ from rayplane.node.ingress.hygiene import fault
 from rayplane.node.ingress.passages import Asked, Passage, Refused
 from rayplane.node.ingress.routes import BackendRef, Found, RoutingTable, plain_host
 from rayplane.node.kubelet.sandbox import ObjectLookup
-from rayplane.node.proxy.rules import Endpoint, outside_ip, service_port
+from rayplane.node.proxy.rules import Endpoint, cluster_ip, outside_ip, service_port
 from rayplane.node.runtime.pod_network import DIRECT, PodNetwork
 
 TRIES_MAX = 3
@@ -154,18 +153,22 @@ class Ingress:
             self._table = RoutingTable(self._ingresses.list())
         return self._table.find(host, path)
 
-    def _endpoints(self, backend: BackendRef) -> list[Endpoint]:
-        """Where to send a request, in the order to try; empty when the service has no ready endpoint."""
+    def _endpoints(self, backend: BackendRef) -> list[Endpoint] | Refused:
+        """Where to send a request, in the order to try."""
         service = self._services.get(backend.namespace, backend.service)
         port = service_port(service, backend.port) if service is not None else None
-        if service is None or port is None:
-            return []
         key = f"{backend.namespace}/{backend.service}"
+        if service is None or port is None:
+            return Refused(503, f"service {key} has no ready endpoint\n")
         endpoints = self._backends.endpoints(key, port.get("name") or "")
         targets = [e for e in self._in_turn(endpoints) if self._backends.network_of(e) is not None]
-        if len(targets) < len(endpoints):
+        own = cluster_ip(service)
+        if len(targets) < len(endpoints) and own:
             # Pods elsewhere are reached through the service's own address, by the service proxy.
-            targets.append(Endpoint(outside_ip(meta.spec(service)["clusterIP"]), port["port"]))
+            targets.append(Endpoint(outside_ip(own), port["port"]))
+        if not targets:
+            where = " on this machine, and no cluster IP that leads to others: give it one" if endpoints else ""
+            return Refused(503, f"service {key} has no ready endpoint{where}\n")
         return targets
 
     def _network_of(self, place: Endpoint) -> PodNetwork:
@@ -205,8 +208,8 @@ class Ingress:
         if options.protocol in (GRPC, GRPCS) and not asked.http2:
             return Refused(505, "the backend speaks HTTP/2: ask by it, over TLS\n")
         targets = self._endpoints(backend)
-        if not targets:
-            return Refused(503, f"service {backend.namespace}/{backend.service} has no ready endpoint\n")
+        if isinstance(targets, Refused):
+            return targets
         if options.body_bytes_max and asked.size is not None and asked.size > options.body_bytes_max:
             return Refused(413, TOO_LARGE)
         return Passage(found, targets[:TRIES_MAX])

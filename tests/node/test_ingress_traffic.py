@@ -38,13 +38,13 @@ class Backends:
     """One endpoint behind every service."""
 
     def __init__(self) -> None:
-        self.port = 0
+        self.port, self.is_near = 0, True
 
     def endpoints(self, service: str, port_name: str) -> tuple[Endpoint, ...]:
         return (Endpoint("127.0.0.1", self.port),)
 
-    def network_of(self, endpoint: Endpoint) -> PodNetwork:
-        return DIRECT
+    def network_of(self, endpoint: Endpoint) -> PodNetwork | None:
+        return DIRECT if self.is_near else None
 
 
 class Events:
@@ -155,6 +155,22 @@ async def front(api: FakeClient) -> AsyncIterator[Front]:
 async def until(condition: Any) -> None:
     while not await condition():
         await asyncio.sleep(0.01)
+
+
+async def test_requests_to_a_headless_service_on_other_machines_are_refused(front: Front, api: FakeClient) -> None:
+    front.backends.is_near = False
+    api.put("services", service(clusterIP="None"))
+    front.put("i", ("shop.local", "/", "Prefix", "web"))
+    told = 404, ""
+
+    async def is_known() -> bool:
+        nonlocal told
+        told = await front.ask("shop.local", "/")
+        return told[0] != 404 and "cannot connect to 127" not in told[1]
+
+    await until(is_known)
+    why = "has no ready endpoint on this machine, and no cluster IP that leads to others: give it one"
+    assert told == (503, f"service default/web {why}\n")
 
 
 # --- TLS ------------------------------------------------------------------------------------------
