@@ -46,22 +46,38 @@ def admission_text(path: str) -> str:
             raise ConfigFileError(f"{file} is no YAML: {e}") from e
     if any(MANIFESTS in one for one in named):
         raise ConfigFileError(f"{path}: plugins: {MANIFESTS}: unknown field")
-    with_manifests = [*filter(_take_manifests, named)]
-    return yaml.dump(document, Dumper=yaml.CSafeDumper, sort_keys=False) if elsewhere or with_manifests else text
+    room = BYTES_MAX
+    for one in named:
+        room -= _take_manifests(one, room)
+    if not elsewhere and not any(MANIFESTS in one for one in named):
+        return text
+    whole = yaml.dump(document, Dumper=yaml.CSafeDumper, sort_keys=False)
+    if len(whole) > BYTES_MAX:
+        raise ConfigFileError(f"{path}, with what it names, has as one text more than {BYTES_MAX} characters")
+    return whole
 
 
-def _take_manifests(plugin: dict[str, Any]) -> bool:
-    """Put manifests beside the configuration that names their directory; whether it does. OSError, ValueError."""
+def _take_manifests(plugin: dict[str, Any], room: int) -> int:
+    """Put manifests beside the configuration that names their directory; how many characters. OSError, ValueError.
+
+    `room`: for how many there is, of all directories together.
+    """
     configuration = plugin.get("configuration")
     directory = configuration.get("staticManifestsDir") if isinstance(configuration, dict) else None
     if not isinstance(directory, str) or not os.path.isabs(directory):
-        return False
+        return 0
     files = [file for file in sorted(os.listdir(directory)) if file.lower().endswith(_MANIFEST_SUFFIXES)]
     files = [file for file in files if not os.path.isdir(os.path.join(directory, file))]
     if len(files) > _MANIFESTS_MAX:
         raise ConfigFileError(f"{directory} has more than {_MANIFESTS_MAX} manifests")
-    plugin[MANIFESTS] = {file: text_of(os.path.join(directory, file)) for file in files}
-    return True
+    found, taken = plugin.setdefault(MANIFESTS, {}), 0
+    for file in files:
+        path = os.path.join(directory, file)
+        found[file] = text_of(path)
+        taken += len(found[file])
+        if taken > room:
+            raise ConfigFileError(f"{path}: with it the manifests of all directories have more than {BYTES_MAX} bytes")
+    return taken
 
 
 def text_of(path: str) -> str:

@@ -255,5 +255,22 @@ def test_manifests_stand_in_their_files_only(tmp_path: Path) -> None:
         admission_text(str(files.file))
 
 
+def test_manifests_of_all_directories_together_are_as_large_as_one_text(tmp_path: Path) -> None:
+    files = Directory(tmp_path)
+    for plugin in (JUDGES, MUTATES):
+        for file in ("a.yaml", "b.yaml", "c.yaml", "d.yaml"):
+            files.put(plugin, file=file)
+            (tmp_path / plugin / file).write_text("#" * 200_000)
+    with pytest.raises(ConfigFileError, match=rf"^{tmp_path}/{MUTATES}/b.yaml: with it .* more than 1048576 "):
+        admission_text(str(files.file))
+
+
+def test_manifests_that_take_too_much_room_as_one_text_are_told_by_who_names_them(tmp_path: Path) -> None:
+    files = Directory(tmp_path).put(JUDGES)
+    (tmp_path / JUDGES / "a.yaml").write_text("#\n" * 400_000)
+    with pytest.raises(ConfigFileError, match=f"^{files.file}, with what it names, .* more than 1048576 "):
+        admission_text(str(files.file))
+
+
 def admission(**configuration: Any) -> str:
     return json.dumps({"plugins": [{"name": JUDGES, "configuration": configuration}]})
