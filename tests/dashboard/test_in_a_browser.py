@@ -1,5 +1,6 @@
 """The page in Chromium, on a cluster of processes: what people see of it, and do with it."""
 
+import json
 import os
 import re
 import shutil
@@ -230,11 +231,20 @@ def test_the_pods_below_a_workload_and_behind_a_service_are_seen(page: Any, kube
     pod.first.wait_for()
     go(page, "#/object?kind=deployments.apps&namespace=default&name=shouter&tab=topology")
     page.get_by_role("listitem").filter(has_text="ReplicaSet shouter-").filter(has=pod).first.wait_for()
+    own_itself(kubectl, *kubectl.names("replicasets", "-l", "app=shouter"))
     third = page.locator(".topology .topology li").nth(2)
     kubectl("scale", "deployment/shouter", "--replicas=3")
     third.wait_for()
     kubectl("scale", "deployment/shouter", "--replicas=2")
     third.wait_for(state="detached")
+
+
+def own_itself(kubectl: Kubectl, *names: str) -> None:
+    for name in names:
+        uid = kubectl("get", name, "-o", "jsonpath={.metadata.uid}")
+        owner = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": name.partition("/")[2], "uid": uid}
+        add = {"op": "add", "path": "/metadata/ownerReferences/-", "value": owner}
+        kubectl("patch", name, "--type=json", "-p", json.dumps([add]))
 
 
 def test_logs_are_followed_and_a_terminal_answers(page: Any, kubectl: Kubectl) -> None:

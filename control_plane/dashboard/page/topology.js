@@ -69,12 +69,14 @@ function view({ kind, object, known, error }) {
   return html`${error ? html`<p class="bad" role="alert">${error}</p>` : nothing}${tree === nothing ? html`<p>Nothing is below it.</p>` : tree}`;
 }
 
-function below(owned, uid) {
-  const all = owned.get(uid);
-  if (!all) return nothing;
+// Each is drawn once: owners are what clients write, so what is below may be an owner of what is above.
+function below(owned, uid, drawn = new Set([uid])) {
+  const fresh = ({ object }) => !drawn.has(object.metadata.uid) && drawn.add(object.metadata.uid);
+  const all = (owned.get(uid) || []).filter(fresh);
+  if (!all.length) return nothing;
   all.sort((a, b) => (a.object.metadata.name < b.object.metadata.name ? -1 : 1));
   const row = ({ kind, object }) => html`<li>${kind.kind} <a href=${link(kind, object.metadata.namespace, object.metadata.name)}>${object.metadata.name}</a>
-    ${standing(object)} ${below(owned, object.metadata.uid)}</li>`;
+    ${standing(object)} ${below(owned, object.metadata.uid, drawn)}</li>`;
   return html`<ul class="topology">${all.slice(0, EACH_MAX).map(row)}
     ${all.length > EACH_MAX ? html`<li>and ${all.length - EACH_MAX} more</li>` : nothing}</ul>`;
 }
