@@ -4,6 +4,7 @@ import contextlib
 import io
 import re
 import shlex
+import shutil
 import tempfile
 import textwrap
 import time
@@ -18,7 +19,6 @@ import yaml
 
 from rayplane.control_plane.cli.options import console, progress
 from rayplane.control_plane.cluster.errors import ClusterError
-from rayplane.control_plane.cluster.state import StateDir
 
 NAME = "learn"
 LOOK_S, HEAL_S = 0.5, 180.0
@@ -45,25 +45,31 @@ def register(app: typer.Typer, run: Run) -> None:
     @app.command()
     def learn(yes: Annotated[bool, typer.Option("--yes", help="Go on without being asked.")] = False) -> None:
         """Take a tour: a cluster of its own in one process, broken and healed step by step, and deleted in the end."""
-        _tour(lambda command: run([*shlex.split(command)[1:], "--name", NAME]), ask=not yes)
+        _tour(run, ask=not yes)
 
 
-def _tour(run: Command, *, ask: bool) -> None:
-    if StateDir.of(NAME, None).read() is not None:
-        raise ClusterError(
-            f"a cluster {NAME!r} is here, of an earlier tour: `rayplane down --purge --name {NAME}` first"
-        )
+def _tour(run: Run, *, ask: bool) -> None:
     tour = yaml.safe_load((files("rayplane.control_plane.cli.learn") / "tour.yaml").read_text())
     steps = [Step(**one) for one in tour["steps"]]
-    with tempfile.TemporaryDirectory(prefix="rayplane-learn-") as place, contextlib.chdir(place):
-        for name, text in tour["files"].items():
-            Path(name).write_text(text)
-        try:
+    # Nobody else's, whatever the environment says: what is purged in the end is what the tour itself brought up.
+    place = Path(tempfile.mkdtemp(prefix="rayplane-learn-"))
+    state = place / "state"
+    cluster = ["--name", NAME, "--state-dir", str(state)]
+
+    def command(text: str) -> int:
+        return run([*shlex.split(text)[1:], *cluster])
+
+    try:
+        with contextlib.chdir(place):
+            for name, text in tour["files"].items():
+                Path(name).write_text(text)
             for number, step in enumerate(steps, 1):
-                if not _take(step, f"{number} of {len(steps)}", run, ask=ask):
+                if not _take(step, f"{number} of {len(steps)}", command, ask=ask):
                     break
-        finally:
-            run("rayplane down --purge")
+    finally:
+        if state.exists() and command(end := "rayplane down --purge"):
+            raise ClusterError(f"the tour's cluster could not be ended: try `{shlex.join([*end.split(), *cluster])}`")
+        shutil.rmtree(place)
     console.print("What to do next: `rayplane`.", markup=False)
 
 
