@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,8 +19,10 @@ from rayplane.control_plane.cluster.errors import ClusterError
 pytest.importorskip("textual", reason="this environment is older than rayplane top: pip install .")
 
 from textual.pilot import Pilot
+from textual.widgets import Log
 
-from rayplane.control_plane.cli.top.app import Top, first_view
+from rayplane.control_plane.cli.top import pages
+from rayplane.control_plane.cli.top.app import Top, View, first_view
 from rayplane.control_plane.cli.top.pages import Page, Question
 from rayplane.control_plane.cli.top.table import Table
 
@@ -280,3 +283,67 @@ async def test_a_cluster_that_does_not_answer_is_said_and_asked_again() -> None:
             while [line.split()[0] for line in at.lines()[1:]] != ["api"]:
                 await at.settled()
         assert "it is closed" not in at.text()
+
+
+async def test_no_text_commands_the_terminal() -> None:
+    evil = "\x1b]0;gone\x07"
+    async with opened(size=(100, 12)) as at:
+        at.source.name = f"told{evil}"
+        row = Row(("shop", f"web{evil}"), (f"web{evil}",))
+        at.source.changes.put_nowait(Change((Column(f"Name{evil}"),), [row], anew=True))
+        at.source.changes.put_nowait(Forbidden(f"closed{evil}"))
+        await at.until("closed?")
+        assert at.lines()[0] == "NAME?]0;GONE?"
+        assert "told?]0;gone?: pods" in at.text() and "\x1b" not in at.text()
+        at.app._go(View(objects=replace(at.app.view.objects, namespace=f"a{evil}")))  # type: ignore[type-var]
+        await at.until("in a?]0;gone?")
+        assert "\x1b" not in at.text()
+        at.source.changes.put_nowait(Change((Column("Name"),), [row], anew=True))
+        await at.settled()
+        await at.press("ctrl+d")
+        assert "web?]0;gone?" in at.text() and "\x1b" not in at.text()
+        await at.press("n", "d")
+        await at.until("Name: web")
+        assert "describe pod web?]0;gone?" in at.text() and "\x1b" not in at.text()
+        await at.press("escape")
+
+        async def refused() -> None:
+            raise Forbidden(evil)
+
+        await at.app._strike(evil)
+        await at.app._try(refused)
+        await at.settled()
+        assert [told.message for told in at.app._notifications] == ["?]0;gone?"] * 2
+
+
+async def test_columns_stand_under_their_heads_whatever_the_width_of_letters() -> None:
+    async with opened(size=(12, 6)) as at:
+        at.source.changes.put_nowait(
+            Change((Column("\u540d"), Column("B")), [Row(("x",), ("\u4e16\u754c\u4e16", "b"))])
+        )
+        await at.settled()
+        assert at.lines() == ["\u540d      B", "\u4e16\u754c\u4e16  b"]
+        table = at.app.query_one(Table)
+        assert [table.render_line(y).cell_length for y in range(2)] == [12, 12]
+
+
+async def test_a_page_keeps_the_last_lines_of_a_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "TEXT_MAX", 1000)
+
+    async def kept(*lines: bytes) -> list[str]:
+        written = asyncio.Event()
+
+        async def pieces() -> AsyncGenerator[bytes, None]:
+            for line in lines:
+                yield line + b"\n"
+            written.set()
+
+        at.app.push_screen(Page("log", pieces(), ()))
+        await written.wait()
+        await at.settled()
+        return list(at.app.screen.query_one(Log).lines)
+
+    async with opened() as at:
+        assert await kept(*(b"%02d" % i + b"x" * 98 for i in range(50))) == [f"{i}{'x' * 98}" for i in range(40, 50)]
+        assert await kept(b"first", b"y" * 3000, b"", b"end") == [" ", "end"]
+        assert await kept(b"first", b"y" * 3000) == ["y" * 3000]

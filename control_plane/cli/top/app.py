@@ -16,6 +16,7 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.api.machinery.selectors import label_selector_text
 from rayplane.control_plane.backoff import Backoff, Pauses
+from rayplane.control_plane.cli.printing import plain
 from rayplane.control_plane.cli.top import standings
 from rayplane.control_plane.cli.top.pages import Page, Question
 from rayplane.control_plane.cli.top.rows import Row, Rows
@@ -197,7 +198,7 @@ class Top(App[None]):
         self._say("")
 
     def _say(self, text: str) -> None:
-        self._error = " ".join(text.split())
+        self._error = _line(text)
         self._changed = True
 
     def _draw(self) -> None:
@@ -208,7 +209,7 @@ class Top(App[None]):
         shown = f"{len(self._rows)} of {self._rows.total}" if self._rows.filter else str(self._rows.total)
         of = f" /{self._rows.filter}" if self._rows.filter else ""
         main = self.screen_stack[0]
-        main.query_one("#head", Static).update(f"{self._source.name}: {self.view.title}{of} ({shown})")
+        main.query_one("#head", Static).update(_line(f"{self._source.name}: {self.view.title}{of} ({shown})"))
         said = main.query_one("#said", Static)
         said.update(self._error)
         said.display = bool(self._error)
@@ -388,7 +389,7 @@ class Top(App[None]):
         self._do(f"{word} {name} for {FOR}?", lambda: self._strike(fault(name)))
 
     async def _strike(self, fault: str) -> None:
-        self.notify(await self._source.strike(fault), markup=False)
+        self.notify(_line(await self._source.strike(fault)), markup=False)
 
     def _do(self, question: str, deed: Callable[[], Awaitable[None]]) -> None:
         """Do it if people say yes."""
@@ -403,7 +404,12 @@ class Top(App[None]):
         try:
             await deed()
         except FAILURES as e:
-            self.notify(getattr(e, "message", "") or str(e), severity="error", markup=False)
+            self.notify(_line(getattr(e, "message", "") or str(e)), severity="error", markup=False)
+
+
+def _line(text: str) -> str:
+    """A line that is harmless, whoever wrote the text."""
+    return plain(" ".join(text.split()))
 
 
 async def _told(text: str) -> AsyncGenerator[bytes, None]:

@@ -1,5 +1,6 @@
 """Screens over the table: texts and logs, a question, the keys."""
 
+from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import ClassVar
@@ -14,6 +15,8 @@ from rayplane.control_plane.cli.printing import plain
 
 LINES_MAX = 20_000
 """Lines of a page that are kept, the last ones."""
+TEXT_MAX = 8 * 1024 * 1024
+"""Characters of all those lines together; the last line is kept whatever it has."""
 BYTES_MAX = 64 * 1024
 """A line that goes on longer is shown in parts."""
 
@@ -35,10 +38,12 @@ class Page(Screen[None]):
         self._title = title
         self._pieces = pieces
         self._failures = failures
-        self._log = Log(max_lines=LINES_MAX, auto_scroll=False)
+        self._log = Log(auto_scroll=False)
+        self._kept: deque[int] = deque()
+        self._characters = 0
 
     def compose(self) -> ComposeResult:
-        yield Static(self._title, id="title", markup=False)
+        yield Static(plain(self._title), id="title", markup=False)
         yield self._log
         yield Footer(compact=True)
 
@@ -62,7 +67,18 @@ class Page(Screen[None]):
     def _write(self, lines: list[bytes]) -> None:
         log = self._log
         ends = log.is_vertical_scroll_end and log.line_count > log.size.height
-        log.write_lines([plain(line.decode(errors="replace").expandtabs()) for line in lines], scroll_end=ends)
+        # The log leaves out what is empty.
+        texts = [plain(line.decode(errors="replace").expandtabs()) or " " for line in lines]
+        log.max_lines = self._keep([len(text) for text in texts])
+        log.write_lines(texts, scroll_end=ends)
+
+    def _keep(self, sizes: list[int]) -> int:
+        """How many lines are kept, the last ones, when some of such sizes come."""
+        self._kept += sizes
+        self._characters += sum(sizes)
+        while len(self._kept) > LINES_MAX or (self._characters > TEXT_MAX and len(self._kept) > 1):
+            self._characters -= self._kept.popleft()
+        return len(self._kept)
 
     def action_down(self) -> None:
         self._log.scroll_relative(y=1, animate=False)
@@ -96,4 +112,4 @@ class Question(ModalScreen[bool]):
 
     def compose(self) -> ComposeResult:
         with Vertical():
-            yield Static(f"{self._text}\n\ny: yes   n: no", markup=False)
+            yield Static(f"{plain(self._text)}\n\ny: yes   n: no", markup=False)

@@ -3,7 +3,10 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from rich.cells import cell_len
 from sortedcontainers import SortedDict, SortedSet
+
+from rayplane.control_plane.cli.printing import plain
 
 Key = tuple[str, ...]
 """What rows are ordered by and found again: namespace and name of an object."""
@@ -16,6 +19,11 @@ class Column:
 
     name: str
     wide: bool = False
+
+    @property
+    def head(self) -> str:
+        """What stands over it."""
+        return plain(self.name.upper())
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +65,7 @@ class Rows:
                 self._shown.discard(row.key)
             self._widths += [0] * (len(row.cells) - len(self._widths))
             for i, cell in enumerate(row.cells):
-                self._widths[i] = max(self._widths[i], len(cell))
+                self._widths[i] = max(self._widths[i], cell_len(plain(cell)))
 
     def drop(self, key: Key) -> None:
         self._rows.pop(key, None)
@@ -90,7 +98,7 @@ class Rows:
         for i, column in enumerate(self.columns):
             if wide or not column.wide:
                 width = self._widths[i] if i < len(self._widths) else 0
-                found.append((i, max(width, len(column.name)) + GAP))
+                found.append((i, max(width, cell_len(column.head)) + GAP))
         return found
 
     def _lets_through(self, row: Row) -> bool:

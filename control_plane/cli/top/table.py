@@ -4,6 +4,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import ClassVar
 
+from rich.cells import cell_len
 from rich.segment import Segment
 from rich.style import Style
 from textual.binding import Binding, BindingType
@@ -96,14 +97,14 @@ class Table(ScrollView):
         left, top = self.scroll_offset
         widths = self.rows.widths(wide=self.wide)
         if y == 0:
-            text = "".join(self.rows.columns[i].name.upper().ljust(width) for i, width in widths)
+            text = "".join(_filled(self.rows.columns[i].head, width) for i, width in widths)
             return self._strip(text, left, _HEAD)
         at = top + y - 1
         found = self.rows.window(at, 1)
         if not found:
             return Strip.blank(self.size.width)
         row = found[0]
-        text = "".join(plain(self._cell(row, i)).ljust(width) for i, width in widths)
+        text = "".join(_filled(plain(self._cell(row, i)), width) for i, width in widths)
         return self._strip(text, left, _CURSOR if at == self._at else _BAD if row.bad else _PLAIN)
 
     def _cell(self, row: Row, i: int) -> str:
@@ -113,4 +114,9 @@ class Table(ScrollView):
 
     def _strip(self, text: str, left: int, style: Style) -> Strip:
         width = self.size.width
-        return Strip([Segment(text[left : left + width].ljust(width), style)], width)
+        return Strip([Segment(text, style)]).crop_extend(left, left + width, style)
+
+
+def _filled(text: str, width: int) -> str:
+    """With blanks up to so many cells of the terminal."""
+    return text + " " * (width - cell_len(text))
