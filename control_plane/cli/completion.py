@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
@@ -18,6 +19,7 @@ from rayplane.control_plane.rpc import RpcError
 
 ANSWER_S = 3.0
 NAMES_MAX = 500
+_HARMLESS = re.compile(r"[A-Za-z0-9._:/-]+")
 _FAILURES = (ApiError, RpcError, ClusterError, OSError, TimeoutError)
 
 
@@ -88,4 +90,5 @@ async def _listed(directory: StateDir, namespace: str, kind: str) -> list[str]:
 
 
 def _begun(incomplete: str, words: Iterable[str]) -> list[str]:
-    return sorted(word for word in words if word.startswith(incomplete))
+    """Those that go on from what was written; none that would tell a shell to do something."""
+    return sorted(word for word in words if word.startswith(incomplete) and _HARMLESS.fullmatch(word))

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,20 @@ from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.state import HOME
 
 SAID = ("--name", "--state-dir")
+WITHOUT_CLUSTER = ("completion", "debug", "join", "learn", "simulate")
+"""Commands that take none, or one that is elsewhere."""
 NAME_VARIABLE, STATE_VARIABLE = "RAYPLANE_NAME", "RAYPLANE_STATE_DIR"
 
 
 def chosen(arguments: Sequence[str], environ: Mapping[str, str], home: Path) -> dict[str, str]:
-    """Variables that make commands find kubectl's cluster; none where the arguments say which.
+    """Variables that make commands find kubectl's cluster; none where the arguments say which, or none is taken.
 
     Raises ClusterError where the kubeconfig leads elsewhere.
     """
-    if not arguments or any(word.partition("=")[0] in (*SAID, "--help") for word in arguments) or arguments[0] == "up":
+    own = list(takewhile(lambda word: word != "--", arguments))
+    if not own or any(word.partition("=")[0] in (*SAID, "--help") for word in own):
+        return {}
+    if own[0] in ("up", *WITHOUT_CLUSTER) or own[:2] == ["chaos", "schema"]:
         return {}
     context, server = _current(environ, home)
     beside = [file.parent for file in _files(environ, home) if (file.parent / "cluster.json").is_file()]
@@ -27,7 +33,8 @@ def chosen(arguments: Sequence[str], environ: Mapping[str, str], home: Path) -> 
     for directory in dict.fromkeys((*beside, *known)):
         if server in _servers(_read(directory / "kubeconfig")).values():
             usual = directory == home / HOME / directory.name
-            return {NAME_VARIABLE: directory.name} if usual else {STATE_VARIABLE: str(directory)}
+            # Both: what the environment says of another cluster does not count.
+            return {NAME_VARIABLE: directory.name if usual else "", STATE_VARIABLE: "" if usual else str(directory)}
     raise ClusterError(
         f"kubectl's context {context!r} leads to {server or 'no server'}, which is no cluster of rayplane on this "
         "machine: choose another context, or give --name"

@@ -16,14 +16,38 @@ from rayplane.control_plane.cluster.state import StateDir
 
 T = TypeVar("T")
 
+
+def _agreeing(context: typer.Context, parameter: typer.CallbackParam, value: str | None) -> str | None:
+    """The value of a `Name` or `State`. Raises UsageError where the two that were said are of different clusters.
+
+    A directory that was given says more than a name that only the environment has.
+    """
+    said = {**context.params, parameter.name: value}
+    name, state = said.get("name"), said.get("state")
+    if name and state and not context.resilient_parsing:
+        of_name, of_state = (str(getattr(context.get_parameter_source(one), "name", "")) for one in ("name", "state"))
+        if of_name in ("COMMANDLINE", of_state):
+            StateDir.of(name, state).check_called(name)
+    return value
+
+
 Name = Annotated[
     str,
-    typer.Option("--name", envvar="RAYPLANE_NAME", help="The cluster's name.", autocompletion=completion.clusters),
+    typer.Option(
+        "--name",
+        envvar="RAYPLANE_NAME",
+        help="The cluster's name.",
+        autocompletion=completion.clusters,
+        callback=_agreeing,
+    ),
 ]
 State = Annotated[
     str | None,
     typer.Option(
-        "--state-dir", envvar="RAYPLANE_STATE_DIR", help="Where its state is kept.  [default: ~/.rayplane/NAME]"
+        "--state-dir",
+        envvar="RAYPLANE_STATE_DIR",
+        help="Where its state is kept.  [default: ~/.rayplane/NAME]",
+        callback=_agreeing,
     ),
 ]
 Output = Annotated[str, typer.Option("-o", "--output", help="Empty for people, `json` for programs.")]

@@ -135,9 +135,11 @@ def fork(
     as_json = wants_json(output)
     if name == source:
         raise UsageError(f"--name {name}: the new cluster needs another name")
-    directory = state_dir(name, state)
+    directory, origin = state_dir(name, state), state_dir(source, source_dir)
+    if source_dir:
+        origin.check_called(source)
     with progress(quiet=as_json) as say:
-        found, header = run(forked(state_dir(source, source_dir), directory, name, at, say))
+        found, header = run(forked(origin, directory, name, at, say))
     if not as_json:
         console.print(f"cluster {name!r} goes on from {source!r} at revision {header.revision}")
     print_access(directory, found, as_json=as_json)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from rayplane.control_plane.cluster.config import AddressPlan, ClusterConfig, check_name
-from rayplane.control_plane.cluster.errors import ClusterError, NewerState, NotUp
+from rayplane.control_plane.cluster.errors import ClusterError, NewerState, NotUp, UsageError
 from rayplane.control_plane.cluster.ours import is_marked, mark, remove, remove_known
 from rayplane.control_plane.cluster.topology import Topology
 from rayplane.control_plane.component_base.version import VERSION
@@ -167,6 +167,18 @@ class StateDir:
         """ClusterError where there is a directory and rayplane did not make it."""
         if self.path.exists() and not self.is_ours():
             raise ClusterError(f"{self.path} holds no cluster of rayplane; nothing was done")
+
+    def check_called(self, name: str) -> None:
+        """UsageError where the cluster here is another one than was named; a state that cannot be read names none."""
+        state = None
+        with contextlib.suppress(ClusterError, OSError):
+            state = self.read()
+        if state is not None and state.config.name != name:
+            called = state.config.name
+            raise UsageError(
+                f"the cluster in {self.path} is called {called!r}, not {name!r}: give --name {called}, or the "
+                f"--state-dir of {name!r} (RAYPLANE_NAME and RAYPLANE_STATE_DIR count where an option is not given)"
+            )
 
     def _holds_anything(self) -> bool:
         return self.path.is_dir() and bool(os.listdir(self.path))

@@ -5,11 +5,13 @@ import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 import yaml
 
-from rayplane.control_plane.cli import app
+from rayplane.control_plane.cli import app, completion
 from rayplane.control_plane.cli.kubectl_plugin import chosen
 from rayplane.control_plane.cli.printing import BAD, HEAD, PLAIN, TableWriter
 from rayplane.control_plane.cli.session import Terminal
@@ -108,6 +110,17 @@ def test_commands_kinds_and_clusters_are_completed(
     assert completed(line, monkeypatch, capsys) == found
 
 
+def test_a_name_that_would_be_a_command_of_the_shell_is_not_offered(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def listed(*_: object) -> list[str]:
+        return ["system:node", "$(touch${IFS}x)", "`x`", "a;b"]
+
+    monkeypatch.setattr(completion, "_listed", listed)
+    assert completed("rayplane get clusterroles ", monkeypatch, capsys) == ["system:node"]
+    assert completed("rayplane get clusterroles/", monkeypatch, capsys) == ["clusterroles/system:node"]
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_each_shell_is_told_how_to_ask(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert app.run(["completion", shell]) == 0
@@ -129,10 +142,12 @@ def test_the_plug_in_finds_the_cluster_that_kubectl_talks_to(home: Path, port: i
     for name, server in (("web", "https://127.1.0.1:6443"), ("other", "https://127.2.0.1:6443")):
         kubeconfig(made(home, name, port).kubeconfig, server)
     merged = kubeconfig(home / ".kube" / "config", "https://127.2.0.1:6443")
-    assert chosen(["get", "pods"], {}, home) == {"RAYPLANE_NAME": "other"}
+    assert chosen(["get", "pods"], {}, home) == {"RAYPLANE_NAME": "other", "RAYPLANE_STATE_DIR": ""}
     own = home / ".rayplane" / "web" / "kubeconfig"
-    assert chosen(["get", "pods"], {"KUBECONFIG": f"{own}:{merged}"}, home) == {"RAYPLANE_NAME": "web"}
+    assert chosen(["get", "pods"], {"KUBECONFIG": f"{own}:{merged}"}, home)["RAYPLANE_NAME"] == "web"
     assert chosen(["get", "pods", "--name=x"], {}, home) == {}
+    program = ["exec", "web", "--", "mysql", "--name=x", "--help"]
+    assert chosen(program, {}, home)["RAYPLANE_NAME"] == "other", "what follows -- is not for us"
     kubeconfig(merged, "https://elsewhere:6443")
     with pytest.raises(ClusterError, match="context 'it' leads to https://elsewhere:6443, which is no cluster of"):
         chosen(["get", "pods"], {}, home)
@@ -142,7 +157,63 @@ def test_the_plug_in_finds_a_cluster_with_a_directory_of_its_own(home: Path, por
     directory = tmp_path / "elsewhere"
     made(home, "web", port).path.rename(directory)
     own = kubeconfig(directory / "kubeconfig", "https://127.1.0.1:6443")
-    assert chosen(["status"], {"KUBECONFIG": str(own)}, home) == {"RAYPLANE_STATE_DIR": str(directory)}
+    found = {"RAYPLANE_NAME": "", "RAYPLANE_STATE_DIR": str(directory)}
+    assert chosen(["status"], {"KUBECONFIG": str(own)}, home) == found
+
+
+def commands(group: Any, *before: str) -> Iterator[tuple[list[str], set[str]]]:
+    """Each command, with its options."""
+    for name in group.list_commands(None):
+        one = group.get_command(None, name)
+        if hasattr(one, "list_commands"):
+            yield from commands(one, *before, name)
+        else:
+            yield [*before, name], {option for parameter in one.params for option in parameter.opts}
+
+
+def test_the_plug_in_asks_for_a_cluster_where_one_is_taken(home: Path) -> None:
+    kubeconfig(home / ".kube" / "config", "https://elsewhere:6443")
+    for command, options in commands(typer.main.get_command(app.app)):
+        if "--state-dir" not in options or command == ["up"]:
+            assert chosen(command, {}, home) == {}, command
+        else:
+            with pytest.raises(ClusterError, match="which is no cluster of"):
+                chosen(command, {}, home)
+
+
+# --- which cluster is meant -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("command", "environment", "refused"),
+    [
+        ("down --purge --name other --state-dir DIR", "", True),
+        ("down --state-dir DIR --name other", "", True),
+        ("status --name other", "RAYPLANE_STATE_DIR=DIR", True),
+        ("status", "RAYPLANE_STATE_DIR=DIR RAYPLANE_NAME=other", True),
+        # Who gives a directory alone means the cluster that is there.
+        ("status --state-dir DIR", "RAYPLANE_NAME=other", False),
+        ("status --state-dir DIR", "", False),
+        ("status --state-dir DIR --name web", "RAYPLANE_NAME=other", False),
+    ],
+)
+def test_a_name_and_a_directory_of_two_clusters_are_refused(
+    command: str,
+    environment: str,
+    refused: bool,
+    home: Path,
+    port: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    directory = made(home, "web", port, running=False).path
+    for pair in environment.split():
+        variable, _, value = pair.partition("=")
+        monkeypatch.setenv(variable, value.replace("DIR", str(directory)))
+    code = app.run(command.replace("DIR", str(directory)).split())
+    said = capsys.readouterr().err
+    assert (code == 2 and "is called 'web', not 'other'" in said) == refused, said
+    assert (directory / "cluster.json").is_file()
 
 
 def test_what_the_plug_in_cannot_find_is_one_line(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
