@@ -1,13 +1,13 @@
 """pytest's plug-in: fixtures of clusters for tests of operators, clients and charts. README.md tells how to use them.
 
-pytest imports it at every start where rayplane is installed, so it imports nothing itself but pytest; and it does
-nothing to tests that ask for none of its fixtures.
+Whoever wants it names it, as `rayplane.testing.plugin`: no project gets fixtures because rayplane is installed. It
+imports nothing itself but pytest, and does nothing to tests that ask for none of its fixtures.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager
 from importlib import import_module
 from pathlib import Path
@@ -29,6 +29,7 @@ _CLUSTERS = "rayplane.control_plane.testing.cluster"
 _OWN = ("cluster_per_test", "ha_cluster", "ray_cluster")
 _SMALL = {"members": 1, "apiservers": 1, "schedulers": 1, "controllers": 1, "nodes": 1}
 _seen = pytest.StashKey["list[ClusterInTest]"]()
+_before = pytest.StashKey["list[Cluster]"]()
 
 
 # --- clusters ---------------------------------------------------------------------------------------
@@ -99,8 +100,12 @@ def _of_test(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[Clust
     from rayplane.control_plane.testing.shared import own_namespace
 
     with own_namespace(cluster, request.node.name) as made:
-        request.node.stash.setdefault(_seen, []).append(made)
-        yield made
+        seen = request.node.stash.setdefault(_seen, [])
+        seen.append(made)
+        try:
+            yield made
+        finally:
+            seen.remove(made)  # the test may run again
 
 
 # --- of the test's cluster --------------------------------------------------------------------------
@@ -212,24 +217,59 @@ def simulation() -> Callable[..., SimulationResult]:
 # --- reports, and what is left ----------------------------------------------------------------------
 
 
-@pytest.hookimpl(hookwrapper=True)  # which every pytest knows that rayplane may be installed beside
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """What happened in a failed test's namespace goes into its report."""
-    outcome: Any = yield
-    report = outcome.get_result()
+    report = yield
     if report.failed and report.when != "teardown":
         for seen in item.stash.get(_seen, ()):
-            report.sections.extend(seen.story())
+            report.sections.extend(_story(seen))
+    return report
+
+
+def _story(seen: ClusterInTest) -> list[tuple[str, str]]:
+    try:
+        return seen.story()
+    except Exception as e:  # whatever it is, it must not end the session
+        return [("rayplane", f"not to be had: {e or type(e).__name__}")]
+
+
+@pytest.hookimpl
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Clusters that are up before the first test are not left by tests."""
+    session.stash[_before] = _up()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Clusters that tests brought up themselves and left are an error of the last one: workers of xdist report it."""
+    if nextitem is None:
+        before = item.session.stash.get(_before, [])
+        if told := _taken_down(one for one in _up() if one not in before):
+            pytest.fail(told, pytrace=False)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Clusters that tests brought up themselves and left are taken down, and fail the session."""
+    """What is still up ends: a session that was interrupted has no last test."""
+    if told := _taken_down(_up()):
+        print(f"\nrayplane: {told}", file=sys.stderr)
+        if session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _up() -> list[Cluster]:
     clusters = sys.modules.get(_CLUSTERS)
-    left = clusters.left() if clusters is not None else []
+    return clusters.left() if clusters is not None else []
+
+
+def _taken_down(left: Iterable[Cluster]) -> str:
+    """What is to be said of them; empty where there are none."""
+    names = []
     for one in left:
-        one.stop()
-    if left:
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        names = ", ".join(one.name for one in left)
-        print(f"\nrayplane: tests left clusters up: {names}; use `with`, or call down()", file=sys.stderr)
+        names.append(one.name)
+        try:
+            one.stop()
+        except Exception as e:  # the others end all the same, and this one with its program
+            names[-1] += f" (not ended yet: {e or type(e).__name__})"
+    return f"tests left clusters up: {', '.join(names)}; use `with`, or call down()" if names else ""

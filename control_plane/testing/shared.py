@@ -6,6 +6,7 @@ import re
 import secrets
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import NotFound
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client.blocking import Client
+from rayplane.control_plane.testing import cluster as clusters
 from rayplane.control_plane.testing import failing
 from rayplane.control_plane.testing.chaos import Chaos
 from rayplane.control_plane.testing.cluster import Cluster
@@ -111,7 +113,9 @@ class ClusterInTest:
 
     def story(self) -> list[tuple[str, str]]:
         """What happened in the namespace, for a report: titles and texts. Empty parts are left out."""
-        told = asyncio.run(failing.told(self.cluster.directory, self.namespace, self._began))
+        asked = failing.told(self.cluster.directory, self.namespace, self._began)
+        with ThreadPoolExecutor(1) as thread:  # a loop may run in this one, as a browser's driver does
+            told = thread.submit(asyncio.run, asked).result()
         return [(title, text) for title, text in told if text]
 
 
@@ -133,7 +137,9 @@ def own_namespace(cluster: Cluster, test: str) -> Iterator[ClusterInTest]:
             file.write_text(yaml.safe_dump(config))
             yield ClusterInTest(cluster, namespace, file, api)
         finally:
-            api.delete("namespaces", namespace)
+            if cluster in clusters.left():  # else its test has ended it
+                with suppress(NotFound):
+                    api.delete("namespaces", namespace)
 
 
 @contextmanager

@@ -28,7 +28,8 @@ rayplane.Cluster(nodes="two")
 def sources(source: Path) -> set[str]:
     """What must be installed: all of the four folders but documents for who reads the repository."""
     files = {p for part in PARTS for p in (source / part).rglob("*") if p.is_file() and p.suffix != ".md"}
-    return {f"rayplane/{p.relative_to(source)}" for p in files} | {"rayplane/__init__.py", "rayplane/py.typed"}
+    own = {"__init__.py", "py.typed", "testing/__init__.py", "testing/plugin.py"}
+    return {f"rayplane/{name}" for name in own | {str(p.relative_to(source)) for p in files}}
 
 
 def test_the_wheel_holds_the_package_and_nothing_beside_it(source: Path, wheel: Path) -> None:

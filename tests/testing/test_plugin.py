@@ -15,7 +15,7 @@ from tests.house.documents import ROOT, blocks
 pytestmark = pytest.mark.processes
 
 GUIDE = ROOT / "control_plane" / "testing" / "README.md"
-PLUGIN = "rayplane.control_plane.testing.plugin"
+PLUGIN = "rayplane.testing.plugin"
 ALIKE = """
     import pytest
 
@@ -73,6 +73,76 @@ MORE = """
         api.create("clusterroles.rbac.authorization.k8s.io", {"metadata": {"name": "forgotten"}, "rules": []})
 """
 
+LEFT = """
+    import sys
+    from pathlib import Path
+    from types import SimpleNamespace
+    import pytest
+
+    class Left:
+        def __init__(self, name):
+            self.name = name
+
+        def stop(self):
+            if self.name == "stuck":
+                raise OSError("it does not end")
+            Path(f"{self.name}.stopped").touch()
+            up.remove(self)
+
+    up = []
+    sys.modules["rayplane.control_plane.testing.cluster"] = SimpleNamespace(left=lambda: [*up])
+
+    @pytest.fixture
+    def leave():
+        return lambda: up.extend([Left("stuck"), Left("forgotten")])
+"""
+ENDED = """
+    from pathlib import Path
+    import pytest
+    from _pytest.runner import runtestprotocol
+    from rayplane import ClusterError, errors
+    from rayplane.control_plane.testing import cluster as clusters
+
+    class Api:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def create(self, *_):
+            pass
+
+        def list(self, *_):
+            return ["default"]
+
+        def get(self, *_):
+            return {"metadata": {"resourceVersion": "1"}}
+
+        def delete(self, *_):
+            raise errors.NotFound("it is gone")
+
+    class Ending:
+        kubeconfig = Path("kubeconfig")
+        client = Api
+
+        @property
+        def directory(self):
+            raise ClusterError("it is not up")
+
+    @pytest.fixture(scope="session")
+    def rayplane_cluster():
+        made = clusters._up["ending"] = Ending()
+        made.kubeconfig.write_text("contexts: []")
+        yield made
+        del clusters._up["ending"]
+
+    def pytest_runtest_protocol(item, nextitem):  # as plug-ins do that run again what failed
+        for _ in range(2):
+            runtestprotocol(item, nextitem=nextitem)
+        return True
+"""
+
 
 def run(place: Path, *arguments: str, **files: str) -> subprocess.CompletedProcess[str]:
     """pytest on these files, with the plug-in and no others that happen to be installed."""
@@ -88,17 +158,23 @@ def run(place: Path, *arguments: str, **files: str) -> subprocess.CompletedProce
     )
 
 
-def test_pytest_finds_it_by_its_entry_point() -> None:
+def test_only_who_names_it_has_it() -> None:
     found = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert found["entry-points"]["pytest11"] == {"rayplane": PLUGIN}
+    assert "entry-points" not in found  # by which pytest would load it in every project
     assert "pytest" in found["optional-dependencies"]
+    assert f'pytest_plugins = ["{PLUGIN}"]' in GUIDE.read_text()
 
 
 def test_it_imports_nothing_heavy() -> None:
-    program = f"import pytest, sys; before = set(sys.modules); import {PLUGIN}; print(*sys.modules.keys() - before)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    packages = ["rayplane", "rayplane.control_plane", "rayplane.control_plane.testing", PLUGIN]
-    assert sorted(done.stdout.split()) == packages
+    program = f"""
+        import pytest, sys
+        before = set(sys.modules)
+        pytest.PytestPluginManager().import_plugin("{PLUGIN}")
+        print(*(name for name in sys.modules.keys() - before if name.startswith("rayplane")))
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=True)
+    inner = ["rayplane.control_plane", "rayplane.control_plane.testing", "rayplane.control_plane.testing.plugin"]
+    assert sorted(done.stdout.split()) == ["rayplane", *inner, "rayplane.testing", PLUGIN]
 
 
 def test_fixtures_of_the_testers_own_come_first_and_nothing_of_clusters_is_loaded(tmp_path: Path) -> None:
@@ -142,21 +218,31 @@ def test_without_a_cluster_there_are_fakes_and_the_missing_is_named(tmp_path: Pa
     assert "2 passed" in done.stdout and "pip install kr8s" in done.stdout
 
 
-def test_clusters_that_are_left_up_fail_the_session_and_end(tmp_path: Path) -> None:
-    left = """
-        from rayplane.control_plane.testing import cluster
-
-        class Left:
-            name = "forgotten"
-            def stop(self):
-                print("stopped")
-
-        def test_passes():
-            cluster._up["forgotten"] = Left()
-    """
-    done = run(tmp_path, "-s", test_left=left)
+@pytest.mark.parametrize("workers", [(), ("-p", "xdist", "-n", "1")], ids=["alone", "in a worker"])
+def test_clusters_that_are_left_up_fail_the_session_and_end(tmp_path: Path, workers: tuple[str, ...]) -> None:
+    done = run(tmp_path, *workers, conftest=LEFT, test_left="def test_passes(leave): leave()")
     assert done.returncode == 1
-    assert "stopped" in done.stdout and "left clusters up: forgotten" in done.stderr
+    assert "1 passed, 1 error" in done.stdout
+    assert "left clusters up: stuck (not ended yet: it does not end), forgotten;" in done.stdout
+    assert (tmp_path / "forgotten.stopped").exists()
+
+
+def test_they_end_with_an_interrupted_session_which_stays_one(tmp_path: Path) -> None:
+    interrupted = """
+        def test_interrupted(leave):
+            leave()
+            raise KeyboardInterrupt
+    """
+    done = run(tmp_path, conftest=LEFT, test_left=interrupted)
+    assert done.returncode == pytest.ExitCode.INTERRUPTED
+    assert "left clusters up: stuck" in done.stderr and (tmp_path / "forgotten.stopped").exists()
+
+
+def test_a_failed_test_of_a_cluster_that_has_ended_is_reported_each_time_it_runs(tmp_path: Path) -> None:
+    done = run(tmp_path, conftest=ENDED, test_fails="def test_fails(cluster): assert False")
+    assert done.returncode == 1
+    assert "2 failed in" in done.stdout, done.stdout  # no errors: neither the session's nor of their ends
+    assert done.stdout.count("not to be had: it is not up") == 2
 
 
 @pytest.mark.e2e
