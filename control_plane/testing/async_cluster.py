@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, Unpack
@@ -110,10 +111,16 @@ class AsyncCluster:
 
 
 async def _in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """What it returns. Cancelled, this ends only when the work has: nothing goes on behind a caller's back."""
-    task = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise
+    """What it returns. However often cancelled, this ends when the work has: nothing goes on behind a caller's back."""
+    # No task: what ends all tasks of a loop would end it while the thread goes on.
+    doing = asyncio.get_running_loop().run_in_executor(None, partial(work, *args, **kwargs))
+    interrupted: asyncio.CancelledError | None = None
+    while not doing.done():
+        try:
+            await asyncio.wait([doing])
+        except asyncio.CancelledError as e:
+            interrupted = e
+    if interrupted is not None:
+        doing.exception()  # why it failed is no news to who wants it no more
+        raise interrupted
+    return doing.result()

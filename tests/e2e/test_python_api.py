@@ -62,6 +62,15 @@ def test_a_cluster_lives_as_long_as_its_block() -> None:
         _ = cluster.kubeconfig
 
 
+async def test_asyncio_has_the_same() -> None:
+    async with rayplane.AsyncCluster(**SMALL) as cluster:
+        place = cluster.kubeconfig.parent
+        assert (await cluster.status())["healthy"]
+        async with cluster.client() as api:
+            assert [node["metadata"]["name"] for node in (await api.list("nodes")).items] == ["node-0"]
+    assert not place.exists()
+
+
 def test_data_in_a_directory_of_the_users_stays(tmp_path: Path) -> None:
     for present in ([], ["configmap/kept"]):
         with rayplane.Cluster(name="mine", state_dir=tmp_path / "state", **SMALL) as cluster:
