@@ -6,8 +6,9 @@ creates them adds those, as for any other object.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
+from rayplane.control_plane.api import legacy_tokens
 from rayplane.control_plane.api.authorization.bootstrap_policy import (
     cluster_role_bindings,
     cluster_roles,
@@ -24,6 +25,16 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.priority import SYSTEM_CRITICAL
 from rayplane.control_plane.identities import FRONT_PROXY
 
+OF_EACH_CLUSTER: Final = frozenset(
+    {
+        ("networking.k8s.io", "ServiceCIDR", "", "kubernetes"),
+        ("", "Service", "default", "kubernetes"),
+        ("", "Service", "kube-system", "kube-dns"),
+        ("", "ConfigMap", "kube-system", "extension-apiserver-authentication"),
+        ("", "ConfigMap", legacy_tokens.TRACKING_NAMESPACE, legacy_tokens.TRACKING),
+    }
+)
+"""Places of objects that servers make besides, whose content is each cluster's own."""
 NAMESPACES = ("default", "kube-system", "kube-public", NODE_LEASES)
 DEFAULT_STORAGE_CLASS = "storageclass.kubernetes.io/is-default-class"
 

@@ -5,12 +5,15 @@ others write meanwhile wins.
 """
 
 import asyncio
+import functools
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from rayplane.control_plane.api import meta
+from rayplane.control_plane.api import chaos_mesh, meta
+from rayplane.control_plane.api.authorization.bootstrap_policy import BOOTSTRAPPING
+from rayplane.control_plane.api.bootstrap import OF_EACH_CLUSTER, bootstrap_objects
 from rayplane.control_plane.api.errors import AlreadyExists, ApiError, NotFound
 from rayplane.control_plane.api.machinery.changes import Key, key_of
 from rayplane.control_plane.api.meta import Object
@@ -78,7 +81,7 @@ def plan(then: Found, now: Found, *, system: bool = False) -> Plan:
         step = _step(resource, old[1] if old else None, new[1] if new else None, alive)
         if step is None:
             continue
-        if reason := _left(step.obj, old[1] if old else None, system=system):
+        if reason := _left(step, old[1] if old else None, system=system):
             made.left[str(step.obj["kind"]), reason] += 1
         else:
             made.steps.append(step)
@@ -101,14 +104,29 @@ def _step(resource: Resource, old: Object | None, new: Object | None, alive: set
     return Step("update", resource, wanted) if _wish(wanted) != _wish(new) else None
 
 
-def _left(obj: Object, old: Object | None, *, system: bool) -> str:
+@functools.cache
+def _bootstrapped() -> frozenset[Key]:
+    # Imported here: with it come CEL and its library of regular expressions.
+    from rayplane.control_plane.stages.definitions import definitions
+
+    return OF_EACH_CLUSTER.union(map(key_of, (*bootstrap_objects(), *definitions(), *chaos_mesh.definitions())))
+
+
+def _is_own(step: Step) -> bool:
+    """Whether the cluster began with the object, so that nothing would make it again; roles are an upgrade's to change."""
+    return BOOTSTRAPPING in meta.labels(step.obj) or (step.deed == "delete" and key_of(step.obj) in _bootstrapped())
+
+
+def _left(step: Step, old: Object | None, *, system: bool) -> str:
     """Why an object is left as it is; empty where it is not."""
+    obj = step.obj
     kind, group = str(obj["kind"]), meta.group_of(obj)
     if reason := _RUNNING.get((group, kind)):
         return reason
     if (kind, meta.name(obj)) in _MADE or meta.controller_of(old if old is not None else obj) is not None:
         return "are made by controllers"
-    if not system and (meta.namespace(obj) in _SYSTEM or (kind == "Namespace" and meta.name(obj) in _SYSTEM)):
+    outside = not system and (meta.namespace(obj) in _SYSTEM or (kind == "Namespace" and meta.name(obj) in _SYSTEM))
+    if outside or _is_own(step):
         return "belong to the cluster itself"
     if obj.get("type") == "kubernetes.io/service-account-token":
         return "are made by controllers"

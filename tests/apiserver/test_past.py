@@ -19,6 +19,7 @@ from rayplane.control_plane.cluster.history import (
     parse_instant,
     resources,
 )
+from rayplane.control_plane.cluster.rewind import plan
 from rayplane.proto.etcd import rpc_pb2 as pb
 from tests.apiserver.conftest import Stack
 from tests.apiserver.fake_etcd import FakeEtcd
@@ -69,6 +70,13 @@ async def test_all_stored_kinds_are_known_but_those_that_never_rest(stack: Stack
     assert not {one for one in found if one.split(".")[0] in {name.split(".")[0] for name in RESTLESS}}
     everything = await objects_at(stack.client(), await resources(stack.client()), stack.etcd.revision)
     assert {o["kind"] for _, objs in everything for o in objs} >= {"Namespace", "ClusterRole", "ServiceAccount"}
+
+
+async def test_what_a_cluster_begins_with_is_not_deleted(stack: Stack) -> None:
+    wanted = [one for one in await resources(stack.client()) if one.name != "nodes.v1"]
+    now = await objects_at(stack.client(), wanted, stack.etcd.revision)
+    for system in (False, True):
+        assert plan([], now, system=system).steps == []
 
 
 async def test_an_instant_that_is_not_kept_is_told_with_the_oldest_that_is() -> None:

@@ -33,6 +33,8 @@ JOINING = "system:bootstrappers:kubeadm:default-node-token"
 _WRITE = ("create", "delete", "deletecollection", "patch", "update")
 _APPS = ("daemonsets", "deployments", "replicasets", "statefulsets")
 _APPS_SCALE = ("deployments/scale", "replicasets/scale", "statefulsets/scale")
+BOOTSTRAPPING = "kubernetes.io/bootstrapping"
+"""The label of default roles and bindings."""
 _AGGREGATE = "rbac.authorization.k8s.io/aggregate-to-"
 _REQUESTS = "system:certificates.k8s.io:certificatesigningrequests"
 
@@ -313,7 +315,7 @@ _BINDINGS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
 def _metadata(name: str, labels: dict[str, str] | None = None) -> dict[str, Any]:
     return {
         "name": name,
-        "labels": {"kubernetes.io/bootstrapping": "rbac-defaults", **(labels or {})},
+        "labels": {BOOTSTRAPPING: "rbac-defaults", **(labels or {})},
         "annotations": {"rbac.authorization.kubernetes.io/autoupdate": "true"},
     }
 
