@@ -79,8 +79,8 @@ def rewind(
     """Write objects again as they were: what came since is deleted, what went is made anew, the rest updated.
 
     History stays: these are new writes. Controllers then make pods fit their Deployments, Jobs and the like again; a
-    pod of nobody that went is started anew, one that still runs goes on. Nodes, volumes and claims, and (unless named
-    by -n) the cluster's own namespaces are left as they are.
+    pod of nobody that went is started anew, one that still runs goes on. Nodes, volumes and claims, namespaces that
+    have claims, what every cluster begins with, and (unless named by -n) its own namespaces are left as they are.
     """
     if not (dry_run or yes):
         raise UsageError("rewinding deletes and changes objects: look with --dry-run, then say --yes")
@@ -89,7 +89,9 @@ def rewind(
         then, wanted = await instant(session.etcd, to, session.clock.now()), await _wanted(session, kinds)
         now = await present(session.etcd)
         olds, news = [await objects_at(session.api, wanted, one.revision, namespace) for one in (then, now)]
-        planned = rewinding.plan(olds, news, system=bool(namespace))
+        [(_, claims)] = await objects_at(session.api, [rewinding.CLAIMS], now.revision)
+        claimed = {meta.namespace(claim) for claim in claims}
+        planned = rewinding.plan(olds, news, system=bool(namespace), claimed=claimed)
         for (kind, reason), count in sorted(planned.left.items()):
             session.terminal.error(f"left as they are: {count} of kind {kind}, which {reason}")
         if not planned.steps:

@@ -8,6 +8,7 @@ import asyncio
 import functools
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -23,14 +24,16 @@ from rayplane.control_plane.cluster.history import Resource
 FIELD_MANAGER = "rayplane-rewind"
 TRIES, PAUSE_S = 5, 1.0
 _SYSTEM: Final = frozenset({"kube-system", "kube-public", "kube-node-lease"})
+CLAIMS: Final = Resource("persistentvolumeclaims.v1", True)
+_BYTES: Final = "hold bytes, which have no past"
 _RUNNING: Final = {
     ("", "Node"): "belong to machines",
     ("storage.k8s.io", "CSINode"): "belong to machines",
     ("resource.k8s.io", "ResourceSlice"): "belong to machines",
     ("storage.k8s.io", "CSIStorageCapacity"): "belong to machines",
-    ("", "PersistentVolume"): "hold bytes, which have no past",
-    ("", "PersistentVolumeClaim"): "hold bytes, which have no past",
-    ("storage.k8s.io", "VolumeAttachment"): "hold bytes, which have no past",
+    ("", "PersistentVolume"): _BYTES,
+    ("", "PersistentVolumeClaim"): _BYTES,
+    ("storage.k8s.io", "VolumeAttachment"): _BYTES,
     ("", "Endpoints"): "are made by controllers",
     ("discovery.k8s.io", "EndpointSlice"): "are made by controllers",
     ("apps", "ControllerRevision"): "are made by controllers",
@@ -71,8 +74,11 @@ class Plan:
 Found = Iterable[tuple[Resource, Sequence[Object]]]
 
 
-def plan(then: Found, now: Found, *, system: bool = False) -> Plan:
-    """What to write so that the objects are again as they were. `system`: those of the cluster's own namespaces too."""
+def plan(then: Found, now: Found, *, system: bool = False, claimed: AbstractSet[str] = frozenset()) -> Plan:
+    """What to write so that the objects are again as they were. `system`: those of the cluster's own namespaces too.
+
+    `claimed`: namespaces that have claims now. With one of these its volumes would go.
+    """
     olds, news = _by_key(then), _by_key(now)
     alive = {meta.uid(obj) for _, obj in news.values()}
     made = Plan()
@@ -81,7 +87,8 @@ def plan(then: Found, now: Found, *, system: bool = False) -> Plan:
         step = _step(resource, old[1] if old else None, new[1] if new else None, alive)
         if step is None:
             continue
-        if reason := _left(step, old[1] if old else None, system=system):
+        holds = step.deed == "delete" and key[:2] == ("", "Namespace") and meta.name(step.obj) in claimed
+        if reason := _BYTES if holds else _left(step, old[1] if old else None, system=system):
             made.left[str(step.obj["kind"]), reason] += 1
         else:
             made.steps.append(step)
@@ -113,7 +120,7 @@ def _bootstrapped() -> frozenset[Key]:
 
 
 def _is_own(step: Step) -> bool:
-    """Whether the cluster began with the object, so that nothing would make it again; roles are an upgrade's to change."""
+    """Whether the cluster began with the object: nobody would make it again, and its roles change with upgrades."""
     return BOOTSTRAPPING in meta.labels(step.obj) or (step.deed == "delete" and key_of(step.obj) in _bootstrapped())
 
 

@@ -19,7 +19,7 @@ def thing(kind: str, name: str = "x", *, version: str = "v1", namespace: str = "
     return {"apiVersion": version, "kind": kind, "metadata": metadata | more.pop("metadata", {}), **more}
 
 
-def planned(then: Sequence[Object], now: Sequence[Object], **options: bool) -> Plan:
+def planned(then: Sequence[Object], now: Sequence[Object], **options: Any) -> Plan:
     return plan([(THINGS, then)], [(THINGS, now)], **options)
 
 
@@ -85,6 +85,13 @@ def test_what_others_make_or_own_is_left() -> None:
         made = planned(then, now)
         assert made.steps == [] and made.left.total() == len(mine)
     assert deeds(planned([], mine, system=True)) == [("delete", "s")]
+
+
+def test_a_namespace_that_has_claims_is_left_with_their_bytes_and_what_else_came_is_deleted() -> None:
+    came = [thing("Namespace", "kept", namespace=""), thing("Namespace", "bare", namespace="")]
+    made = planned([], [*came, thing("ConfigMap", "c", namespace="kept")], claimed={"kept"})
+    assert deeds(made) == [("delete", "c"), ("delete", "bare")]
+    assert dict(made.left) == {("Namespace", "hold bytes, which have no past"): 1}
 
 
 def test_a_pod_that_runs_keeps_what_it_runs() -> None:
