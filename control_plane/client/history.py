@@ -1,7 +1,10 @@
 """Times of revisions: a clock in etcd, whose own past leads from revisions to times and back.
 
-One key holds the time of day and is put again every second or so. What it held at a revision tells when that was, so
-the index is as durable as the store, and ends where the store's history does.
+One key holds the time of day and is put again a second or so after others have written: such a tick tells when the
+revisions between it and the one before were. So the index is as durable as the store, and ends where its history does.
+
+Time does not run backwards but where a clock that was ahead is right again: after some ticks that nobody wrote
+because of it, a tick begins anew, and says after which revision (`TIME REVISION`). Until the next such, times grow.
 """
 
 from contextlib import aclosing
@@ -16,6 +19,8 @@ from rayplane.proto.etcd import rpc_pb2 as pb
 from rayplane.proto.etcd.kv_pb2 import KeyValue
 
 CLOCK_KEY = b"/rayplane/clock"
+PATIENCE = 5
+"""Ticks in a row that one in the future holds up, before time begins anew: whose clock is ahead has gone by then."""
 
 
 class Forgotten(Exception):
@@ -39,19 +44,29 @@ class History:
 
     def __init__(self, etcd: EtcdClient) -> None:
         self._etcd = etcd
+        self._ahead = self._last = 0
 
     async def tick(self, now: datetime, every_s: float) -> None:
-        """Put the time, unless another has just done so. Where machines' clocks differ, time never runs backwards."""
-        last = await self._clock()
-        if last is not None and _time(last) > now - timedelta(seconds=every_s / 2):
+        """Put the time, unless another has just done so, or nobody has written since."""
+        found = await self._etcd.range(CLOCK_KEY)
+        last = found.kvs[0] if found.kvs else None
+        if last is not None and last.mod_revision == found.header.revision:
             return
+        since = _since(last) if last is not None else 0
+        if last is not None and _time(last) > now - timedelta(seconds=every_s / 2):
+            self._ahead = self._ahead + 1 if last.mod_revision == self._last else 0
+            self._last = last.mod_revision
+            if self._ahead < PATIENCE:
+                return
+            since = last.mod_revision
         same = pb.Compare(
             key=CLOCK_KEY,
             target=pb.Compare.MOD,
             result=pb.Compare.EQUAL,
             mod_revision=last.mod_revision if last is not None else 0,
         )
-        put = pb.PutRequest(key=CLOCK_KEY, value=format_micro_time(now).encode())
+        value = f"{format_micro_time(now)} {since}" if since else format_micro_time(now)
+        put = pb.PutRequest(key=CLOCK_KEY, value=value.encode())
         await self._etcd.txn([same], [pb.RequestOp(request_put=put)])
 
     async def newest(self) -> int:
@@ -86,28 +101,39 @@ class History:
             raise Forgotten(await self.oldest()) from e
 
     async def at(self, time: datetime) -> int:
-        """The last revision that is known to be no later. Raises Forgotten where all are later."""
-        last = await self._clock()
-        if last is None:
-            raise Forgotten(await self.newest())
-        low = oldest = await self.oldest()
-        high, found = max(last.mod_revision, oldest), 0
+        """The revision of the last tick that was no later. Raises Forgotten where all are later."""
+        last, oldest = await self._clock(), await self.oldest()
+        high = last.mod_revision if last is not None else 0
+        while last is not None and high >= oldest:
+            if found := await self._tick_before(time, max(_since(last) + 1, oldest), high):
+                return found
+            high = _since(last)
+            last = await self._clock(high) if high >= oldest else None
+        raise Forgotten(oldest)
+
+    async def _tick_before(self, time: datetime, low: int, high: int) -> int:
+        """The last tick no later than a time among revisions in which time grows, 0 without one."""
+        first, found = low, 0
         while low <= high:
             middle = (low + high) // 2
             one = await self._clock(middle)
-            if one is not None and _time(one) > time:
+            if one is not None and one.mod_revision >= first and _time(one) > time:
                 high = one.mod_revision - 1
             else:
-                found = max(one.mod_revision, oldest) if one is not None else 0
+                found = one.mod_revision if one is not None and one.mod_revision >= first else 0
                 low = middle + 1
-        if not found:
-            raise Forgotten(oldest)
         return found
 
     async def time_of(self, revision: int) -> datetime | None:
-        """When it was, as far as that is known: no later than that, and hardly earlier."""
-        found = await self._clock(revision)
-        return _time(found) if found is not None else None
+        """When it was: what the next tick says, or, while there is none, the last."""
+        found, last = await self._clock(revision), await self._clock()
+        if last is None or last.mod_revision <= revision or (found is not None and found.mod_revision == revision):
+            return _time(found) if found is not None else None
+        async with aclosing(self._etcd.watch(CLOCK_KEY, start_revision=revision + 1)) as answers:
+            async for answer in answers:
+                if answer.events or answer.compact_revision:
+                    return _time(answer.events[0].kv) if answer.events else None
+        return None
 
     async def _clock(self, revision: int = 0) -> KeyValue | None:
         found = await self._etcd.range(CLOCK_KEY, revision=revision)
@@ -115,4 +141,9 @@ class History:
 
 
 def _time(clock: KeyValue) -> datetime:
-    return parse_time(clock.value.decode())
+    return parse_time(clock.value.decode().partition(" ")[0])
+
+
+def _since(clock: KeyValue) -> int:
+    """The revision after which time has grown since."""
+    return int(clock.value.decode().partition(" ")[2] or 0)

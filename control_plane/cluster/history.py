@@ -19,6 +19,8 @@ from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.control_plane.durations import DurationError, parse_span
 
 LISTS_AT_ONCE = 8
+JUST_NOW: Final = timedelta(seconds=1)
+"""What has been written since may have no time yet."""
 RESTLESS: Final = frozenset({"events", "leases.coordination.k8s.io"})
 """What changes all the time and tells of other changes, or of none."""
 
@@ -70,6 +72,10 @@ def parse_instant(text: str, now: datetime) -> int | datetime:
 async def instant(etcd: EtcdClient, text: str, now: datetime) -> Instant:
     """The instant that a text names, where history has it. Raises UsageError, HistoryForgotten, RpcError."""
     asked, history = parse_instant(text, now), History(etcd)
+    if isinstance(asked, datetime) and asked > now:
+        raise UsageError(f"{text} is still to come: it is {format_time(now)}")
+    if isinstance(asked, datetime) and asked > now - JUST_NOW:
+        return await present(etcd)
     async with _told(history, text):
         revision = asked if isinstance(asked, int) else await history.at(asked)
         await history.check(revision)

@@ -83,15 +83,20 @@ async def test_an_instant_that_is_not_kept_is_told_with_the_oldest_that_is() -> 
     etcd = FakeEtcd()
     history = History(etcd)  # type: ignore[arg-type]
     for second in range(4):
+        await etcd.put(b"/registry/x", b"y")
         await history.tick(NOW + timedelta(seconds=second), 1.0)
     later = NOW + timedelta(seconds=4)
-    assert await instant(etcd, "-2s", later) == Instant(4, NOW + timedelta(seconds=2))  # type: ignore[arg-type]
-    await etcd.compact(4)
+    assert await instant(etcd, "-2s", later) == Instant(7, NOW + timedelta(seconds=2))  # type: ignore[arg-type]
+    await etcd.put(b"/registry/x", b"y")
+    assert (await instant(etcd, "-0.5s", later)).revision == 10, "it has no time yet"  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="still to come: it is 2026-01-02T12:00:04Z"):
+        await instant(etcd, "2026-01-02T12:00:05Z", later)  # type: ignore[arg-type]
+    await etcd.compact(7)
     for text in ("2", "-3s"):
-        with pytest.raises(HistoryForgotten, match=r"the oldest instant is revision 4 \(2026-01-02T12:00:02Z\)"):
+        with pytest.raises(HistoryForgotten, match=r"the oldest instant is revision 7 \(2026-01-02T12:00:02Z\)"):
             await instant(etcd, text, later)  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="still to come: the newest is 5"):
-        await instant(etcd, "9", later)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="still to come: the newest is 10"):
+        await instant(etcd, "11", later)  # type: ignore[arg-type]
 
 
 class FullEtcd(FakeEtcd):
@@ -120,15 +125,31 @@ async def test_history_is_kept_as_long_as_asked_for_unless_the_store_fills_up() 
     revisions = {}
     for minute in range(0, 120, 5):
         clock.moment = NOW + timedelta(minutes=minute)
+        await etcd.put(b"/registry/x", b"y")
         await history.tick(clock.moment, 1.0)
         revisions[minute] = etcd.revision
         if minute < 60:
-            assert await compactor.due(0) == 0, "all of it is younger than that"
-    assert await compactor.due(0) == revisions[55]
+            assert await compactor.due(0, 0.0) == 0, "all of it is younger than that"
+    assert await compactor.due(0, 0.0) == revisions[55]
     etcd.share = 0.6
-    assert [await compactor.due(0) for _ in range(2)] == [revisions[85], revisions[100]]
+    assert [await compactor.due(0, 0.0) for _ in range(2)] == [revisions[85], revisions[100]]
     etcd.share = 0.1
-    assert [await compactor.due(0) for _ in range(3)] == [revisions[85], revisions[55], revisions[55]]
+    assert [await compactor.due(0, 0.0) for _ in range(3)] == [revisions[85], revisions[55], revisions[55]]
+
+
+@pytest.mark.parametrize("early", [timedelta(), timedelta(hours=5), timedelta(hours=-5)])
+async def test_compaction_goes_by_no_machines_clock_once_a_server_has_seen_enough(early: timedelta) -> None:
+    etcd, clock = FullEtcd(), At()
+    compactor = Compactor(etcd, clock, 300.0, history_s=3600.0, clock_s=1.0)  # type: ignore[arg-type]
+    history = History(etcd)  # type: ignore[arg-type]
+    await history.tick(NOW + timedelta(days=1), 1.0)
+    seen = {0: 0}
+    for minute in range(5, 125, 5):
+        clock.moment = NOW + timedelta(minutes=minute) + (early if minute > 65 else timedelta())
+        due = await compactor.due(seen[minute - 5], 60.0 * minute)
+        assert due == (seen[minute - 65] if minute > 65 else 0), "what was there an interval before is that old"
+        await etcd.put(b"/registry/x", b"y")
+        seen[minute] = etcd.revision
 
 
 def test_history_is_never_shorter_than_an_interval() -> None:

@@ -23,18 +23,24 @@ def test_a_time_leads_to_the_last_tick_before_it(writes: list[int], forgotten: i
     async def run() -> None:
         etcd = FakeEtcd()
         history = History(etcd)  # type: ignore[arg-type]
-        ticks = []
+        ticks, written = [], {}
         for now, count in enumerate(writes):
+            before = etcd.revision
             await history.tick(at(now), 1.0)
-            ticks.append(etcd.revision)
+            if etcd.revision > before:
+                ticks.append((now, etcd.revision))
             for _ in range(count):
                 await etcd.put(b"/registry/x", b"y")
+                written[etcd.revision] = now
+        assert len(ticks) <= 1 + sum(1 for count in writes[:-1] if count), "nobody's second takes no room"
         oldest = 1
-        if forgotten and forgotten < len(writes):
-            oldest = ticks[forgotten] + writes[forgotten]
+        if forgotten and forgotten < etcd.revision:
+            oldest = forgotten
             await etcd.compact(oldest)
-        known = [(n, max(tick, oldest)) for n, tick in enumerate(ticks) if n >= forgotten or oldest == 1]
-        expected = [revision for n, revision in known if at(n) <= at(second)]
+        expected = [revision for now, revision in ticks if at(now) <= at(second) and revision >= oldest]
+        for revision, now in written.items():
+            if oldest <= revision < ticks[-1][1]:
+                assert at(now) <= await history.time_of(revision) <= at(now + 1)  # type: ignore[operator]
         assert await history.oldest() == oldest
         if expected:
             assert await history.at(at(second)) == expected[-1]
@@ -54,8 +60,37 @@ async def test_many_servers_write_one_time_and_it_never_runs_backwards() -> None
     assert etcd.revision == 2
     await other.tick(at(3), 1.0)  # its machine's clock is late
     assert (etcd.revision, await one.time_of(2)) == (2, at(10))
+    await etcd.put(b"/registry/x", b"y")
     await other.tick(at(11), 1.0)
-    assert (etcd.revision, await one.time_of(3)) == (3, at(11))
+    assert (etcd.revision, await one.time_of(4)) == (4, at(11))
+
+
+async def test_times_go_on_after_a_clock_that_was_ahead_and_lead_to_what_was_then() -> None:
+    etcd = FakeEtcd()
+    history = History(etcd)  # type: ignore[arg-type]
+    revisions = {}
+    for now in range(60):
+        early = 3600 if 10 <= now < 20 else 0
+        await etcd.put(b"/registry/x", b"y")
+        await history.tick(at(now + early), 1.0)
+        revisions[now] = etcd.revision
+    for now in (0, 9, 26, 40, 59):
+        assert await history.at(at(now)) == revisions[now]
+        assert await history.time_of(revisions[now]) == at(now)
+    assert await history.at(at(15)) == revisions[9], "nothing after it is known to be no later"
+    await etcd.compact(revisions[30])
+    with pytest.raises(Forgotten):
+        await history.at(at(9))
+
+
+async def test_an_early_clock_and_a_right_one_do_not_begin_time_anew_by_turns() -> None:
+    etcd = FakeEtcd()
+    early, right = History(etcd), History(etcd)  # type: ignore[arg-type]
+    for now in range(20):
+        await etcd.put(b"/registry/x", b"y")
+        await early.tick(at(now + 3600), 1.0)
+        await right.tick(at(now), 1.0)
+    assert await right.time_of(etcd.revision) == at(3619) and await right.at(at(3605)) == 13
 
 
 async def test_what_cannot_be_read_is_told_with_what_can() -> None:
@@ -64,6 +99,7 @@ async def test_what_cannot_be_read_is_told_with_what_can() -> None:
     with pytest.raises(Forgotten):
         await history.at(at(0))
     for now in range(5):
+        await etcd.put(b"/registry/x", b"y")
         await history.tick(at(now), 1.0)
     await etcd.compact(4)
     await history.check(4)
@@ -71,5 +107,5 @@ async def test_what_cannot_be_read_is_told_with_what_can() -> None:
         await history.check(3)
     assert gone.value.oldest == 4
     with pytest.raises(Future) as late:
-        await history.check(7)
-    assert late.value.newest == 6
+        await history.check(12)
+    assert late.value.newest == 11

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import deque
 from datetime import timedelta
 
 from rayplane.control_plane.apiserver.storage.store import put_op
@@ -35,6 +36,8 @@ class Compactor:
         self._history_s = max(history_s, interval_s)
         self._kept_s = self._history_s
         self._clock_s = clock_s
+        # Revisions, and when they were already there by the loop's clock. Oldest first, an interval apart.
+        self._seen: deque[tuple[float, int]] = deque(maxlen=int(self._history_s / interval_s) + 2 if interval_s else 0)
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -61,12 +64,17 @@ class Compactor:
         while True:
             await asyncio.sleep(self._interval_s)
             try:
-                version, revision = await self.once(version, await self.due(revision))
+                now_s = asyncio.get_running_loop().time()
+                version, revision = await self.once(version, await self.due(revision, now_s))
             except RpcError as e:
                 log.info("etcd's history is not compacted this time: %s", e)
 
-    async def due(self, before: int) -> int:
-        """The revision to compact to: `before`, the one of the last time, unless times tell; 0 is none."""
+    async def due(self, before: int, now_s: float) -> int:
+        """The revision to compact to: `before`, the one of the last time, unless history is kept; 0 is none.
+
+        Then it is what this server saw that long ago (`now_s`: now by the loop's clock), so that no machine's clock
+        stops compaction or hastens it; after a start, while it has seen none, what times tell.
+        """
         if not self._clock_s:
             return before
         status = await self._etcd.status(self._etcd.endpoints.pick())
@@ -74,6 +82,10 @@ class Compactor:
         self._kept_s = kept_span(self._kept_s, share, least_s=self._interval_s, most_s=self._history_s)
         if self._kept_s < self._history_s:
             log.warning("etcd holds much: only the last %d s of its history are kept", self._kept_s)
+        if before:
+            self._seen.append((now_s, before))
+        if old := [revision for seen_s, revision in self._seen if seen_s <= now_s - self._kept_s]:
+            return old[-1]
         try:
             return await self._history.at(self._clock.now() - timedelta(seconds=self._kept_s))
         except Forgotten:
