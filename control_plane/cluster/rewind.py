@@ -22,7 +22,7 @@ from rayplane.control_plane.client import ApiClient
 from rayplane.control_plane.cluster.history import Resource
 
 FIELD_MANAGER = "rayplane-rewind"
-TRIES, PAUSE_S = 5, 1.0
+TRIES, PAUSE_S = 15, 1.0
 _SYSTEM: Final = frozenset({"kube-system", "kube-public", "kube-node-lease"})
 CLAIMS: Final = Resource("persistentvolumeclaims.v1", True)
 _BYTES: Final = "hold bytes, which have no past"
@@ -210,7 +210,7 @@ async def carry_out(api: ApiClient, steps: Iterable[Step]) -> AsyncGenerator[Out
         again: list[Step] = []
         for step in waiting:
             error = await _done(api, step)
-            if isinstance(error, AlreadyExists | NotFound) and step.deed == "create" and tries_left:
+            if step.deed == "create" and tries_left and _passes(error):
                 again.append(step)
             else:
                 yield step, error
@@ -218,6 +218,13 @@ async def carry_out(api: ApiClient, steps: Iterable[Step]) -> AsyncGenerator[Out
             return
         waiting = again
         await asyncio.sleep(PAUSE_S)
+
+
+def _passes(error: ApiError | None) -> bool:
+    """Whether it may be otherwise soon: what stands in the way is going, or what is missing is coming."""
+    causes = (error.details or {}).get("causes") or () if error is not None else ()
+    ending = any(cause.get("reason") == "NamespaceTerminating" for cause in causes)
+    return ending or isinstance(error, AlreadyExists | NotFound)
 
 
 async def _done(api: ApiClient, step: Step) -> ApiError | None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.errors import Conflict, NotFound
+from rayplane.control_plane.api.errors import ApiError, Conflict, Forbidden, NotFound
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.cluster import rewind
 from rayplane.control_plane.cluster.history import Resource
@@ -120,13 +120,13 @@ def test_an_object_on_its_way_out_counts_as_gone() -> None:
 class Api:
     """An API that takes objects once that was tried so often."""
 
-    def __init__(self, missing: int) -> None:
-        self.missing, self.created = missing, 0
+    def __init__(self, missing: int, error: ApiError | None = None) -> None:
+        self.missing, self.created, self.error = missing, 0, error or NotFound("not yet")
 
     async def create(self, resource: str, obj: Object, *, field_manager: str) -> Object:
         if self.missing:
             self.missing -= 1
-            raise NotFound("not yet")
+            raise self.error
         self.created += 1
         return obj
 
@@ -147,3 +147,11 @@ async def test_what_is_not_there_yet_is_waited_for_and_others_writes_win(monkeyp
     assert await outcomes(Api(99), [thing("ConfigMap")], []) == [False]
     assert await outcomes(Api(0), [], [thing("ConfigMap")]) == [True], "it is gone already"
     assert await outcomes(Api(0), [thing("ConfigMap", data={})], [thing("ConfigMap", data={"a": "1"})]) == [False]
+
+
+async def test_a_namespace_on_its_way_out_is_waited_for_and_other_refusals_are_not(monkeypatch: Any) -> None:
+    monkeypatch.setattr(rewind, "PAUSE_S", 0)
+    ending = Forbidden("being terminated", details={"causes": [{"reason": "NamespaceTerminating"}]})
+    assert await outcomes(Api(2, ending), [thing("ConfigMap")], []) == [True]
+    assert await outcomes(Api(99, ending), [thing("ConfigMap")], []) == [False]
+    assert await outcomes(Api(1, Forbidden("quota")), [thing("ConfigMap")], []) == [False]
