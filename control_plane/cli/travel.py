@@ -1,7 +1,7 @@
 """Commands on a cluster's past: `diff`, `rewind` and `fork`; `get --at` is with the other commands on objects."""
 
 from collections.abc import Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Annotated, Any
 
 import orjson
@@ -14,7 +14,7 @@ from rayplane.control_plane.cli.options import Name, Output, State, console, pro
 from rayplane.control_plane.cli.printing import error_line
 from rayplane.control_plane.cli.session import Session
 from rayplane.control_plane.cluster import rewind as rewinding
-from rayplane.control_plane.cluster.errors import UsageError
+from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.control_plane.cluster.history import (
     Instant,
     Resource,
@@ -91,7 +91,8 @@ def rewind(
         olds, news = [await objects_at(session.api, wanted, one.revision, namespace) for one in (then, now)]
         [(_, claims)] = await objects_at(session.api, [rewinding.CLAIMS], now.revision)
         claimed = {meta.namespace(claim) for claim in claims}
-        planned = rewinding.plan(olds, news, system=bool(namespace), claimed=claimed)
+        alive = await _owners(session, olds, now)
+        planned = rewinding.plan(olds, news, system=bool(namespace), claimed=claimed, alive=alive)
         for (kind, reason), count in sorted(planned.left.items()):
             session.terminal.error(f"left as they are: {count} of kind {kind}, which {reason}")
         if not planned.steps:
@@ -99,6 +100,15 @@ def rewind(
         return await _rewound(session, planned.steps, dry_run=dry_run)
 
     with_session(name, state, namespace, work)
+
+
+async def _owners(session: Session, olds: rewinding.Found, now: Instant) -> set[str]:
+    """The uids of what there is now of the kinds that objects belonged to."""
+    wanted = set()
+    for version, kind in rewinding.owners(olds):
+        with suppress(ClusterError):  # a kind that is gone, with all that were of it
+            wanted.add(Resource.of(await session.kinds.of({"apiVersion": version, "kind": kind})))
+    return {meta.uid(o) for _, objs in await objects_at(session.api, wanted, now.revision) for o in objs}
 
 
 async def _rewound(session: Session, steps: Sequence[rewinding.Step], *, dry_run: bool) -> int:

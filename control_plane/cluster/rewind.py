@@ -74,13 +74,28 @@ class Plan:
 Found = Iterable[tuple[Resource, Sequence[Object]]]
 
 
-def plan(then: Found, now: Found, *, system: bool = False, claimed: AbstractSet[str] = frozenset()) -> Plan:
+def owners(then: Found) -> list[tuple[str, str]]:
+    """The versions and kinds of objects that others, which no controller made, belonged to."""
+    owned = (o for _, objs in then for o in objs if meta.controller_of(o) is None)
+    found = (one for o in owned for one in meta.metadata(o).get("ownerReferences") or ())
+    return sorted({(str(one["apiVersion"]), str(one["kind"])) for one in found})
+
+
+def plan(
+    then: Found,
+    now: Found,
+    *,
+    system: bool = False,
+    claimed: AbstractSet[str] = frozenset(),
+    alive: AbstractSet[str] = frozenset(),
+) -> Plan:
     """What to write so that the objects are again as they were. `system`: those of the cluster's own namespaces too.
 
-    `claimed`: namespaces that have claims now. With one of these its volumes would go.
+    `claimed`: namespaces that have claims now; with one of these its volumes would go. `alive`: the uids of `owners`
+    that there are now and that need not be among `now`; what belonged to others belongs to nobody then.
     """
     olds, news = _by_key(then), _by_key(now)
-    alive = {meta.uid(obj) for _, obj in news.values()}
+    alive = alive | {meta.uid(obj) for _, obj in news.values()}
     made = Plan()
     for key in {**olds, **news}:
         resource, old, new = (olds.get(key) or news[key])[0], olds.get(key), news.get(key)
@@ -100,7 +115,7 @@ def _by_key(found: Found) -> dict[Key, tuple[Resource, Object]]:
     return {key_of(o): (resource, o) for resource, objs in found for o in objs}
 
 
-def _step(resource: Resource, old: Object | None, new: Object | None, alive: set[str]) -> Step | None:
+def _step(resource: Resource, old: Object | None, new: Object | None, alive: AbstractSet[str]) -> Step | None:
     if old is not None and meta.is_deleting(old):
         old = None  # it was on its way out
     if old is None:
@@ -149,7 +164,7 @@ def _has_ended(obj: Object) -> bool:
     return obj["kind"] == "Job" and any(meta.condition_is(obj, done) for done in ("Complete", "Failed"))
 
 
-def _afresh(old: Object, alive: set[str]) -> Object:
+def _afresh(old: Object, alive: AbstractSet[str]) -> Object:
     """An object to make anew: without what a server or another component had told of the one before."""
     metadata = meta.metadata(old)
     kept: Object = {

@@ -59,6 +59,15 @@ def test_what_went_is_made_anew_and_what_came_is_deleted() -> None:
     assert pod["metadata"] == {"name": "lone", "namespace": "default", "ownerReferences": [{"uid": "uid-alive"}]}
 
 
+def test_what_belonged_to_objects_of_other_kinds_still_does_where_these_live() -> None:
+    old = thing("Secret", "s")
+    references = [{"apiVersion": "apps/v1", "kind": "Deployment", "uid": uid} for uid in ("lives", "gone")]
+    old["metadata"]["ownerReferences"] = references
+    assert rewind.owners([(THINGS, [old, thing("ConfigMap")])]) == [("apps/v1", "Deployment")]
+    [step] = planned([old], [], alive={"lives"}).steps
+    assert step.obj["metadata"]["ownerReferences"] == references[:1]
+
+
 def test_a_job_looks_for_pods_of_its_own_and_one_that_had_ended_is_not_run_again() -> None:
     labels = {"app": "a", "controller-uid": "1", "batch.kubernetes.io/controller-uid": "1", "job-name": "j"}
     spec = {"selector": {"matchLabels": {"controller-uid": "1"}}, "template": {"metadata": {"labels": labels}}}
