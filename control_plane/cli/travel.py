@@ -125,7 +125,8 @@ async def _rewound(session: Session, steps: Sequence[rewinding.Step], *, dry_run
             else:
                 session.terminal.error(f"{_place(step.obj)} not {DEEDS[step.deed]}: {error_line(error)}")
     if failed:
-        session.terminal.error(f"{failed} of {len(steps)} objects could not be put back; run it again to try those")
+        text = f"{failed} of {len(steps)} writes failed; run it again to try those, but for what is refused as invalid"
+        session.terminal.error(text)
     return 1 if failed else 0
 
 

@@ -46,6 +46,14 @@ _RUNNING: Final = {
 _MADE: Final = frozenset({("ServiceAccount", "default"), ("ConfigMap", "kube-root-ca.crt")})
 _COUNTED: Final = ("deployment.kubernetes.io/", "deprecated.daemonset.template.generation")
 """Beginnings of the annotations in which controllers count what they have done."""
+_FIXED: Final = {
+    "Job": ("selector",),
+    "StatefulSet": ("selector", "serviceName", "volumeClaimTemplates", "podManagementPolicy"),
+    "Deployment": ("selector",),
+    "DaemonSet": ("selector",),
+    "ReplicaSet": ("selector",),
+}
+"""Fields of specs that no update changes: those of another object of the name may differ."""
 # What others need comes first; what could refuse others' writes last. All else is between.
 _ORDER: Final = {"Namespace": 0, "CustomResourceDefinition": 1, "ServiceAccount": 2, "Secret": 2, "ConfigMap": 2}
 _REFUSING: Final = "admissionregistration.k8s.io"
@@ -107,6 +115,8 @@ def plan(
             made.left[str(step.obj["kind"]), reason] += 1
         else:
             made.steps.append(step)
+            if step.deed == "create" and new is not None and not meta.is_deleting(new[1]):
+                made.steps.append(Step("delete", resource, new[1]))
     made.steps.sort(key=_rank)
     return made
 
@@ -120,10 +130,18 @@ def _step(resource: Resource, old: Object | None, new: Object | None, alive: Abs
         old = None  # it was on its way out
     if old is None:
         return Step("delete", resource, new) if new is not None and not meta.is_deleting(new) else None
-    if new is None or meta.is_deleting(new):
+    if new is None or meta.is_deleting(new) or _is_fixed(old, new):
         return Step("create", resource, _afresh(old, alive))
     wanted = _again(old, new)
     return Step("update", resource, wanted) if _wish(wanted) != _wish(new) else None
+
+
+def _is_fixed(old: Object, new: Object) -> bool:
+    """Whether an update would be refused, so that what there is has to go first."""
+    if new["kind"] in ("ConfigMap", "Secret") and new.get("immutable"):
+        return any(old.get(part) != new.get(part) for part in ("data", "binaryData", "immutable"))
+    fields = _FIXED.get(str(new["kind"]), ()) if meta.uid(old) != meta.uid(new) else ()
+    return any(meta.spec(old).get(field) != meta.spec(new).get(field) for field in fields)
 
 
 @functools.cache

@@ -79,6 +79,21 @@ def test_a_job_looks_for_pods_of_its_own_and_one_that_had_ended_is_not_run_again
     assert made.steps == [] and {reason for _, reason in made.left} == {"had ended"}
 
 
+def test_what_no_update_can_change_is_deleted_and_made_anew() -> None:
+    def job(uid: str, **more: Any) -> Object:
+        selector = {"matchLabels": {"batch.kubernetes.io/controller-uid": uid}}
+        return thing("Job", "j", version="batch/v1", spec={"selector": selector}, metadata={"uid": uid}, **more)
+
+    made = planned([job("one")], [job("two")])
+    assert deeds(made) == [("delete", "j"), ("create", "j")] and meta.uid(made.steps[0].obj) == "two"
+    ended = job("one", status={"conditions": [{"type": "Complete", "status": "True"}]})
+    assert planned([ended], [job("two")]).steps == [], "it is not run again, and what runs goes on"
+    for kind in ("ConfigMap", "Secret"):
+        old, new = thing(kind, data={"a": "1"}), thing(kind, data={"a": "2"}, immutable=True)
+        assert deeds(planned([old], [new])) == [("delete", "x"), ("create", "x")]
+        assert deeds(planned([new], [old])) == [("update", "x")]
+
+
 def test_what_others_make_or_own_is_left() -> None:
     owned = thing("Pod", "p")
     owned["metadata"]["ownerReferences"] = [{"uid": "r", "controller": True}]
