@@ -102,3 +102,18 @@ def test_an_unwritten_object_is_not_looked_into_and_a_custom_one_is() -> None:
     ]
     [found] = changes(custom[:1], custom[1:])
     assert [(f.path, f.before, f.after) for f in found.fields] == [("spec.n", None, [1])]
+
+
+def test_of_a_secret_it_is_told_which_keys_changed_and_no_value() -> None:
+    def secret(version: int, **data: str) -> Object:
+        applied = {"kubectl.kubernetes.io/last-applied-configuration": str(data)}
+        found = config_map("door", data, version) | {"kind": "Secret"}
+        found["metadata"] = found["metadata"] | {"annotations": applied}
+        return found
+
+    [changed] = changes([secret(1, key="b2xk", same="c2Ft", gone="Z29u")], [secret(2, key="bmV3", same="c2Ft")])
+    told = {one.path: (one.before, one.after) for one in changed.fields if one.path.startswith("data")}
+    assert told == {"data.key": ("*** (before)", "*** (after)"), "data.gone": ("*** (before)", None)}
+    [all_new] = changes([config_map("door", {}, 1) | {"kind": "Secret", "data": None}], [secret(2, key="bmV3")])
+    for one in (changed, all_new):
+        assert not [value for value in ("b2xk", "bmV3", "c2Ft", "Z29u") if value in str(one.to_json())]

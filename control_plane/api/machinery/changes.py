@@ -19,13 +19,19 @@ from rayplane.control_plane.api.meta import Object
 What = Literal["created", "deleted", "replaced", "changed"]
 Key = tuple[str, str, str, str]
 ABSENT: Final = None
+BEFORE, AFTER = "*** (before)", "*** (after)"
+"""What stands for the values of Secrets, as in `kubectl diff`."""
+_LAST_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
 _COUNTED: Final = ("generation", "managedFields", "resourceVersion", "selfLink", "uid", "creationTimestamp")
 """Metadata that tell nothing beside what else has changed."""
 
 
 @dataclass(frozen=True, slots=True)
 class FieldChange:
-    """A field with what it was and what it became; None for nothing. `by` and `at` are empty where nobody knows."""
+    """A field with what it was and what it became; None for nothing, a word for what a Secret keeps.
+
+    `by` and `at` are empty where nobody knows.
+    """
 
     path: str
     before: Any
@@ -106,6 +112,7 @@ def _field_changes(old: Object, new: Object) -> Iterator[FieldChange]:
         root = UNDESCRIBED
         found = compare(told, now, root)
     before, after = managed_fields.decode(old), managed_fields.decode(new)
+    told, now = _masked(told, BEFORE), _masked(now, AFTER)
     moved = [m for m, e in after.items() if m not in before or before[m] != e]
     for path in _outermost(found.changed | found.removed):
         value = _value(now, path, root)
@@ -116,6 +123,17 @@ def _field_changes(old: Object, new: Object) -> Iterator[FieldChange]:
 
 def _telling(obj: Object) -> Object:
     return {**obj, "metadata": meta.without(meta.metadata(obj), _COUNTED)}
+
+
+def _masked(obj: Object, word: str) -> Object:
+    """The object with a word instead of what a Secret keeps."""
+    if key_of(obj)[:2] != ("", "Secret"):
+        return obj
+    kept = {part: dict.fromkeys(obj[part], word) for part in ("data", "stringData") if type(obj.get(part)) is dict}
+    metadata = meta.metadata(obj)
+    if _LAST_APPLIED in meta.annotations(obj):
+        metadata = {**metadata, "annotations": {**meta.annotations(obj), _LAST_APPLIED: word}}
+    return {**obj, **kept, "metadata": metadata}
 
 
 def _outermost(paths: FieldSet) -> list[Path]:
