@@ -23,6 +23,7 @@ from rayplane.control_plane.cluster.history import (
     objects_at,
     present,
     resources,
+    unread_kinds,
 )
 
 Kinds = Annotated[list[str] | None, typer.Argument(metavar="[KIND..]", help="Only these kinds.")]
@@ -54,8 +55,10 @@ def diff(
     async def work(session: Session) -> int:
         old, new = await _instant(session, since), await _instant(session, to)
         found = await changes_between(session.api, await _wanted(session, kinds), old, new, namespace)
+        unread = await _unread(session, kinds, old, new)
         if as_json:
             value = {"from": old.to_json(), "to": new.to_json(), "changes": [one.to_json() for one in found]}
+            value["unread"] = unread
             session.terminal.write(orjson.dumps(value, option=orjson.OPT_INDENT_2) + b"\n")
             return 0
         for line in lines(found):
@@ -88,6 +91,7 @@ def rewind(
     async def work(session: Session) -> int:
         then, wanted = await instant(session.etcd, to, session.clock.now()), await _wanted(session, kinds)
         now = await present(session.etcd)
+        await _unread(session, kinds, then)
         olds, news = [await objects_at(session.api, wanted, one.revision, namespace) for one in (then, now)]
         [(_, claims)] = await objects_at(session.api, [rewinding.CLAIMS], now.revision)
         claimed = {meta.namespace(claim) for claim in claims}
@@ -167,6 +171,14 @@ async def _wanted(session: Session, kinds: Sequence[str] | None) -> list[Resourc
         return await resources(session.api)
     found = [info for text in kinds for word in text.split(",") for info in await session.kinds.resolve(word)]
     return [Resource.of(info) for info in dict.fromkeys(found)]
+
+
+async def _unread(session: Session, kinds: Sequence[str] | None, *instants: Instant) -> list[str]:
+    """Tell which kinds nobody can read any more."""
+    found = [] if kinds else await unread_kinds(session.api, *instants)
+    for name in found:
+        session.terminal.error(f"objects of {name} cannot be read: its definition has been deleted since")
+    return found
 
 
 def lines(found: Sequence[Change]) -> list[str]:

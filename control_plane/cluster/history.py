@@ -148,3 +148,13 @@ async def changes_between(
         [o for _, objs in await objects_at(api, wanted, one.revision, namespace) for o in objs] for one in (old, new)
     ]
     return changes(before, after)
+
+
+async def unread_kinds(api: ApiClient, *instants: Instant) -> list[str]:
+    """Custom kinds, by their definitions, that were there at an instant and are not now: nobody can read their objects.
+
+    Raises HistoryForgotten, ApiError.
+    """
+    served = {meta.name(one) for one in (await api.list(CRDS)).items}
+    then = [await objects_at(api, [Resource(CRDS, namespaced=False)], one.revision) for one in instants]
+    return sorted({meta.name(o) for found in then for _, objs in found for o in objs} - served)

@@ -39,6 +39,7 @@ from rayplane.control_plane.cluster.history import (
     oldest,
     present,
     resources,
+    unread_kinds,
 )
 from rayplane.control_plane.cluster.state import StateDir
 from rayplane.control_plane.cluster.status import glances
@@ -222,7 +223,9 @@ class Gateway:
             old, new = [await self._instant(admin, _asked(request, name)) for name in ("from", "to")]
             namespace = request.query.get("namespace", "")
             found = await changes_between(admin.api, await resources(admin.api), old, new, namespace)
-        return _json({"from": old.to_json(), "to": new.to_json(), "changes": [one.to_json() for one in found]})
+            unread = await unread_kinds(admin.api, old, new)
+        span = {"from": old.to_json(), "to": new.to_json()}
+        return _json({**span, "changes": [one.to_json() for one in found], "unread": unread})
 
     async def _instant(self, admin: Access, text: str) -> Instant:
         try:

@@ -1,10 +1,12 @@
 """The past as an API server tells it: objects of an instant, and what is said where there is none."""
 
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition import CRDS
 from rayplane.control_plane.apiserver.storage.compaction import Compactor, kept_span
 from rayplane.control_plane.client import api as client_api
 from rayplane.control_plane.client.history import History
@@ -18,6 +20,7 @@ from rayplane.control_plane.cluster.history import (
     objects_at,
     parse_instant,
     resources,
+    unread_kinds,
 )
 from rayplane.control_plane.cluster.rewind import plan
 from rayplane.proto.etcd import rpc_pb2 as pb
@@ -70,6 +73,19 @@ async def test_all_stored_kinds_are_known_but_those_that_never_rest(stack: Stack
     assert not {one for one in found if one.split(".")[0] in {name.split(".")[0] for name in RESTLESS}}
     everything = await objects_at(stack.client(), await resources(stack.client()), stack.etcd.revision)
     assert {o["kind"] for _, objs in everything for o in objs} >= {"Namespace", "ClusterRole", "ServiceAccount"}
+
+
+async def test_kinds_whose_definition_is_gone_are_told(stack: Stack) -> None:
+    api, then = stack.client(), Instant(stack.etcd.revision, None)
+    assert await unread_kinds(api, then) == []
+    known = await api.list(CRDS)
+    gone = meta.name(known.items[0])
+    await api.delete(CRDS, gone)
+    async with aclosing(api.watch(CRDS, resource_version=known.resource_version)) as watch:
+        async for events in watch:
+            if any(one.type == "DELETED" for one in events):
+                break
+    assert await unread_kinds(api, then, Instant(stack.etcd.revision, None)) == [gone]
 
 
 async def test_what_a_cluster_begins_with_is_not_deleted(stack: Stack) -> None:

@@ -94,11 +94,12 @@ function view({ oldest, newest, at, mark, changes, error, playing }, parameters,
 const value = (one) => (one === null ? "–" : typeof one === "string" ? one : JSON.stringify(one));
 const who = ({ manager, time }) => [manager, time].filter(Boolean).join(", ");
 
-function changed({ from, to, changes }) {
+function changed({ from, to, changes, unread }) {
   const row = (one) => html`<tr><th scope="row">${one.kind} ${[one.namespace, one.name].filter(Boolean).join("/")}</th><td>${one.change}</td>
     <td><ul>${one.fields.map((field) => html`<li>${field.path}: <code class="less">${value(field.before)}</code> → <code class="more">${value(field.after)}</code> <small>${who(field)}</small></li>`)}</ul></td>
     <td>${who(one)}</td></tr>`;
   return html`<h2>From revision ${from.revision} to ${to.revision}</h2>
+    ${unread.map((name) => html`<p>objects of ${name} cannot be read: its definition has been deleted since</p>`)}
     ${changes.length
       ? html`<table class="diff"><thead><tr><th>object</th><th>was</th><th>fields</th><th>by</th></tr></thead><tbody>${changes.map(row)}</tbody></table>`
       : html`<p>Nothing changed.</p>`}`;
