@@ -19,7 +19,7 @@ from rayplane.proto.etcd import rpc_pb2 as pb
 from rayplane.proto.etcd.kv_pb2 import KeyValue
 
 CLOCK_KEY = b"/rayplane/clock"
-PATIENCE = 5
+TICKS_HELD_UP = 5
 """Ticks in a row that one in the future holds up, before time begins anew: whose clock is ahead has gone by then."""
 
 
@@ -56,7 +56,7 @@ class History:
         if last is not None and _time(last) > now - timedelta(seconds=every_s / 2):
             self._ahead = self._ahead + 1 if last.mod_revision == self._last else 0
             self._last = last.mod_revision
-            if self._ahead < PATIENCE:
+            if self._ahead < TICKS_HELD_UP:
                 return
             since = last.mod_revision
         same = pb.Compare(
