@@ -18,6 +18,7 @@ from rayplane.control_plane.api.bootstrap import OF_EACH_CLUSTER, bootstrap_obje
 from rayplane.control_plane.api.errors import AlreadyExists, ApiError, NotFound
 from rayplane.control_plane.api.machinery.changes import Key, key_of
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.state import pod_is_terminated
 from rayplane.control_plane.client import ApiClient
 from rayplane.control_plane.cluster.history import Resource
 
@@ -178,7 +179,7 @@ def _left(step: Step, old: Object | None, *, system: bool) -> str:
 def _has_ended(obj: Object) -> bool:
     """Whether a pod or a job has done what it was for; another of it would do it again."""
     if obj["kind"] == "Pod":
-        return meta.status(obj).get("phase") in ("Succeeded", "Failed")
+        return pod_is_terminated(obj)
     return obj["kind"] == "Job" and any(meta.condition_is(obj, done) for done in ("Complete", "Failed"))
 
 
