@@ -82,8 +82,9 @@ def rewind(
     """Write objects again as they were: what came since is deleted, what went is made anew, the rest updated.
 
     History stays: these are new writes. Controllers then make pods fit their Deployments, Jobs and the like again; a
-    pod of nobody that went is started anew, one that still runs goes on. Nodes, volumes and claims, namespaces that
-    have claims, what every cluster begins with, and (unless named by -n) its own namespaces are left as they are.
+    pod of nobody that went is started anew, one that still runs goes on. Nodes, volumes and claims, what claims would
+    go with (their namespaces and owners), what every cluster begins with, and (unless named by -n) its own namespaces
+    are left as they are.
     """
     if not (dry_run or yes):
         raise UsageError("rewinding deletes and changes objects: look with --dry-run, then say --yes")
@@ -93,10 +94,8 @@ def rewind(
         now = await present(session.etcd)
         await _unread(session, kinds, then)
         olds, news = [await objects_at(session.api, wanted, one.revision, namespace) for one in (then, now)]
-        [(_, claims)] = await objects_at(session.api, [rewinding.CLAIMS], now.revision)
-        claimed = {meta.namespace(claim) for claim in claims}
-        alive = await _owners(session, olds, now)
-        planned = rewinding.plan(olds, news, system=bool(namespace), claimed=claimed, alive=alive)
+        held, alive = await _holders(session, now), await _owners(session, olds, now)
+        planned = rewinding.plan(olds, news, system=bool(namespace), held=held, alive=alive)
         for (kind, reason), count in sorted(planned.left.items()):
             session.terminal.error(f"left as they are: {count} of kind {kind}, which {reason}")
         if not planned.steps:
@@ -104,6 +103,13 @@ def rewind(
         return await _rewound(session, planned.steps, dry_run=dry_run)
 
     with_session(name, state, namespace, work)
+
+
+async def _holders(session: Session, now: Instant) -> set[str]:
+    """The uids of what claims would go with; these may be of any kind, and of any that is between."""
+    [(_, claims)] = await objects_at(session.api, [rewinding.CLAIMS], now.revision)
+    everything = await objects_at(session.api, await resources(session.api), now.revision) if claims else []
+    return rewinding.holders(claims, everything)
 
 
 async def _owners(session: Session, olds: rewinding.Found, now: Instant) -> set[str]:

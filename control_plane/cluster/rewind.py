@@ -90,18 +90,34 @@ def owners(then: Found) -> list[tuple[str, str]]:
     return sorted({(str(one["apiVersion"]), str(one["kind"])) for one in found})
 
 
+def holders(claims: Iterable[Object], now: Found) -> set[str]:
+    """The uids of what claims, and with them their volumes, would go with: owners, namespaces, definitions of kinds."""
+    objs = {meta.uid(o): o for _, found in now for o in found}
+    spaces = {meta.name(o): uid for uid, o in objs.items() if o["kind"] == "Namespace"}
+    defined = {uid: meta.spec(o) for uid, o in objs.items() if o["kind"] == "CustomResourceDefinition"}
+    definitions = {(spec.get("group"), (spec.get("names") or {}).get("kind")): uid for uid, spec in defined.items()}
+    held, waiting = set[str](), list(claims)
+    while waiting:
+        obj = waiting.pop()
+        above = {str(one.get("uid")) for one in meta.metadata(obj).get("ownerReferences") or ()}
+        above |= {spaces.get(meta.namespace(obj), ""), definitions.get((meta.group_of(obj), obj["kind"]), "")}
+        waiting += [objs[uid] for uid in above - held if uid in objs]
+        held |= above
+    return held - {""}
+
+
 def plan(
     then: Found,
     now: Found,
     *,
     system: bool = False,
-    claimed: AbstractSet[str] = frozenset(),
+    held: AbstractSet[str] = frozenset(),
     alive: AbstractSet[str] = frozenset(),
 ) -> Plan:
     """What to write so that the objects are again as they were. `system`: those of the cluster's own namespaces too.
 
-    `claimed`: namespaces that have claims now; with one of these its volumes would go. `alive`: the uids of `owners`
-    that there are now and that need not be among `now`; what belonged to others belongs to nobody then.
+    `held`: the uids of `holders`. `alive`: the uids of `owners` that there are now and that need not be among `now`;
+    what belonged to others belongs to nobody then.
     """
     olds, news = _by_key(then), _by_key(now)
     alive = alive | {meta.uid(obj) for _, obj in news.values()}
@@ -111,8 +127,10 @@ def plan(
         step = _step(resource, old[1] if old else None, new[1] if new else None, alive)
         if step is None:
             continue
-        holds = step.deed == "delete" and key[:2] == ("", "Namespace") and meta.name(step.obj) in claimed
-        if reason := _BYTES if holds else _left(step, old[1] if old else None, system=system):
+        reason = _left(step, old[1] if old else None, system=system)
+        if not reason and step.deed != "update" and new is not None and meta.uid(new[1]) in held:
+            reason = _BYTES
+        if reason:
             made.left[str(step.obj["kind"]), reason] += 1
         else:
             made.steps.append(step)

@@ -113,9 +113,32 @@ def test_what_others_make_or_own_is_left() -> None:
 
 def test_a_namespace_that_has_claims_is_left_with_their_bytes_and_what_else_came_is_deleted() -> None:
     came = [thing("Namespace", "kept", namespace=""), thing("Namespace", "bare", namespace="")]
-    made = planned([], [*came, thing("ConfigMap", "c", namespace="kept")], claimed={"kept"})
+    claim = thing("PersistentVolumeClaim", namespace="kept")
+    held = rewind.holders([claim], [(THINGS, came)])
+    made = planned([], [*came, thing("ConfigMap", "c", namespace="kept")], held=held)
     assert deeds(made) == [("delete", "c"), ("delete", "bare")]
     assert dict(made.left) == {("Namespace", "hold bytes, which have no past"): 1}
+
+
+def test_what_claims_would_go_with_is_left_whether_it_came_since_or_is_another_now() -> None:
+    def owned(by: str, kind: str, name: str, **more: Any) -> Object:
+        return thing(kind, name, metadata={"ownerReferences": [{"uid": f"uid-{by}"}]}, **more)
+
+    names = {"group": "db.example", "names": {"kind": "Database"}}
+    definition = thing("CustomResourceDefinition", "dbs", version="apiextensions.k8s.io/v1", namespace="", spec=names)
+    now = [
+        thing("Database", "db", version="db.example/v1"),
+        definition,
+        owned("db", "StatefulSet", "sts", version="apps/v1", spec={"selector": 2}),
+        thing("ConfigMap", "free"),
+    ]
+    held = rewind.holders([owned("sts", "PersistentVolumeClaim", "data")], [(THINGS, now)])
+    assert held == {"uid-sts", "uid-db", "uid-dbs"}
+    made = planned([], now, held=held)
+    assert deeds(made) == [("delete", "free")] and {reason for _, reason in made.left} == {rewind._BYTES}
+    before = thing("StatefulSet", "sts", version="apps/v1", spec={"selector": 1}, metadata={"uid": "before"})
+    assert planned([before], [now[2]], held=held).steps == [], "another of its name was there"
+    assert deeds(planned([before], [now[2]])) == [("delete", "sts"), ("create", "sts")]
 
 
 def test_a_pod_that_runs_keeps_what_it_runs() -> None:
