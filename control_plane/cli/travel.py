@@ -29,7 +29,7 @@ from rayplane.control_plane.cluster.history import (
 Kinds = Annotated[list[str] | None, typer.Argument(metavar="[KIND..]", help="Only these kinds.")]
 TEXT_MAX = 100
 SIGNS = {"created": "+", "deleted": "-", "replaced": "!", "changed": "~"}
-DEEDS = {"create": "created", "update": "updated", "delete": "deleted"}
+DEEDS = {"create": "created", "update": "updated", "delete": "deleted", "replace": "replaced"}
 
 
 def register(app: typer.Typer) -> None:

@@ -60,16 +60,17 @@ _ORDER: Final = {"Namespace": 0, "CustomResourceDefinition": 1, "ServiceAccount"
 _REFUSING: Final = "admissionregistration.k8s.io"
 _BETWEEN, _WORK, _LAST = 3, 4, 5
 
-Deed = Literal["create", "update", "delete"]
+Deed = Literal["create", "update", "delete", "replace"]
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One write. `obj` is as it is written, or for a delete as it is now."""
+    """One write. `obj` is as written, or for a delete as it is now; `present` is what has to go before a replace."""
 
     deed: Deed
     resource: Resource
     obj: Object
+    present: Object = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -134,8 +135,6 @@ def plan(
             made.left[str(step.obj["kind"]), reason] += 1
         else:
             made.steps.append(step)
-            if step.deed == "create" and new is not None and not meta.is_deleting(new[1]):
-                made.steps.append(Step("delete", resource, new[1]))
     made.steps.sort(key=_rank)
     return made
 
@@ -149,8 +148,10 @@ def _step(resource: Resource, old: Object | None, new: Object | None, alive: Abs
         old = None  # it was on its way out
     if old is None:
         return Step("delete", resource, new) if new is not None and not meta.is_deleting(new) else None
-    if new is None or meta.is_deleting(new) or _is_fixed(old, new):
+    if new is None or meta.is_deleting(new):
         return Step("create", resource, _afresh(old, alive))
+    if _is_fixed(old, new):
+        return Step("replace", resource, _afresh(old, alive), new)
     wanted = _again(old, new)
     return Step("update", resource, wanted) if _wish(wanted) != _wish(new) else None
 
@@ -261,7 +262,7 @@ async def carry_out(api: ApiClient, steps: Iterable[Step]) -> AsyncGenerator[Out
     for tries_left in reversed(range(TRIES)):
         again: list[Step] = []
         for step in waiting:
-            error = await _done(api, step)
+            error = await (_replaced(api, step) if step.deed == "replace" else _done(api, step))
             if step.deed == "create" and tries_left and _passes(error):
                 again.append(step)
             else:
@@ -270,6 +271,29 @@ async def carry_out(api: ApiClient, steps: Iterable[Step]) -> AsyncGenerator[Out
             return
         waiting = again
         await asyncio.sleep(PAUSE_S)
+
+
+async def _replaced(api: ApiClient, step: Step) -> ApiError | None:
+    """Delete, and create once that is gone; where this is refused, what there was is made anew."""
+    if error := await _done(api, Step("delete", step.resource, step.present)):
+        return error
+    error = await _created(api, step)
+    if error is None:
+        return None
+    alive = {str(one.get("uid")) for one in meta.metadata(step.present).get("ownerReferences") or ()}
+    back = await _created(api, Step("create", step.resource, _afresh(step.present, alive)), whatever=True)
+    told = "what there was is made anew" if back is None else f"and what there was is deleted: {back.message}"
+    return ApiError(f"{error.message}; {told}", details=error.details, reason=error.reason, code=error.code)
+
+
+async def _created(api: ApiClient, step: Step, *, whatever: bool = False) -> ApiError | None:
+    """Create, tried again for some seconds where it may be otherwise soon, or `whatever` is said."""
+    for tries_left in reversed(range(TRIES)):
+        error = await _done(api, Step("create", step.resource, step.obj))
+        if error is None or not (tries_left and (whatever or _passes(error))):
+            return error
+        await asyncio.sleep(PAUSE_S)
+    return None
 
 
 def _passes(error: ApiError | None) -> bool:

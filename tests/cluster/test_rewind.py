@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.errors import ApiError, Conflict, Forbidden, NotFound
+from rayplane.control_plane.api.errors import AlreadyExists, ApiError, Conflict, Forbidden, NotFound
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.cluster import rewind
 from rayplane.control_plane.cluster.history import Resource
@@ -85,12 +85,12 @@ def test_what_no_update_can_change_is_deleted_and_made_anew() -> None:
         return thing("Job", "j", version="batch/v1", spec={"selector": selector}, metadata={"uid": uid}, **more)
 
     made = planned([job("one")], [job("two")])
-    assert deeds(made) == [("delete", "j"), ("create", "j")] and meta.uid(made.steps[0].obj) == "two"
+    assert deeds(made) == [("replace", "j")] and meta.uid(made.steps[0].present) == "two"
     ended = job("one", status={"conditions": [{"type": "Complete", "status": "True"}]})
     assert planned([ended], [job("two")]).steps == [], "it is not run again, and what runs goes on"
     for kind in ("ConfigMap", "Secret"):
         old, new = thing(kind, data={"a": "1"}), thing(kind, data={"a": "2"}, immutable=True)
-        assert deeds(planned([old], [new])) == [("delete", "x"), ("create", "x")]
+        assert deeds(planned([old], [new])) == [("replace", "x")]
         assert deeds(planned([new], [old])) == [("update", "x")]
 
 
@@ -138,7 +138,7 @@ def test_what_claims_would_go_with_is_left_whether_it_came_since_or_is_another_n
     assert deeds(made) == [("delete", "free")] and {reason for _, reason in made.left} == {rewind._BYTES}
     before = thing("StatefulSet", "sts", version="apps/v1", spec={"selector": 1}, metadata={"uid": "before"})
     assert planned([before], [now[2]], held=held).steps == [], "another of its name was there"
-    assert deeds(planned([before], [now[2]])) == [("delete", "sts"), ("create", "sts")]
+    assert deeds(planned([before], [now[2]])) == [("replace", "sts")]
 
 
 def test_a_pod_that_runs_keeps_what_it_runs() -> None:
@@ -202,3 +202,40 @@ async def test_a_namespace_on_its_way_out_is_waited_for_and_other_refusals_are_n
     assert await outcomes(Api(2, ending), [thing("ConfigMap")], []) == [True]
     assert await outcomes(Api(99, ending), [thing("ConfigMap")], []) == [False]
     assert await outcomes(Api(1, Forbidden("quota")), [thing("ConfigMap")], []) == [False]
+
+
+class Store(Api):
+    """An API with one object that goes some tries after it is deleted; it takes what it is not `refusing`."""
+
+    def __init__(self, obj: Object, *, lingers: int = 2, refusing: Any = None, keeps: bool = False) -> None:
+        super().__init__(0)
+        self.obj: Object | None = obj
+        self.lingers, self.refusing, self.keeps = lingers, refusing, keeps
+
+    async def create(self, resource: str, obj: Object, *, field_manager: str) -> Object:
+        self.lingers -= 1
+        if self.obj is not None and self.lingers >= 0:
+            raise AlreadyExists("being deleted")
+        self.obj = None
+        if obj["data"] == self.refusing:
+            raise Forbidden("quota")
+        self.obj = obj
+        return obj
+
+    async def delete(self, resource: str, name: str, namespace: str, *, uid: str, propagation: str) -> Object:
+        if self.keeps:
+            raise Forbidden("protected")
+        return {}
+
+
+async def test_what_is_replaced_is_there_again_where_the_one_of_before_is_refused(monkeypatch: Any) -> None:
+    monkeypatch.setattr(rewind, "PAUSE_S", 0)
+    old, new = thing("ConfigMap", data={"a": "1"}), thing("ConfigMap", data={"a": "2"}, immutable=True)
+    for store, there, told in (
+        (Store(new), old, ""),
+        (Store(new, refusing=old["data"]), new, "quota; what there was is made anew"),
+        (Store(new, keeps=True), new, "protected"),
+    ):
+        [(step, error)] = [one async for one in carry_out(store, planned([old], [new]).steps)]  # type: ignore[arg-type]
+        assert step.deed == "replace" and (error.message if error else "") == told
+        assert store.obj is not None and store.obj["data"] == there["data"]
