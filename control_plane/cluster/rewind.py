@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from rayplane.control_plane.api import chaos_mesh, meta
 from rayplane.control_plane.api.authorization.bootstrap_policy import BOOTSTRAPPING
@@ -48,13 +48,42 @@ _MADE: Final = frozenset({("ServiceAccount", "default"), ("ConfigMap", "kube-roo
 _COUNTED: Final = ("deployment.kubernetes.io/", "deprecated.daemonset.template.generation")
 """Beginnings of the annotations in which controllers count what they have done."""
 _FIXED: Final = {
-    "Job": ("selector",),
-    "StatefulSet": ("selector", "serviceName", "volumeClaimTemplates", "podManagementPolicy"),
-    "Deployment": ("selector",),
-    "DaemonSet": ("selector",),
-    "ReplicaSet": ("selector",),
+    ("", "Secret"): ("type",),
+    ("apps", "DaemonSet"): ("spec.selector",),
+    ("apps", "Deployment"): ("spec.selector",),
+    ("apps", "ReplicaSet"): ("spec.selector",),
+    ("apps", "StatefulSet"): (
+        "spec.selector",
+        "spec.serviceName",
+        "spec.volumeClaimTemplates",
+        "spec.podManagementPolicy",
+    ),
+    ("batch", "Job"): (
+        "spec.selector",
+        "spec.template",
+        "spec.completions",
+        "spec.completionMode",
+        "spec.podFailurePolicy",
+        "spec.successPolicy",
+        "spec.backoffLimitPerIndex",
+        "spec.managedBy",
+    ),
+    ("certificates.k8s.io", "ClusterTrustBundle"): ("spec.signerName",),
+    ("networking.k8s.io", "IngressClass"): ("spec.controller",),
+    ("networking.k8s.io", "ServiceCIDR"): ("spec.cidrs",),
+    ("node.k8s.io", "RuntimeClass"): ("handler",),
+    ("rbac.authorization.k8s.io", "ClusterRoleBinding"): ("roleRef",),
+    ("rbac.authorization.k8s.io", "RoleBinding"): ("roleRef",),
+    ("resource.k8s.io", "ResourceClaim"): ("spec",),
+    ("resource.k8s.io", "ResourceClaimTemplate"): ("spec",),
+    ("scheduling.k8s.io", "PriorityClass"): ("value", "preemptionPolicy"),
+    ("storage.k8s.io", "CSIDriver"): ("spec.attachRequired", "spec.volumeLifecycleModes"),
+    ("storage.k8s.io", "StorageClass"): ("provisioner", "parameters", "reclaimPolicy", "volumeBindingMode"),
+    ("storage.k8s.io", "VolumeAttributesClass"): ("driverName", "parameters"),
 }
-"""Fields of specs that no update changes: those of another object of the name may differ."""
+"""Fields that no update changes: those of another object of the name may differ."""
+_GIVEN: Final = ("clusterIP", "clusterIPs", "ipFamilies", "healthCheckNodePort")
+"""Fields of services that the server fills in, each time anew, and that stay."""
 # What others need comes first; what could refuse others' writes last. All else is between.
 _ORDER: Final = {"Namespace": 0, "CustomResourceDefinition": 1, "ServiceAccount": 2, "Secret": 2, "ConfigMap": 2}
 _REFUSING: Final = "admissionregistration.k8s.io"
@@ -160,8 +189,27 @@ def _is_fixed(old: Object, new: Object) -> bool:
     """Whether an update would be refused, so that what there is has to go first."""
     if new["kind"] in ("ConfigMap", "Secret") and new.get("immutable"):
         return any(old.get(part) != new.get(part) for part in ("data", "binaryData", "immutable"))
-    fields = _FIXED.get(str(new["kind"]), ()) if meta.uid(old) != meta.uid(new) else ()
-    return any(meta.spec(old).get(field) != meta.spec(new).get(field) for field in fields)
+    if meta.uid(old) == meta.uid(new):
+        return False
+    if _is_service(new):
+        return _is_headless(old) != _is_headless(new)
+    paths = _FIXED.get((meta.group_of(new), str(new["kind"])), ())
+    return any(_at(old, path) != _at(new, path) for path in paths)
+
+
+def _at(obj: Object, path: str) -> Any:
+    value: Any = obj
+    for part in path.split("."):
+        value = (value or {}).get(part)
+    return value
+
+
+def _is_service(obj: Object) -> bool:
+    return key_of(obj)[:2] == ("", "Service")
+
+
+def _is_headless(service: Object) -> bool:
+    return bool(meta.spec(service).get("clusterIP") == "None")
 
 
 @functools.cache
@@ -236,7 +284,20 @@ def _again(old: Object, new: Object) -> Object:
     again = {**(new if new["kind"] == "Pod" else old), "metadata": meta.without(metadata, ("managedFields",))}
     if "status" in new:
         again["status"] = new["status"]
+    if _is_service(new) and meta.uid(old) != meta.uid(new):
+        again["spec"] = _service_spec(meta.spec(old), meta.spec(new))
     return again
+
+
+def _service_spec(old: Object, new: Object) -> Object:
+    """A service's of then with the addresses and ports of nodes that the one of now was given."""
+    given: Object = {name: new[name] for name in _GIVEN if name in old and name in new}
+    opened = {(p.get("protocol"), p.get("port")): p["nodePort"] for p in new.get("ports") or () if p.get("nodePort")}
+    ports = [
+        {**p, "nodePort": opened.get((p.get("protocol"), p.get("port")), p["nodePort"])} if p.get("nodePort") else p
+        for p in old.get("ports") or ()
+    ]
+    return {**old, **given, **({"ports": ports} if ports else {})}
 
 
 def _wish(obj: Object) -> Object:

@@ -4,6 +4,8 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
+
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import AlreadyExists, ApiError, Conflict, Forbidden, NotFound
 from rayplane.control_plane.api.meta import Object
@@ -92,6 +94,43 @@ def test_what_no_update_can_change_is_deleted_and_made_anew() -> None:
         old, new = thing(kind, data={"a": "1"}), thing(kind, data={"a": "2"}, immutable=True)
         assert deeds(planned([old], [new])) == [("replace", "x")]
         assert deeds(planned([new], [old])) == [("update", "x")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "version", "field"),
+    [
+        ("RoleBinding", "rbac.authorization.k8s.io/v1", "roleRef"),
+        ("Secret", "v1", "type"),
+        ("RuntimeClass", "node.k8s.io/v1", "handler"),
+        ("PriorityClass", "scheduling.k8s.io/v1", "value"),
+        ("StorageClass", "storage.k8s.io/v1", "provisioner"),
+        ("Job", "batch/v1", "spec"),
+    ],
+)
+def test_another_object_of_the_name_is_updated_where_that_can_lead_back(kind: str, version: str, field: str) -> None:
+    def one(value: str, uid: str) -> Object:
+        fixed: Any = {"completions": value} if field == "spec" else value
+        return thing(kind, version=version, metadata={"uid": uid, "labels": {"uid": uid}}, **{field: fixed})
+
+    assert deeds(planned([one("a", "1")], [one("b", "2")])) == [("replace", "x")]
+    assert deeds(planned([one("a", "1")], [one("a", "2")])) == [("update", "x")]
+
+
+def test_another_service_of_the_name_keeps_the_addresses_that_it_was_given() -> None:
+    def service(uid: str, ip: str, node_port: int, **more: Any) -> Object:
+        ports = [{"port": 80, "protocol": "TCP", "nodePort": node_port}]
+        return thing(
+            "Service", spec={"clusterIP": ip, "clusterIPs": [ip], "ports": ports, **more}, metadata={"uid": uid}
+        )
+
+    old, new = service("1", "10.0.0.1", 30001), service("2", "10.0.0.2", 30002)
+    assert planned([old], [new]).steps == []
+    [step] = planned([service("1", "10.0.0.1", 30001, selector={"a": "b"})], [new]).steps
+    assert step.deed == "update" and step.obj["spec"] == {**new["spec"], "selector": {"a": "b"}}
+    assert deeds(planned([service("1", "None", 0)], [new])) == [("replace", "x")]
+    moved = service("2", "10.0.0.1", 30002)
+    [step] = planned([service("2", "10.0.0.1", 30001)], [moved]).steps
+    assert step.obj["spec"]["ports"][0]["nodePort"] == 30001, "it is the same one, and somebody wished for another port"
 
 
 def test_what_others_make_or_own_is_left() -> None:
