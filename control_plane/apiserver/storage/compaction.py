@@ -73,7 +73,8 @@ class Compactor:
         """The revision to compact to: `before`, the one of the last time, unless history is kept; 0 is none.
 
         Then it is what this server saw that long ago (`now_s`: now by the loop's clock), so that no machine's clock
-        stops compaction or hastens it; after a start, while it has seen none, what times tell.
+        stops compaction or hastens it. After a start, while it has seen none, nothing is dropped, but what times tell
+        where the store is too full.
         """
         if not self._clock_s:
             return before
@@ -86,6 +87,8 @@ class Compactor:
             self._seen.append((now_s, before))
         if old := [revision for seen_s, revision in self._seen if seen_s <= now_s - self._kept_s]:
             return old[-1]
+        if share <= _SHARE_MAX:
+            return 0
         try:
             return await self._history.at(self._clock.now() - timedelta(seconds=self._kept_s))
         except Forgotten:
