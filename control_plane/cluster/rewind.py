@@ -222,7 +222,9 @@ def _bootstrapped() -> frozenset[Key]:
 
 def _is_own(step: Step) -> bool:
     """Whether the cluster began with the object: nobody would make it again, and its roles change with upgrades."""
-    return BOOTSTRAPPING in meta.labels(step.obj) or (step.deed == "delete" and key_of(step.obj) in _bootstrapped())
+    known = key_of(step.obj) in _bootstrapped()
+    labelled = BOOTSTRAPPING in meta.labels(step.obj) and (known or meta.name(step.obj).startswith("system:"))
+    return labelled or (step.deed == "delete" and known)
 
 
 def _left(step: Step, old: Object | None, *, system: bool) -> str:

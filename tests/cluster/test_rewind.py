@@ -150,6 +150,17 @@ def test_what_others_make_or_own_is_left() -> None:
     assert deeds(planned([], mine, system=True)) == [("delete", "s")]
 
 
+def test_a_label_alone_makes_nothing_the_clusters_own() -> None:
+    def role(name: str) -> Object:
+        labels = {"kubernetes.io/bootstrapping": "rbac-defaults"}
+        version = "rbac.authorization.k8s.io/v1"
+        return thing("ClusterRole", name, version=version, namespace="", metadata={"labels": labels})
+
+    roles = [role(name) for name in ("system:gone-since", "cluster-admin", "mine")]
+    assert deeds(planned([], roles)) == [("delete", "mine")]
+    assert deeds(planned(roles, [])) == [("create", "mine")]
+
+
 def test_a_namespace_that_has_claims_is_left_with_their_bytes_and_what_else_came_is_deleted() -> None:
     came = [thing("Namespace", "kept", namespace=""), thing("Namespace", "bare", namespace="")]
     claim = thing("PersistentVolumeClaim", namespace="kept")
