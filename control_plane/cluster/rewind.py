@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 from rayplane.control_plane.api import chaos_mesh, meta
 from rayplane.control_plane.api.authorization.bootstrap_policy import BOOTSTRAPPING
 from rayplane.control_plane.api.bootstrap import OF_EACH_CLUSTER, bootstrap_objects
-from rayplane.control_plane.api.errors import AlreadyExists, ApiError, NotFound
+from rayplane.control_plane.api.errors import AlreadyExists, ApiError, Conflict, NotFound
 from rayplane.control_plane.api.machinery.changes import Key, key_of
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.state import pod_is_terminated
@@ -375,6 +375,8 @@ async def _done(api: ApiClient, step: Step) -> ApiError | None:
             await api.update(resource, obj, field_manager=FIELD_MANAGER)
         else:
             name, namespace = meta.name(obj), meta.namespace(obj)
+            if obj["kind"] == "Namespace" and (await api.list(CLAIMS.name, name)).items:
+                return Conflict(f"it has claims since the plan was made, which {_BYTES}")
             await api.delete(resource, name, namespace, uid=meta.uid(obj), propagation="Background")
     except NotFound as e:
         return None if step.deed == "delete" else e

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -289,3 +290,12 @@ async def test_what_is_replaced_is_there_again_where_the_one_of_before_is_refuse
         [(step, error)] = [one async for one in carry_out(store, planned([old], [new]).steps)]  # type: ignore[arg-type]
         assert step.deed == "replace" and (error.message if error else "") == told
         assert store.obj is not None and store.obj["data"] == there["data"]
+
+
+async def test_a_namespace_that_got_claims_meanwhile_is_left() -> None:
+    class Claimed(Api):
+        async def list(self, resource: str, namespace: str) -> Any:
+            return SimpleNamespace(items=[thing("PersistentVolumeClaim")] if namespace == "got" else [])
+
+    came = [thing("Namespace", name, namespace="") for name in ("got", "none")]
+    assert await outcomes(Claimed(0), [], came) == [False, True]
