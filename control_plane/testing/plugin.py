@@ -243,19 +243,23 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     """Clusters that tests brought up themselves and left are an error of the last one: workers of xdist report it."""
-    if nextitem is None:
-        before = item.session.stash.get(_before, [])
-        if told := _taken_down(one for one in _up() if one not in before):
-            pytest.fail(told, pytrace=False)
+    if nextitem is None and (told := _taken_down(_left(item.session))):
+        pytest.fail(told, pytrace=False)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """What is still up ends: a session that was interrupted has no last test."""
-    if told := _taken_down(_up()):
+    """What tests left ends: a session that was interrupted has no last test."""
+    if told := _taken_down(_left(session)):
         print(f"\nrayplane: {told}", file=sys.stderr)
         if session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _left(session: pytest.Session) -> list[Cluster]:
+    """None where it ended before its tests were collected: what is up then is of whoever brought it up."""
+    before = session.stash.get(_before, None)
+    return [one for one in _up() if one not in before] if before is not None else []
 
 
 def _up() -> list[Cluster]:

@@ -238,6 +238,17 @@ def test_they_end_with_an_interrupted_session_which_stays_one(tmp_path: Path) ->
     assert "left clusters up: stuck" in done.stderr and (tmp_path / "forgotten.stopped").exists()
 
 
+@pytest.mark.parametrize(("ends", "code"), [("pass", 0), ("raise KeyboardInterrupt", 2)])
+def test_what_was_up_before_the_tests_is_of_whoever_brought_it_up(tmp_path: Path, ends: str, code: int) -> None:
+    earlier = """
+    def pytest_configure(config):
+        up.append(Left("earlier"))
+"""
+    done = run(tmp_path, conftest=LEFT + earlier, test_ends=f"def test_ends(): {ends}")
+    assert (done.returncode, "left clusters up" in done.stderr) == (code, False)
+    assert not (tmp_path / "earlier.stopped").exists()
+
+
 def test_a_failed_test_of_a_cluster_that_has_ended_is_reported_each_time_it_runs(tmp_path: Path) -> None:
     done = run(tmp_path, conftest=ENDED, test_fails="def test_fails(cluster): assert False")
     assert done.returncode == 1
