@@ -9,6 +9,7 @@ import typer
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.machinery.changes import Change
+from rayplane.control_plane.cli.kubectl_plugin import STATE_VARIABLE
 from rayplane.control_plane.cli.objects import with_session
 from rayplane.control_plane.cli.options import Name, Output, State, console, progress, run, state_dir, wants_json
 from rayplane.control_plane.cli.printing import error_line
@@ -144,9 +145,14 @@ def fork(
     source: Annotated[str, typer.Argument(metavar="NAME", help="The cluster to start from; it runs on.")],
     at: Annotated[str, typer.Option(help="A revision, a time, or a span back such as -10m.")],
     name: Annotated[str, typer.Option("--name", help="What the new cluster is called.")],
-    source_dir: Annotated[str | None, typer.Option("--from-state-dir", help="The state of NAME.")] = None,
+    source_dir: Annotated[
+        str | None, typer.Option("--from-state-dir", envvar=STATE_VARIABLE, help="The state of NAME.")
+    ] = None,
     output: Output = "",
-    state: State = None,
+    # Of no variable: that one is of a cluster that is there.
+    state: Annotated[
+        str | None, typer.Option("--state-dir", help="The new one's.  [default: ~/.rayplane/NAME]")
+    ] = None,
 ) -> None:
     """Start a second cluster that goes on from what a running one was: its objects and history up to then, with keys,
     ports, addresses and data of its own. Bytes in volumes are not copied.
@@ -160,7 +166,7 @@ def fork(
         raise UsageError(f"--name {name}: the new cluster needs another name")
     directory, origin = state_dir(name, state), state_dir(source, source_dir)
     if source_dir:
-        origin.check_called(source)
+        origin.check_called(source, name_by="NAME", directory_by="--from-state-dir")
     with progress(quiet=as_json) as say:
         found, header = run(forked(origin, directory, name, at, say))
     if not as_json:

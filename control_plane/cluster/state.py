@@ -168,16 +168,19 @@ class StateDir:
         if self.path.exists() and not self.is_ours():
             raise ClusterError(f"{self.path} holds no cluster of rayplane; nothing was done")
 
-    def check_called(self, name: str) -> None:
-        """UsageError where the cluster here is another one than was named; a state that cannot be read names none."""
+    def check_called(self, name: str, *, name_by: str = "--name", directory_by: str = "--state-dir") -> None:
+        """UsageError where the cluster here is another one than was named; a state that cannot be read names none.
+
+        `name_by`, `directory_by`: what gives a command the two.
+        """
         state = None
         with contextlib.suppress(ClusterError, OSError):
             state = self.read()
         if state is not None and state.config.name != name:
             called = state.config.name
             raise UsageError(
-                f"the cluster in {self.path} is called {called!r}, not {name!r}: give --name {called}, or the "
-                f"--state-dir of {name!r} (RAYPLANE_NAME and RAYPLANE_STATE_DIR count where an option is not given)"
+                f"the cluster in {self.path} is called {called!r}, not {name!r}: give {name_by} {called}, or the "
+                f"{directory_by} of {name!r} (RAYPLANE_NAME and RAYPLANE_STATE_DIR count where an option is not given)"
             )
 
     def _holds_anything(self) -> bool:
