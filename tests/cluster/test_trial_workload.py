@@ -12,7 +12,7 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.hands import ApiHands
 from rayplane.control_plane.cluster.state import StateDir
-from rayplane.control_plane.cluster.trial.workload import MARK, Caller, Workload
+from rayplane.control_plane.cluster.trial.workload import MARK, Caller, Made, TooMuchLeft, Workload
 from rayplane.control_plane.invariants import History
 from tests.fakes.client import FakeClient
 
@@ -46,6 +46,13 @@ def hands(api: Api, workload: Workload) -> ApiHands:
     return ApiHands(any_api, Seen(api), workload)
 
 
+async def gone_on(workload: Workload, api: Any) -> None:
+    """What was left is deleted; after that nothing is."""
+    refused: set[Made] = set()
+    await workload.go_on(api, refused)
+    assert await workload.go_on(api, refused) == ([], []) and workload.read() == []
+
+
 async def test_what_a_trial_made_is_deleted_and_what_it_found_stays(tmp_path: Path) -> None:
     api, workload = Api(), Workload(StateDir(tmp_path))
     user = hands(api, workload)
@@ -54,7 +61,7 @@ async def test_what_a_trial_made_is_deleted_and_what_it_found_stays(tmp_path: Pa
         await user.apply(obj("ConfigMap", name, data={"a": "b"}))
     assert api.objects["configmaps"]["default/found"]["data"] == {"a": "b"}
     # Whoever made them is gone: all that comes after it has is its file.
-    assert await Workload(StateDir(tmp_path)).delete(api) == []  # type: ignore[arg-type]
+    await gone_on(Workload(StateDir(tmp_path)), api)
     assert [*api.objects["configmaps"]] == ["default/found"]
     assert workload.read() == []
 
@@ -115,12 +122,57 @@ async def test_whoever_heals_deletes_by_right_of_who_had_the_trial(tmp_path: Pat
     asking: Any = Asking()
     jane = Caller("jane", ("devs",), "7", (("example.org/team", ("a", "b")),))
     await hands(api, Workload(StateDir(tmp_path), jane)).apply(obj("ConfigMap", "a"))
-    [left] = await Workload(StateDir(tmp_path)).delete(asking)
-    assert "jane cannot delete" in left and [*api.objects["configmaps"]] == ["default/a"]
+    refused: set[Made] = set()
+    going, [failed] = await Workload(StateDir(tmp_path)).go_on(asking, refused)
+    assert "jane cannot delete" in failed and not going and [*api.objects["configmaps"]] == ["default/a"]
     assert acted == [(("jane", ("devs",)), {"uid": "7", "extra": {"example.org/team": ("a", "b")}})]
+    assert await Workload(StateDir(tmp_path)).go_on(asking, refused) == ([], []) and len(acted) == 1
     # What its caller has no right to delete an administrator does.
     await api.delete("configmaps", "a", "default")
-    assert await Workload(StateDir(tmp_path)).delete(asking) == []
+    await gone_on(Workload(StateDir(tmp_path)), asking)
+
+
+class Finalized(Api):
+    """An API whose objects stay when they are deleted."""
+
+    async def delete(self, *args: Any, propagation: str = "", **options: Any) -> Object:
+        resource, name, namespace = args
+        found: Object = self.objects[resource][f"{namespace}/{name}"]
+        found["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+        return found
+
+
+async def test_a_trial_neither_deletes_nor_waits_for_what_earlier_ones_left(tmp_path: Path) -> None:
+    api: Any = Finalized()
+    jane, joe = Caller("jane"), Caller("joe")
+    await hands(api, Workload(StateDir(tmp_path), jane)).apply(obj("ConfigMap", "a"))
+    later = Workload(StateDir(tmp_path), joe)
+    assert await later.left(api) == [] and await later.delete(api) == []
+    assert not meta.is_deleting(api.objects["configmaps"]["default/a"])
+    assert await Workload(StateDir(tmp_path), jane).left(api) == ["configmaps default/a"]
+    # Nor does whoever looks after them wait for what goes.
+    api.acting = lambda *_, **__: api
+    going, failed = await Workload(StateDir(tmp_path)).go_on(api, set())
+    assert going == ["configmaps default/a: not gone yet"] and not failed
+    api.objects["configmaps"].clear()
+    assert await later.left(api) == [] and later.read() == []
+
+
+async def test_whoever_leaves_too_much_has_no_other_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rayplane.control_plane.cluster.trial.workload.LEFT_MAX", 2)
+    monkeypatch.setattr("rayplane.control_plane.cluster.trial.workload.ALL_LEFT_MAX", 3)
+    api: Any = Api()
+    jane, joe = Caller("jane"), Caller("joe")
+    for name in "ab":
+        await hands(api, Workload(StateDir(tmp_path), jane)).apply(obj("ConfigMap", name))
+    with pytest.raises(TooMuchLeft, match="2 of them yours, such as configmaps default/a: delete"):
+        await Workload(StateDir(tmp_path), jane).left(api)
+    assert await Workload(StateDir(tmp_path), joe).left(api) == []
+    await hands(api, Workload(StateDir(tmp_path), joe)).apply(obj("ConfigMap", "c"))
+    with pytest.raises(TooMuchLeft, match="3 objects"):
+        await Workload(StateDir(tmp_path)).left(api)
+    await api.delete("configmaps", "a", "default")
+    assert await Workload(StateDir(tmp_path), jane).left(api) == ["configmaps default/b"]
 
 
 async def test_claims_of_a_stateful_set_go_with_it_but_not_those_that_were_there(tmp_path: Path) -> None:

@@ -1,18 +1,23 @@
 """Trials in the supervisor: one at a time whatever became of the one before, read with care, ended with it."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from rayplane.control_plane.api.errors import Forbidden
 from rayplane.control_plane.cluster.errors import UsageError
-from rayplane.control_plane.cluster.state import StateDir
+from rayplane.control_plane.cluster.state import MADE, StateDir
+from rayplane.control_plane.cluster.supervisor import trials as supervised
 from rayplane.control_plane.cluster.supervisor.faults import FaultsService
 from rayplane.control_plane.cluster.supervisor.trials import AnotherTrial, Ended, Trials
 from rayplane.control_plane.cluster.trial import trial
+from rayplane.control_plane.cluster.trial.workload import Made
 from rayplane.control_plane.identities import API_SERVERS
 from rayplane.control_plane.rpc import Context, Identity
 from rayplane.proto.rayplane.v1 import chaos_pb2 as pb
@@ -123,6 +128,35 @@ async def test_a_trial_ends_healed_before_its_supervisor_does(trials: Trials) ->
 async def test_whom_nobody_can_act_as_has_no_trial(trials: Trials, said: Any) -> None:
     with pytest.raises(UsageError, match="nobody can act as"):
         await begin(trials, by="jane", **said)
+
+
+async def test_what_nobody_may_delete_is_tried_once_by_a_supervisor(
+    trials: Trials, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    StateDir(tmp_path).create()
+    (tmp_path / MADE).write_text(json.dumps([asdict(Made("configmaps", "default", "a", "mark", "7"))]))
+    looks: list[str] = []
+
+    class Api:
+        async def list(self, *_: Any, **__: Any) -> Any:
+            return SimpleNamespace(items=[])
+
+        async def get(self, _: str, name: str, __: str) -> Any:
+            looks.append(name)
+            return {"kind": "ConfigMap", "metadata": {"name": name, "namespace": "default", "uid": "7"}}
+
+        async def delete(self, *_: Any, **__: Any) -> Any:
+            raise Forbidden("jane cannot delete", details={})
+
+    async def delete_keys(_: Any) -> None:
+        pass
+
+    monkeypatch.setattr(supervised, "HEAL_AGAIN_S", 0.0)
+    monkeypatch.setattr(trial, "_delete_keys", delete_keys)
+    monkeypatch.setattr(trial, "LiveInjector", lambda *_: None)
+    trials._admin = SimpleNamespace(directory=StateDir(tmp_path), api=Api())  # type: ignore[assignment]
+    await trials._heal()
+    assert looks == ["a"] and (tmp_path / MADE).exists()
 
 
 async def test_an_api_server_says_who_asks(trials: Trials) -> None:

@@ -25,7 +25,7 @@ from rayplane.proto.rayplane.v1 import chaos_pb2 as pb
 
 if TYPE_CHECKING:
     from rayplane.control_plane.cluster.trial.verdict import Verdict
-    from rayplane.control_plane.cluster.trial.workload import Caller
+    from rayplane.control_plane.cluster.trial.workload import Caller, Made
 
 log = logging.getLogger(__name__)
 
@@ -141,16 +141,23 @@ class Trials:
         return any((self._admin.directory.path / name).exists() for name in (BROKEN, MADE))
 
     async def _heal(self) -> None:
-        """Not what is of a command's trial that goes on: that one has the lock."""
+        """Not what is of a command's trial that goes on: that one has the lock, which others get between two tries.
+
+        What somebody may not delete is told once, and stays.
+        """
         from rayplane.control_plane.cluster.trial.trial import heal
 
+        refused: set[Made] = set()
         for _ in range(HEAL_TRIES):
             await asyncio.sleep(HEAL_AGAIN_S)
             if not self._is_left():
                 return
             with contextlib.suppress(ClusterError, ApiError, RpcError):
-                left, failed = await heal(self._admin)
-                log.warning("an earlier trial has left broken: %s; not healed: %s", left, failed)
+                left, failed = await heal(self._admin, refused, within_s=0)
+                if left or failed:
+                    log.warning("an earlier trial has left broken: %s; not healed: %s", left, failed)
+                if not failed:
+                    return
 
 
 def _caller(request: pb.TrialRequest) -> "Caller":

@@ -27,7 +27,7 @@ from rayplane.control_plane.cluster.trial.probes import CONFIG_MAPS, LABEL, NAME
 from rayplane.control_plane.cluster.trial.replica_watch import ReplicaWatch
 from rayplane.control_plane.cluster.trial.shared_keys import SharedKeys
 from rayplane.control_plane.cluster.trial.verdict import Struck, Verdict, failed_expectation
-from rayplane.control_plane.cluster.trial.workload import Caller, Workload
+from rayplane.control_plane.cluster.trial.workload import GONE_S, Caller, Made, Workload, delete_left
 from rayplane.control_plane.faults.form import as_step
 from rayplane.control_plane.faults.steps import ACTORS, CLUSTER, Condition, Timed
 from rayplane.control_plane.faults.vocabulary import (
@@ -224,6 +224,8 @@ class Trial:
         with alone(self._admin.directory):
             if self._journal.read():
                 raise ClusterError(LEFT)
+            if left := await self._workload.left(self._admin.api):
+                self.tell(f"earlier trials have left {len(left)} objects, such as {left[0]}")
             return await self._run()
 
     async def _run(self) -> Verdict:
@@ -452,10 +454,13 @@ async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
     return found
 
 
-async def heal(admin: Access) -> tuple[list[str], list[str]]:
+async def heal(
+    admin: Access, refused: set[Made] | None = None, *, within_s: float = GONE_S
+) -> tuple[list[str], list[str]]:
     """End what an earlier trial left broken: what that was, and what of it could not be ended.
 
-    What it made and what its clients wrote goes too. Raises ClusterError while a trial goes on.
+    What it made and what its clients wrote goes too, but for what its caller may not delete, which `refused` then has.
+    Raises ClusterError while a trial goes on; another one may begin while objects are waited for.
     """
     with alone(admin.directory):
         journal = Journal(admin.directory)
@@ -466,12 +471,11 @@ async def heal(admin: Access) -> tuple[list[str], list[str]]:
                 await delete(admin)
             except (ApiError, RpcError) as e:
                 failed.append(f"objects of an earlier trial: {e}")
-        try:
-            objects = await Workload(admin.directory).delete(admin.api)
-        except ClusterError as e:
-            objects = [str(e)]
-        failed += [f"objects of an earlier trial: {one}" for one in objects]
-    return left, failed
+    try:
+        objects = await delete_left(admin.directory, admin.api, set() if refused is None else refused, within_s)
+    except ClusterError as e:
+        objects = [str(e)]
+    return left, [*failed, *(f"objects of an earlier trial: {one}" for one in objects)]
 
 
 async def _delete_keys(admin: Access) -> None:

@@ -1,4 +1,4 @@
-"""Workload of a trial: what it makes is written down before it is made, and deleted by whoever comes next.
+"""Workload of a trial: what it makes is written down before it is made, and deleted in its end, or by whoever heals.
 
 A file in the state directory, as `journal` is. Deleted is what a trial has made, not what only has such a name, and by
 right of whoever had the trial.
@@ -10,21 +10,27 @@ import copy
 import json
 import re
 import secrets
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.errors import ApiError, NotFound
+from rayplane.control_plane.api.errors import ApiError, Forbidden, NotFound
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ApiClient
 from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.state import MADE, StateDir
+from rayplane.control_plane.cluster.trial.journal import alone
 from rayplane.storage.env.private import write_private
 
 MARK = "chaos.rayplane.io/trial"
 """The annotation of what a trial made. Nobody knows its value before: it tells what was made without an answer, too."""
 GONE_S = 60.0
 _LOOK_S = 0.25
+PASS_S = 10.0
+"""For one look at what all trials have left, during which there is no other trial."""
+LEFT_MAX, ALL_LEFT_MAX = 100, 1000
+"""Objects that trials of one caller, and of all, have left: whoever leaves more has no other trial."""
 _CLAIMS = "persistentvolumeclaims"
 
 
@@ -58,6 +64,7 @@ class Made:
     mark: str
     uid: str = ""
     caller: Caller | None = None
+    trial: str = ""
 
     @staticmethod
     def from_json(data: Any) -> "Made":
@@ -73,15 +80,23 @@ class Made:
         return f"{self.resource} {self.namespace}/{self.name}" if self.namespace else f"{self.resource} {self.name}"
 
 
-class Workload:
-    """Objects that trials of one cluster have made and not deleted yet. Bounded by what files of scenarios make.
+class TooMuchLeft(ClusterError):
+    """Trials have left so much that there is no other one."""
 
-    `caller`: of the trial that makes more.
+    code = "RESOURCE_EXHAUSTED"
+
+
+class Workload:
+    """Objects that trials of one cluster have made and not deleted yet.
+
+    Bounded by what files of scenarios make, and by what may be left for another trial to begin. `caller`: of the trial
+    that makes more, which is this one alone.
     """
 
     def __init__(self, directory: StateDir, caller: Caller | None = None) -> None:
         self._path = directory.path / MADE
         self._caller = caller
+        self._trial = secrets.token_hex(8)
 
     def read(self) -> list[Made]:
         """Raises ClusterError when the file is damaged."""
@@ -97,7 +112,8 @@ class Workload:
         made = self.read()
         one = next((one for one in made if self._is_of(one, resource, manifest) and not one.uid), None)
         if one is None:
-            one = Made(resource, meta.namespace(manifest), meta.name(manifest), secrets.token_hex(16), "", self._caller)
+            mark, key = secrets.token_hex(16), (meta.namespace(manifest), meta.name(manifest))
+            one = Made(resource, *key, mark, caller=self._caller, trial=self._trial)
             self._write([*made, one])
         marked = copy.deepcopy(manifest)
         marked["metadata"]["annotations"] = {**meta.annotations(manifest), MARK: one.mark}
@@ -112,23 +128,80 @@ class Workload:
 
     def _is_of(self, one: Made, resource: str, obj: Object) -> bool:
         key = (one.resource, one.namespace, one.name)
-        return key == (resource, meta.namespace(obj), meta.name(obj)) and one.caller == self._caller
+        return key == (resource, meta.namespace(obj), meta.name(obj)) and one.trial == self._trial
+
+    async def left(self, api: ApiClient) -> list[str]:
+        """What earlier trials have left, of this caller, where that is not who has access; of who is gone nothing.
+
+        Raises TooMuchLeft when it is too much for another trial.
+        """
+        gone = set()
+        with contextlib.suppress(ApiError, TimeoutError):
+            async with asyncio.timeout(PASS_S):
+                for one in self.read():
+                    found = await _found(api, one)
+                    if found is None or not one.is_it(found):
+                        gone.add(one)
+        self._drop(gone)
+        left = self.read()
+        own = [one for one in left if self._caller in (None, one.caller)]
+        if len(left) >= ALL_LEFT_MAX or (self._caller is not None and len(own) >= LEFT_MAX):
+            some = f", such as {own[0]}" if own else ""
+            raise TooMuchLeft(
+                f"trials have left {len(left)} objects, {len(own)} of them yours{some}: delete those first"
+            )
+        return [str(one) for one in own]
 
     async def delete(self, api: ApiClient) -> list[str]:
-        """Delete all of it, the last first, and wait until it is gone; what of it is left, and why.
+        """Delete all of this trial, the last first, and wait until it is gone; what of it is left, and why.
 
         `api`: of who has access, who looks; callers delete what is theirs.
         """
         left: dict[Made, str] = {}
+        own = [one for one in self.read() if one.trial == self._trial]
         until = asyncio.get_running_loop().time() + GONE_S
-        for one in reversed(self.read()):
+        for one in reversed(own):
             try:
                 async with asyncio.timeout_at(until):
-                    await _delete(api, one)
+                    while not await _is_ended(api, one):
+                        await asyncio.sleep(_LOOK_S)
             except (ApiError, TimeoutError) as e:
                 left[one] = str(e) or f"not gone after {GONE_S:.0f} s"
-        self._write([one for one in self.read() if one in left])
+        self._drop(one for one in own if one not in left)
         return [f"{one}: {why}" for one, why in left.items()]
+
+    async def go_on(self, api: ApiClient, refused: set[Made]) -> tuple[list[str], list[str]]:
+        """Delete what trials have left without waiting until it is gone: what goes or may yet, and what does not.
+
+        The last of a trial first: what it made before it is deleted when that is gone. `refused`: what its caller may
+        not delete, which is not tried again.
+        """
+        going: dict[Made, str] = {}
+        gone, failed, waits = set(), [], set()
+        until = asyncio.get_running_loop().time() + PASS_S
+        for one in reversed([one for one in self.read() if one not in refused]):
+            if one.trial in waits:
+                going[one] = "what was made after it is not gone yet"
+                continue
+            try:
+                async with asyncio.timeout_at(until):
+                    if await _is_ended(api, one):
+                        gone.add(one)
+                        continue
+                going[one] = "not gone yet"
+            except Forbidden as e:
+                refused.add(one)
+                failed.append(f"{one}: {e}")
+                continue
+            except (ApiError, TimeoutError) as e:
+                going[one] = str(e) or "no answer"
+            waits.add(one.trial)
+        self._drop(gone)
+        return [f"{one}: {why}" for one, why in going.items()], failed
+
+    def _drop(self, gone: Iterable[Made]) -> None:
+        if dropped := {*gone}:
+            self._write([one for one in self.read() if one not in dropped])
 
     def _write(self, made: list[Made]) -> None:
         if made:
@@ -137,19 +210,38 @@ class Workload:
             self._path.unlink(missing_ok=True)
 
 
-async def _delete(api: ApiClient, one: Made) -> None:
-    hands = one.caller.by(api) if one.caller is not None else api
-    while (found := await _found(api, one.resource, one)) is not None and one.is_it(found):
-        claims = await _claims(api, found) if found["kind"] == "StatefulSet" else []
-        await _end(hands, one.resource, found, "Foreground")
-        for claim in claims:
-            await _end(hands, _CLAIMS, claim)
+async def delete_left(directory: StateDir, api: ApiClient, refused: set[Made], within_s: float) -> list[str]:
+    """Delete what all trials have left; what is left then, and why. Another trial may begin while it is waited for.
+
+    `refused`: as of `Workload.go_on`. Raises ClusterError while a trial goes on.
+    """
+    loop, workload, failed = asyncio.get_running_loop(), Workload(directory), list[str]()
+    until = loop.time() + within_s
+    while True:
+        with alone(directory):
+            going, not_allowed = await workload.go_on(api, refused)
+        failed += not_allowed
+        if not going or loop.time() >= until:
+            return [*going, *failed]
         await asyncio.sleep(_LOOK_S)
 
 
-async def _found(api: ApiClient, resource: str, one: Made) -> Object | None:
+async def _is_ended(api: ApiClient, one: Made) -> bool:
+    """Whether it is gone; it is deleted where it is not."""
+    hands = one.caller.by(api) if one.caller is not None else api
+    found = await _found(api, one)
+    if found is None or not one.is_it(found):
+        return True
+    claims = await _claims(api, found) if found["kind"] == "StatefulSet" else []
+    await _end(hands, one.resource, found, "Foreground")
+    for claim in claims:
+        await _end(hands, _CLAIMS, claim)
+    return False
+
+
+async def _found(api: ApiClient, one: Made) -> Object | None:
     try:
-        return await api.get(resource, one.name, one.namespace)
+        return await api.get(one.resource, one.name, one.namespace)
     except NotFound:
         return None
 
