@@ -132,11 +132,12 @@ def test_workloads_converge_through_every_fault(seed: int) -> None:
     assert result.acknowledged > 50
 
 
-def test_an_hour_of_cluster_time() -> None:
-    result = simulate(load_scenario("failures"), 1)
+def test_half_an_hour_of_cluster_time() -> None:
+    """All failures of the scenario come in it; the rest of its hour is idle."""
+    result = simulate(replace(load_scenario("failures"), duration_s=1800), 1)
     assert result.ok, str(result)
-    assert result.cluster_s >= 3600
-    assert result.acknowledged > 600
+    assert result.cluster_s >= 1800
+    assert result.acknowledged > 300
 
 
 class _LyingFile(SimulatedFile):
