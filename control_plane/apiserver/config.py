@@ -13,7 +13,7 @@ from rayplane.control_plane.timings import Timings
 # Of an election: members that could elect one in time are given the time to answer, too.
 _ELECTION_AND_MORE = 1.25
 # So exact is the time of a revision.
-_CLOCK_S = 1.0
+_CLOCK_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)

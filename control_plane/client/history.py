@@ -1,6 +1,6 @@
 """Times of revisions: a clock in etcd, whose own past leads from revisions to times and back.
 
-One key holds the time of day and is put again a second or so after others have written: such a tick tells when the
+One key holds the time of day and is put again some seconds after others have written: such a tick tells when the
 revisions between it and the one before were. So the index is as durable as the store, and ends where its history does.
 
 Time does not run backwards but where a clock that was ahead is right again: after some ticks that nobody wrote
@@ -48,7 +48,8 @@ class History:
 
     async def tick(self, now: datetime, every_s: float) -> None:
         """Put the time, unless another has just done so, or nobody has written since."""
-        found = await self._etcd.range(CLOCK_KEY)
+        # Of any member, as the comparison below sees what it has missed.
+        found = await self._etcd.range(CLOCK_KEY, serializable=True)
         last = found.kvs[0] if found.kvs else None
         if last is not None and last.mod_revision == found.header.revision:
             return

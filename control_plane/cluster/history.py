@@ -19,7 +19,7 @@ from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.control_plane.durations import DurationError, parse_span
 
 LISTS_AT_ONCE = 8
-JUST_NOW: Final = timedelta(seconds=1)
+JUST_NOW: Final = timedelta(seconds=2)
 """What has been written since may have no time yet."""
 RESTLESS: Final = frozenset({"events", "leases.coordination.k8s.io"})
 """What changes all the time and tells of other changes, or of none."""
