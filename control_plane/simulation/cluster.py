@@ -284,16 +284,7 @@ class SimulatedCluster:
         )
 
     def _spec(self, instance: Instance) -> Spec:
-        return Spec(
-            instance=instance,
-            config=self.config,
-            plan=AddressPlan(0),
-            topology=self._topology,
-            credentials=None,
-            secrets=None,
-            data_dir=instance.name,
-            log_file="",
-        )
+        return simulated_spec(instance, self.config, self._topology)
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.get_running_loop().create_task(work, name=name)
@@ -391,6 +382,20 @@ class SimulatedCluster:
     def endpoints(self, role: Role) -> tuple[str, ...]:
         """Where clients reach the actors of a role."""
         return self.topology.endpoints(role, "client" if role is Role.MEMBER else "grpc")
+
+
+def simulated_spec(instance: Instance, config: ClusterConfig, topology: Topology) -> Spec:
+    """What a component of such a cluster is told: without certificates, its data on a disk of its own."""
+    return Spec(
+        instance=instance,
+        config=config,
+        plan=AddressPlan(0),
+        topology=topology,
+        credentials=None,
+        secrets=None,
+        data_dir=instance.name,
+        log_file="",
+    )
 
 
 def simulated_topology(config: ClusterConfig) -> Topology:

@@ -11,8 +11,8 @@ from typing import Self
 
 from rayplane.control_plane.client.api import ApiClient
 from rayplane.control_plane.client.etcd import EtcdClient
-from rayplane.control_plane.cluster.components import Component, Spec, build
-from rayplane.control_plane.cluster.config import PROCESS, AddressPlan, ClusterConfig
+from rayplane.control_plane.cluster.components import Component, build
+from rayplane.control_plane.cluster.config import PROCESS, ClusterConfig
 from rayplane.control_plane.cluster.errors import UsageError
 from rayplane.control_plane.cluster.leaps import LeapingLoop, LoopClock
 from rayplane.control_plane.cluster.pki import identity_of_actor
@@ -21,7 +21,7 @@ from rayplane.control_plane.durations import parse_span
 from rayplane.control_plane.identities import ADMINISTRATOR, MASTERS
 from rayplane.control_plane.rpc import Identity
 from rayplane.control_plane.rpc.memory import Fabric, MemoryNetwork
-from rayplane.control_plane.simulation.cluster import simulated_topology
+from rayplane.control_plane.simulation.cluster import simulated_spec, simulated_topology
 from rayplane.storage.env import Env, SimulatedDisk, SystemClock
 
 #: As kube-apiserver of envtest is started: nobody makes the accounts that pods would need.
@@ -87,16 +87,7 @@ class AsyncFake:
     async def _start(self, instance: Instance) -> None:
         loop = asyncio.get_running_loop()
         clock = LoopClock(loop) if isinstance(loop, LeapingLoop) else SystemClock()
-        spec = Spec(
-            instance=instance,
-            config=self._config,
-            plan=AddressPlan(0),
-            topology=self._topology,
-            credentials=None,
-            secrets=None,
-            data_dir=instance.name,
-            log_file="",
-        )
+        spec = simulated_spec(instance, self._config, self._topology)
         network = self._network(identity_of_actor(instance), instance.machine.address)
         component = build(spec, Env(clock, random.Random(), SimulatedDisk()), network, tls_dir=None)
         self._components.append(component)
