@@ -11,7 +11,7 @@ no push, no priorities, and what is sent is never compressed by reference (no st
 bytes).
 
 Why our own: what the members serve is bounded by the cost of a call in Python. Measured per small unary call over
-TLS on one core: see "What bounds it" in the README.
+TLS on one core: see "What bounds it" in scripts/benchmarks/README.md.
 
 Bounds: frames (`FRAME_BYTES_MAX`), header blocks (`HEADERS_BYTES_MAX`), streams that the peer may open
 (`STREAMS_MAX`), unread bytes per stream (`STREAM_WINDOW`), answers to control frames in one turn
