@@ -260,6 +260,11 @@ class NodeHostConfig:
         return self.isolation == NAMESPACES and any(n.takes_processes and not n.cri_path for n in self.nodes)
 
     @property
+    def outer_networks(self) -> tuple[str, ...]:
+        """The cluster's parts of 127/8, which to a pod with a network of its own would be the pod itself."""
+        return tuple(network for network in self.loopback_networks if network.startswith("127."))
+
+    @property
     def keeps_volumes(self) -> bool:
         """Tells whether volumes may lie here."""
         return quantity.value(self.volume_capacity) > 0

@@ -365,8 +365,7 @@ class NodeHost:
     def _pod_network(self) -> "PodNetwork":
         from rayplane.node.runtime.pod_network import DIRECT
 
-        runtime = self._runtimes.get(PROCESS)
-        return runtime.network if runtime is not None else DIRECT
+        return next((one.network for one in self._runtimes.values() if one.network is not DIRECT), DIRECT)
 
     def _make_runtimes(self) -> None:
         simulated = self._simulated
@@ -395,7 +394,8 @@ class NodeHost:
         if path := cri_path(name):
             from rayplane.node.runtime.cri.runtime import runtime_at
 
-            runtime = runtime_at(path, self.config.nodes[0], pods=root, find=self._objects.find)
+            node, lead = self.config.nodes[0], self.config.outer_networks
+            runtime = runtime_at(path, node, pods=root, find=self._objects.find, lead=lead)
             runtime.watchers.append(self._mark_nodes)
             return runtime
         return ProcessRuntime(self._simulated, None, self._log_limits(), root, self.config.pod_processes)
@@ -426,7 +426,7 @@ class NodeHost:
             node_memory=max(quantity.value(node.memory) for node in config.nodes),
             pod_processes=config.pod_processes,
         )
-        runtime.logs = self._log_limits()
+        runtime.logs, runtime.outer = self._log_limits(), config.outer_networks
         self._isolating = runtime
         names = [node.name for node in config.nodes]
         self.carrier = Carrier(

@@ -80,15 +80,14 @@ class ClusterDns:
             self.server.check()
 
     def _places(self) -> Iterator[Place]:
-        """The service's address in the pods' network, and for people at the machine its own; there, where pods share
-        the machine's network, each node's too.
+        """The service's address in the pods' network, and for people at the machine its own; there, where that is
+        where pods meet nodes, each node's too.
         """
         config, ports = self._config, (PORT, OTHER_PORT)
         if config.network is not DIRECT:
             yield Place(config.network, config.address)
-            yield Place(DIRECT, outside_ip(config.address), ports)
-        else:
-            yield Place(DIRECT, config.address, ports)
+        yield Place(DIRECT, outside_ip(config.address), ports)
+        if not config.network.spans_machines:
             yield from (Place(DIRECT, ip, ports) for ip in self._node_ips() if ip)
         if config.foreign:
             yield Place(DIRECT, config.foreign, admits=self._is_foreign)

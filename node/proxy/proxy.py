@@ -187,9 +187,7 @@ class ServiceProxy:
         address = meta.annotations(node).get(HOST_ADDRESS) if node is not None else None
         if address is None or _machine(address) == _machine(self._config.address) or not endpoint.pod:
             return None
-        if self._config.network is not DIRECT:
-            return None  # its network leads to pods of all machines
-        return address
+        return None if self._config.network.spans_machines else address
 
     # --- keeping sockets --------------------------------------------------------------------------
 
@@ -310,10 +308,13 @@ class ServiceProxy:
 
         Where the host itself is reached on loopback only, so are its services: who may write them opens nothing wider.
         """
-        ip = ipaddress.ip_address(address)
-        if not self._own or any(ip in network for network in self._own):
+        if self._is_own(address):
             return False
-        return ip.is_loopback or _is_loopback(_machine(self._config.address).strip("[]"))
+        return ipaddress.ip_address(address).is_loopback or _is_loopback(_machine(self._config.address).strip("[]"))
+
+    def _is_own(self, address: str) -> bool:
+        ip = ipaddress.ip_address(address)
+        return not self._own or any(ip in network for network in self._own)
 
     async def _apply(self) -> None:
         wanted: dict[Socket, Target] = {}
@@ -352,7 +353,7 @@ class ServiceProxy:
         """Where to listen for an address: for people at this machine, and for pods whom no packet rules lead."""
         places: Places = [(DIRECT, outside(address))]
         network = self._config.network
-        if network is DIRECT or outside(address) == address:
+        if network is DIRECT or not self._is_own(address.ip):
             return places
         if self._in_kernel and target.health is None and packet_rules.is_in_kernel(target, _is_pod):
             return places

@@ -6,7 +6,12 @@ from typing import Protocol
 
 
 class PodNetwork(Protocol):
-    """A network in which pods, nodes and services have their addresses."""
+    """A network in which pods, nodes and services have their addresses.
+
+    `spans_machines`: it leads to pods of all machines, else pods of others are reached by way of their node host.
+    """
+
+    spans_machines: bool
 
     async def connect(self, ip: str, port: int) -> socket.socket:
         """A TCP connection, not blocking. Raises OSError."""
@@ -23,6 +28,8 @@ class PodNetwork(Protocol):
 
 class OwnNetwork:
     """This machine's own network: pods have loopback addresses."""
+
+    spans_machines = False
 
     async def connect(self, ip: str, port: int) -> socket.socket:
         sock = socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET, socket.SOCK_STREAM)

@@ -30,6 +30,8 @@ if [ ! -s "$PGDATA/PG_VERSION" ]; then
 fi
 exec postgres -c listen_addresses='*' -c unix_socket_directories=/tmp -c shared_buffers=16MB
 """
+PYTHON = f"{sys.base_prefix}/bin/python{sysconfig.get_python_version()}"
+"""The shop's interpreter, on this machine and in its image."""
 CACHE = """\
 FROM scratch
 COPY rootfs /
@@ -119,11 +121,10 @@ def make_contexts(place: Path) -> dict[str, Path]:
 
 
 def _shop(place: Path, client: Path) -> Path:
-    python = Path(sys.base_prefix, "bin", f"python{sysconfig.get_python_version()}")
     modules = Path(sysconfig.get_path("stdlib"))
-    files = {"Dockerfile": SHOP % (client.parent, python), "shop.py": SHOP_PROGRAM}
+    files = {"Dockerfile": SHOP % (client.parent, PYTHON), "shop.py": SHOP_PROGRAM}
     needing = [file for name in ("binascii", "math", "zlib") for file in (modules / "lib-dynload").glob(f"{name}.*")]
-    return _context(place, files, [python, client, *needing], [modules])
+    return _context(place, files, [Path(PYTHON), client, *needing], [modules])
 
 
 def _context(place: Path, files: dict[str, str], programs: Iterable[Path], trees: Iterable[Path] = ()) -> Path:

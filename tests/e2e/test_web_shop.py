@@ -19,13 +19,13 @@ import yaml
 from rayplane.control_plane.rpc.tls import Authority
 from tests.e2e.conftest import running
 from tests.e2e.harness import ROOT, Cluster, Kubectl, until
-from tests.e2e.shop_images import make_contexts, missing
+from tests.e2e.shop_images import PYTHON, make_contexts, missing
 from tests.node.isolated import isolating
 
 pytestmark = [isolating, pytest.mark.skipif(bool(missing()), reason=f"this machine has no {missing()}")]
 HOST = "shop.example"
 ASK_DATABASE = "psql --no-psqlrc -qAt $DATABASE -c 'select system_identifier from pg_control_system()' || echo shut"
-
+ASK_SHOP = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=30).read().decode())"
 
 NOBODY = 65534
 AS_NOBODY = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
@@ -122,7 +122,7 @@ def shop(authority: Authority) -> list[dict[str, Any]]:
         service("cache", 6379, 6379),
         workload("Deployment", "shop", image="shop:1", ready=ready, env=[reached]),
         workload("Deployment", "stranger", image="shop:1", ready=ready, env=[reached]),
-        service("shop", 80, 8000),
+        service("shop", 80, 8000, type="LoadBalancer"),
         {
             "apiVersion": "networking.k8s.io/v1",
             "kind": "Ingress",
@@ -179,6 +179,11 @@ def test_a_shop_sells_and_its_database_moves(cluster: Cluster, fresh_namespace: 
 
     def asked_by(name: str) -> str:
         return kubectl("exec", f"deployment/{name}", "--", "sh", "-c", ASK_DATABASE).strip()
+
+    balanced = kubectl.json("get", "service", "shop")["status"]["loadBalancer"]["ingress"][0]["ip"]
+    # From within another pod, to which it is the same address as to people at the machine.
+    said = kubectl("exec", "deployment/stranger", "--", PYTHON, "-c", ASK_SHOP, f"http://{balanced}/")
+    assert json.loads(said)["orders"] == ["a kettle; it's red"]
 
     identity = asked_by("stranger")
     assert identity.isdigit()

@@ -8,6 +8,7 @@ Pods have addresses of the runtime's own network, so the test has to be in that,
 
 import asyncio
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from rayplane.proto.rayplane.v1 import node_pb2
 from tests.fakes import FakeClient
 from tests.node.cri_clients import connected
 from tests.node.processes import QUICK, MakeHost, logs, phase, run_in, shell, state, stub
+from tests.node.test_services_in_pods import put, service
 
 SOCKET, IMAGE = os.environ.get("RAYPLANE_CRI_SOCKET", ""), os.environ.get("RAYPLANE_CRI_IMAGE", "busybox")
 pytestmark = [
@@ -75,6 +77,35 @@ async def test_commands_probes_and_ports(api: FakeClient, host: NodeHost) -> Non
         if response.closed:
             break
     assert answer.endswith(b"hello\n")
+
+
+async def test_services_and_names_are_there_for_pods(api: FakeClient, make_host: MakeHost) -> None:
+    networks = {"loopback_networks": ("127.77.0.0/16", "127.78.0.0/16", "127.79.0.0/16"), "dns": "127.78.0.10"}
+    host = await make_host(NodeConfig("n1", runtime=f"cri:unix://{SOCKET}"), timing=QUICK, **networks)
+    api.put("pods", pod("web", "cat /proc/sys/kernel/hostname > /tmp/index.html; exec httpd -f -p 80 -h /tmp"))
+    api.put("pods", pod("box", "exec sleep 1000"))
+    await api.until(lambda: all(pod_is_ready(api.pod(name)) for name in ("web", "box")))
+    balanced = {"loadBalancer": {"ingress": [{"ip": "127.79.0.3"}]}}
+    inside = service("web", clusterIP="127.78.1.1", type="LoadBalancer", ports=[{"port": 80}], status=balanced)
+    place = {"addresses": [api.pod("web")["status"]["podIP"]], "nodeName": "n1", "conditions": {"ready": True}}
+    put(api, inside, {**place, "targetRef": {"kind": "Pod", "namespace": "default", "name": "web"}}, port=80)
+    for address in ("127.78.1.1", "127.79.0.3"):
+        script = f"until printf 'GET /index.html HTTP/1.0\\r\\n\\r\\n' | timeout 5 nc {address} 80; do sleep 0.1; done"
+        out, err, _ = await run_in(host, "box", "timeout", "60", "sh", "-c", script)
+        assert out.endswith(b"web\n"), err
+    found = await run_in(host, "box", "nslookup", "web.default.svc.cluster.local", "127.78.0.10")
+    assert b"127.78.1.1" in found[0]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        outside = {"addresses": ["127.0.0.1"], "conditions": {"ready": True}}
+        beyond = service("beyond", clusterIP="127.78.1.2", ports=[{"port": 443}])
+        put(api, beyond, outside, port=server.getsockname()[1])
+        script = "until echo | timeout 5 nc 127.78.1.2 443; do sleep 0.1; done"
+        asking = asyncio.create_task(run_in(host, "box", "timeout", "60", "sh", "-c", script))
+        server.setblocking(False)
+        connection, _ = await asyncio.get_running_loop().sock_accept(server)
+        connection.sendall(b"from outside")
+        connection.close()
+        assert (await asking)[0] == b"from outside"
 
 
 async def test_what_cannot_be_started_is_told_and_nothing_is_left(api: FakeClient, host: NodeHost) -> None:

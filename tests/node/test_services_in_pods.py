@@ -159,8 +159,8 @@ def put_all_kinds(api: FakeClient, ends: dict[str, Object], box: str) -> None:
     ending = {"conditions": {"ready": False, "serving": True, "terminating": True}}
     ported = [port | {"nodePort": 30080} for port in BOTH]
     local = {"type": "LoadBalancer", "externalTrafficPolicy": "Local"}
-    balanced = {"loadBalancer": {"ingress": [{"ip": "10.79.0.3"}]}}
-    ranged = {"loadBalancer": {"ingress": [{"ip": "10.79.0.4"}]}}
+    balanced = {"loadBalancer": {"ingress": [{"ip": "127.78.0.3"}]}}
+    ranged = {"loadBalancer": {"ingress": [{"ip": "127.78.0.4"}]}}
     put(api, service("all", clusterIP="10.78.1.1", ports=BOTH), ends["a"], ends["b"], ends["c"])
     put(api, service("self", clusterIP="10.78.1.2", ports=BOTH), ends["box"])
     put(api, service("none", clusterIP="10.78.1.3", ports=BOTH))
@@ -177,7 +177,7 @@ def put_all_kinds(api: FakeClient, ends: dict[str, Object], box: str) -> None:
         ends["a"],
     )
     strangers = {"loadBalancerSourceRanges": ["10.99.0.0/16"]}
-    shut = {"loadBalancer": {"ingress": [{"ip": "10.79.0.5"}]}}
+    shut = {"loadBalancer": {"ingress": [{"ip": "127.78.0.5"}]}}
     put(
         api,
         service("shut", clusterIP="10.78.1.11", ports=BOTH, type="LoadBalancer", **strangers, status=shut),
@@ -201,17 +201,21 @@ async def test_services_answer_as_their_fields_say(world: World) -> None:
         f"{node} 30080": (f"a/{box}",),
         f"{far} 30080": (f"a/{far}",),  # there and back again
         "10.80.0.1 80": (f"c/{box}",),
-        "10.79.0.3 80": (f"c/{box}",),
-        "10.79.0.4 80": (f"a/{box}",),
-        "10.79.0.5 80": silent,
+        "127.78.0.3 80": (f"c/{box}",),
+        "127.78.0.4 80": (f"a/{box}",),
+        "127.78.0.5 80": silent,
     }
     lines = [f"{protocol} {place}" for place in cases for protocol in ("TCP", "UDP")]
-    for place in ("10.79.0.4 80", f"{far} 30080"):
+    for place in ("127.78.0.4 80", f"{far} 30080"):
         await world.until(f"TCP {place}", lambda said: said.startswith("a/"))
     times = [f"{line} {25 if '10.78.1.1 80' in line else 1}" for line in lines]
     said = await world.ask(*times, wait=1.5)
     found = {line: tuple(sorted(set(answers))) for line, answers in zip(lines, said, strict=True)}
     assert found == {line: cases[line.split(" ", 1)[1]] for line in lines}
+    with_network = make_pod("host", node="n1", container={"command": ["sleep", "1000"]}, hostNetwork=True)
+    world.api.put("pods", with_network)
+    await world.api.until(lambda: pod_is_ready(world.api.pod("host")))
+    assert await world.ask("TCP 127.78.0.3 80", "UDP 127.78.0.3 80", pod="host") == [[f"c/{node}"], [f"c/{node}"]]
 
 
 @pytest.mark.parametrize("protocol", ["TCP", "UDP"])

@@ -13,7 +13,7 @@ import asyncio
 import hashlib
 import logging
 import os
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -28,6 +28,7 @@ from rayplane.node.runtime import ContainerRun, Listener, PodPlace, StartOrder
 from rayplane.node.runtime.cri.client import SANDBOX_S, CriClient
 from rayplane.node.runtime.cri.configs import OWNER, Node, sandbox_config
 from rayplane.node.runtime.cri.credentials import credentials_for
+from rayplane.node.runtime.cri.gateway import ServiceGateway, network_namespace
 from rayplane.node.runtime.cri.groups import remove_groups
 from rayplane.node.runtime.cri.images import Images, Keyring, no_keys
 from rayplane.node.runtime.cri.observer import Observer
@@ -60,13 +61,24 @@ async def usual(pod: Object) -> str:
 
 
 class CriRuntime:
-    """The runtime at a socket. `node`: whose it is here; `watchers` are told when `trouble` has changed."""
+    """The runtime at a socket. `node`: whose it is here; `gateway`: how pods come to services, None where they do not;
+    `watchers` are told when `trouble` has changed.
+    """
 
     network_id = ""
     isolation = ""
-    network: PodNetwork = DIRECT
 
-    def __init__(self, client: CriClient, node: Node, *, keyring: Keyring = no_keys, handler: Handler = usual) -> None:
+    def __init__(
+        self,
+        client: CriClient,
+        node: Node,
+        *,
+        keyring: Keyring = no_keys,
+        handler: Handler = usual,
+        gateway: ServiceGateway | None = None,
+    ) -> None:
+        self._gateway = gateway
+        self.network: PodNetwork = gateway or DIRECT
         self.client = client
         self.node = node
         self.trouble = ""
@@ -85,6 +97,12 @@ class CriRuntime:
 
     async def open(self) -> None:
         """Look at the runtime; where it cannot be used there is `trouble`, and it is looked at again."""
+        if self._gateway is not None:
+            try:
+                await self._gateway.open()
+            except OSError as e:
+                log.warning("services are not there for pods of the runtime at %s: %s", self.client.path, e)
+                self._gateway, self.network = None, DIRECT
         await self.meet()
         self.observer.start()
 
@@ -128,6 +146,8 @@ class CriRuntime:
             log.warning("what runs at %s is left there: %s", self.client.path, e or "it takes too long to remove")
         await cancel_and_wait(*self._tasks)
         await self.forwarder.close()
+        if self._gateway is not None:
+            self._gateway.close()
         await self.client.close()
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
@@ -184,19 +204,32 @@ class CriRuntime:
             raise RuntimeFailed("the runtime made a sandbox and gave it no id")
         ip = pod.place.ip
         if not pod.place.host_network:
-            status = await self.sandbox_status(answer.pod_sandbox_id)
-            ip = status.network.ip
-            if status.state != _READY or not ip:
+            found = await self._ask_about(answer.pod_sandbox_id, verbose=self._gateway is not None)
+            ip = found.status.network.ip
+            if found.status.state != _READY or not ip:
                 raise RuntimeFailed(f"sandbox {answer.pod_sandbox_id} has no address, or is not ready")
+            await self._lead_to_services(answer.pod_sandbox_id, ip, found.info)
         pod.config, pod.sandbox_id, pod.ip = config, answer.pod_sandbox_id, ip
 
     async def sandbox_status(self, ident: str) -> pb.PodSandboxStatus:
         """Raises NotHere, NodeError."""
-        answer = await self.client.call("PodSandboxStatus", pb.PodSandboxStatusRequest(pod_sandbox_id=ident))
+        return (await self._ask_about(ident)).status
+
+    async def _ask_about(self, ident: str, *, verbose: bool = False) -> pb.PodSandboxStatusResponse:
+        request = pb.PodSandboxStatusRequest(pod_sandbox_id=ident, verbose=verbose)
+        answer: pb.PodSandboxStatusResponse = await self.client.call("PodSandboxStatus", request)
         if answer.status.id != ident:
             raise RuntimeFailed(f"the runtime was asked for sandbox {ident} and told of {answer.status.id!r}")
-        found: pb.PodSandboxStatus = answer.status
-        return found
+        return answer
+
+    async def _lead_to_services(self, ident: str, ip: str, info: Mapping[str, str]) -> None:
+        """Give a sandbox its way to services. It runs without one where the runtime does not tell its namespace."""
+        if self._gateway is None:
+            return
+        try:
+            await self._gateway.add_sandbox(ident, ip, network_namespace(info))
+        except OSError as e:
+            log.warning("services are not there in sandbox %s: %s", ident, e)
 
     async def renew_sandbox(self, pod: CriPod) -> bool:
         """Make a pod's sandbox anew if it is gone, with the address that it gets; whether it was. Raises NodeError."""
@@ -235,6 +268,8 @@ class CriRuntime:
         await self.client.call("StopPodSandbox", pb.StopPodSandboxRequest(pod_sandbox_id=ident), timeout=SANDBOX_S)
         await self.client.call("RemovePodSandbox", pb.RemovePodSandboxRequest(pod_sandbox_id=ident), timeout=SANDBOX_S)
         remove_groups(uid)
+        if self._gateway is not None:
+            await self._gateway.remove_sandbox(ident)
 
     async def remove_strangers(self) -> None:
         """Remove what this host's label is on and no pod of this host is in. Raises NodeError."""
@@ -265,9 +300,9 @@ class CriRuntime:
         return run
 
 
-def runtime_at(path: str, node: NodeConfig, *, pods: str, find: FindObjects) -> CriRuntime:
+def runtime_at(path: str, node: NodeConfig, *, pods: str, find: FindObjects, lead: Sequence[str] = ()) -> CriRuntime:
     """The runtime at a socket, for a host whose first node this is. `pods`: where the host has its pods' directories;
-    `find`: looks up what pods refer to.
+    `find`: looks up what pods refer to; `lead`: networks that pods find by this host, where its user is root.
     """
 
     async def keys(pod: Object, image: str) -> list[pb.AuthConfig]:
@@ -278,7 +313,9 @@ def runtime_at(path: str, node: NodeConfig, *, pods: str, find: FindObjects) -> 
     # The host's own directory tells it from every other that uses this runtime, also in its next life.
     owner = hashlib.sha256(os.path.realpath(pods).encode()).hexdigest()[:32]
     here = Node(owner, node.name, quantity.value(node.memory))
-    return CriRuntime(CriClient(path), here, keyring=keys, handler=partial(handler_of_class, find))
+    gateway = ServiceGateway(lead) if lead and os.geteuid() == 0 else None
+    handler = partial(handler_of_class, find)
+    return CriRuntime(CriClient(path), here, keyring=keys, handler=handler, gateway=gateway)
 
 
 async def handler_of_class(find: FindObjects, pod: Object) -> str:

@@ -13,6 +13,8 @@ import hashlib
 import os
 import socket
 import struct
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from rayplane.node.runtime.isolation import syscalls
@@ -83,19 +85,27 @@ class MachineNetwork:
         self._owner = os.readlink("/proc/self")  # of all shims, of which each is the first of its own processes
         self._wire = 0
         self._wire_table = _WIRE_TABLES + int(self._owner)
+        self._outer: list[str] = []
         self._routes.tell(set_flags(LOOPBACK, IFF_UP))
-        _set(_MACHINE_SETTINGS)
+        set_parameters(_MACHINE_SETTINGS)
 
     def add_node(self, address: str, cidr: str) -> None:
         """Have a node's address, and tell who sends to a pod of it that is not there."""
         nobody = Route(cidr, kind=RTN_UNREACHABLE)
         self._routes.tell(new_address(LOOPBACK, address), nobody.new(), but=errno.EEXIST)
+        # Else who speaks to one of these would come to a pod from 127.0.0.1, which is the pod itself.
+        here = partial(Route, index=LOOPBACK, source=address, kind=RTN_LOCAL, scope=RT_SCOPE_HOST, table=RT_TABLE_LOCAL)
+        self._routes.tell(*(here(network).new() for network in self._outer), but=errno.EEXIST)
         # What its pods send to other machines leaves by the device of its own host, for which alone that may speak.
         self._routes.tell(delete_rule(source=cidr, priority=_WIRE_PRIORITY), but=errno.ENOENT)  # of an earlier life
         self._routes.tell(new_rule(source=cidr, table=self._wire_table, priority=_WIRE_PRIORITY))
 
-    def add_services(self, cidr: str) -> None:
-        """Take every address of a network for one of this machine's: a proxy listens where a service is."""
+    def add_services(self, cidr: str, outer: list[str]) -> None:
+        """Take every address of a network for one of this machine's: a proxy listens where a service is.
+
+        `outer`: networks of 127/8 that are the cluster's, also to nodes and pods that are added from now on.
+        """
+        self._outer = outer
         here = Route(cidr, LOOPBACK, kind=RTN_LOCAL, scope=RT_SCOPE_HOST, table=RT_TABLE_LOCAL)
         self._routes.tell(here.new(), but=errno.EEXIST)
 
@@ -144,7 +154,7 @@ class MachineNetwork:
 
     def add_pod(self, uid: str, address: str, gateway: str, net: int, *, closed: bool = False) -> None:
         """Connect a pod's network namespace, an open descriptor, by an interface; `closed`: without a way to it yet."""
-        name = _name(uid)
+        name = interface_of(uid)
         pair = new_pair(End(name, flags=IFF_UP), End(INTERFACE, net), MTU)
         try:
             self._routes.tell(pair)
@@ -152,19 +162,19 @@ class MachineNetwork:
             # One of before goes only after its namespace has, which nobody can wait for.
             self.remove_pod(uid)
             self._routes.tell(pair)
-        _set({f"net/ipv4/conf/{name}/rp_filter": "1"})
+        set_parameters({f"net/ipv4/conf/{name}/rp_filter": "1"})
         if not closed:
             self._lead_to(address, gateway, socket.if_nametoindex(name))
         syscalls.setns(net, syscalls.CLONE_NEWNET)
         try:
-            _configure(address, gateway)
+            _configure(address, gateway, self._outer)
         finally:
             syscalls.setns(self._mine, syscalls.CLONE_NEWNET)
 
     def open_pod(self, uid: str, address: str, gateway: str) -> None:
         """Let a pod that was added as closed speak."""
         try:
-            index = socket.if_nametoindex(_name(uid))
+            index = socket.if_nametoindex(interface_of(uid))
         except OSError:
             return  # it went meanwhile
         self._lead_to(address, gateway, index)
@@ -175,7 +185,7 @@ class MachineNetwork:
 
     def remove_pod(self, uid: str) -> None:
         """Remove a pod's interface, and the way to its address with it."""
-        self._remove(_name(uid))
+        self._remove(interface_of(uid))
 
     def _remove_wires_of_the_dead(self) -> None:
         """The network outlives a shim while another has it, and so would its device."""
@@ -205,26 +215,37 @@ def _without_offload(name: str) -> None:
         fcntl.ioctl(any_socket, _SIOCETHTOOL, request)
 
 
-def _configure(address: str, gateway: str) -> None:
+def _configure(address: str, gateway: str, outer: list[str]) -> None:
     with RouteSocket() as routes:
         index = socket.if_nametoindex(INTERFACE)
         way_out = Route(EVERYWHERE, index, gateway=gateway)
         up = (set_flags(LOOPBACK, IFF_UP), set_flags(index, IFF_UP))
         routes.tell(*up, new_address(index, address), way_out.new())
+        lead_out_of_loopback(routes, INTERFACE, outer, Route(EVERYWHERE, index, gateway, source=address))
+
+
+def lead_out_of_loopback(routes: RouteSocket, interface: str, networks: Sequence[str], way: Route) -> None:
+    """Have parts of 127/8 lead by an interface of this namespace, where else all of it is the namespace itself.
+
+    They are narrower than the kernel's own route to that, so they count before it.
+    """
+    if networks:
+        set_parameters({f"net/ipv4/conf/{interface}/route_localnet": "1"})
+        routes.tell(*(replace(way, to=network, table=RT_TABLE_LOCAL).new() for network in networks))
 
 
 def prepare_pod() -> None:
     """Set what pods find in their network namespace, from within."""
-    _set(_POD_SETTINGS)
+    set_parameters(_POD_SETTINGS)
 
 
-def _set(settings: dict[str, str]) -> None:
+def set_parameters(settings: dict[str, str]) -> None:
     for name, value in settings.items():
         # What a kernel has not, or does not let namespaces change, it does without.
         with contextlib.suppress(OSError), open(f"/proc/sys/{name}", "w") as f:
             f.write(value)
 
 
-def _name(uid: str) -> str:
+def interface_of(uid: str) -> str:
     """Name of a pod's interface on the machine's side."""
     return f"pod{hashlib.blake2s(uid.encode(), digest_size=6).hexdigest()}"

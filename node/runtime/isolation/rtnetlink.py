@@ -37,6 +37,8 @@ class RouteSocket:
                 raise OSError(number, f"{order.about}: {os.strerror(number)}")
 
     def _refused(self, orders: Sequence[Order]) -> list[tuple[Order, int]]:
+        if not orders:
+            return []
         first = self._next
         self._next = (first + len(orders)) % _NUMBERS
         self._socket.send(b"".join(order.packed(number) for number, order in enumerate(orders, first)))

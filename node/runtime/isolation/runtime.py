@@ -90,6 +90,8 @@ class IsolatedRuntime(ShimNetwork, ProcessRuntime):
         self.guard: Guard | None = None
         self._closed: set[str] = set()  # uids of pods that were made again before what they may do was in force
         self._services = services
+        self.outer: Sequence[str] = ()
+        """Networks of 127/8 that are the cluster's, also to pods."""
         self._places: dict[str, PodPlace] = {}
         self._nodes: dict[str, str] = {}
         self._mains: dict[str, dict[str, str]] = {}  # by pod, the last run of each container
@@ -220,7 +222,7 @@ class IsolatedRuntime(ShimNetwork, ProcessRuntime):
             self.shim.order("", op="skeleton", steps=skeleton(self.machine))
             self._made.add(SKELETON)
         if self._services and self._services not in self._made:
-            self.shim.order("", op="services", cidr=self._services)
+            self.shim.order("", op="services", cidr=self._services, outer=[*self.outer])
             self._made.add(self._services)
         for address, cidr in self._nodes.items():
             if address not in self._made:

@@ -7,7 +7,7 @@ processes: one outside, which waits, and the first of a process namespace, which
 
 further orders:
 in:  {op: skeleton, steps}                               of what is below roots (see `rootfs.skeleton`)
-     {op: services, cidr}
+     {op: services, cidr, outer}                         outer: networks of 127/8 that are the cluster's
      {op: node, address, cidr}
      {op: pod, id, of, address, gateway, closed, host_name, kinds, sysctls, memory}
                                                          answered with {ev: done} or {ev: failed}; kinds: of namespaces
@@ -122,7 +122,7 @@ class IsolatedShim(Shim):
         mounts.furnish(SKELETON, message["steps"])
 
     def _services(self, message: dict[str, Any], fds: list[int]) -> None:
-        self._network.add_services(message["cidr"])
+        self._network.add_services(message["cidr"], message["outer"])
 
     def _node(self, message: dict[str, Any], fds: list[int]) -> None:
         self._network.add_node(message["address"], message["cidr"])

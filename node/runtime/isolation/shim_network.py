@@ -11,6 +11,7 @@ from rayplane.node.runtime.shim_client import ShimClient
 class ShimNetwork:
     """A network (`PodNetwork`, `overlay.carrier.Wire`, `egress.relay.TransparentNetwork`) by way of a shim."""
 
+    spans_machines = True
     shim: ShimClient
     header: bytes
 
