@@ -20,8 +20,10 @@ from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.api.machinery import yaml_reader
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.cluster.access import Access
+from rayplane.control_plane.cluster.diagnosis import judge
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
-from rayplane.control_plane.cluster.status import status
+from rayplane.control_plane.cluster.patience import Patience, slowdown
+from rayplane.control_plane.cluster.status import measure
 from rayplane.control_plane.faults import reading, steps
 from rayplane.control_plane.faults.form import as_step
 from rayplane.control_plane.faults.injector import Injector, Unsupported, hold, require
@@ -47,11 +49,12 @@ from rayplane.control_plane.faults.steps import (
 )
 from rayplane.control_plane.faults.vocabulary import Fault
 from rayplane.control_plane.invariants.conditions import View, unmet
-from rayplane.control_plane.rpc import RpcError
 
 POLL_S = 0.25
 # Right after a leader was killed none leads: whom to hit may take a moment to find out.
 TARGET_TIMEOUT_S = 20.0
+# Of who looks at a cluster's health again and again: what waits for a part to come back has not seen it away.
+GLANCE_S = 2.0
 FIELDS = ("name", "description", "seed", "duration", "workload", "steps", "faults", "expect")
 TEXT_CHARS_MAX = 256 * 1024
 """Of what comes over the network."""
@@ -202,14 +205,16 @@ class Runner:
             self._say(f"over: {said}")
 
     async def _hit(self, fault: Fault) -> tuple[str, ...]:
-        deadline = asyncio.get_running_loop().time() + TARGET_TIMEOUT_S
+        loop = asyncio.get_running_loop()
+        patience = Patience(TARGET_TIMEOUT_S, loop.time())
         while True:
             try:
                 return await self._injector.begin(fault)
             except UsageError:
                 raise
             except ClusterError:
-                if asyncio.get_running_loop().time() > deadline:
+                patience.passed(loop.time(), slowdown())
+                if patience.over:
                     raise
             await asyncio.sleep(POLL_S)
 
@@ -275,14 +280,6 @@ async def in_time(
 
 
 async def unhealthy(admin: Access) -> str:
-    """What is wrong with a cluster; empty when nothing is."""
-    try:
-        found = await status(admin)
-    except (RpcError, ApiError) as e:
-        return str(e)
-    if found["healthy"]:
-        return ""
-    ill = [m["name"] for m in found["members"] if not m["healthy"]]
-    ill += [a["name"] for a in found["actors"] if not a["running"]]
-    ill += [n["name"] for n in found["nodes"] if not n["ready"]]
-    return ", ".join(ill) or "the scheduler or the controllers have no leader"
+    """Who is not well of a cluster; empty when all are."""
+    faults = judge(await measure(admin, GLANCE_S))
+    return ", ".join(dict.fromkeys(fault.who for fault in faults))

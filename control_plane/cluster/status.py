@@ -40,6 +40,7 @@ from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
 
 # Of each part, on an idle machine; on a busy one more, up to a limit.
 LIMIT_S = 5.0
+VERSIONS_S = 2.0
 SLOWDOWN_MAX = 4.0
 PROBE_TRIES = 5
 POLL_S = 0.05
@@ -59,7 +60,8 @@ class _Row:
 
 async def status(admin: Access) -> dict[str, Any]:
     """The answer of `rayplane status -o json`."""
-    facts = await measure(admin)
+    facts, versions = await asyncio.gather(measure(admin), _versions(admin))
+    facts = replace(facts, actors=[replace(a, version=versions.get(a.name, "")) for a in facts.actors])
     faults = judge(facts)
     holders = {lead.holder.partition("_")[0] for lead in facts.leads}
     return {
@@ -109,9 +111,9 @@ async def glances(directory: StateDir, every_s: float) -> AsyncGenerator[dict[st
                 await asyncio.sleep(every_s)
 
 
-async def measure(admin: Access) -> Facts:
-    """Ask everybody. Raises nothing of what it finds."""
-    limit = stretched(LIMIT_S, times_max=SLOWDOWN_MAX)
+async def measure(admin: Access, limit_s: float = LIMIT_S) -> Facts:
+    """Ask everybody, but not for builds. Raises nothing of what it finds. `limit_s`: of each, on an idle machine."""
+    limit = stretched(limit_s, times_max=SLOWDOWN_MAX)
     rows, supervisor_error = await _rows(admin, limit)
 
     def of(role: Role) -> list[_Row]:
@@ -150,7 +152,7 @@ async def measure(admin: Access) -> Facts:
 async def _rows(admin: Access, limit: float) -> tuple[list[_Row], str]:
     try:
         async with asyncio.timeout(limit):
-            answer = await admin.supervisor.Topology(pb.TopologyRequest(builds=True), timeout=limit)
+            answer = await admin.supervisor.Topology(pb.TopologyRequest(), timeout=limit)
     except (RpcError, TimeoutError) as e:
         return [
             _Row(ActorFacts(name=i.name, role=i.role.value, machine=i.machine.address, running=None), dict(i.ports))
@@ -166,12 +168,21 @@ async def _rows(admin: Access, limit: float) -> tuple[list[_Row], str]:
                 starts=r.starts,
                 failures=r.failures,
                 reason=r.reason,
-                version=r.build,
             ),
             dict(r.ports),
         )
         for r in answer.instances
     ], ""
+
+
+async def _versions(admin: Access) -> dict[str, str]:
+    """The builds of the actors that say so soon. Each is asked itself: nobody else need wait for one that is away."""
+    limit = stretched(VERSIONS_S, times_max=SLOWDOWN_MAX)
+    with contextlib.suppress(RpcError, TimeoutError):
+        async with asyncio.timeout(limit):
+            answer = await admin.supervisor.Topology(pb.TopologyRequest(builds=True), timeout=limit)
+        return {r.name: r.build for r in answer.instances}
+    return {}
 
 
 def _seen(actor: ActorFacts, answered: Collection[str]) -> ActorFacts:

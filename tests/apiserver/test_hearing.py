@@ -1,8 +1,9 @@
 """A server that no majority of etcd's members answers: what its clients are told, how soon, and until when."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any
+import contextlib
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any, TypeVar
 
 import grpc
 import pytest
@@ -23,6 +24,7 @@ from tests.apiserver.fake_etcd import FakeEtcd
 
 MAPS = builtin_registry().by_name("configmaps")
 PATIENCE_S = 2.0
+REFUSED_S = 0.1
 
 
 class MuteEtcd(FakeEtcd):
@@ -47,14 +49,35 @@ class MuteEtcd(FakeEtcd):
         return done
 
 
+E = TypeVar("E", bound=MuteEtcd)
+
+
+class RefusingEtcd(MuteEtcd):
+    """An etcd whose watches take a moment to be refused while it has no leader."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.led = True
+        self.refuses = asyncio.Event()
+
+    async def watch(self, *key: Any, **options: Any) -> AsyncGenerator[pb.WatchResponse]:
+        if not self.led:
+            self.refuses.set()
+            await asyncio.sleep(REFUSED_S)
+            raise RpcError(grpc.StatusCode.UNAVAILABLE, "etcdserver: no leader")
+        async with contextlib.aclosing(super().watch(*key, **options)) as told:  # type: ignore[type-var]
+            async for response in told:
+                yield response
+
+
 def config_map(name: str) -> Object:
     meta = {"name": name, "namespace": "d", "uid": f"uid-{name}"}
     return {"kind": "ConfigMap", "apiVersion": "v1", "metadata": meta}
 
 
-def in_storage(story: Callable[[MuteEtcd, Storage], Awaitable[None]]) -> None:
+def in_storage(story: Callable[[E, Storage], Awaitable[None]], make: type[E] = MuteEtcd) -> None:  # type: ignore[assignment]
     async def main() -> None:
-        etcd, hearing = MuteEtcd(), Hearing(PATIENCE_S)
+        etcd, hearing = make(), Hearing(PATIENCE_S)
         encryption = Encryption.parse(b"", lambda count: bytes(count))
         storage = Storage(etcd, hearing, server="s", update_attempts=32, encryption=encryption)  # type: ignore[arg-type]
         await story(etcd, storage)
@@ -115,14 +138,14 @@ def test_whoever_is_answered_while_others_wait_is_heard() -> None:
     in_storage(story)
 
 
-def in_hub(story: Callable[[MuteEtcd, Storage, WatchHub], Awaitable[None]]) -> None:
-    async def followed(etcd: MuteEtcd, storage: Storage) -> None:
+def in_hub(story: Callable[[E, Storage, WatchHub], Awaitable[None]], make: type[E] = MuteEtcd) -> None:  # type: ignore[assignment]
+    async def followed(etcd: E, storage: Storage) -> None:
         hub = WatchHub(etcd, storage, env=make_env(), limits=Limits(), timing=Timing())  # type: ignore[arg-type]
         await hub.start()
         await story(etcd, storage, hub)
         await hub.stop()
 
-    in_storage(followed)
+    in_storage(followed, make)
 
 
 def test_a_server_that_a_read_alone_found_deaf_hears_again() -> None:
@@ -161,6 +184,21 @@ def test_a_deaf_server_whose_question_fails_for_its_own_fault_asks_again() -> No
         assert await hub.etcd_answers()
 
     in_hub(story)
+
+
+def test_a_reader_does_not_wait_for_the_next_try_of_a_stream_that_was_refused_while_a_majority_answered() -> None:
+    async def story(etcd: RefusingEtcd, storage: Storage, hub: WatchHub) -> None:
+        etcd.led = False
+        etcd.break_streams()
+        await asyncio.sleep(5.0)  # pauses between tries have grown
+        await storage.create(MAPS, Write(config_map("a")))
+        etcd.refuses.clear()
+        await etcd.refuses.wait()
+        etcd.led = True
+        error, took_s = await told(hub.fresh())
+        assert error is None and took_s <= REFUSED_S * 1.5
+
+    in_hub(story, RefusingEtcd)
 
 
 async def test_a_deaf_server_ends_watches_and_takes_none_until_it_hears(stack: Stack) -> None:

@@ -13,6 +13,7 @@ from rayplane.control_plane.faults import steps
 from rayplane.control_plane.faults.injector import refusal
 from rayplane.control_plane.faults.steps import Await, Choose, Condition, Repeat, Sleep
 from rayplane.control_plane.faults.vocabulary import Continue, Fault, Kill, Stop, Target
+from rayplane.control_plane.simulation import VirtualLoop
 from rayplane.control_plane.tasks import cancel_and_wait
 
 ALL = b"""
@@ -162,6 +163,18 @@ async def test_a_stopped_actor_goes_on_even_when_the_run_is_interrupted() -> Non
             await asyncio.sleep(0)
     await cancel_and_wait(run)
     assert actions.struck == [fault for fault, _ in actions.ended] == [Stop(Target("member", "member-0"), 1000.0)]
+
+
+def test_on_a_busy_machine_a_victim_is_looked_for_until_its_fair_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scenario, "slowdown", lambda: 4.0)
+    monkeypatch.setattr(scenario, "POLL_S", 15.0)
+    actions = FakeActions()
+    actions.leaderless = 4
+    VirtualLoop().run(_run(actions, "steps: [{kill: leader}]"))
+    assert actions.struck == [Kill(Target("leader"))]
+    actions.leaderless = 8
+    with pytest.raises(ClusterError, match="no member leads"):
+        VirtualLoop().run(_run(actions, "steps: [{kill: leader}]"))
 
 
 async def test_what_can_never_work_ends_the_run() -> None:

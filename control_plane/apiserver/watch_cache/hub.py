@@ -81,7 +81,7 @@ class WatchHub:
         self._asked: list[asyncio.Future[int]] = []  # those whose question is under way
         self._ask = asyncio.Event()
         self._answered_at = -math.inf
-        self._quorum = asyncio.Event()  # a majority has answered since the stream broke
+        self._quorum = asyncio.Event()  # a majority has answered since the stream was opened last
         self._restart = asyncio.Event()
         self._listeners: dict[str, Callable[[], None]] = {}
         self._source = ""  # the member that the stream is of
@@ -297,6 +297,7 @@ class WatchHub:
         while True:
             before = self.revision
             self._restart.clear()
+            self._quorum.clear()
             try:
                 if await self._stream():
                     await self._start_over()
@@ -306,8 +307,7 @@ class WatchHub:
                 log.exception("following etcd failed; the watch is opened anew")
             if self.revision > before:
                 pauses.reset()
-            # Sooner where a majority answers a reader: there is a leader again, and the reader waits for the stream.
-            self._quorum.clear()
+            # Sooner where a majority has answered a reader since: there is a leader, and the reader waits for this.
             await asyncio.sleep(_AT_ONCE_S)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._quorum.wait(), pauses.next_s())
