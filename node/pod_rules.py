@@ -20,6 +20,7 @@ from rayplane.node.nftables.kernel import KernelTable
 from rayplane.node.nftables.ruleset import NOTHING, Fragment, Table
 from rayplane.node.policy import disturbance
 from rayplane.node.policy.enforcer import Enforcer, EnforcerConfig
+from rayplane.node.policy.holding import Holding
 from rayplane.node.proxy.proxy import ProxyConfig
 from rayplane.node.runtime.pod_network import PodNetwork
 from rayplane.node.tasks import Tasks
@@ -49,6 +50,7 @@ class PodRules:
         self._kubelets = kubelets
         self._nodes = nodes
         self.kernel = KernelTable(isolated.open_netfilter) if isolated is not None else None
+        self.holding: Holding | None = None
         self.enforcer: Enforcer | None = None
         self.relay: EgressRelay | None = None
         self._events: Events | None = None
@@ -58,8 +60,10 @@ class PodRules:
         self._beyond: dict[str, int] = {}
         """How many elements those of them would take that had to go without."""
         self._stack = AsyncExitStack()
-        if self.kernel is not None:
+        if isolated is not None and self.kernel is not None:
+            self.holding = Holding(isolated.open_netfilter, self.kernel.try_out, self._hold)
             self._stack.push_async_callback(self.kernel.close)
+            self._stack.push_async_callback(self.holding.close)
 
     async def start(self, client: ApiClient, events: Events) -> None:
         """Keep network policies. Before any pod starts: one that a policy isolates speaks with nobody unasked."""
@@ -111,30 +115,44 @@ class PodRules:
         if kind == "MODIFIED" and old is not None and disturbance.told(old) == disturbance.told(pod):
             return
         if old is not None and meta.uid(old) != meta.uid(pod):
-            self._disturb(old, NOTHING)
-        self._disturb(pod, NOTHING if kind == "DELETED" else disturbance.of_pod(pod))
+            self._disturb(old, there=False)
+        self._disturb(pod, there=kind != "DELETED")
 
     def undisturbed(self, uid: str) -> str:
-        """Why a pod that should loses no packets; empty for others."""
+        """Why the packets of a pod that should be disturbed are not; empty for others."""
         if uid not in self._disturbed:
             return ""
-        enforcer = self.enforcer
-        return (enforcer.trouble if enforcer is not None else OFF_HERE) or (BEYOND if uid in self._beyond else "")
+        enforcer, holding = self.enforcer, self.holding
+        why = (enforcer.trouble if enforcer is not None else OFF_HERE) or (BEYOND if uid in self._beyond else "")
+        return why or (holding.trouble if holding is not None and holding.needs(uid) else "")
 
-    def _disturb(self, pod: Object, wanted: Fragment) -> None:
-        uid, enforcer = meta.uid(pod), self.enforcer
-        if wanted == NOTHING and uid not in self._disturbed:
+    def _disturb(self, pod: Object, *, there: bool = True) -> None:
+        uid, enforcer, holding = meta.uid(pod), self.enforcer, self.holding
+        held = disturbance.held(pod) if there else {}
+        wanted = self._wanted(pod) if there else NOTHING
+        if wanted == NOTHING and not held and uid not in self._disturbed:
             return
         self._disturbed[uid] = pod
         told = [pod]
         if enforcer is not None and self.kernel is not None:
+            if holding is not None:
+                holding.put(uid, held)
             self._put(self.kernel.table, uid, wanted)
             told += self._offer(self.kernel.table)
             enforcer.wake()
-        if wanted == NOTHING:
+        if wanted == NOTHING and not held:
             del self._disturbed[uid]
         for one in told:
             self._tell(one)
+
+    def _wanted(self, pod: Object) -> Fragment:
+        return disturbance.of_pod(pod, self.holding.number if self.holding is not None else 0)
+
+    def _hold(self) -> None:
+        """There is a queue for packets, or why there is none is another reason than before."""
+        for uid, pod in [*self._disturbed.items()]:
+            if self.holding is not None and self.holding.needs(uid):
+                self._disturb(pod)
 
     def _put(self, table: Table, uid: str, wanted: Fragment) -> None:
         """The rules of a pod, or none where all together would be too many."""
@@ -149,7 +167,7 @@ class PodRules:
         for uid, size in [*self._beyond.items()]:
             if size <= self._budget.left:
                 served.append(self._disturbed[uid])
-                self._put(table, uid, disturbance.of_pod(served[-1]))
+                self._put(table, uid, self._wanted(served[-1]))
         return served
 
     def _tell(self, pod: Object) -> None:
@@ -157,7 +175,8 @@ class PodRules:
         if kubelet := self._kubelets.get(meta.node_name(pod)):
             kubelet.restate(meta.uid(pod))
         if (why := self.undisturbed(meta.uid(pod))) and self._events is not None:
-            self._events.record(pod, "Warning", "NotDisturbed", f"it loses no packets as experiments want it: {why}")
+            told = f"its packets are not disturbed as experiments want it: {why}"
+            self._events.record(pod, "Warning", "NotDisturbed", told)
 
     def _retell(self) -> None:
         for pod in [*self._disturbed.values()]:
@@ -171,6 +190,8 @@ class PodRules:
         """The network that the rules were in is gone."""
         if self.kernel is not None:
             self.kernel.reopen()
+        if self.holding is not None:
+            self.holding.reopen()
         if self.enforcer is not None:
             self.enforcer.wake()
         if self.relay is not None:

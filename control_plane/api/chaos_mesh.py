@@ -17,7 +17,7 @@ from rayplane.control_plane.api.definitions import COUNT, TEXT, TEXTS, Schema, d
 from rayplane.control_plane.api.errors import ApiError, FieldError, invalid, required
 from rayplane.control_plane.api.machinery.selectors import from_label_selector
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.pods.marks import RATE_MAX
+from rayplane.control_plane.api.pods.marks import LATENCY_MAX_MS, RATE_MAX, Netem
 from rayplane.control_plane.durations import DurationError, parse_duration
 
 GROUP, VERSION = "chaos-mesh.org", "v1alpha1"
@@ -33,8 +33,7 @@ POD_KILL, POD_FAILURE, CONTAINER_KILL = "pod-kill", "pod-failure", "container-ki
 #: Done once, and not to be undone.
 ONE_SHOT: Final = (POD_KILL, CONTAINER_KILL)
 PARTITION, LOSS, BANDWIDTH = "partition", "loss", "bandwidth"
-#: Of NetworkChaos, those that nodes carry out.
-LOSSES: Final = (PARTITION, LOSS, BANDWIDTH)
+DELAY, DUPLICATE, CORRUPT, NETEM = "delay", "duplicate", "corrupt", "netem"
 TO, FROM, BOTH = "to", "from", "both"
 ONE, ALL, FIXED = "one", "all", "fixed"
 FIXED_PERCENT, RANDOM_MAX_PERCENT = "fixed-percent", "random-max-percent"
@@ -90,7 +89,7 @@ _SPECS: Final[dict[str, Schema]] = {
         "mode",
         "selector",
         **_SELECTED,
-        action=_enum("netem", "delay", LOSS, "duplicate", "corrupt", PARTITION, BANDWIDTH),
+        action=_enum(NETEM, DELAY, LOSS, DUPLICATE, CORRUPT, PARTITION, BANDWIDTH),
         device=TEXT,
         targetDevice=TEXT,
         direction=_enum(TO, FROM, BOTH, ""),
@@ -210,16 +209,16 @@ def _spec_errors(path: str, spec: Mapping[str, Any]) -> Iterator[FieldError]:
 def _network_errors(path: str, spec: Mapping[str, Any]) -> Iterator[FieldError]:
     if spec.get("target"):
         yield from _selected_errors(f"{path}.target", spec["target"])
-    if spec.get("action") == LOSS:
-        try:
-            percent(spec)
-        except ValueError as e:
-            yield invalid(f"{path}.loss.loss", (spec.get("loss") or {}).get("loss"), str(e))
-    if spec.get("action") == BANDWIDTH:
+    try:
+        netem(spec)
+    except ValueError as e:
+        where, _, why = str(e).partition(": ")
+        yield invalid(f"{path}.{where}", _at(spec, where), why)
+    if rate := rate_field(spec):
         try:
             bytes_a_second(spec)
         except ValueError as e:
-            yield invalid(f"{path}.bandwidth.rate", (spec.get("bandwidth") or {}).get("rate"), str(e))
+            yield invalid(f"{path}.{rate}.rate", (spec.get(rate) or {}).get("rate"), str(e))
     if spec.get("direction") in (FROM, BOTH) and not (spec.get("target") or spec.get("externalTargets")):
         yield required(f"{path}.target", "must be there where packets come from it")
     for one in spec.get("externalTargets") or ():
@@ -230,16 +229,89 @@ def _network_errors(path: str, spec: Mapping[str, Any]) -> Iterator[FieldError]:
 
 
 def percent(spec: Mapping[str, Any]) -> int:
-    """How many of a hundred packets a loss means, at least one. Raises ValueError."""
-    found = float((spec.get("loss") or {}).get("loss") or "")
-    if not 0 < found <= 100:
-        raise ValueError("must be more than 0 and at most 100")
-    return max(1, round(found))
+    """How many of a hundred packets a loss without correlation means, at least one. Raises ValueError."""
+    return max(1, round(_part(spec, "loss.loss", least=0)))
+
+
+def netem(spec: Mapping[str, Any]) -> Netem | None:
+    """What a NetworkChaos does to each packet; None for a partition, a bandwidth, and what only loses packets.
+
+    Raises ValueError that begins with the field which is wrong.
+    """
+    action = spec.get("action")
+    if action not in (NETEM, DELAY, LOSS, DUPLICATE, CORRUPT):
+        return None
+    found: dict[str, Any] = {}
+    wanted = [
+        name for name in (DELAY, LOSS, DUPLICATE, CORRUPT) if action == name or (action == NETEM and spec.get(name))
+    ]
+    if not wanted and not rate_field(spec):
+        raise ValueError(f"{DELAY}: {action} needs one of {DELAY}, {LOSS}, {DUPLICATE}, {CORRUPT}, rate")
+    for name in wanted:
+        if name == DELAY:
+            found |= _delay(spec)
+        else:
+            found[name] = _part(spec, f"{name}.{name}", least=0)
+        if name in (LOSS, CORRUPT):
+            found[f"{name}_correlation"] = _part(spec, f"{name}.correlation")
+    made = Netem(**found)
+    return None if action == LOSS and not made.loss_correlation else made
+
+
+def _delay(spec: Mapping[str, Any]) -> dict[str, Any]:
+    times = {f"{name}_ms": _milliseconds(spec, f"delay.{name}") for name in ("latency", "jitter")}
+    if not times["latency_ms"]:
+        raise ValueError("delay.latency: must be more than nothing")
+    reorder = {"reorder": _part(spec, "delay.reorder.reorder"), "gap": _at(spec, "delay.reorder.gap") or 0}
+    correlations = {
+        "latency_correlation": _part(spec, "delay.correlation"),
+        "reorder_correlation": _part(spec, "delay.reorder.correlation"),
+    }
+    return times | reorder | correlations
+
+
+def _at(spec: Mapping[str, Any], path: str) -> Any:
+    found: Any = spec
+    for name in path.split("."):
+        found = (found or {}).get(name)
+    return found
+
+
+def _part(spec: Mapping[str, Any], path: str, *, least: float | None = None) -> float:
+    """So many of a hundred; with `least` it must be there and be more. Raises ValueError."""
+    text = _at(spec, path)
+    if text in (None, "") and least is None:
+        return 0
+    try:
+        found = float(text or "")
+    except ValueError:
+        found = -1
+    if not (0 <= found <= 100 if least is None else least < found <= 100):
+        raise ValueError(f"{path}: must be {'from 0 to' if least is None else f'more than {least} and at most'} 100")
+    return found
+
+
+def _milliseconds(spec: Mapping[str, Any], path: str) -> float:
+    text = _at(spec, path)
+    try:
+        found = parse_duration(text) * 1000 if text else 0
+    except DurationError as e:
+        raise ValueError(f"{path}: {e}") from e
+    if not 0 <= found <= LATENCY_MAX_MS:
+        raise ValueError(f"{path}: must be at most {LATENCY_MAX_MS // 1000}s")
+    return found
+
+
+def rate_field(spec: Mapping[str, Any]) -> str:
+    """The field that has a rate; empty for none."""
+    if spec.get("action") == BANDWIDTH:
+        return BANDWIDTH
+    return "rate" if spec.get("action") == NETEM and spec.get("rate") else ""
 
 
 def bytes_a_second(spec: Mapping[str, Any]) -> int:
     """The rate of a bandwidth. Raises ValueError."""
-    found = _RATE.fullmatch(str((spec.get("bandwidth") or {}).get("rate") or "").strip().lower())
+    found = _RATE.fullmatch(str((spec.get(rate_field(spec)) or {}).get("rate") or "").strip().lower())
     most = f"must be a whole number with bps (bytes a second), kbps or mbps, from 1bps to {RATE_MAX >> 20}mbps"
     if found is None:
         raise ValueError(most)

@@ -1,7 +1,6 @@
 """Statements that rules are made of, as values with the bytes that the kernel takes and a text as `nft` writes. Pure.
 
-Keys of sets are fields one after the other, each padded to four bytes. They are loaded from register 8 on, what a map
-gives from register 12 on.
+Keys of sets are fields, each padded to four bytes, loaded from register 8 on; what a map gives is from 12 on.
 """
 
 import struct
@@ -442,6 +441,34 @@ class Hand(Statement):
 
     def __str__(self) -> str:
         return f"tproxy to :{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Queue(Statement):
+    """Have a program of this machine say when the packet goes on; it goes on at once while none listens.
+
+    By the target of iptables, as each kernel that has iptables has it (linux/netfilter/xt_NFQUEUE.h, revision 3).
+    """
+
+    number: int
+
+    def expressions(self) -> list[bytes]:
+        told = attribute(3, struct.pack("=HHHH", self.number, 1, 1, 0))  # to one program, unless there is none
+        return [expression("target", text(1, "NFQUEUE"), number(2, 3), told)]
+
+    def __str__(self) -> str:
+        return f"queue flags bypass to {self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate(Statement):
+    """Send a copy of the packet to where it goes, past all other rules."""
+
+    def expressions(self) -> list[bytes]:
+        return [Field.DESTINATION.load(KEY_REGISTER), expression("dup", number(1, KEY_REGISTER))]
+
+    def __str__(self) -> str:
+        return "dup to ip daddr"
 
 
 Rule = tuple[Statement, ...]

@@ -12,7 +12,9 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from rayplane.node.netlink import CAP_ACK, DONE, ERROR, SOL_NETLINK, attribute_values, error_number, parsed
 from rayplane.node.nftables import conntrack
 from rayplane.node.nftables.conntrack import Flow
+from rayplane.node.nftables.expressions import Rule
 from rayplane.node.nftables.messages import (
+    HOOKED,
     Message,
     delete_table,
     list_tables,
@@ -21,7 +23,7 @@ from rayplane.node.nftables.messages import (
     transactions,
     units,
 )
-from rayplane.node.nftables.ruleset import Table
+from rayplane.node.nftables.ruleset import FORWARD, Chain, Changes, Hook, Table
 from rayplane.node.runtime.isolation.members import started
 
 log = logging.getLogger(__name__)
@@ -88,6 +90,15 @@ class KernelTable:
             self._stale = True
             await self._make_anew()
             self._stale = False
+
+    async def try_out(self, *rules: Rule) -> None:
+        """Raises OSError where the kernel does not have what rules ask for. They are never in force."""
+        name, chain = f"{self._prefix}tried", Chain(rules, Hook("filter", FORWARD, 0))
+        made = [one for piece in units(name, Changes(chains={f"{HOOKED}tried": chain})) for one in piece]
+        async with self._lock:
+            if self._socket is None:
+                self._socket = _prepared(await self._open_socket())
+            await self._run(iter([[new_table(name), *made, delete_table(name)]]))
 
     async def flows(self, concerns: Callable[[Flow], bool]) -> list[Flow]:
         """The connections for which `concerns` holds, which is asked in a thread. Raises OSError."""

@@ -1,47 +1,68 @@
-"""Packets that experiments have pods of this host lose, or have no more than so many of, as packet rules. Pure.
+"""Disturbances that experiments want of packets of this host's pods, as packet rules. Pure.
 
-They meet all packets between pods, those of connections that are known too. A pod and its node always reach each other.
-The rules are there only while a pod is marked.
+Packets are lost, are no more than so many, are copied, or go by a queue in which they wait (`holding`). The rules meet
+all packets between pods, those of connections that are known too. A pod and its node always reach each other. The rules
+are there only while a pod is marked.
 """
 
+import math
 import sys
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.pods.marks import LOSES, Loss, losses
+from rayplane.control_plane.api.pods.marks import LOSES, Loss, Netem, losses
 from rayplane.control_plane.api.pods.state import pod_is_terminated
-from rayplane.node.nftables.expressions import DROP, Field, In, Is, Over, Part, Random, Rule, Statement, key
+from rayplane.node.nftables.expressions import (
+    DROP,
+    Duplicate,
+    Field,
+    In,
+    Is,
+    Over,
+    Part,
+    Queue,
+    Random,
+    Rule,
+    Statement,
+    key,
+)
 from rayplane.node.nftables.ruleset import FORWARD, NOTHING, Chain, Data, Element, Fragment, Hook, Set
 
 OF_POD_MAX, TOGETHER_MAX = 25_000, 100_000
 """Elements that the losses by chance of one pod take, and those of all pods of a host."""
 LIMITS_MAX = 10
 """Rates of one pod."""
+Way = tuple[str, bytes]
+"""Packets from one address to another, or "-from" and "-to" one of any others'."""
 _ALL = 100
-_JUDGED = 5
-"""Before policies."""
+_JUDGED, _HELD = 5, 30
+"""Before policies; and behind them, as copies and what was held meet none."""
 _CHANCE = Random(_ALL)
 _BOTH, _FROM, _TO = (Field.SOURCE, Field.DESTINATION), (Field.SOURCE,), (Field.DESTINATION,)
-_SETS: dict[str, tuple[Part, ...]] = {
-    "cut": _BOTH,
-    "cut-from": _FROM,
-    "cut-to": _TO,
-    "lossy": (_CHANCE, *_BOTH),
-    "lossy-from": (_CHANCE, *_FROM),
-    "lossy-to": (_CHANCE, *_TO),
-}
-_SHARED = Fragment(
-    {name: Set((4,) * len(parts)) for name, parts in _SETS.items()},
-    {
-        "on-disturbed": Chain(
-            tuple((In(parts, name), DROP) for name, parts in _SETS.items()), Hook("filter", FORWARD, _JUDGED)
-        )
-    },
-)
+_WAYS: dict[str, tuple[Field, ...]] = {"": _BOTH, "-from": _FROM, "-to": _TO}
 
 
-def of_pod(pod: Object) -> Fragment:
-    """What the marks of a pod have it lose; NOTHING where it has no marks, or no address that is its own."""
+def _shared(priority: int, of_sets: dict[str, Statement]) -> Fragment:
+    """Sets of ways, each with what becomes of its packets; those by chance have a number before."""
+    sets: dict[str, Set] = {}
+    rules: list[Rule] = []
+    for name, done in of_sets.items():
+        for kind, fields in _WAYS.items():
+            parts: tuple[Part, ...] = (_CHANCE, *fields) if name in _BY_CHANCE else fields
+            sets[f"{name}{kind}"] = Set((4,) * len(parts))
+            rules.append((In(parts, f"{name}{kind}"), done))
+    return Fragment(sets, {f"on-disturbed-{priority}": Chain(tuple(rules), Hook("filter", FORWARD, priority))})
+
+
+_BY_CHANCE = ("lossy", "copied")
+_LOSING = _shared(_JUDGED, {"cut": DROP, "lossy": DROP})
+
+
+def of_pod(pod: Object, queue: int = 0) -> Fragment:
+    """What the marks of a pod do to its packets; NOTHING where it has no marks, or no address that is its own.
+
+    `queue`: the one in which packets wait; 0 while there is none, and then none is copied either.
+    """
     ip = _own_address(pod)
     if not ip:
         return NOTHING
@@ -51,15 +72,55 @@ def of_pod(pod: Object) -> Fragment:
     for n, loss in enumerate([one for one in found if one.over][:LIMITS_MAX]):
         limits = _with(limits, _limit(f"on-slow-{key(ip).hex()}-{n}", ip, loss))
     for loss in [one for one in found if not one.over]:
-        ways = [("-from", key(ip))] if loss.to is None else [("", key(ip, one)) for one in loss.to]
-        ways += [("-to", key(ip))] if loss.sources is None else [("", key(one, ip)) for one in loss.sources]
-        for kind, where in ways:
+        for way in _ways(ip, loss):
             if loss.percent == _ALL:
-                elements[f"cut{kind}", where] = None
-            elif len(elements) < OF_POD_MAX:
-                elements |= {(f"lossy{kind}", n.to_bytes(4, sys.byteorder) + where): None for n in range(loss.percent)}
-    lossy = Fragment(_SHARED.sets, _SHARED.chains, elements) if elements else NOTHING
-    return _with(lossy, limits)
+                _mark(elements, "cut", way)
+            else:
+                _by_chance(elements, "lossy", loss.percent, way)
+    lossy = Fragment(_LOSING.sets, _LOSING.chains, elements) if elements else NOTHING
+    return _with(_with(lossy, limits), _netem(ip, found, queue) if queue else NOTHING)
+
+
+def _netem(ip: str, found: list[Loss], queue: int) -> Fragment:
+    elements: dict[Element, Data] = {}
+    for netem, way in [(loss.netem, way) for loss in found if loss.netem for way in _ways(ip, loss)]:
+        _by_chance(elements, "copied", math.ceil(netem.duplicate), way)
+        if netem.waits:
+            _mark(elements, "held", way)
+    if not elements:
+        return NOTHING
+    frame = _shared(_HELD, {"copied": Duplicate(), "held": Queue(queue)})
+    return Fragment(frame.sets, frame.chains, elements)
+
+
+def _mark(elements: dict[Element, Data], name: str, way: Way) -> None:
+    elements[f"{name}{way[0]}", way[1]] = None
+
+
+def _by_chance(elements: dict[Element, Data], name: str, percent: int, way: Way) -> None:
+    if len(elements) < OF_POD_MAX:
+        kind, where = way
+        elements |= {(f"{name}{kind}", n.to_bytes(4, sys.byteorder) + where): None for n in range(percent)}
+
+
+def held(pod: Object) -> dict[Way, list[Netem]]:
+    """The ways of a pod whose packets are copied or held, and by what."""
+    ip, ways = _own_address(pod), dict[Way, list[Netem]]()
+    found = [(loss, loss.netem) for loss in losses(meta.annotations(pod)) if loss.netem is not None and ip]
+    for netem, way in [(netem, way) for loss, netem in found for way in _ways(ip, loss)]:
+        ways.setdefault(way, []).append(netem)
+    return ways
+
+
+def ways_of(packet: bytes) -> tuple[Way, ...]:
+    """All ways that a packet of IPv4 goes."""
+    source, destination = packet[12:16], packet[16:20]
+    return ("", source + destination), ("-from", source), ("-to", destination)
+
+
+def _ways(ip: str, loss: Loss) -> list[Way]:
+    ways = [("-from", key(ip))] if loss.to is None else [("", key(ip, one)) for one in loss.to]
+    return ways + ([("-to", key(ip))] if loss.sources is None else [("", key(one, ip)) for one in loss.sources])
 
 
 def _with(one: Fragment, other: Fragment) -> Fragment:

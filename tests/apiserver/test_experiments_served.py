@@ -146,6 +146,12 @@ NETWORKS: list[tuple[dict[str, Any], str]] = [
     ({"direction": "up"}, "spec.direction"),
     ({"action": "loss", "loss": {"loss": "all"}}, "spec.loss.loss"),
     ({"action": "loss", "loss": {"loss": "nan"}}, "spec.loss.loss"),
+    ({"action": "delay"}, "spec.delay.latency: Invalid value: null: must be more than nothing"),
+    ({"action": "delay", "delay": {"latency": "2m"}}, "spec.delay.latency.*at most 60s"),
+    ({"action": "delay", "delay": {"latency": "1s", "jitter": "some"}}, "spec.delay.jitter"),
+    ({"action": "corrupt", "corrupt": {"corrupt": "5", "correlation": "101"}}, "spec.corrupt.correlation.*0 to 100"),
+    ({"action": "netem"}, "spec.delay.*needs one of"),
+    ({"action": "netem", "rate": {"rate": "fast"}}, "spec.rate.rate"),
     ({"externalTargets": ["example.org"]}, "spec.externalTargets.*IPv4 addresses"),
     ({"target": {"mode": "fixed", "value": "x", "selector": {}}}, "spec.target.value"),
 ]

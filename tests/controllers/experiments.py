@@ -37,6 +37,9 @@ def experiment(name: str = "e", **spec: Any) -> Object:
 class Experimented(Cluster):
     """Pods web-0 to web-3 of the app `web` on n1 and n2 by turns, db-0 of the app `db`, and who experiments on them."""
 
+    kind = PODS
+    """The resource of the experiments."""
+
     def __init__(self) -> None:
         super().__init__(*controllers())
         for n in range(4):
@@ -54,11 +57,11 @@ class Experimented(Cluster):
         self.settle()
 
     def pause(self, name: str = "e", *, value: str | None = "true") -> None:
-        self.patch(PODS, name, "default", {"metadata": {"annotations": {mesh.PAUSE: value}}})
+        self.patch(self.kind, name, "default", {"metadata": {"annotations": {mesh.PAUSE: value}}})
         self.settle()
 
     def found(self, name: str = "e") -> Object:
-        return self.require(PODS, "default", name)
+        return self.require(self.kind, "default", name)
 
     def phases(self, name: str = "e") -> dict[str, str]:
         """How far each target is."""

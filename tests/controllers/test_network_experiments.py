@@ -9,15 +9,18 @@ import pytest
 from rayplane.control_plane.api import chaos_mesh as mesh
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.node_annotations import ISOLATION, NO_RULES
-from rayplane.control_plane.api.pods.marks import DISTURBED, Loss, losses
+from rayplane.control_plane.api.pods.marks import DISTURBED, Loss, Netem, losses
 from rayplane.control_plane.controllers.chaos.network_chaos import BURST_BYTES
 from tests.controllers.experiments import NETWORKS, Experimented
 
+REORDER = {"reorder": "0.5", "correlation": "50", "gap": 5}
 DB = {"mode": "all", "selector": {"labelSelectors": {"app": "db"}}}
 
 
 class Networked(Experimented):
     """Nodes n1 and n2, whose pods are isolated, and experiments that part `web-0` from the app `db`."""
+
+    kind = NETWORKS
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,9 +37,6 @@ class Networked(Experimented):
         own = {"name": "e", "namespace": "default"}
         made = {"apiVersion": mesh.API_VERSION, "kind": mesh.NETWORK_CHAOS, "metadata": own, "spec": whole}
         self.create(NETWORKS, made)
-
-    def found(self, name: str = "e") -> Any:
-        return self.require(NETWORKS, "default", name)
 
     def lost(self) -> dict[str, list[Loss]]:
         """What pods lose, of those that lose any."""
@@ -68,7 +68,7 @@ def test_a_direction_is_seen_from_those_that_are_selected() -> None:
 
 def test_a_part_of_the_packets_is_lost_to_everybody_or_to_places_outside() -> None:
     c = Networked()
-    c.part(action="loss", loss={"loss": "12.6", "correlation": "25"}, target=None)
+    c.part(action="loss", loss={"loss": "12.6", "correlation": "0"}, target=None)
     assert c.lost() == {"web-0": [Loss(13, None, ())]}
     c = Networked()
     c.part(target=None, externalTargets=["192.0.2.1"])
@@ -95,14 +95,52 @@ def test_pods_of_one_kind_are_parted_from_each_other_but_not_from_themselves() -
     assert c.lost() == {"web-0": [Loss(100, others, ())]}
 
 
+#: The action with its fields, and what nodes are told to do to each packet.
+NETEMS: list[tuple[dict[str, Any], Netem]] = [
+    (
+        {"action": "delay", "delay": {"latency": "90ms", "jitter": "1s", "correlation": "25", "reorder": REORDER}},
+        Netem(90, 1000, 25, reorder=0.5, reorder_correlation=50, gap=5),
+    ),
+    ({"action": "loss", "loss": {"loss": "25", "correlation": "50"}}, Netem(loss=25, loss_correlation=50)),
+    ({"action": "duplicate", "duplicate": {"duplicate": "40", "correlation": "25"}}, Netem(duplicate=40)),
+    ({"action": "corrupt", "corrupt": {"corrupt": "5", "correlation": "9"}}, Netem(corrupt=5, corrupt_correlation=9)),
+    (
+        {"action": "netem", "delay": {"latency": "2ms"}, "loss": {"loss": "3"}, "corrupt": None},
+        Netem(latency_ms=2, loss=3),
+    ),
+]
+
+
+@pytest.mark.parametrize(("spec", "netem"), NETEMS)
+def test_packets_are_late_lost_doubled_and_changed(spec: dict[str, Any], netem: Netem) -> None:
+    c = Networked()
+    c.part(direction="both", duration="30s", **spec)
+    db = (c.ip("db-0"),)
+    assert c.lost() == {"web-0": [Loss(0, db, db, netem=netem)]} and "AllInjected" in c.true()
+    c.pause()
+    assert c.lost() == {}
+    c.pause(value=None)
+    assert [*c.lost()] == ["web-0"]
+    c.advance(31)
+    assert c.lost() == {} and "AllRecovered" in c.true()
+
+
+def test_a_netem_has_a_rate_too() -> None:
+    c = Networked()
+    c.part(action="netem", target=None, rate={"rate": "1kbps"}, delay={"latency": "1s"})
+    assert c.lost() == {"web-0": [Loss(100, None, (), 1 << 10, BURST_BYTES, Netem(1000))]}
+
+
 def test_what_cannot_be_done_is_said_and_not_done() -> None:
     c = Networked()
+    c.change("nodes", "n1", metadata={"annotations": {ISOLATION: "none"}})
     c.part(action="delay", delay={"latency": "90ms"})
     assert c.lost() == {} and c.true() == {"Selected", "AllRecovered"}
     record = meta.status(c.found())["experiment"]["containerRecords"][0]
     assert (record["phase"], record["events"][-1]["type"]) == ("Not Injected", "Failed")
     told = [text for _, reason, text in c.events if reason == "Failed"]
-    assert told[0] == "Failed to apply chaos for default/web-0: delay is not done here; partition, loss, bandwidth are"
+    why = "pods on node n1 have no network of their own"
+    assert told[0] == f"Failed to apply chaos for default/web-0: {why}"
     c.advance(60)
     assert len([1 for _, reason, _ in c.events if reason == "Failed"]) == len(told), "it is told once"
     c.delete(NETWORKS, "e", "default")

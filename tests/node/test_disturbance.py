@@ -7,17 +7,18 @@ import pytest
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.node_annotations import NO_RULES
-from rayplane.control_plane.api.pods.marks import DISTURBED, Loss, loses
+from rayplane.control_plane.api.pods.marks import DISTURBED, Loss, Netem, loses
 from rayplane.control_plane.backoff import Backoff
 from rayplane.node.config import OFF, NodeConfig, NodeHostConfig
 from rayplane.node.lifecycle import PodMachine, RestartTiming, render_status
 from rayplane.node.nftables.ruleset import NOTHING, Table
 from rayplane.node.pod_rules import PodRules
-from rayplane.node.policy.disturbance import OF_POD_MAX, Budget, of_pod, told
+from rayplane.node.policy.disturbance import OF_POD_MAX, Budget, held, of_pod, told
 from rayplane.node.policy.enforcer import Enforcer, EnforcerConfig
 from tests.fakes import FakeClient
 from tests.node.conftest import make_pod
 from tests.node.isolated import Isolating, isolating, make_isolating
+from tests.node.processes import run_in
 from tests.node.test_policies_in_pods import OPEN, SHUT, World, world
 
 __all__ = ["make_isolating", "world"]
@@ -62,8 +63,31 @@ def test_what_is_more_than_a_rate_is_lost_each_way_by_itself() -> None:
     assert not [line for line in table.listing() if "slow" in line]
 
 
+def test_copies_and_what_waits_are_behind_all_other_rules_and_only_while_there_is_a_queue() -> None:
+    pod = lossy(Loss(0, (THERE,), None, netem=Netem(latency_ms=5, duplicate=1.5)))
+    assert of_pod(pod) == NOTHING and listing(pod) == []
+    table = Table()
+    table.put("p", of_pod(pod, 7))
+    here, there = "7f400102", "7f400103"
+    lines = table.listing()
+    assert "on-disturbed-30: ip saddr . ip daddr @held queue flags bypass to 7" in lines
+    assert [line for line in lines if line.startswith("@held")] == [f"@held {here}{there}", f"@held-to {here}"]
+    assert len([line for line in lines if line.startswith("@copied ")]) == 2, "parts of a hundred, rounded up"
+    assert {*held(pod)} == {("", bytes.fromhex(here + there)), ("-to", bytes.fromhex(here))}
+    pod["status"]["phase"] = "Succeeded"
+    assert held(pod) == {}
+
+
 def test_without_marks_that_can_be_read_there_are_no_rules() -> None:
-    odd = ("", "{}", "[]", "null", '{"percent": 1e999, "to": [], "from": []}', "[" * 10_000)
+    odd = (
+        "",
+        '{"percent": 0, "to": null, "from": null, "netem": {"latency_ms": "x"}}',
+        "{}",
+        "[]",
+        "null",
+        '{"percent": 1e999, "to": [], "from": []}',
+        "[" * 10_000,
+    )
     more = ('{"percent": 100, "to": ["x"], "from": []}', '{"percent": 100, "to": "::1", "from": 3}')
     assert of_pod(lossy(*odd, *more)) == NOTHING == of_pod(lossy(Loss(100, (THERE,), ()), ip=""))
     assert len(listing(lossy(Loss(100, (THERE,) * 5000, ())))) == 1
@@ -157,6 +181,22 @@ async def test_a_node_without_packet_rules_says_so() -> None:
     assert isolated.isolation.endswith(NO_RULES)
 
 
+#: Asks once and prints the seconds until so many answers have come.
+COUNT = """
+import socket, sys, time
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as c:
+    c.settimeout(60); c.connect((sys.argv[1], 8080)); began = time.monotonic(); c.send(b"?")
+    for _ in range(int(sys.argv[2])): c.recv(99)
+    print(time.monotonic() - began)
+"""
+
+
+async def answers(world: World, count: str) -> float:
+    out, err, code = await run_in(world.here, "web", "python3", "-c", COUNT, world.ip("mate"), count)
+    assert code == 0, err
+    return float(out)
+
+
 @pytest.mark.processes
 @isolating
 async def test_pods_that_are_parted_do_not_hear_each_other(
@@ -175,5 +215,15 @@ async def test_pods_that_are_parted_do_not_hear_each_other(
     await world.until(OPEN, "web", to_mate)
     await mark(str(Loss(100, None, (), over=1)))
     await world.until(SHUT, "web", to_mate)
+    await mark(str(Loss(0, (world.ip("mate"),), (), netem=Netem(duplicate=100))))
+    await world.until(OPEN, "web", to_mate)
+    assert await answers(world, "2") >= 0, "one for the question, one for its copy"
+    for lost in (Netem(corrupt=100), Netem(loss=100)):
+        await mark(str(Loss(0, (world.ip("mate"),), (), netem=lost)))
+        await world.until(SHUT, "web", to_mate)
+    late = Netem(latency_ms=300)
+    await mark(str(Loss(0, (world.ip("mate"),), (world.ip("mate"),), netem=late)))
+    await world.until(OPEN, "web", to_mate)
+    assert await answers(world, "1") >= 2 * late.latency_ms / 1000, "there and back"
     await mark(None)
     await world.until(OPEN, "web", to_mate)

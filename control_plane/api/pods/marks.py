@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from ipaddress import AddressValueError, IPv4Address
 
 FAILED, KILLED, LOSES = "failed.chaos.rayplane.io/", "killed.chaos.rayplane.io/", "loses.chaos.rayplane.io/"
@@ -17,6 +17,8 @@ RATE_MAX = 1 << 31
 """Bytes a second."""
 PEERS_MAX = 1000
 """Addresses in one mark; and of all of a pod's losses in a hundred together."""
+LATENCY_MAX_MS = 60_000
+GAP_MAX = 1_000_000
 
 
 def failed(uid: str) -> str:
@@ -48,6 +50,40 @@ def newly_killed(old: Mapping[str, str], new: Mapping[str, str]) -> tuple[str, .
 
 
 @dataclass(frozen=True, slots=True)
+class Netem:
+    """The fate of each packet, in the words of tc-netem(8); parts of all packets and correlations in a hundred.
+
+    Numbers beyond what is possible count as the nearest that is.
+    """
+
+    latency_ms: float = 0
+    jitter_ms: float = 0
+    latency_correlation: float = 0
+    reorder: float = 0
+    """These go at once, `gap` of them apart; the others wait."""
+    reorder_correlation: float = 0
+    gap: int = 0
+    loss: float = 0
+    loss_correlation: float = 0
+    corrupt: float = 0
+    corrupt_correlation: float = 0
+    duplicate: float = 0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            most = LATENCY_MAX_MS if field.name.endswith("_ms") else GAP_MAX if field.name == "gap" else 100
+            value = min(max(float(getattr(self, field.name)), 0), most)
+            if value != value:
+                raise ValueError(f"{field.name} is no number")
+            object.__setattr__(self, field.name, int(value) if field.name == "gap" else value)
+
+    @property
+    def waits(self) -> bool:
+        """Whether packets go through the hands of their node: the kernel makes copies by itself."""
+        return any((self.latency_ms, self.jitter_ms, self.loss, self.corrupt))
+
+
+@dataclass(frozen=True, slots=True)
 class Loss:
     """So many of a hundred packets that do not arrive: from the pod `to` addresses, and to it from others.
 
@@ -60,10 +96,14 @@ class Loss:
     sources: tuple[str, ...] | None = ()
     over: int = 0
     burst: int = 0
+    netem: Netem | None = None
+    """What else becomes of the packets of these ways."""
 
     def __str__(self) -> str:
-        limit = {"over": self.over, "burst": self.burst} if self.over else {}
-        return json.dumps({"percent": self.percent, "to": self.to, "from": self.sources} | limit)
+        more: dict[str, object] = {"over": self.over, "burst": self.burst} if self.over else {}
+        if self.netem is not None:
+            more["netem"] = {name: value for name, value in asdict(self.netem).items() if value}
+        return json.dumps({"percent": self.percent, "to": self.to, "from": self.sources} | more)
 
 
 def loses(uid: str) -> str:
@@ -79,7 +119,8 @@ def losses(annotations: Mapping[str, str]) -> Iterator[Loss]:
                 found = json.loads(value)
                 percent = min(max(int(found["percent"]), 0), 100)
                 over, burst = (min(max(int(found.get(key, 0)), 0), RATE_MAX) for key in ("over", "burst"))
-                yield Loss(percent, _addresses(found["to"]), _addresses(found["from"]), over, burst)
+                netem = Netem(**found["netem"]) if "netem" in found else None
+                yield Loss(percent, _addresses(found["to"]), _addresses(found["from"]), over, burst, netem)
             except (ValueError, KeyError, AttributeError, TypeError, OverflowError, RecursionError):
                 continue
 

@@ -1,9 +1,8 @@
-"""NetworkChaos: has packets between isolated pods not arrive: all (partition), a part (loss), or too many (bandwidth).
+"""NetworkChaos: has packets between isolated pods not arrive, or arrive late, twice or changed.
 
-What is more than a bandwidth waits in no queue, it is lost, and connections slow down by that.
-
-What takes a queue of its own in the kernel (delay, duplicate, corrupt, netem) is refused, and so is a pod
-that has no network of its own: events and records say so. Source: Chaos Mesh, "Simulate network chaos".
+All do not arrive (partition), a part (loss), or too many (bandwidth). What is more than a bandwidth waits in no queue:
+it is lost, and connections slow down by that. A pod that has no network of its own is refused: events and records say
+so. Source: Chaos Mesh, "Simulate network chaos".
 """
 
 from __future__ import annotations
@@ -77,9 +76,10 @@ class NetworkChaosController(ExperimentController):
         return (marks.loses(meta.uid(experiment)),)
 
     def refusal(self, experiment: Object, pod: Object, view: View) -> str:
-        action = meta.spec(experiment).get("action")
-        if action not in mesh.LOSSES:
-            return f"{action} is not done here; {', '.join(mesh.LOSSES)} are"
+        try:
+            mesh.netem(meta.spec(experiment))
+        except ValueError as e:
+            return str(e)  # it was let in before anybody looked at it
         node = view.get("nodes", "", meta.node_name(pod))
         if node is None:
             return "the pod is on no node yet"
@@ -110,14 +110,17 @@ def _hit(pod: Object, view: View) -> list[str]:
 
 def _loss(experiment: Object, view: View) -> marks.Loss:
     spec = meta.spec(experiment)
-    action, over, burst = spec.get("action"), 0, 0
-    percent = mesh.percent(spec) if action == mesh.LOSS else 100
-    if action == mesh.BANDWIDTH:
-        over, burst = mesh.bytes_a_second(spec), max(BURST_BYTES, int(spec["bandwidth"].get("buffer") or 0))
+    netem, over, burst, percent = mesh.netem(spec), 0, 0, 100
+    if rate := mesh.rate_field(spec):
+        over, burst = mesh.bytes_a_second(spec), max(BURST_BYTES, int(spec[rate].get("buffer") or 0))
+    elif netem is not None:
+        percent = 0
+    elif spec.get("action") == mesh.LOSS:
+        percent = mesh.percent(spec)
     peers = _peers(spec, records_of(experiment) or (), view)
     direction = spec.get("direction") or mesh.TO
     to = peers if direction in (mesh.TO, mesh.BOTH) else ()
-    return marks.Loss(percent, to, peers if direction in (mesh.FROM, mesh.BOTH) else (), over, burst)
+    return marks.Loss(percent, to, peers if direction in (mesh.FROM, mesh.BOTH) else (), over, burst, netem)
 
 
 def _peers(spec: Mapping[str, Any], records: Sequence[Record], view: View) -> tuple[str, ...] | None:
