@@ -212,9 +212,19 @@ class EtcdClient:
         stub = self._stub("Maintenance", address)
         await stub.MoveLeader(pb.MoveLeaderRequest(targetID=target_id), timeout=_ADMIN_TIMEOUT_S)
 
-    async def snapshot(self) -> AsyncGenerator[pb.SnapshotResponse, None]:
-        """The state of one member as a stream of chunks, the digest last."""
-        stream = self._stub("Maintenance", self.endpoints.pick()).Snapshot(pb.SnapshotRequest())
+    async def caught_up(self) -> tuple[str, int]:
+        """The address of a member that has all that was acknowledged before, and the revision it had come to."""
+
+        async def asked(address: str, left: float) -> tuple[str, int]:
+            request = pb.RangeRequest(key=b"\0", count_only=True)  # linearizable: a member that lags answers later
+            response = await self._stub("KV", address).Range(request, timeout=left)
+            return address, response.header.revision
+
+        return await call_any(self.endpoints, asked, timeout=TIMEOUT_S, idempotent=True)
+
+    async def snapshot(self, address: str) -> AsyncGenerator[pb.SnapshotResponse, None]:
+        """The state of the member at `address` as a stream of chunks, the digest last."""
+        stream = self._stub("Maintenance", address).Snapshot(pb.SnapshotRequest())
         async with aclosing(stream) as responses:
             async for response in responses:
                 yield response

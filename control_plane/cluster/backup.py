@@ -42,7 +42,7 @@ from rayplane.proto.etcd.kv_pb2 import KeyValue
 from rayplane.storage.backup import BackupHeader, NotABackup, read_backup, write_backup
 from rayplane.storage.env import LocalDisk, SystemClock
 from rayplane.storage.keyvalue import MemoryBackend
-from rayplane.storage.mvcc import BUCKETS, CompactedError, FutureRevisionError, Store, as_of
+from rayplane.storage.mvcc import BUCKETS, CompactedError, Store, as_of
 
 _OBJECTS = b"/registry/"
 # What belongs to the place a cluster runs in.
@@ -66,9 +66,9 @@ async def backup(directory: StateDir, file: Path, progress: Progress) -> BackupH
         raise UsageError(f"there is no directory {file.parent}; make it first")
     async with access(directory) as admin:
         progress("reading the state")
-        revision = (await admin.etcd.range(TOPOLOGY_KEY)).header.revision
+        address, revision = await admin.etcd.caught_up()
         header = _header(directory, admin.state, revision)
-        await write_backup(LocalDisk(file.parent), file.name, header, _content(admin))
+        await write_backup(LocalDisk(file.parent), file.name, header, _content(admin, address))
     return header
 
 
@@ -86,8 +86,8 @@ def _header(directory: StateDir, state: ClusterState, revision: int) -> BackupHe
     )
 
 
-async def _content(admin: Access) -> AsyncIterator[bytes]:
-    async with contextlib.aclosing(admin.etcd.snapshot()) as parts:
+async def _content(admin: Access, address: str) -> AsyncIterator[bytes]:
+    async with contextlib.aclosing(admin.etcd.snapshot(address)) as parts:
         async for part in parts:
             if part.remaining_bytes:  # the last two parts are no content
                 yield part.blob
@@ -112,7 +112,7 @@ async def restore(
     # Before anything is taken down or deleted: the file may be damaged.
     store = Store(MemoryBackend(BUCKETS))
     store.restore(chunks)
-    progress(f"read a backup of {header.cluster!r} at revision {header.revision}")
+    progress(f"read a backup of {header.cluster!r} at revision {store.revision}")
     return await _go_on(directory, name, store, header, progress, force=force, key=key), header
 
 
@@ -130,13 +130,12 @@ async def fork(
         then = await instant(admin.etcd, at, SystemClock().now())
         progress(f"reading the state of {admin.state.config.name!r} at {then}")
         header = _header(source, admin.state, then.revision)
-        store.restore([chunk async for chunk in _content(admin)])
+        address, _ = await admin.etcd.caught_up()
+        store.restore([chunk async for chunk in _content(admin, address)])
     try:
         store.restore(as_of(store, then.revision))
     except CompactedError as e:
         raise HistoryForgotten(f"{then} was forgotten meanwhile: choose a later one") from e
-    except FutureRevisionError as e:
-        raise ClusterError("the member that was asked has not all of the state yet: try again") from e
     _end_orphans(store)
     return await _go_on(directory, name, store, header, progress, force=False, key=b""), header
 

@@ -41,7 +41,7 @@ class CorruptBackup(BackupError):
 
 @dataclass(frozen=True, slots=True)
 class BackupHeader:
-    """The header of a backup. `created` is RFC 3339; `revision` is the store's at that moment.
+    """The header of a backup. `created` is RFC 3339; all up to `revision` is in it, and what came while it was made.
 
     `origin` is for whoever restores it: JSON that describes the cluster it was made of.
     """

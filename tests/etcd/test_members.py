@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from rayplane.control_plane.client.etcd import EtcdClient
 from rayplane.control_plane.etcd.callers import CLIENTS
 from rayplane.control_plane.etcd.server import Member, MemberConfig, RefusedToStart, restore_member
 from rayplane.control_plane.rpc import Identity, RpcError
@@ -18,6 +19,8 @@ from rayplane.control_plane.rpc.memory import DirectLink, Fabric, MemoryNetwork
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.proto.etcd import rpc_pb2 as pb
 from rayplane.storage.env import LocalDisk, LockHeld
+from rayplane.storage.keyvalue import MemoryBackend
+from rayplane.storage.mvcc import BUCKETS, Store
 from tests.etcd.harness import EtcdCluster, etcd_cluster
 
 
@@ -146,6 +149,26 @@ async def test_watches_of_a_member_that_was_cut_off_miss_nothing() -> None:
                 got.extend(e.kv.mod_revision for r in await stream.next() for e in r.events)
         assert got == list(range(3, 203))
         stream.close()
+
+
+async def test_a_snapshot_to_keep_is_taken_where_all_that_was_acknowledged_is() -> None:
+    link = Partition()
+    async with etcd_cluster(3, fabric=Fabric(link)) as cluster:
+        leader = await cluster.wait_leader()
+        lagging = next(m for m in cluster.members if m is not leader)
+        link.cut = {lagging.config.name}
+        acknowledged = await cluster.put(b"k", b"v", endpoint=leader.client_address)
+        etcd = EtcdClient(cluster.network, [lagging.client_address])
+        asking = asyncio.create_task(etcd.caught_up())
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert not asking.done() and lagging.store.revision < acknowledged.header.revision
+        link.cut = set()
+        address, revision = await asking
+        assert (address, revision >= acknowledged.header.revision) == (lagging.client_address, True)
+        store = Store(MemoryBackend(BUCKETS))
+        store.restore([part.blob async for part in etcd.snapshot(address) if part.remaining_bytes])
+        assert store.revision >= revision and store.range(b"k").kvs[0].value == b"v"
 
 
 async def test_a_leader_cut_off_is_replaced_and_its_unconfirmed_writes_are_not_read() -> None:
