@@ -7,7 +7,7 @@ from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.timings import FAST, KUBERNETES, Timings
 from rayplane.node.errors import ConfigError
-from rayplane.node.lifecycle import KUBERNETES_RESTARTS, RestartTiming
+from rayplane.node.restarts import KUBERNETES_RESTARTS, RestartTiming
 
 SIMULATED = "simulated"
 PROCESS = "process"

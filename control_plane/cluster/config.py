@@ -7,8 +7,6 @@ from ipaddress import IPv4Network
 from typing import TYPE_CHECKING, Any
 
 from rayplane.control_plane.api.admission.plugins import names, switched_on
-from rayplane.control_plane.api.audit import read_policy
-from rayplane.control_plane.api.config_files import ConfigFileError
 from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.cluster.errors import UsageError
 from rayplane.control_plane.component_base.log_settings import FORMATS, TEXT
@@ -361,10 +359,12 @@ class ClusterConfig:
             raise UsageError(f"--enable-admission-plugins, --disable-admission-plugins: {e}") from e
 
     def _validate_files(self) -> None:
+        from rayplane.control_plane.api.config_files import ConfigFileError
+
         if self.scheduling and self.scheduler_config not in ("", NONE):
             raise UsageError("--scheduling: with a --scheduler-config it is its profiles that count; give one of both")
         for flag, text, read, kind in (
-            ("--audit-policy", self.audit_policy, read_policy, "Policy of audit.k8s.io/v1"),
+            ("--audit-policy", self.audit_policy, _audit, "Policy of audit.k8s.io/v1"),
             ("--authentication-config", self.authentication_config, _authentication, "AuthenticationConfiguration"),
             ("--authorization-config", self.authorization_config, _webhooks, "AuthorizationConfiguration"),
             ("--admission-control-config-file", self.admission_config, _admission, "AdmissionConfiguration"),
@@ -422,7 +422,13 @@ class ClusterConfig:
         return ClusterConfig(**data)
 
 
-# Imported where they are asked for: with them comes all that compiles expressions.
+# Imported where they are asked for: with them comes all that compiles expressions, into each actor.
+
+
+def _audit(text: str) -> object:
+    from rayplane.control_plane.api.audit import read_policy
+
+    return read_policy(text)
 
 
 def _authentication(text: str) -> object:

@@ -12,7 +12,6 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from rayplane.control_plane.api.authorization.node_identity import host_identity
-from rayplane.control_plane.apiserver.storage import encryption
 from rayplane.control_plane.cluster.topology import Instance, Role
 from rayplane.control_plane.identities import (
     ADMINISTRATOR,
@@ -45,6 +44,9 @@ class Secrets:
 
     @staticmethod
     def create(cluster: str) -> "Secrets":
+        # Whoever only holds secrets needs none of what encrypts.
+        from rayplane.control_plane.apiserver.storage import encryption
+
         authority = Authority.create(f"rayplane {cluster}")
         key = ec.generate_private_key(ec.SECP256R1()).private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()

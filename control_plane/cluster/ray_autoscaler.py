@@ -2,6 +2,8 @@
 
 A machine is idle for it when no actor or task is there, whatever they need, so it ends none that a cluster uses. There
 is one request of all of a Ray cluster: whoever asks takes the place of whoever asked before.
+
+Ray's modules for it are imported where they are asked for: only a supervisor does, and they take 4 MB of a process.
 """
 
 import json
@@ -9,8 +11,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
-from ray.autoscaler.sdk import request_resources
-from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.exceptions import RpcError
 from ray.experimental.internal_kv import _internal_kv_get
 
@@ -28,11 +28,15 @@ def cpus() -> dict[str, float] | None:
 
 
 def request(bundles: Sequence[Mapping[str, float]]) -> None:
+    from ray.autoscaler.sdk import request_resources
+
     request_resources(bundles=[dict(bundle) for bundle in bundles])
 
 
 def _types() -> dict[str, str]:
     """The types of machines, by id, as either of Ray's autoscalers tells them."""
+    from ray.autoscaler.v2.sdk import get_cluster_status
+
     said: Any = json.loads(_internal_kv_get(_STATUS) or b"{}")
     found: dict[str, str] = (said.get("autoscaler_report") or {}).get("node_type_mapping") or {}
     if found:

@@ -17,8 +17,17 @@ from typing import Any
 
 _ENVIRONMENT, _LANGUAGE = "--serialized-runtime-env-context=", "--language="
 _SETUP = "setup_worker.py"
-#: A fifth of the memory of Ray's imports: it asks clouds for accelerators, and looks at runtime environments.
-_SELDOM = "jsonschema requests"
+#: A fifth of the memory of Ray's imports: it asks clouds for accelerators, looks at runtime environments, can debug.
+_SELDOM = "jsonschema requests ray.util.rpdb"
+#: Modules of which Ray takes functions by name while it is imported, a sixth of what is left: they make and pack
+#: runtime environments, and print tables.
+_SELDOM_CALLED = (
+    "ray._private.runtime_env.conda",
+    "ray._private.runtime_env.packaging",
+    "ray._private.runtime_env.pip",
+    "ray._private.runtime_env.uv",
+    "ray._private.thirdparty.tabulate.tabulate",
+)
 #: Ray's serializers for objects of other libraries (pydantic, starlette, arrow), which it imports for them if they are
 #: installed: 4 MB of each worker. What travels through Ray here is none of theirs.
 _SERIALIZERS = "ray.util.serialization_addons"
@@ -28,6 +37,20 @@ class Later(types.ModuleType):
     """A module that is imported when something of it is asked for."""
 
     def __getattr__(self, name: str) -> Any:
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+class Called(types.ModuleType):
+    """A module of functions, imported when one of them is called."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return lambda *args, **options: self._function(name)(*args, **options)
+
+    def _function(self, name: str) -> Any:
         if sys.modules.get(self.__name__) is self:
             del sys.modules[self.__name__]
         return getattr(importlib.import_module(self.__name__), name)
@@ -48,6 +71,7 @@ def main() -> None:
     sys.argv = [program, *(option for option in options if not option.startswith(_LANGUAGE))]
     sys.path[0] = str(folder)
     sys.modules.update({name: Later(name) for name in _SELDOM.split() if name not in sys.modules})
+    sys.modules.update({name: Called(name) for name in _SELDOM_CALLED})
     sys.modules[_SERIALIZERS] = no_serializers()
     runpy.run_path(program, run_name="__main__")
 

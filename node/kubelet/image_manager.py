@@ -29,8 +29,9 @@ from rayplane.node.images.registry import RegistryClient
 from rayplane.node.images.store import ImageStore, Ready, Use
 from rayplane.node.images.unpacking import Owners
 from rayplane.node.kubelet.puller import Puller
-from rayplane.node.lifecycle import KUBERNETES_RESTARTS, StartContainer, StartFailed
+from rayplane.node.lifecycle import StartContainer, StartFailed
 from rayplane.node.lifecycle.containers import present_text
+from rayplane.node.restarts import KUBERNETES_RESTARTS
 from rayplane.node.runtime.isolation.users import RANGE_COUNT, RANGE_FIRST
 from rayplane.storage.env import Env
 

@@ -13,7 +13,7 @@ from rayplane.node.kubelet.fence import Fence
 from rayplane.node.kubelet.metrics import KubeletMetrics
 from rayplane.node.kubelet.sandbox import Sandbox
 from rayplane.node.kubelet.status_manager import WrittenPod
-from rayplane.node.lifecycle import RestartTiming
+from rayplane.node.restarts import RestartTiming
 from rayplane.node.runtime import ContainerRun, Runtime
 from rayplane.node.tasks import Tasks
 from rayplane.storage.env import Env

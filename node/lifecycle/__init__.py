@@ -12,7 +12,6 @@ from rayplane.node.lifecycle.injected import injected, suspensions
 from rayplane.node.lifecycle.machine import PodMachine
 from rayplane.node.lifecycle.mirror import mirror
 from rayplane.node.lifecycle.model import (
-    KUBERNETES_RESTARTS,
     DeadlineChanged,
     Effect,
     EphemeralAdded,
@@ -29,7 +28,6 @@ from rayplane.node.lifecycle.model import (
     Rejected,
     ResizePending,
     Respecified,
-    RestartTiming,
     Resumed,
     RunHook,
     SandboxFailed,
@@ -50,7 +48,6 @@ from rayplane.node.lifecycle.model import (
 from rayplane.node.lifecycle.status import render_status
 
 __all__ = [
-    "KUBERNETES_RESTARTS",
     "DeadlineChanged",
     "Effect",
     "EphemeralAdded",
@@ -68,7 +65,6 @@ __all__ = [
     "Rejected",
     "ResizePending",
     "Respecified",
-    "RestartTiming",
     "Resumed",
     "RunHook",
     "SandboxFailed",

@@ -30,7 +30,6 @@ from rayplane.node.lifecycle.model import (
     Rejected,
     ResizePending,
     Respecified,
-    RestartTiming,
     Resumed,
     Role,
     Run,
@@ -47,6 +46,7 @@ from rayplane.node.lifecycle.model import (
     Vanished,
 )
 from rayplane.node.lifecycle.runs import GRACE_MIN_S, LIVE, ContainerRuns
+from rayplane.node.restarts import RestartTiming
 
 DEFAULT_GRACE_S = 30.0
 _RANK = {"Pending": 0, "Running": 1, "Succeeded": 2, "Failed": 2}

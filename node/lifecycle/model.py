@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NamedTuple
 
-from rayplane.control_plane.backoff import Backoff
-
 # --- time -----------------------------------------------------------------------------------------
 
 
@@ -19,21 +17,6 @@ class Moment:
 
     at: float
     stamp: str
-
-
-@dataclass(frozen=True, slots=True)
-class RestartTiming:
-    """Spans before trying again, in seconds."""
-
-    backoff: Backoff
-    """Waits before the second and further restarts; the first one is immediate, as in Kubernetes."""
-    reset_after_s: float
-    """A container which ran this long starts over with the shortest wait."""
-    retry_s: float
-    """Wait after a failure that is not the container's own (missing ConfigMap, volume, address)."""
-
-
-KUBERNETES_RESTARTS = RestartTiming(Backoff(10.0, 300.0), 600.0, 10.0)
 
 
 # --- states ---------------------------------------------------------------------------------------

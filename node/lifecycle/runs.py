@@ -24,7 +24,6 @@ from rayplane.node.lifecycle.model import (
     Moment,
     Probed,
     Record,
-    RestartTiming,
     Role,
     Run,
     RunHook,
@@ -39,6 +38,7 @@ from rayplane.node.lifecycle.model import (
     Termination,
     TimerKey,
 )
+from rayplane.node.restarts import RestartTiming
 
 GRACE_MIN_S = 2.0
 """A container has at least this long to end when its preStop hook, or those before it, took all of its grace."""

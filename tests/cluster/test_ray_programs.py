@@ -29,6 +29,23 @@ before = "pydantic" in sys.modules
 import pydantic
 print(before, pydantic.BaseModel.__name__)
 """
+PACKS = """
+import sys
+import ray
+from ray._private.runtime_env.packaging import is_zip_uri
+from ray.util import pdb
+seldom = {"pdb", "tarfile", "filelock"}
+before = sys.modules.keys() & seldom
+print(*before, is_zip_uri("gcs://a.zip"), pdb.set_trace.__module__, *sorted(sys.modules.keys() & seldom))
+"""
+# Each is megabytes in every process of a cluster, for the one or two that use it.
+OTHERS = (
+    "aiohttp",
+    "ray.autoscaler.sdk",
+    "rayplane.control_plane.api.audit",
+    "rayplane.control_plane.apiserver.storage.encryption",
+    "rayplane.node.lifecycle",
+)
 PORTS = {name: name.lower() for name in ray_hook._PORTS}
 RAYLET = ["raylet", "--session_dir=/s", "--node_id=7", "--dashboard_agent_command=a b", "--runtime_env_agent_command=c"]
 
@@ -53,6 +70,19 @@ def test_a_worker_is_the_program_that_ray_names_and_loads_later_what_it_never_ne
 @pytest.mark.processes
 def test_a_worker_gets_no_serializers_for_libraries_that_nothing_here_sends_objects_of(tmp_path: Path) -> None:
     assert worker(tmp_path, CONNECTS, "--language=PYTHON") == "False BaseModel", "who needs one imports it as ever"
+
+
+@pytest.mark.processes
+def test_a_worker_loads_what_packs_runtime_environments_and_debugs_when_that_is_used(tmp_path: Path) -> None:
+    said = worker(tmp_path, PACKS, "--language=PYTHON")
+    assert said == "True ray.util.rpdb filelock pdb tarfile"
+
+
+@pytest.mark.processes
+def test_an_actor_loads_nothing_before_it_knows_its_role_that_few_roles_need() -> None:
+    code = f"import sys, rayplane.control_plane.cluster.actor; print([m for m in {OTHERS!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.processes

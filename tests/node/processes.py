@@ -10,7 +10,7 @@ from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.rpc import Stub
 from rayplane.node.config import NodeConfig, NodeTiming
 from rayplane.node.host import NodeHost
-from rayplane.node.lifecycle import RestartTiming
+from rayplane.node.restarts import RestartTiming
 from rayplane.proto.rayplane.v1 import node_pb2 as pb
 from tests.fakes import FakeClient
 from tests.node.conftest import make_pod

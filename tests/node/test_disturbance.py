@@ -10,11 +10,12 @@ from rayplane.control_plane.api.node_annotations import NO_RULES
 from rayplane.control_plane.api.pods.marks import DISTURBED, Loss, Netem, loses
 from rayplane.control_plane.backoff import Backoff
 from rayplane.node.config import OFF, NodeConfig, NodeHostConfig
-from rayplane.node.lifecycle import PodMachine, RestartTiming, render_status
+from rayplane.node.lifecycle import PodMachine, render_status
 from rayplane.node.nftables.ruleset import NOTHING, Table
 from rayplane.node.pod_rules import PodRules
 from rayplane.node.policy.disturbance import OF_POD_MAX, Budget, held, of_pod, told
 from rayplane.node.policy.enforcer import Enforcer, EnforcerConfig
+from rayplane.node.restarts import RestartTiming
 from tests.fakes import FakeClient
 from tests.node.conftest import make_pod
 from tests.node.isolated import Isolating, isolating, make_isolating

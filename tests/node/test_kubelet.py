@@ -17,7 +17,7 @@ from rayplane.node.config import NodeConfig, NodeTiming
 from rayplane.node.host import NodeHost
 from rayplane.node.kubelet.node_lease import OTHERS
 from rayplane.node.kubelet.registrar import BATCH_MAX
-from rayplane.node.lifecycle import RestartTiming
+from rayplane.node.restarts import RestartTiming
 from rayplane.proto.rayplane.v1 import node_pb2 as pb
 from tests.fakes import FakeClient
 from tests.node.conftest import make_pod

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from rayplane.node.errors import LifecycleError
 from rayplane.node.lifecycle import (
-    KUBERNETES_RESTARTS,
     DeadlineChanged,
     Effect,
     EphemeralAdded,
@@ -42,6 +41,7 @@ from rayplane.node.lifecycle import (
     render_status,
 )
 from rayplane.node.lifecycle.model import START_ERROR, Run, Stage, Stop
+from rayplane.node.restarts import KUBERNETES_RESTARTS
 from tests.tiers import examples
 
 STAMP = "2026-01-01T00:00:00Z"

@@ -12,8 +12,9 @@ from rayplane.control_plane.api.machinery.quantity import milli, parse, value
 from rayplane.control_plane.api.quotas import usage_of
 from rayplane.control_plane.scheduler.pods import PodParser
 from rayplane.node.kubelet.admission import room_of
-from rayplane.node.lifecycle import KUBERNETES_RESTARTS, PodMachine
+from rayplane.node.lifecycle import PodMachine
 from rayplane.node.lifecycle.status import render_status
+from rayplane.node.restarts import KUBERNETES_RESTARTS
 from tests.pods.specs import pods, resized_pods
 from tests.tiers import examples
 
