@@ -5,7 +5,7 @@ other. Nothing of the scheduler's code is used.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import combinations
 from typing import Any
 
@@ -29,13 +29,18 @@ class Devices:
         self.rules = rules
         self.had: list[Obj] = []  # results of allocations
 
+    def choice(self, claims: list[Obj]) -> list[Choice] | None:
+        """The first that keeps all rules."""
+        return next((one for one in self.choices(claims) if self.is_right(claims, one)), None)
+
     def choices(self, claims: list[Obj]) -> Iterator[list[Choice]]:
-        """All that may be tried for all claims together."""
+        """All that may be tried for all claims together, what is wanted most first."""
         if not claims:
             yield []
             return
-        for rest in self.choices(claims[1:]):
-            for mine in self.of_requests(claims[0]["spec"]["devices"]["requests"]):
+        rests = [*self.choices(claims[1:])]
+        for mine in self.of_requests(claims[0]["spec"]["devices"]["requests"]):
+            for rest in rests:
                 yield [mine, *rest]
 
     def of_requests(self, requests: list[Obj]) -> Iterator[Choice]:
@@ -45,13 +50,13 @@ class Devices:
         first = requests[0]
         variants = [(first["name"], first["exactly"])] if "exactly" in first else []
         variants += [(f"{first['name']}/{one['name']}", one) for one in first.get("firstAvailable", [])]
-        for rest in self.of_requests(requests[1:]):
-            for name, wish in variants:
-                fitting = [d for d, device in self.devices.items() if self.is_selected(device, wish)]
-                sizes = [len(fitting)] if wish.get("allocationMode") == "All" else [wish.get("count", 1)]
-                for size in sizes:
-                    for picked in combinations(fitting, size) if size else ():
-                        yield ((name, wish, picked), *rest)
+        rests = [*self.of_requests(requests[1:])]
+        for name, wish in variants:
+            fitting = [d for d, device in self.devices.items() if self.is_selected(device, wish)]
+            size = len(fitting) if wish.get("allocationMode") == "All" else wish.get("count", 1)
+            for picked in combinations(fitting, size) if size else ():
+                for rest in rests:
+                    yield ((name, wish, picked), *rest)
 
     def is_selected(self, device: Obj, wish: Obj) -> bool:
         models = [s["cel"]["expression"].split('"')[3] for s in wish.get("selectors", [])]
@@ -163,3 +168,63 @@ class Devices:
             if "distinctAttribute" in rule and len(set(values)) < len(values):
                 return False
         return True
+
+
+class Claimed:
+    """Devices of nodes, and claims to them in a cluster."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, Devices] = {}
+        self.claims: dict[str, Obj] = {}
+        self.allocated: dict[str, str] = {}  # node by claim
+
+    def claims_of(self, pod: Obj) -> list[str]:
+        names = [one["resourceClaimName"] for one in pod["spec"].get("resourceClaims", [])]
+        return [f"{pod['metadata']['namespace']}/{name}" for name in names]
+
+    def choice(self, pod: Obj, node: str) -> list[Choice] | None:
+        """What the claims of a pod that have nothing yet would get on a node; None where one gets nothing."""
+        mine = self.claims_of(pod)
+        if any(self.allocated.get(claim, node) != node for claim in mine):
+            return None
+        wanted = self.open(pod)
+        if not wanted:
+            return []
+        return self.nodes[node].choice(wanted) if node in self.nodes else None
+
+    def open(self, pod: Obj) -> list[Obj]:
+        return [self.claims[claim] for claim in self.claims_of(pod) if claim not in self.allocated]
+
+    def worth(self, pod: Obj, node: str) -> int:
+        """For each request with alternatives, the earlier the one that is had, the more."""
+        total = 0
+        for claim, one in zip(self.open(pod), self.choice(pod, node) or (), strict=True):
+            had = {name for name, _, _ in one}
+            for request in claim["spec"]["devices"]["requests"]:
+                for at, alternative in enumerate(request.get("firstAvailable", [])):
+                    total += (8 - at) * (f"{request['name']}/{alternative['name']}" in had)
+        return total
+
+    def take(self, pod: Obj, node: str, allocation: Callable[[str], Obj | None]) -> None:
+        """A pod was placed: its claims have what they were given, which has to be right."""
+        wanted = self.open(pod)
+        keys = [claim for claim in self.claims_of(pod) if claim not in self.allocated]
+        given = [allocation(key) or {} for key in keys]
+        if wanted:
+            assert self.nodes[node].is_right(wanted, [chosen(c, got) for c, got in zip(wanted, given, strict=True)])
+        for key, got in zip(keys, given, strict=True):
+            self.nodes[node].had += got["devices"]["results"]
+            self.allocated[key] = node
+
+
+def chosen(claim: Obj, allocation: Obj) -> Choice:
+    """What an allocation says, as the reference has it."""
+    variants: dict[str, Obj] = {}
+    for request in claim["spec"]["devices"]["requests"]:
+        variants |= {request["name"]: request["exactly"]} if "exactly" in request else {}
+        variants |= {f"{request['name']}/{one['name']}": one for one in request.get("firstAvailable", [])}
+    by_request: dict[str, tuple[str, ...]] = {}
+    for result in allocation["devices"]["results"]:
+        name = result["request"]
+        by_request[name] = (*by_request.get(name, ()), result["device"])
+    return tuple((name, variants[name], picked) for name, picked in by_request.items())

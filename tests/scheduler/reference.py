@@ -9,17 +9,17 @@ import math
 from collections import Counter
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any
 
 from rayplane.control_plane.api.machinery import quantity
+from tests.scheduler.devices_reference import Claimed
+from tests.scheduler.reference_rules import Obj, Place, along, amount, is_term, selects, tolerates, with_keys
 
-Obj = dict[str, Any]
 HOST = "kubernetes.io/hostname"
 ZONE = "topology.kubernetes.io/zone"
 MEGA = 1024 * 1024
 WEIGHTS = {"TaintToleration": 3, "NodeAffinity": 2, "NodeResourcesFit": 1, "PodTopologySpread": 2,
            "InterPodAffinity": 2, "NodeResourcesBalancedAllocation": 1, "ImageLocality": 1,
-           "VolumeBinding": 1}  # fmt: skip
+           "VolumeBinding": 1, "DynamicResources": 2}  # fmt: skip
 
 
 @dataclass
@@ -39,31 +39,6 @@ class Ways:
     off: frozenset[str] = frozenset()  # filters that are not asked
 
 
-@dataclass
-class Place:
-    """A node and the pods on it."""
-
-    node: Obj
-    pods: list[Obj] = field(default_factory=list)
-    drivers: set[str] = field(default_factory=set)
-
-    @property
-    def name(self) -> str:
-        return self.node["metadata"]["name"]
-
-    @property
-    def labels(self) -> dict[str, str]:
-        return self.node["metadata"]["labels"]
-
-    def has(self, resource: str) -> int:
-        return amount(resource, self.node["status"]["allocatable"].get(resource, "0"))
-
-
-def amount(resource: str, text: str) -> int:
-    parsed = quantity.parse(text)
-    return parsed.milli if resource == "cpu" else parsed.value
-
-
 def asked(pod: Obj, resource: str) -> int:
     if resource == "pods":
         return 1
@@ -74,59 +49,6 @@ def counted(pod: Obj, resource: str) -> int:
     """As asked; cpu and memory that are not asked for count for a little."""
     least = {"cpu": "100m", "memory": "200Mi"}.get(resource, "0")
     return amount(resource, pod["spec"]["containers"][0]["resources"]["requests"].get(resource, least))
-
-
-def selects(selector: Obj | None, labels: dict[str, str]) -> bool:
-    if selector is None:
-        return False
-    if any(labels.get(k) != v for k, v in selector.get("matchLabels", {}).items()):
-        return False
-    return all(meets(rule, labels) for rule in selector.get("matchExpressions", []))
-
-
-def meets(rule: Obj, labels: dict[str, str]) -> bool:
-    value, values = labels.get(rule["key"]), rule.get("values", [])
-    match rule["operator"]:
-        case "In":
-            return value in values
-        case "NotIn":
-            return value not in values
-        case "Exists":
-            return value is not None
-        case "DoesNotExist":
-            return value is None
-        case "Gt":
-            return value is not None and value.lstrip("-").isdigit() and int(value) > int(values[0])
-        case _:
-            return value is not None and value.lstrip("-").isdigit() and int(value) < int(values[0])
-
-
-def tolerates(pod: Obj, taint: Obj, *effects: str) -> bool:
-    for t in pod["spec"].get("tolerations", []):
-        if effects and t.get("effect", "") not in effects:
-            continue
-        if t.get("effect") and t["effect"] != taint["effect"]:
-            continue
-        if t.get("key") and t["key"] != taint["key"]:
-            continue
-        operator, value = t.get("operator", "Equal"), taint.get("value", "")
-        numbers = value.isdigit() and t.get("value", "").isdigit()
-        if (
-            operator == "Exists"
-            or (operator == "Equal" and t.get("value", "") == value)
-            or (operator == "Gt" and numbers and int(value) > int(t["value"]))
-            or (operator == "Lt" and numbers and int(value) < int(t["value"]))
-        ):
-            return True
-    return False
-
-
-def is_term(term: Obj, at: Place) -> bool:
-    expressions, fields = term.get("matchExpressions", []), term.get("matchFields", [])
-    if not expressions and not fields:
-        return False
-    named = {"metadata.name": at.name}
-    return all(meets(e, at.labels) for e in expressions) and all(meets(f, named) for f in fields)
 
 
 def is_admitted(pod: Obj, at: Place) -> bool:
@@ -167,6 +89,7 @@ class Reference:
         self.strict = set[str]()
         self.classes: dict[str, Obj] = {}
         self.capacities: list[Obj] = []
+        self.devices = Claimed()
         self.promised: dict[str, tuple[str, str]] = {}
         """Node and volume, or "" for one that is to be made, of claims of placed pods that have none yet."""
 
@@ -189,6 +112,7 @@ class Reference:
             "VolumeZone": self.is_in_zone,
             "PodTopologySpread": self.is_even,
             "InterPodAffinity": self.is_near,
+            "DynamicResources": lambda p, n: self.devices.choice(p, n.name) is not None,
             "NodeDeclaredFeatures": self.knows,
         }
         return next((name for name, rule in rules.items() if name not in self.ways.off and not rule(pod, at)), "")
@@ -485,7 +409,9 @@ class Reference:
             *node_affinity(pod).get("preferredDuringSchedulingIgnoredDuringExecution", []),
         ]
         liked = {at.name: sum(p["weight"] for p in preferred if is_term(p["preference"], at)) for at in among}
-        worst, best = max(bad.values()), max(liked.values())
+        asks = "DynamicResources" not in self.ways.off
+        devices = {at.name: self.devices.worth(pod, at.name) if asks else 0 for at in among}
+        worst, best, top = (max(found.values(), default=0) for found in (bad, liked, devices))
         spread, near = self.spread_scores(pod, among), self.near_scores(pod, among)
         found = {}
         for at in among:
@@ -498,17 +424,13 @@ class Reference:
                 "NodeResourcesBalancedAllocation": self.balance_score(pod, at),
                 "ImageLocality": self.image_score(pod, at),
                 "VolumeBinding": self.storage_score(pod, at),
+                "DynamicResources": 100 * devices[at.name] // top if top else 0,
             }
             found[at.name] = sum(weight * parts[name] for name, weight in self.ways.weights.items())
         return found
 
     def choose(self, pod: Obj) -> str:
-        """The node with the highest score, of equal ones the first by name; empty when there is none."""
-        among = [at for at in self.places if not self.refused_by(pod, at)]
-        if not among:
-            return ""
-        scores = self.scores(pod, among)
-        return min(scores, key=lambda name: (-scores[name], name))
+        return best(self.scores(pod, [at for at in self.places if not self.refused_by(pod, at)]))
 
     # -- preemption
 
@@ -534,17 +456,6 @@ class Reference:
             at.pods = before
 
 
-def with_keys(rule: Obj, pod: Obj) -> Obj | None:
-    """The rule's selector and what matchLabelKeys and mismatchLabelKeys add to it."""
-    selector = rule.get("labelSelector")
-    if selector is None:
-        return None
-    labels, more = pod["metadata"]["labels"], []
-    for keys, operator in (("matchLabelKeys", "In"), ("mismatchLabelKeys", "NotIn")):
-        more += [{"key": k, "operator": operator, "values": [labels[k]]} for k in rule.get(keys, []) if k in labels]
-    return {**selector, "matchExpressions": [*selector.get("matchExpressions", []), *more]}
-
-
 def claims_of(pod: Obj) -> list[str]:
     names = [v["persistentVolumeClaim"]["claimName"] for v in pod["spec"].get("volumes", [])]
     return [f"{pod['metadata']['namespace']}/{name}" for name in names]
@@ -554,12 +465,6 @@ def volume_size(volume: Obj) -> int:
     return quantity.value(volume["spec"]["capacity"]["storage"])
 
 
-def along(shape: tuple[tuple[int, int], ...], percent: int) -> int:
-    """The broken line through (percent, score of 10), cut towards zero."""
-    for at, (x, y) in enumerate(shape):
-        if percent <= x:
-            if at == 0:
-                return 10 * y
-            x0, y0 = shape[at - 1]
-            return 10 * y0 + math.trunc(Fraction((10 * y - 10 * y0) * (percent - x0), x - x0))
-    return 10 * shape[-1][1]
+def best(scores: dict[str, int]) -> str:
+    """The node with the highest score, of equal ones the first by name; empty when there is none."""
+    return min(scores, key=lambda name: (-scores[name], name), default="")

@@ -20,9 +20,9 @@ from rayplane.control_plane.scheduler.hints import Hints
 from rayplane.control_plane.scheduler.nodes import NodeInfo
 from rayplane.control_plane.scheduler.queue import Gate, Place, SchedulingQueue
 from tests.scheduler.build import World, claim, info, node, on, pod, storage_class
+from tests.scheduler.random_clusters import profile
 from tests.scheduler.reference import Reference, Ways
 from tests.scheduler.test_dynamic_resources import DRIVER, exactly, gpu, offered, wanted
-from tests.scheduler.test_twin import profile
 from tests.tiers import examples
 
 

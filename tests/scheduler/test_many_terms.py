@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayplane.control_plane.api.machinery.selectors import LabelSelector
@@ -22,7 +22,9 @@ from rayplane.control_plane.scheduler.snapshot import Snapshot
 from rayplane.control_plane.scheduler.topology import COLUMNS_MAX
 from rayplane.control_plane.scheduler.work import DECISION_MAX
 from tests.scheduler.build import World, info, node, on, pod
-from tests.scheduler.test_twin import Ways, nodes, pair, pods
+from tests.scheduler.dice import SEEDS, Dice
+from tests.scheduler.random_clusters import nodes, pair, pods
+from tests.scheduler.reference import Ways
 from tests.tiers import examples
 
 HOST = "kubernetes.io/hostname"
@@ -102,13 +104,13 @@ def test_what_was_compared_once_is_not_compared_again(looks: list[int]) -> None:
     assert looks[0] <= 3 * 1000, "only the first of them is new"
 
 
-@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(cluster=nodes(), arrivals=st.lists(pods(), max_size=8))
-def test_many_terms_mean_what_few_mean(cluster: list[dict[str, Any]], arrivals: list[dict[str, Any]]) -> None:
-    few, _ = pair(cluster, Ways())
-    many, _ = pair(cluster, Ways())
-    for number, one in enumerate(arrivals):
-        one["metadata"]["name"] = f"p{number}"
+@settings(max_examples=examples(200))
+@given(seed=SEEDS, size=st.integers(1, 6), count=st.integers(1, 8))
+def test_many_terms_mean_what_few_mean(seed: int, size: int, count: int) -> None:
+    dice = Dice(seed)
+    cluster = nodes(dice, size)
+    few, many = (pair(Dice(seed), cluster, Ways())[0] for _ in range(2))
+    for one in pods(dice, count):
         expected = few.cycle.explain(info(one))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(term_kinds, "MANY", 0)
