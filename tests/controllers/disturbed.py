@@ -216,7 +216,7 @@ class Disturbed(Cluster):
         self.kills = KILLS_MAX
         self.listeners.append(self._announce)
         for node, zone in NODES.items():
-            notes = {"rayplane.io/volume-capacity": "1000000000000", "rayplane.io/host-address": f"{node}:1"}
+            notes = {"rayplane.io/volume-capacity": "1000000000000", "rayplane.io/host-address": f"host-{node}:1"}
             self.node(node, cpu="4", metadata={"annotations": notes, "labels": {ZONE: zone}})
         self.start()
 

@@ -166,11 +166,11 @@ def ends(c: Disturbed) -> None:
 
 
 SCENARIO = (begin, workloads, services, storage, devices, policies, leftovers, grow, ends)
-#: Whose work is another server's, or has scenarios of its own.
+#: Who has scenarios of his own.
 ELSEWHERE = {
-    "volumesnapshot": "test_snapshots.py",
-    "garbagecollector-aggregated": "test_aggregatedgarbage.py",
-    "storageversionmigrator": "test_storageversionmigrator.py",
+    **dict.fromkeys(
+        ("volumesnapshot", "garbagecollector-aggregated", "storageversionmigrator"), "test_elsewhere_converge.py"
+    ),
     **dict.fromkeys(("podchaos", "networkchaos", "chaosschedule"), "test_experiments_converge.py"),
 }
 _VOLATILE = re.compile(r"uid-[0-9]+|[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+Z|-[0-9]{5}\b|127\.64\.[0-9.]+")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -28,52 +27,10 @@ from rayplane.control_plane.controllers.snapshots import (
 )
 from rayplane.control_plane.controllers.volumeprotection import ProtectionController
 from rayplane.control_plane.rpc import RpcError
-from rayplane.proto.csi import csi_pb2 as csi
 from tests.controllers.cluster import Cluster
+from tests.controllers.snapping import GI, GROUP, Hosts, custom
 
 CLAIMS, VOLUMES, STORAGE = "persistentvolumeclaims", "persistentvolumes", "storageclasses.storage.k8s.io"
-GI = 1024**3
-GROUP = "snapshot.storage.k8s.io"
-
-
-class Hosts:
-    """The hosts of nodes: each keeps snapshots, unless it is `broken`."""
-
-    def __init__(self) -> None:
-        self.kept: dict[str, csi.Snapshot] = {}
-        self.broken: RpcError | None = None
-        self.calls: list[str] = []
-
-    def call(self, address: str, node: str, driver: str) -> Any:
-        async def create(request: csi.CreateSnapshotRequest) -> csi.CreateSnapshotResponse:
-            self._do(f"create {request.name} of {request.source_volume_id} on {node}")
-            made = csi.Snapshot(
-                snapshot_id=f"{node}/{request.name}", source_volume_id=request.source_volume_id, size_bytes=GI
-            )
-            made.ready_to_use = True
-            made.creation_time.FromSeconds(1_700_000_000)
-            self.kept[made.snapshot_id] = made
-            return csi.CreateSnapshotResponse(snapshot=made)
-
-        async def delete(request: csi.DeleteSnapshotRequest) -> csi.DeleteSnapshotResponse:
-            self._do(f"delete {request.snapshot_id} on {node}")
-            self.kept.pop(request.snapshot_id, None)
-            return csi.DeleteSnapshotResponse()
-
-        async def find(request: csi.ListSnapshotsRequest) -> csi.ListSnapshotsResponse:
-            self._do(f"list {request.snapshot_id} on {node}")
-            found = [self.kept[request.snapshot_id]] if request.snapshot_id in self.kept else []
-            entry = csi.ListSnapshotsResponse.Entry
-            return csi.ListSnapshotsResponse(entries=[entry(snapshot=one) for one in found])
-
-        assert address == f"host-{node}:1"
-        assert driver == "rayplane.io/local"
-        return SimpleNamespace(CreateSnapshot=create, DeleteSnapshot=delete, ListSnapshots=find)
-
-    def _do(self, what: str) -> None:
-        self.calls.append(what)
-        if self.broken is not None:
-            raise self.broken
 
 
 class Snapping(Cluster):
@@ -135,12 +92,7 @@ class Snapping(Cluster):
         return made
 
     def custom(self, resource: str, name: str, namespace: str = "default", **fields: Any) -> Object:
-        kinds = {SNAPSHOTS: "VolumeSnapshot", CONTENTS: "VolumeSnapshotContent", CLASSES: "VolumeSnapshotClass"}
-        own: dict[str, Any] = {"name": name, **fields.pop("metadata", {})}
-        if namespace:
-            own["namespace"] = namespace
-        made = {"apiVersion": f"{GROUP}/v1", "kind": kinds[resource], "metadata": own, **fields}
-        return self.create(resource, made)
+        return custom(self, resource, name, namespace, **fields)
 
     def snapshot(self, name: str = "s", *, kind: str | None = "snap", **source: Any) -> Object:
         spec: dict[str, Any] = {"source": source or {"persistentVolumeClaimName": "data"}}
