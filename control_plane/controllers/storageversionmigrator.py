@@ -13,6 +13,7 @@ from typing import Any, Final
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition import CRDS, form_as_stored
 from rayplane.control_plane.api.kinds.storagemigration.storage_version_migration import FAILED, RUNNING, SUCCEEDED
+from rayplane.control_plane.api.machinery.resources import UnknownResource, builtin_registry
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.controllers.core import (
     NOTHING,
@@ -27,6 +28,8 @@ from rayplane.control_plane.controllers.core import (
 )
 
 MIGRATIONS: Final = "storageversionmigrations.storagemigration.k8s.io"
+#: So long after its migration was asked for a definition may come.
+UNSEEN_S: Final = 60.0
 _MIGRATING = "StorageMigrating"
 
 
@@ -34,6 +37,10 @@ def resource_of(migration: Object) -> str:
     """`things.example.com`, `secrets`."""
     resource = meta.spec(migration).get("resource") or {}
     return ".".join(part for part in (resource.get("resource"), resource.get("group")) if part)
+
+
+def _of_definition(crd: Object, view: View) -> Iterable[str]:
+    return [meta.name(one) for one in view.list(MIGRATIONS) if resource_of(one) == meta.name(crd)]
 
 
 def _of_same_resource(migration: Object, view: View) -> Iterable[str]:
@@ -45,7 +52,7 @@ def _of_same_resource(migration: Object, view: View) -> Iterable[str]:
 class StorageVersionMigrator(BaseController):
     name = "storageversionmigrator"
     component = "storage-version-migrator-controller"
-    watches = (Watch(MIGRATIONS, _of_same_resource), Watch(CRDS, None))
+    watches = (Watch(MIGRATIONS, _of_same_resource), Watch(CRDS, _of_definition))
 
     def reconcile(self, key: str, view: View, now: Moment) -> Result:
         migration = view.get(MIGRATIONS, "", key)
@@ -59,6 +66,8 @@ class StorageVersionMigrator(BaseController):
             return result([Migrate(migration, form, now.stamp)])
         if _next_of(resource_of(migration), view) != key:
             return NOTHING
+        if crd is None and (wait_s := _unseen_s(migration, now)) > 0:
+            return result(requeue_after=wait_s)
         running = _with(migration, RUNNING, "True", "MigrationRunning", "The migration is running", now.stamp)
         marked = []
         if crd is not None:
@@ -74,6 +83,15 @@ def ended(migration: Object, kind: str, message: str, stamp: str, *, version: st
     if version and not meta.status(made).get("resourceVersion"):
         made["status"]["resourceVersion"] = version
     return made
+
+
+def _unseen_s(migration: Object, now: Moment) -> float:
+    """For how long a definition may be still to be seen, which would not be told what is stored."""
+    try:
+        builtin_registry().by_name(resource_of(migration))
+    except UnknownResource:
+        return UNSEEN_S - now.seconds_since(meta.metadata(migration).get("creationTimestamp"))
+    return 0.0
 
 
 def _is_over(migration: Object) -> bool:

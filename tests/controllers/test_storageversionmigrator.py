@@ -6,7 +6,12 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition import CRDS
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.controllers.core import Migrate
-from rayplane.control_plane.controllers.storageversionmigrator import MIGRATIONS, StorageVersionMigrator, ended
+from rayplane.control_plane.controllers.storageversionmigrator import (
+    MIGRATIONS,
+    UNSEEN_S,
+    StorageVersionMigrator,
+    ended,
+)
 from tests.controllers.cluster import Cluster
 
 THINGS = {"group": "example.com", "resource": "things"}
@@ -81,6 +86,20 @@ def test_a_definition_that_changed_meanwhile_keeps_its_stored_versions() -> None
     crd = made.get(CRDS, "", "things.example.com")
     assert crd["status"]["storedVersions"] == ["v1", "v2"]
     assert crd["status"]["conditions"][0]["message"].endswith("not been updated due to a generation mismatch")
+
+
+def test_a_migration_waits_a_while_for_its_definition() -> None:
+    made = Cluster(StorageVersionMigrator())
+    for name, of in (("m", THINGS), ("n", {"group": "example.com", "resource": "nothings"})):
+        since = {"creationTimestamp": made.now.stamp}
+        put(made, MIGRATIONS, name, metadata=since, spec={"resource": of})
+    assert asked(made) == []
+    made.put(CRDS, cluster().require(CRDS, "", "things.example.com"))
+    assert [a.form for a in asked(made)] == ["things.v2.example.com"]
+    end(made, "Succeeded")
+    assert migrating(made) == ["m"]
+    made.advance(UNSEEN_S)
+    assert migrating(made) == ["m", "n"]
 
 
 def test_one_migration_of_a_resource_runs_after_the_other() -> None:

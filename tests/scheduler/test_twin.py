@@ -1,6 +1,6 @@
 """The fast cycle against a slow and obvious one, over random clusters, profiles and histories.
 
-`--hypothesis-profile long` tries ten times as many.
+`--hypothesis-profile long --timeout 0` tries ten times as many.
 """
 
 from __future__ import annotations
