@@ -25,6 +25,11 @@ def offered(headers: Headers) -> list[str]:
     return [one.strip() for line in headers.getall(_OFFERS, ()) for one in line.split(",") if one.strip()]
 
 
+def of_any_name(headers: Headers) -> tuple[str, ...]:
+    """Whatever a client calls what it speaks, for a socket that knows one way only."""
+    return tuple(_parted(headers)[0])
+
+
 def bearer_token(request: web.BaseRequest) -> str:
     """The token that a WebSocket's client offers as a subprotocol, "" without one. Raises BadToken."""
     if request.headers.get("Upgrade", "").lower() != "websocket":

@@ -51,7 +51,7 @@ from rayplane.control_plane.apiserver.rest.presentation import (
 from rayplane.control_plane.apiserver.rest.proxy import Proxy
 from rayplane.control_plane.apiserver.tracing.spans import span, spanned
 from rayplane.control_plane.apiserver.watch_cache.watchers import Shared, line_of
-from rayplane.control_plane.rpc import Network
+from rayplane.control_plane.rpc import Network, subprotocols
 from rayplane.control_plane.rpc.http1 import date
 from rayplane.control_plane.streams.wires import go_on, wants_websocket, websocket
 from rayplane.control_plane.tasks import cancel_and_wait
@@ -164,8 +164,8 @@ class ResourceHandler:
         return response
 
     async def _watch_messages(self, request: web.BaseRequest, groups: _Lines) -> web.StreamResponse:
-        """As clients in Java watch: each event is a message."""
-        wire = await websocket(request, (), starting=audit.response_starts)
+        """As clients in Java and browsers watch: each event is a message of text, by whatever name they ask for it."""
+        wire = await websocket(request, subprotocols.of_any_name(request.headers), starting=audit.response_starts)
 
         async def send() -> None:
             with contextlib.suppress(ConnectionError):
