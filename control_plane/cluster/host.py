@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
@@ -112,6 +113,9 @@ class Host(Protocol):
     async def machines(self) -> list[Machine]:
         """Machines that are alive."""
 
+    async def room(self) -> dict[str, dict[str, float]]:
+        """What each of them has, by its address, as Ray names it: CPU, memory in bytes, ..."""
+
     async def kill(self, name: str, signal: str) -> int:
         """Send KILL, STOP or CONT to an actor's process; its id."""
 
@@ -134,6 +138,12 @@ class Elastic(Protocol):
 
     async def request(self, bundles: Sequence[Mapping[str, float]]) -> None:
         """Ask for machines on which all of these fit; in the place of what was asked for before."""
+
+
+def room_here() -> dict[str, float]:
+    """What this machine has."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return {"CPU": float(os.cpu_count() or 1), "memory": float(memory)}
 
 
 def not_started(spec: Spec, failure: Failure) -> StartFailed:

@@ -23,7 +23,15 @@ from rayplane.control_plane.cluster.carried import HAND_OVER, Carried
 from rayplane.control_plane.cluster.components import Component, Leaves, Spec, StopsItself, leave_s
 from rayplane.control_plane.cluster.errors import ClusterError, StartFailed
 from rayplane.control_plane.cluster.failures import Failure
-from rayplane.control_plane.cluster.host import Disturbance, HostSocket, Runs, not_started, prevail, start_all
+from rayplane.control_plane.cluster.host import (
+    Disturbance,
+    HostSocket,
+    Runs,
+    not_started,
+    prevail,
+    room_here,
+    start_all,
+)
 from rayplane.control_plane.cluster.outside import Fresh, keep_fresh, log_to, open_env, prepare
 from rayplane.control_plane.cluster.own_weather import show
 from rayplane.control_plane.cluster.pki import Secrets
@@ -177,6 +185,9 @@ class ProcessHost:
 
     async def machines(self) -> list[Machine]:
         return [Machine()]
+
+    async def room(self) -> dict[str, dict[str, float]]:
+        return {Machine().address: room_here()}
 
     async def sockets(self) -> list[HostSocket]:
         return []

@@ -28,7 +28,7 @@ from rayplane.control_plane.cluster.components import Spec
 from rayplane.control_plane.cluster.config import ClusterConfig
 from rayplane.control_plane.cluster.errors import ClusterError, StartFailed
 from rayplane.control_plane.cluster.failures import ComponentFailed, Failure, failure_in
-from rayplane.control_plane.cluster.host import Disturbance, HostSocket, Runs, not_started
+from rayplane.control_plane.cluster.host import Disturbance, HostSocket, Runs, not_started, room_here
 from rayplane.control_plane.cluster.patience import Patience, slowdown
 from rayplane.control_plane.cluster.ray_cluster import LOOPBACK, namespace
 from rayplane.control_plane.cluster.ray_package import Package
@@ -46,6 +46,7 @@ TELL_S = 5.0
 # Each machine of a Ray cluster has one of whatever begins so. Where an actor asks for nothing at all, Ray takes any
 # machine, and looks at no affinity that is soft.
 _A_WISH = {f"{IMPLICIT_RESOURCE_PREFIX}rayplane-supervisor": 0.001}
+_STORE = "object_store_memory"
 
 
 class RayHost:
@@ -105,6 +106,10 @@ class RayHost:
             return found
 
         return [replace(m, address=self._address or m.address) for m in await self._in_thread(look)]
+
+    async def room(self) -> dict[str, dict[str, float]]:
+        # A Ray cluster of our own was told of as many CPUs as actors may start at once.
+        return {self._address: room_here()} if self._address else await self._in_thread(_room)
 
     async def cpus(self) -> dict[str, float] | None:
         return None if self._address else await self._in_thread(ray_autoscaler.cpus)
@@ -260,6 +265,12 @@ def _machines() -> list[Machine]:
     alive: list[dict[str, Any]] = [n for n in ray.nodes() if n["Alive"]]
     alive.sort(key=lambda n: ("node:__internal_head__" not in n["Resources"], n["NodeID"]))
     return [Machine(address=_address(n), id=n["NodeID"]) for n in alive]
+
+
+def _room() -> dict[str, dict[str, float]]:
+    """Resources of the nodes that are alive, without those that Ray makes for itself."""
+    found = {_address(n): n["Resources"] for n in ray.nodes() if n["Alive"]}
+    return {at: {k: v for k, v in has.items() if ":" not in k and k != _STORE} for at, has in found.items()}
 
 
 def known_to_others(cluster: str, besides: str) -> list[dict[str, Any]]:

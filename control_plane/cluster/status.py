@@ -83,7 +83,8 @@ async def status(admin: Access) -> dict[str, Any]:
 async def glance(admin: Access) -> dict[str, Any]:
     """Members, actors and leaders as they are told without writing anything, for who looks all the time."""
     limit = stretched(LIMIT_S, times_max=SLOWDOWN_MAX)
-    rows, error = await _rows(admin, limit)
+    answer, error = await _topology(admin, limit, machines=True)
+    rows = _rows(admin, answer)
     members, leads = await asyncio.gather(
         asyncio.gather(*(_member(admin, r, limit) for r in rows if r.facts.role == Role.MEMBER.value)),
         asyncio.gather(*(_lead(admin, name, limit) for name in LEADERS.values())),
@@ -96,17 +97,31 @@ async def glance(admin: Access) -> dict[str, Any]:
         "error": error,
         "members": [_member_row(m, actors) for m in members],
         "actors": [_actor_row(a, a.name in holders) for a in actors if a.role != Role.MEMBER.value],
-        "leases": [{"name": lead.name, "holder": lead.holder, "error": lead.error} for lead in leads],
+        "leases": [
+            {"name": lead.name, "holder": lead.holder, "age_s": lead.age_s, "duration_s": lead.duration_s}
+            | {"error": lead.error}
+            for lead in leads
+        ],
+        "machines": [
+            {"address": m.address, "resources": dict(m.resources), "drained": m.drained}
+            for m in (answer.machines if answer is not None else ())
+        ],
     }
 
 
 async def glances(directory: StateDir, every_s: float) -> AsyncGenerator[dict[str, Any], None]:
-    """A glance after the other. With the supervisor's machine gone it is elsewhere: the way in is found anew."""
+    """A glance after the other, with the load of who has metrics; those come more rarely.
+
+    With the supervisor's machine gone it is elsewhere: the way in is found anew.
+    """
+    # It needs what no command line loads.
+    from rayplane.control_plane.cluster.scraping import loads
+
     while True:
-        async with access(directory) as admin:
+        async with access(directory) as admin, loads(admin) as known:
             found: dict[str, Any] = {"error": ""}
             while not found["error"]:
-                found = await glance(admin)
+                found = await glance(admin) | {"loads": known}
                 yield found
                 await asyncio.sleep(every_s)
 
@@ -114,7 +129,8 @@ async def glances(directory: StateDir, every_s: float) -> AsyncGenerator[dict[st
 async def measure(admin: Access, limit_s: float = LIMIT_S) -> Facts:
     """Ask everybody, but not for builds. Raises nothing of what it finds. `limit_s`: of each, on an idle machine."""
     limit = stretched(limit_s, times_max=SLOWDOWN_MAX)
-    rows, supervisor_error = await _rows(admin, limit)
+    answer, supervisor_error = await _topology(admin, limit)
+    rows = _rows(admin, answer)
 
     def of(role: Role) -> list[_Row]:
         return [r for r in rows if r.facts.role == role.value]
@@ -149,15 +165,21 @@ async def measure(admin: Access, limit_s: float = LIMIT_S) -> Facts:
     )
 
 
-async def _rows(admin: Access, limit: float) -> tuple[list[_Row], str]:
+async def _topology(admin: Access, limit: float, *, machines: bool = False) -> tuple[pb.TopologyResponse | None, str]:
+    """What the supervisor says, or why it does not."""
     try:
         async with asyncio.timeout(limit):
-            answer = await admin.supervisor.Topology(pb.TopologyRequest(), timeout=limit)
+            return await admin.supervisor.Topology(pb.TopologyRequest(machines=machines), timeout=limit), ""
     except (RpcError, TimeoutError) as e:
+        return None, _why(e)
+
+
+def _rows(admin: Access, answer: pb.TopologyResponse | None) -> list[_Row]:
+    if answer is None:
         return [
             _Row(ActorFacts(name=i.name, role=i.role.value, machine=i.machine.address, running=None), dict(i.ports))
             for i in admin.state.topology.instances
-        ], _why(e)
+        ]
     return [
         _Row(
             ActorFacts(
@@ -172,7 +194,7 @@ async def _rows(admin: Access, limit: float) -> tuple[list[_Row], str]:
             dict(r.ports),
         )
         for r in answer.instances
-    ], ""
+    ]
 
 
 async def _versions(admin: Access) -> dict[str, str]:

@@ -60,6 +60,9 @@ class SimulatedHost:
     async def machines(self) -> list[Machine]:
         return list(self._cluster.machines)
 
+    async def room(self) -> dict[str, dict[str, float]]:
+        return {m.address: {} for m in self._cluster.machines}
+
     async def sockets(self) -> list[HostSocket]:
         return []
 

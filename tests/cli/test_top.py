@@ -38,8 +38,15 @@ GLANCE = {
     ],
     "actors": [
         {"name": "scheduler-0", "role": "scheduler", "machine": "127.0.0.1", "running": True, "starts": 2, "reason": ""}
-        | {"leader": True}
+        | {"leader": True},
+        {"name": "apiserver-0", "role": "apiserver", "machine": "127.0.0.1", "running": True, "starts": 1}
+        | {"reason": ""},
     ],
+    "machines": [{"address": "127.0.0.1", "resources": {"CPU": 8.0, "memory": 16 * 2.0**30}, "drained": True}],
+    "loads": {
+        "scheduler-0": {"requests_s": 0.0, "p99_s": None, "verbs": [], "queues": {"active": 3, "backoff": 1}},
+        "apiserver-0": {"requests_s": 12.34, "p99_s": 0.025, "verbs": [{"verb": "GET"}], "queues": {}},
+    },
 }
 
 
@@ -262,14 +269,18 @@ async def test_the_control_plane_is_shown_and_its_actors_are_killed_and_frozen()
         assert rows["member-0"].split()[1:5] == ["member", "leader", "4", "90"]
         assert "follows member-0" in rows["member-1"] and rows["member-1"].split()[6] == "20"
         assert "does not answer" in rows["member-2"] and "refused" in rows["member-2"]
-        assert "runs, leads" in rows["scheduler-0"]
+        assert rows["scheduler-0"].split()[1:5] == ["scheduler", "runs,", "leads", "4"]
+        assert rows["apiserver-0"].split()[1:5] == ["apiserver", "runs", "12.3", "<25ms"]
         await at.press("j", "ctrl+k", "y")
         await at.press("f", "y")
         await at.press("c", "n")
         assert at.source.done == ["kill: {target: member-1}", "stop: {target: member-1, for: 10s}"]
         await at.press("colon", *"machines", "enter")
         await at.until("10.0.0.2")
-        assert [line.split()[:3] for line in at.lines()[1:]] == [["10.0.0.2", "1", "1"], ["127.0.0.1", "3", "0"]]
+        assert [line.split()[:6] for line in at.lines()[1:]] == [
+            ["10.0.0.2", "gone", "1", "1", "member-2"],
+            ["127.0.0.1", "drained", "8", "16.0Gi", "4", "0"],
+        ]
 
 
 async def test_a_cluster_that_does_not_answer_is_said_and_asked_again() -> None:

@@ -102,6 +102,9 @@ class FakeHost:
     async def disturb(self, weather: Disturbance, holds_s: float) -> None:
         """Nothing of its network can be held back."""
 
+    async def room(self) -> dict[str, dict[str, float]]:
+        return {m.address: {"CPU": 2.0} for m in self._machines}
+
     async def sockets(self) -> list[HostSocket]:
         return [HostSocket("fake", "127.0.0.1:1", "nothing")]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from rayplane.control_plane.cluster import status
+from rayplane.control_plane.cluster import scraping, status
 from rayplane.control_plane.cluster.state import StateDir
 from rayplane.control_plane.dashboard import Gateway
 
@@ -125,7 +125,12 @@ async def test_it_ends_though_a_page_looks_on(tmp_path: Path, monkeypatch: pytes
     async def glance(_: None) -> dict[str, str]:
         return {"error": "", "name": "looked at"}
 
+    @contextlib.asynccontextmanager
+    async def loads(_: None) -> AsyncIterator[dict[str, str]]:
+        yield {}
+
     monkeypatch.setattr(status, "access", access)
+    monkeypatch.setattr(scraping, "loads", loads)
     monkeypatch.setattr(status, "glance", glance)
     made = Gateway(StateDir(tmp_path))
     await made.start()

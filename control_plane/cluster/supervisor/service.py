@@ -1,5 +1,6 @@
 """The gRPC service `rayplane.v1.Supervisor`: tells the topology, changes it, kills, renews certificates."""
 
+import asyncio
 import contextlib
 import os
 from collections.abc import Callable
@@ -92,7 +93,19 @@ class SupervisorService:
         builds = await self._host.builds() if request.builds else {}
         rows = [self._row(i, still, builds.get(i.name, _UNTOLD)) for i in self._control.topology.instances]
         sockets = await self._host.sockets() if request.host_sockets else []
-        return pb.TopologyResponse(instances=rows, host_sockets=[pb.HostSocket(**asdict(s)) for s in sockets])
+        drained, room = self._control.topology.drained, await self._room() if request.machines else {}
+        return pb.TopologyResponse(
+            instances=rows,
+            host_sockets=[pb.HostSocket(**asdict(s)) for s in sockets],
+            machines=[pb.MachineStatus(address=a, resources=has, drained=a in drained) for a, has in room.items()],
+        )
+
+    async def _room(self) -> dict[str, dict[str, float]]:
+        """What machines have; nothing where the host does not say so soon."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GLANCE_TIMEOUT_S):
+                return await self._host.room()
+        return {}
 
     async def Add(self, request: pb.AddRequest, context: Context) -> pb.ChangeResponse:
         machines = await self._host.machines()

@@ -2,13 +2,17 @@
 
 import { html, nothing, render } from "./lib/lit-html/lit-html.js";
 import { json, lines, persistently } from "./api.js";
+import { elections, note } from "./elections.js";
+import { leading, machines, noteRates, servers } from "./loads.js";
 import { attempt } from "./said.js";
 
 const STORY_MAX = 60;
 const FAULTS_EACH = 3; // looks
 const FOR = "10s";
+const LEADING = ["scheduler", "controllers"];
 
 export async function show(place, _, signal) {
+  const lately = { strips: new Map(), rates: new Map() };
   const state = { now: undefined, story: [], faults: [], verbs: [], error: "" };
   const draw = () => signal.aborted || render(view(state, act), place);
   const refresh = async () => {
@@ -35,7 +39,9 @@ export async function show(place, _, signal) {
       state.error = now.error;
       if (now.members) {
         state.story = [...changes(state.now, now), ...state.story].slice(0, STORY_MAX);
-        state.now = now;
+        state.now = { ...now, lately };
+        note(lately.strips, now, performance.now() / 1000);
+        noteRates(lately.rates, now.loads);
       }
       draw();
     }
@@ -75,11 +81,20 @@ function view({ now, story, faults, verbs, error }, act) {
   return html`
     <h1>Control plane ${now ? html`of ${now.name}` : ""}</h1>
     ${error ? html`<p class="bad" role="alert">${error}</p>` : nothing}
-    ${now ? html`${members(now.members, verbs, act)} ${actors(now.actors, verbs, act)}` : html`<p>Looking …</p>`}
+    ${now ? parts(now, (name) => buttons(name, verbs, act), verbs, act) : html`<p>Looking …</p>`}
     ${standing(faults, verbs, act)}
     <h2>What happened</h2>
     <ol class="story" aria-live="polite">${story.map(({ at, text }) => html`<li><time>${at}</time> ${text}</li>`)}</ol>
   `;
+}
+
+function parts(now, deeds, verbs, act) {
+  const { strips, rates } = now.lately;
+  const of = (roles) => now.actors.filter((one) => roles.includes(one.role));
+  const shown = ["apiserver", ...LEADING];
+  return html`${elections(strips)} ${members(now.members, verbs, act)} ${servers(of(["apiserver"]), now.loads, rates, deeds)}
+    ${leading(of(LEADING), now.leases, now.loads, deeds)} ${machines(now)}
+    ${actors(now.actors.filter((one) => !shown.includes(one.role)), verbs, act)}`;
 }
 
 function members(all, verbs, act) {
@@ -103,7 +118,7 @@ function actors(all, verbs, act) {
     <td>${one.running ? "runs" : one.running === false ? "does not run" : "unknown"}</td><td>${one.starts}</td>
     <td>${one.reason}</td><td>${buttons(one.name, verbs, act)}</td>
   </tr>`;
-  return html`<h2>Actors</h2>
+  return html`<h2>Other actors</h2>
     <table><thead><tr><th>actor</th><th>role</th><th>machine</th><th>state</th><th>starts</th><th>last failure</th><th></th></tr></thead>
     <tbody>${all.map(row)}</tbody></table>`;
 }

@@ -254,7 +254,7 @@ async function why(tab, { kind, namespace, name }, signal) {
   const looks = found.replicas.flatMap((one) => one.looks).sort((a, b) => (a.at < b.at ? -1 : 1));
   const changed = (one) => one.changes.map((change) => html`<li>${change.resource} ${change.object} ${change.kind.toLowerCase()}</li>`);
   const wrote = (one) => one.writes.map((write) => html`<li class=${write.error ? "bad" : ""}>${write.verb} ${write.resource} ${write.object} ${write.error}</li>`);
-  const row = (one) => html`<tr class=${one.error ? "bad" : ""}><td>${one.at}</td><th scope="row">${one.controller}</th><td>${one.times}</td>
+  const row = (one) => html`<tr class=${one.error ? "bad" : ""}><td title=${one.at}>${one.at.slice(11, 23)}</td><th scope="row">${one.controller}</th><td>${one.times}</td>
     <td><ul>${changed(one)}</ul></td><td>${one.error || (one.writes.length ? html`<ul>${wrote(one)}</ul>` : "nothing to do")}</td></tr>`;
   render(looks.length
     ? html`<table><thead><tr><th>at</th><th>controller</th><th>times</th><th>because of</th><th>did</th></tr></thead><tbody>${looks.map(row)}</tbody></table>`

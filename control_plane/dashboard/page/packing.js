@@ -6,6 +6,7 @@ import { styleMap } from "./lib/lit-html/directives/style-map.js";
 import { lines, persistently } from "./api.js";
 import { link } from "./kinds.js";
 import { viewport } from "./viewport.js";
+import { colour } from "./colours.js";
 
 const RESOURCES = ["pods", "cpu", "memory"];
 const ROW_PX = 26;
@@ -62,14 +63,6 @@ export const used = (node, i) => Object.values(node.held).reduce((sum, need) => 
 // How full a node is of its scarcest resource, as a share.
 export const fullness = (node) => Math.max(0, ...RESOURCES.map((_, i) => (node.room[i] ? used(node, i) / node.room[i] : 0)));
 
-// One colour for each workload, always the same for its name.
-export function hue(workload) {
-  let hash = 0;
-  for (const char of workload) hash = (hash * 31 + char.codePointAt(0)) >>> 0;
-  return (hash * 137) % 360;
-}
-
-const colour = (workload) => `oklch(0.68 0.13 ${hue(workload)})`;
 const short = (workload) => workload.split("/").slice(1).join("/");
 
 function view({ nodes, news, error, sorted, sums, legend, window }, choose) {

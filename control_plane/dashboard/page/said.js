@@ -11,11 +11,11 @@ export function said(text, bad = false) {
   clearing = setTimeout(() => (place.textContent = ""), SHOWN_MS);
 }
 
-// Does what a button is for; what it returns, or why it failed, is told.
+// Does what a button is for; the text that it returns, or why it failed, is told.
 export async function attempt(work) {
   try {
     const text = await work();
-    if (text) said(text);
+    if (typeof text === "string") said(text);
     return true;
   } catch (error) {
     said(error.message, true);

@@ -7,12 +7,14 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class TopologyRequest(_message.Message):
-    __slots__ = ("host_sockets", "builds")
+    __slots__ = ("host_sockets", "builds", "machines")
     HOST_SOCKETS_FIELD_NUMBER: _ClassVar[int]
     BUILDS_FIELD_NUMBER: _ClassVar[int]
+    MACHINES_FIELD_NUMBER: _ClassVar[int]
     host_sockets: bool
     builds: bool
-    def __init__(self, host_sockets: _Optional[bool] = ..., builds: _Optional[bool] = ...) -> None: ...
+    machines: bool
+    def __init__(self, host_sockets: _Optional[bool] = ..., builds: _Optional[bool] = ..., machines: _Optional[bool] = ...) -> None: ...
 
 class InstanceStatus(_message.Message):
     __slots__ = ("name", "role", "machine", "running", "pid", "starts", "ports", "failures", "reason", "build", "runs_in")
@@ -57,13 +59,32 @@ class HostSocket(_message.Message):
     speaks: str
     def __init__(self, owner: _Optional[str] = ..., address: _Optional[str] = ..., speaks: _Optional[str] = ...) -> None: ...
 
+class MachineStatus(_message.Message):
+    __slots__ = ("address", "resources", "drained")
+    class ResourcesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    RESOURCES_FIELD_NUMBER: _ClassVar[int]
+    DRAINED_FIELD_NUMBER: _ClassVar[int]
+    address: str
+    resources: _containers.ScalarMap[str, float]
+    drained: bool
+    def __init__(self, address: _Optional[str] = ..., resources: _Optional[_Mapping[str, float]] = ..., drained: _Optional[bool] = ...) -> None: ...
+
 class TopologyResponse(_message.Message):
-    __slots__ = ("instances", "host_sockets")
+    __slots__ = ("instances", "host_sockets", "machines")
     INSTANCES_FIELD_NUMBER: _ClassVar[int]
     HOST_SOCKETS_FIELD_NUMBER: _ClassVar[int]
+    MACHINES_FIELD_NUMBER: _ClassVar[int]
     instances: _containers.RepeatedCompositeFieldContainer[InstanceStatus]
     host_sockets: _containers.RepeatedCompositeFieldContainer[HostSocket]
-    def __init__(self, instances: _Optional[_Iterable[_Union[InstanceStatus, _Mapping]]] = ..., host_sockets: _Optional[_Iterable[_Union[HostSocket, _Mapping]]] = ...) -> None: ...
+    machines: _containers.RepeatedCompositeFieldContainer[MachineStatus]
+    def __init__(self, instances: _Optional[_Iterable[_Union[InstanceStatus, _Mapping]]] = ..., host_sockets: _Optional[_Iterable[_Union[HostSocket, _Mapping]]] = ..., machines: _Optional[_Iterable[_Union[MachineStatus, _Mapping]]] = ...) -> None: ...
 
 class AddRequest(_message.Message):
     __slots__ = ("role", "name", "kubelet_config")
