@@ -35,7 +35,9 @@ def simulate(
     seeds: Annotated[int, typer.Option(help="How many seeds to run, from --seed on.")] = 1,
     jobs: Annotated[int | None, typer.Option(help="How many at once.  [default: one a core]")] = None,
     ray: Annotated[bool, typer.Option("--ray", help="Spread the seeds over a Ray cluster.")] = False,
-    address: Annotated[str, typer.Option(help="Of that: HOST:PORT, `auto`, or `local` for one of its own.")] = "auto",
+    address: Annotated[
+        str | None, typer.Option(help="Of that: HOST:PORT, `auto`, or `local` for one of its own.  [default: auto]")
+    ] = None,
     keep_going: Annotated[bool, typer.Option("--keep-going", help="Run all seeds, whichever fail.")] = False,
     load: Load = None,
     plan: PlanFile = None,
@@ -53,7 +55,8 @@ def simulate(
 
     covered = Covered()
     show = _printer(as_json, covered)
-    _check(seeds, jobs, ray=ray, looks=bool(until or trace))
+    _check(seeds, jobs, ray=ray, address=address, looks=bool(until or trace))
+    _check_file(save_plan)
     order, planned = _order(scenario, plan, load)
     order = replace(order, setup=replace(order.setup, until=until, trace=trace, coverage=coverage))
     first = next(number for number in (seed, planned, 1) if number is not None)
@@ -62,9 +65,11 @@ def simulate(
         last = order.run(first, lambda text: errors.print(text, markup=False))
         show(last)
     else:
-        ways = Ways(jobs=min(seeds, jobs or cores()), ray=address if ray else "")
+        ways = Ways(jobs=min(seeds, jobs or cores()), ray=(address or "auto") if ray else "")
         results = sweep(order, numbers, ways, keep_going=keep_going)
         last = _run(results, seeds, show)
+    if until and not last.ended_at:
+        errors.print(f"--until: {until} did not come, and the run went on to its own end", markup=False)
     if load is not None:
         _same_again(order, last, load)
     if coverage:
@@ -106,14 +111,23 @@ def debug(
         raise typer.Exit(1)
 
 
-def _check(seeds: int, jobs: int | None, *, ray: bool, looks: bool) -> None:
+def _check(seeds: int, jobs: int | None, *, ray: bool, address: str | None, looks: bool) -> None:
     """Raise UsageError for options that do not go together."""
-    if seeds < 1 or (jobs is not None and jobs < 1):
-        raise UsageError(f"--seeds {seeds} --jobs {jobs}: use 1 or more")
+    for option, number in (("--seeds", seeds), ("--jobs", jobs)):
+        if number is not None and number < 1:
+            raise UsageError(f"{option} {number}: use 1 or more")
+    if address is not None and not ray:
+        raise UsageError("--address is that of a Ray cluster: add --ray")
     if looks and (seeds > 1 or ray):
         raise UsageError("--until and --trace look at one seed, here")
     if ray and jobs is not None:
         raise UsageError("--jobs is of this machine: a Ray cluster takes as many at once as it has cores")
+
+
+def _check_file(file: Path | None) -> None:
+    """Raise UsageError when a file cannot be written after the runs, which may take hours."""
+    if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
+        raise UsageError(f"cannot write {file}: name a file in a directory that is there")
 
 
 def _order(scenario: Path, plan: Path | None, load: Path | None) -> "tuple[Order, int | None]":

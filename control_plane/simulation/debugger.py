@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from rayplane.control_plane.cluster.errors import ClusterError
+from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.control_plane.faults.reading import FormError
 from rayplane.control_plane.simulation.inspection import objects_now, overview, state_of
 from rayplane.control_plane.simulation.plan import Strike, write_plan
@@ -62,6 +62,8 @@ class Debugger:
 
     def end(self) -> None:
         """The run is over; one that was refused has not begun."""
+        if self._waits is not None:
+            self._say(f"{self._waits} did not come any more: the run is over")
         self._run = None
 
     def _heard(self, event: Event) -> None:
@@ -123,7 +125,7 @@ class Debugger:
         }
 
     def _next(self, rest: str) -> None:
-        self._events_left = max(1, int(rest or 1))
+        self._events_left = _number(rest, 1)
 
     def _until(self, rest: str) -> None:
         self._waits = Until(rest, self._parts.loop.time())
@@ -136,8 +138,7 @@ class Debugger:
         self._say("\n".join(objects_now(self._parts.cluster, *rest.split()[:2])))
 
     def _last(self, rest: str) -> None:
-        count = max(1, int(rest or EVENTS_SHOWN))
-        self._say("\n".join(self._parts.trace.last[-count:]))
+        self._say("\n".join(self._parts.trace.last[-_number(rest, EVENTS_SHOWN) :]))
 
     def _do(self, rest: str) -> None:
         found: Any = yaml.safe_load(rest)
@@ -145,7 +146,7 @@ class Debugger:
         self._say("\n".join(striking) or "done")
 
     def _forks(self, rest: str) -> None:
-        count = min(FORKS_MAX, max(1, int(rest or 1)))
+        count = min(FORKS_MAX, _number(rest, 1))
         by_hand, now = tuple(self._parts.striker.by_hand), self._parts.loop.time()
         for number in range(1, count + 1):
             self._say(f"fork {number}: {self._fork(by_hand, Fork(now, number))}")
@@ -155,3 +156,10 @@ class Debugger:
 
     def _quit(self, _: str) -> None:
         self._parts.loop.halted = "quit"
+
+
+def _number(text: str, otherwise: int) -> int:
+    """How many are asked for. Raises UsageError."""
+    if text and not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise UsageError(f"{text!r:.40} is no number of 1 or more")
+    return int(text or otherwise)

@@ -105,6 +105,8 @@ class SimulationResult:
             f"{self.messages} messages, {self.events} events, {self.acknowledged} acknowledged writes, "
             f"trace {self.trace_hash}"
         )
+        if self.ended_at:
+            head += f"; ended: {' '.join(self.ended_at.split())}"
         return head if self.ok else "\n".join([head, *self._report()])
 
     def _report(self) -> list[str]:

@@ -26,6 +26,9 @@ class Until:
             self.time_s = None
         self._after_s = after_s
 
+    def __str__(self) -> str:
+        return self._text
+
     def is_met_by(self, event: Event) -> bool:
         """Whether it was this event that is waited for."""
         return self.time_s is None and event.at_s >= self._after_s and self._text in f"{event.kind} {event.text}"

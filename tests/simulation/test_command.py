@@ -85,13 +85,24 @@ def test_a_plan_of_another_scenario_is_warned_of(capsys: Streams) -> None:
         (["--trace", "member-7"], "no 'member-7'; there are apiserver-0, client, controllers-0, kubectl, lb, member-0"),
         (["--trace", "member-0", "--ray"], "look at one seed, here"),
         (["--seeds", "3", "--until", "1s"], "look at one seed, here"),
-        (["--jobs", "0"], "use 1 or more"),
+        (["--jobs", "0"], "--jobs 0: use 1 or more"),
+        (["--seeds", "0"], "--seeds 0: use 1 or more"),
+        (["--address", "local"], "add --ray"),
+        (["--save-plan", "nowhere/plan.yaml"], "cannot write nowhere/plan.yaml"),
         (["--ray", "--jobs", "2"], "--jobs is of this machine"),
     ],
 )
 def test_what_cannot_be_is_refused(words: list[str], told: str, capsys: Streams) -> None:
     assert run(["simulate", "tiny.yaml", *words]) == 2
     assert told in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("there")
+def test_what_a_run_ended_at_is_told_and_what_did_not_come(capsys: Streams) -> None:
+    assert run(["simulate", "tiny.yaml", "--until", "started member-0"]) == 0
+    assert capsys.readouterr().out.rstrip().endswith("started member-0")
+    assert run(["simulate", "tiny.yaml", "--until", "kill member-9"]) == 0
+    assert "--until: kill member-9 did not come" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("there")

@@ -69,7 +69,12 @@ def test_a_fault_by_hand_strikes_now_and_stands_in_the_plan() -> None:
 def test_what_is_no_command_is_told() -> None:
     said, _, _ = debug("jump", "until", "show nobody", "next x", "", "quit")
     assert ["no command 'jump'" in said[0], "name a time" in said[1], "no 'nobody'" in said[2]] == [True] * 3
-    assert "invalid literal" in said[3]
+    assert said[3] == "'x' is no number of 1 or more"
+
+
+def test_an_event_that_does_not_come_is_told() -> None:
+    said, _, _ = debug("until kill member-9")
+    assert said == ["kill member-9 did not come any more: the run is over"]
 
 
 def test_a_scenario_that_is_refused_is_told_as_without_a_debugger() -> None:
