@@ -126,6 +126,18 @@ def test_a_killed_leader_is_seen_to_be_followed_by_another(page: Any) -> None:
     page.locator(".story").get_by_text(re.compile(r"member-\d leads in term")).first.wait_for()
 
 
+def test_servers_tell_their_load_leaders_their_leases_and_machines_their_actors(page: Any) -> None:
+    row(page, "apiserver-0").get_by_text(re.compile(r"^\d+\.\d$")).wait_for()
+    page.get_by_role("img", name=re.compile("apiserver-0: at most .* requests a second")).wait_for()
+    page.get_by_text("by verb").first.click()
+    page.get_by_role("row").filter(has_text=re.compile(r"^\s*LIST\s*[1-9]")).first.wait_for()
+    page.get_by_role("row").filter(has_text=re.compile(r"leads \(kube-controller-manager")).first.wait_for()
+    held = re.compile(r"127\.0\.0\.1\s*used\s*[1-9][\s\S]*GiB[\s\S]*member-0[\s\S]*node-host-0")
+    page.get_by_role("row").filter(has_text=held).first.wait_for()
+    page.get_by_role("img", name=re.compile(r"^etcd: member-\d now")).wait_for()
+    page.get_by_role("img", name=re.compile(r"^kube-scheduler: scheduler-\d now")).wait_for()
+
+
 def test_a_fault_that_lasts_is_listed_and_ended(page: Any) -> None:
     page.get_by_label("Begin").fill("slow_network: {delay: 2ms, for: 300s}")
     page.get_by_role("button", name="Begin").click()

@@ -12,6 +12,7 @@ from tests.house.documents import blocks
 
 GUIDES = (
     "control_plane/cli/first_hour.md",
+    "control_plane/cluster/securing.md",
     "control_plane/scheduler/capacity.md",
     "control_plane/faults/chaos.md",
     "storage/backup.md",
