@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.claims import SELECTED_NODE
@@ -30,6 +30,8 @@ from rayplane.storage.env import Env
 log = logging.getLogger(__name__)
 _Results = list[Object | ApiError]
 _RELEASES_MAX = 3
+#: Of a pod that no node was looked for (KEP-5501).
+_NOT_READY: Final = "NotReadyForScheduling"
 
 
 def binding(pod: PodInfo, node: str) -> Object:
@@ -49,7 +51,7 @@ def unscheduled_patch(failure: Failure, stamp: str) -> Object | None:
     """
     status: dict[str, Any] = {}
     pod, nominated = failure.pod, failure.preemption.node if failure.preemption else ""
-    reason = "SchedulerError" if failure.is_fault else "Unschedulable"
+    reason = _NOT_READY if failure.is_kept_out else "SchedulerError" if failure.is_fault else "Unschedulable"
     old = meta.get_condition(pod.obj, "PodScheduled") or {}
     if (old.get("status"), old.get("reason"), old.get("message")) != ("False", reason, failure.message):
         new = {"type": "PodScheduled", "status": "False", "reason": reason, "message": failure.message}
@@ -275,13 +277,17 @@ class Binder:
                 except ApiError as error:
                     log.debug("devices of claim %s/%s are not given back: %s", namespace, name, error.message)
                     break
-                if is_made_for(claim, pod.obj):
-                    answers = await self._batch(_unmade(claim))
-                    await self._tell_claim(pod, None)
-                else:
-                    answers = await self._batch([_of_claim(claim, release_patch(claim, pod), "status")])
+                answers = await self.release_seen(pod, claim)
                 if not any(isinstance(answer, Conflict) for answer in answers):
                     break
+
+    async def release_seen(self, pod: PodInfo, claim: Object) -> _Results:
+        """Give the devices of a claim back, if it still is what was seen of it: the pod may have got others since."""
+        if not is_made_for(claim, pod.obj):
+            return await self._batch([_of_claim(claim, release_patch(claim, pod), "status")])
+        answers = await self._batch(_unmade(claim))
+        await self._tell_claim(pod, None)
+        return answers
 
     async def tell_groups(self, verdicts: Sequence[Verdict], groups: GroupIndex) -> None:
         """Write into each pod group how it fared."""
@@ -298,7 +304,8 @@ class Binder:
         stamp = self._env.timestamp()
         for failure in failures:
             pod = failure.pod
-            self._recorder.event(pod.obj, "Warning", "FailedScheduling", failure.message)
+            reason = _NOT_READY if failure.is_kept_out else "FailedScheduling"
+            self._recorder.event(pod.obj, "Warning", reason, failure.message)
             found = failure.preemption
             patch = unscheduled_patch(failure, stamp)
             if patch is not None:

@@ -72,6 +72,8 @@ class Failure:
     preemption: Preemption | None = None
     is_fault: bool = False
     """The scheduler failed, not the nodes."""
+    is_kept_out: bool = False
+    """No node was looked at: a plug-in does not let it into the queue."""
     plugins: frozenset[str] = frozenset()
     """The plug-ins that refused nodes: what changes for them may help. None when there was no node to refuse."""
     keeps_nomination: bool = False

@@ -143,6 +143,18 @@ class DeviceIndex:
         self._promised[key] = allocation
         self._take(key, allocation)
 
+    def missing(self, pod: PodInfo) -> str:
+        """The claim of a pod that is not there yet, or going; empty when all are there."""
+        for name, key in pod.device_claims:
+            claim, own = self.claims.get(key), key.partition("/")[2]
+            if not key:
+                return f'waiting for the resourceclaim of "{name}" to be created'
+            if claim is None:
+                return f'resourceclaim "{own}" not found'
+            if meta.is_deleting(claim):
+                return f'resourceclaim "{own}" is being deleted'
+        return ""
+
     def hold(self, keys: Iterable[str], uid: str) -> None:
         """A pod that was placed counts on what its claims were promised, also where another pod asked for it first."""
         for key in keys:
@@ -204,7 +216,7 @@ class DeviceIndex:
         """The key of the claim for a pod's extended resources, if it has one."""
         return f"{pod.namespace}/{claim_name(pod.obj)}"
 
-    def stale(self, keys: Iterable[str], uid: str) -> str:
+    def stale(self, keys: Iterable[str], uid: str) -> Object | None:
         """The first of these claims whose devices only some nodes reach, and which a pod alone uses, if anybody."""
         for key in keys:
             claim = self.claims.get(key)
@@ -212,8 +224,8 @@ class DeviceIndex:
             if claim is None or not (allocation or {}).get("nodeSelector"):
                 continue
             if all(user.get("uid") == uid for user in consumers(claim)):
-                return key
-        return ""
+                return claim
+        return None
 
     def wishes(self, key: str) -> ClaimWishes | str:
         """What a claim that is there asks for, or what stands against it; worked out once for each of its versions."""

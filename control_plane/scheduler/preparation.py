@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.device_claims import has_binding_conditions
+from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import EventRecorder
 from rayplane.control_plane.scheduler.binder import Binder
 from rayplane.control_plane.scheduler.config import Profile
@@ -97,14 +98,14 @@ class DevicePreparation:
         await self._binder.release(placement.pod, placement.devices)
         self._lost(placement, _said(problem))
 
-    def stale(self, failure: Failure) -> str:
+    def stale(self, failure: Failure) -> Object | None:
         """A claim of a pod without a node whose devices it alone has, and cannot use where it could be."""
         if failure.is_fault or _PLUGIN not in failure.plugins:
-            return ""
+            return None
         pod = failure.pod
         own = self._devices.key_of_resources(pod)
         if (left := self._devices.claims.get(own)) is not None and is_made_for(left, pod.obj):
-            return own
+            return left
         return self._devices.stale((key for _, key in pod.device_claims), pod.uid)
 
 

@@ -27,6 +27,8 @@ from rayplane.control_plane.scheduler.hints import NO_NODES, Hints
 from rayplane.control_plane.scheduler.pods import PodInfo
 
 EVENTS_MAX = 4096
+#: What is over sooner is not worth a word.
+KEPT_OUT_S = 5.0
 _SWEEP_FROM = 64  # entries of a heap
 
 
@@ -65,6 +67,9 @@ class QueuedPod:
     """Those that refused it last. `events_seen`: how many events there were when it was taken to be decided."""
     events_seen: int = 0
     gate: Gate | None = None
+    kept_out_at: float = 0.0
+    told: str = ""
+    """What was told of its gate. `kept_out_at`: since when there is something else to tell."""
     patient: bool = False
     """It backs off even when there is nothing else to do."""
 
@@ -123,6 +128,7 @@ class SchedulingQueue:
         self._parked: dict[str, QueuedPod] = {}  # unschedulable and gated, the longest first
         self._groups: dict[frozenset[str], dict[str, QueuedPod]] = {}  # the same, by who refused them
         self._members: dict[str, dict[str, QueuedPod]] = {}  # pods of pod groups, by group
+        self._untold: dict[str, QueuedPod] = {}  # gated, with something to tell of it; the longest first
         self._deciding: dict[str, QueuedPod] = {}  # taken, not yet decided; the longest first
         self._events: list[Event] = []
         self._events_seen = 0  # of all times; the list holds the newest
@@ -190,6 +196,7 @@ class SchedulingQueue:
         if queued is None:
             return None
         self._leave(queued)
+        self._untold.pop(key, None)
         if queued.pod.group:
             members = self._members[queued.pod.group]
             del members[key]
@@ -210,6 +217,19 @@ class SchedulingQueue:
                 break
             self._take(queued)
             found.append(queued.pod)
+        return found
+
+    def kept_out(self, limit: int, now: float) -> list[tuple[PodInfo, str]]:
+        """At most `limit` pods that a gate has kept out for a while, with what it says; each is told once."""
+        found: list[tuple[PodInfo, str]] = []
+        while len(found) < limit and self._untold:
+            queued = next(iter(self._untold.values()))
+            if queued.kept_out_at + KEPT_OUT_S > now:
+                break
+            del self._untold[queued.pod.key]
+            if queued.gate is not None and queued.gate.message != queued.told:
+                queued.told = queued.gate.message
+                found.append((queued.pod, queued.told))
         return found
 
     def _take(self, queued: QueuedPod) -> None:
@@ -319,6 +339,8 @@ class SchedulingQueue:
             times.append(backing.ready_at)
         if self._parked:
             times.append(next(iter(self._parked.values())).since + self._retry_after_s)
+        if self._untold:
+            times.append(next(iter(self._untold.values())).kept_out_at + KEPT_OUT_S)
         return max(0.0, min(times) - now) if times else None
 
     # -- events while pods are being decided ----------------------------------------------------------------
@@ -383,8 +405,13 @@ class SchedulingQueue:
         """Else it is parked until its gate may have opened."""
         gate = self._gate(queued.pod)
         if gate is None:
+            self._untold.pop(queued.pod.key, None)
+            queued.told = ""
             return True
         queued.since = now
+        if gate.message not in ("", queued.told) and queued.pod.key not in self._untold:
+            queued.kept_out_at = now
+            self._untold[queued.pod.key] = queued
         self._park(queued, Place.GATED, frozenset((gate.plugin,)), event)
         queued.gate = gate
         return False

@@ -22,7 +22,7 @@ from rayplane.control_plane.scheduler.extenders import ExtenderError
 from rayplane.control_plane.scheduler.extensions import Extensions, Rejection
 from rayplane.control_plane.scheduler.framework import PluginError
 from rayplane.control_plane.scheduler.gangs import GroupCycle
-from rayplane.control_plane.scheduler.gates import with_groups
+from rayplane.control_plane.scheduler.gates import with_objects
 from rayplane.control_plane.scheduler.hints import Hints
 from rayplane.control_plane.scheduler.metrics import ERROR, SCHEDULED, UNSCHEDULABLE, SchedulerMetrics
 from rayplane.control_plane.scheduler.observer import Observer
@@ -71,7 +71,7 @@ class Term:
             backoff=config.backoff,
             retry_after_s=config.unschedulable_retry_s,
             order=extensions.order,
-            gate=with_groups(extensions.gate, self.cluster.groups),
+            gate=with_objects(extensions.gate, self.cluster.groups, self.cluster.devices, extensions.profiles),
             incoming=metrics.incoming,
         )
         self._bind_timeouts_s = _bind_timeouts_s(config)
@@ -123,6 +123,8 @@ class Term:
         """One batch of pods decided and its writes started; or a wait until there is something to do."""
         now = _now()
         await self._give_up(tasks, now)
+        if kept_out := self.queue.kept_out(self._config.bind_batch_max, now):
+            await self._start(tasks, self._binder.report([_not_ready(*one) for one in kept_out], self.cluster.groups))
         found, verdicts = self.explainer.decide(self._pods(tasks, now))
         decisions = [*self._taken(), *found]
         if not (decisions or self._ready or self._broken):
@@ -236,12 +238,13 @@ class Term:
         return failure
 
     async def _report(self, failures: Sequence[Failure]) -> None:
+        # Before anything is awaited: the same pod may be decided again, and then needs what it gets.
+        stale = [(one.pod, claim) for one in failures if (claim := self._devices.stale(one)) is not None]
         # A victim that was not deleted is gone already, or the preemptor fails again and asks again.
         for victim in await self._binder.report(failures, self.cluster.groups):
             self.snapshot.set_terminating(victim, meta.is_deleting(victim.obj))
-        for failure in failures:
-            if stale := self._devices.stale(failure):
-                await self._binder.release(failure.pod, [stale])
+        for pod, claim in stale:
+            await self._binder.release_seen(pod, claim)
 
     def _helped(self, failure: Failure) -> Failure:
         """A plug-in may have found a way to a node."""
@@ -420,6 +423,10 @@ class Term:
         placement = self._waits.remove(pod) or self._devices.waits.remove(pod)
         if placement is not None:
             self._extensions.unreserve(placement)
+
+
+def _not_ready(pod: PodInfo, message: str) -> Failure:
+    return Failure(pod, message, is_kept_out=True, keeps_nomination=True)
 
 
 def _bind_timeouts_s(config: SchedulerConfig) -> dict[str, float]:

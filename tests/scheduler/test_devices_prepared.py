@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -13,11 +14,15 @@ from hypothesis import strategies as st
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.device_claims import CLAIMS, FINALIZER, readiness
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.scheduler import Placement, Scheduler
+from rayplane.control_plane.client import ApiClient
+from rayplane.control_plane.scheduler import Placement, Scheduler, queue
+from rayplane.control_plane.scheduler.binder import Binder
 from rayplane.control_plane.scheduler.config import DEFAULT_PROFILES
 from rayplane.control_plane.scheduler.devices import DeviceIndex
 from rayplane.control_plane.scheduler.plugins.args import DynamicResourcesArgs
+from rayplane.control_plane.scheduler.queue import Place
 from rayplane.control_plane.scheduler.waits import DeviceWaits
+from rayplane.storage.env import Env, SystemClock
 from tests.fakes import FakeClient
 from tests.scheduler.build import info, node, pod
 from tests.scheduler.harness import make, node_of, quiet, until
@@ -200,3 +205,36 @@ def _status(state: str) -> dict[str, Any]:
 def _is_ready(index: DeviceIndex, name: str) -> bool:
     found = index.claims.get(f"default/{name}")
     return found is not None and bool(meta.status(found).get("allocation")) and readiness(found) == ""
+
+
+async def test_a_pod_is_tried_when_its_claim_is_there_and_told_only_if_that_takes_long(
+    api: FakeClient, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.put(SLICES, offered("n1", gpu("g0")))
+    api.put("pods", user("p", "x"))
+    await until(lambda: scheduler.pending().get(Place.GATED) == 1)
+    api.put(CLAIMS, wanted("x", exactly()))
+    await until(lambda: node_of(api, "p"))
+    assert not api.events("FailedScheduling") and not api.events("NotReadyForScheduling")
+    monkeypatch.setattr(queue, "KEPT_OUT_S", 0.0)
+    api.put("pods", user("q", "y"))
+    await until(lambda: api.events("NotReadyForScheduling"))
+    await quiet(api)
+    said = meta.get_condition(api.pod("q"), "PodScheduled") or {}
+    assert (said["status"], said["reason"]) == ("False", "NotReadyForScheduling")
+    assert said["message"] == 'resourceclaim "y" not found'
+    assert not api.events("FailedScheduling")
+
+
+async def test_what_a_pod_got_since_is_not_given_back(api: FakeClient) -> None:
+    """A try found nothing, and what the pod had before is to be given back; meanwhile another try gave it a device."""
+    env = Env(SystemClock(), random.Random(1), cast(Any, None))
+    binder = Binder(cast(ApiClient, api), cast(Any, None), env)
+    one = info(user("p", "x"))
+    used = {"reservedFor": [{"resource": "pods", "name": "p", "uid": one.uid}]}
+    before = api.put(CLAIMS, {**wanted("x", exactly()), "status": {**used, "allocation": {"devices": {}}}})
+    api.put(CLAIMS, {**before, "status": {**used, "allocation": {"devices": {"results": [{"device": "g1"}]}}}})
+    await binder.release_seen(one, before)
+    assert devices(api) == ["g1"]
+    await binder.release_seen(one, claim(api))
+    assert devices(api) == []

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.scheduler import Failure, Placement, gang_room, gangs
+from rayplane.control_plane.scheduler.config import DEFAULT_PROFILES
 from rayplane.control_plane.scheduler.events import Action, Event, Resource
 from rayplane.control_plane.scheduler.gangs import GroupCycle, GroupDecision
-from rayplane.control_plane.scheduler.gates import with_groups
+from rayplane.control_plane.scheduler.gates import with_objects
 from rayplane.control_plane.scheduler.groups import NOT_ENOUGH
 from rayplane.control_plane.scheduler.hints import Hints
 from rayplane.control_plane.scheduler.nodes import NodeInfo
@@ -315,7 +316,7 @@ def queue_of(world: Grouped) -> SchedulingQueue:
     def of_gates(pod: Any) -> Gate | None:
         return Gate("SchedulingGates") if pod.obj["spec"].get("schedulingGates") else None
 
-    gate = with_groups(of_gates, world.cluster.groups)
+    gate = with_objects(of_gates, world.cluster.groups, world.cluster.devices, DEFAULT_PROFILES)
     return SchedulingQueue(Hints(world.snapshot), backoff=Backoff(1.0, 8.0), retry_after_s=300.0, gate=gate)
 
 

@@ -221,6 +221,28 @@ def test_a_gate_of_ones_own_is_asked_again_on_its_events_only() -> None:
     assert names(q.pop(1, 0.0)) == ["a"]
 
 
+def test_who_is_kept_out_for_a_while_is_told_once_why() -> None:
+    says = {"a": "no claim", "b": "no claim", "c": ""}
+
+    def gate(one: Any) -> Gate | None:
+        return Gate("Mine", says[one.name]) if one.name in says else None
+
+    q = queue(gate=gate, hints={"Mine": (Hint(Resource.NAMESPACE, Action.ADD),)})
+    for number, name in enumerate("abc"):
+        q.add(info(pod(name)), float(number))
+    assert (q.kept_out(9, 4.9), q.next_wake(1.0)) == ([], 4.0)
+    asked = Event(Resource.NAMESPACE, Action.ADD, None, {})
+    del says["b"]
+    q.happened(asked, 4.9)  # it changes nothing for a
+    assert names(q.pop(9, 4.9)) == ["b"]
+    assert [(one.name, text) for one, text in q.kept_out(9, 5.0)] == [("a", "no claim")]
+    q.happened(asked, 6.0)
+    assert q.kept_out(9, 100.0) == []
+    says["a"] = "it goes"
+    q.happened(asked, 101.0)
+    assert (q.kept_out(9, 105.9), [text for _, text in q.kept_out(9, 106.0)]) == ([], ["it goes"])
+
+
 def test_a_removed_pod_does_not_come_back() -> None:
     q = queue()
     q.add(info(pod("a")), 0.0)

@@ -163,15 +163,10 @@ class DynamicResources(Plugin):
         if not self.concerns(view):
             return ""
         self._allowance.left = DECISION_MAX  # a decision begins
-        for name, key in pod.device_claims:
-            if not key:
-                return f'waiting for the resourceclaim of "{name}" to be created'
-            claim, own = devices.claims.get(key), key.partition("/")[2]
-            if claim is None:
-                return f'resourceclaim "{own}" not found'
-            if meta.is_deleting(claim):
-                return f'resourceclaim "{own}" is being deleted'
-            users = [user.get("uid") for user in consumers(claim)]
+        if text := devices.missing(pod):
+            return text
+        for _, key in pod.device_claims:
+            users = [user.get("uid") for user in consumers(devices.claims[key])]
             if pod.uid not in users and len(users) >= RESERVED_MAX:
                 return "resourceclaim in use"
             if devices.allocation(key) is None and isinstance(found := devices.wishes(key), str):
