@@ -12,6 +12,7 @@ import typer
 from google.protobuf.json_format import MessageToDict
 
 from rayplane.control_plane.cli.options import Name, Output, State, console, errors, run, state_dir, wants_json
+from rayplane.control_plane.cli.recordings import write_recording
 from rayplane.control_plane.cluster.access import access
 from rayplane.control_plane.cluster.chaos import KILL_TIMEOUT_S, SIGNALS, LiveInjector
 from rayplane.control_plane.cluster.config import PROCESS
@@ -181,6 +182,9 @@ def run_scenario(
     json: Told = None,
     junit: Told = None,
     html: Told = None,
+    record: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Record it for `rayplane dashboard --open FILE`.")
+    ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave what the scenario makes.")] = False,
     inside: Annotated[bool, typer.Option("--inside", help="Let the cluster carry it out, over gRPC.")] = False,
     name: Name = "default",
@@ -193,6 +197,7 @@ def run_scenario(
     """
     from rayplane.control_plane.cluster import scenario
     from rayplane.control_plane.cluster.trial import report
+    from rayplane.control_plane.cluster.trial.taping import recorded
     from rayplane.control_plane.cluster.trial.trial import Trial, heal
 
     try:
@@ -200,23 +205,28 @@ def run_scenario(
     except OSError as e:
         raise UsageError(f"cannot read {file}: {e.strerror}") from e
     if inside:
-        if load or junit or html:
-            raise UsageError("--inside: the cluster loads no files, and tells the verdict as table and JSON only")
+        if load or junit or html or record:
+            raise UsageError("--inside: the cluster loads no files, records none, and tells the verdict as JSON only")
         _run_inside(state_dir(name, state), file.read_text(), found.seed if seed is None else seed, json, keep=keep)
         return
     checks = report.checks_in(load) if load is not None else ()
     chosen = found.seed if seed is None else seed
 
-    async def call() -> report.Verdict:
+    async def call() -> tuple[report.Verdict, bytes]:
         async with access(state_dir(name, state)) as admin:
             _say_healed(*await heal(admin))
             console.print(f"seed {chosen}")
-            return await Trial(admin, found, chosen, _plain, checks, keep=keep).run()
+            trial = Trial(admin, found, chosen, _plain, checks, keep=keep)
+            if record is not None:
+                return await recorded(trial, admin, found, chosen)
+            return await trial.run(), b""
 
-    verdict = run(call())
+    verdict, tape = run(call())
     for line in report.table(verdict):
         _plain(line)
     report.write(verdict, {report.JSON: json, report.JUNIT: junit, report.HTML: html})
+    if record is not None:
+        write_recording(record, tape)
     if not verdict.ok:
         raise typer.Exit(1)
 

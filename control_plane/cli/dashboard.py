@@ -1,11 +1,17 @@
-"""Command that serves the web page of a cluster: `dashboard`."""
+"""Command that serves the web page of a cluster, or of a recording: `dashboard`."""
 
 import asyncio
-from typing import Annotated
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rayplane.control_plane.cli.options import Name, State, console, run, state_dir
+from rayplane.control_plane.cli.recordings import read_recording
+
+if TYPE_CHECKING:
+    from rayplane.control_plane.dashboard import Door
 
 
 def register(app: typer.Typer) -> None:
@@ -14,6 +20,12 @@ def register(app: typer.Typer) -> None:
 
 def dashboard(
     port: Annotated[int, typer.Option(help="Of 127.0.0.1; 0 is any free one.")] = 0,
+    open_: Annotated[
+        Path | None,
+        typer.Option(
+            "--open", metavar="FILE", help="Show what `chaos run` or `simulate` recorded, without any cluster."
+        ),
+    ] = None,
     name: Name = "default",
     state: State = None,
 ) -> None:
@@ -21,18 +33,24 @@ def dashboard(
 
     Whoever has the address it prints acts as the cluster's administrator; a token of the cluster opens it too.
     """
+    if open_ is not None:
+        recording = read_recording(open_)
+        from rayplane.control_plane.dashboard import Player
+
+        run(_serve(lambda: Player(recording), port, str(open_)))
+        return
     directory = state_dir(name, state)
     directory.read_running()
+    from rayplane.control_plane.dashboard import Gateway
 
-    async def serve() -> None:
-        from rayplane.control_plane.dashboard import Gateway
+    run(_serve(lambda: Gateway(directory), port, repr(name)))
 
-        gateway = Gateway(directory)
-        await gateway.start(port)
-        try:
-            console.print(f"The dashboard of {name!r} is at {gateway.url}", markup=False)
-            await asyncio.Event().wait()
-        finally:
-            await gateway.close()
 
-    run(serve())
+async def _serve(make: "Callable[[], Door]", port: int, of: str) -> None:
+    door = make()
+    await door.start(port)
+    try:
+        console.print(f"The dashboard of {of} is at {door.url}", markup=False, soft_wrap=True)
+        await asyncio.Event().wait()
+    finally:
+        await door.close()

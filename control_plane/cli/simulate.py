@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rayplane.control_plane.cli.options import console, errors
+from rayplane.control_plane.cli.recordings import write_recording
 from rayplane.control_plane.cluster.errors import UsageError
 
 if TYPE_CHECKING:
     from rayplane.control_plane.simulation import Order, Setup, SimulationResult, Tally
     from rayplane.control_plane.simulation.coverage import Covered
+    from rayplane.control_plane.simulation.taping import Taping
 
 Scenario = Annotated[Path, typer.Argument(help="A scenario file, or the name of one that is built in.")]
 Seed = Annotated[int | None, typer.Option(help="Everything random comes from this.  [default: the plan's, or 1]")]
@@ -44,6 +46,10 @@ def simulate(
     save_plan: Annotated[Path | None, typer.Option(help="Write what struck, in the first that fails.")] = None,
     shrink: Annotated[bool, typer.Option("--shrink", help="Look for a smaller plan with the same failure.")] = False,
     until: Annotated[str, typer.Option(help="End at a time (90s) or an event (`kill member-0`).")] = "",
+    record: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Record the first that fails, or the first."),
+    ] = None,
     trace: Annotated[str, typer.Option(help="Tell all that one component does.")] = "",
     coverage: Annotated[bool, typer.Option("--coverage", help="Tell which failpoints and states were seen.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line for each run.")] = False,
@@ -52,6 +58,7 @@ def simulate(
     from rayplane.control_plane import simulation
     from rayplane.control_plane.simulation.coverage import Covered
     from rayplane.control_plane.simulation.sweep import Ways, cores, sweep
+    from rayplane.control_plane.simulation.taping import Taping
 
     covered = Covered()
     show = _printer(as_json, covered)
@@ -61,15 +68,20 @@ def simulate(
     order = replace(order, setup=replace(order.setup, until=until, trace=trace, coverage=coverage))
     first = next(number for number in (seed, planned, 1) if number is not None)
     numbers = range(first, first + seeds)
+    taping = Taping(order.scenario, first) if record is not None else None
     if seeds == 1 and not ray:
-        last = order.run(first, lambda text: errors.print(text, markup=False))
+        last = order.run(first, lambda text: errors.print(text, markup=False), taping)
         show(last)
     else:
         ways = Ways(jobs=min(seeds, jobs or cores()), ray=(address or "auto") if ray else "")
         results = sweep(order, numbers, ways, keep_going=keep_going)
         last = _run(results, seeds, show)
+        if taping is not None:
+            taping = _again(order, last.seed)
     if until and not last.ended_at:
         errors.print(f"--until: {until} did not come, and the run went on to its own end", markup=False)
+    if record is not None and taping is not None:
+        write_recording(record, taping.file)
     if load is not None:
         _same_again(order, last, load)
     if coverage:
@@ -109,6 +121,15 @@ def debug(
     console.print(str(result), markup=False)
     if not result.ok:
         raise typer.Exit(1)
+
+
+def _again(order: "Order", seed: int) -> "Taping":
+    """The recording of a run of a sweep, which is the same again."""
+    from rayplane.control_plane.simulation.taping import Taping
+
+    taping = Taping(order.scenario, seed)
+    order.run(seed, control=taping)
+    return taping
 
 
 def _check(seeds: int, jobs: int | None, *, ray: bool, address: str | None, looks: bool) -> None:

@@ -1,16 +1,11 @@
-"""The gateway: serves the page on loopback, and lends whoever has its key the identity of a kubeconfig.
+"""The gateway: the door of a running cluster, which lends whoever has its key the identity of a kubeconfig.
 
-Who asks says so by a bearer token with each request: the gateway's own key, made anew at each start, or a token of the
-cluster, which is handed on. Nothing is answered without one but the page's files, and nothing to a name that is not
-loopback's (a name of another's that leads here would make a browser take the two for one).
+A token of the cluster opens it too: it is handed on.
 """
 
 import asyncio
-import hmac
-import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import aclosing
-from importlib.resources import files
 from typing import Any
 
 import orjson
@@ -21,11 +16,6 @@ from rayplane.control_plane.api.errors import (
     ApiError,
     BadRequest,
     Expired,
-    Forbidden,
-    NotFound,
-    RequestEntityTooLarge,
-    ServiceUnavailable,
-    Unauthorized,
 )
 from rayplane.control_plane.client.informer import Informer
 from rayplane.control_plane.cluster.access import Access, access
@@ -34,8 +24,10 @@ from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.control_plane.cluster.history import (
     HistoryForgotten,
     Instant,
+    Resource,
     changes_between,
     instant,
+    objects_at,
     oldest,
     present,
     resources,
@@ -43,43 +35,33 @@ from rayplane.control_plane.cluster.history import (
 )
 from rayplane.control_plane.cluster.state import StateDir
 from rayplane.control_plane.cluster.status import glances
+from rayplane.control_plane.dashboard.door import Door, answer, asked, body_of
 from rayplane.control_plane.dashboard.kube_api import KubeApi
-from rayplane.control_plane.dashboard.packing import Packing
+from rayplane.control_plane.dashboard.packing import Packing, packed
 from rayplane.control_plane.dashboard.shared import Shared
-from rayplane.control_plane.rpc import RpcError, http1, subprotocols
-from rayplane.control_plane.rpc.sockets import Listening, Sockets, SystemSockets
-from rayplane.control_plane.rpc.static_files import HEADERS, file_of
+from rayplane.control_plane.rpc import RpcError
+from rayplane.control_plane.rpc.sockets import Sockets
+from rayplane.control_plane.rpc.static_files import HEADERS
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.proto.rayplane.v1 import chaos_pb2, controllers_pb2, scheduler_pb2
 from rayplane.storage.env import SystemClock
 
-BODY_MAX = 3 * 1024 * 1024  # as the API servers take
-STANDING_S, PACKING_S, FAULT_S, STOP_S = 1.0, 0.3, 60.0, 0.5
-KEY_BYTES = 32
-_OWN, _KUBE = "rayplane", frozenset({"api", "apis", "openapi", "version", "readyz", "livez", "healthz", "metrics"})
-_PAGE = files("rayplane.control_plane.dashboard") / "page"
-
-_MISSING_LIB = " (its libraries are not installed: run scripts/page.py in the checkout, and install again)"
-
-Answer = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+STANDING_S, PACKING_S, FAULT_S = 1.0, 0.3, 60.0
+NODES, PODS = Resource("nodes", namespaced=False), Resource("pods", namespaced=True)
 
 
-class Gateway:
-    """The dashboard of one cluster. `key` opens it: whoever has it acts with the kubeconfig's certificate."""
+class Gateway(Door):
+    """The dashboard of one cluster: whoever has the key acts with the kubeconfig's certificate."""
 
     def __init__(self, directory: StateDir, sockets: Sockets | None = None) -> None:
-        self.key = secrets.token_urlsafe(KEY_BYTES)
-        self.address = ""
+        super().__init__(sockets)
         self._directory = directory
-        self._sockets = sockets or SystemSockets()
         self._kube = KubeApi(directory)
-        self._server = http1.server(self._handle)
-        self._listening: Listening | None = None
         self._standing: dict[str, Any] = {}
         self._packing = Packing()
         self._standings = Shared(self._keep_standing)
         self._packings = Shared(self._keep_packing)
-        self._routes: dict[tuple[str, str], Answer] = {
+        self._routes = {
             ("GET", "/rayplane/v1/control-plane"): self._control_plane,
             ("GET", "/rayplane/v1/packing"): self._packed,
             ("GET", "/rayplane/v1/explain"): self._explain,
@@ -88,59 +70,19 @@ class Gateway:
             ("GET", "/rayplane/v1/changes"): self._changes,
             ("GET", "/rayplane/v1/faults"): self._faults,
             ("POST", "/rayplane/v1/faults"): self._begin,
-            ("DELETE", "/rayplane/v1/faults"): self._end,
+            ("DELETE", "/rayplane/v1/faults"): self._end_fault,
         }
 
-    async def start(self, port: int = 0) -> None:
-        """Listen on loopback; OSError when the port cannot be had."""
-        self._listening = await self._sockets.listen(f"127.0.0.1:{port}", self._server)
-        self.address = self._listening.address
-
     async def close(self) -> None:
-        if self._listening is not None:
-            await self._listening.close()
-        await self._standings.stop()
-        await self._packings.stop()
-        await self._server.shutdown(STOP_S)
+        await super().close()
         await self._kube.close()
 
-    @property
-    def url(self) -> str:
-        """What to open in a browser. The key stands behind the `#`: it is neither sent nor logged."""
-        return f"http://{self.address}/#key={self.key}"
+    async def _end(self) -> None:
+        await self._standings.stop()
+        await self._packings.stop()
 
-    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        try:
-            return await self._answer(request)
-        except ApiError as e:
-            return _refusal(e)
-        except (ClusterError, RpcError, OSError) as e:
-            return _refusal(ServiceUnavailable(str(getattr(e, "message", "") or e)))
-
-    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        port = self.address.rpartition(":")[2]
-        if request.host not in (f"127.0.0.1:{port}", f"localhost:{port}"):
-            raise Forbidden("the dashboard is at 127.0.0.1 alone")
-        if not request.path.startswith("/"):
-            raise NotFound(f"{request.path}: there is no such view")
-        place = request.path.split("/")[1]
-        if request.method == "GET" and place not in _KUBE and place != _OWN:
-            return _file(request.path)
-        token = _token(request)
-        if not token or not (token.isascii() and token.isprintable()):
-            raise Unauthorized("show the dashboard's key, or a token, as a bearer token")
-        own = hmac.compare_digest(token.encode(), self.key.encode())
-        if place in _KUBE:
-            body = await _body(request)
-            return await self._kube.forward(request, body, token="" if own else token)
-        route = self._routes.get((request.method, request.path))
-        if route is None:
-            raise NotFound(f"{request.method} {request.path}: there is no such view")
-        if not own:
-            raise Forbidden(
-                "this view takes the key that `rayplane dashboard` printed: it shows what no token of the cluster may"
-            )
-        return await route(request)
+    async def _api(self, request: web.BaseRequest, token: str) -> web.StreamResponse:
+        return await self._kube.forward(request, await body_of(request), token=token)
 
     # --- views that go on -------------------------------------------------------------------------
 
@@ -152,6 +94,9 @@ class Gateway:
         return await _stream(request, lines())
 
     async def _packed(self, request: web.BaseRequest) -> web.StreamResponse:
+        if "at" in request.query:
+            return await self._packed_at(request.query["at"])
+
         async def lines() -> AsyncIterator[Any]:
             serial = 0
             async for _ in self._packings.turns(PACKING_S):
@@ -197,35 +142,41 @@ class Gateway:
     # --- single answers ---------------------------------------------------------------------------
 
     async def _explain(self, request: web.BaseRequest) -> web.StreamResponse:
-        query = scheduler_pb2.ExplainRequest(namespace=_asked(request, "namespace"), name=_asked(request, "name"))
+        query = scheduler_pb2.ExplainRequest(namespace=asked(request, "namespace"), name=asked(request, "name"))
         async with access(self._directory) as admin:
-            return _json(MessageToDict(await explained(admin, query), always_print_fields_with_no_presence=True))
+            return answer(MessageToDict(await explained(admin, query), always_print_fields_with_no_presence=True))
 
     async def _why(self, request: web.BaseRequest) -> web.StreamResponse:
         query = controllers_pb2.WhyRequest(
-            resource=_asked(request, "resource"),
+            resource=asked(request, "resource"),
             namespace=request.query.get("namespace", ""),
-            name=_asked(request, "name"),
+            name=asked(request, "name"),
         )
         async with access(self._directory) as admin:
             found = await story(admin, query)
         answers = [MessageToDict(one, always_print_fields_with_no_presence=True) for one in found.answers]
-        return _json({"replicas": answers, "silent": dict(found.silent)})
+        return answer({"replicas": answers, "silent": dict(found.silent)})
 
     async def _history(self, request: web.BaseRequest) -> web.StreamResponse:
         async with access(self._directory) as admin:
             first, last = await oldest(admin.etcd), await present(admin.etcd)
             at = await self._instant(admin, request.query["at"]) if "at" in request.query else last
-        return _json({"oldest": first.to_json(), "newest": last.to_json(), "at": at.to_json()})
+        return answer({"oldest": first.to_json(), "newest": last.to_json(), "at": at.to_json()})
+
+    async def _packed_at(self, text: str) -> web.StreamResponse:
+        async with access(self._directory) as admin:
+            at = await self._instant(admin, text)
+            (_, nodes), (_, pods) = await objects_at(admin.api, (NODES, PODS), at.revision)
+        return answer(packed(nodes, pods))
 
     async def _changes(self, request: web.BaseRequest) -> web.StreamResponse:
         async with access(self._directory) as admin:
-            old, new = [await self._instant(admin, _asked(request, name)) for name in ("from", "to")]
+            old, new = [await self._instant(admin, asked(request, name)) for name in ("from", "to")]
             namespace = request.query.get("namespace", "")
             found = await changes_between(admin.api, await resources(admin.api), old, new, namespace)
             unread = await unread_kinds(admin.api, old, new)
         span = {"from": old.to_json(), "to": new.to_json()}
-        return _json({**span, "changes": [one.to_json() for one in found], "unread": unread})
+        return answer({**span, "changes": [one.to_json() for one in found], "unread": unread})
 
     async def _instant(self, admin: Access, text: str) -> Instant:
         try:
@@ -239,42 +190,20 @@ class Gateway:
         async with access(self._directory) as admin:
             targets = await admin.faults.Targets(chaos_pb2.TargetsRequest(), timeout=FAULT_S)
             found = await admin.faults.List(chaos_pb2.ListFaultsRequest(), timeout=FAULT_S)
-        return _json(MessageToDict(targets) | {"faults": MessageToDict(found).get("faults", [])})
+        return answer(MessageToDict(targets) | {"faults": MessageToDict(found).get("faults", [])})
 
     async def _begin(self, request: web.BaseRequest) -> web.StreamResponse:
-        fault = _document(await _body(request)).get("fault")
+        fault = _document(await body_of(request)).get("fault")
         if not isinstance(fault, str):
             raise BadRequest('say which fault: {"fault": "stop: {target: leader, for: 10s}"}')
         async with access(self._directory) as admin:
             begun = await admin.faults.Begin(chaos_pb2.BeginRequest(fault=fault, by="dashboard"), timeout=FAULT_S)
-        return _json(MessageToDict(begun))
+        return answer(MessageToDict(begun))
 
-    async def _end(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def _end_fault(self, request: web.BaseRequest) -> web.StreamResponse:
         async with access(self._directory) as admin:
-            ended = await admin.faults.End(chaos_pb2.EndRequest(id=_asked(request, "id")), timeout=FAULT_S)
-        return _json(MessageToDict(ended.fault))
-
-
-def _token(request: web.BaseRequest) -> str:
-    """The token that a request shows, "" without one. Raises Unauthorized."""
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    try:
-        return token.strip() if scheme.lower() == "bearer" else subprotocols.bearer_token(request)
-    except subprotocols.BadToken as e:
-        raise Unauthorized(str(e)) from e
-
-
-async def _body(request: web.BaseRequest) -> bytes:
-    """What comes with the request. Raises ApiError when that is too much."""
-    if not request.can_read_body:
-        return b""
-    parts, size = [], 0
-    async for chunk in request.content.iter_any():
-        parts.append(chunk)
-        size += len(chunk)
-        if size > BODY_MAX:
-            raise RequestEntityTooLarge(f"more than {BODY_MAX} bytes")
-    return b"".join(parts)
+            ended = await admin.faults.End(chaos_pb2.EndRequest(id=asked(request, "id")), timeout=FAULT_S)
+        return answer(MessageToDict(ended.fault))
 
 
 async def _stream(request: web.BaseRequest, lines: AsyncIterator[Any]) -> web.StreamResponse:
@@ -290,21 +219,6 @@ async def _stream(request: web.BaseRequest, lines: AsyncIterator[Any]) -> web.St
     return response
 
 
-def _file(path: str) -> web.StreamResponse:
-    """A file of the page. Raises NotFound."""
-    name = path.removeprefix("/")
-    if (found := file_of(_PAGE, name)) is None:
-        raise NotFound(f"{path}: the page has no such file{_MISSING_LIB if name.startswith('lib/') else ''}")
-    return found
-
-
-def _asked(request: web.BaseRequest, name: str) -> str:
-    """A parameter of the request. Raises BadRequest when it is missing."""
-    if not (value := request.query.get(name, "")):
-        raise BadRequest(f"the parameter {name} is missing")
-    return value
-
-
 def _document(body: bytes) -> dict[str, Any]:
     try:
         found = orjson.loads(body)
@@ -313,12 +227,3 @@ def _document(body: bytes) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise BadRequest("the body is no object")
     return found
-
-
-def _json(value: Any) -> web.StreamResponse:
-    return web.Response(body=orjson.dumps(value), headers=HEADERS | {"Content-Type": "application/json"})
-
-
-def _refusal(error: ApiError) -> web.StreamResponse:
-    headers = HEADERS | {"Content-Type": "application/json"}
-    return web.Response(status=error.code, body=orjson.dumps(error.status), headers=headers)

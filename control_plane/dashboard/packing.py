@@ -146,6 +146,16 @@ class Packing:
                 self._forgotten = self._removed.pop(next(iter(self._removed)))
 
 
+def packed(nodes: Iterable[Object], pods: Iterable[Object]) -> dict[str, Any]:
+    """The sums of these alone."""
+    found = Packing()
+    for node in nodes:
+        found.node_event("ADDED", None, node)
+    for pod in pods:
+        found.pod_event("ADDED", None, pod)
+    return found.since(0)
+
+
 def workload_of(pod: Object) -> str:
     """What made the pod, as kind/namespace/name; a Deployment stands for its ReplicaSets, a bare pod for itself."""
     owner = meta.controller_of(pod)

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.invariants.history import Answer, Change, Fact, History
@@ -101,6 +101,15 @@ def _maker(one: Any) -> tuple[str, Make]:
     raise BadInvariants(f"{NAMED}: {one!r:.80} is neither a function of the history nor a class of Invariant")
 
 
+class Listener(Protocol):
+    """Somebody who is told what the history is."""
+
+    def begun(self, history: History) -> None:
+        """Recording has begun, or begun anew."""
+
+    def changed(self, change: Change) -> None: ...
+
+
 class Judge:
     """A judge of one run. `tell` hears of each violation that is kept, when it is found."""
 
@@ -112,6 +121,7 @@ class Judge:
         self._checks: dict[str, Invariant] = {}
         self._texts: dict[str, dict[str, None]] = {}
         self._tell = tell
+        self.listener: Listener | None = None
         for name, make in makes:
             self._checks[name] = make()
             self.counts[name] = 0
@@ -119,11 +129,15 @@ class Judge:
     def begin(self, at_s: float, revision: int, objects: Iterable[tuple[str, Object]]) -> None:
         """What is there when recording begins, or begins anew because history was compacted."""
         self.history.begin(at_s, revision, objects)
+        if self.listener is not None:
+            self.listener.begun(self.history)
         self._ask(lambda check: check.begun(self.history))
 
     def changed(self, at_s: float, resource: str, obj: Object, revision: int, *, gone: bool = False) -> None:
         """An object was written at a revision of etcd, or deleted; in the order of revisions."""
         change = self.history.take(at_s, resource, obj, revision, gone=gone)
+        if self.listener is not None:
+            self.listener.changed(change)
         self._ask(lambda check: check.changed(change, self.history))
 
     def answered(self, answer: Answer) -> None:

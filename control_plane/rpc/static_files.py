@@ -19,18 +19,29 @@ HEADERS = {
 """Of every answer that a browser may get."""
 
 
-def file_of(page: Traversable, name: str) -> web.Response | None:
-    """The file of the page at a path below it, its index for "". None where there is none.
+class Page:
+    """The files below a folder, each read once."""
 
-    A name leads nowhere else, as the names in each directory are looked up one by one.
-    """
-    found, name = page, name or "index.html"
-    for part in name.split("/"):
-        inside = {one.name: one for one in found.iterdir()} if found.is_dir() else {}
-        if part not in inside:
-            return None
-        found = inside[part]
-    if not found.is_file():
-        return None
-    kind, _ = mimetypes.guess_type(name)
-    return web.Response(body=found.read_bytes(), headers=HEADERS | {"Content-Type": kind or "text/plain"})
+    def __init__(self, folder: Traversable) -> None:
+        self._folder = folder
+        self._read: dict[str, tuple[bytes, str]] = {}
+
+    def file(self, name: str) -> web.Response | None:
+        """The one at a path below the folder, its index for "". None where there is none."""
+        name = name or "index.html"
+        if name not in self._read:
+            if (found := self._found(name)) is None:
+                return None
+            self._read[name] = found.read_bytes(), mimetypes.guess_type(name)[0] or "text/plain"
+        body, kind = self._read[name]
+        return web.Response(body=body, headers=HEADERS | {"Content-Type": kind})
+
+    def _found(self, name: str) -> Traversable | None:
+        """A name leads nowhere else, as the names in each directory are looked up one by one."""
+        found = self._folder
+        for part in name.split("/"):
+            inside = {one.name: one for one in found.iterdir()} if found.is_dir() else {}
+            if part not in inside:
+                return None
+            found = inside[part]
+        return found if found.is_file() else None

@@ -134,6 +134,8 @@ class Striker:
         self._step, self._began = 0, 0.0
         self._changes: list[asyncio.Task[None]] = []
         self.done: list[Strike] = []
+        self.times: list[float] = []
+        """When each of these was done."""
         self.by_hand: list[Strike] = []
         """Of those, what a person let happen."""
 
@@ -154,10 +156,12 @@ class Striker:
         step = self._step if step is None else step
         if isinstance(what, Change):
             self._changes.append(asyncio.get_running_loop().create_task(self._operator.change(what)))
-            self.done.append(Strike(step, after_s, what))
+            done = [Strike(step, after_s, what)]
         else:
             hit = await self._injector.strike(what)
-            self.done += [Strike(step, after_s, each) for each in concrete(what, hit)]
+            done = [Strike(step, after_s, each) for each in concrete(what, hit)]
+        self.done += done
+        self.times += [asyncio.get_running_loop().time()] * len(done)
 
     async def attempt(self, what: Fault | Change, after_s: float | None = None, step: int | None = None) -> None:
         """The same, without `after_s` as of now, but who is not there is not hit, and the story tells so."""

@@ -138,6 +138,11 @@ class SimulatedCluster:
             self._follow(supervisor.topology)
         return self._topology
 
+    @property
+    def known(self) -> tuple[Instance, ...]:
+        """The actors of now as they were heard of last; who only looks on must not hear first."""
+        return self._topology.instances
+
     def _follow(self, topology: Topology) -> None:
         if topology is self._topology:
             return

@@ -146,5 +146,9 @@ class SimulationResult:
 
 def told(event: Event) -> str:
     """An event as a sentence, with its time."""
-    sentence = _SENTENCES.get(event.kind, f"{event.kind} {{}}")
-    return f"{event.at_s:10.3f} s  {sentence.format(event.text[:300])}"
+    return f"{event.at_s:10.3f} s  {sentence(event)}"
+
+
+def sentence(event: Event) -> str:
+    """An event in words."""
+    return _SENTENCES.get(event.kind, f"{event.kind} {{}}").format(event.text[:300])

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from rayplane.control_plane.invariants import Judge
 from rayplane.control_plane.rpc.sockets import Sockets
 from rayplane.control_plane.simulation import guard
 from rayplane.control_plane.simulation.cell import Cell, derived_rng, run_rng
@@ -187,6 +188,21 @@ class Run:
         return Plan(scenario=self._scenario.source, seed=self._seed, steps=steps, strikes=tuple(done))
 
     @property
+    def judge(self) -> Judge:
+        """What it is told is all that is recorded of objects."""
+        return self._violations.judge
+
+    @property
+    def wrong(self) -> tuple[str, ...]:
+        """All that went wrong so far."""
+        return (*self._violations.found, *self.failures, *self.loop.faults)
+
+    @property
+    def struck(self) -> list[tuple[float, Strike]]:
+        """What has struck so far, and when."""
+        return [*zip(self._script.striker.times, self._script.striker.done, strict=True)] if self._script else []
+
+    @property
     def striker(self) -> Striker:
         assert self._script is not None
         return self._script.striker
@@ -218,7 +234,7 @@ class Run:
             messages=self.trace.messages,
             acknowledged=acknowledged,
             trace_hash=self.trace.hash,
-            failures=(*self._violations.found, *self.failures, *self.loop.faults),
+            failures=self.wrong,
             plan=self.plan,
             story=tuple(self.trace.story),
             last_events=tuple(self.trace.at_fault or self.trace.last),

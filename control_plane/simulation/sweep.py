@@ -19,7 +19,7 @@ from typing import Any
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.control_plane.simulation.plan import Plan, Strike
 from rayplane.control_plane.simulation.result import SimulationResult
-from rayplane.control_plane.simulation.run import Fork, Setup, simulate
+from rayplane.control_plane.simulation.run import Control, Fork, Setup, simulate
 from rayplane.control_plane.simulation.scenario import Scenario
 from rayplane.control_plane.simulation.script import Progress
 from rayplane.control_plane.simulation.shrink import Shrinker, same_failure
@@ -39,9 +39,9 @@ class Order:
     scenario: Scenario
     setup: Setup = field(default_factory=Setup)
 
-    def run(self, seed: int, progress: Progress | None = None) -> SimulationResult:
+    def run(self, seed: int, progress: Progress | None = None, control: Control | None = None) -> SimulationResult:
         """Raises UsageError when the scenario does not fit its cluster."""
-        return simulate(self.scenario, seed, progress, setup=self.setup)
+        return simulate(self.scenario, seed, progress, setup=self.setup, control=control)
 
     def run_apart(self, seed: int, environment: Mapping[str, str] | None = None) -> SimulationResult:
         """The same in a process of its own, with some variables of its environment set."""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 LAST_EVENTS = 60
 STORY_EVENTS = 200
 #: What happens by the hundred and says little by itself: not for the story.
-_COMMON = frozenset(
+COMMON = frozenset(
     {"asked", "cut-off", "rest-rewatch", "rest-told", "rewatch", "saw", "told", "unreached", "unread", "write"}
 )
 _WRONG = "VIOLATION"
@@ -61,7 +61,7 @@ class Trace:
         event = Event(self._now(), kind, " ".join(map(str, details)))
         self._hash.update(f"{event.at_s!r} {kind} {event.text}\n".encode())
         self._last.append(event)
-        if kind not in _COMMON and self._story_left:
+        if kind not in COMMON and self._story_left:
             self.story.append(event)
             if kind == _WRONG and not self._wrong:
                 self._wrong, self.at_fault = True, self.last

@@ -11,6 +11,7 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.scenario import parse
 from rayplane.control_plane.cluster.trial.journal import Broken, Journal, alone
+from rayplane.control_plane.cluster.trial.taping import recorded
 from rayplane.control_plane.cluster.trial.trial import Trial, heal
 from rayplane.control_plane.cluster.trial.verdict import Verdict, table
 from rayplane.control_plane.cluster.trial.workload import Workload
@@ -20,6 +21,7 @@ from rayplane.control_plane.invariants.members import OneLeader
 from rayplane.control_plane.invariants.pods import BoundOnce, OneOfAName, OneWriter
 from rayplane.control_plane.invariants.services import BudgetsHonoured, EndpointsReady
 from rayplane.control_plane.invariants.workloads import Converges, QuotasExact
+from rayplane.control_plane.recordings import read
 from rayplane.control_plane.tasks import cancel_and_wait
 from tests.cluster.harness import Cluster, cluster
 
@@ -59,19 +61,37 @@ expect:
 QUIET = f"{WORKLOAD}\nsteps: [{{await: {{deployment: web, replicas: 3}}}}]"
 
 
-async def put_to_trial(c: Cluster, text: str, *, seed: int = 1, keep: bool = False) -> Verdict:
+async def put_to_trial(c: Cluster, text: str, *, keep: bool = False, record: Path | None = None) -> Verdict:
     said: list[str] = []
-    verdict = await Trial(c.access, parse(text.encode(), "f"), seed, said.append, keep=keep).run()
+    scenario = parse(text.encode(), "f")
+    trial = Trial(c.access, scenario, 1, said.append, keep=keep)
+    if record is None:
+        verdict = await trial.run()
+    else:
+        verdict, data = await recorded(trial, c.access, scenario, 1)
+        await asyncio.to_thread(record.write_bytes, data)
     print("\n".join([*said, *table(verdict)]))
     return verdict
 
 
-async def test_a_cluster_holds_its_promises_while_it_is_broken() -> None:
+def was_recorded(file: Path, verdict: Verdict) -> None:
+    """What the recording says is what was."""
+    found = read(file)
+    assert (found.name, found.ok, found.failures) == ("rolled under fire", True, [])
+    assert [(mark.kind, mark.from_s) for mark in found.marks] == [("fault", one.began_s) for one in verdict.faults]
+    assert len(found.invariants) == len(verdict.invariants) and found.events == verdict.events
+    rolled = next(at_s for at_s, text in verdict.events if "roll" in text)
+    [web] = found.objects("deployments.apps", found.moment(rolled))
+    assert meta.name(web) == "web" and len(found.objects("pods", found.moment(rolled))) == 3
+    assert any(one.get("leader") for one in found.state(found.moment(rolled))["members"])
+
+
+async def test_a_cluster_holds_its_promises_while_it_is_broken(tmp_path: Path) -> None:
     async with cluster(members=3, apiservers=2, nodes=2) as c:
         # What an earlier trial left, killed before it could clean up, is none of this one's.
         for key in (b"00000001", b"own/00000001", b"shared/000001-0"):
             await c.access.etcd.put(b"/rayplane/trial/" + key, b"of old")
-        verdict = await put_to_trial(c, ROLLED)
+        verdict = await put_to_trial(c, ROLLED, record=tmp_path / "file")
         assert verdict.ok, table(verdict)
         # From outside nobody sees what runs on nodes; and there are neither volumes, services, budgets nor quotas.
         unseen = {OneOfAName, OneWriter, EndpointsReady, BudgetsHonoured, QuotasExact}
@@ -79,6 +99,7 @@ async def test_a_cluster_holds_its_promises_while_it_is_broken() -> None:
         assert not {kind.name for kind in (BoundOnce, NothingLost, Converges, OneLeader)} & {*verdict.unseen}
         struck = {one.text.partition(":")[0] for one in verdict.faults}
         assert struck == {"kill", "partition", "slow_network"} and len(verdict.faults) == 6
+        was_recorded(tmp_path / "file", verdict)
         assert all(one.ended_s is not None and one.recovered_s is not None for one in verdict.faults)
         assert {track.what for track in verdict.tracks} == {"reads", "writes", "app"}
         assert Journal(c.directory).read() == []

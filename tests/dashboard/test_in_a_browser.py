@@ -1,5 +1,6 @@
 """The page in Chromium, on a cluster of processes: what people see of it, and do with it."""
 
+import contextlib
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import pytest
 
 from tests.e2e.conftest import running
 from tests.e2e.harness import Cluster, Kubectl
+from tests.recordings.made import web
 
 sync_api = pytest.importorskip(
     "playwright.sync_api", reason="the browser's driver is not installed: pip install playwright"
@@ -90,7 +92,16 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def page(browser: Any, address: str, kubectl: Kubectl, request: pytest.FixtureRequest) -> Iterator[Any]:
-    """The dashboard, signed in. What goes wrong in the page fails the test."""
+    """The dashboard, signed in."""
+    with signed_in(browser, address) as made:
+        yield made
+        if PICTURES:
+            made.screenshot(path=str(Path(PICTURES, f"{request.node.name}.png")))
+
+
+@contextlib.contextmanager
+def signed_in(browser: Any, address: str) -> Iterator[Any]:
+    """A page. What goes wrong in it fails the test."""
     made = browser.new_page(viewport={"width": 1300, "height": 850})
     made.set_default_timeout(WAIT_MS)
     wrong: list[str] = []
@@ -98,8 +109,6 @@ def page(browser: Any, address: str, kubectl: Kubectl, request: pytest.FixtureRe
     made.on("console", lambda said: wrong.append(said.text) if "Content Security Policy" in said.text else None)
     made.goto(address)
     yield made
-    if PICTURES:
-        made.screenshot(path=str(Path(PICTURES, f"{request.node.name}.png")))
     made.close()
     assert wrong == []
 
@@ -317,6 +326,45 @@ def test_an_api_server_has_the_page_too_with_all_that_rbac_gives(
     page.keyboard.type("echo $((6 * 7))-times\n")
     page.get_by_text("42-times").first.wait_for()
     page.close()
+
+
+def test_a_recording_is_played_as_it_was(browser: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(web())
+    serving = Cluster("played", tmp_path).start("dashboard", "--open", str(tmp_path / "file"))
+    assert serving.stdout is not None
+    with serving:
+        try:
+            with signed_in(browser, serving.stdout.readline().split()[-1]) as page:
+                played(page)
+        finally:
+            serving.terminate()
+
+
+def played(page: Any) -> None:
+    """The slider leads over tables, single objects, packing and the control plane; what the file says is no markup."""
+    page.get_by_role("heading", name="web, seed 7").wait_for()
+    page.get_by_text("it took too long").wait_for()
+    page.get_by_role("row").filter(has_text="one leader: <img").wait_for()
+    page.get_by_role("button", name="Mark this instant").press("Enter")
+    page.get_by_role("button", name="Go to 3.000 s").press("Enter")
+    row(page, "web").get_by_text("Running").wait_for()
+    struck = page.get_by_role("row").filter(has_text="stop: leader → member-0")
+    assert struck.get_attribute("aria-current") == "true"
+    page.get_by_role("button", name="What changed since 0.000 s").click()
+    page.get_by_role("row").filter(has_text="Pod default/web").get_by_text("created").wait_for()
+    page.get_by_role("link", name="web", exact=True).click()
+    page.get_by_role("link", name="node-0").wait_for()
+    page.get_by_role("link", name="YAML").click()
+    page.locator("pre").get_by_text('"image": "<img').wait_for()
+    page.get_by_role("link", name="Packing").click()
+    page.get_by_role("cell", name="1 of 4", exact=True).wait_for()
+    page.get_by_role("link", name="Control plane").click()
+    page.get_by_role("row").filter(has_text="member-0").get_by_text("leader").wait_for()
+    page.get_by_role("slider").press("End")
+    page.get_by_text("does not answer").wait_for()
+    page.get_by_role("button", name="Play").click()
+    page.get_by_role("button", name="Pause").click()
+    assert page.locator("img").count() == 0
 
 
 def test_the_views_are_reached_by_keyboard_alone(page: Any) -> None:

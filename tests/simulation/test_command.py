@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from rayplane.control_plane import simulation
+from rayplane.control_plane.api import meta
 from rayplane.control_plane.cli.app import run
+from rayplane.control_plane.recordings import read
 from rayplane.control_plane.simulation import Order, Plan, SimulationResult, Ways
 
 pytestmark = pytest.mark.timeout(600)
@@ -46,6 +48,31 @@ def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "plan.yaml").write_text(PLAN)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def test_a_recorded_run_is_the_same_run(there: Path, capsys: Streams) -> None:
+    (there / "stopped.yaml").write_text(TINY + "steps: [{sleep: 200ms}, {stop: {target: apiserver-0, for: 500ms}}]")
+    hashes = []
+    for record in ([], ["--record", "one"]):
+        assert run(["simulate", "stopped.yaml", "--json", *record]) == 0
+        hashes.append(json.loads(capsys.readouterr().out)["traceHash"])
+    assert len({*hashes}) == 1
+    found = read(there / "one")
+    assert (found.name, found.ok) == ("stopped.yaml", True)
+    [fault] = found.marks
+    assert (fault.text, fault.from_s, fault.until_s) == ("stop: {target: apiserver-0, for: 0.5s}", 0.2, 0.7)
+    assert meta.name(found.objects("nodes", found.moment(found.end_s))[0]) == "node-0"
+    standing = found.state(found.moment(found.end_s))
+    assert [one["leader"] for one in standing["members"]] == [True]
+
+
+def test_what_is_no_recording_is_refused_in_one_line(there: Path, capsys: Streams) -> None:
+    for file in ("tiny.yaml", "nothing"):
+        assert run(["dashboard", "--open", file]) == 2
+        said = capsys.readouterr()
+        assert not said.out and said.err.count("\n") == 1 and file in said.err
+    assert run(["simulate", "tiny.yaml", "--record", "no/such/folder"]) == 1
+    assert "cannot write no/such/folder" in capsys.readouterr().err
 
 
 def test_what_is_shrunk_is_json_too_and_is_run_again_by_its_own_plan(there: Path, capsys: Streams) -> None:

@@ -112,7 +112,7 @@ def _field_changes(old: Object, new: Object) -> Iterator[FieldChange]:
         root = UNDESCRIBED
         found = compare(told, now, root)
     before, after = managed_fields.decode(old), managed_fields.decode(new)
-    told, now = _masked(told, BEFORE), _masked(now, AFTER)
+    told, now = masked(told, BEFORE), masked(now, AFTER)
     moved = [m for m, e in after.items() if m not in before or before[m] != e]
     for path in _outermost(found.changed | found.removed):
         value = _value(now, path, root)
@@ -125,7 +125,7 @@ def _telling(obj: Object) -> Object:
     return {**obj, "metadata": meta.without(meta.metadata(obj), _COUNTED)}
 
 
-def _masked(obj: Object, word: str) -> Object:
+def masked(obj: Object, word: str) -> Object:
     """The object with a word instead of what a Secret keeps."""
     if key_of(obj)[:2] != ("", "Secret"):
         return obj

@@ -19,7 +19,7 @@ from rayplane.control_plane.apiserver.tracing.recent import RECENT
 from rayplane.control_plane.component_base import debugging
 from rayplane.control_plane.component_base.log_pages import LogPages
 from rayplane.control_plane.rpc import Traffic
-from rayplane.control_plane.rpc.static_files import file_of
+from rayplane.control_plane.rpc.static_files import Page
 
 _VERSION = {
     "major": "1",
@@ -65,6 +65,7 @@ class Documents:
         self._discovery = Discovery(registry.aggregator.catalog)
         self._openapi = OpenApiDocuments(registry.kinds, registry.env.clock, registry.aggregator)
         self._log = LogPages()
+        self._ui = Page(_PAGE)
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse | None:
         path = request.path.rstrip("/") or "/"
@@ -95,7 +96,7 @@ class Documents:
             return None
         if path == _UI:
             return web.Response(status=301, headers={"Location": f"{_UI}/"})
-        return file_of(_PAGE, path.removeprefix(f"{_UI}/"))
+        return self._ui.file(path.removeprefix(f"{_UI}/"))
 
     def _dump(self, what: str, details: bool) -> web.Response | None:
         fairness, clock = self._registry.fairness, self._registry.env.clock

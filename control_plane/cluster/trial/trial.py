@@ -179,16 +179,16 @@ class Trial:
         loop = asyncio.get_running_loop()
         began = loop.time()
         rng = random.Random(seed)
-        self._now = lambda: loop.time() - began
+        self.now = lambda: loop.time() - began
         self._admin, self._scenario, self._say = admin, scenario, say
-        self._judge = Judge([*BUILTIN, *checks], self._violated)
+        self.judge = Judge([*BUILTIN, *checks], self._violated)
         self._verdict = Verdict(scenario=scenario.name, seed=seed, cluster=admin.state.config.name)
         self._journal = Journal(admin.directory)
         self._replicas = ReplicaWatch(Replicas(admin.api, admin.network), self._bytes_lost, self.tell)
-        self._injector = TrialInjector(breaks(admin, rng), self._journal, self._now, self._replicas, self._strikes)
-        self._observers = Observers(admin, self._judge, self._now, self._unhealthy)
-        self._moments = Moments(self._judge.history)
-        self._recorder = Recorder(admin.etcd, self._judge, self._now, self._moments.changed)
+        self._injector = TrialInjector(breaks(admin, rng), self._journal, self.now, self._replicas, self._strikes)
+        self._observers = Observers(admin, self.judge, self.now, self._unhealthy)
+        self._moments = Moments(self.judge.history)
+        self._recorder = Recorder(admin.etcd, self.judge, self.now, self._moments.changed)
         self._keys = EtcdUser(admin.etcd, OWN, self._keys_judged, lambda *_: None, self._members)
         self._shared = SharedKeys(admin.etcd, SHARED, self._not_linearizable)
         # Not of the seed: who knows a name before it is taken may take it.
@@ -196,16 +196,16 @@ class Trial:
         self._users = [self._new_user(f"{name}-{number}", load.every_s) for number in range(load.users)]
         self._workload = Workload(admin.directory, caller)
         manifests = [placed(obj) for obj in scenario.workload]
-        self._app = AppUser(self._judge.history, manifests, self._now)
+        self._app = AppUser(self.judge.history, manifests, self.now)
         user = admin.api if caller is None else caller.by(admin.api)
-        hands = ApiHands(user, self._judge.history, None if keep else self._workload)
+        hands = ApiHands(user, self.judge.history, None if keep else self._workload)
         self._runner = Runner(self._injector, lambda: unhealthy(admin), rng, self.tell, hands)
         self._hands = hands
         self._writing: list[asyncio.Task[None]] = []
         self._came: set[Timed] = set()
 
     def _new_user(self, name: str, every_s: float) -> ApiUser:
-        return ApiUser(Front(client_ssl(self._admin.shown()), self._front_door), self._judge, self._now, name, every_s)
+        return ApiUser(Front(client_ssl(self._admin.shown()), self._front_door), self.judge, self.now, name, every_s)
 
     def _front_door(self) -> str:
         """Where the load balancer was when last looked at."""
@@ -275,13 +275,13 @@ class Trial:
         finally:
             await self._stop_writing()
             for track in (*(user.reads for user in self._users), self._app.track):
-                track.end(self._now())
+                track.end(self.now())
             await self._stop(tasks)
 
     async def _stop_writing(self) -> None:
         if self._writing:
             for user in self._users:
-                user.writes.end(self._now())
+                user.writes.end(self.now())
             await self._stop(self._writing)
             self._writing = []
 
@@ -297,7 +297,7 @@ class Trial:
         beside = [asyncio.create_task(self._beside(timed)) for timed in self._scenario.faults]
         try:
             await self._runner.run(self._scenario.steps)
-            rest_s = self._scenario.duration_s - self._now()
+            rest_s = self._scenario.duration_s - self.now()
             if rest_s > 0:
                 self.tell(f"go on for {rest_s:.0f} s")
                 await asyncio.sleep(rest_s)
@@ -351,14 +351,14 @@ class Trial:
         """
         await self._stop_writing()
         self.tell("come to rest")
-        deadline = self._now() + SETTLE_S
-        while (why := await self._restless()) and self._now() < deadline:
+        deadline = self.now() + SETTLE_S
+        while (why := await self._restless()) and self.now() < deadline:
             await asyncio.sleep(POLL_S * 10)
         if why:
             self.tell(f"not at rest after {SETTLE_S:.0f} s: {why}")
             if behind := await self._unrecorded():
                 self._failed(f"what was judged in the end may be wrong: {behind}")
-        self._judge.finished(self._now())
+        self.judge.finished(self.now())
         if not await self._keys.verify():
             self._failed("etcd does not answer in the end")
         self._keys.verify_watched()
@@ -370,7 +370,7 @@ class Trial:
     async def _restless(self) -> str:
         if why := await self._unrecorded() or await self._observers.look():
             return why
-        return "; ".join([*self._judge.unsettled(), *self._keys.untold()])
+        return "; ".join([*self.judge.unsettled(), *self._keys.untold()])
 
     async def _unrecorded(self) -> str:
         try:
@@ -391,12 +391,12 @@ class Trial:
                 self._failed(f"the trial's own objects are left: {e}")
 
     def _told(self) -> Verdict:
-        verdict, end_s = self._verdict, self._now()
+        verdict, end_s = self._verdict, self.now()
         verdict.seconds = end_s
-        found: dict[str, list[str]] = {name: [] for name in [*self._judge.counts, *OURS]}
-        for violation in self._judge.violations:
+        found: dict[str, list[str]] = {name: [] for name in [*self.judge.counts, *OURS]}
+        for violation in self.judge.violations:
             found[violation.invariant].append(f"{violation.at_s:.1f} s: {violation.text}")
-        verdict.invariants, verdict.unseen = found, self._judge.unseen()
+        verdict.invariants, verdict.unseen = found, self.judge.unseen()
         looked = dict(zip(OURS, (self._keys.acknowledged, self._shared.judged, self._replicas.judged), strict=True))
         verdict.unseen += [name for name, times in looked.items() if not times]
         verdict.faults = self._injector.struck
@@ -418,13 +418,13 @@ class Trial:
 
     def _keys_judged(self, found: list[str]) -> None:
         for text in found:
-            self._judge.add(ETCD_PROMISES, text)
+            self.judge.add(ETCD_PROMISES, text)
 
     def _not_linearizable(self, text: str) -> None:
-        self._judge.add(LINEARIZABLE, text)
+        self.judge.add(LINEARIZABLE, text)
 
     def _bytes_lost(self, text: str) -> None:
-        self._judge.add(KEPT, text)
+        self.judge.add(KEPT, text)
 
     def _violated(self, violation: Violation) -> None:
         self.tell(f"VIOLATION of {violation.invariant}: {violation.text}")
@@ -436,8 +436,8 @@ class Trial:
     def tell(self, text: str) -> None:
         """Something happened."""
         if len(self._verdict.events) < EVENTS_MAX:
-            self._verdict.events.append((round(self._now(), 3), text))
-        self._say(f"{self._now():7.1f} s  {text}")
+            self._verdict.events.append((round(self.now(), 3), text))
+        self._say(f"{self.now():7.1f} s  {text}")
 
 
 async def to_its_end(work: Coroutine[Any, Any, T]) -> T:

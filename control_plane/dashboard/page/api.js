@@ -6,7 +6,9 @@ const PROTOCOL = "base64url.bearer.authorization.k8s.io.";
 const BASE = new URL(".", document.baseURI);
 // API servers serve it as well, at this path; only `rayplane dashboard` has the views that are of no API.
 export const OF_API_SERVER = BASE.pathname.endsWith("/ui/");
-const API = OF_API_SERVER ? new URL("..", BASE) : BASE;
+// A recording that is played is at this one: nothing of it is of now.
+export const OF_RECORDING = BASE.pathname.endsWith("/recording/");
+const API = OF_API_SERVER || OF_RECORDING ? new URL("..", BASE) : BASE;
 
 export class Refused extends Error {
   // `status`: HTTP's; `body`: the Status object of the API, where it was one.

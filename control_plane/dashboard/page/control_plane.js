@@ -77,6 +77,12 @@ const begin = async (fault) => {
 
 const end = async ({ id }) => `over: ${(await json(`rayplane/v1/faults?id=${encodeURIComponent(id)}`, { method: "DELETE" })).fault}`;
 
+// As they stood at an instant of the past.
+export async function showPast(place, parameters, signal) {
+  const then = await json(`rayplane/v1/control-plane?${new URLSearchParams({ at: parameters.get("at") })}`, { signal });
+  render(then.members ? html`${members(then.members, [])} ${actors(then.actors, [])}` : html`<p>Nobody had looked yet.</p>`, place);
+}
+
 function view({ now, story, faults, verbs, error }, act) {
   return html`
     <h1>Control plane ${now ? html`of ${now.name}` : ""}</h1>

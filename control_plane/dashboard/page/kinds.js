@@ -1,6 +1,6 @@
 // The kinds that the cluster serves, and where their objects are.
 
-import { json } from "./api.js";
+import { json, OF_RECORDING } from "./api.js";
 
 const AGGREGATED = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
 
@@ -58,5 +58,14 @@ export const listPath = (kind, namespace) =>
 
 export const objectPath = (kind, namespace, name) => `${listPath(kind, namespace)}/${encodeURIComponent(name)}`;
 
-export const link = (kind, namespace, name) =>
-  `#/object?${new URLSearchParams({ kind: kind.name ?? kind, namespace: namespace || "", name })}`;
+// `past`: what says of which instant it is, empty for now.
+export const link = (kind, namespace, name, past = {}) => {
+  const query = { kind: kind.name ?? kind, namespace: namespace || "", name, ...past };
+  return past.at ? `#/history?${new URLSearchParams({ view: "object", ...query })}` : `#/object?${new URLSearchParams(query)}`;
+};
+
+// What of a view's parameters says of which instant it is: its place on the slider, and the revision that it has.
+export const pastOf = (parameters) => (parameters.get("at") ? { at: parameters.get("at"), revision: parameters.get("revision") } : {});
+
+// What a list is asked with to be of then.
+export const then = ({ at, revision }) => (!at ? {} : OF_RECORDING ? { at } : { resourceVersion: revision, resourceVersionMatch: "Exact" });

@@ -1,7 +1,7 @@
 // The frame of the page: who is signed in, which view is shown.
 
 import { html, render } from "./lib/lit-html/lit-html.js";
-import { json, OF_API_SERVER, token } from "./api.js";
+import { json, OF_API_SERVER, OF_RECORDING, token } from "./api.js";
 import * as kinds from "./kinds.js";
 import { said } from "./said.js";
 
@@ -10,11 +10,11 @@ const OWN_VIEWS = {
   packing: { title: "Packing", load: () => import("./packing.js") },
   history: { title: "Time travel", load: () => import("./history.js") },
 };
-const VIEWS = {
-  ...(OF_API_SERVER ? {} : OWN_VIEWS),
+const API_VIEWS = {
   objects: { title: "Workloads", load: () => import("./tables.js") },
   object: { load: () => import("./object.js") },
 };
+const VIEWS = OF_RECORDING ? { history: { ...OWN_VIEWS.history, title: "Recording" } } : { ...(OF_API_SERVER ? {} : OWN_VIEWS), ...API_VIEWS };
 const [FIRST] = Object.keys(VIEWS);
 const START = `#/${FIRST}`;
 
@@ -69,7 +69,7 @@ function signIn(place, problem = "") {
   render(
     html`<form class="sign-in" @submit=${submit}>
       <h1>Sign in</h1>
-      <p>${OF_API_SERVER ? "Give" : html`Open the address that <code>rayplane dashboard</code> prints, or give`} a token of the cluster: <code>kubectl create token NAME</code>.</p>
+      <p>${OF_RECORDING ? html`Open the address that <code>rayplane dashboard --open</code> prints, or give its key.` : html`${OF_API_SERVER ? "Give" : html`Open the address that <code>rayplane dashboard</code> prints, or give`} a token of the cluster: <code>kubectl create token NAME</code>.`}</p>
       ${problem ? html`<p class="bad" role="alert">${problem}</p>` : ""}
       <label>Token <input name="token" type="password" autocomplete="off" required></label>
       <button>Sign in</button>

@@ -3,7 +3,7 @@
 import { html, nothing, render } from "./lib/lit-html/lit-html.js";
 import { structuredPatch } from "./lib/diff/patch/create.js";
 import { ask, json, lines, OF_API_SERVER, persistently, pieces, Refused, text } from "./api.js";
-import { kinds, link, listPath, objectPath } from "./kinds.js";
+import { kinds, link, listPath, objectPath, pastOf, then } from "./kinds.js";
 import { attempt } from "./said.js";
 import { hasTopology, open as topology } from "./topology.js";
 
@@ -17,6 +17,7 @@ const RESTARTABLE = new Set(["deployments.apps", "statefulsets.apps", "daemonset
 const TABS = { facts: "Facts", topology: "Topology", events: "Events", yaml: "YAML", logs: "Logs", terminal: "Terminal", explain: "Placement", why: "Story" };
 const OF_PODS = new Set(["logs", "terminal", "explain"]);
 const OWN_TABS = new Set(["explain", "why"]);
+const PAST_TABS = new Set(["facts", "topology", "yaml"]);
 
 export async function show(place, parameters, signal) {
   const all = await kinds();
@@ -25,15 +26,24 @@ export async function show(place, parameters, signal) {
   const namespace = parameters.get("namespace") || "";
   const name = parameters.get("name") || "";
   const path = objectPath(kind, namespace, name);
-  const state = { all, kind, namespace, name, path, tab: parameters.get("tab") || "facts", object: undefined, error: "", gone: false };
+  const past = pastOf(parameters);
+  const state = { all, kind, namespace, name, path, past, tab: parameters.get("tab") || "facts", object: undefined, error: "", gone: false };
   const draw = () => signal.aborted || render(view(state), place);
-  draw();
-  state.object = await json(path, { signal });
+  if (!past.at) draw();
+  state.object = past.at ? await objectThen(state, signal) : await json(path, { signal });
   draw();
   const tab = place.querySelector("#tab");
-  const open = { facts, topology, events, yaml, logs, terminal, explain, why }[state.tab];
+  const open = past.at ? { topology, yaml: written }[state.tab] || facts : { facts, topology, events, yaml, logs, terminal, explain, why }[state.tab];
   const opened = open(tab, state, signal).catch((error) => signal.aborted || render(problem(error.message), tab));
-  await Promise.all([opened, persistently(signal, () => undefined, (seen) => follow(state, seen, draw))]);
+  await (past.at ? opened : Promise.all([opened, persistently(signal, () => undefined, (seen) => follow(state, seen, draw))]));
+}
+
+// What it was. Items of a list do not say what they are.
+async function objectThen({ kind, namespace, name, past }, signal) {
+  const query = new URLSearchParams({ fieldSelector: `metadata.name=${name}`, ...then(past) });
+  const { apiVersion, items } = await json(`${listPath(kind, namespace)}?${query}`, { signal });
+  if (!items.length) throw new Refused(404, undefined, `there was no ${kind.kind} ${name} then`);
+  return { apiVersion, kind: kind.kind, ...items[0] };
 }
 
 // Keeps the object as it is now.
@@ -57,13 +67,14 @@ async function follow(state, signal, changed) {
 const problem = (message) => html`<p class="bad" role="alert">${message}</p>`;
 
 function view(state) {
-  const { kind, namespace, name, object, tab, gone } = state;
-  const href = (one) => `${link(kind, namespace, name)}&tab=${one}`;
-  const there = (one) => (kind.name === "pods" || !OF_PODS.has(one)) && !(OF_API_SERVER && OWN_TABS.has(one)) && (one !== "topology" || hasTopology(kind));
+  const { kind, namespace, name, object, past, tab, gone } = state;
+  const href = (one) => `${link(kind, namespace, name, past)}&tab=${one}`;
+  const list = new URLSearchParams({ kind: kind.name, namespace, ...past });
+  const there = (one) => (kind.name === "pods" || !OF_PODS.has(one)) && !(OF_API_SERVER && OWN_TABS.has(one)) && (!past.at || PAST_TABS.has(one)) && (one !== "topology" || hasTopology(kind));
   const tabs = Object.entries(TABS).filter(([one]) => there(one));
-  return html`<p><a href=${`#/objects?${new URLSearchParams({ kind: kind.name, namespace })}`}>${kind.plural}</a> ${namespace ? html`in ${namespace}` : nothing}</p>
+  return html`<p><a href=${`#/${past.at ? "history" : "objects"}?${list}`}>${kind.plural}</a> ${namespace ? html`in ${namespace}` : nothing}</p>
     <h1>${name} <small>${kind.kind}${gone ? html` <span class="bad">is deleted</span>` : nothing}</small></h1>
-    ${object ? deeds(state) : html`<p>Looking …</p>`}
+    ${past.at ? nothing : object ? deeds(state) : html`<p>Looking …</p>`}
     <nav class="tabs" aria-label="Of this object">${tabs.map(([one, title]) => html`<a href=${href(one)} aria-current=${tab === one ? "page" : "false"}>${title}</a>`)}</nav>
     <section id="tab"></section>`;
 }
@@ -114,26 +125,26 @@ async function undo(deployment) {
 // --- tabs ------------------------------------------------------------------------------------------
 
 async function facts(tab, state, signal) {
-  state.onChange = () => signal.aborted || render(factsOf(state.kind, state.object, state.all), tab);
+  state.onChange = () => signal.aborted || render(factsOf(state), tab);
   state.onChange();
 }
 
-function factsOf({ name }, { metadata, spec, status }, all) {
+function factsOf({ kind: { name }, object: { metadata, spec, status }, all, past }) {
   const { [APPLIED]: _, ...annotations } = metadata.annotations || {};
   const pairs = (title, map) =>
     map && Object.keys(map).length ? html`<div><dt>${title}</dt><dd>${Object.entries(map).map(([key, value]) => html`<code>${key}=${value}</code> `)}</dd></div>` : nothing;
   const owner = (one) => {
     const kind = kindOf(all, one);
     const text = `${one.kind} ${one.name}`;
-    return kind ? html`<a href=${link(kind, kind.namespaced ? metadata.namespace : "", one.name)}>${text}</a> ` : html`${text} `;
+    return kind ? html`<a href=${link(kind, kind.namespaced ? metadata.namespace : "", one.name, past)}>${text}</a> ` : html`${text} `;
   };
   const rows = (status?.conditions || []).map((one) => html`<tr><th scope="row">${one.type}</th><td>${one.status}</td><td>${one.reason}</td><td>${one.message}</td></tr>`);
   return html`<dl class="facts">
       <div><dt>since</dt><dd>${metadata.creationTimestamp}</dd></div>
-      ${spec?.nodeName ? html`<div><dt>node</dt><dd><a href=${link("nodes", "", spec.nodeName)}>${spec.nodeName}</a></dd></div>` : nothing}
+      ${spec?.nodeName ? html`<div><dt>node</dt><dd><a href=${link("nodes", "", spec.nodeName, past)}>${spec.nodeName}</a></dd></div>` : nothing}
       ${status?.phase ? html`<div><dt>phase</dt><dd>${status.phase}</dd></div>` : nothing}
       ${status?.podIP ? html`<div><dt>address</dt><dd>${status.podIP}</dd></div>` : nothing}
-      ${reached(name, spec).map((port) => html`<div><dt>port ${port}, from here</dt><dd><code>kubectl port-forward -n ${metadata.namespace} ${name}/${metadata.name} :${port}</code></dd></div>`)}
+      ${(past.at ? [] : reached(name, spec)).map((port) => html`<div><dt>port ${port}, from here</dt><dd><code>kubectl port-forward -n ${metadata.namespace} ${name}/${metadata.name} :${port}</code></dd></div>`)}
       ${metadata.ownerReferences ? html`<div><dt>owned by</dt><dd>${metadata.ownerReferences.map(owner)}</dd></div>` : nothing}
       ${pairs("labels", metadata.labels)} ${pairs("annotations", annotations)}
     </dl>
@@ -175,6 +186,11 @@ function eventsOf(all) {
     <td>${one.count || one.series?.count || 1}</td><td>${one.source?.component || one.reportingComponent}</td><td>${one.message}</td></tr>`;
   all.sort((a, b) => (when(a) < when(b) ? -1 : 1));
   return html`<table><thead><tr><th>last</th><th>type</th><th>reason</th><th>times</th><th>from</th><th>message</th></tr></thead><tbody>${all.map(row)}</tbody></table>`;
+}
+
+// Of the past nothing is edited.
+async function written(tab, { object: { metadata: { managedFields: _, ...metadata }, ...object } }) {
+  render(html`<pre tabindex="0" aria-label="As it was">${JSON.stringify({ ...object, metadata }, undefined, 2)}</pre>`, tab);
 }
 
 // Who set which field is nothing to edit, and is kept by whoever leaves it out.

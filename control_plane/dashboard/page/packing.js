@@ -3,8 +3,8 @@
 import { html, nothing, render } from "./lib/lit-html/lit-html.js";
 import { repeat } from "./lib/lit-html/directives/repeat.js";
 import { styleMap } from "./lib/lit-html/directives/style-map.js";
-import { lines, persistently } from "./api.js";
-import { link } from "./kinds.js";
+import { json, lines, persistently } from "./api.js";
+import { link, pastOf } from "./kinds.js";
 import { viewport } from "./viewport.js";
 import { colour } from "./colours.js";
 
@@ -13,12 +13,18 @@ const ROW_PX = 26;
 const LEGEND_MAX = 24;
 const byName = new Intl.Collator(undefined, { numeric: true }).compare;
 
-export async function show(place, _, signal) {
-  const state = { nodes: new Map(), names: undefined, news: undefined, error: "", order: "name" };
+export async function show(place, parameters, signal) {
+  const past = pastOf(parameters);
+  const state = { past, nodes: new Map(), names: undefined, news: undefined, error: "", order: "name" };
   const draw = () => signal.aborted || render(view(state, choose), place);
   const window = viewport(signal, ROW_PX, draw);
   state.window = window;
   const choose = (order) => ((state.order = order), arrange(state), draw());
+  if (past.at) {
+    take(state, await json(`rayplane/v1/packing?${new URLSearchParams({ at: past.at })}`, { signal }));
+    arrange(state);
+    return draw();
+  }
   draw();
   await persistently(signal, (error) => ((state.error = error.message), draw()), async (seen) => {
     for await (const news of lines("rayplane/v1/packing", { signal: seen })) {
@@ -65,23 +71,23 @@ export const fullness = (node) => Math.max(0, ...RESOURCES.map((_, i) => (node.r
 
 const short = (workload) => workload.split("/").slice(1).join("/");
 
-function view({ nodes, news, error, sorted, sums, legend, window }, choose) {
+function view({ past, nodes, news, error, sorted, sums, legend, window, order }, choose) {
   if (!news) return html`<h1>Packing</h1>${error ? html`<p class="bad" role="alert">${error}</p>` : html`<p>Looking …</p>`}`;
   const { from, to } = window.shown(sorted.length);
   return html`<h1>Packing</h1>
     ${error ? html`<p class="bad" role="alert">${error}</p>` : nothing}
     ${sums}
-    <label>Order <select @change=${(event) => choose(event.target.value)}><option value="name">by name</option><option value="fullest">fullest first</option></select></label>
+    <label>Order <select @change=${(event) => choose(event.target.value)}><option value="name" ?selected=${order === "name"}>by name</option><option value="fullest" ?selected=${order === "fullest"}>fullest first</option></select></label>
     ${legend}
     <div class="bars" role="table" aria-label="Nodes" aria-rowcount=${sorted.length + 1}>
       <div role="row" class="bar-row head"><b role="columnheader">node</b>${RESOURCES.map((name) => html`<b role="columnheader">${name}</b>`)}</div>
       <div class="window" ${window.place} style=${styleMap({ height: `${sorted.length * ROW_PX}px` })}>
         <div style=${styleMap({ transform: `translateY(${from * ROW_PX}px)` })}>
-          ${repeat(sorted.slice(from, to), (name) => name, (name) => bars(name, nodes.get(name)))}
+          ${repeat(sorted.slice(from, to), (name) => name, (name) => bars(name, nodes.get(name), past))}
         </div>
       </div>
     </div>
-    ${pending(news)}`;
+    ${pending(news, past)}`;
 }
 
 function sums(nodes, news) {
@@ -109,9 +115,9 @@ function legend(nodes) {
     ${most.length > LEGEND_MAX ? html`<li>and ${most.length - LEGEND_MAX} more</li>` : nothing}</ul>`;
 }
 
-function bars(name, node) {
+function bars(name, node, past) {
   const state = !node.registered ? "gone" : !node.ready ? "not ready" : node.cordoned ? "cordoned" : "";
-  return html`<div role="row" class="bar-row"><span role="rowheader"><a href=${link("nodes", "", name)}>${name}</a>
+  return html`<div role="row" class="bar-row"><span role="rowheader"><a href=${link("nodes", "", name, past)}>${name}</a>
     ${state ? html`<em class="bad">${state}</em>` : nothing}</span>${RESOURCES.map((resource, i) => bar(node, resource, i))}</div>`;
 }
 
@@ -129,11 +135,11 @@ export function amount(resource, value) {
   return `${value}`;
 }
 
-function pending({ pending, pendingCount }) {
+function pending({ pending, pendingCount }, past) {
   if (!pendingCount) return nothing;
   const row = ([key, why]) => {
     const [namespace, name] = key.split("/");
-    return html`<tr><th scope="row"><a href=${link("pods", namespace, name)}>${key}</a></th><td>${why}</td></tr>`;
+    return html`<tr><th scope="row"><a href=${link("pods", namespace, name, past)}>${key}</a></th><td>${why}</td></tr>`;
   };
   return html`<h2>Waiting</h2><table><thead><tr><th>pod</th><th>why</th></tr></thead><tbody>${pending.map(row)}</tbody></table>
     ${pendingCount > pending.length ? html`<p>and ${pendingCount - pending.length} more</p>` : nothing}`;

@@ -4,7 +4,7 @@ import { html, nothing, render } from "./lib/lit-html/lit-html.js";
 import { repeat } from "./lib/lit-html/directives/repeat.js";
 import { styleMap } from "./lib/lit-html/directives/style-map.js";
 import { json, lines, persistently, Refused } from "./api.js";
-import { kinds, link, listPath } from "./kinds.js";
+import { kinds, link, listPath, pastOf, then } from "./kinds.js";
 import { viewport } from "./viewport.js";
 
 const TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
@@ -16,10 +16,10 @@ export async function show(place, parameters, signal) {
   const kind = all.get(parameters.get("kind") || "pods");
   if (!kind) throw new Refused(404, undefined, `the cluster serves no ${parameters.get("kind")}`);
   const namespace = parameters.get("namespace") || "";
-  // A revision of the past, at which the table stays.
-  const at = parameters.get("at") || "";
-  const state = { all, kind, namespace, at, namespaces: [], columns: [], rows: new Map(), order: [], filter: "", error: "", loaded: false };
-  const draw = () => signal.aborted || (at && !state.loaded && !state.error) || render(view(state, change), place);
+  // An instant of the past, at which the table stays.
+  const past = pastOf(parameters);
+  const state = { all, kind, namespace, past, namespaces: [], columns: [], rows: new Map(), order: [], filter: "", error: "", loaded: false };
+  const draw = () => signal.aborted || (past.at && !state.loaded && !state.error) || render(view(state, change), place);
   const change = (filter) => ((state.filter = filter), draw());
   state.window = viewport(signal, ROW_PX, draw);
   let waiting;
@@ -45,8 +45,7 @@ async function follow(state, signal, changed) {
   let version = "";
   let next = "";
   do {
-    const then = state.at ? { resourceVersion: state.at, resourceVersionMatch: "Exact" } : {};
-    const query = new URLSearchParams({ limit: PAGE, ...(next ? { continue: next } : then) });
+    const query = new URLSearchParams({ limit: PAGE, ...(next ? { continue: next } : then(state.past)) });
     const page = await json(`${path}?${query}`, { accept: TABLE, signal });
     if (page.columnDefinitions) state.columns = page.columnDefinitions;
     for (const row of page.rows || []) rows.set(row.object.metadata.uid, kept(row));
@@ -57,7 +56,7 @@ async function follow(state, signal, changed) {
     state.error = "";
     changed();
   } while (next);
-  if (state.at || !state.kind.verbs.includes("watch")) return new Promise((done) => signal.addEventListener("abort", done));
+  if (state.past.at || !state.kind.verbs.includes("watch")) return new Promise((done) => signal.addEventListener("abort", done));
   const query = new URLSearchParams({ watch: "true", resourceVersion: version, allowWatchBookmarks: "true" });
   for await (const { type, object } of lines(`${path}?${query}`, { accept: TABLE, signal })) {
     if (type === "ERROR") throw new Refused(object.code, object);
@@ -104,7 +103,7 @@ function view(state, change) {
       </div>
       <div class="window" ${window.place} style=${styleMap({ height: `${rows.length * ROW_PX}px` })}>
         <div style=${styleMap({ transform: `translateY(${from * ROW_PX}px)` })}>
-          ${repeat(rows.slice(from, to), ([, uid]) => uid, ([, uid]) => line(state.rows.get(uid), kind, columns, spread))}
+          ${repeat(rows.slice(from, to), ([, uid]) => uid, ([, uid]) => line(state.rows.get(uid), state, columns, spread))}
         </div>
       </div>
     </div>
@@ -114,19 +113,19 @@ function view(state, change) {
 const columnsOf = (columns, spread) =>
   styleMap({ gridTemplateColumns: [...(spread ? ["minmax(7em, 1fr)"] : []), ...columns.map((_, i) => (i ? "minmax(4em, 1fr)" : "minmax(12em, 2fr)"))].join(" ") });
 
-function line({ cells, object: { metadata } }, kind, columns, spread) {
+function line({ cells, object: { metadata } }, { kind, past }, columns, spread) {
   const cell = ({ i }) => {
     const text = String(cells[i] ?? "");
     return i === 0
-      ? html`<span role="rowheader"><a href=${link(kind, metadata.namespace, metadata.name)}>${text}</a></span>`
+      ? html`<span role="rowheader"><a href=${link(kind, metadata.namespace, metadata.name, past)}>${text}</a></span>`
       : html`<span role="cell" title=${text}>${text}</span>`;
   };
   return html`<div role="row" class="grid-row" style=${columnsOf(columns, spread)}>
     ${spread ? html`<span role="cell">${metadata.namespace}</span>` : nothing}${columns.map(cell)}</div>`;
 }
 
-function chooser({ all, kind, namespace, namespaces, filter, at }, change) {
-  const go = (kind, namespace) => (location.hash = at ? `#/history?${new URLSearchParams({ kind, namespace, at })}` : `#/objects?${new URLSearchParams({ kind, namespace })}`);
+function chooser({ all, kind, namespace, namespaces, filter, past }, change) {
+  const go = (kind, namespace) => (location.hash = past.at ? `#/history?${new URLSearchParams({ kind, namespace, at: past.at })}` : `#/objects?${new URLSearchParams({ kind, namespace })}`);
   const listed = [...all.values()].filter((one) => one.verbs.includes("list"));
   const option = (value, text, chosen) => html`<option value=${value} ?selected=${value === chosen}>${text}</option>`;
   const names = namespace && !namespaces.includes(namespace) ? [namespace, ...namespaces] : namespaces;
