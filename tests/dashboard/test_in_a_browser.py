@@ -150,8 +150,10 @@ def test_servers_tell_their_load_leaders_their_leases_and_machines_their_actors(
 def test_a_fault_that_lasts_is_listed_and_ended(page: Any) -> None:
     page.get_by_label("Begin").fill("slow_network: {delay: 2ms, for: 300s}")
     page.get_by_role("button", name="Begin").click()
+    page.locator(".story").get_by_text("began: slow_network").wait_for()
     page.get_by_role("button", name="End").click()
     page.get_by_text("None lasts.").wait_for()
+    page.locator(".story").get_by_text("over: slow_network").wait_for()
 
 
 def test_a_fault_that_makes_no_sense_is_told_and_nothing_is_done(page: Any) -> None:

@@ -71,7 +71,7 @@ def test_what_is_no_recording_is_refused_in_one_line(there: Path, capsys: Stream
         assert run(["dashboard", "--open", file]) == 2
         said = capsys.readouterr()
         assert not said.out and said.err.count("\n") == 1 and file in said.err
-    assert run(["simulate", "tiny.yaml", "--record", "no/such/folder"]) == 1
+    assert run(["simulate", "tiny.yaml", "--record", "no/such/folder"]) == 2
     assert "cannot write no/such/folder" in capsys.readouterr().err
 
 

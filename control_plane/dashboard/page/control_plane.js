@@ -13,17 +13,19 @@ const LEADING = ["scheduler", "controllers"];
 
 export async function show(place, _, signal) {
   const lately = { strips: new Map(), rates: new Map() };
-  const state = { now: undefined, story: [], faults: [], verbs: [], error: "" };
+  const state = { now: undefined, story: [], faults: undefined, verbs: [], error: "" };
   const draw = () => signal.aborted || render(view(state, act), place);
   const refresh = async () => {
     const found = await json("rayplane/v1/faults", { signal });
+    state.story = [...faultChanges(state.faults, found.faults), ...state.story].slice(0, STORY_MAX);
     state.faults = found.faults;
     state.verbs = (found.verbs || []).filter((one) => !one.refused).map((one) => one.verb);
     draw();
   };
   const act = (what) =>
     attempt(async () => {
-      const text = await what();
+      // Also what failed tells of a fault that stands no longer.
+      const text = await what().catch((error) => refresh().then(() => Promise.reject(error)));
       await refresh();
       return text;
     });
@@ -70,9 +72,20 @@ export function changes(before, now) {
   return told.map((text) => ({ at, text }));
 }
 
+const struck = ({ fault, hit }) => `${fault}${hit?.length ? ` → ${hit.join(", ")}` : ""}`;
+
+// Which faults have begun since, and which are over; nothing of a first look.
+export function faultChanges(before, now) {
+  if (!before) return [];
+  const at = new Date().toLocaleTimeString();
+  const others = (all) => (one) => !all.some(({ id }) => id === one.id);
+  const over = before.filter(others(now)).map((one) => `over: ${struck(one)}`);
+  return [...now.filter(others(before)).map((one) => `began: ${struck(one)}`), ...over].map((text) => ({ at, text }));
+}
+
 const begin = async (fault) => {
   const begun = await json("rayplane/v1/faults", { method: "POST", body: { fault } });
-  return `${begun.fault} → ${(begun.hit || []).join(", ")}`;
+  return struck(begun);
 };
 
 const end = async ({ id }) => `over: ${(await json(`rayplane/v1/faults?id=${encodeURIComponent(id)}`, { method: "DELETE" })).fault}`;
@@ -150,10 +163,10 @@ function standing(faults, verbs, act) {
     const form = event.target;
     act(() => begin(new FormData(form).get("fault"))).then((ok) => ok && form.reset());
   };
-  const row = (one) => html`<li>${one.fault} ${one.hit ? html`→ ${one.hit.join(", ")}` : ""}
+  const row = (one) => html`<li>${struck(one)}
     <button @click=${() => act(() => end(one))}>End</button> ${one.failed ? html`<span class="bad">${one.failed}</span>` : ""}</li>`;
   return html`<h2>Faults</h2>
-    ${faults.length ? html`<ul>${faults.map(row)}</ul>` : html`<p>None lasts.</p>`}
+    ${faults?.length ? html`<ul>${faults.map(row)}</ul>` : html`<p>None lasts.</p>`}
     <form @submit=${submit}><label>Begin <input name="fault" size="50" required list="verbs" placeholder="slow_network: {delay: 50ms, for: 30s}"></label>
       <datalist id="verbs">${verbs.map((verb) => html`<option value="${verb}: {"></option>`)}</datalist>
       <button class="danger">Begin</button></form>`;
