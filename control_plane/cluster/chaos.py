@@ -13,6 +13,7 @@ from rayplane.control_plane.cluster.config import PROCESS
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.control_plane.cluster.flood import flood
 from rayplane.control_plane.cluster.own_ray import OwnRay
+from rayplane.control_plane.cluster.patience import RETRY_S, Patience, slowdown
 from rayplane.control_plane.cluster.victims import NAMESPACE, called, victims
 from rayplane.control_plane.cluster.weather import OF_MACHINES, OF_NETWORK, OfMachines, Weather, after, told_of, without
 from rayplane.control_plane.faults import injector
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
     from rayplane.control_plane.cluster.replicas import Replicas
 
 KILL_TIMEOUT_S = 60.0
+# For who stands still, until it goes on.
+GO_ON_S = 10.0
 HOLDS_S = 30.0
 """What a command has broken holds for so long after its process was killed."""
 SIGNALS: dict[type[Fault], str] = {Kill: "KILL", Stop: "STOP", Continue: "CONT"}
@@ -242,16 +245,27 @@ class LiveInjector:
 
     async def _go_on(self, names: Sequence[str]) -> None:
         """Whose process stood still; one that cannot go on now holds up no other."""
-        failed: ClusterError | None = None
-        for name in names:
+        done = await asyncio.gather(*map(self._continue, names), return_exceptions=True)
+        for failed in done:
+            if failed is not None:
+                raise failed
+
+    async def _continue(self, name: str) -> None:
+        """Tried for a span of fair time: Ray may be busy, or start it anew. Raises ClusterError."""
+        loop = asyncio.get_running_loop()
+        patience = Patience(GO_ON_S, loop.time())
+        while True:
             try:
                 await self.inflict(Continue(Target(name=name)), (name,))
             except UsageError:
-                pass  # its place in the cluster is gone, and its process with it
-            except ClusterError as e:
-                failed = e
-        if failed is not None:
-            raise failed
+                return  # its place in the cluster is gone, and its process with it
+            except ClusterError:
+                patience.passed(loop.time(), slowdown())
+                if patience.over:
+                    raise
+            else:
+                return
+            await asyncio.sleep(RETRY_S)
 
 
 def _refused_of_machine(fault: OfMachines) -> str:

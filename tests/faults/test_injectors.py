@@ -368,6 +368,28 @@ async def test_a_live_cluster_carries_out_what_it_does_not_refuse(known: None) -
     assert injector.refusal(Kill(ONE, back_s=3.0))
 
 
+def test_who_stood_still_goes_on_though_ray_does_not_answer_at_once(known: None) -> None:
+    admin: Any = Admin(RAY)
+    told, refusals = admin.Kill, [RpcError(Code.FAILED_PRECONDITION, "member-0 is being restarted")] * 5
+
+    async def kill(request: Any, *, timeout: float) -> Any:
+        if request.signal == "CONT" and refusals:
+            raise refusals.pop()
+        return await told(request, timeout=timeout)
+
+    admin.Kill = kill
+
+    async def story() -> None:
+        injector = LiveInjector(admin, random.Random(1))
+        await injector.end(Stop(ONE), await injector.begin(Stop(ONE)))
+        assert admin.sent == [("member-0", "STOP"), ("member-0", "CONT")]
+        refusals.extend([RpcError(Code.FAILED_PRECONDITION, "Ray does not say")] * 100_000)
+        with pytest.raises(ClusterError, match="does not say"):
+            await injector.end(Stop(ONE), ("member-0",))
+
+    VirtualLoop().run(story())
+
+
 def test_in_one_process_nothing_stands_still_alone() -> None:
     admin: Any = Admin(PROCESS)
     injector = LiveInjector(admin, random.Random(1))
