@@ -23,6 +23,7 @@ from rayplane.control_plane.cli import (
     objects,
     operate,
     simulate,
+    stages,
     trace,
     travel,
     upgrade,
@@ -62,6 +63,7 @@ dashboard.register(app)
 completion.register(app)
 travel.register(app)
 top.register(app)
+stages.register(app)
 learn.register(app, lambda arguments: run(arguments))
 
 

@@ -166,7 +166,8 @@ def up(
     ] = "",
     ui: Ui = "",
     stages: Annotated[
-        list[str] | None, typer.Option(help="Stages of simulated pods to put into the cluster: a file or directory.")
+        list[str] | None,
+        typer.Option(help="Stages to put into the cluster: a file, a directory, or one of `rayplane stages`."),
     ] = None,
     log_format: Annotated[str, typer.Option(help="Of all logs: `text` or `json`.")] = "text",
     output: Output = "",

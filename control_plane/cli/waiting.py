@@ -9,6 +9,7 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ApiError, NotFound
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.containers import lifecycled
+from rayplane.control_plane.cli.stages import example
 from rayplane.control_plane.client import ApiClient
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ class Missing:
     name: str
     simulated: bool
     makers: tuple[tuple[str, str], ...]
+    example: str = ""
+    """The application whose Stages, which come along, make it."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -67,7 +70,12 @@ async def waits(api: ApiClient, namespace: str, name: str) -> list[Missing]:
         simulated = await _is_simulated(api, meta.node_name(pod))
         pods = (await api.list("pods", namespace, limit=PODS_MAX)).items
         return [
-            Missing(ref.resource, namespace, ref.name, simulated, await _makers(api, ref, pods, pod)) for ref in needed
+            Missing(
+                *(ref.resource, namespace, ref.name, simulated),
+                await _makers(api, ref, pods, pod),
+                example(ref.name) if simulated else "",
+            )
+            for ref in needed
         ]
     except ApiError:
         return []
@@ -148,7 +156,10 @@ def lines(missing: Sequence[Missing]) -> Iterator[str]:
         more = f" and {len(one.makers) - SHOWN_MAX} more" if len(one.makers) > SHOWN_MAX else ""
         if shown:
             yield f"    May make it: {shown}{more}."
-        if one.simulated and shown:
+        if one.example:
+            yield "    Pods of simulated nodes run no programs: Stages that come along make it as these start."
+            yield f"    `rayplane stages {one.example} | kubectl apply -f -`; where a Job makes it, apply that again."
+        elif one.simulated and shown:
             yield "    Pods of simulated nodes run no programs: a Stage with an `apply` step makes it in their name."
         elif one.simulated:
             yield "    Pods of simulated nodes run no programs: make it by hand, or by a Stage with an `apply` step."

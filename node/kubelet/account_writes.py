@@ -7,7 +7,7 @@ cluster's roles give the account; with nothing granted, nothing is made.
 import asyncio
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.errors import AlreadyExists, ApiError
+from rayplane.control_plane.api.errors import AlreadyExists, ApiError, Forbidden
 from rayplane.control_plane.api.machinery.resources import builtin_registry
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.backoff import Backoff
@@ -52,14 +52,19 @@ class AccountWrites:
         if not namespaced:
             made = {**made, "metadata": {k: v for k, v in made["metadata"].items() if k != "namespace"}}
         if effect.type == "apply":
-            # Accounts of set-up programs may often create, and no more.
+            # Accounts of set-up programs may often create, and no more: what is there then is well.
+            there = False
             if not effect.subresource:
                 try:
                     await client.create(resource, made)
                     return
                 except AlreadyExists:
-                    pass
-            await client.apply(resource, made, subresource=effect.subresource, field_manager=MANAGER, force=True)
+                    there = True
+            try:
+                await client.apply(resource, made, subresource=effect.subresource, field_manager=MANAGER, force=True)
+            except Forbidden:
+                if not there:
+                    raise
             return
         place, name = meta.namespace(made), meta.name(made)
         await client.patch(

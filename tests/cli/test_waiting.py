@@ -6,6 +6,8 @@ import pytest
 
 from rayplane.control_plane.cli import stages, waiting
 from rayplane.control_plane.cli.manifests import ManifestError
+from rayplane.control_plane.cluster.errors import UsageError
+from rayplane.control_plane.stages.examples import shipped
 from rayplane.node.images.containers import SIMULATED_ID
 from tests.fakes import FakeClient
 
@@ -60,6 +62,24 @@ async def test_what_is_missing_is_told_with_who_may_make_it() -> None:
     ]
     api.put("nodes", node("process"))
     assert (await said(api))[-1] == "    Make it, or look into the logs of whatever should have."
+
+
+async def test_whoever_waits_for_what_stages_that_come_along_make_is_told_of_them(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    api = Api()
+    api.put("nodes", node("simulated"))
+    api.put("pods", pod("web", volumes=[{"name": "w", "secret": {"secretName": "kedaorg-certs"}}]))
+    *_, command = await said(api)
+    assert "`rayplane stages keda | kubectl apply -f -`" in command
+    stages.show("keda")
+    assert capsys.readouterr().out == shipped()["keda"].decode()
+    stages.show()
+    assert "keda: kedaorg-certs\n" in capsys.readouterr().out
+    with pytest.raises(UsageError, match="use one of argo-cd, ingress-nginx, keda"):
+        stages.show("other")
+    assert [one.object["metadata"]["name"] for one in stages.read(["keda"])] == ["keda-certificates"]
+    assert stages.read([*shipped()])
 
 
 async def test_a_pod_that_has_what_it_needs_or_runs_waits_for_nothing() -> None:

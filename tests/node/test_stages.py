@@ -7,7 +7,9 @@ import pytest
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ApiError, Forbidden, Invalid
+from rayplane.control_plane.cli.manifests import parse
 from rayplane.control_plane.rpc import RpcError
+from rayplane.control_plane.stages.examples import shipped
 from rayplane.control_plane.stages.pace import UNDELAYED_MAX
 from rayplane.node.config import NodeConfig
 from rayplane.node.host import NodeHost
@@ -179,6 +181,51 @@ async def test_what_a_stage_makes_it_makes_as_the_pods_service_account(api: Fake
     # What comes after a step that failed is not done, and the pod goes on as it was.
     assert refused == ["clusterroles.rbac.authorization.k8s.io"] and not api.events("Made")
     assert phase(api, "web") == "Running"
+
+
+@pytest.mark.parametrize(
+    ("application", "labels", "secrets"),
+    [
+        ("argo-cd", {"app.kubernetes.io/name": "argocd-redis"}, ["argocd-redis"]),
+        ("argo-cd", {"app.kubernetes.io/name": "argocd-redis-ha-haproxy"}, ["argocd-redis"]),
+        ("argo-cd", {"app.kubernetes.io/name": "argocd-server"}, ["argocd-initial-admin-secret"]),
+        ("ingress-nginx", {"job-name": "ingress-nginx-admission-create"}, ["ingress-nginx-admission"]),
+        ("keda", {"app": "keda-operator"}, ["kedaorg-certs"]),
+        ("keda", {"app": "other"}, []),
+    ],
+)
+async def test_stages_that_come_along_make_what_others_wait_for(
+    api: FakeClient, make_host: MakeHost, application: str, labels: dict[str, str], secrets: list[str]
+) -> None:
+    for one in parse(shipped()[application], application):
+        api.put(STAGES, one.object)
+    await make_host(NodeConfig("n1"))
+    wanted = {"name": "A", "valueFrom": {"secretKeyRef": {"name": next(iter(secrets), "none"), "key": "auth"}}}
+    maker, waits = make_pod("maker"), make_pod("waits", container={"envFrom": [{"secretRef": {"name": "x"}}]})
+    waits["spec"]["containers"][0] = {**maker["spec"]["containers"][0], "env": [wanted]}
+    maker["metadata"]["labels"] = labels
+    # Of those that make a Secret some wait for it themselves: their first containers did it.
+    if "argocd-redis" in secrets:
+        maker["spec"]["containers"][0] = {**maker["spec"]["containers"][0], "env": [wanted]}
+    api.put("pods", maker)
+    api.put("pods", waits)
+    await api.until(lambda: [*api.objects.get("secrets", {})] == [f"default/{name}" for name in secrets])
+    if "argocd-redis" in secrets:
+        await api.until(lambda: phase(api, "maker") == phase(api, "waits") == "Running")
+    assert not api.events("StageFailed")
+
+
+async def test_what_is_there_is_well_for_an_account_that_may_only_make(api: FakeClient, make_host: MakeHost) -> None:
+    secret = "{apiVersion: v1, kind: Secret, metadata: {name: key}, stringData: {a: mine}}"
+    steps = [{"apply": {"template": secret}}, {"event": {"type": "Normal", "reason": "Made", "message": "it"}}]
+    put(api, "make", RUNS, steps=steps)
+    api.put("secrets", {"metadata": {"name": "key", "namespace": "default"}, "stringData": {"a": "others"}})
+    api.refuse = lambda verb, resource: Forbidden("no") if (verb, resource) == ("patch", "secrets") else None
+    await make_host(NodeConfig("n1"))
+    api.put("pods", make_pod("web"))
+    await api.until(lambda: api.events("Made"))
+    assert not api.events("StageFailed")
+    assert api.objects["secrets"]["default/key"]["stringData"] == {"a": "others"}
 
 
 async def test_what_is_there_is_applied_anew_when_the_pod_has_changed(api: FakeClient, make_host: MakeHost) -> None:
