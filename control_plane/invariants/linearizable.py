@@ -91,6 +91,15 @@ def assert_linearizable(model: Model, history: Sequence[Operation], *, budget: i
             raise NotLinearizable(outcome, render(model, outcome))
 
 
+def found_wrong(model: Model, history: Sequence[Operation], *, budget: int = BUDGET_STEPS) -> str:
+    """What is wrong with a history; empty for nothing."""
+    try:
+        assert_linearizable(model, history, budget=budget)
+    except NotLinearizable as e:
+        return str(e)
+    return ""
+
+
 class _Line:
     """Calls and returns not taken out yet, in order of time: a doubly linked list over positions."""
 

@@ -5,6 +5,7 @@ A violation is kept with its time; the first one decides.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Iterable
 
 from rayplane.control_plane.api import meta
@@ -12,6 +13,7 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.state import pod_is_ready, pod_phase
 from rayplane.control_plane.client import ApiClient, EtcdClient, Informer
 from rayplane.control_plane.cluster.etcd_user import EtcdUser
+from rayplane.control_plane.cluster.lease_users import LeaseUsers
 from rayplane.control_plane.cluster.recording import Moments, Recorder
 from rayplane.control_plane.cluster.topology import Role
 from rayplane.control_plane.invariants import Answer, Judge, Leads, Make, Runs, Violation
@@ -25,7 +27,8 @@ from rayplane.node.host import NodeHost
 from rayplane.node.lifecycle.model import Run
 from rayplane.storage.env import Env
 
-PREFIX = b"/rayplane/simulation/"
+PREFIX, LEASED = b"/rayplane/simulation/", b"/rayplane/leased/"
+FIRST_LEASE = 1 << 40
 LOOK_EVERY_S = 0.25
 RETRY_S = 0.2
 
@@ -143,6 +146,7 @@ class Client:
         self.moments = Moments(violations.judge.history)
         self._recorder: Recorder
         self._keys: EtcdUser
+        self._leases: LeaseUsers
         self.etcd: EtcdClient
         self.api: ApiClient
         self.up = asyncio.Event()
@@ -169,13 +173,17 @@ class Client:
         self._keys = EtcdUser(
             self.etcd, PREFIX, self._judge, self._trace.event, lambda: self._cluster.endpoints(Role.MEMBER)
         )
+        self._leases = LeaseUsers(
+            self.etcd, LEASED, self._violations.add, _now_s, first_id=FIRST_LEASE, pause_s=self._write_every_s
+        )
         for resource in ("nodes", "pods", "deployments.apps", "statefulsets.apps", "persistentvolumeclaims"):
             informer = self._informers[resource] = Informer(self.api, resource)
             informer.add_handler(lambda kind, old, new, r=resource: self._saw(r, kind, new))  # type: ignore[misc]
             informer.start()
         self.up.set()
         keys = self._keys
-        await asyncio.gather(keys.write_for_ever(self._write_every_s), keys.watch_for_ever(), self._recorder.run())
+        writing = keys.write_for_ever(self._write_every_s), self._leases.run()
+        await asyncio.gather(*writing, keys.watch_for_ever(), self._recorder.run())
 
     # Objects
 
@@ -210,6 +218,8 @@ class Client:
             self._violations.add("etcd's history cannot be read to its end")
         judge.finished(_now_s())
         self._keys.verify_watched()
+        with contextlib.suppress(RpcError), self._cluster.client.inside():
+            await self._leases.finish()
 
     async def _is_recorded(self) -> bool:
         try:

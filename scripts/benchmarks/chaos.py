@@ -9,7 +9,8 @@ import yaml
 
 from rayplane.control_plane.cli.options import run
 from rayplane.control_plane.cluster.config import PROCESS, RAY
-from rayplane.control_plane.cluster.trial.trial import ETCD_PROMISES, Load
+from rayplane.control_plane.cluster.trial.etcd_promises import ETCD_PROMISES
+from rayplane.control_plane.cluster.trial.trial import Load
 from rayplane.control_plane.invariants.answers import NothingLost
 from rayplane.control_plane.timings import FAST
 from scripts.benchmarks.machine import description

@@ -15,7 +15,7 @@ from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.control_plane.cluster.hands import ApiHands
 from rayplane.control_plane.cluster.state import StateDir
 from rayplane.control_plane.cluster.trial import report
-from rayplane.control_plane.cluster.trial.journal import Broken, Journal, alone
+from rayplane.control_plane.cluster.trial.journal import Broken, Journal, alone, turn
 from rayplane.control_plane.cluster.trial.probes import AppUser
 from rayplane.control_plane.cluster.trial.trial import TrialInjector, to_its_end
 from rayplane.control_plane.cluster.trial.verdict import Health, Struck, Track, Verdict, failed_expectation, table
@@ -124,6 +124,31 @@ def test_one_trial_at_a_time(tmp_path: Path) -> None:
         pass
     with alone(StateDir(tmp_path)):
         pass
+
+
+async def test_a_trial_waits_so_long_for_who_heals_and_no_longer(tmp_path: Path) -> None:
+    live, directory = Live(), StateDir(tmp_path)
+    with alone(directory), pytest.raises(ClusterError, match="wait for it"):
+        async with turn(directory, 0.0, whole=True):
+            pass
+    await injector(live, tmp_path).begin(STOPPED)
+    with pytest.raises(ClusterError, match="chaos heal"):
+        async with turn(directory, 0.0, whole=True):
+            pass
+    begun = asyncio.Event()
+
+    async def trial() -> None:
+        async with turn(directory, 60.0, whole=True):
+            begun.set()
+            with pytest.raises(ClusterError), alone(directory):
+                pass
+
+    with alone(directory):
+        waiting = asyncio.create_task(trial())
+        await Journal(directory).heal(live)
+        assert not begun.is_set()
+    await waiting
+    assert begun.is_set()
 
 
 async def test_healing_is_done_however_often_it_is_cancelled() -> None:

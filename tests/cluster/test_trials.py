@@ -152,7 +152,7 @@ async def test_what_nobody_may_delete_is_tried_once_by_a_supervisor(
         pass
 
     monkeypatch.setattr(supervised, "HEAL_AGAIN_S", 0.0)
-    monkeypatch.setattr(trial, "_delete_keys", delete_keys)
+    monkeypatch.setattr(trial, "delete_keys", delete_keys)
     monkeypatch.setattr(trial, "LiveInjector", lambda *_: None)
     trials._admin = SimpleNamespace(directory=StateDir(tmp_path), api=Api())  # type: ignore[assignment]
     await trials._heal()

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 from rayplane.control_plane.etcd_errors import LeaseExists, LeaseNotFound, recognised
+from rayplane.control_plane.invariants.lease_model import Attach, Grant, Look, Renew, Revoke
 from rayplane.control_plane.rpc import Network, RpcError, Stub
 from rayplane.proto.etcd import rpc_pb2 as pb
 from tests.linearizability.history import Change, Recorder, change_of
-from tests.linearizability.lease_model import Attach, Grant, Look, Renew, Revoke
 from tests.linearizability.leasing import LeaseStory, Renewal
 from tests.linearizability.watching import Batch, Progress, Segment, Wanted
 

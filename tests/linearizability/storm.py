@@ -10,6 +10,7 @@ from unittest import mock
 
 from rayplane.control_plane.etcd.server.state_machine import watchable_store
 from rayplane.control_plane.invariants.kv_model import Get, KvModel, Request
+from rayplane.control_plane.invariants.lease_model import LeaseModel
 from rayplane.control_plane.invariants.linearizable import assert_linearizable
 from rayplane.control_plane.rpc import Identity
 from rayplane.control_plane.rpc.memory import Fabric, MemoryNetwork
@@ -20,7 +21,6 @@ from tests.linearizability.clients import KvClient, RevisionClient
 from tests.linearizability.faults import Faults
 from tests.linearizability.guarantees import check_answers, check_past_reads, check_revisions
 from tests.linearizability.history import Recorder, Truth, resolved
-from tests.linearizability.lease_model import LeaseModel
 from tests.linearizability.leasing import check_leases
 from tests.linearizability.observers import LeaseClient, WatchClient
 from tests.linearizability.processes import ObservedLoop, ObservedMember, Processes

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from rayplane.control_plane.invariants.lease_model import Attach, Grant, LeaseModel, Look, Renew, Revoke
 from rayplane.control_plane.invariants.linearizable import NotLinearizable, Operation, assert_linearizable
-from tests.linearizability.lease_model import Attach, Grant, LeaseModel, Look, Renew, Revoke
 
 A, B = b"a", b"b"
 BOTH, NONE = frozenset((A, B)), frozenset[bytes]()

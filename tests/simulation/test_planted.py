@@ -9,6 +9,7 @@ from rayplane.control_plane.controllers import service_targets
 from rayplane.control_plane.controllers.core import NOTHING
 from rayplane.control_plane.controllers.garbagecollector import GarbageCollector
 from rayplane.control_plane.controllers.resourcequota import ResourceQuotaController
+from rayplane.control_plane.etcd.server.state_machine.lessor import Lessor
 from rayplane.control_plane.scheduler.plugins.resources import NodeResourcesFit
 from rayplane.control_plane.simulation import parse_scenario, simulate
 
@@ -52,6 +53,12 @@ def failures_of(workload: str, steps: str = "") -> list[str]:
     return [*simulate(parse_scenario(text, source="planted"), 1).failures]
 
 
+def leases_of() -> list[str]:
+    client = "client: {write_every: 200ms}"
+    text = f"duration: 20s\ncluster: {CLUSTER}\n{client}\nworkload: []\nsteps: [{{sleep: 15s}}]\n"
+    return [*simulate(parse_scenario(text, source="leases"), 1).failures]
+
+
 def nothing(self: Any, key: str, view: Any, now: Any) -> Any:
     return NOTHING
 
@@ -71,6 +78,17 @@ def test_endpoints_that_are_not_ready_are_found(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(service_targets, "pod_is_ready", lambda pod: True)
     workload = web(1, gates="[{conditionType: example.com/never}]") + SERVICE
     assert any("endpoints are ready pods" in found for found in failures_of(workload))
+
+
+def test_leases_that_end_before_their_time_or_by_halves_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert leases_of() == []
+    with monkeypatch.context() as planted:
+        planted.setattr(Lessor, "renew", lambda self, lease_id, now: self.get(lease_id).ttl_s)
+        assert any("before its time" in found for found in leases_of())
+    attach = Lessor.attach
+    planted_attach = lambda self, key, lease_id: attach(self, key, 0 if key.endswith(b"b") else lease_id)  # noqa: E731
+    monkeypatch.setattr(Lessor, "attach", planted_attach)
+    assert any("illegal" in found and "gone" in found for found in leases_of())
 
 
 def test_what_nobody_collects_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

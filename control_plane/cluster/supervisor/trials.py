@@ -153,7 +153,7 @@ class Trials:
             if not self._is_left():
                 return
             with contextlib.suppress(ClusterError, ApiError, RpcError):
-                left, failed = await heal(self._admin, refused, within_s=0)
+                left, failed = await heal(self._admin, refused, within_s=0, turn_s=0)
                 if left or failed:
                     log.warning("an earlier trial has left broken: %s; not healed: %s", left, failed)
                 if not failed:

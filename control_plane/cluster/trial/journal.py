@@ -8,7 +8,7 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +47,37 @@ def alone(directory: StateDir) -> Iterator[None]:
             yield
     except LockHeld as e:
         raise ClusterError("another command puts this cluster to a trial, or heals it; wait for it") from e
+
+
+LEFT = "what an earlier trial broke cannot be healed yet; see `rayplane chaos heal`"
+LOOK_S = 0.1
+
+
+@contextlib.asynccontextmanager
+async def turn(directory: StateDir, within_s: float, *, whole: bool = False) -> AsyncIterator[None]:
+    """As `alone`, when others, who heal or try, are done: they may take so long. Raises ClusterError.
+
+    `whole`: with nothing broken.
+    """
+    until = asyncio.get_running_loop().time() + within_s
+    with contextlib.ExitStack() as held:
+        while why := _why_not(directory, held, whole):
+            if asyncio.get_running_loop().time() >= until:
+                raise ClusterError(why)
+            await asyncio.sleep(LOOK_S)
+        yield
+
+
+def _why_not(directory: StateDir, held: contextlib.ExitStack, whole: bool) -> str:
+    """Why it is not this one's turn; empty when it is. Raises ClusterError when the journal is damaged."""
+    try:
+        held.enter_context(alone(directory))
+    except ClusterError as e:
+        return str(e)
+    if not whole or not Journal(directory).read():
+        return ""
+    held.close()
+    return LEFT
 
 
 class Journal:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from rayplane.control_plane.client import EtcdClient
 from rayplane.control_plane.invariants.kv_model import Compare, Get, Kv, KvModel, Put, Request, Response
-from rayplane.control_plane.invariants.linearizable import NotLinearizable, Operation, assert_linearizable
+from rayplane.control_plane.invariants.linearizable import Operation, found_wrong
 from rayplane.control_plane.rpc import RpcError
 from rayplane.proto.etcd import rpc_pb2 as pb
 from rayplane.proto.etcd.kv_pb2 import KeyValue
@@ -137,7 +137,7 @@ class SharedKeys:
             return
         self._open.remove(epoch)
         try:
-            wrong = await asyncio.to_thread(_wrong, epoch.history)
+            wrong = await asyncio.to_thread(found_wrong, KvModel(), epoch.history, budget=BUDGET_STEPS)
         except asyncio.CancelledError:
             self._open.append(epoch)
             raise
@@ -153,14 +153,6 @@ class SharedKeys:
     async def clean_up(self) -> None:
         """Delete all keys. Raises RpcError."""
         await self._etcd.delete(self._prefix, self._prefix[:-1] + bytes([self._prefix[-1] + 1]))
-
-
-def _wrong(history: list[Operation]) -> str:
-    try:
-        assert_linearizable(KvModel(), history, budget=BUDGET_STEPS)
-    except NotLinearizable as e:
-        return str(e)
-    return ""
 
 
 def _kv(kv: KeyValue) -> Kv:

@@ -13,19 +13,18 @@ from rayplane.control_plane.api.errors import ApiError, NotFound
 from rayplane.control_plane.cluster.access import Access
 from rayplane.control_plane.cluster.chaos import LiveInjector
 from rayplane.control_plane.cluster.errors import ClusterError
-from rayplane.control_plane.cluster.etcd_user import EtcdUser
 from rayplane.control_plane.cluster.hands import ApiHands, placed
 from rayplane.control_plane.cluster.readiness import client_ssl
 from rayplane.control_plane.cluster.recording import Moments, Recorder
 from rayplane.control_plane.cluster.replicas import Replicas
 from rayplane.control_plane.cluster.scenario import Runner, Scenario, in_time, unhealthy
 from rayplane.control_plane.cluster.topology import Role
+from rayplane.control_plane.cluster.trial.etcd_promises import EtcdPromises, delete_keys
 from rayplane.control_plane.cluster.trial.front import Front
-from rayplane.control_plane.cluster.trial.journal import Broken, Journal, alone
+from rayplane.control_plane.cluster.trial.journal import Broken, Journal, turn
 from rayplane.control_plane.cluster.trial.observers import Observers
 from rayplane.control_plane.cluster.trial.probes import CONFIG_MAPS, LABEL, NAMESPACE, ApiUser, AppUser
 from rayplane.control_plane.cluster.trial.replica_watch import ReplicaWatch
-from rayplane.control_plane.cluster.trial.shared_keys import SharedKeys
 from rayplane.control_plane.cluster.trial.verdict import Struck, Verdict, failed_expectation
 from rayplane.control_plane.cluster.trial.workload import GONE_S, Caller, Made, Workload, delete_left
 from rayplane.control_plane.faults.form import as_step
@@ -50,18 +49,12 @@ POLL_S = 0.05
 BEGIN_S = 60.0
 SETTLE_S = 60.0
 EVENTS_MAX = 2000
-KEYS, KEYS_END = b"/rayplane/trial/", b"/rayplane/trial0"
-"""Of all clients of trials."""
 CLIENT = "rayplane-trial-"
 """Begins the names of clients of the REST face, and of their objects."""
-OWN, SHARED = KEYS + b"own/", KEYS + b"shared/"
 SILENT = "etcd does not answer; see `rayplane status`"
-LEFT = "what an earlier trial broke cannot be healed yet; see `rayplane chaos heal`"
-KEYS_EVERY_S = 0.2
-ETCD_PROMISES = "etcd keeps and tells what it acknowledged"
-LINEARIZABLE = "etcd linearizable"
+TURN_S = 30.0
+"""For others who try or heal, before a trial begins, or healing."""
 KEPT = "lost replicas rebuilt, their bytes kept"
-OURS = (ETCD_PROMISES, LINEARIZABLE, KEPT)
 
 Say = Callable[[str], None]
 T = TypeVar("T")
@@ -189,8 +182,7 @@ class Trial:
         self._observers = Observers(admin, self.judge, self.now, self._unhealthy)
         self._moments = Moments(self.judge.history)
         self._recorder = Recorder(admin.etcd, self.judge, self.now, self._moments.changed)
-        self._keys = EtcdUser(admin.etcd, OWN, self._keys_judged, lambda *_: None, self._members)
-        self._shared = SharedKeys(admin.etcd, SHARED, self._not_linearizable)
+        self._promises = EtcdPromises(admin, self.judge.add, self.now, self._members)
         # Not of the seed: who knows a name before it is taken may take it.
         name = f"{CLIENT}{secrets.token_hex(8)}"
         self._users = [self._new_user(f"{name}-{number}", load.every_s) for number in range(load.users)]
@@ -219,19 +211,16 @@ class Trial:
 
     async def run(self) -> Verdict:
         """Raises UsageError before anything is done when the scenario asks for what cannot be here, and ClusterError
-        when the cluster does not answer at first, is put to another trial, or is broken by an earlier one."""
+        when the cluster does not answer at first, or is put to another trial or broken by an earlier one for long."""
         self._runner.check(self._scenario.all_faults())
-        with alone(self._admin.directory):
-            if self._journal.read():
-                raise ClusterError(LEFT)
+        async with turn(self._admin.directory, TURN_S, whole=True):
             if left := await self._workload.left(self._admin.api):
                 self.tell(f"earlier trials have left {len(left)} objects, such as {left[0]}")
             return await self._run()
 
     async def _run(self) -> Verdict:
         try:
-            await _delete_keys(self._admin)
-            await self._keys.clean_up()
+            await self._promises.clean_up()
         except RpcError as e:
             raise ClusterError(SILENT) from e
         try:
@@ -252,8 +241,7 @@ class Trial:
         """Record while the body runs."""
         writing: list[Coroutine[Any, Any, None]] = [
             *(user.write_for_ever() for user in self._users),
-            self._keys.write_for_ever(KEYS_EVERY_S),
-            self._shared.run(),
+            *self._promises.writing(),
         ]
         watching: list[Coroutine[Any, Any, None]] = [
             self._recorder.run(),
@@ -261,7 +249,7 @@ class Trial:
             self._observers.caches(),
             self._observers.look_at_health(),
             *(user.read_for_ever() for user in self._users),
-            self._keys.watch_for_ever(),
+            self._promises.watching(),
             self._app.run(),
         ]
         self._writing = [asyncio.create_task(one) for one in writing]
@@ -359,10 +347,8 @@ class Trial:
             if behind := await self._unrecorded():
                 self._failed(f"what was judged in the end may be wrong: {behind}")
         self.judge.finished(self.now())
-        if not await self._keys.verify():
-            self._failed("etcd does not answer in the end")
-        self._keys.verify_watched()
-        await self._shared.finish()
+        for why in await self._promises.finish():
+            self._failed(why)
         for expected in self._scenario.expect:
             if isinstance(expected, Condition):
                 self._verdict.expected.append((str(expected), await self._runner.missing(expected) or ""))
@@ -370,7 +356,7 @@ class Trial:
     async def _restless(self) -> str:
         if why := await self._unrecorded() or await self._observers.look():
             return why
-        return "; ".join([*self.judge.unsettled(), *self._keys.untold()])
+        return "; ".join([*self.judge.unsettled(), *self._promises.untold()])
 
     async def _unrecorded(self) -> str:
         try:
@@ -384,7 +370,7 @@ class Trial:
                 self._failed(f"the trial's own objects are left: {left}")
         except ClusterError as e:
             self._failed(f"the trial's own objects are left: {e}")
-        for clean_up in (*(user.clean_up for user in self._users), self._keys.clean_up, self._shared.clean_up):
+        for clean_up in (*(user.clean_up for user in self._users), self._promises.clean_up):
             try:
                 await clean_up()
             except (ApiError, RpcError) as e:
@@ -393,11 +379,11 @@ class Trial:
     def _told(self) -> Verdict:
         verdict, end_s = self._verdict, self.now()
         verdict.seconds = end_s
-        found: dict[str, list[str]] = {name: [] for name in [*self.judge.counts, *OURS]}
+        looked = self._promises.looked | {KEPT: self._replicas.judged}
+        found: dict[str, list[str]] = {name: [] for name in [*self.judge.counts, *looked]}
         for violation in self.judge.violations:
             found[violation.invariant].append(f"{violation.at_s:.1f} s: {violation.text}")
         verdict.invariants, verdict.unseen = found, self.judge.unseen()
-        looked = dict(zip(OURS, (self._keys.acknowledged, self._shared.judged, self._replicas.judged), strict=True))
         verdict.unseen += [name for name, times in looked.items() if not times]
         verdict.faults = self._injector.struck
         self._observers.health.judge(verdict.faults, end_s)
@@ -415,13 +401,6 @@ class Trial:
 
     def _members(self) -> tuple[str, ...]:
         return self._observers.topology.endpoints(Role.MEMBER, "client")
-
-    def _keys_judged(self, found: list[str]) -> None:
-        for text in found:
-            self.judge.add(ETCD_PROMISES, text)
-
-    def _not_linearizable(self, text: str) -> None:
-        self.judge.add(LINEARIZABLE, text)
 
     def _bytes_lost(self, text: str) -> None:
         self.judge.add(KEPT, text)
@@ -455,18 +434,18 @@ async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
 
 
 async def heal(
-    admin: Access, refused: set[Made] | None = None, *, within_s: float = GONE_S
+    admin: Access, refused: set[Made] | None = None, *, within_s: float = GONE_S, turn_s: float = TURN_S
 ) -> tuple[list[str], list[str]]:
     """End what an earlier trial left broken: what that was, and what of it could not be ended.
 
     What it made and what its clients wrote goes too, but for what its caller may not delete, which `refused` then has.
-    Raises ClusterError while a trial goes on; another one may begin while objects are waited for.
+    Raises ClusterError while a trial goes on for so long; another one may begin while objects are waited for.
     """
-    with alone(admin.directory):
+    async with turn(admin.directory, turn_s):
         journal = Journal(admin.directory)
         left = [str(broken) for broken in journal.read()]
         failed = await journal.heal(LiveInjector(admin, random.Random()))
-        for delete in (_delete_keys, _delete_objects):
+        for delete in (delete_keys, _delete_objects):
             try:
                 await delete(admin)
             except (ApiError, RpcError) as e:
@@ -476,10 +455,6 @@ async def heal(
     except ClusterError as e:
         objects = [str(e)]
     return left, [*failed, *(f"objects of an earlier trial: {one}" for one in objects)]
-
-
-async def _delete_keys(admin: Access) -> None:
-    await admin.etcd.delete(KEYS, KEYS_END)
 
 
 async def _delete_objects(admin: Access) -> None:

@@ -1,7 +1,7 @@
 """A lease with its keys as a sequential object: granted, renewed while it lives, gone at one instant with all its keys.
 
 Source: etcd documentation, "API reference": Lease. No clock is known here: a lease that lives may end by itself before
-any call. That it does not so too early is `leasing`'s to judge.
+any call. That it does not so too early is for who knows the time to judge.
 """
 
 from collections.abc import Iterable, Sequence
