@@ -14,6 +14,7 @@ from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.control_plane.cluster.supervisor import notes, standing
 from rayplane.control_plane.cluster.supervisor.notes import Notes
 from rayplane.control_plane.cluster.supervisor.standing import FOR_MAX_S, NoSuchFault, StandingFaults, TooMany
+from rayplane.control_plane.cluster.trial.journal import Broken
 from rayplane.control_plane.faults.form import VERBS, as_step, example, parse_fault
 from rayplane.control_plane.faults.reading import FormError
 from rayplane.control_plane.faults.vocabulary import (
@@ -204,6 +205,30 @@ async def test_what_an_earlier_up_left_is_ended_and_does_not_happen_again(world:
     await world.restart(after_s=1)
     await asyncio.sleep(0.1)
     assert world.actors.told == [PARTED, STOPPED]
+    assert world.actors.broken == [] == world.faults.all()
+
+
+@in_virtual_time
+async def test_what_a_trial_has_broken_ends_with_the_trial_or_with_its_supervisor(world: World) -> None:
+    async def breaks(fault: Fault) -> Broken:
+        broken = Broken(fault, await world.actors.chosen(fault))
+        await world.faults.note(broken, "jane")
+        await world.actors.inflict(fault, broken.hit)
+        return broken
+
+    ended, left = await breaks(PARTED), await breaks(STOPPED)
+    await world.actors.end(ended.fault, ended.hit)
+    await world.faults.forget(ended)
+    assert [one.broken for one in world.faults.all()] == [left]
+    await asyncio.sleep(100)
+    assert world.actors.broken == [STOPPED], "the trial ends it, whatever it says how long"
+    world.disk = SimulatedDisk()  # of another machine
+    await world.restart(after_s=1)
+    await asyncio.sleep(1)
+    assert world.actors.broken == [] == world.faults.all()
+    await breaks(STOPPED)
+    world.faults.release()
+    await asyncio.sleep(1)
     assert world.actors.broken == [] == world.faults.all()
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -61,7 +62,7 @@ def trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trials:
     EndlessTrial.cleaning = asyncio.Event()
     EndlessTrial.cleaning.set()
     admin: Any = SimpleNamespace(directory=StateDir(tmp_path), api=None)
-    return Trials(admin)
+    return Trials(admin, Mock())
 
 
 async def begin(trials: Trials, scenario: str = SLEEP, **more: Any) -> Any:

@@ -98,10 +98,10 @@ class Supervisor:
         self._reconciler = Reconciler(clients.recall(spec.topology).replaced(spec.instance), ports)
         signing = CertificateSigning(api, spec.secrets, self._clock.now)
         access = self._own_access(etcd, api)
-        self._trials = Trials(access)
         striker = LiveInjector(access, rng, standing=True)
         self._weather = Weathering(host, lambda: names(self.topology), self._expiring)
         self._standing = StandingFaults(striker, Notes(disk, etcd), self._clock, rng, run=spec.topology.run)
+        self._trials = Trials(access, self._standing)
         self._autoscaler = self._scales(api, host, disk) if spec.config.autoscales else None
         self._service = SupervisorService(
             self._reconciler, host, self._renew, signing, self._weather, now=now, slowdown=slowdown

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 FOR_MAX_S = 3600.0
 STANDING_MAX = 100
 AGAIN = Backoff(0.5, 30.0)
+OF_TRIALS = "trial-"
+"""Begins the ids of what trials have broken, which end it themselves."""
 # The wall clock may be set while somebody sleeps.
 LOOK_S = 5.0
 _WEATHER = (Partition, Cut, SlowNetwork, *OF_MACHINES)
@@ -139,13 +141,41 @@ class StandingFaults:
             await self._end(one.id)
         return [one for one in before if one.id not in self._standing], self.all()
 
+    async def note(self, broken: Broken, by: str) -> None:
+        """A trial is about to break it, and ends it; a supervisor that comes after this one does at once.
+
+        Raises ClusterError.
+        """
+        if len(self._standing) >= STANDING_MAX:
+            raise TooMany(f"{STANDING_MAX} faults stand already: end some, or wait")
+        id, now = f"{OF_TRIALS}{self._new_id()}", self._now()
+        await self._put(Standing(id=id, broken=broken, by=by, began_s=now, ends_s=now + FOR_MAX_S))
+        self._tend()
+
+    async def forget(self, broken: Broken) -> None:
+        """The trial has ended it."""
+        over = [one.id for one in self._of_trials() if one.broken == broken]
+        for id in over:
+            del self._standing[id]
+        if over:
+            await self._save_end(str(broken))
+
+    def release(self) -> None:
+        """The trial is over: what it has not ended is ended."""
+        for one in self._of_trials():
+            self._standing[one.id] = replace(one, ends_s=self._now())
+        self._tend()
+
+    def _of_trials(self) -> list[Standing]:
+        return [one for one in self.all() if one.id.startswith(OF_TRIALS)]
+
     # --- what comes by itself -------------------------------------------------------------------
 
     def _adopt(self, page: Page, *, resume: bool = False) -> None:
         """Go on with what another supervisor has written down. A flood has ended with its process."""
         for one in page.faults:
             if not isinstance(one.broken.fault, Flood):
-                ours = page.run == self._of_run
+                ours = page.run == self._of_run and not one.id.startswith(OF_TRIALS)
                 self._standing.setdefault(one.id, one if ours else replace(one, ends_s=self._now()))
         if self._standing:
             self._tend(resume=resume)
@@ -193,11 +223,7 @@ class StandingFaults:
                 log.warning("%s cannot be ended yet: %s", one.broken, e)
                 return
             del self._standing[id]
-            try:
-                await self._save()
-            except DiskError as e:
-                # Whoever reads it later ends it once more, which does no harm.
-                log.warning("%s is over, which cannot be written down: %s", one.broken, e)
+            await self._save_end(str(one.broken))
 
     # --- what is written down -------------------------------------------------------------------
 
@@ -209,6 +235,13 @@ class StandingFaults:
             del self._standing[made.id]
             raise ClusterError(f"{made.broken.fault}: not begun, as it cannot be written down: {e}") from e
         await self._notes.told()
+
+    async def _save_end(self, what: str) -> None:
+        try:
+            await self._save()
+        except DiskError as e:
+            # Whoever reads it later ends it once more, which does no harm.
+            log.warning("%s is over, which cannot be written down: %s", what, e)
 
     async def _save(self) -> None:
         async with self._writing:

@@ -1,15 +1,18 @@
 """Trials that the supervisor puts its own cluster to, for callers of API servers: one at a time, and healed.
 
-A trial lives no longer than its call, nor than its supervisor, which ends it first. What one has left whose supervisor
-was killed stands in files of that machine: the next supervisor there heals it, one on another machine does not know.
+A trial lives no longer than its call, nor than its supervisor, which ends it first. What one has broken whose
+supervisor was killed stands among the standing faults: the next supervisor ends it, wherever it is. What it made stands
+in a file of that machine: the next supervisor there deletes it, one on another machine does not know.
 """
 
 import asyncio
 import contextlib
 import json
 import logging
+import random
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rayplane.control_plane.api.errors import ApiError
@@ -17,8 +20,10 @@ from rayplane.control_plane.cluster.access import Access
 from rayplane.control_plane.cluster.chaos import LiveInjector
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.control_plane.cluster.state import BROKEN, MADE
+from rayplane.control_plane.cluster.supervisor.standing import StandingFaults
+from rayplane.control_plane.cluster.trial.journal import Broken
 from rayplane.control_plane.faults.form import as_step
-from rayplane.control_plane.faults.vocabulary import SUPERVISOR, Cut, Fault, Partition, Target
+from rayplane.control_plane.faults.vocabulary import SUPERVISOR, Cut, Fault, Partition, Target, lasts
 from rayplane.control_plane.rpc import RpcError
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.proto.rayplane.v1 import chaos_pb2 as pb
@@ -48,7 +53,20 @@ class Ended(ClusterError):
 
 
 class _FromInside(LiveInjector):
-    """An injector that spares the supervisor, in which the trial runs."""
+    """An injector that spares the supervisor, in which the trial runs, and notes what lasts for the next one."""
+
+    def __init__(self, admin: Access, rng: random.Random, standing: StandingFaults, by: str) -> None:
+        super().__init__(admin, rng)
+        self._standing, self._by = standing, by
+
+    async def inflict(self, fault: Fault, names: Sequence[str]) -> list[tuple[str, int]]:
+        if lasts(fault):
+            await self._standing.note(Broken(fault, tuple(names)), self._by)
+        return await super().inflict(fault, names)
+
+    async def end(self, fault: Fault, hit: tuple[str, ...]) -> None:
+        await super().end(fault, hit)
+        await self._standing.forget(Broken(fault, hit))
 
     def refusal(self, fault: Fault) -> str:
         target = getattr(fault, "target", Target())
@@ -65,10 +83,11 @@ class _FromInside(LiveInjector):
 
 
 class Trials:
-    """The trials of one cluster. `admin`: the supervisor's own way to all of it."""
+    """The trials of one cluster. `admin`: the supervisor's own way to all of it; `standing`: its standing faults."""
 
-    def __init__(self, admin: Access) -> None:
+    def __init__(self, admin: Access, standing: StandingFaults) -> None:
         self._admin = admin
+        self._standing = standing
         self._goes_on = False
         self._stopped = False
         self._task: asyncio.Task[Verdict] | None = None
@@ -116,7 +135,8 @@ class Trials:
             news.set()
 
         seed = request.seed if request.HasField("seed") else scenario.seed
-        trial = Trial(self._admin, scenario, seed, say, breaks=_FromInside, keep=request.keep, caller=caller)
+        breaks = partial(_FromInside, standing=self._standing, by=request.by)
+        trial = Trial(self._admin, scenario, seed, say, breaks=breaks, keep=request.keep, caller=caller)
         log.info("%s puts the cluster to the trial %.80r, seed %d", request.by or "somebody", scenario.name, seed)
         self._task = task = asyncio.ensure_future(trial.run())
         task.add_done_callback(lambda _: news.set())
@@ -136,6 +156,7 @@ class Trials:
             yield pb.TrialResponse(verdict=json.dumps(verdict.to_json()))
         finally:
             await cancel_and_wait(task)
+            self._standing.release()
 
     def _is_left(self) -> bool:
         return any((self._admin.directory.path / name).exists() for name in (BROKEN, MADE))
