@@ -7,6 +7,7 @@ in a file of that machine: the next supervisor there deletes it, one on another 
 
 import asyncio
 import contextlib
+import importlib
 import json
 import logging
 import random
@@ -119,7 +120,9 @@ class Trials:
             self._goes_on = False
 
     async def _run(self, request: pb.TrialRequest) -> AsyncGenerator[pb.TrialResponse, None]:
-        # With it come the clients of a trial and all that must hold, which a supervisor seldom needs.
+        # With it come the clients of a trial and all that must hold, which a supervisor seldom needs. On a busy machine
+        # that takes longer than those who wait for the supervisor's other answers would.
+        await asyncio.to_thread(importlib.import_module, "rayplane.control_plane.cluster.trial.trial")
         from rayplane.control_plane.cluster.scenario import parse_foreign
         from rayplane.control_plane.cluster.trial.trial import Trial
         from rayplane.control_plane.cluster.trial.verdict import table
