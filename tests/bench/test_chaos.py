@@ -7,7 +7,7 @@ import pytest
 import typer
 
 from rayplane.control_plane.cluster.scenario import parse
-from rayplane.control_plane.cluster.trial.trial import ETCD_PROMISES
+from rayplane.control_plane.cluster.trial.etcd_promises import ETCD_PROMISES
 from rayplane.control_plane.faults.vocabulary import Kill, LoseMachine, Partition, Stop
 from rayplane.control_plane.invariants.answers import NothingLost
 from scripts.benchmarks import chaos, soak
