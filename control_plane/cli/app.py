@@ -24,6 +24,7 @@ from rayplane.control_plane.cli import (
     operate,
     simulate,
     stages,
+    test_env,
     trace,
     travel,
     upgrade,
@@ -62,6 +63,7 @@ joining.register(app)
 dashboard.register(app)
 completion.register(app)
 travel.register(app)
+test_env.register(app)
 top.register(app)
 stages.register(app)
 learn.register(app, lambda arguments: run(arguments))

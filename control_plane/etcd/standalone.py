@@ -12,7 +12,6 @@ Concurrency: one thread runs the loop; file syncs run in the loop's executor.
 import asyncio
 import logging
 import random
-import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ import uvloop
 
 from rayplane.control_plane.component_base import logs
 from rayplane.control_plane.component_base.log_settings import FORMATS, TEXT
+from rayplane.control_plane.component_base.standalone import run_command, start_unless, told_to_stop
 from rayplane.control_plane.component_base.version import VERSION
 from rayplane.control_plane.etcd.flags import UsageError, election_ticks, parse_cluster, parse_duration, parse_url
 from rayplane.control_plane.etcd.flags import with_bare_booleans as bare
@@ -31,13 +31,11 @@ from rayplane.control_plane.etcd.server import Member, MemberConfig, RefusedToSt
 from rayplane.control_plane.rpc import EVERYONE
 from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
 from rayplane.control_plane.rpc.tls import Credentials
-from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.storage.env import Env, LocalDisk, SystemClock, failpoints, settle_heap
 from rayplane.storage.errors import StorageError
 
 log = logging.getLogger(__name__)
 
-EXIT_FAILED, EXIT_USAGE = 1, 2
 _DEFAULTS = MemberConfig(name="", client_address="", peer_address="")
 _FAILURES = (RefusedToStart, StorageError, OSError)
 
@@ -246,11 +244,9 @@ async def run_member(settings: Standalone) -> None:
     peers = network if settings.peer_tls == settings.client_tls else GrpcNetwork(settings.peer_tls)
     env = Env(clock=SystemClock(), rng=random.Random(), disk=LocalDisk(settings.data_dir))
     running = Member(config, env, network, peer_network=peers)
-    told = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, told.set)
+    told = told_to_stop()
     try:
-        await _start_unless(told, running)
+        await start_unless(told, running.start())
         if not told.is_set():
             _announce(running)
             settle_heap()
@@ -267,18 +263,6 @@ async def run_member(settings: Standalone) -> None:
         raise running.failure
     if running.removed:
         print(f"etcd: member {config.name} was removed from the cluster", file=sys.stderr)
-
-
-async def _start_unless(told: asyncio.Event, running: Member) -> None:
-    """Start; a member that waits for the others to join them can be told to give up."""
-    start = asyncio.ensure_future(running.start())
-    stop = asyncio.ensure_future(told.wait())
-    await asyncio.wait((start, stop), return_when=asyncio.FIRST_COMPLETED)
-    stop.cancel()
-    if not start.done():
-        await cancel_and_wait(start)
-        return
-    start.result()
 
 
 def _announce(running: Member) -> None:
@@ -299,20 +283,5 @@ def main() -> NoReturn:
 
 def run(arguments: list[str]) -> int:
     """Run a command; its exit code."""
-    try:
-        app(args=list(bare(arguments)), prog_name="python -m rayplane.control_plane.etcd", standalone_mode=False)
-    except (typer.Abort, KeyboardInterrupt):
-        return _fail("interrupted", 130)
-    except typer.TyperException as e:
-        text = e.format_message() if hasattr(e, "format_message") else str(e)
-        return _fail(f"{text.rstrip('.')}; see `python -m rayplane.control_plane.etcd --help`", EXIT_USAGE)
-    except UsageError as e:
-        return _fail(str(e), EXIT_USAGE)
-    except _FAILURES as e:
-        return _fail(str(e), EXIT_FAILED)
-    return 0
-
-
-def _fail(message: str, code: int) -> int:
-    print("etcd: " + " ".join(message.split()), file=sys.stderr)
-    return code
+    program = "python -m rayplane.control_plane.etcd"
+    return run_command(app, [*bare(arguments)], name="etcd", program=program, usage=UsageError, failures=_FAILURES)

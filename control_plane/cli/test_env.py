@@ -1,0 +1,204 @@
+"""`rayplane test-env`: clusters for test suites in any language."""
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rayplane.control_plane.cli.options import errors, progress, run
+from rayplane.control_plane.cluster import envtest, launch
+from rayplane.control_plane.cluster.config import PROCESS, ClusterConfig
+from rayplane.control_plane.cluster.errors import ClusterError, UsageError
+from rayplane.control_plane.cluster.guardian import UP, guard
+from rayplane.control_plane.cluster.state import StateDir
+from rayplane.storage.env.private import write_private
+
+app = typer.Typer(help="Clusters for test suites in any language.", no_args_is_help=True)
+#: Clusters of such names are deleted by `stop`, and no others.
+_PREFIX = "test-env-"
+_STATE = "RAYPLANE_STATE_DIR"
+_STDOUT = "-"
+
+Nodes = Annotated[int, typer.Option(help="Simulated nodes.")]
+Json = Annotated[bool, typer.Option("--json", help="Variables as a JSON object, not as lines of a shell.")]
+
+
+def register(whole: typer.Typer) -> None:
+    whole.add_typer(app, name="test-env")
+
+
+@app.command(name="run")
+def run_tests(
+    command: Annotated[list[str], typer.Argument(metavar="-- COMMAND [ARGS]...", help="What runs the tests.")],
+    nodes: Nodes = 1,
+) -> None:
+    """Run a command with a cluster of its own, which ends with it; its exit code.
+
+    KUBECONFIG is set for it, and USE_EXISTING_CLUSTER, which envtest of controller-runtime goes by.
+    """
+    if shutil.which(command[0]) is None:
+        raise UsageError(f"there is no program {command[0]!r}: `rayplane test-env run -- COMMAND ARGS`")
+    config = _config(nodes)
+    directory = _new_place(config)
+
+    async def work() -> int:
+        await _up(config, directory)
+        return await _exit_code(command, os.environ | _variables(directory, config.name))
+
+    with _guarded(directory):
+        code = run(work())
+    raise typer.Exit(code)
+
+
+@app.command()
+def start(
+    nodes: Nodes = 1,
+    kubeconfig: Annotated[
+        str, typer.Option(help="Write the kubeconfig to this file too; `-`: print it and nothing else.")
+    ] = "",
+    parent: Annotated[int, typer.Option(help="Process that the cluster ends with.  [default: who runs this]")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Start a cluster and print its variables: `eval "$(rayplane test-env start)"`.
+
+    It is deleted when the process is gone that runs this, or by `rayplane test-env stop`.
+    """
+    config, owner = _config(nodes), parent or os.getppid()
+    if not os.path.exists(f"/proc/{owner}"):
+        raise UsageError(f"--parent {owner}: there is no such process; give that of your tests, such as $$ in a shell")
+    directory = _new_place(config)
+
+    with _guarded(directory, parent=owner):
+        run(_up(config, directory))
+    variables = _variables(directory, config.name)
+    if kubeconfig == _STDOUT:
+        print(directory.kubeconfig.read_text(), end="")
+        return
+    if kubeconfig:
+        write_private(Path(kubeconfig), directory.kubeconfig.read_bytes())
+    _tell(variables, as_json=as_json)
+
+
+@app.command()
+def stop(
+    state: Annotated[
+        str, typer.Option("--state-dir", envvar=_STATE, help="Where its state is, as `start` has printed it.")
+    ] = "",
+) -> None:
+    """End and delete the cluster that `start` has started. Nothing is done when it is gone already."""
+    if not state:
+        raise UsageError(
+            f'which cluster is not said: give --state-dir, or {_STATE} by `eval "$(rayplane test-env start)"`'
+        )
+    directory = StateDir(Path(state).absolute())
+    found = directory.read()
+    if found is not None and not found.config.name.startswith(_PREFIX):
+        raise ClusterError(
+            f"cluster {found.config.name!r} in {directory.path} is none of `rayplane test-env start`: "
+            f"`rayplane down{directory.flags(found.config.name)}` ends it"
+        )
+    if found is not None:
+        run(launch.down(directory, lambda _: None, purge=True))
+
+
+@app.command()
+def assets(
+    directory: Annotated[
+        Path | None, typer.Argument(metavar="[DIR]", help="Where to.  [default: below ~/.cache]")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write etcd, kube-apiserver and kubectl for envtest of controller-runtime, and print its variables.
+
+    `eval "$(rayplane test-env assets)"`, and `go test ./...` runs on rayplane. As with envtest's own there are no
+    controllers, no scheduler and no nodes.
+    """
+    _tell(envtest.write_programs((directory or envtest.usual_place()).absolute()), as_json=as_json)
+
+
+def _config(nodes: int) -> ClusterConfig:
+    config = ClusterConfig(
+        name=f"{_PREFIX}{secrets.token_hex(4)}",
+        host=PROCESS,
+        members=1,
+        apiservers=1,
+        schedulers=1,
+        controllers=1,
+        nodes=nodes,
+    )
+    config.validate()
+    return config
+
+
+def _new_place(config: ClusterConfig) -> StateDir:
+    return StateDir.of(config.name, tempfile.mkdtemp(prefix="rayplane-"))
+
+
+@contextlib.contextmanager
+def _guarded(directory: StateDir, *, parent: int = 0) -> Iterator[None]:
+    """Around a cluster: it is deleted in the end, but when all went well it stays as long as `parent`, if any."""
+    guardian = guard(directory.path, purge=True, parent=parent)
+    assert guardian.stdin is not None
+    try:
+        yield
+    except BaseException:
+        parent = 0
+        raise
+    finally:
+        if parent:
+            with guardian.stdin as line:
+                line.write(UP)
+            guardian.returncode = 0  # it goes on, and nobody here waits for it
+        elif _ended(guardian) != 0:
+            errors.print(f"the cluster may still be up: run `rayplane down --purge --state-dir {directory.path}`")
+
+
+def _ended(guardian: "subprocess.Popen[bytes]") -> int:
+    """The exit code of a guardian that is told that nobody wants the cluster any more."""
+    guardian.communicate()
+    return guardian.returncode
+
+
+async def _up(config: ClusterConfig, directory: StateDir) -> None:
+    with progress(quiet=True) as say:
+        await launch.up(config, directory, say)
+
+
+def _variables(directory: StateDir, name: str) -> dict[str, str]:
+    return {
+        "KUBECONFIG": str(directory.kubeconfig),
+        "USE_EXISTING_CLUSTER": "true",
+        "RAYPLANE_NAME": name,
+        _STATE: str(directory.path),
+    }
+
+
+async def _exit_code(command: list[str], environment: Mapping[str, str]) -> int:
+    """The exit code of a command, as shells have it. An interruption is passed on, and its end waited for."""
+    process = await asyncio.create_subprocess_exec(*command, env=environment)
+    try:
+        code = await process.wait()
+    except asyncio.CancelledError:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        await process.wait()
+        raise
+    return code if code >= 0 else 128 - code
+
+
+def _tell(variables: Mapping[str, str], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(variables, indent=2))
+        return
+    for name, value in variables.items():
+        print(f"export {name}={shlex.quote(value)}")

@@ -1,0 +1,74 @@
+"""A process that takes a cluster down when whoever wanted it is gone, however that ended.
+
+    python -m rayplane.control_plane.cluster.guardian STATE_DIR [--purge] [--parent PID]
+
+Its standard input is a pipe that only the program writes to which brings the cluster up: DOWN says that the cluster is
+down already, UP that from now on it is wanted for as long as the process PID lives; the end of all writing that there
+is no program any more. It costs little while it waits: what ends clusters is imported then.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import os
+import select
+import subprocess
+import sys
+from pathlib import Path
+
+DOWN, UP = b".", b"+"
+
+
+def guard(place: Path, *, purge: bool, parent: int = 0) -> "subprocess.Popen[bytes]":
+    """A process that ends the cluster when this one is gone; what ends this one's group leaves it alone.
+
+    `parent`: whom the cluster is handed to by UP; 0: nobody.
+    """
+    command = [sys.executable, "-m", "rayplane.control_plane.cluster.guardian", str(place)]
+    return subprocess.Popen(
+        command + ["--purge"] * purge + [f"--parent={parent}"] * bool(parent),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def main() -> None:
+    """Wait for what comes first."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("place", type=Path)
+    parser.add_argument("--purge", action="store_true")
+    parser.add_argument("--parent", type=int, default=0)
+    told = parser.parse_args()
+    parent = _handles(told.parent)
+    word = sys.stdin.buffer.read(1)
+    if word == DOWN:
+        return
+    if word == UP and parent:
+        _until_one_is_gone(told.place, parent)
+    from rayplane.control_plane.cluster import launch
+    from rayplane.control_plane.cluster.state import StateDir
+
+    asyncio.run(launch.down(StateDir(told.place), lambda _: None, purge=told.purge))
+
+
+def _until_one_is_gone(place: Path, parent: list[int]) -> None:
+    """Wait for the end of the process, or of the cluster: whoever took that down needs nobody to guard it."""
+    from rayplane.control_plane.cluster.state import StateDir
+
+    state = StateDir(place).read()
+    cluster = _handles(state.host.get("pid", 0)) if state is not None else []
+    if cluster:
+        select.select(parent + cluster, [], [])
+
+
+def _handles(pid: int) -> list[int]:
+    """What can be read from when the process has ended; nothing where there is none."""
+    with contextlib.suppress(ProcessLookupError):
+        return [os.pidfd_open(pid)] if pid else []
+    return []
+
+
+if __name__ == "__main__":
+    main()
