@@ -38,7 +38,9 @@ def commands(document: Path) -> list[str]:
     lines = [line for b in _BLOCK.findall(text) if b[0] in ("", "sh") for line in b[2].splitlines()]
     lines += re.findall(r"(?<!`)`([^`\n]+)`(?!`)", _BLOCK.sub("", text))
     parts = (
-        part.strip().rstrip(")") for line in lines for part in re.split(r"&&|\|\| |; |\$\(", line.partition(" # ")[0])
+        part.strip().removesuffix(')"').rstrip(")")
+        for line in lines
+        for part in re.split(r"&&|\|\| |; |\$\(", line.partition(" # ")[0])
     )
     return [part for part in parts if part]
 
