@@ -13,7 +13,7 @@ from rayplane.control_plane.client.api import ApiClient
 from rayplane.control_plane.cluster.access import access
 from rayplane.control_plane.cluster.config import PROCESS
 from rayplane.control_plane.testing.chaos import AsyncChaos
-from rayplane.control_plane.testing.cluster import Cluster, Options
+from rayplane.control_plane.testing.cluster import NOW, Cluster, Options
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -100,6 +100,22 @@ class AsyncCluster:
     async def snapshot(self, file: str | os.PathLike[str]) -> Path:
         """Write its state to a file, whole or not at all."""
         return await _in_thread(self._cluster.snapshot, file)
+
+    async def fork(
+        self, at: str | int = NOW, *, name: str = "", state_dir: str | os.PathLike[str] | None = None
+    ) -> "AsyncCluster":
+        """A second cluster, up already, that goes on from what this one was at an instant, or is now."""
+        made = AsyncCluster()
+        made._cluster = await _in_thread(self._cluster.fork, at, name=name, state_dir=state_dir)
+        return made
+
+    async def diff(self, since: str | int, to: str | int = NOW) -> list[dict[str, Any]]:
+        """What became of objects between two instants."""
+        return await _in_thread(self._cluster.diff, since, to)
+
+    async def rewind(self, to: str | int) -> str:
+        """Write objects again as they were at an instant; what was written."""
+        return await _in_thread(self._cluster.rewind, to)
 
     async def run(self, *arguments: str, stdin: str = "") -> str:
         """Run a rayplane command against this cluster; its standard output."""

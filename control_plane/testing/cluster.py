@@ -1,12 +1,13 @@
 """A cluster that a Python program brings up, uses and takes down."""
 
 import asyncio
+import json
 import os
 import secrets
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypedDict, Unpack
@@ -21,6 +22,7 @@ from rayplane.control_plane.cluster.state import StateDir
 from rayplane.control_plane.cluster.status import status
 from rayplane.control_plane.testing.chaos import Chaos
 
+NOW = "-0s"
 _up: "dict[str, Cluster]" = {}
 
 
@@ -131,12 +133,15 @@ class Cluster:
 
     def start(self) -> None:
         """Bring everything up and wait until it is ready. What was started is ended where that fails."""
+        self._bring_up(lambda directory: launch.up(self._config, directory, _unheard))
+
+    def _bring_up(self, begin: Callable[[StateDir], Coroutine[Any, Any, object]]) -> None:
         if self._directory is not None:
             raise UsageError(f"cluster {self.name!r} was started already: stop it first")
         directory = StateDir.of(self.name, os.fspath(self._state_dir or tempfile.mkdtemp(prefix="rayplane-")))
         guardian = guard(directory.path, purge=self._state_dir is None)
         try:
-            asyncio.run(launch.up(self._config, directory, _unheard))
+            asyncio.run(begin(directory))
         except BaseException:
             guardian.communicate(DOWN)
             raise
@@ -203,6 +208,31 @@ class Cluster:
 
         asyncio.run(backup(self.directory, Path(file), _unheard))
         return Path(file)
+
+    def fork(
+        self, at: str | int = NOW, *, name: str = "", state_dir: str | os.PathLike[str] | None = None
+    ) -> "Cluster":
+        """A second cluster, up already, that goes on from what this one was; this one runs on.
+
+        `at`: a revision (any resourceVersion), a time (RFC 3339), or a span back such as "-10m"; now by default.
+        """
+        # With it comes etcd's store.
+        from rayplane.control_plane.cluster.backup import fork
+
+        origin, made = self.directory, Cluster(name=name, state_dir=state_dir)
+        made._bring_up(lambda directory: fork(origin, directory, made.name, str(at), _unheard))
+        made._config = made.directory.read_running().config
+        return made
+
+    def diff(self, since: str | int, to: str | int = NOW) -> list[dict[str, Any]]:
+        """What became of objects between two instants (see `fork`): `changes` of `rayplane diff -o json`."""
+        told = self.run("diff", f"--from={since}", f"--to={to}", "-o", "json")
+        changes: list[dict[str, Any]] = json.loads(told)["changes"]
+        return changes
+
+    def rewind(self, to: str | int) -> str:
+        """Write objects again as they were at an instant (see `fork`); what was written, a line each."""
+        return self.run("rewind", f"--to={to}", "--yes")
 
     def run(self, *arguments: str, stdin: str = "") -> str:
         """Run a rayplane command against this cluster; its standard output. `run("chaos", "kill", "leader")`."""
