@@ -33,6 +33,7 @@ from rayplane.control_plane.cli.options import (
     progress,
     run,
     state_dir,
+    tell,
     wants_json,
 )
 from rayplane.control_plane.cli.stages import put as put_stages
@@ -242,16 +243,20 @@ def _check(config: ClusterConfig) -> None:
 def down(
     name: Name = "default",
     purge: Annotated[bool, typer.Option("--purge", help="Delete its data too.")] = False,
+    output: Output = "",
     state: State = None,
 ) -> None:
     """End every process of the cluster; its data stays for the next `up`.
 
     With a shutdownGracePeriod (--kubelet-config) pods are told before, the least important ones first.
     """
-    directory = state_dir(name, state)
+    as_json, directory = wants_json(output), state_dir(name, state)
     existed = (directory.path / "cluster.json").exists()
-    with progress() as say:
+    with progress(quiet=as_json) as say:
         left = run(launch.down(directory, say, purge=purge))
+    if as_json:
+        print(json.dumps({"name": name, "existed": existed, "purged": existed and purge, "left": left}, indent=2))
+        return
     if not existed:
         console.print(f"no cluster called {name!r} in {directory.path}")
     else:
@@ -351,18 +356,20 @@ def add(
     kubelet_config: Annotated[
         str, typer.Option(help="Of a node: a file with its KubeletConfiguration, in place of the cluster's.")
     ] = "",
+    output: Output = "",
     state: State = None,
 ) -> None:
     """Add a member, an API server or a node to the running cluster."""
     text = "" if kubelet_config == NONE else kubelet_text(kubelet_config)
     request = pb.AddRequest(role=kind.value, name=actor, kubelet_config=text)
-    _change("Add", request, f"adding {actor or kind.value}", "added", state_dir(name, state))
+    _change("Add", request, f"adding {actor or kind.value}", "added", state_dir(name, state), output)
 
 
 def remove(
     kind: Kind,
     actor: Annotated[str, typer.Argument(metavar="[NAME]", help="Its name; the last one by default.")] = "",
     name: Name = "default",
+    output: Output = "",
     state: State = None,
 ) -> None:
     """Remove a member, an API server or a node from the running cluster; nothing is lost.
@@ -370,10 +377,14 @@ def remove(
     The pods of a node are told to end, the least important ones first, within its shutdownGracePeriod or ten seconds.
     """
     request = pb.RemoveRequest(role=kind.value, name=actor)
-    _change("Remove", request, f"removing {actor or kind.value}", "removed", state_dir(name, state))
+    _change("Remove", request, f"removing {actor or kind.value}", "removed", state_dir(name, state), output)
 
 
-def _change(method: str, request: pb.AddRequest | pb.RemoveRequest, doing: str, done: str, directory: StateDir) -> None:
+def _change(
+    method: str, request: pb.AddRequest | pb.RemoveRequest, doing: str, done: str, directory: StateDir, output: str
+) -> None:
+    as_json = wants_json(output)
+
     async def call() -> str:
         async with access(directory) as admin:
             answer = await getattr(admin.supervisor, method)(
@@ -382,10 +393,10 @@ def _change(method: str, request: pb.AddRequest | pb.RemoveRequest, doing: str, 
             await refresh(directory, admin)
             return str(answer.name)
 
-    with progress() as say:
+    with progress(quiet=as_json) as say:
         say(doing)
         name = run(call())
-    console.print(f"{name} {done}")
+    tell({"name": name, "done": done}, f"{name} {done}", as_json=as_json)
 
 
 def print_access(directory: StateDir, state: ClusterState, *, as_json: bool) -> None:

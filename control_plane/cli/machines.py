@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from rayplane.control_plane.cli.options import Name, State, console, progress, run, state_dir
+from rayplane.control_plane.cli.options import Name, Output, State, progress, run, state_dir, tell, wants_json
 from rayplane.control_plane.cluster import draining
 
 PATIENCE_S = 120.0
@@ -33,23 +33,25 @@ def drain(
     patience: Annotated[
         float, typer.Option(help="Seconds without progress until it is given up; more on a busy machine.")
     ] = PATIENCE_S,
+    output: Output = "",
     state: State = None,
 ) -> None:
     """Empty a machine: evict its pods, as disruption budgets let them, and move actors elsewhere.
 
     Its nodes stay, cordoned, with the volumes that lie there. Nothing comes to the machine until `undrain`.
     """
-    with progress() as say:
+    as_json = wants_json(output)
+    with progress(quiet=as_json) as say:
         say(f"draining {machine}")
         left = run(draining.drain(state_dir(name, state), machine, say, force=force, patience_s=patience))
-    for line in left:
-        console.print(f"left: {line}")
-    console.print(f"{machine} is {'NOT empty' if left else 'drained'}")
+    lines = [*(f"left: {line}" for line in left), f"{machine} is {'NOT empty' if left else 'drained'}"]
+    tell({"machine": machine, "drained": not left, "left": left}, "\n".join(lines), as_json=as_json)
     if left:
         raise typer.Exit(1)
 
 
-def undrain(kind: Kind, machine: Machine, name: Name = "default", state: State = None) -> None:
+def undrain(kind: Kind, machine: Machine, name: Name = "default", output: Output = "", state: State = None) -> None:
     """Let a machine that was drained be used again, and pods come to its nodes."""
+    as_json = wants_json(output)
     run(draining.undrain(state_dir(name, state), machine))
-    console.print(f"{machine} is used again")
+    tell({"machine": machine, "drained": False}, f"{machine} is used again", as_json=as_json)

@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import json
 import signal
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Mapping
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -89,6 +90,14 @@ def wants_json(output: str) -> bool:
     if output not in ("", "json"):
         raise UsageError(f"-o {output!r}: use json")
     return output == "json"
+
+
+def tell(found: Mapping[str, Any], text: str, *, as_json: bool) -> None:
+    """How a command ended: for programs what it found or did, for people a line or several."""
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        console.print(text, markup=False)
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

@@ -11,7 +11,7 @@ import orjson
 import typer
 
 from rayplane.control_plane.cli.components import TIMEOUT_S, asked
-from rayplane.control_plane.cli.options import Name, State, console, errors, run, state_dir
+from rayplane.control_plane.cli.options import Name, Output, State, console, errors, run, state_dir, wants_json
 from rayplane.control_plane.cli.waterfall import overview, waterfall
 from rayplane.control_plane.cluster.access import Access, access, current_topology
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
@@ -32,6 +32,8 @@ class Filter:
     seconds: float = 0.0
     face: str = ""
     """`REST` or `gRPC`, which only components speak."""
+    as_json: bool = False
+    """How they are shown."""
 
     def takes(self, entry: dict[str, Any]) -> bool:
         return (
@@ -55,15 +57,16 @@ def trace(
     user: Annotated[str, typer.Option(help="Only of this user.")] = "",
     path: Annotated[str, typer.Option(help="Only those with this text in their path.")] = "",
     slower_than: Annotated[float, typer.Option(help="Only those that took so many milliseconds.")] = 0.0,
+    output: Output = "",
     name: Name = "default",
     state: State = None,
 ) -> None:
     """Explain requests: who asked, who allowed it, which admission steps, webhooks and etcd calls they met, how long
-    each took. Without more, lists the recent ones that were slow, failed or asked to be explained.
+    each took. Without more, lists recent ones that were slow, failed or asked to be explained. -o json: a line each.
     """
     if sum((bool(command), bool(id_), follow)) > 1:
         raise UsageError("give a program, --id or --follow: one of them")
-    wanted = Filter(user, path, slower_than / 1000, "REST" if command else "")
+    wanted = Filter(user, path, slower_than / 1000, "REST" if command else "", as_json=wants_json(output))
     directory = state_dir(name, state)
     code = run(_trace(directory, command or [], id_, wanted, follow=follow))
     if code:
@@ -77,11 +80,13 @@ async def _trace(directory: StateDir, command: Sequence[str], id_: str, wanted: 
         if command:
             return await _explained(directory, servers, command, wanted)
         if id_:
-            console.print(waterfall(await servers.one(id_)))
+            _show(await servers.one(id_), wanted)
         elif follow:
             await servers.news(0)
             while True:
                 _print(await servers.news(_WAIT_S), wanted)
+        elif wanted.as_json:
+            _print(await servers.all(), wanted)
         else:
             console.print(overview([entry for entry in await servers.all() if wanted.takes(entry)]))
     return 0
@@ -90,7 +95,14 @@ async def _trace(directory: StateDir, command: Sequence[str], id_: str, wanted: 
 def _print(entries: Iterable[dict[str, Any]], wanted: Filter) -> None:
     for entry in entries:
         if wanted.takes(entry):
-            console.print(waterfall(entry))
+            _show(entry, wanted)
+
+
+def _show(entry: dict[str, Any], wanted: Filter) -> None:
+    if wanted.as_json:
+        print(orjson.dumps(entry).decode(), flush=True)
+    else:
+        console.print(waterfall(entry))
 
 
 async def _explained(directory: StateDir, servers: "Servers", command: Sequence[str], wanted: Filter) -> int:

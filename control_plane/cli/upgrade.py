@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from rayplane.control_plane.cli.options import Name, State, console, progress, run, state_dir
+from rayplane.control_plane.cli.options import Name, Output, State, progress, run, state_dir, tell, wants_json
 from rayplane.control_plane.cluster.errors import UsageError
 from rayplane.control_plane.cluster.upgrade import Outlook, outlook
 from rayplane.control_plane.cluster.upgrade import upgrade as take_steps
@@ -25,24 +25,22 @@ def upgrade(
         Path | None, typer.Option("--from", help="That environment itself: a directory with `bin/python`.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the steps, take none.")] = False,
+    output: Output = "",
     state: State = None,
 ) -> None:
     """Replace the parts of a running cluster one by one with those of another build, waiting for health in between.
 
     The environment is to be on every machine at the same path. After a step that failed the same command goes on there.
     """
-    directory, wanted = state_dir(name, state), _python(python, source)
-    if dry_run:
-        with progress() as say:
-            found = run(outlook(directory, wanted, say))
-        _print(found)
-        return
-    with progress() as say:
-        steps = run(take_steps(directory, wanted, say))
-    after = run(outlook(directory, wanted))
-    console.print(f"rayplane {after.wanted.version}: {steps} steps" if steps else "nothing to do")
-    if after.kept:
-        console.print(after.kept)
+    as_json, directory, wanted = wants_json(output), state_dir(name, state), _python(python, source)
+    with progress(quiet=as_json) as say:
+        taken = 0 if dry_run else run(take_steps(directory, wanted, say))
+        found = run(outlook(directory, wanted, say))
+    did = f"rayplane {found.wanted.version}: {taken} steps" if taken else "nothing to do"
+    lines = _planned(found) if dry_run else [did, *filter(None, [found.kept])]
+    about = {"version": found.wanted.version, "python": found.wanted.python, "kept": found.kept}
+    left = [str(step) for step in found.steps]
+    tell(about | {"taken": taken, "left": left}, "\n".join(lines), as_json=as_json)
 
 
 def _python(python: str, source: Path | None) -> str:
@@ -55,10 +53,7 @@ def _python(python: str, source: Path | None) -> str:
     return str(path.absolute())
 
 
-def _print(found: Outlook) -> None:
-    for number, step in enumerate(found.steps, 1):
-        console.print(f"{number}. {step}")
-    if not found.steps:
-        console.print(f"everything runs in {found.wanted.python} (rayplane {found.wanted.version})")
-    if found.kept:
-        console.print(found.kept)
+def _planned(found: Outlook) -> list[str]:
+    steps = [f"{number}. {step}" for number, step in enumerate(found.steps, 1)]
+    done = f"everything runs in {found.wanted.python} (rayplane {found.wanted.version})"
+    return [*(steps or [done]), *filter(None, [found.kept])]
