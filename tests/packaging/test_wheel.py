@@ -26,8 +26,8 @@ rayplane.Cluster(nodes="two")
 
 
 def sources(source: Path) -> set[str]:
-    """What must be installed: all of the four folders but documents for who reads the repository."""
-    files = {p for part in PARTS for p in (source / part).rglob("*") if p.is_file() and p.suffix != ".md"}
+    """What must be installed: all of the four folders but documents and pictures for who reads the repository."""
+    files = {p for part in PARTS for p in (source / part).rglob("*") if p.is_file() and p.suffix not in {".md", ".png"}}
     own = {"__init__.py", "py.typed", "testing/__init__.py", "testing/plugin.py"}
     return {f"rayplane/{name}" for name in own | {str(p.relative_to(source)) for p in files}}
 
