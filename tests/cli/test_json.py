@@ -26,6 +26,7 @@ WITHOUT = {
     "token delete": A_PATH_OR_TEXT,
     "completion": A_DOCUMENT,
     "chaos schema": A_DOCUMENT,
+    "stages": A_DOCUMENT,
     "exec": OTHERS,
     "logs": OTHERS,
     "logs-of": OTHERS,
