@@ -10,6 +10,7 @@ import pytest
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.scenario import parse
+from rayplane.control_plane.cluster.trial import trial as trials
 from rayplane.control_plane.cluster.trial.journal import Broken, Journal, alone
 from rayplane.control_plane.cluster.trial.taping import recorded
 from rayplane.control_plane.cluster.trial.trial import Trial, heal
@@ -140,7 +141,8 @@ async def test_a_planted_bug_is_found_on_a_live_cluster(monkeypatch: pytest.Monk
         assert verdict.in_vain == ["kill: leader: its time did not come"] and not verdict.faults
 
 
-async def test_an_interrupted_trial_heals_what_it_broke() -> None:
+async def test_an_interrupted_trial_heals_what_it_broke(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trials, "TURN_S", 0.2)
     async with cluster(members=3, apiservers=1, schedulers=1, controllers=1, nodes=0) as c:
         parted = "steps: [{partition: {hosts: [[member-0]], for: 1h}}]"
         trial = asyncio.create_task(put_to_trial(c, parted))
@@ -156,7 +158,7 @@ async def test_an_interrupted_trial_heals_what_it_broke() -> None:
         with pytest.raises(ClusterError, match="chaos heal"):
             await put_to_trial(c, parted)
         with alone(c.directory):
-            for other in (put_to_trial(c, parted), heal(c.access)):
+            for other in (put_to_trial(c, parted), heal(c.access, turn_s=0.2)):
                 with pytest.raises(ClusterError, match="wait for it"):
                     await other
         left, failed = await heal(c.access)
