@@ -12,7 +12,7 @@ import typer
 from google.protobuf.json_format import MessageToDict
 
 from rayplane.control_plane.cli.options import Name, Output, State, console, errors, run, state_dir, wants_json
-from rayplane.control_plane.cli.recordings import write_recording
+from rayplane.control_plane.cli.recordings import check_files, write_recording
 from rayplane.control_plane.cluster.access import access
 from rayplane.control_plane.cluster.chaos import KILL_TIMEOUT_S, SIGNALS, LiveInjector
 from rayplane.control_plane.cluster.config import PROCESS
@@ -200,6 +200,7 @@ def run_scenario(
     from rayplane.control_plane.cluster.trial.taping import recorded
     from rayplane.control_plane.cluster.trial.trial import Trial, heal
 
+    check_files(json, junit, html, record)
     try:
         found = scenario.parse(file.read_bytes(), str(file))
     except OSError as e:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rayplane.control_plane.cli.options import Name, State, console, run, state_dir
+from rayplane.control_plane.cli.options import COMMAND_LINE, Name, State, console, run, source, state_dir
 from rayplane.control_plane.cli.recordings import read_recording
+from rayplane.control_plane.cluster.errors import UsageError
 
 if TYPE_CHECKING:
     from rayplane.control_plane.dashboard import Door
@@ -19,6 +20,7 @@ def register(app: typer.Typer) -> None:
 
 
 def dashboard(
+    context: typer.Context,
     port: Annotated[int, typer.Option(help="Of 127.0.0.1; 0 is any free one.")] = 0,
     open_: Annotated[
         Path | None,
@@ -34,6 +36,8 @@ def dashboard(
     Whoever has the address it prints acts as the cluster's administrator; a token of the cluster opens it too.
     """
     if open_ is not None:
+        if COMMAND_LINE in (source(context, "name"), source(context, "state")):
+            raise UsageError("--open shows a recording without any cluster: leave --name and --state-dir out")
         recording = read_recording(open_)
         from rayplane.control_plane.dashboard import Player
 

@@ -18,6 +18,14 @@ from rayplane.control_plane.cluster.state import StateDir
 T = TypeVar("T")
 
 
+COMMAND_LINE = "COMMANDLINE"
+
+
+def source(context: typer.Context, parameter: str) -> str:
+    """Where the value of a parameter is from: the name that click has for it."""
+    return str(getattr(context.get_parameter_source(parameter), "name", ""))
+
+
 def _agreeing(context: typer.Context, parameter: typer.CallbackParam, value: str | None) -> str | None:
     """The value of a `Name` or `State`. Raises UsageError where the two that were said are of different clusters.
 
@@ -26,8 +34,8 @@ def _agreeing(context: typer.Context, parameter: typer.CallbackParam, value: str
     said = {**context.params, parameter.name: value}
     name, state = said.get("name"), said.get("state")
     if name and state and not context.resilient_parsing:
-        of_name, of_state = (str(getattr(context.get_parameter_source(one), "name", "")) for one in ("name", "state"))
-        if of_name in ("COMMANDLINE", of_state):
+        of_name, of_state = source(context, "name"), source(context, "state")
+        if of_name in (COMMAND_LINE, of_state):
             StateDir.of(name, state).check_called(name)
     return value
 

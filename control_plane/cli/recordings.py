@@ -1,4 +1,4 @@
-"""Files of recordings, with what is wrong with one in words of the command line."""
+"""Files of recordings, and of what else a run leaves, with what is wrong with one in words of the command line."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +9,13 @@ from rayplane.storage.env.private import write_private
 
 if TYPE_CHECKING:
     from rayplane.control_plane.recordings import Recording
+
+
+def check_files(*files: Path | None) -> None:
+    """Raise UsageError when one cannot be written after the runs, which may take hours."""
+    for file in files:
+        if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
+            raise UsageError(f"cannot write {file}: name a file in a directory that is there")
 
 
 def write_recording(file: Path, data: bytes) -> None:

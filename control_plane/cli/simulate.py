@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rayplane.control_plane.cli.options import console, errors
-from rayplane.control_plane.cli.recordings import write_recording
+from rayplane.control_plane.cli.recordings import check_files, write_recording
 from rayplane.control_plane.cluster.errors import UsageError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def simulate(
     covered = Covered()
     show = _printer(as_json, covered)
     _check(seeds, jobs, ray=ray, address=address, looks=bool(until or trace))
-    _check_files(save_plan, record)
+    check_files(save_plan, record)
     order, planned = _order(scenario, plan, load)
     order = replace(order, setup=replace(order.setup, until=until, trace=trace, coverage=coverage))
     first = next(number for number in (seed, planned, 1) if number is not None)
@@ -143,13 +143,6 @@ def _check(seeds: int, jobs: int | None, *, ray: bool, address: str | None, look
         raise UsageError("--until and --trace look at one seed, here")
     if ray and jobs is not None:
         raise UsageError("--jobs is of this machine: a Ray cluster takes as many at once as it has cores")
-
-
-def _check_files(*files: Path | None) -> None:
-    """Raise UsageError when one cannot be written after the runs, which may take hours."""
-    for file in files:
-        if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
-            raise UsageError(f"cannot write {file}: name a file in a directory that is there")
 
 
 def _order(scenario: Path, plan: Path | None, load: Path | None) -> "tuple[Order, int | None]":

@@ -64,6 +64,7 @@ class Player(Door):
             {
                 "kind": mark.kind,
                 "text": mark.text,
+                "invariant": mark.invariant,
                 "from": _place(mark.from_s),
                 "until": _place(of.end_s if mark.until_s is None else mark.until_s),
             }

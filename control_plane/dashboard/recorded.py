@@ -77,9 +77,9 @@ class RecordedApi:
 
     def table(self, info: ResourceInfo, objs: list[Object], moment: Moment) -> Object:
         """A table of objects of the resource, with ages of then."""
-        columns = self._columns(info, moment) if info.custom else None
         version = {"resourceVersion": str(moment.revision)}
         with _shown():
+            columns = self._columns(info, moment) if info.custom else None
             return to_table(rules_for(info).printer, objs, now=self._time(moment), metadata=version, columns=columns)
 
     def changes(self, old: Moment, new: Moment, namespace: str) -> list[Change]:

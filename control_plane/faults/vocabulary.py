@@ -5,7 +5,7 @@ span; 0 says that it lasts until something else ends it.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
@@ -287,6 +287,18 @@ def lasts(fault: Fault) -> bool:
     if isinstance(fault, SlowNetwork) and not fault.delay_s:
         return False
     return any(field.name == "for_s" for field in fields(fault))
+
+
+def ends(fault: Fault, hit: Collection[str], other: Fault, other_hit: Collection[str]) -> bool:
+    """Whether a fault is the end of another that lasts; each with whom it hit."""
+    match fault:
+        case Continue():
+            return isinstance(other, Stop) and {*other_hit} <= {*hit}
+        case Heal():
+            return isinstance(other, Partition | Cut)
+        case SlowNetwork(delay_s):
+            return isinstance(other, SlowNetwork) and not delay_s
+    return False
 
 
 def is_of_replicas(fault: Fault) -> bool:

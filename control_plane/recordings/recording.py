@@ -14,14 +14,23 @@ import orjson
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.faults.reading import FormError, items, mapping, shown, whole
-from rayplane.control_plane.recordings.tape import BYTES_MAX, FORMAT, GZIP, LINE_MAX, LINES_MAX, VERSION
+from rayplane.control_plane.recordings.tape import (
+    BYTES_MAX,
+    EVENTS_MAX,
+    FORMAT,
+    GZIP,
+    LINE_MAX,
+    LINES_MAX,
+    ROWS_MAX,
+    TEXT_MAX,
+    VERSION,
+    WRONG_MAX,
+    bytes_of,
+)
 
 CHUNK = 1 << 16
-TEXT_MAX = 10_000
 NAME_MAX = 600
 RESOURCES_MAX = 1000
-ROWS_MAX = 1000
-"""Members, or actors, of one state."""
 REVISION_MAX = (1 << 63) - 1
 SECONDS_MAX = 400 * 86_400.0
 KINDS: Final = ("chaos", "simulation")
@@ -50,6 +59,8 @@ class Mark:
     from_s: float
     until_s: float | None
     """None: to the end."""
+    invariant: str = ""
+    """The one that was violated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +72,15 @@ class Held:
     wrong: tuple[str, ...]
 
 
+Versions = list[tuple[int, bytes | None]]
+
+
 @dataclass(slots=True)
 class _Fates:
     """The fates of the objects of one resource, in the order of changes; those not told of in one have none."""
 
-    versions: dict[str, list[tuple[int, bytes | None]]] = field(default_factory=dict)
-    """By key: after how many changes of all, and what it was then, None for nothing."""
+    versions: dict[bytes, Versions] = field(default_factory=dict)
+    """By key, as UTF-8: after how many changes of all, and what it was then, None for nothing."""
     sample: bytes = b""
     """One of them."""
 
@@ -88,6 +102,10 @@ class Recording:
         self.failures: list[str] = []
         self.events: list[tuple[float, str]] = []
         self._fates: dict[str, _Fates] = {}
+        self._alive: dict[tuple[str, bytes], Versions] = {}
+        """What there is at the end of what was read."""
+        self._kept = 0
+        """Bytes of objects and states."""
         self._times: list[float] = []
         self._revisions: list[int] = []
         self._states: list[tuple[float, bytes]] = []
@@ -122,7 +140,7 @@ class Recording:
         fates = self._fates.get(resource, _Fates())
         found = []
         for key in sorted(fates.versions):
-            if namespace and key.partition("/")[0] != namespace:
+            if namespace and key.partition(b"/")[0] != namespace.encode():
                 continue
             versions = fates.versions[key]
             place = bisect_right(versions, moment.changes, key=lambda one: one[0])
@@ -176,7 +194,7 @@ class Recording:
         elif "object" in data or "gone" in data:
             self._changed(at_s, data)
         elif "state" in data:
-            self._states.append((at_s, orjson.dumps(_state(data["state"]))))
+            self._states.append((at_s, self._keeping(orjson.dumps(_state(data["state"])))))
         else:
             raise FormError("the line", "it tells of nothing that is known here")
 
@@ -184,29 +202,36 @@ class Recording:
         """Nothing of before is known: what there still is follows."""
         self._times.append(at_s)
         self._revisions.append(revision)
-        for fates in self._fates.values():
-            for versions in fates.versions.values():
-                if versions[-1][1] is not None:
-                    versions.append((len(self._times), None))
+        for versions in self._alive.values():
+            versions.append((len(self._times), None))
+        self._alive.clear()
 
     def _changed(self, at_s: float, data: dict[str, Any]) -> None:
         revision, resource = self._revision(data.get("revision"), "revision"), _text(data.get("resource"), "resource")
         if not resource or not resource.isascii() or not resource.replace("-", "").replace(".", "").isalnum():
             raise FormError("resource", f"{shown(resource)} is none")
-        known = self._fates.get(resource)
-        if known is None and len(self._fates) >= RESOURCES_MAX:
+        if resource not in self._fates and len(self._fates) >= RESOURCES_MAX:
             raise FormError("resource", f"there are more than {RESOURCES_MAX}")
-        fates = known or self._fates.setdefault(resource, _Fates())
-        if "gone" in data:
-            key, kept = _text(data["gone"], "gone"), None
-        else:
-            key, kept = _object(data["object"])
-            fates.sample = fates.sample or kept
-        if not fates.sample:
-            raise FormError("gone", "it was never there")
         self._times.append(at_s)
         self._revisions.append(revision)
-        fates.versions.setdefault(key, []).append((len(self._times), kept))
+        if "gone" in data:
+            versions = self._alive.pop((resource, _text(data["gone"], "gone").encode()), None)
+            if versions is None:
+                raise FormError("gone", "it was not there")
+            versions.append((len(self._times), None))
+            return
+        name, kept = _object(data["object"])
+        fates, key = self._fates.setdefault(resource, _Fates()), name.encode()
+        fates.sample = fates.sample or kept
+        self._alive[resource, key] = versions = fates.versions.setdefault(key, [])
+        versions.append((len(self._times), self._keeping(kept)))
+
+    def _keeping(self, data: bytes) -> bytes:
+        """It may be longer than in its line, where numbers were written shortly."""
+        self._kept += len(data)
+        if self._kept > BYTES_MAX:
+            raise FormError("the line", f"with it there are more than {BYTES_MAX >> 20} MiB of objects")
+        return data
 
     def _revision(self, value: Any, at: str) -> int:
         return whole(value, at, self._revisions[-1] if self._revisions else 0, REVISION_MAX)
@@ -223,15 +248,15 @@ class Recording:
             self.marks.append(Mark("fault", text, _seconds(one.get("from"), "from"), until))
         for one in _mappings(data, "invariants"):
             name, wrong = _text(one.get("name"), "name"), []
-            for found in _mappings(one, "wrong"):
+            for found in _mappings(one, "wrong", WRONG_MAX):
                 at_s, text = _seconds(found.get("at"), "at"), _text(found.get("text"), "text")
                 wrong.append(text)
-                self.marks.append(Mark("violation", f"{name}: {text}", at_s, at_s))
+                self.marks.append(Mark("violation", text, at_s, at_s, name))
             self.invariants.append(Held(name, one.get("seen") is not False, tuple(wrong)))
         self.events = [
             (_seconds(one.get("at"), "at"), _text(one.get("text"), "text")) for one in _mappings(data, "events")
         ]
-        self.failures = [_text(one, "failures") for one in items(data.get("failures", []), "failures")]
+        self.failures = [_text(one, "failures") for one in _items(data, "failures")]
         self.marks.sort(key=lambda mark: mark.from_s)
 
 
@@ -278,8 +303,15 @@ def _seconds(value: Any, at: str, least: float = 0.0) -> float:
     return float(value)
 
 
-def _mappings(data: dict[str, Any], at: str) -> list[dict[str, Any]]:
-    return [mapping(one, at) for one in items(data.get(at, []), at)]
+def _items(data: dict[str, Any], at: str, most: int = EVENTS_MAX) -> list[Any]:
+    found = items(data.get(at, []), at)
+    if len(found) > most:
+        raise FormError(at, f"there are more than {most}")
+    return found
+
+
+def _mappings(data: dict[str, Any], at: str, most: int = EVENTS_MAX) -> list[dict[str, Any]]:
+    return [mapping(one, at) for one in _items(data, at, most)]
 
 
 def _object(value: Any) -> tuple[str, bytes]:
@@ -292,7 +324,7 @@ def _object(value: Any) -> tuple[str, bytes]:
     for one in ("kind", "apiVersion"):
         _text(obj.get(one, ""), f"object.{one}")
     try:
-        return meta.key(obj), orjson.dumps(obj)
+        return meta.key(obj), bytes_of(obj)
     except orjson.JSONEncodeError as e:
         raise FormError("object", "it is nested too deep") from e
 
@@ -300,14 +332,7 @@ def _object(value: Any) -> tuple[str, bytes]:
 def _state(value: Any) -> dict[str, list[dict[str, Any]]]:
     """Members and actors with what is simple of them; each has a name."""
     state = mapping(value, "state")
-    return {part: [_row(one, f"state.{part}") for one in _rows(state, part)] for part in ("members", "actors")}
-
-
-def _rows(state: dict[str, Any], part: str) -> list[Any]:
-    rows = items(state.get(part, []), f"state.{part}")
-    if len(rows) > ROWS_MAX:
-        raise FormError(f"state.{part}", f"there are more than {ROWS_MAX}")
-    return rows
+    return {part: [_row(one, part) for one in _items(state, part, ROWS_MAX)] for part in ("members", "actors")}
 
 
 def _row(value: Any, at: str) -> dict[str, Any]:

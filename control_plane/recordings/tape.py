@@ -4,6 +4,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -12,14 +13,26 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.machinery.changes import masked
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.invariants import DELETED, Change, History, Violation
+from rayplane.control_plane.invariants.judge import KEPT
 
 FORMAT, VERSION = "recording", 1
 BYTES_MAX = 128 << 20
 """Of the lines of one recording, before they are compressed."""
 LINE_MAX = 8 << 20
 """So much is kept free for the last one."""
-LINES_MAX, EVENTS_MAX = 500_000, 5000
+LINES_MAX = 500_000
+TEXT_MAX = 10_000
+"""Characters of a text that is shown as it stands."""
+ROWS_MAX = 1000
+"""Members, or actors, of one state."""
+EVENTS_MAX = 5000
+"""Of an ending; as many faults, invariants and failures."""
+WRONG_MAX = KEPT
+"""Of one invariant."""
+DEPTH_MAX = 240
+"""Of an object, so that whatever answers with it can be written too: orjson goes no deeper than 254."""
 GZIP = 16 + zlib.MAX_WBITS
+_SPARE = 254 - DEPTH_MAX
 MASK = "Kioq"
 """Stands for the values of Secrets; `***`, as these are written."""
 
@@ -75,6 +88,7 @@ class Tape:
         self._full_s: float | None = None
         self._state: Mapping[str, Any] = {}
         told = asdict(head) | {"started": meta.format_micro_time(head.started)}
+        told |= {one: _cut(told[one]) for one in ("name", "cluster")}
         self._write({"rayplane": FORMAT, "version": VERSION, **told})
 
     def begun(self, history: History) -> None:
@@ -83,45 +97,48 @@ class Tape:
         self._tell(at_s, {"begin": revision})
         for resource in history.resources():
             for _, obj in history.items(resource):
-                self._tell(at_s, {"revision": revision, "resource": resource, "object": _shown(resource, obj)})
+                self._tell(at_s, {"revision": revision, "resource": resource, "object": _written(resource, obj)})
 
     def changed(self, change: Change) -> None:
         """An object was written or deleted."""
         what = {"revision": change.revision, "resource": change.resource}
-        if change.kind == DELETED:
+        if change.kind != DELETED:
+            self._tell(change.at_s, {**what, "object": _written(change.resource, change.object)})
+        elif change.old is not None:
             self._tell(change.at_s, {**what, "gone": change.key})
-        else:
-            self._tell(change.at_s, {**what, "object": _shown(change.resource, change.object)})
 
     def state(self, at_s: float, state: Mapping[str, Any]) -> None:
         """How the control plane stands: `members` and `actors`, each a list of what `rayplane status` tells of them."""
         if state != self._state:
             self._state = state
-            self._tell(at_s, {"state": state})
+            self._tell(at_s, {"state": {part: rows[:ROWS_MAX] for part, rows in state.items()}})
 
     def finished(self, ending: Ending) -> bytes:
         """The whole file. Nothing may be told any more."""
-        self._write(
-            {
-                "end": round(ending.end_s, 6),
-                "ok": ending.ok,
-                "full": self._full_s,
-                "faults": [
-                    {"text": f.text, "hit": [*f.hit], "from": f.from_s, "until": f.until_s} for f in ending.faults
-                ],
-                "invariants": [
-                    {
-                        "name": name,
-                        "seen": name not in ending.unseen,
-                        "wrong": [{"at": one.at_s, "text": one.text} for one in found],
-                    }
-                    for name, found in ending.invariants.items()
-                ],
-                "failures": [*ending.failures],
-                "events": [{"at": at_s, "text": text} for at_s, text in ending.events[:EVENTS_MAX]],
-            }
-        )
+        for halved in range(EVENTS_MAX.bit_length() + 1):
+            if self._write(self._ended(ending, EVENTS_MAX >> halved)):
+                break
         return b"".join([*self._parts, self._packer.flush()])
+
+    def _ended(self, ending: Ending, most: int) -> Mapping[str, Any]:
+        """`most`: so many of each kind, the first ones."""
+        faults, invariants = ending.faults[:most], islice(ending.invariants.items(), most)
+        return {
+            "end": round(ending.end_s, 6),
+            "ok": ending.ok,
+            "full": self._full_s,
+            "faults": [{"text": _cut(f.text), "hit": [*f.hit], "from": f.from_s, "until": f.until_s} for f in faults],
+            "invariants": [
+                {
+                    "name": _cut(name),
+                    "seen": name not in ending.unseen,
+                    "wrong": [{"at": one.at_s, "text": _cut(one.text)} for one in found[:WRONG_MAX]],
+                }
+                for name, found in invariants
+            ],
+            "failures": [_cut(text) for text in ending.failures[:most]],
+            "events": [{"at": at_s, "text": _cut(text)} for at_s, text in ending.events[:most]],
+        }
 
     def _tell(self, at_s: float, what: Mapping[str, Any]) -> None:
         if self._full_s is None and not self._write({"at": round(at_s, 6), **what}, LINE_MAX):
@@ -130,7 +147,8 @@ class Tape:
     def _write(self, what: Mapping[str, Any], free: int = 0) -> bool:
         """Whether there was room for the line."""
         line = orjson.dumps(what) + b"\n"
-        if self._bytes + len(line) + free > BYTES_MAX or self._lines + bool(free) >= LINES_MAX:
+        is_full = self._bytes + len(line) + free > BYTES_MAX or self._lines + bool(free) >= LINES_MAX
+        if is_full or len(line) > LINE_MAX:
             return False
         self._bytes += len(line)
         self._lines += 1
@@ -139,6 +157,26 @@ class Tape:
         return True
 
 
-def _shown(resource: str, obj: Object) -> Object:
-    """The object without what a Secret keeps."""
-    return masked({"apiVersion": "v1", "kind": "Secret", **obj}, MASK) if resource == "secrets" else obj
+def bytes_of(obj: Object) -> bytes:
+    """The object as JSON. Raises orjson.JSONEncodeError where it is nested deeper than DEPTH_MAX."""
+    nested: Any = obj
+    for _ in range(_SPARE):
+        nested = [nested]
+    return orjson.dumps(nested)[_SPARE:-_SPARE]
+
+
+def _written(resource: str, obj: Object) -> orjson.Fragment:
+    """The object without what a Secret keeps; where it is nested too deep, no more than who it is."""
+    if resource == "secrets":
+        # Whatever else it says that it is.
+        obj = masked({**obj, "apiVersion": "v1", "kind": "Secret"}, MASK)
+    try:
+        return orjson.Fragment(bytes_of(obj))
+    except orjson.JSONEncodeError:
+        known = {name: value for name, value in meta.metadata(obj).items() if isinstance(value, str)}
+        kind = {name: obj[name] for name in ("apiVersion", "kind") if isinstance(obj.get(name), str)}
+        return orjson.Fragment(bytes_of({**kind, "metadata": known}))
+
+
+def _cut(text: str) -> str:
+    return text[:TEXT_MAX]

@@ -1,10 +1,12 @@
 """The recording of a run: who looks at it from outside and tells a tape, so that the run is the one of its seed."""
 
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from rayplane.control_plane.cluster.topology import Instance, Role
 from rayplane.control_plane.etcd.server import Member
-from rayplane.control_plane.faults.vocabulary import Fault, lasts
+from rayplane.control_plane.faults.vocabulary import NEVER_S, Fault, Target, ends, lasts
 from rayplane.control_plane.recordings import Ending, Head, Tape
 from rayplane.control_plane.recordings.tape import EVENTS_MAX, Struck
 from rayplane.control_plane.simulation.cell import EPOCH, Cell
@@ -43,7 +45,7 @@ class Taping:
             Ending(
                 end_s=run.loop.time(),
                 ok=not run.wrong,
-                faults=[_struck(at_s, strike) for at_s, strike in run.struck],
+                faults=lasted(run.struck),
                 invariants={name: [v for v in judge.violations if v.invariant == name] for name in judge.counts},
                 unseen=judge.unseen(),
                 failures=run.wrong,
@@ -62,10 +64,29 @@ class Taping:
             self._tape.state(self._run.loop.time(), _standing(self._run.cluster))
 
 
-def _struck(at_s: float, strike: Strike) -> Struck:
+def lasted(struck: Iterable[tuple[float, Strike]]) -> list[Struck]:
     """What lasts without a time of its own lasts until the end, or until another strike ends it."""
-    ends = at_s + strike.for_s if strike.for_s else None
-    return Struck(said(strike.what), (), at_s, ends if isinstance(strike.what, Fault) and lasts(strike.what) else at_s)
+    found: list[Struck] = []
+    open_: dict[int, Fault] = {}
+    for at_s, strike in struck:
+        until: float | None = at_s
+        if isinstance(fault := strike.what, Fault):
+            for place, other in [*open_.items()]:
+                ended_s = NEVER_S if (own := found[place].until_s) is None else own
+                if ended_s <= at_s or ends(fault, _hit(fault), other, _hit(other)):
+                    found[place] = replace(found[place], until_s=min(at_s, ended_s))
+                    del open_[place]
+            if lasts(fault):
+                until = at_s + strike.for_s if strike.for_s else None
+                open_[len(found)] = fault
+        found.append(Struck(said(strike.what), (), at_s, until))
+    return found
+
+
+def _hit(fault: Fault) -> tuple[str, ...]:
+    """By name, which is in the faults of a plan."""
+    target: Target | None = getattr(fault, "target", None)
+    return (target.name,) if target is not None else ()
 
 
 def _standing(cluster: SimulatedCluster) -> dict[str, Any]:

@@ -61,6 +61,9 @@ WRONG = [
     ("chaos inject pray", "write `VERB: ...` as in scenario files"),
     ("chaos run", "Missing argument"),
     ("chaos run /does/not/exist.yaml", "cannot read /does/not/exist.yaml"),
+    ("chaos run /does/not/exist.yaml --record /does/not/exist/run", "cannot write /does/not/exist/run"),
+    ("dashboard --open /does/not/exist --name shop", "--open shows a recording without any cluster"),
+    ("dashboard --open /does/not/exist --state-dir /does/not/exist", "leave --name and --state-dir out"),
 ]
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from rayplane.control_plane.dashboard import Player
 from rayplane.control_plane.recordings import read
+from rayplane.control_plane.recordings.tape import DEPTH_MAX
 from tests.recordings.made import END, HEAD, packed, web
 
 Ask = Callable[..., Awaitable[Any]]
@@ -108,6 +109,29 @@ async def test_only_the_key_opens_it_and_nobody_writes(played: Played) -> None:
 
 def told(resource: str, **obj: Any) -> dict[str, Any]:
     return {"at": 1, "revision": 1, "resource": resource, "object": {"metadata": {"name": "a"}, **obj}}
+
+
+THING = told("things.example.com", apiVersion="example.com/v1", kind="Thing")
+THINGS = "apis/example.com/v1/things"
+
+
+async def test_a_definition_without_what_each_has_is_refused_where_it_is_asked_for(played: Played) -> None:
+    crd = told("customresourcedefinitions.apiextensions.k8s.io", spec={"versions": [{}]})
+    crd["object"]["metadata"]["name"] = "things.example.com"
+    ask = await played(packed(HEAD, THING, crd, END))
+    assert "none of its kind" in (await ask(THINGS, code=400, **TABLE))["message"]
+    assert (await ask(THINGS))["items"]
+
+
+async def test_an_object_that_is_nested_as_deep_as_any_recorded_one_is_shown(played: Played) -> None:
+    deep: Any = {}
+    for _ in range(DEPTH_MAX - 2):
+        deep = {"a": deep}
+    before, after = (THING | {"object": THING["object"] | {"spec": spec}} for spec in ({"a": 1}, deep))
+    ask = await played(packed(HEAD, before, after | {"at": 2}, END))
+    assert (await ask(THINGS))["items"][0]["spec"] == deep
+    assert (await ask(THINGS, **TABLE))["rows"]
+    assert (await ask("rayplane/v1/changes?from=1500&to=2500"))["changes"]
 
 
 @pytest.mark.parametrize(

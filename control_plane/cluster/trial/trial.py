@@ -30,13 +30,8 @@ from rayplane.control_plane.cluster.trial.workload import GONE_S, Caller, Made, 
 from rayplane.control_plane.faults.form import as_step
 from rayplane.control_plane.faults.steps import ACTORS, CLUSTER, Condition, Timed
 from rayplane.control_plane.faults.vocabulary import (
-    Continue,
-    Cut,
     Fault,
-    Heal,
-    Partition,
-    SlowNetwork,
-    Stop,
+    ends,
     is_of_replicas,
     lasts,
 )
@@ -106,7 +101,7 @@ class TrialInjector:
         if not broken_until_ended:
             struck.ended_s = self._now()
         for one, _ in [*self._open]:
-            if _ends(fault, hit, one):
+            if ends(fault, hit, one.fault, one.hit):
                 self._over(one)
         return hit
 
@@ -127,18 +122,6 @@ class TrialInjector:
             struck.ended_s = self._now()
         self._open = []
         return failed
-
-
-def _ends(fault: Fault, hit: tuple[str, ...], broken: Broken) -> bool:
-    """Whether a fault is the end of another."""
-    match fault:
-        case Continue():
-            return isinstance(broken.fault, Stop) and {*broken.hit} <= {*hit}
-        case Heal():
-            return isinstance(broken.fault, Partition | Cut)
-        case SlowNetwork(delay_s):
-            return isinstance(broken.fault, SlowNetwork) and not delay_s
-    return False
 
 
 @dataclass(frozen=True, slots=True)

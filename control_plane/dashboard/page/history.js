@@ -132,17 +132,19 @@ function verdict({ of, cluster, ok, full, invariants, failures }) {
 }
 
 // Where faults are on the slider. For the eye and the mouse: the list below has them with their names.
+const of = ({ invariant, text }) => (invariant ? `${invariant}: ${text}` : text);
+
 function marks({ marks }, newest, go) {
   const end = Math.max(1, placeOf(newest));
-  const bar = ({ kind, text, from, until }) => html`<i class=${kind} title="${seconds(from)}: ${text}" @click=${(event) => (event.preventDefault(), go(from))}
+  const bar = ({ kind, from, until, ...mark }) => html`<i class=${kind} title="${seconds(from)}: ${of(mark)}" @click=${(event) => (event.preventDefault(), go(from))}
     style=${styleMap({ left: `${(100 * from) / end}%`, width: `${(100 * Math.max(0, Math.min(until, end) - from)) / end}%` })}></i>`;
   return html`<span class="marks" aria-hidden="true">${marks.slice(0, MARKS_MAX).map(bar)}</span>`;
 }
 
 function happened({ marks, events }, at, go) {
   const now = placeOf(at);
-  const row = ({ kind, text, from, until }) => html`<tr class=${kind === "violation" ? "bad" : ""} aria-current=${from <= now && now <= until ? "true" : "false"}>
-    <td><button aria-label="Go to ${seconds(from)}" @click=${() => go(from)}>${seconds(from)}</button></td><td>${until > from ? `until ${seconds(until)}` : ""}</td><th scope="row">${text}</th></tr>`;
+  const row = ({ kind, from, until, ...mark }) => html`<tr class=${kind === "violation" ? "bad" : ""} aria-current=${from <= now && now <= until ? "true" : "false"}>
+    <td><button aria-label="Go to ${seconds(from)}" @click=${() => go(from)}>${seconds(from)}</button></td><td>${until > from ? `until ${seconds(until)}` : ""}</td><th scope="row">${of(mark)}</th></tr>`;
   const before = events.filter(({ position }) => position <= now).slice(-EVENTS_SHOWN).reverse();
   return html`${marks.length
       ? html`<details open><summary>Faults and violations: ${marks.length}</summary><table class="happened"><tbody>${marks.slice(0, MARKS_MAX).map(row)}</tbody></table>
