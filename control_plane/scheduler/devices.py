@@ -143,12 +143,18 @@ class DeviceIndex:
         self._promised[key] = allocation
         self._take(key, allocation)
 
+    @staticmethod
+    def unnamed(pod: PodInfo) -> str:
+        """The claim of a pod that is yet to be made, or the pod is to be told of; empty where it knows all by name."""
+        name = next((name for name, key in pod.device_claims if not key), "")
+        return f'waiting for the resourceclaim of "{name}" to be created' if name else ""
+
     def missing(self, pod: PodInfo) -> str:
         """The claim of a pod that is not there yet, or going; empty when all are there."""
-        for name, key in pod.device_claims:
+        if text := self.unnamed(pod):
+            return text
+        for _, key in pod.device_claims:
             claim, own = self.claims.get(key), key.partition("/")[2]
-            if not key:
-                return f'waiting for the resourceclaim of "{name}" to be created'
             if claim is None:
                 return f'resourceclaim "{own}" not found'
             if meta.is_deleting(claim):

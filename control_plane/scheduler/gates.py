@@ -11,6 +11,7 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.scheduler.config import Profile
 from rayplane.control_plane.scheduler.devices import DeviceIndex
 from rayplane.control_plane.scheduler.groups import GANGS, GroupIndex
+from rayplane.control_plane.scheduler.hints import CLAIM_MISSING, CLAIM_UNNAMED
 from rayplane.control_plane.scheduler.pods import PodInfo
 from rayplane.control_plane.scheduler.queue import Gate
 
@@ -38,7 +39,7 @@ def with_objects(gate: GateOf, groups: GroupIndex, devices: DeviceIndex, profile
     def every(pod: PodInfo) -> Gate | None:
         found = gate(pod)
         if found is None and pod.device_claims and pod.scheduler in asking and (missing := devices.missing(pod)):
-            return Gate(_DEVICES, missing)
+            return Gate(_DEVICES, missing, CLAIM_UNNAMED if devices.unnamed(pod) else CLAIM_MISSING)
         if found is not None or not pod.group:
             return found
         awaited = groups.awaited(pod.group)

@@ -17,6 +17,7 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.pods.ports import HostPorts
 from rayplane.control_plane.api.taints import HARD_EFFECTS
 from rayplane.control_plane.scheduler.device_resources import resources_of
+from rayplane.control_plane.scheduler.devices import DeviceIndex
 from rayplane.control_plane.scheduler.events import Action, Event, Resource
 from rayplane.control_plane.scheduler.groups import GANGS
 from rayplane.control_plane.scheduler.nodes import NodeInfo
@@ -30,6 +31,9 @@ Helps = Callable[[PodInfo, Event, Snapshot], bool]
 
 NO_NODES = ""
 """In place of a plug-in: there was no node at all."""
+CLAIM_UNNAMED, CLAIM_MISSING = "claim unnamed", "claim missing"
+"""In place of DynamicResources, which does not let a pod in before it says what its claims to devices are called, and
+they are there."""
 _ANY = ~Action(0)
 _INLINE_DISKS = ("gcePersistentDisk", "awsElasticBlockStore", "iscsi", "rbd")
 
@@ -159,11 +163,31 @@ def _shares_volumes(pod: PodInfo, event: Event, _snapshot: Snapshot) -> bool:
     return any(disk in volume for volume in meta.spec(pod.obj).get("volumes") or () for disk in _INLINE_DISKS)
 
 
+def _had_devices(_pod: PodInfo, event: Event, _snapshot: Snapshot) -> bool:
+    """It had some, or was promised what no claim says yet: by its claims, or by resources that have a prefix."""
+    return bool(event.old.device_claims) or any("/" in resource for resource in event.old.shape.requests)
+
+
 def _had_volumes(_pod: PodInfo, event: Event, _snapshot: Snapshot) -> bool:
     return bool(meta.spec(event.old.obj).get("volumes"))
 
 
 # -- tests on other objects ------------------------------------------------------------------------------------
+
+
+def _has_claim(pod: PodInfo, event: Event, _snapshot: Snapshot) -> bool:
+    """The claim to devices is the pod's own."""
+    key = meta.key(event.new or event.old)
+    return any(key == own for _, own in pod.device_claims)
+
+
+def _may_have_devices(pod: PodInfo, event: Event, snapshot: Snapshot) -> bool:
+    """The claim is the pod's own, or the one for its extended resources, or has given devices back."""
+    had, has = (meta.status(claim or {}).get("allocation") for claim in (event.old, event.new))
+    if had and had != has:
+        return True
+    own = DeviceIndex.key_of_resources(pod)
+    return _has_claim(pod, event, snapshot) or meta.key(event.new or event.old) == own
 
 
 def _own_claim(pod: PodInfo, event: Event, _snapshot: Snapshot) -> bool:
@@ -178,6 +202,7 @@ _LABELLED = Hint(Resource.NODE, Action.ADD | Action.NODE_LABELS)
 _OWN_CLAIM = Hint(Resource.CLAIM, _CHANGED, _own_claim)
 _ANY_VOLUME = Hint(Resource.VOLUME, _CHANGED | Action.DELETE)
 _TOLERATES = Hint(Resource.PENDING_POD, Action.POD_TOLERATIONS, _is_own)
+_CLAIMS_NAMED = Hint(Resource.PENDING_POD, Action.POD_CLAIMS_MADE, _is_own)
 _OWN_LABELS = Hint(Resource.PENDING_POD, Action.POD_LABELS, _is_own)
 #: A change that the API server allows no pending pod: whatever it was, all plug-ins look again.
 _OWN_OTHERWISE = Hint(Resource.PENDING_POD, Action.POD_OTHER, _is_own)
@@ -245,12 +270,15 @@ HINTS: Mapping[str, tuple[Hint, ...]] = {
     "DynamicResources": (
         # A resource that a node reports no more may be one that devices stand behind.
         Hint(Resource.NODE, Action.ADD | Action.NODE_LABELS | Action.NODE_TAINTS | Action.NODE_ALLOCATABLE),
-        Hint(Resource.PENDING_POD, Action.POD_CLAIMS_MADE, _is_own),
-        Hint(Resource.RESOURCE_CLAIM, _ANY),
+        _CLAIMS_NAMED,
+        Hint(Resource.RESOURCE_CLAIM, _ANY, _may_have_devices),
+        Hint(Resource.ASSIGNED_POD, Action.DELETE, _had_devices),
         Hint(Resource.RESOURCE_SLICE, _ANY),
         Hint(Resource.DEVICE_CLASS, _CHANGED),
         Hint(Resource.DEVICE_TAINT_RULE, Action.UPDATE | Action.DELETE),
     ),
+    CLAIM_UNNAMED: (_CLAIMS_NAMED,),
+    CLAIM_MISSING: (_CLAIMS_NAMED, Hint(Resource.RESOURCE_CLAIM, _ANY, _has_claim)),
     # These two only score.
     "NodeResourcesBalancedAllocation": (),
     "ImageLocality": (),

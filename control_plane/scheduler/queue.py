@@ -46,6 +46,12 @@ class Gate:
 
     plugin: str
     message: str = ""
+    awaits: str = ""
+    """In whose place hints say what opens it; empty: the plug-in's own do."""
+
+    @property
+    def hinted(self) -> frozenset[str]:
+        return frozenset((self.awaits or self.plugin,))
 
 
 @dataclass(slots=True, eq=False)
@@ -366,7 +372,7 @@ class SchedulingQueue:
             self._events = []
 
     def _may_help(self, queued: QueuedPod, event: Event) -> bool:
-        plugins = frozenset((queued.gate.plugin,)) if queued.gate else queued.plugins
+        plugins = queued.gate.hinted if queued.gate else queued.plugins
         return self._hints.help(self._hints.concerned(plugins, event), queued.pod, event)
 
     # -- moves ---------------------------------------------------------------------------------------------
@@ -381,7 +387,7 @@ class SchedulingQueue:
         key = queued.pod.key
         self._decided(key)
         if self._parked.pop(key, None) is not None:
-            plugins = frozenset((queued.gate.plugin,)) if queued.gate else queued.plugins
+            plugins = queued.gate.hinted if queued.gate else queued.plugins
             group = self._groups[plugins]
             del group[key]
             if not group:
@@ -412,7 +418,7 @@ class SchedulingQueue:
         if gate.message not in ("", queued.told) and queued.pod.key not in self._untold:
             queued.kept_out_at = now
             self._untold[queued.pod.key] = queued
-        self._park(queued, Place.GATED, frozenset((gate.plugin,)), event)
+        self._park(queued, Place.GATED, gate.hinted, event)
         queued.gate = gate
         return False
 

@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 
 from rayplane.control_plane.api.pods.declared_features import DECLARED
+from rayplane.control_plane.scheduler.devices import DeviceIndex
 from rayplane.control_plane.scheduler.events import Action, Event, Resource, node_actions, pod_actions
-from rayplane.control_plane.scheduler.hints import HINTS, Hint, Hints
+from rayplane.control_plane.scheduler.hints import CLAIM_MISSING, CLAIM_UNNAMED, HINTS, Hint, Hints
 from rayplane.control_plane.scheduler.nodes import NodeInfo
 from rayplane.control_plane.scheduler.snapshot import Snapshot
 from tests.scheduler.build import claim, info, node, on, pod, storage_class, volume
+from tests.scheduler.test_dynamic_resources import user, wanted
 
 ZONE = "topology.kubernetes.io/zone"
 NO_EXECUTE = [{"key": "k", "value": "v", "effect": "NoExecute"}]
@@ -52,6 +54,15 @@ def made(resource: Resource, new: Any) -> Event:
     return Event(resource, Action.ADD, None, new)
 
 
+def devices_event(old: dict[str, Any] | None, new: dict[str, Any] | None) -> Event:
+    action = Action.ADD if old is None else Action.DELETE if new is None else Action.UPDATE
+    return Event(Resource.RESOURCE_CLAIM, action, old, new)
+
+
+def with_devices(name: str, *devices: str) -> dict[str, Any]:
+    return {**wanted(name), "status": {"allocation": {"devices": {"results": [{"device": d} for d in devices]}}}}
+
+
 def web(name: str = "w", **more: Any) -> dict[str, Any]:
     return pod(name, labels={"app": "web"}, **more)
 
@@ -67,6 +78,10 @@ N, Z = node("n"), node("n", labels={ZONE: "z"})
 DECLARING = N | {"status": N["status"] | {"declaredFeatures": [*DECLARED]}}
 DEMANDING = spec(BIG, containers=[{"restartPolicyRules": [{"action": "RestartAllContainers"}]}])
 SPACE = node("n", cpu="8", annotations={"rayplane.io/volume-capacity": "1000"})
+GPUS = pod("p", requests={"example.com/gpu": "1"})
+LEFT_OVER = wanted(DeviceIndex.key_of_resources(info(GPUS)).partition("/")[2])
+TO_BE_NAMED = pod("p", resourceClaims=[{"name": "c", "resourceClaimTemplateName": "t"}])
+NAMED = TO_BE_NAMED | {"status": {"resourceClaimStatuses": [{"name": "c", "resourceClaimName": "x"}]}}
 CASES = [
     ("NodeResourcesFit", BIG, node_event(None, node("n", cpu="2")), True),
     ("NodeResourcesFit", BIG, node_event(None, node("n", cpu="1")), False),
@@ -131,6 +146,25 @@ CASES = [
     ("VolumeRestrictions", pod("p", claims=("data",)), pod_event(pod("q", claims=("other",)), None), False),
     ("NodeVolumeLimits", pod("p", claims=("data",)), pod_event(pod("q", claims=("other",)), None), True),
     ("NodeVolumeLimits", pod("p", claims=("data",)), pod_event(pod("q"), None), False),
+    ("DynamicResources", user("p", "x"), devices_event(None, wanted("x")), True),
+    ("DynamicResources", user("p", "x"), devices_event(None, wanted("y")), False),
+    ("DynamicResources", user("p", "x"), devices_event(wanted("y"), with_devices("y", "g0")), False),
+    ("DynamicResources", user("p", "x"), devices_event(with_devices("y", "g0"), wanted("y")), True),
+    ("DynamicResources", user("p", "x"), devices_event(with_devices("y", "g0"), with_devices("y", "g1")), True),
+    ("DynamicResources", user("p", "x"), devices_event(with_devices("y", "g0"), None), True),
+    ("DynamicResources", user("p", "x"), devices_event(wanted("y"), None), False),
+    ("DynamicResources", GPUS, devices_event(LEFT_OVER, None), True),
+    ("DynamicResources", user("p", "x"), pod_event(user("q", "y"), None), True),
+    ("DynamicResources", GPUS, pod_event(spec(GPUS) | {"metadata": pod("q")["metadata"]}, None), True),
+    ("DynamicResources", user("p", "x"), pod_event(web(cpu="1"), None), False),
+    ("DynamicResources", user("p", "x"), node_event(None, N), True),
+    (CLAIM_UNNAMED, TO_BE_NAMED, own(TO_BE_NAMED, NAMED), True),
+    (CLAIM_UNNAMED, TO_BE_NAMED, devices_event(None, wanted("x")), False),
+    (CLAIM_MISSING, NAMED, devices_event(None, wanted("x")), True),
+    (CLAIM_MISSING, NAMED, devices_event(None, wanted("y")), False),
+    (CLAIM_MISSING, NAMED, devices_event(wanted("x"), None), True),
+    (CLAIM_MISSING, NAMED, devices_event(with_devices("y", "g0"), None), False),
+    (CLAIM_MISSING, NAMED, node_event(None, N), False),
     ("SchedulingGates", pod("p"), own(spec(pod("p"), schedulingGates=[{"name": "g"}]), pod("p")), True),
     ("SchedulingGates", pod("p"), pod_event(web(), None), False),
     ("Unheard", pod("p"), made(Resource.CSI_DRIVER, {}), True),
@@ -147,7 +181,7 @@ def test_hint(plugin: str, one: dict[str, Any], event: Event, wakes: bool) -> No
 def test_every_plugin_of_the_table_has_both_answers_or_says_whom_it_trusts() -> None:
     """A table entry that no case reads is one that nobody would miss."""
     read = {plugin for plugin, *_ in CASES}
-    coarse = {"", "NodeName", "VolumeZone", "DynamicResources", "GangScheduling"}
+    coarse = {"", "NodeName", "VolumeZone", "GangScheduling"}
     assert read >= {name for name, hints in HINTS.items() if hints} - coarse
 
 

@@ -11,13 +11,16 @@ from hypothesis import strategies as st
 from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.scheduler import queue as queues
 from rayplane.control_plane.scheduler.config import DEFAULT_PROFILES, Profile
+from rayplane.control_plane.scheduler.devices import DeviceIndex
 from rayplane.control_plane.scheduler.events import Action, Event, Resource
-from rayplane.control_plane.scheduler.gates import Gates
+from rayplane.control_plane.scheduler.gates import Gates, with_objects
+from rayplane.control_plane.scheduler.groups import GroupIndex
 from rayplane.control_plane.scheduler.hints import Hint, Hints
 from rayplane.control_plane.scheduler.nodes import NodeInfo
 from rayplane.control_plane.scheduler.queue import Gate, Place, SchedulingQueue
 from rayplane.control_plane.scheduler.snapshot import Snapshot
 from tests.scheduler.build import info, node, on, pod
+from tests.scheduler.test_dynamic_resources import exactly, offered, user, wanted
 
 FIT = "NodeResourcesFit"
 GATES = Gates(DEFAULT_PROFILES)
@@ -219,6 +222,37 @@ def test_a_gate_of_ones_own_is_asked_again_on_its_events_only() -> None:
     assert q.pop(1, 0.0) == [] and asked["a"] == 1
     q.happened(Event(Resource.NAMESPACE, Action.ADD, None, {}), 0.0)
     assert names(q.pop(1, 0.0)) == ["a"]
+
+
+def test_a_claim_lets_in_the_pod_that_it_is_for_and_no_other_is_asked() -> None:
+    devices, asked = DeviceIndex(), Counter[str]()
+    objects = with_objects(GATES, GroupIndex(), devices, DEFAULT_PROFILES)
+
+    def gate(one: Any) -> Gate | None:
+        asked[one.name] += 1
+        return objects(one)
+
+    def happens(resource: Resource, obj: Any) -> None:
+        q.happened(Event(resource, Action.ADD, None, obj), 1.0)
+
+    q = queue(gate=gate)
+    late = pod("late", resourceClaims=[{"name": "c", "resourceClaimTemplateName": "t"}])
+    for one in (user("a", "x"), user("b", "y"), late):
+        q.add(info(one), 0.0)
+    first = {**asked}
+    devices.set_claim(wanted("x", exactly()))
+    happens(Resource.RESOURCE_CLAIM, devices.claims["default/x"])
+    assert names(q.pop(9, 1.0)) == ["a"]
+    happens(Resource.RESOURCE_SLICE, offered("n"))
+    q.happened(NODE_CAME, 1.0)
+    devices.set_claim(wanted("made", exactly()))
+    happens(Resource.RESOURCE_CLAIM, devices.claims["default/made"])
+    assert asked - Counter(first) == Counter(a=1)
+    told = {"resourceClaimStatuses": [{"name": "c", "resourceClaimName": "made"}]}
+    q.add(info(late | {"status": told}), 1.0)
+    assert names(q.pop(9, 1.0)) == ["late"]
+    waits = q.find("default/b")
+    assert waits is not None and waits.gate is not None and waits.gate.plugin == "DynamicResources"
 
 
 def test_who_is_kept_out_for_a_while_is_told_once_why() -> None:
