@@ -141,6 +141,10 @@ def _seen(claim: Object) -> Object:
     return {"uid": meta.uid(claim), "resourceVersion": meta.resource_version(claim)}
 
 
+def _first_error(answers: Iterable[Object | ApiError]) -> ApiError | None:
+    return next((answer for answer in answers if isinstance(answer, ApiError)), None)
+
+
 def _needs_mark(claim: Object) -> bool:
     return not meta.status(claim).get("allocation") and FINALIZER not in meta.finalizers(claim)
 
@@ -149,11 +153,14 @@ def _mark(claim: Object) -> Object:
     return {"metadata": {**_seen(claim), "finalizers": [*meta.finalizers(claim), FINALIZER]}}
 
 
-def _unmade(claim: Object) -> list[Any]:
-    """The writes that take a claim away that only one pod was to use."""
-    left = [one for one in meta.finalizers(claim) if one != FINALIZER]
-    freed = _of_claim(claim, {"metadata": {**_seen(claim), "finalizers": left}})
-    return [freed, ops.delete(CLAIMS, meta.name(claim), meta.namespace(claim), uid=meta.uid(claim))]
+def _unmark(claim: Object) -> Object:
+    return {"metadata": {**_seen(claim), "finalizers": [one for one in meta.finalizers(claim) if one != FINALIZER]}}
+
+
+def _claim_told(pod: PodInfo, status: Mapping[str, Any]) -> Any:
+    """The write of the claim for the pod's extended resources into its status."""
+    body = {"metadata": {"uid": pod.uid}, "status": {"extendedResourceClaimStatus": status}}
+    return ops.patch("pods", pod.name, pod.namespace, body, kind="merge", subresource="status")
 
 
 def _of_claim(claim: Object, patch: Object, subresource: str = "") -> Any:
@@ -222,7 +229,7 @@ class Binder:
         ]
         answers = await self._batch([*where, *operations])
         self._told(placement, answers[: len(where)])
-        return next((a for a in answers[len(where) :] if isinstance(a, ApiError)), None)
+        return _first_error(answers[len(where) :])
 
     async def allocate(self, placement: Placement, devices: DeviceIndex) -> ApiError | None:
         """Write what the pod's claims to devices got, and that it uses them; the first error, if any.
@@ -241,9 +248,9 @@ class Binder:
             patch = allocation_patch(claim, pod, devices.allocation(key), stamp)
             if patch is not None:
                 operations.append(_of_claim(claim, patch, "status"))
-        error = next((a for a in await self._batch(operations) if isinstance(a, ApiError)), None)
+        error = _first_error(await self._batch(operations))
         if error is None and made is not None:
-            error = await self._tell_claim(pod, made.status)
+            error = _first_error(await self._batch([_claim_told(pod, made.status)]))
         return error
 
     async def _protected(self, keys: Sequence[str], devices: DeviceIndex) -> list[Object | ApiError | None]:
@@ -260,13 +267,6 @@ class Binder:
         for number, answer in zip(writes, answers, strict=True):
             found[number] = answer
         return found
-
-    async def _tell_claim(self, pod: PodInfo, status: Mapping[str, Any] | None) -> ApiError | None:
-        """Write the claim for the pod's extended resources into its status; None takes it out."""
-        body = {"metadata": {"uid": pod.uid}, "status": {"extendedResourceClaimStatus": status}}
-        operation = ops.patch("pods", pod.name, pod.namespace, body, kind="merge", subresource="status")
-        [answer] = await self._batch([operation])
-        return answer if isinstance(answer, ApiError) else None
 
     async def release(self, pod: PodInfo, keys: Iterable[str]) -> None:
         """Give back devices that are of no use to the pod; who else uses a claim keeps them."""
@@ -285,8 +285,11 @@ class Binder:
         """Give the devices of a claim back, if it still is what was seen of it: the pod may have got others since."""
         if not is_made_for(claim, pod.obj):
             return await self._batch([_of_claim(claim, release_patch(claim, pod), "status")])
-        answers = await self._batch(_unmade(claim))
-        await self._tell_claim(pod, None)
+        # What the pod's status says of it the API server keeps until another claim is named there.
+        answers = await self._batch([_of_claim(claim, _unmark(claim))])
+        if _first_error(answers) is None:
+            name, namespace = meta.name(claim), meta.namespace(claim)
+            answers = await self._batch([ops.delete(CLAIMS, name, namespace, uid=meta.uid(claim))])
         return answers
 
     async def tell_groups(self, verdicts: Sequence[Verdict], groups: GroupIndex) -> None:

@@ -186,8 +186,7 @@ def _may_have_devices(pod: PodInfo, event: Event, snapshot: Snapshot) -> bool:
     had, has = (meta.status(claim or {}).get("allocation") for claim in (event.old, event.new))
     if had and had != has:
         return True
-    own = DeviceIndex.key_of_resources(pod)
-    return _has_claim(pod, event, snapshot) or meta.key(event.new or event.old) == own
+    return _has_claim(pod, event, snapshot) or meta.key(event.new or event.old) == DeviceIndex.key_of_resources(pod)
 
 
 def _own_claim(pod: PodInfo, event: Event, _snapshot: Snapshot) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import random
+from typing import Any, cast
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -10,10 +11,14 @@ from hypothesis import strategies as st
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.device_claims import CLAIMS
+from rayplane.control_plane.api.errors import Conflict
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.client import ApiClient
 from rayplane.control_plane.scheduler import Placement, Scheduler
+from rayplane.control_plane.scheduler.binder import Binder
 from rayplane.control_plane.scheduler.device_resources import claimed, resources_of
 from rayplane.control_plane.scheduler.nodes import NodeInfo
+from rayplane.storage.env import Env, SystemClock
 from tests.fakes import FakeClient
 from tests.scheduler.build import World, info, node, pod
 from tests.scheduler.harness import node_of, quiet, until
@@ -210,6 +215,19 @@ async def test_a_claim_of_an_attempt_that_came_to_nothing_makes_room_for_another
     [made] = claims(api)
     assert [r["device"] for r in made["status"]["allocation"]["devices"]["results"]] == ["g0", "g1"]
     assert api.pod("p")["status"]["extendedResourceClaimStatus"]["resourceClaimName"] == meta.name(made)
+
+
+async def test_a_claim_for_resources_goes_only_as_it_was_seen(api: FakeClient) -> None:
+    binder = Binder(cast(ApiClient, api), cast(Any, None), Env(SystemClock(), random.Random(1), cast(Any, None)))
+    one = asking("p", container("main", gpu=1))
+    api.put("pods", one)
+    seen = api.put(CLAIMS, claimed(one, {GPU: "gpu"}).claim)
+    api.put(CLAIMS, {**seen, "status": {"allocation": {"devices": {}}}})
+    assert any(isinstance(answer, Conflict) for answer in await binder.release_seen(info(one), seen))
+    [left] = claims(api)
+    assert not meta.is_deleting(left) and not any(verb == "patch" for verb, *_ in api.operations)
+    await binder.release_seen(info(one), left)
+    assert not claims(api)
 
 
 async def test_a_node_that_reports_the_resource_itself_is_asked_for_no_devices(
