@@ -168,7 +168,7 @@ def up(
     ui: Ui = "",
     stages: Annotated[
         list[str] | None,
-        typer.Option(help="Stages to put into the cluster: a file, a directory, or one of `rayplane stages`."),
+        typer.Option(help="Stages to put in: one of `rayplane stages`, or a file or folder (if called so, `./NAME`)."),
     ] = None,
     log_format: Annotated[str, typer.Option(help="Of all logs: `text` or `json`.")] = "text",
     output: Output = "",

@@ -1,6 +1,5 @@
 """Stages of files, checked before a cluster is brought up and put into it then, and `stages`: what comes along."""
 
-import os.path
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -45,7 +44,10 @@ def example(name: str) -> str:
 
 
 def read(paths: Sequence[str]) -> list[Manifest]:
-    """The objects of the files, or of applications. Raises ManifestError that names document, field and line."""
+    """The objects of what comes along by that name, else of the files.
+
+    Raises ManifestError that names document, field and line.
+    """
     # Imported here since with it comes all that compiles expressions.
     from rayplane.control_plane.stages.definitions import errors_in, kinds
     from rayplane.control_plane.stages.stage import API_VERSION
@@ -53,8 +55,7 @@ def read(paths: Sequence[str]) -> list[Manifest]:
     known = shipped()
     found: list[Manifest] = []
     for path in paths:
-        comes_along = path in known and not os.path.exists(path)
-        found += parse(known[path], path) if comes_along else load([path])
+        found += parse(known[path], path) if path in known else load([path])
     for one in found:
         o = one.object
         if o["apiVersion"] != API_VERSION or o["kind"] not in kinds():

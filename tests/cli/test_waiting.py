@@ -1,5 +1,6 @@
 """`rayplane why pod`: what a pod waits for or lacks, and who could make it."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -65,7 +66,7 @@ async def test_what_is_missing_is_told_with_who_may_make_it() -> None:
 
 
 async def test_whoever_waits_for_what_stages_that_come_along_make_is_told_of_them(
-    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     api = Api()
     api.put("nodes", node("simulated"))
@@ -78,7 +79,11 @@ async def test_whoever_waits_for_what_stages_that_come_along_make_is_told_of_the
     assert "keda: kedaorg-certs\n" in capsys.readouterr().out
     with pytest.raises(UsageError, match="use one of argo-cd, ingress-nginx, keda"):
         stages.show("other")
+    (tmp_path / "keda").mkdir()
+    monkeypatch.chdir(tmp_path)  # where somebody keeps that application's own files
     assert [one.object["metadata"]["name"] for one in stages.read(["keda"])] == ["keda-certificates"]
+    with pytest.raises(ManifestError, match="keda"):
+        stages.read(["./keda"])
     assert stages.read([*shipped()])
 
 
