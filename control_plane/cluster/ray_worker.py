@@ -11,6 +11,7 @@ import importlib
 import os
 import runpy
 import sys
+import threading
 import types
 from pathlib import Path
 from typing import Any
@@ -33,27 +34,33 @@ _SELDOM_CALLED = (
 _SERIALIZERS = "ray.util.serialization_addons"
 
 
+_LOCK = threading.Lock()
+
+
 class Later(types.ModuleType):
     """A module that is imported when something of it is asked for."""
 
     def __getattr__(self, name: str) -> Any:
-        if sys.modules.get(self.__name__) is self:
-            del sys.modules[self.__name__]
-        return getattr(importlib.import_module(self.__name__), name)
+        return getattr(loaded(self), name)
 
 
 class Called(types.ModuleType):
-    """A module of functions, imported when one of them is called."""
+    """A module of functions, imported when one of them is called, or when something else of it is asked for."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return lambda *args, **options: self._function(name)(*args, **options)
+        if not name[0].islower():  # a class, or a constant
+            return getattr(loaded(self), name)
+        return lambda *args, **options: getattr(loaded(self), name)(*args, **options)
 
-    def _function(self, name: str) -> Any:
-        if sys.modules.get(self.__name__) is self:
-            del sys.modules[self.__name__]
-        return getattr(importlib.import_module(self.__name__), name)
+
+def loaded(module: types.ModuleType) -> types.ModuleType:
+    """What a module stands in for, imported at the first call, whichever thread it comes from."""
+    with _LOCK:  # or one thread would take away what another has imported
+        if sys.modules.get(module.__name__) is module:
+            del sys.modules[module.__name__]
+    return importlib.import_module(module.__name__)
 
 
 def no_serializers() -> types.ModuleType:

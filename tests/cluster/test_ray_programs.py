@@ -1,6 +1,7 @@
 """What our own Ray runs instead of its own programs, and the rests of a worker's main thread."""
 
 import asyncio
+import importlib
 import json
 import os
 import subprocess
@@ -30,13 +31,20 @@ import pydantic
 print(before, pydantic.BaseModel.__name__)
 """
 PACKS = """
-import sys
+import importlib, inspect, sys
+taken = []
+Called = type(sys.modules["ray._private.runtime_env.packaging"])
+take = Called.__getattr__
+Called.__getattr__ = lambda module, name: taken.append((module.__name__, name)) or take(module, name)
 import ray
 from ray._private.runtime_env.packaging import is_zip_uri
 from ray.util import pdb
 seldom = {"pdb", "tarfile", "filelock"}
 before = sys.modules.keys() & seldom
 print(*before, is_zip_uri("gcs://a.zip"), pdb.set_trace.__module__, *sorted(sys.modules.keys() & seldom))
+named = {one for one in taken if one[1][0].islower()}
+others = [one for one in named if not inspect.isfunction(getattr(importlib.import_module(one[0]), one[1]))]
+print("is_zip_uri" in {name for _, name in named}, others)
 """
 # Each is megabytes in every process of a cluster, for the one or two that use it.
 OTHERS = (
@@ -74,8 +82,44 @@ def test_a_worker_gets_no_serializers_for_libraries_that_nothing_here_sends_obje
 
 @pytest.mark.processes
 def test_a_worker_loads_what_packs_runtime_environments_and_debugs_when_that_is_used(tmp_path: Path) -> None:
-    said = worker(tmp_path, PACKS, "--language=PYTHON")
+    said, of_names = worker(tmp_path, PACKS, "--language=PYTHON").splitlines()
     assert said == "True ray.util.rpdb filelock pdb tarfile"
+    assert of_names == "True []", "each name that Ray takes as it is imported is a function's"
+
+
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ray_worker.Called:
+    """In the place of a module with a class and a function."""
+    (tmp_path / "seldom.py").write_text("class Packed: ...\ndef packed(): return Packed")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = ray_worker.Called("seldom")
+    monkeypatch.setitem(sys.modules, "seldom", found)
+    return found
+
+
+def test_what_is_no_function_of_a_module_is_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = stand_in(tmp_path, monkeypatch)
+    assert isinstance(module.Packed, type)
+    assert module.packed() is module.Packed
+
+
+def test_a_thread_does_not_take_away_what_another_has_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, classes = stand_in(tmp_path, monkeypatch), set[Any]()
+
+    class Modules(dict[str, Any]):
+        """The modules; while one is looked up, another thread imports it, if nothing keeps it from that."""
+
+        def get(self, name: str, default: Any = None) -> Any:
+            found = sys.modules[name]
+            if not ray_worker._LOCK.locked():
+                del sys.modules[name]
+                classes.add(importlib.import_module(name).Packed)
+            return found
+
+        def __delitem__(self, name: str) -> None:
+            del sys.modules[name]
+
+    monkeypatch.setattr(ray_worker, "sys", SimpleNamespace(modules=Modules()))
+    assert len(classes | {module.packed()}) == 1
 
 
 @pytest.mark.processes
