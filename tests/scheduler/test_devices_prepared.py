@@ -210,6 +210,7 @@ def _is_ready(index: DeviceIndex, name: str) -> bool:
 async def test_a_pod_is_tried_when_its_claim_is_there_and_told_only_if_that_takes_long(
     api: FakeClient, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(queue, "KEPT_OUT_S", 3600.0)
     api.put(SLICES, offered("n1", gpu("g0")))
     api.put("pods", user("p", "x"))
     await until(lambda: scheduler.pending().get(Place.GATED) == 1)
