@@ -8,7 +8,8 @@ from typing import Any
 import yaml
 
 from rayplane.control_plane.api.errors import ApiError, FieldError, forbidden, invalid, not_supported
-from rayplane.control_plane.api.machinery import decoding
+from rayplane.control_plane.api.machinery import decoding, yaml_reader
+from rayplane.control_plane.api.machinery.strict import json_duplicates, strict_errors, strict_message
 from rayplane.control_plane.faults.reading import line_of
 
 BYTES_MAX = 1 << 20
@@ -29,18 +30,28 @@ class ConfigFileError(ValueError):
 
 
 def read_document(text: str, kind: str, versions: Sequence[str], errors: list[FieldError]) -> dict[str, Any]:
-    """A document of one of these apiVersions in YAML or JSON. ConfigFileError for what is neither."""
+    """A document of one of these apiVersions in YAML or JSON. ConfigFileError for others, and for doubled keys."""
     if len(text) > BYTES_MAX:
         raise ConfigFileError(f"it has more than {BYTES_MAX} characters")
     try:
         document = decoding.decode(text.encode(), decoding.YAML, kind=kind)
     except ApiError as e:
         raise ConfigFileError(e.message) from e
+    if doubled := _doubled(text.encode()):
+        raise ConfigFileError(strict_message(doubled))
     if document.get("apiVersion") not in versions:
         errors.append(not_supported("apiVersion", document.get("apiVersion") or "", versions))
     if document.get("kind") != kind:
         errors.append(not_supported("kind", document.get("kind") or "", [kind]))
     return document
+
+
+def _doubled(body: bytes) -> list[str]:
+    """What stands twice in one object of a document that has been parsed."""
+    try:
+        return strict_errors([], json_duplicates(body))
+    except ValueError:  # it is YAML
+        return yaml_reader.duplicates(body)
 
 
 def read_fields(value: Any, known: Mapping[str, type], path: str, errors: list[FieldError]) -> dict[str, Any]:

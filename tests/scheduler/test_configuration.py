@@ -51,6 +51,20 @@ def test_an_empty_file_is_kubernetes_default_profile() -> None:
     assert found.backoff == Backoff(1.0, 10.0) and found.election is None and found.notes == ()
 
 
+@pytest.mark.parametrize(
+    ("text", "finding"),
+    [
+        ("apiVersion: v1\nkind: A\nprofiles: []\nkind: B\n", 'line 4: key "kind" already set in map'),
+        ("profiles:\n- schedulerName: a\n  kind: A\n  kind: B\n", 'line 4: key "kind" already set in map'),
+        ('{"kind": "A", "kind": "B"}', 'duplicate field "kind"'),
+    ],
+)
+def test_what_stands_twice_is_refused(text: str, finding: str) -> None:
+    with pytest.raises(ConfigFileError) as refused:
+        read_configuration(text)
+    assert str(refused.value) == f"strict decoding error: {finding}"
+
+
 def test_several_profiles() -> None:
     found = read(
         profiles=[{"schedulerName": "a"}, {"schedulerName": "b", "plugins": {"score": {"disabled": names("*")}}}]
