@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 
 SHAPE_STATES_MAX = 1024
 _NO_ROWS: Ints = np.zeros(0, dtype=np.int64)
+#: Of a node that no plug-in of this scheduler is against.
 _KEPT = Refusal("NodeResourcesFit", ("node(s) are kept for pods of higher priority",), True)
 
 
@@ -286,14 +287,20 @@ class Cycle:
 
     def _leave_room(self, view: PodView, plugins: PluginSet, allowed: Bools) -> Bools:
         """Take out nodes that do not do once those nominated pods come that this one must yield to."""
-        pod, snapshot = view.pod, self.snapshot
-        coming = [(row, others) for row, others in self._nominated.rows_before(pod) if allowed[row]]
+        coming = [*self._when_they_come(view, plugins, allowed)]
         if coming:
             allowed = allowed.copy()
-        for row, others in coming:
-            with assumed(snapshot, others, snapshot.info(row).name):
-                allowed[row] = plugins.refusal(PodView(pod, self.cluster), row) is None
+        for row, refusal in coming:
+            allowed[row] = refusal is None
         return allowed
+
+    def _when_they_come(self, view: PodView, plugins: PluginSet, rows: Bools) -> Iterable[tuple[int, Refusal | None]]:
+        """The rows, of these, to which pods come that this one must yield to, and what is against it then."""
+        for row, others in self._nominated.rows_before(view.pod):
+            if rows[row]:
+                with assumed(self.snapshot, others, self.snapshot.info(row).name):
+                    refusal = plugins.refusal(PodView(view.pod, self.cluster), row)
+                yield row, refusal
 
     def _compared(
         self, view: PodView, plugins: PluginSet, state: ShapeState, allowed: Bools
@@ -397,11 +404,15 @@ class Cycle:
     # -- failures ------------------------------------------------------------------------------------------
 
     def _refusals(self, view: PodView, plugins: PluginSet) -> list[tuple[Refusal, Ints]]:
-        """(reason, its rows). A node with none is kept for a nominated pod: that counts as lack of room."""
+        """(reason, its rows). For a node with none somebody else has one: that counts as lack of room."""
         found = plugins.refusals(view)
         left = self.snapshot.valid.copy()
         for _, rows in found:
             left[rows] = False
+        for row, refusal in self._when_they_come(view, plugins, left):
+            if refusal is not None:
+                found.append((refusal, np.array([row])))
+                left[row] = False
         if left.any():
             found.append((_KEPT, np.flatnonzero(left)))
         return found
@@ -449,6 +460,7 @@ class Cycle:
         allowed = np.zeros_like(state.fits) if problem else self._allowed(view, plugins, state)
         parts = self._parts(view, plugins, state, allowed)
         row = -1 if problem else self._choose(view, plugins, state)
+        kept = dict(self._when_they_come(view, plugins, ~allowed))
         nodes = []
         for name, at in self.snapshot.nodes():
             if allowed[at]:
@@ -457,7 +469,7 @@ class Cycle:
             elif problem:
                 nodes.append(NodeExplanation(name, problem))
             else:
-                nodes.append(NodeExplanation(name, plugins.refusal(view, at) or _KEPT))
+                nodes.append(NodeExplanation(name, plugins.refusal(view, at) or kept.get(at) or _KEPT))
         if row >= 0:
             return Explanation(self.snapshot.info(row).name, "", tuple(nodes))
         return Explanation("", self._fail(view, plugins, problem).message, tuple(nodes))

@@ -425,5 +425,5 @@ async def test_room_that_is_kept_for_another_pod_is_left_to_it(api: FakeClient, 
         where = api.pod("vip")["status"]["nominatedNodeName"]
         api.put("nodes", node(where, cpu="3"))
         api.put("pods", pod("late", cpu="1"))
-        await until(lambda: any("kept for pods" in said for said in api.events("FailedScheduling")))
+        await until(lambda: any("3 Insufficient cpu" in said for said in api.events("FailedScheduling")))
         assert not node_of(api, "late")

@@ -409,7 +409,9 @@ def test_room_made_for_a_nominated_pod_is_kept() -> None:
     world = World(node("a", cpu="2"))
     vip = info(pod("vip", cpu="2", priority=10))
     world.cycle.nominate(vip, "a")
-    assert isinstance(world.decide(pod("thief", cpu="1", priority=1)), Failure)
+    assert "1 Insufficient cpu." in world.fail(pod("thief", cpu="1", priority=1))
+    [told] = world.cycle.explain(info(pod("thief", cpu="1", priority=1))).nodes
+    assert told.refusal is not None and told.refusal.reasons == ("Insufficient cpu",)
     assert world.place(pod("chief", cpu="500m", priority=20)) == "a", "a higher priority need not yield"
     world.cycle.forget_nomination("default/vip")
     assert world.place(pod("thief", cpu="1", priority=1)) == "a"
