@@ -165,11 +165,16 @@ def _etcd(url: str) -> str:
 
 
 def _read(flag: str, file: str | Path) -> bytes:
-    """What is in a flag's file; nothing without one."""
+    """What is in a flag's file; nothing without one. An empty one is no way to leave the flag out."""
+    if not file:
+        return b""
     try:
-        return Path(file).read_bytes() if file else b""
+        found = Path(file).read_bytes()
     except OSError as e:
         raise UsageError(f"--{flag} {file}: {e.strerror}") from e
+    if not found.strip():
+        raise UsageError(f"--{flag} {file} is empty; leave the flag out where there is none")
+    return found
 
 
 def _key(flag: str, file: str | Path) -> bytes:
@@ -183,8 +188,10 @@ def _key(flag: str, file: str | Path) -> bytes:
 
 
 def _token_key(signing: str, verifying: str) -> bytes:
-    """The key that signs tokens. UsageError where it is another than the one that verifies them."""
+    """The key that signs tokens. UsageError where it is not the one that verifies them."""
     if not signing:
+        if verifying:
+            raise UsageError(f"--service-account-key-file {verifying} needs --service-account-signing-key-file too")
         return b""
     pem = _key("service-account-signing-key-file", signing)
     key = serialization.load_pem_private_key(pem, password=None)

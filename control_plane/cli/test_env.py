@@ -7,6 +7,7 @@ import os
 import secrets
 import shlex
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -19,13 +20,11 @@ from rayplane.control_plane.cli.options import errors, progress, run
 from rayplane.control_plane.cluster import envtest, launch
 from rayplane.control_plane.cluster.config import PROCESS, ClusterConfig
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
-from rayplane.control_plane.cluster.guardian import UP, guard
+from rayplane.control_plane.cluster.guardian import DOWN, TEST_ENV, UP, guard
 from rayplane.control_plane.cluster.state import StateDir
 from rayplane.storage.env.private import write_private
 
 app = typer.Typer(help="Clusters for test suites in any language.", no_args_is_help=True)
-#: Clusters of such names are deleted by `stop`, and no others.
-_PREFIX = "test-env-"
 _STATE = "RAYPLANE_STATE_DIR"
 _STDOUT = "-"
 
@@ -50,13 +49,8 @@ def run_tests(
         raise UsageError(f"there is no program {command[0]!r}: `rayplane test-env run -- COMMAND ARGS`")
     config = _config(nodes)
     directory = _new_place(config)
-
-    async def work() -> int:
-        await _up(config, directory)
-        return await _exit_code(command, os.environ | _variables(directory, config.name))
-
-    with _guarded(directory):
-        code = run(work())
+    with _guarded(config, directory):
+        code = run(_exit_code(command, os.environ | _variables(directory, config.name)))
     raise typer.Exit(code)
 
 
@@ -73,20 +67,19 @@ def start(
 
     It is deleted when the process is gone that runs this, or by `rayplane test-env stop`.
     """
+    if kubeconfig == _STDOUT and as_json:
+        raise UsageError("--kubeconfig - prints the kubeconfig and nothing else: leave --json out")
     config, owner = _config(nodes), parent or os.getppid()
-    if not os.path.exists(f"/proc/{owner}"):
-        raise UsageError(f"--parent {owner}: there is no such process; give that of your tests, such as $$ in a shell")
+    program = _program(owner)
     directory = _new_place(config)
-
-    with _guarded(directory, parent=owner):
-        run(_up(config, directory))
-    variables = _variables(directory, config.name)
-    if kubeconfig == _STDOUT:
-        print(directory.kubeconfig.read_text(), end="")
-        return
-    if kubeconfig:
-        write_private(Path(kubeconfig), directory.kubeconfig.read_bytes())
-    _tell(variables, as_json=as_json)
+    with _guarded(config, directory, parent=owner):
+        if kubeconfig == _STDOUT:
+            print(directory.kubeconfig.read_text(), end="")
+        else:
+            if kubeconfig:
+                write_private(Path(kubeconfig), directory.kubeconfig.read_bytes())
+            _tell(_variables(directory, config.name), as_json=as_json)
+    errors.print(f"the cluster ends with process {owner} ({program}), or by `rayplane test-env stop`", markup=False)
 
 
 @app.command()
@@ -101,14 +94,13 @@ def stop(
             f'which cluster is not said: give --state-dir, or {_STATE} by `eval "$(rayplane test-env start)"`'
         )
     directory = StateDir(Path(state).absolute())
-    found = directory.read()
-    if found is not None and not found.config.name.startswith(_PREFIX):
+    if (directory.path / TEST_ENV).exists():
+        run(launch.down(directory, lambda _: None, purge=True))
+    elif (found := directory.read()) is not None:
         raise ClusterError(
             f"cluster {found.config.name!r} in {directory.path} is none of `rayplane test-env start`: "
             f"`rayplane down{directory.flags(found.config.name)}` ends it"
         )
-    if found is not None:
-        run(launch.down(directory, lambda _: None, purge=True))
 
 
 @app.command()
@@ -128,7 +120,7 @@ def assets(
 
 def _config(nodes: int) -> ClusterConfig:
     config = ClusterConfig(
-        name=f"{_PREFIX}{secrets.token_hex(4)}",
+        name=f"test-env-{secrets.token_hex(4)}",
         host=PROCESS,
         members=1,
         apiservers=1,
@@ -144,34 +136,51 @@ def _new_place(config: ClusterConfig) -> StateDir:
     return StateDir.of(config.name, tempfile.mkdtemp(prefix="rayplane-"))
 
 
+def _program(pid: int) -> str:
+    """What a process runs. UsageError where its end cannot be waited for."""
+    try:
+        os.close(os.pidfd_open(pid))
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except (OSError, OverflowError) as e:
+        raise UsageError(
+            f"--parent {pid} is no process whose end can be waited for; give that of your tests, such as $$ in a shell"
+        ) from e
+
+
 @contextlib.contextmanager
-def _guarded(directory: StateDir, *, parent: int = 0) -> Iterator[None]:
-    """Around a cluster: it is deleted in the end, but when all went well it stays as long as `parent`, if any."""
+def _guarded(config: ClusterConfig, directory: StateDir, *, parent: int = 0) -> Iterator[None]:
+    """A cluster, up: it is deleted in the end, but when all went well it stays as long as `parent`, if any."""
     guardian = guard(directory.path, purge=True, parent=parent)
     assert guardian.stdin is not None
+    word = b""
     try:
+        try:
+            run(_up(config, directory))
+        except ClusterError:
+            # What was started has ended, and the message may point to a log.
+            word = DOWN
+            raise
         yield
-    except BaseException:
-        parent = 0
-        raise
+        word = UP if parent else b""
     finally:
-        if parent:
+        if word == UP:
             with guardian.stdin as line:
                 line.write(UP)
             guardian.returncode = 0  # it goes on, and nobody here waits for it
-        elif _ended(guardian) != 0:
+        elif _ended(guardian, word) != 0:
             errors.print(f"the cluster may still be up: run `rayplane down --purge --state-dir {directory.path}`")
 
 
-def _ended(guardian: "subprocess.Popen[bytes]") -> int:
+def _ended(guardian: "subprocess.Popen[bytes]", word: bytes) -> int:
     """The exit code of a guardian that is told that nobody wants the cluster any more."""
-    guardian.communicate()
+    guardian.communicate(word)
     return guardian.returncode
 
 
 async def _up(config: ClusterConfig, directory: StateDir) -> None:
     with progress(quiet=True) as say:
         await launch.up(config, directory, say)
+    write_private(directory.path / TEST_ENV, b"")
 
 
 def _variables(directory: StateDir, name: str) -> dict[str, str]:
@@ -184,16 +193,18 @@ def _variables(directory: StateDir, name: str) -> dict[str, str]:
 
 
 async def _exit_code(command: list[str], environment: Mapping[str, str]) -> int:
-    """The exit code of a command, as shells have it. An interruption is passed on, and its end waited for."""
-    process = await asyncio.create_subprocess_exec(*command, env=environment)
-    try:
-        code = await process.wait()
-    except asyncio.CancelledError:
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
-        await process.wait()
-        raise
+    """The exit code of a command, as shells have it. However often signals come, its end is waited for."""
+    code = await asyncio.to_thread(_begun(command, environment).wait)
     return code if code >= 0 else 128 - code
+
+
+def _begun(command: list[str], environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+    """A command that SIGTERM is passed on to; a terminal's Ctrl-C it gets as well."""
+    process = subprocess.Popen(command, env=environment)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, process.terminate)
+    loop.add_signal_handler(signal.SIGINT, lambda: None)
+    return process
 
 
 def _tell(variables: Mapping[str, str], *, as_json: bool) -> None:

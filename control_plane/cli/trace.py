@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -108,7 +109,7 @@ def _show(entry: dict[str, Any], wanted: Filter) -> None:
 async def _explained(directory: StateDir, servers: "Servers", command: Sequence[str], wanted: Filter) -> int:
     """Run a program, then print what its requests met; its exit code."""
     await servers.news(0)
-    process = await _begun(directory, command)
+    process = await _begun(directory, command, wanted)
     done = asyncio.ensure_future(process.wait())
     heard: list[dict[str, Any]] = []
     try:
@@ -124,11 +125,12 @@ async def _explained(directory: StateDir, servers: "Servers", command: Sequence[
     return done.result()
 
 
-async def _begun(directory: StateDir, command: Sequence[str]) -> asyncio.subprocess.Process:
+async def _begun(directory: StateDir, command: Sequence[str], wanted: Filter) -> asyncio.subprocess.Process:
+    """The program. What it prints stands apart from what programs read of its requests."""
+    environment = {**os.environ, "KUBECONFIG": str(directory.kubeconfig)}
+    stdout = sys.stderr if wanted.as_json else None
     try:
-        return await asyncio.create_subprocess_exec(
-            *command, env={**os.environ, "KUBECONFIG": str(directory.kubeconfig)}
-        )
+        return await asyncio.create_subprocess_exec(*command, env=environment, stdout=stdout)
     except OSError as e:
         raise UsageError(f"{command[0]} cannot be run: {e.strerror}") from e
 

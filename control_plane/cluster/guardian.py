@@ -4,7 +4,9 @@
 
 Its standard input is a pipe that only the program writes to which brings the cluster up: DOWN says that the cluster is
 down already, UP that from now on it is wanted for as long as the process PID lives; the end of all writing that there
-is no program any more. It costs little while it waits: what ends clusters is imported then.
+is no program any more. A cluster that was handed over is known by its mark, the file TEST_ENV: it may crash, go down
+and up again or be upgraded, and still ends with PID; where the mark is gone, so is the cluster. It costs little while
+it waits: what ends clusters is imported then.
 """
 
 import argparse
@@ -17,6 +19,9 @@ import sys
 from pathlib import Path
 
 DOWN, UP = b".", b"+"
+TEST_ENV = "test-env"
+"""In the state directory of a cluster of `rayplane test-env`; it goes with all else when that is deleted."""
+_LOOK_S = 1.0
 
 
 def guard(place: Path, *, purge: bool, parent: int = 0) -> "subprocess.Popen[bytes]":
@@ -45,22 +50,19 @@ def main() -> None:
     word = sys.stdin.buffer.read(1)
     if word == DOWN:
         return
-    if word == UP and parent:
-        _until_one_is_gone(told.place, parent)
+    if word == UP and not _outlives(told.place / TEST_ENV, parent):
+        return
     from rayplane.control_plane.cluster import launch
     from rayplane.control_plane.cluster.state import StateDir
 
     asyncio.run(launch.down(StateDir(told.place), lambda _: None, purge=told.purge))
 
 
-def _until_one_is_gone(place: Path, parent: list[int]) -> None:
-    """Wait for the end of the process, or of the cluster: whoever took that down needs nobody to guard it."""
-    from rayplane.control_plane.cluster.state import StateDir
-
-    state = StateDir(place).read()
-    cluster = _handles(state.host.get("pid", 0)) if state is not None else []
-    if cluster:
-        select.select(parent + cluster, [], [])
+def _outlives(mark: Path, parent: list[int]) -> bool:
+    """Wait for the end of the process, or of the mark; whether the mark is still there."""
+    while parent and mark.exists() and not select.select(parent, [], [], _LOOK_S)[0]:
+        pass
+    return mark.exists()
 
 
 def _handles(pid: int) -> list[int]:

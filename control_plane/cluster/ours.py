@@ -34,11 +34,13 @@ def is_marked(directory: Path) -> bool:
 def remove_known(directory: Path, names: Iterable[str]) -> list[str]:
     """Delete these names in a directory, then the marker and the directory if nothing else is in it.
 
-    What is left in it, sorted.
+    What is left in it, sorted. Others may delete it at the same time.
     """
     for name in names:
         remove(directory / name)
-    left = sorted(n for n in os.listdir(directory) if n != MARKER)
+    left: list[str] = []
+    with contextlib.suppress(FileNotFoundError):
+        left = sorted(n for n in os.listdir(directory) if n != MARKER)
     if not left:
         remove(directory / MARKER)
         with contextlib.suppress(OSError):

@@ -8,6 +8,7 @@ logs/             each actor's log
 broken.json       what chaos has broken and not healed yet
 lock              held by the command that brings it up or down
 chaos.lock        held by the command that puts it to a trial
+test-env          says that it is deleted by `rayplane test-env stop`, and with who asked for it
 .rayplane         says that the directory is ours
 
 Nothing else in it is ever deleted: who adds a name adds it to `_NAMES`.
@@ -23,6 +24,7 @@ from typing import Any
 
 from rayplane.control_plane.cluster.config import AddressPlan, ClusterConfig, check_name
 from rayplane.control_plane.cluster.errors import ClusterError, NewerState, NotUp, UsageError
+from rayplane.control_plane.cluster.guardian import TEST_ENV
 from rayplane.control_plane.cluster.ours import is_marked, mark, remove, remove_known
 from rayplane.control_plane.cluster.topology import Topology
 from rayplane.control_plane.component_base.version import VERSION
@@ -41,7 +43,7 @@ BUILDS = "builds"
 """Where image builds work."""
 _NAMES = (
     *("cluster.json", "cluster.json.tmp", "kubeconfig", "pki", "data", "lock", "logs"),
-    *(BROKEN, f"{BROKEN}.tmp", MADE, CHAOS_LOCK, BUILD_CACHE, BUILDS),
+    *(BROKEN, f"{BROKEN}.tmp", MADE, CHAOS_LOCK, BUILD_CACHE, BUILDS, TEST_ENV),
 )
 CRI_SOCKET = "cri.sock"
 """In the directory of a node host."""

@@ -16,6 +16,10 @@ PARENT = "RAYPLANE_PARENT"
 """An environment variable: the process id of whom this process is not to outlive. Nobody where it is not set."""
 
 
+class BadParent(ValueError):
+    """A value of `PARENT` that names no process; the message says so."""
+
+
 def run_command(
     app: typer.Typer,
     arguments: Sequence[str],
@@ -33,7 +37,7 @@ def run_command(
     except typer.TyperException as e:
         text = e.format_message() if hasattr(e, "format_message") else str(e)
         return _fail(name, f"{text.rstrip('.')}; see `{program} --help`", EXIT_USAGE)
-    except usage as e:
+    except (usage, BadParent) as e:
         return _fail(name, str(e), EXIT_USAGE)
     except failures as e:
         return _fail(name, str(e), EXIT_FAILED)
@@ -46,7 +50,7 @@ def _fail(name: str, message: str, code: int) -> int:
 
 
 def told_to_stop() -> asyncio.Event:
-    """Set by SIGTERM, by SIGINT, and when the process that `PARENT` names is gone."""
+    """Set by SIGTERM, by SIGINT, and when the process that `PARENT` names is gone. Raises BadParent."""
     told, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told.set)
@@ -56,6 +60,8 @@ def told_to_stop() -> asyncio.Event:
         except ProcessLookupError:
             told.set()
             return told
+        except (ValueError, OverflowError, OSError) as e:
+            raise BadParent(f"{PARENT}={parent} must be the id of a process that can be waited for: {e}") from e
 
         def gone() -> None:
             loop.remove_reader(ended)

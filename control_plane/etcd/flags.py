@@ -68,11 +68,10 @@ def election_ticks(heartbeat_ms: int, election_ms: int) -> int:
 
 
 def with_bare_booleans(arguments: list[str]) -> Iterator[str]:
-    """Go's `--flag=true` and `--flag=false` as `--flag` and nothing."""
+    """Go's `--flag=true` and `--flag=false` as `--flag` and `--no-flag`."""
     for argument in arguments:
         name, _, value = argument.partition("=")
         if name.startswith("--") and value in ("true", "false"):
-            if value == "true":
-                yield name
+            yield name if value == "true" else f"--no-{name[2:]}"
         else:
             yield argument

@@ -55,10 +55,14 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 
 def _flag(name: str, text: str) -> typer.models.OptionInfo:
     """A flag of this name, which can be given as etcd's environment variable too."""
-    option: typer.models.OptionInfo = typer.Option(
-        f"--{name}", help=text, envvar="ETCD_" + name.upper().replace("-", "_"), show_envvar=False
-    )
+    variable = "ETCD_" + name.partition("/")[0].upper().replace("-", "_")
+    option: typer.models.OptionInfo = typer.Option(f"--{name}", help=text, envvar=variable, show_envvar=False)
     return option
+
+
+def _switch(name: str, text: str) -> typer.models.OptionInfo:
+    """A flag that is `--NAME=true` or `--NAME=false`, as `with_bare_booleans` gives them."""
+    return _flag(f"{name}/--no-{name}", text)
 
 
 _PROGRESS = "experimental-watch-progress-notify-interval"
@@ -110,7 +114,7 @@ def member(
     ] = _DEFAULTS.max_request_bytes,
     max_txn_ops: Annotated[int, _flag("max-txn-ops", "Most operations in a transaction.")] = _DEFAULTS.max_txn_ops,
     initial_corrupt_check: Annotated[
-        bool, _flag("experimental-initial-corrupt-check", "Compare the store with the other members' before serving.")
+        bool, _switch("experimental-initial-corrupt-check", "Compare the store with the other members' before serving.")
     ] = False,
     corrupt_check: Annotated[
         str, _flag(_CORRUPT_CHECK, "Time between two comparisons of all members' stores; 0 for none.")
@@ -121,13 +125,13 @@ def member(
     cert_file: Annotated[str, _flag("cert-file", "Certificate for clients, PEM.")] = "",
     key_file: Annotated[str, _flag("key-file", "Its key, PEM.")] = "",
     trusted_ca_file: Annotated[str, _flag("trusted-ca-file", "Authority of the clients' certificates, PEM.")] = "",
-    client_cert_auth: Annotated[bool, _flag("client-cert-auth", "Clients must show a certificate.")] = True,
+    client_cert_auth: Annotated[bool, _switch("client-cert-auth", "Clients must show a certificate.")] = True,
     peer_cert_file: Annotated[str, _flag("peer-cert-file", "Certificate between members, PEM.")] = "",
     peer_key_file: Annotated[str, _flag("peer-key-file", "Its key, PEM.")] = "",
     peer_trusted_ca_file: Annotated[
         str, _flag("peer-trusted-ca-file", "Authority of the members' certificates, PEM.")
     ] = "",
-    peer_client_cert_auth: Annotated[bool, _flag("peer-client-cert-auth", "Members must show a certificate.")] = True,
+    peer_client_cert_auth: Annotated[bool, _switch("peer-client-cert-auth", "Members must show a certificate.")] = True,
     auth_token: Annotated[
         str, _flag("auth-token", "Kind of tokens: simple, or jwt,sign-method=...,priv-key=FILE,pub-key=FILE,ttl=...")
     ] = _DEFAULTS.auth_token,
@@ -215,8 +219,8 @@ def _credentials(scheme: str, prefix: str, files: tuple[str, str, str], *, deman
         return None
     if not all(files) or not demanded:
         raise UsageError(
-            f"an https URL needs --{prefix}cert-file, --{prefix}key-file and --{prefix}trusted-ca-file: callers are "
-            "known by their certificates"
+            f"an https URL needs --{prefix}cert-file, --{prefix}key-file, --{prefix}trusted-ca-file and "
+            f"--{prefix}client-cert-auth: callers are known by their certificates"
         )
     return Credentials(*(Path(f).read_bytes() for f in files))
 

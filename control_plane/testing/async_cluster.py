@@ -60,8 +60,11 @@ class AsyncCluster:
 
     async def start(self) -> None:
         """Bring everything up and wait until it is ready."""
+        await self._started(self._cluster.start)
+
+    async def _started(self, start: Callable[[], None]) -> None:
         try:
-            await _in_thread(self._cluster.start)
+            await _in_thread(start)
         except asyncio.CancelledError:
             await _in_thread(self._cluster.stop)
             raise
@@ -105,8 +108,8 @@ class AsyncCluster:
         self, at: str | int = NOW, *, name: str = "", state_dir: str | os.PathLike[str] | None = None
     ) -> "AsyncCluster":
         """A second cluster, up already, that goes on from what this one was at an instant, or is now."""
-        made = AsyncCluster()
-        made._cluster = await _in_thread(self._cluster.fork, at, name=name, state_dir=state_dir)
+        made = AsyncCluster(name=name, state_dir=state_dir)
+        await made._started(partial(made._cluster.start_as_fork, self._cluster, at))
         return made
 
     async def diff(self, since: str | int, to: str | int = NOW) -> list[dict[str, Any]]:

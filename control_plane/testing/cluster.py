@@ -216,13 +216,22 @@ class Cluster:
 
         `at`: a revision (any resourceVersion), a time (RFC 3339), or a span back such as "-10m"; now by default.
         """
+        made = Cluster(name=name, state_dir=state_dir)
+        made.start_as_fork(self, at)
+        return made
+
+    def start_as_fork(self, origin: "Cluster", at: str | int = NOW) -> None:
+        """The same as `start`, but it goes on from what another was (see `fork`), whose options it gets."""
         # With it comes etcd's store.
         from rayplane.control_plane.cluster.backup import fork
 
-        origin, made = self.directory, Cluster(name=name, state_dir=state_dir)
-        made._bring_up(lambda directory: fork(origin, directory, made.name, str(at), _unheard))
-        made._config = made.directory.read_running().config
-        return made
+        source = origin.directory
+
+        async def begin(directory: StateDir) -> None:
+            state, _ = await fork(source, directory, self.name, str(at), _unheard)
+            self._config = state.config
+
+        self._bring_up(begin)
 
     def diff(self, since: str | int, to: str | int = NOW) -> list[dict[str, Any]]:
         """What became of objects between two instants (see `fork`): `changes` of `rayplane diff -o json`."""

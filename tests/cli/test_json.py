@@ -60,6 +60,23 @@ def test_every_command_speaks_json_or_has_a_reason() -> None:
     assert silent == WITHOUT.keys()
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("status", "endpoints", "get pods", "explain pod", "why pod/a", "trace", "trace -- true", "add node"),
+        *("undrain machine 10.0.0.1", "chaos list", "image list", "token list", "diff --from=-1m"),
+    ],
+)
+def test_what_fails_prints_nothing_that_is_no_json(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, *rest = command.split(" -- ")
+    place = ["--state-dir", str(tmp_path / "none"), "-o", "json"]
+    assert run([*name.split(), *place, *(["--", *rest] if rest else [])]) != 0
+    out, err = capsys.readouterr()
+    assert err and (not out or json.loads(out))
+
+
 def test_down_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["down", "--purge", "--state-dir", str(tmp_path / "none"), "-o", "json"]) == 0
     told = json.loads(capsys.readouterr().out)

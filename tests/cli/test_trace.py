@@ -1,12 +1,17 @@
 """`rayplane trace`: what is shown of requests, and of which."""
 
+import asyncio
 import io
+import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console, RenderableType
 
-from rayplane.control_plane.cli.trace import Filter
+from rayplane.control_plane.cli.trace import Filter, Servers, _explained
 from rayplane.control_plane.cli.waterfall import overview, waterfall
+from rayplane.control_plane.cluster.state import StateDir
 
 ENTRY = {
     "id": "apiserver-0-7",
@@ -68,3 +73,26 @@ def test_a_list_of_requests_has_a_line_for_each() -> None:
 )
 def test_only_what_is_wanted_is_shown(wanted: Filter, takes: bool) -> None:
     assert wanted.takes(ENTRY) is takes
+
+
+class Asked(Servers):
+    """Servers that tell of the last moment alone."""
+
+    async def news(self, wait_s: int) -> list[dict[str, Any]]:
+        await asyncio.sleep(0)
+        return [] if wait_s else [ENTRY]
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("as_json", [True, False])
+async def test_programs_read_requests_and_nothing_of_what_was_run(
+    as_json: bool, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    servers = Asked(None, ())  # type: ignore[arg-type]
+    command = ["sh", "-c", "echo a table; exit 3"]
+    assert await _explained(StateDir(tmp_path), servers, command, Filter(as_json=as_json)) == 3
+    out, err = capfd.readouterr()
+    if as_json:
+        assert {json.loads(line)["id"] for line in out.splitlines()} == {ENTRY["id"]} and err == "a table\n"
+    else:
+        assert out.startswith("a table\n") and err == ""

@@ -165,6 +165,9 @@ def test_what_envtest_starts_serves_it_and_ends_with_it(
         (["--service-node-port-range=low"], "LOW-HIGH"),
         (["--client-ca-file=none"], "--client-ca-file none"),
         (["--service-account-signing-key-file=none"], "--service-account-signing-key-file none"),
+        (["--service-account-key-file={}/b.crt"], "--service-account-signing-key-file"),
+        (["--encryption-provider-config={}/empty"], "is empty"),
+        (["--authentication-config={}/empty"], "is empty"),
         (["--service-account-signing-key-file={}/a.key", "--service-account-key-file={}/b.crt"], "of no other"),
     ],
 )
@@ -175,6 +178,7 @@ def test_flags_that_mean_nothing_here_are_refused_in_one_line(
     for name, data in {
         "a.key": one.key,
         "b.crt": other.cert,
+        "empty": b"\n",
         "apiserver.crt": one.cert,
         "apiserver.key": one.key,
     }.items():

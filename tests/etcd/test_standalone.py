@@ -16,6 +16,7 @@ from rayplane.control_plane.etcd.flags import (
     parse_url,
     with_bare_booleans,
 )
+from rayplane.control_plane.etcd.standalone import run
 from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
 from scripts.benchmarks.members import LOOPBACK, REPOSITORY, running_members
 
@@ -46,7 +47,7 @@ def test_values_are_read_as_etcd_reads_them() -> None:
     assert parse_url("f", "https://[::1]:2379/") == ("https", "[::1]:2379")
     assert parse_cluster("a=http://a:1,b=http://b:1/") == {"a": "http://a:1", "b": "http://b:1"}
     assert election_ticks(100, 1000) == 10
-    assert list(with_bare_booleans(["--a=true", "--b=false", "--c=x", "true"])) == ["--a", "--c=x", "true"]
+    assert list(with_bare_booleans(["--a=true", "--b=false", "--c=x", "true"])) == ["--a", "--no-b", "--c=x", "true"]
 
 
 @pytest.mark.processes
@@ -70,6 +71,12 @@ def test_wrong_usage_is_one_line_and_exit_code_2(tmp_path: Path, arguments: list
     )
     assert done.returncode == 2 and done.stdout == "" and not (tmp_path / "d").exists()
     assert done.stderr.startswith("etcd: ") and says in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_flag_that_is_false_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    files = ["--cert-file=none", "--key-file=none", "--trusted-ca-file=none"]
+    assert run(["--listen-client-urls=https://127.0.0.1:0", *files, "--client-cert-auth=false"]) == 2
+    assert "--client-cert-auth: callers are known" in capsys.readouterr().err
 
 
 @pytest.mark.e2e

@@ -3,10 +3,12 @@
 import asyncio
 import threading
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 import rayplane
+from rayplane.control_plane.cluster import backup
 from rayplane.control_plane.testing import cluster as clusters
 
 
@@ -25,6 +27,10 @@ class Launch:
             raise self.failure
         self.up_now.append("cluster")
 
+    async def fork(self, source: object, directory: object, name: str, at: str, heard: object) -> tuple[Any, None]:
+        await self.up(None, directory, heard)
+        return SimpleNamespace(config=None), None
+
     async def down(self, directory: object, heard: object, purge: bool) -> None:
         self.up_now.remove("cluster")
 
@@ -33,7 +39,8 @@ class Launch:
 def launch(monkeypatch: pytest.MonkeyPatch) -> Launch:
     made = Launch()
     monkeypatch.setattr(clusters, "launch", made)
-    monkeypatch.setattr(clusters, "_guard", lambda *_, **__: SimpleNamespace(communicate=lambda _: None))
+    monkeypatch.setattr(backup, "fork", made.fork)
+    monkeypatch.setattr(clusters, "guard", lambda *_, **__: SimpleNamespace(communicate=lambda _: None))
     return made
 
 
@@ -62,6 +69,21 @@ async def test_a_start_that_is_cancelled_ends_when_nothing_is_left_of_it(launch:
     with pytest.raises(asyncio.CancelledError):
         await starting
     assert not launch.up_now and clusters.left() == []
+
+
+async def test_a_fork_that_is_cancelled_ends_when_nothing_is_left_of_it(launch: Launch) -> None:
+    launch.go.set()
+    async with rayplane.AsyncCluster() as origin:
+        launch.begun.clear()
+        launch.go.clear()
+        forking = asyncio.create_task(origin.fork())
+        await asyncio.to_thread(launch.begun.wait)
+        forking.cancel()
+        launch.go.set()
+        with pytest.raises(asyncio.CancelledError):
+            await forking
+        assert len(launch.up_now) == len(clusters.left()) == 1
+    assert not launch.up_now
 
 
 async def test_a_start_that_fails_after_it_was_cancelled_is_cancelled(launch: Launch) -> None:
