@@ -8,8 +8,10 @@ import asyncio
 import itertools
 import random
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
+from math import inf
 
 import grpc
 
@@ -24,7 +26,11 @@ CALLS, RENEWING = 24, 12
 """Of each user, for one lease; and those among which it is renewed: then it is left to its end."""
 TTL_S = 2
 OVER_S = 30.0
-"""After its time, in which new leaders may have given it that time anew, none of a lease's keys is left."""
+"""After its time, in which new leaders may have given it that time anew, few of a lease's keys are left."""
+LOOKS = 4
+"""In the end, for keys that a new leader has kept until then; those that are there each time stay."""
+LOOK_AGAIN_TTLS = 3
+"""Between two, as many granted times: one, and two for an election and what its leader adds, which are no longer."""
 REMEMBERED = 1000
 BUDGET_STEPS = 200_000
 
@@ -43,10 +49,18 @@ class _Story:
     judged: bool = False
 
 
+Search = Callable[[], str]
+
+
+async def _here(search: Search) -> str:
+    return search()
+
+
 class LeaseUsers:
     """Users of leases and of keys under `prefix`. `tell` hears of all that is wrong.
 
-    `first_id`: of the first lease; nobody else may have it or those that follow.
+    `first_id`: of the first lease; nobody else may have it or those that follow. `judge_in`: where a story is judged,
+    which takes a second; a thread, where others wait for this loop.
     """
 
     def __init__(
@@ -58,9 +72,10 @@ class LeaseUsers:
         *,
         first_id: int,
         pause_s: float,
+        judge_in: Callable[[Search], Awaitable[str]] = _here,
     ) -> None:
         self._etcd, self._prefix, self._tell, self._now = etcd, prefix, tell, now
-        self._pause_s = pause_s
+        self._pause_s, self._judge_in = pause_s, judge_in
         # Which call comes next changes nothing of a plan.
         self._rng = random.Random(0)
         self._ids = itertools.count(first_id)
@@ -68,6 +83,8 @@ class LeaseUsers:
         self._story = _Story(first_id, judged=True)
         self._over_s: OrderedDict[int, float] = OrderedDict()
         """When none of a lease's keys may be left."""
+        self._ttl_s = float(TTL_S)
+        """The longest that was granted."""
         self.judged = 0
         """Leases that were."""
 
@@ -79,7 +96,7 @@ class LeaseUsers:
             async with asyncio.TaskGroup() as users:
                 for number in range(USERS):
                     users.create_task(self._use(f"user {number}", story))
-            self._judge(story)
+            await self._judge(story)
 
     async def _use(self, name: str, story: _Story) -> None:
         for number in range(CALLS):
@@ -121,6 +138,7 @@ class LeaseUsers:
             match request:
                 case Grant(id):
                     story.ttl_s = (await self._etcd.lease_grant(TTL_S, lease_id=id)).TTL
+                    self._ttl_s = max(self._ttl_s, story.ttl_s)
                 case Attach(id, keys):
                     puts = [pb.RequestOp(request_put=pb.PutRequest(key=key, value=b"-", lease=id)) for key in keys]
                     await self._etcd.txn([], puts, [])
@@ -137,28 +155,38 @@ class LeaseUsers:
             return False
         return True
 
-    def _judge(self, story: _Story) -> None:
+    async def _judge(self, story: _Story) -> None:
         if story.judged:
             return
         story.judged = True
-        self.judged += 1
         self._over_s[story.id] = max(story.lives_until_s, self._now() + story.ttl_s) + OVER_S
         if len(self._over_s) > REMEMBERED:
             self._over_s.popitem(last=False)
-        if wrong := found_wrong(LeaseModel(), story.history, budget=BUDGET_STEPS):
+        try:
+            wrong = await self._judge_in(partial(found_wrong, LeaseModel(), story.history, budget=BUDGET_STEPS))
+        except asyncio.CancelledError:
+            story.judged = False
+            raise
+        self.judged += 1
+        if wrong:
             self._tell(wrong)
 
     async def finish(self) -> None:
         """Judge what is not yet: nobody must run any more, or what runs is judged as far as it is. Raises RpcError."""
-        self._judge(self._story)
-        now_s, left = self._now(), (await self._etcd.range(self._prefix, _end(self._prefix))).kvs
-        for id in sorted({kv.lease for kv in left}):
-            if self._over_s.get(id, 0.0) < now_s:
-                self._tell(f"lease {id:x} never ran out: its keys are left")
+        await self._judge(self._story)
+        overdue = await self._overdue()
+        for _ in range(1, LOOKS):
+            if not overdue:
+                return
+            await asyncio.sleep(LOOK_AGAIN_TTLS * self._ttl_s)
+            overdue &= await self._overdue()
+        for id in sorted(overdue):
+            self._tell(f"lease {id:x} never ran out: its keys are left")
 
-    async def clean_up(self) -> None:
-        """Delete all keys; the leases run out. Raises RpcError."""
-        await self._etcd.delete(self._prefix, _end(self._prefix))
+    async def _overdue(self) -> set[int]:
+        """Leases with keys that should be over by now; a new leader may have given them their time anew."""
+        now_s, left = self._now(), (await self._etcd.range(self._prefix, _end(self._prefix))).kvs
+        return {kv.lease for kv in left if self._over_s.get(kv.lease, inf) < now_s}
 
 
 def _end(prefix: bytes) -> bytes:

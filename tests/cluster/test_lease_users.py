@@ -3,13 +3,15 @@
 import asyncio
 import itertools
 import random
+from collections.abc import Callable
 from typing import Any
 
 import grpc
 import pytest
 
-from rayplane.control_plane.cluster.lease_users import OVER_S, LeaseUsers
+from rayplane.control_plane.cluster.lease_users import LOOKS, OVER_S, LeaseUsers
 from rayplane.control_plane.rpc import RpcError
+from rayplane.control_plane.simulation import VirtualLoop
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.proto.etcd import rpc_pb2 as pb
 from rayplane.proto.etcd.kv_pb2 import KeyValue
@@ -80,25 +82,75 @@ class Leases:
         return pb.RangeResponse(kvs=kvs)
 
 
-async def found_of(store: Any, leases: int = 30) -> list[str]:
+def found_of(store: Any, leases: int = 30) -> list[str]:
     found: list[str] = []
-    users = LeaseUsers(store, b"/leased/", found.append, lambda: store.now_s, first_id=7, pause_s=0.0)
-    running = asyncio.create_task(users.run())
-    async with asyncio.timeout(60):
+
+    async def story() -> None:
+        users = LeaseUsers(store, b"/leased/", found.append, lambda: store.now_s, first_id=7, pause_s=0.0)
+        running = asyncio.create_task(users.run())
         while users.judged < leases:
             await asyncio.sleep(0)
-    await cancel_and_wait(running)
-    store.now_s += 2 * OVER_S
-    await users.finish()
+        await cancel_and_wait(running)
+        store.now_s += 2 * OVER_S
+        await users.finish()
+
+    VirtualLoop().run(story())
     return found
 
 
 @pytest.mark.parametrize("fails", [0.0, 0.1])
-async def test_an_honest_store_passes(fails: float) -> None:
-    assert await found_of(Leases(fails=fails)) == []
+def test_an_honest_store_passes(fails: float) -> None:
+    assert found_of(Leases(fails=fails)) == []
 
 
-async def test_a_lease_that_ends_before_its_time_is_found() -> None:
+def test_leases_that_new_leaders_keep_for_a_while_pass() -> None:
+    class Elections(Leases):
+        """In the end its leaders change: each gives leases their time anew."""
+
+        finishing = 0
+
+        async def range(self, start: bytes, end: bytes) -> pb.RangeResponse:
+            if start == b"/leased/":
+                self.finishing += 1
+                if self.finishing < LOOKS:
+                    self.keys[b"/leased/7/1a"] = 7
+                else:
+                    self.end(7)
+            return await super().range(start, end)
+
+    store = Elections()
+    assert found_of(store) == [] and store.finishing == LOOKS
+
+
+def test_leases_of_others_are_none_of_these() -> None:
+    store = Leases()
+    store.keys[b"/leased/3/1a"] = 3
+    assert found_of(store) == []
+
+
+async def test_stories_are_judged_beside_all_else_even_when_that_is_given_up() -> None:
+    judging, go_on = asyncio.Event(), asyncio.Event()
+
+    async def beside(search: Callable[[], str]) -> str:
+        judging.set()
+        await go_on.wait()
+        return search()
+
+    store, found = Leases(), list[str]()
+    any_store: Any = store
+    users = LeaseUsers(
+        any_store, b"/leased/", found.append, lambda: store.now_s, first_id=7, pause_s=0.0, judge_in=beside
+    )
+    running = asyncio.create_task(users.run())
+    await judging.wait()
+    await cancel_and_wait(running)
+    assert users.judged == 0
+    go_on.set()
+    await users.finish()
+    assert (users.judged, found) == (1, [])
+
+
+def test_a_lease_that_ends_before_its_time_is_found() -> None:
     class Hasty(Leases):
         def pass_time(self) -> None:
             super().pass_time()
@@ -106,10 +158,10 @@ async def test_a_lease_that_ends_before_its_time_is_found() -> None:
                 for id in [*self.ends_s]:
                     self.end(id)
 
-    assert any("before its time" in text for text in await found_of(Hasty()))
+    assert any("before its time" in text for text in found_of(Hasty()))
 
 
-async def test_a_lease_whose_keys_go_one_by_one_is_found() -> None:
+def test_a_lease_whose_keys_go_one_by_one_is_found() -> None:
     class Piecemeal(Leases):
         def end(self, id: int) -> bool:
             kept = dict(itertools.islice(((key, of) for key, of in self.keys.items() if of == id), 1))
@@ -117,15 +169,15 @@ async def test_a_lease_whose_keys_go_one_by_one_is_found() -> None:
             self.keys |= kept
             return ended
 
-    found = await found_of(Piecemeal())
+    found = found_of(Piecemeal())
     assert any("illegal" in text and "NOT PLACED" in text for text in found)
     assert any("never ran out" in text for text in found)
 
 
-async def test_a_lease_that_lives_again_is_found() -> None:
+def test_a_lease_that_lives_again_is_found() -> None:
     class Undead(Leases):
         async def lease_keep_alive(self, lease_id: int) -> int:
             await super().lease_keep_alive(lease_id)
             return TTL_S
 
-    assert any("illegal" in text for text in await found_of(Undead()))
+    assert any("illegal" in text for text in found_of(Undead()))

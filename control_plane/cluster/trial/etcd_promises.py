@@ -1,5 +1,6 @@
 """Promises of etcd, which clients of a trial put to the test: what it acknowledged is kept, and it is one store."""
 
+import asyncio
 import secrets
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
@@ -35,14 +36,16 @@ class EtcdPromises:
         self._admin, etcd = admin, admin.etcd
         self._keys = EtcdUser(etcd, KEYS + b"own/", judged, lambda *_: None, members)
         self._shared = SharedKeys(etcd, KEYS + b"shared/", lambda text: add(LINEARIZABLE, text))
+        # Most likely those of no other trial, of which some may be left.
+        first_id = secrets.randbits(38) << 24 | 1
         self._leases = LeaseUsers(
             etcd,
-            KEYS + b"leased/",
+            KEYS + b"leased/%x/" % first_id,
             lambda text: add(LEASES, text),
             now,
-            # Most likely those of no other trial, of which some may be left.
-            first_id=secrets.randbits(38) << 24 | 1,
+            first_id=first_id,
             pause_s=LEASES_EVERY_S,
+            judge_in=asyncio.to_thread,
         )
 
     @property

@@ -150,10 +150,6 @@ class SharedKeys:
         for epoch in [*self._open]:
             await self._judge(epoch)
 
-    async def clean_up(self) -> None:
-        """Delete all keys. Raises RpcError."""
-        await self._etcd.delete(self._prefix, self._prefix[:-1] + bytes([self._prefix[-1] + 1]))
-
 
 def _kv(kv: KeyValue) -> Kv:
     return Kv(kv.value, kv.create_revision, kv.mod_revision, kv.version)
