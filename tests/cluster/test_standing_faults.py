@@ -7,11 +7,13 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.control_plane.cluster.supervisor import notes, standing
+from rayplane.control_plane.cluster.supervisor.faults import FaultsService
 from rayplane.control_plane.cluster.supervisor.notes import Notes
 from rayplane.control_plane.cluster.supervisor.standing import FOR_MAX_S, NoSuchFault, StandingFaults, TooMany
 from rayplane.control_plane.cluster.trial.journal import Broken
@@ -230,6 +232,52 @@ async def test_what_a_trial_has_broken_ends_with_the_trial_or_with_its_superviso
     world.faults.release()
     await asyncio.sleep(1)
     assert world.actors.broken == [] == world.faults.all()
+
+
+@in_virtual_time
+async def test_what_a_trial_has_broken_nobody_else_ends_while_it_goes_on(world: World) -> None:
+    broken = Broken(STOPPED, ("member-1",))
+    await world.faults.note(broken, "jane")
+    await world.actors.inflict(STOPPED, broken.hit)
+    begun = await world.faults.begin(PARTED, "joe")
+    await asyncio.sleep(3 * FOR_MAX_S)
+    [noted] = world.faults.all()
+    assert noted.broken == broken and begun.id != noted.id and world.actors.broken == [STOPPED]
+    with pytest.raises(ClusterError, match="its trial ends it: wait for that, or end the trial"):
+        await world.faults.end(noted.id)
+    assert await world.faults.heal() == ([], [noted])
+    told = (await FaultsService(world.faults, Mock(), Mock()).List(Mock(), Mock())).faults
+    assert [(one.id, one.HasField("ends"), one.failed) for one in told] == [(noted.id, False, "its trial ends it")]
+    assert world.actors.broken == [STOPPED]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_a_trial_ends_while_the_supervisor_tries_the_same_stays_over(fails: bool) -> None:
+    @in_virtual_time
+    async def test(world: World) -> None:
+        broken = Broken(STOPPED, ("member-1",))
+        await world.faults.note(broken, "jane")
+        trying, go_on = asyncio.Event(), asyncio.Event()
+
+        async def end(fault: Fault, hit: tuple[str, ...]) -> None:
+            trying.set()
+            await go_on.wait()
+            if fails:
+                raise ClusterError("the supervisor is busy")
+
+        world.actors.end = end  # type: ignore[method-assign]
+        await world.restart(after_s=1)
+        await trying.wait()
+        begun = await world.faults.begin(PARTED, "joe")
+        await world.faults.forget(broken)
+        go_on.set()
+        await asyncio.sleep(1)
+        assert world.faults.all() == [begun]
+        world.actors.end = Actors.end.__get__(world.actors)  # type: ignore[method-assign]
+        await asyncio.sleep(60)
+        assert world.actors.broken == [] == world.faults.all(), "others end at their time"
+
+    test()
 
 
 @in_virtual_time

@@ -85,5 +85,6 @@ def _told(one: Standing) -> pb.ActiveFault:
         id=one.id, fault=as_step(cast(Fault, one.broken.fault)), hit=one.broken.hit, by=one.by, failed=one.why
     )
     made.began.FromMicroseconds(round(one.began_s * 1e6))
-    made.ends.FromMicroseconds(round(one.ends_s * 1e6))
+    if not one.is_of_trial:
+        made.ends.FromMicroseconds(round(one.ends_s * 1e6))
     return made

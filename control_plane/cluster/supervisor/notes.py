@@ -8,6 +8,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Protocol
 
 import orjson
@@ -31,7 +32,8 @@ AGAIN_S = 1.0
 class Standing:
     """A fault that lasts, or did. Times are seconds since 1970.
 
-    `by`: who began it. `failures`: how often it could not be ended, `why` the last time, to be tried again at `ends_s`.
+    `by`: who began it. `ends_s`: inf while a trial of this supervisor has it, which ends it. `failures`: how often it
+    could not be ended, `why` the last time, to be tried again at `ends_s`.
     """
 
     id: str
@@ -42,10 +44,16 @@ class Standing:
     failures: int = 0
     why: str = ""
 
+    @property
+    def is_of_trial(self) -> bool:
+        """Whether a trial has it that goes on here."""
+        return self.ends_s == inf
+
     def to_json(self) -> dict[str, Any]:
-        """What it takes to end it."""
+        """What it takes to end it, which another supervisor does at once where a trial had it."""
+        ends_s = self.began_s if self.is_of_trial else self.ends_s
         broken = {"fault": write_fault(self.broken.fault), "hit": list(self.broken.hit)}
-        return {"id": self.id, **broken, "by": self.by, "began": self.began_s, "ends": self.ends_s}
+        return {"id": self.id, **broken, "by": self.by, "began": self.began_s, "ends": ends_s}
 
     @staticmethod
     def from_json(data: Any) -> "Standing":

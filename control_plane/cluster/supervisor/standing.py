@@ -10,6 +10,7 @@ import logging
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from math import inf
 from typing import Any, Protocol
 
 from rayplane.control_plane.backoff import Backoff
@@ -29,6 +30,7 @@ STANDING_MAX = 100
 AGAIN = Backoff(0.5, 30.0)
 OF_TRIALS = "trial-"
 """Begins the ids of what trials have broken, which end it themselves."""
+ITS_TRIAL = "its trial ends it"
 # The wall clock may be set while somebody sleeps.
 LOOK_S = 5.0
 _WEATHER = (Partition, Cut, SlowNetwork, *OF_MACHINES)
@@ -125,20 +127,23 @@ class StandingFaults:
         return made
 
     async def end(self, id: str) -> Standing:
-        """End it now; what it was. Raises NoSuchFault, and ClusterError when it cannot be ended yet."""
+        """End it now; what it was. Raises NoSuchFault, and ClusterError when it cannot be ended yet or is a trial's."""
         if id not in self._standing:
             raise NoSuchFault(f"no fault {id!r:.80} stands; `list` tells which do")
         one = self._standing[id]
+        if one.is_of_trial:
+            raise ClusterError(f"{one.broken}: {one.why}: wait for that, or end the trial")
         await self._end(id)
         if left := self._standing.get(id):
             raise ClusterError(f"{left.broken}: {left.why}; it is tried again")
         return one
 
     async def heal(self) -> tuple[list[Standing], list[Standing]]:
-        """End all; what is over, and what could not be ended yet."""
+        """End all but a trial's; what is over, and what is not yet."""
         before = self.all()
         for one in before:
-            await self._end(one.id)
+            if not one.is_of_trial:
+                await self._end(one.id)
         return [one for one in before if one.id not in self._standing], self.all()
 
     async def note(self, broken: Broken, by: str) -> None:
@@ -149,7 +154,7 @@ class StandingFaults:
         if len(self._standing) >= STANDING_MAX:
             raise TooMany(f"{STANDING_MAX} faults stand already: end some, or wait")
         id, now = f"{OF_TRIALS}{self._new_id()}", self._now()
-        await self._put(Standing(id=id, broken=broken, by=by, began_s=now, ends_s=now + FOR_MAX_S))
+        await self._put(Standing(id=id, broken=broken, by=by, began_s=now, ends_s=inf, why=ITS_TRIAL))
         self._tend()
 
     async def forget(self, broken: Broken) -> None:
@@ -163,7 +168,7 @@ class StandingFaults:
     def release(self) -> None:
         """The trial is over: what it has not ended is ended."""
         for one in self._of_trials():
-            self._standing[one.id] = replace(one, ends_s=self._now())
+            self._standing[one.id] = replace(one, ends_s=self._now(), why="")
         self._tend()
 
     def _of_trials(self) -> list[Standing]:
@@ -212,18 +217,27 @@ class StandingFaults:
             one = self._standing.get(id)
             if one is None:
                 return
-            try:
-                await self._striker.end(one.broken.fault, one.broken.hit)
-            except UsageError as e:
-                log.info("%s: over, as %s", one.broken, e)  # whom it hit is gone
-            except ClusterError as e:
+            why = await self._tried(one.broken)
+            if id not in self._standing:
+                return  # a trial has ended the same meanwhile
+            if why:
                 failures = one.failures + 1
                 again_s = self._now() + AGAIN.pause_s(failures)
-                self._standing[id] = replace(one, failures=failures, why=str(e), ends_s=again_s)
-                log.warning("%s cannot be ended yet: %s", one.broken, e)
+                self._standing[id] = replace(one, failures=failures, why=why, ends_s=again_s)
+                log.warning("%s cannot be ended yet: %s", one.broken, why)
                 return
             del self._standing[id]
             await self._save_end(str(one.broken))
+
+    async def _tried(self, broken: Broken) -> str:
+        """Why it cannot be ended yet; empty when it is over."""
+        try:
+            await self._striker.end(broken.fault, broken.hit)
+        except UsageError as e:
+            log.info("%s: over, as %s", broken, e)  # whom it hit is gone
+        except ClusterError as e:
+            return str(e)
+        return ""
 
     # --- what is written down -------------------------------------------------------------------
 
