@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rayplane.control_plane.api.errors import ApiError, NotFound
 from rayplane.control_plane.cluster import processes
@@ -50,8 +50,8 @@ if TYPE_CHECKING:
     from rayplane.control_plane.cluster.replicas import Replicas
 
 KILL_TIMEOUT_S = 60.0
-# For who stands still, until it goes on.
-GO_ON_S = 10.0
+PATIENCE_S = 10.0
+"""Of fair time, in which the end of a fault is tried: Ray may be busy, or who is to go on may be started anew."""
 HOLDS_S = 30.0
 """What a command has broken holds for so long after its process was killed."""
 SIGNALS: dict[type[Fault], str] = {Kill: "KILL", Stop: "STOP", Continue: "CONT"}
@@ -62,12 +62,16 @@ CLOCK_S = 1800.0
 class LiveInjector:
     """An injector that does faults to a real cluster through its supervisor; whom chance hits is drawn from `rng`.
 
-    `standing`: the supervisor's own, whose weather is apart from that of commands.
+    `standing`: the supervisor's own, whose weather is apart from that of commands. `patience_s`: 0 for who tries again
+    by itself what could not be ended.
     """
 
-    def __init__(self, admin: Access, rng: random.Random, *, standing: bool = False) -> None:
+    def __init__(
+        self, admin: Access, rng: random.Random, *, standing: bool = False, patience_s: float = PATIENCE_S
+    ) -> None:
         self._admin = admin
         self._is_standing = standing
+        self._patience_s = patience_s
         self._rng = rng
         self._weather: Weather = ()
         """What holds now."""
@@ -225,6 +229,12 @@ class LiveInjector:
                 with contextlib.suppress(RpcError):
                     await self._tell(self._weather)
 
+    async def breaks(self, fault: Fault, hit: tuple[str, ...]) -> None:
+        """A trial is about to inflict what lasts, until `end` or another fault ends it. Raises ClusterError."""
+
+    async def healed(self, fault: Fault, hit: tuple[str, ...]) -> None:
+        """That is over."""
+
     async def end(self, fault: Fault, hit: tuple[str, ...]) -> None:
         match fault:
             case Stop():
@@ -236,12 +246,12 @@ class LiveInjector:
             case FullDisk() if not self._in_one_process:
                 for pid in filter(None, map(self._process, hit)):
                     processes.free_disk(pid)
-            case Partition() | Cut() | SlowNetwork():
-                with _told(fault):
-                    await self._disturb(lambda weather: without(weather, fault, hit))
-            case _ if isinstance(fault, OF_MACHINES):
-                with _told(fault):
-                    await self._disturb(lambda weather: without(weather, fault, hit))
+            case _ if isinstance(fault, (Partition, Cut, SlowNetwork, *OF_MACHINES)):
+                await self._patiently(lambda: self._clear_up(fault, hit))
+
+    async def _clear_up(self, fault: Fault, hit: tuple[str, ...]) -> None:
+        with _told(fault):
+            await self._disturb(lambda weather: without(weather, fault, hit))
 
     async def _go_on(self, names: Sequence[str]) -> None:
         """Whose process stood still; one that cannot go on now holds up no other."""
@@ -251,20 +261,23 @@ class LiveInjector:
                 raise failed
 
     async def _continue(self, name: str) -> None:
-        """Tried for a span of fair time: Ray may be busy, or start it anew. Raises ClusterError."""
+        with contextlib.suppress(UsageError):  # its place in the cluster is gone, and its process with it
+            await self._patiently(lambda: self.inflict(Continue(Target(name=name)), (name,)))
+
+    async def _patiently(self, attempt: Callable[[], Awaitable[Any]]) -> None:
+        """Raises ClusterError."""
         loop = asyncio.get_running_loop()
-        patience = Patience(GO_ON_S, loop.time())
+        patience = Patience(self._patience_s, loop.time())
         while True:
             try:
-                await self.inflict(Continue(Target(name=name)), (name,))
+                await attempt()
+                return
             except UsageError:
-                return  # its place in the cluster is gone, and its process with it
+                raise
             except ClusterError:
                 patience.passed(loop.time(), slowdown())
                 if patience.over:
                     raise
-            else:
-                return
             await asyncio.sleep(RETRY_S)
 
 

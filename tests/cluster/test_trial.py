@@ -33,6 +33,8 @@ class Live:
     def __init__(self) -> None:
         self.still: set[str] = set()
         self.done: list[Fault] = []
+        self.noted: list[Fault] = []
+        """What another supervisor would end."""
         self.dies = False
         """It does what it is told, and does not answer."""
         self.deaf = False
@@ -42,6 +44,12 @@ class Live:
 
     async def chosen(self, fault: Fault) -> tuple[str, ...]:
         return (fault.target.name,) if isinstance(fault, Kill | Stop | Continue) else ()
+
+    async def breaks(self, fault: Fault, hit: tuple[str, ...]) -> None:
+        self.noted.append(fault)
+
+    async def healed(self, fault: Fault, hit: tuple[str, ...]) -> None:
+        self.noted.remove(fault)
 
     async def inflict(self, fault: Fault, names: tuple[str, ...]) -> list[tuple[str, int]]:
         self.done.append(fault)
@@ -83,10 +91,31 @@ async def test_what_is_over_is_broken_no_more(tmp_path: Path) -> None:
     await trial.begin(Stop(Target(name="member-2")))
     await trial.begin(Partition((("member-0",),)))
     await trial.begin(Kill(Target(name="member-0")))
-    assert [one.fault for one in journal.read()] == [Stop(Target(name="member-2")), Partition((("member-0",),))]
+    left = [Stop(Target(name="member-2")), Partition((("member-0",),))]
+    assert [one.fault for one in journal.read()] == left == live.noted
     await trial.begin(Continue(Target(name="member-2")))
     await trial.begin(Heal())
-    assert journal.read() == [] and all(one.ended_s == 5.0 for one in trial.struck)
+    assert journal.read() == [] == live.noted and all(one.ended_s == 5.0 for one in trial.struck)
+    await trial.begin(STOPPED)
+    assert await trial.heal() == [] and journal.read() == [] == live.noted
+
+
+async def test_what_is_written_down_first_is_none_of_a_faults_time(tmp_path: Path) -> None:
+    class Slow(Live):
+        now_s = 5.0
+
+        async def breaks(self, fault: Fault, hit: tuple[str, ...]) -> None:
+            self.now_s += 3.0
+
+        async def healed(self, fault: Fault, hit: tuple[str, ...]) -> None:
+            self.now_s += 3.0
+
+    live = Slow()
+    any_live: Any = live
+    volumes: Any = SimpleNamespace(watch=lambda held: None)
+    trial = TrialInjector(any_live, Journal(StateDir(tmp_path)), lambda: live.now_s, volumes)
+    await trial.end(STOPPED, await trial.begin(STOPPED))
+    assert [(one.began_s, one.ended_s) for one in trial.struck] == [(8.0, 8.0)]
 
 
 async def test_a_fault_without_an_answer_is_ended_or_stays_written_down(tmp_path: Path) -> None:
@@ -392,17 +421,19 @@ def test_a_verdict_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
         report.write(verdict(), {report.JSON: tmp_path / "no" / "v.json"})
 
 
-async def test_what_cannot_be_healed_is_told_and_stays_written_down(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_cannot_be_healed_is_told_and_stays_written_down(tmp_path: Path) -> None:
     class Deaf(Live):
         """A cluster that does not answer."""
 
+        tries = 0
+
         async def end(self, fault: Fault, hit: tuple[str, ...]) -> None:
+            self.tries += 1
             raise ClusterError("it does not answer")
 
-    monkeypatch.setattr("rayplane.control_plane.cluster.trial.journal.HEAL_AGAIN_S", 0.0)
     await injector(Live(), tmp_path).begin(STOPPED)
+    deaf = Deaf()
     for _ in range(2):
-        [why] = await Journal(StateDir(tmp_path)).heal(Deaf())
+        [why] = await Journal(StateDir(tmp_path)).heal(deaf)
         assert why.endswith("-> member-1: it does not answer")
+    assert deaf.tries == 2, "it is the injector that has patience"

@@ -137,6 +137,7 @@ async def test_what_nobody_may_delete_is_tried_once_by_a_supervisor(
     StateDir(tmp_path).create()
     (tmp_path / MADE).write_text(json.dumps([asdict(Made("configmaps", "default", "a", "mark", "7"))]))
     looks: list[str] = []
+    made: list[float] = []
 
     class Api:
         async def list(self, *_: Any, **__: Any) -> Any:
@@ -154,10 +155,11 @@ async def test_what_nobody_may_delete_is_tried_once_by_a_supervisor(
 
     monkeypatch.setattr(supervised, "HEAL_AGAIN_S", 0.0)
     monkeypatch.setattr(trial, "delete_keys", delete_keys)
-    monkeypatch.setattr(trial, "LiveInjector", lambda *_: None)
+    monkeypatch.setattr(trial, "LiveInjector", lambda *_, patience_s: made.append(patience_s))
     trials._admin = SimpleNamespace(directory=StateDir(tmp_path), api=Api())  # type: ignore[assignment]
     await trials._heal()
     assert looks == ["a"] and (tmp_path / MADE).exists()
+    assert {*made} == {0}, "it comes again by itself"
 
 
 async def test_an_api_server_says_who_asks(trials: Trials) -> None:

@@ -1,8 +1,11 @@
 """The weather of a cluster, as standing faults and commands tell it."""
 
+import asyncio
 import random
 from typing import Any
 
+from rayplane.control_plane.cluster.chaos import LiveInjector
+from rayplane.control_plane.cluster.config import PROCESS
 from rayplane.control_plane.cluster.host import Disturbance
 from rayplane.control_plane.cluster.supervisor.weathering import Weathering
 from rayplane.control_plane.cluster.weather import Weather, read, told_of
@@ -19,8 +22,10 @@ from rayplane.control_plane.faults.vocabulary import (
     Target,
 )
 from rayplane.control_plane.rpc.weather import Weather as Network
+from rayplane.control_plane.simulation.loop import VirtualLoop
 from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
 from rayplane.storage.env.troubled import Trouble
+from tests.faults.test_injectors import Admin, Skies
 
 ONE, TWO = Target(name="member-0"), Target(name="member-1")
 ALL: Weather = (
@@ -78,3 +83,21 @@ def test_who_calls_itself_is_slowed_by_no_network() -> None:
     network.slow_s = 5.0
     assert network.delay("supervisor", "supervisor") == 0.0
     assert network.delay("supervisor", "member-0")
+
+
+def test_it_clears_up_though_the_supervisor_is_away_at_first() -> None:
+    admin: Any = Admin(PROCESS)
+    sky = admin.supervisor = Skies()
+
+    async def story() -> None:
+        injector, fault = LiveInjector(admin, random.Random(1)), Partition((("member-0",),))
+        await injector.inflict(fault, ("member-0",))
+        sky.fails = True
+        ending = asyncio.create_task(injector.end(fault, ("member-0",)))
+        await asyncio.sleep(1.0)
+        assert sky.last()[0]
+        sky.fails = False
+        await ending
+        assert sky.last() == ([], [], 0.0)
+
+    VirtualLoop().run(story())

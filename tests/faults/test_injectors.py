@@ -386,6 +386,10 @@ def test_who_stood_still_goes_on_though_ray_does_not_answer_at_once(known: None)
         refusals.extend([RpcError(Code.FAILED_PRECONDITION, "Ray does not say")] * 100_000)
         with pytest.raises(ClusterError, match="does not say"):
             await injector.end(Stop(ONE), ("member-0",))
+        left, once = len(refusals), LiveInjector(admin, random.Random(1), standing=True, patience_s=0)
+        with pytest.raises(ClusterError, match="does not say"):
+            await once.end(Stop(ONE), ("member-0",))
+        assert len(refusals) == left - 1, "whoever tries again by itself is not kept waiting"
 
     VirtualLoop().run(story())
 

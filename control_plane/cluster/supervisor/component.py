@@ -98,7 +98,7 @@ class Supervisor:
         self._reconciler = Reconciler(clients.recall(spec.topology).replaced(spec.instance), ports)
         signing = CertificateSigning(api, spec.secrets, self._clock.now)
         access = self._own_access(etcd, api)
-        striker = LiveInjector(access, rng, standing=True)
+        striker = LiveInjector(access, rng, standing=True, patience_s=0)
         self._weather = Weathering(host, lambda: names(self.topology), self._expiring)
         self._standing = StandingFaults(striker, Notes(disk, etcd), self._clock, rng, run=spec.topology.run)
         self._trials = Trials(access, self._standing)

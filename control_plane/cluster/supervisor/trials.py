@@ -12,7 +12,7 @@ import json
 import logging
 import random
 from collections import deque
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,7 @@ from rayplane.control_plane.cluster.state import BROKEN, MADE
 from rayplane.control_plane.cluster.supervisor.standing import StandingFaults
 from rayplane.control_plane.cluster.trial.journal import Broken
 from rayplane.control_plane.faults.form import as_step
-from rayplane.control_plane.faults.vocabulary import SUPERVISOR, Cut, Fault, Partition, Target, lasts
+from rayplane.control_plane.faults.vocabulary import SUPERVISOR, Cut, Fault, Partition, Target
 from rayplane.control_plane.rpc import RpcError
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.proto.rayplane.v1 import chaos_pb2 as pb
@@ -60,13 +60,10 @@ class _FromInside(LiveInjector):
         super().__init__(admin, rng)
         self._standing, self._by = standing, by
 
-    async def inflict(self, fault: Fault, names: Sequence[str]) -> list[tuple[str, int]]:
-        if lasts(fault):
-            await self._standing.note(Broken(fault, tuple(names)), self._by)
-        return await super().inflict(fault, names)
+    async def breaks(self, fault: Fault, hit: tuple[str, ...]) -> None:
+        await self._standing.note(Broken(fault, hit), self._by)
 
-    async def end(self, fault: Fault, hit: tuple[str, ...]) -> None:
-        await super().end(fault, hit)
+    async def healed(self, fault: Fault, hit: tuple[str, ...]) -> None:
         await self._standing.forget(Broken(fault, hit))
 
     def refusal(self, fault: Fault) -> str:
@@ -177,7 +174,7 @@ class Trials:
             if not self._is_left():
                 return
             with contextlib.suppress(ClusterError, ApiError, RpcError):
-                left, failed = await heal(self._admin, refused, within_s=0, turn_s=0)
+                left, failed = await heal(self._admin, refused, within_s=0, turn_s=0, patience_s=0)
                 if left or failed:
                     log.warning("an earlier trial has left broken: %s; not healed: %s", left, failed)
                 if not failed:

@@ -23,9 +23,6 @@ from rayplane.storage.env.private import write_private
 
 log = logging.getLogger(__name__)
 
-HEAL_TRIES = 5
-HEAL_AGAIN_S = 0.5
-
 
 @dataclass(frozen=True, slots=True)
 class Broken:
@@ -123,17 +120,12 @@ class Journal:
 
 async def _end(injector: Injector, broken: Broken) -> str:
     """Why a fault could not be ended; empty when it was. Who is dead meanwhile is not broken any more."""
-    why = ""
-    for _ in range(HEAL_TRIES):
-        try:
-            await injector.end(broken.fault, broken.hit)
-        except ClusterError as e:
-            why = str(e)
-            log.debug("%s: %s", broken, e)
-        else:
-            return ""
-        await asyncio.sleep(HEAL_AGAIN_S)
-    return why
+    try:
+        await injector.end(broken.fault, broken.hit)
+    except ClusterError as e:
+        log.debug("%s: %s", broken, e)
+        return str(e)
+    return ""
 
 
 def read_broken(one: Any) -> Broken:

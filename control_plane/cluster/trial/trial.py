@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ApiError, NotFound
 from rayplane.control_plane.cluster.access import Access
-from rayplane.control_plane.cluster.chaos import LiveInjector
+from rayplane.control_plane.cluster.chaos import PATIENCE_S, LiveInjector
 from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.hands import ApiHands, placed
 from rayplane.control_plane.cluster.readiness import client_ssl
@@ -81,10 +81,13 @@ class TrialInjector:
     async def begin(self, fault: Fault) -> tuple[str, ...]:
         hit = await self._live.chosen(fault)
         held = await self._replicas.acknowledged(hit) if is_of_replicas(fault) else {}
-        struck = Struck(as_step(fault), hit, self._now())
         broken = Broken(fault, hit)
         if broken_until_ended := lasts(fault):
+            await self._live.breaks(fault, hit)
             self._journal.breaks(broken)
+        # What was to be written down first is none of its time.
+        struck = Struck(as_step(fault), hit, self._now())
+        if broken_until_ended:
             self._open.append((broken, struck))
         self._tell(struck)
         try:
@@ -102,22 +105,23 @@ class TrialInjector:
             struck.ended_s = self._now()
         for one, _ in [*self._open]:
             if ends(fault, hit, one.fault, one.hit):
-                self._over(one)
+                await self._over(one)
         return hit
 
     async def end(self, fault: Fault, hit: tuple[str, ...]) -> None:
         await self._live.end(fault, hit)
-        self._over(Broken(fault, hit))
+        await self._over(Broken(fault, hit))
 
-    def _over(self, broken: Broken) -> None:
+    async def _over(self, broken: Broken) -> None:
         for one in [pair for pair in self._open if pair[0] == broken]:
             self._open.remove(one)
             self._journal.healed(broken)
             one[1].ended_s = self._now()
+            await self._live.healed(broken.fault, broken.hit)
 
     async def heal(self) -> list[str]:
         """End all that lasts; what of it could not be ended."""
-        failed = await self._journal.heal(self._live)
+        failed = await self._journal.heal(self)
         for _, struck in self._open:
             struck.ended_s = self._now()
         self._open = []
@@ -417,7 +421,12 @@ async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
 
 
 async def heal(
-    admin: Access, refused: set[Made] | None = None, *, within_s: float = GONE_S, turn_s: float = TURN_S
+    admin: Access,
+    refused: set[Made] | None = None,
+    *,
+    within_s: float = GONE_S,
+    turn_s: float = TURN_S,
+    patience_s: float = PATIENCE_S,
 ) -> tuple[list[str], list[str]]:
     """End what an earlier trial left broken: what that was, and what of it could not be ended.
 
@@ -427,7 +436,7 @@ async def heal(
     async with turn(admin.directory, turn_s):
         journal = Journal(admin.directory)
         left = [str(broken) for broken in journal.read()]
-        failed = await journal.heal(LiveInjector(admin, random.Random()))
+        failed = await journal.heal(LiveInjector(admin, random.Random(), patience_s=patience_s))
         for delete in (delete_keys, _delete_objects):
             try:
                 await delete(admin)
