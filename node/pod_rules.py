@@ -3,13 +3,14 @@
 Composes what keeps them; what is not there is left out: other hosts' pods share the machine's network.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.node_annotations import NO_RULES
+from rayplane.control_plane.api.pods.marks import Netem
 from rayplane.control_plane.client import ApiClient, Informer
 from rayplane.node.config import NONE, OFF, ON, NodeHostConfig
 from rayplane.node.egress.networks import Outside
@@ -19,8 +20,9 @@ from rayplane.node.kubelet.kubelet import Kubelet
 from rayplane.node.nftables.kernel import KernelTable
 from rayplane.node.nftables.ruleset import NOTHING, Fragment, Table
 from rayplane.node.policy import disturbance
+from rayplane.node.policy.disturbance import Way
 from rayplane.node.policy.enforcer import Enforcer, EnforcerConfig
-from rayplane.node.policy.holding import Holding
+from rayplane.node.policy.holding import NOT_YET, Holding
 from rayplane.node.proxy.proxy import ProxyConfig
 from rayplane.node.runtime.pod_network import PodNetwork
 from rayplane.node.tasks import Tasks
@@ -30,6 +32,16 @@ if TYPE_CHECKING:
 
 OFF_HERE = "network policy is off on its host"
 BEYOND = f"more than {disturbance.TOGETHER_MAX} pairs of addresses on its host"
+
+
+class Wanted(NamedTuple):
+    """A pod's disturbance: rules of the kernel, and what its host holds."""
+
+    rules: Fragment
+    held: Mapping[Way, Sequence[Netem]]
+
+
+CALM = Wanted(NOTHING, {})
 
 
 class PodRules:
@@ -127,39 +139,46 @@ class PodRules:
         return why or (holding.trouble if holding is not None and holding.needs(uid) else "")
 
     def _disturb(self, pod: Object, *, there: bool = True) -> None:
-        uid, enforcer, holding = meta.uid(pod), self.enforcer, self.holding
-        held = disturbance.held(pod) if there else {}
-        wanted = self._wanted(pod) if there else NOTHING
-        if wanted == NOTHING and not held and uid not in self._disturbed:
+        uid, wanted = meta.uid(pod), self._wanted(pod) if there else CALM
+        if wanted == CALM and uid not in self._disturbed:
             return
         self._disturbed[uid] = pod
-        told = [pod]
-        if enforcer is not None and self.kernel is not None:
-            if holding is not None:
-                holding.put(uid, held)
-            self._put(self.kernel.table, uid, wanted)
-            told += self._offer(self.kernel.table)
-            enforcer.wake()
-        if wanted == NOTHING and not held:
+        served = self._apply({uid: wanted})
+        if wanted == CALM:
             del self._disturbed[uid]
-        for one in told:
+        for one in (pod, *served):
             self._tell(one)
 
-    def _wanted(self, pod: Object) -> Fragment:
-        return disturbance.of_pod(pod, self.holding.number if self.holding is not None else 0)
+    def _wanted(self, pod: Object) -> Wanted:
+        number = self.holding.number if self.holding is not None else 0
+        return Wanted(disturbance.of_pod(pod, number), disturbance.held(pod))
+
+    def _apply(self, wanted: Mapping[str, Wanted]) -> list[Object]:
+        """Have pods disturbed so, by uid; returns others that have their rules by that."""
+        if self.enforcer is None or self.kernel is None:
+            return []
+        for uid, one in wanted.items():
+            self._put(self.kernel.table, uid, one)
+        served = self._offer(self.kernel.table)
+        self.enforcer.wake()
+        return served
 
     def _hold(self) -> None:
         """There is a queue for packets, or why there is none is another reason than before."""
-        for uid, pod in [*self._disturbed.items()]:
-            if self.holding is not None and self.holding.needs(uid):
-                self._disturb(pod)
+        holding = self.holding
+        pods = {uid: pod for uid, pod in self._disturbed.items() if holding is not None and holding.needs(uid)}
+        served = self._apply({uid: self._wanted(pod) for uid, pod in pods.items()})
+        for one in (*pods.values(), *served):
+            self._tell(one)
 
-    def _put(self, table: Table, uid: str, wanted: Fragment) -> None:
-        """The rules of a pod, or none where all together would be too many."""
+    def _put(self, table: Table, uid: str, wanted: Wanted) -> None:
+        """The rules of a pod and what is held for it, or nothing where all rules together would be too many."""
         self._beyond.pop(uid, None)
-        if not self._budget.take(uid, wanted):
-            wanted, self._beyond[uid] = NOTHING, len(wanted.elements)
-        table.put(f"disturbance of {uid}", wanted)
+        if not self._budget.take(uid, wanted.rules):
+            wanted, self._beyond[uid] = CALM, len(wanted.rules.elements)
+        if self.holding is not None:
+            self.holding.put(uid, wanted.held)
+        table.put(f"disturbance of {uid}", wanted.rules)
 
     def _offer(self, table: Table) -> list[Object]:
         """Pods that had to go without and, as others may have given elements back, have their rules now."""
@@ -174,7 +193,8 @@ class PodRules:
         """Say on the pod, and as an event, whether it could be done."""
         if kubelet := self._kubelets.get(meta.node_name(pod)):
             kubelet.restate(meta.uid(pod))
-        if (why := self.undisturbed(meta.uid(pod))) and self._events is not None:
+        why = self.undisturbed(meta.uid(pod))
+        if why not in ("", NOT_YET) and self._events is not None:
             told = f"its packets are not disturbed as experiments want it: {why}"
             self._events.record(pod, "Warning", "NotDisturbed", told)
 

@@ -234,7 +234,7 @@ def percent(spec: Mapping[str, Any]) -> int:
 
 
 def netem(spec: Mapping[str, Any]) -> Netem | None:
-    """What a NetworkChaos does to each packet; None for a partition, a bandwidth, and what only loses packets.
+    """What a NetworkChaos does to each packet; None for a partition, a rate alone, and what only loses packets.
 
     Raises ValueError that begins with the field which is wrong.
     """
@@ -255,7 +255,7 @@ def netem(spec: Mapping[str, Any]) -> Netem | None:
         if name in (LOSS, CORRUPT):
             found[f"{name}_correlation"] = _part(spec, f"{name}.correlation")
     made = Netem(**found)
-    return None if action == LOSS and not made.loss_correlation else made
+    return None if not made.disturbs or (action == LOSS and not made.loss_correlation) else made
 
 
 def _delay(spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,8 @@ are there only while a pod is marked.
 
 import math
 import sys
+from collections.abc import Iterable
+from itertools import islice
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
@@ -31,7 +33,7 @@ from rayplane.node.nftables.ruleset import FORWARD, NOTHING, Chain, Data, Elemen
 OF_POD_MAX, TOGETHER_MAX = 25_000, 100_000
 """Elements that the losses by chance of one pod take, and those of all pods of a host."""
 LIMITS_MAX = 10
-"""Rates of one pod."""
+"""Rates of one pod; and marks of it that copy or hold packets, as each of them judges each packet."""
 Way = tuple[str, bytes]
 """Packets from one address to another, or "-from" and "-to" one of any others'."""
 _ALL = 100
@@ -83,9 +85,10 @@ def of_pod(pod: Object, queue: int = 0) -> Fragment:
 
 def _netem(ip: str, found: list[Loss], queue: int) -> Fragment:
     elements: dict[Element, Data] = {}
-    for netem, way in [(loss.netem, way) for loss in found if loss.netem for way in _ways(ip, loss)]:
-        _by_chance(elements, "copied", math.ceil(netem.duplicate), way)
-        if netem.waits:
+    for way, netems in _held(ip, found).items():
+        for netem in netems:
+            _by_chance(elements, "copied", math.ceil(netem.duplicate), way)
+        if any(netem.waits for netem in netems):
             _mark(elements, "held", way)
     if not elements:
         return NOTHING
@@ -105,10 +108,16 @@ def _by_chance(elements: dict[Element, Data], name: str, percent: int, way: Way)
 
 def held(pod: Object) -> dict[Way, list[Netem]]:
     """The ways of a pod whose packets are copied or held, and by what."""
-    ip, ways = _own_address(pod), dict[Way, list[Netem]]()
-    found = [(loss, loss.netem) for loss in losses(meta.annotations(pod)) if loss.netem is not None and ip]
-    for netem, way in [(netem, way) for loss, netem in found for way in _ways(ip, loss)]:
-        ways.setdefault(way, []).append(netem)
+    ip = _own_address(pod)
+    return _held(ip, losses(meta.annotations(pod))) if ip else {}
+
+
+def _held(ip: str, found: Iterable[Loss]) -> dict[Way, list[Netem]]:
+    ways: dict[Way, list[Netem]] = {}
+    disturbing = ((loss, loss.netem) for loss in found if loss.netem is not None and loss.netem.disturbs)
+    for loss, netem in islice(disturbing, LIMITS_MAX):
+        for way in dict.fromkeys(_ways(ip, loss)):
+            ways.setdefault(way, []).append(netem)
     return ways
 
 

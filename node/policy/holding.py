@@ -1,8 +1,9 @@
 """The queue of packets that experiments have wait, be lost or be corrupted on their way between pods.
 
 Any kernel with packet rules has such queues: the traffic control of tc-netem(8) is not asked for. What a host holds
-when it ends is lost, and from then on packets pass unhindered. At most `ROOM` packets wait at a time, as in tc-netem;
-more are lost.
+when it ends is lost, and from then on packets pass unhindered. Of each pod at most `OF_POD_MAX` packets wait at a
+time, as in tc-netem, and of all together `ROOM`; more are lost. What waits for a pod goes on at once when something
+else, or nothing, is to become of its packets.
 """
 
 import asyncio
@@ -14,9 +15,11 @@ import logging
 import os
 import random
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import NamedTuple
 
-from rayplane.control_plane.api.pods.marks import Netem
+from rayplane.control_plane.api.pods.marks import LATENCY_MAX_MS, Netem
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.node.netlink import ERROR, error_number, parsed
 from rayplane.node.nftables import queue
@@ -26,13 +29,26 @@ from rayplane.node.policy.netem import Link, flipped
 
 log = logging.getLogger(__name__)
 
-ROOM = 1000
+OF_POD_MAX, ROOM = 1000, 10_000
 RETRY_S = 5.0
+NOT_YET = "its queue is not open yet"
 AT_ONCE = 64
 """Packets taken before others have their turn."""
 _RECEIVE_BYTES = 8 * 1024 * 1024
 _SO_RCVBUFFORCE = 33
 _numbers = itertools.count(os.getpid() * 64)
+
+
+class Held(NamedTuple):
+    """A packet that waits. `order`: in which those of one time go on; `changed`: what it becomes; `pods`: for whose
+    experiments, the one that has it wait longest first: with that it counts.
+    """
+
+    at: float
+    order: int
+    number: int
+    changed: bytes | None
+    pods: tuple[str, ...]
 
 
 class Holding:
@@ -50,12 +66,20 @@ class Holding:
     ) -> None:
         self._open_socket, self._try_out, self._turned = open_socket, try_out, turned
         self._draw = random.Random().random
-        self._of_pods: dict[str, dict[Way, list[Link]]] = {}
-        self._links: dict[Way, list[Link]] = {}
+        self._of_pods: dict[str, Mapping[Way, Sequence[Netem]]] = {}
+        self._links: dict[Way, dict[str, list[Link]]] = {}
+        """By uid of the pod that wants them."""
+        self._whole: set[str] = set()
+        """Pods some of whose packets are to be corrupted: these must come whole."""
         self._socket: socket.socket | None = None
         self._opening: asyncio.Task[None] | None = None
-        self._held: list[tuple[float, int, int, bytes | None]] = []
-        """When packets go on, in which order, which those are, and what they are changed to."""
+        self._networks = 0
+        """How many namespaces have gone."""
+        self._held: list[Held] = []
+        self._waiting: Counter[str] = Counter()
+        """Packets that wait, by pod."""
+        self._refused = 0
+        """The number (errno) of what the kernel said last when it took no message."""
         self._order = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
         self.number = 0
@@ -63,19 +87,25 @@ class Holding:
         self.trouble = ""
         """Why there is none."""
 
-    def put(self, uid: str, wanted: Mapping[Way, Iterable[Netem]]) -> None:
+    def put(self, uid: str, wanted: Mapping[Way, Sequence[Netem]]) -> None:
         """Have these ways of a pod disturbed instead of those before."""
-        self._of_pods.pop(uid, None)
+        before = self._of_pods.pop(uid, {})
         if wanted:
-            shared: dict[Netem, Link] = {}
-            made = {w: [shared.setdefault(n, Link(n, self._draw)) for n in many] for w, many in wanted.items()}
-            self._of_pods[uid] = made
-        self._links = {}
-        for found in self._of_pods.values():
-            for way, links in found.items():
-                self._links[way] = [*self._links.get(way, ()), *links]
-        if self._links and self._socket is None and self._opening is None:
-            self._opening = asyncio.get_running_loop().create_task(self._open(), name="queue of packets")
+            self._of_pods[uid] = wanted
+        if wanted == before:
+            return
+        for way in before:
+            del self._links[way][uid]
+            if not self._links[way]:
+                del self._links[way]
+        shared = {netem: Link(netem, self._draw) for many in wanted.values() for netem in many}
+        for way, many in wanted.items():
+            self._links.setdefault(way, {})[uid] = [shared[netem] for netem in many]
+        self._whole.discard(uid)
+        if any(netem.corrupt for netem in shared):
+            self._whole.add(uid)
+        self._let_go(uid)
+        self._begin()
         self._show()
 
     def needs(self, uid: str) -> bool:
@@ -83,9 +113,11 @@ class Holding:
 
     def reopen(self) -> None:
         """The namespace that the queue was in is gone: it is made anew in another when that is needed."""
+        self._networks += 1
         self._shut()
-        for uid, found in [*self._of_pods.items()]:
-            self.put(uid, {way: [link.netem for link in links] for way, links in found.items()})
+        if self._links:
+            self._begin()
+            self._turned()
 
     async def close(self) -> None:
         """End it: what it holds is lost."""
@@ -94,9 +126,12 @@ class Holding:
         self._shut()
 
     def _shut(self) -> None:
-        self.number, self._held = 0, []
+        self.number, self._refused = 0, 0
+        self._held.clear()
+        self._waiting.clear()
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
         if self._socket is not None:
             asyncio.get_running_loop().remove_reader(self._socket)
             self._socket.close()
@@ -104,13 +139,23 @@ class Holding:
 
     # --- opening ----------------------------------------------------------------------------------
 
+    def _begin(self) -> None:
+        if self._links and self._socket is None:
+            self.trouble = self.trouble or NOT_YET
+            if self._opening is None:
+                self._opening = asyncio.get_running_loop().create_task(self._open(), name="queue of packets")
+
     async def _open(self) -> None:
         try:
             while self._links:
-                number = next(_numbers) % 0xFFFF + 1
+                number, network = next(_numbers) % 0xFFFF + 1, self._networks
                 try:
                     await self._try_out(*_asked_for(number))
-                    self._bind(await self._open_socket(), number)
+                    fd = await self._open_socket()
+                    if network != self._networks:
+                        os.close(fd)  # it is of one that has gone
+                        continue
+                    self._bind(fd, number)
                     self.number, self.trouble = number, ""
                     break
                 except OSError as e:
@@ -145,9 +190,7 @@ class Holding:
 
     def _show(self) -> None:
         """Packets come whole only while some are to be corrupted."""
-        if self._socket is not None:
-            whole = any(link.netem.corrupt for links in self._links.values() for link in links)
-            self._send(queue.show(self.number, queue.WHOLE if whole else queue.ADDRESSES))
+        self._send(queue.show(self.number, queue.WHOLE if self._whole else queue.ADDRESSES))
 
     # --- packets ----------------------------------------------------------------------------------
 
@@ -169,38 +212,70 @@ class Holding:
 
     def _judge(self, packet: queue.Packet) -> None:
         now = asyncio.get_running_loop().time()
-        at, changed = now, None
-        for link in (link for way in ways_of(packet.data) for link in self._links.get(way, ())):
+        at, changed, waits = now, None, dict[str, float]()
+        of_pods = [found for way in ways_of(packet.data) for found in self._links.get(way, {}).items()]
+        for uid, link in ((uid, link) for uid, links in of_pods for link in links):
             judged = link.judge(at)
             if judged.at is None:
                 self._send(queue.drop(self.number, packet.number))
                 return
+            waits[uid] = waits.get(uid, 0.0) + judged.at - at
             at = judged.at
             if judged.corrupt and len(packet.data) > queue.ADDRESSES:
                 changed = flipped(changed or packet.data, self._draw)
         if at <= now:
             self._send(queue.accept(self.number, packet.number, changed))
             return
-        heapq.heappush(self._held, (at, next(self._order), packet.number, changed))
-        if self._held[0][2] == packet.number:
+        pods = tuple(sorted((uid for uid, wait in waits.items() if wait), key=waits.__getitem__, reverse=True))
+        at = min(at, now + LATENCY_MAX_MS / 1000)
+        self._hold(Held(at, next(self._order), packet.number, changed, pods))
+
+    def _hold(self, packet: Held) -> None:
+        if self._waiting[packet.pods[0]] >= OF_POD_MAX:
+            self._send(queue.drop(self.number, packet.number))
+            return
+        heapq.heappush(self._held, packet)
+        self._waiting[packet.pods[0]] += 1
+        if self._held[0] is packet:
             self._wait()
+
+    def _let_go(self, uid: str) -> None:
+        """Have what waits for a pod go on at once."""
+        going = sorted(packet for packet in self._held if uid in packet.pods)
+        self._held = [packet for packet in self._held if uid not in packet.pods]
+        heapq.heapify(self._held)
+        for packet in going:
+            self._pass(packet)
+        del self._waiting[uid]
+        self._wait()
+
+    def _pass(self, packet: Held) -> None:
+        self._waiting[packet.pods[0]] -= 1
+        self._send(queue.accept(self.number, packet.number, packet.changed))
 
     def _wait(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_at(self._held[0][0], self._release) if self._held else None
+        self._timer = asyncio.get_running_loop().call_at(self._held[0].at, self._release) if self._held else None
 
     def _release(self) -> None:
         now = asyncio.get_running_loop().time()
-        while self._held and self._held[0][0] <= now:
-            _, _, number, changed = heapq.heappop(self._held)
-            self._send(queue.accept(self.number, number, changed))
-        self._wait()
+        try:
+            while self._held and self._held[0].at <= now:
+                self._pass(heapq.heappop(self._held))
+        finally:
+            self._wait()
 
     def _send(self, message: bytes) -> None:
-        if self._socket is not None:
-            with contextlib.suppress(BlockingIOError):  # the kernel takes a message in the call that sends it
-                self._socket.send(message)
+        """Tell the kernel. What it does not take is lost: the packet stays with it until the queue goes."""
+        if self._socket is None:
+            return
+        try:
+            self._socket.send(message)
+        except OSError as e:
+            if e.errno != self._refused:
+                log.warning("the kernel did not hear what becomes of a packet: %s", e)
+            self._refused = e.errno or 0
 
 
 def _asked_for(number: int) -> tuple[Rule, ...]:

@@ -131,6 +131,12 @@ def test_a_netem_has_a_rate_too() -> None:
     assert c.lost() == {"web-0": [Loss(100, None, (), 1 << 10, BURST_BYTES, Netem(1000))]}
 
 
+def test_a_netem_with_a_rate_alone_holds_no_packets() -> None:
+    c = Networked()
+    c.part(action="netem", target=None, rate={"rate": "1kbps"})
+    assert c.lost() == {"web-0": [Loss(100, None, (), 1 << 10, BURST_BYTES)]}
+
+
 def test_what_cannot_be_done_is_said_and_not_done() -> None:
     c = Networked()
     c.change("nodes", "n1", metadata={"annotations": {ISOLATION: "none"}})

@@ -82,6 +82,11 @@ class Netem:
         """Whether packets go through the hands of their node: the kernel makes copies by itself."""
         return any((self.latency_ms, self.jitter_ms, self.loss, self.corrupt))
 
+    @property
+    def disturbs(self) -> bool:
+        """Whether anything becomes of packets at all."""
+        return self.waits or self.duplicate > 0
+
 
 @dataclass(frozen=True, slots=True)
 class Loss:
