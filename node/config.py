@@ -264,6 +264,11 @@ class NodeHostConfig:
         """The cluster's parts of 127/8, which to a pod with a network of its own would be the pod itself."""
         return tuple(network for network in self.loopback_networks if network.startswith("127."))
 
+    def led_out(self, runtime: str) -> tuple[str, ...]:
+        """Those that pods of a runtime at a socket are led to: services are in one network, isolated pods' first."""
+        first = next((node.runtime for node in self.nodes if node.cri_path), "")
+        return self.outer_networks if runtime == first and not self.isolates else ()
+
     @property
     def keeps_volumes(self) -> bool:
         """Tells whether volumes may lie here."""

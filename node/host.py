@@ -394,8 +394,8 @@ class NodeHost:
         if path := cri_path(name):
             from rayplane.node.runtime.cri.runtime import runtime_at
 
-            node, lead = self.config.nodes[0], self.config.outer_networks
-            runtime = runtime_at(path, node, pods=root, find=self._objects.find, lead=lead)
+            node, lead, record = self.config.nodes[0], self.config.led_out(name), self._events.record
+            runtime = runtime_at(path, node, pods=root, find=self._objects.find, lead=lead, record=record)
             runtime.watchers.append(self._mark_nodes)
             return runtime
         return ProcessRuntime(self._simulated, None, self._log_limits(), root, self.config.pod_processes)

@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock, Mock
 
 import grpc
 import pytest
@@ -256,6 +257,24 @@ async def test_a_runtime_gets_the_handler_that_the_pods_class_names(fake: FakeRu
             assert fake.requests["RunPodSandbox"].runtime_handler == handler
         with pytest.raises(SandboxError, match='"none" not found'):
             await runtime.add_pod(place(tmp_path, make_pod("r", runtimeClassName="none")))
+    finally:
+        await runtime.close()
+
+
+async def test_a_pod_that_does_not_find_services_runs_and_says_so(fake: FakeRuntime, tmp_path: Path) -> None:
+    events: list[tuple[str, ...]] = []
+    gateway = Mock(open=AsyncMock(), remove_sandbox=AsyncMock())
+    runtime = CriRuntime(
+        CriClient(str(fake.path)),
+        Node("me", "n1", 8 << 30),
+        gateway=gateway,
+        record=lambda pod, *said: events.append((pod["metadata"]["name"], *said)),
+    )
+    await runtime.open()
+    try:
+        assert await runtime.add_pod(place(tmp_path, make_pod("p")))
+        ((*said, why),) = events
+        assert said == ["p", "Warning", "NoServices"] and "does not tell which network" in why
     finally:
         await runtime.close()
 

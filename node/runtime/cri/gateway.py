@@ -14,6 +14,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from ipaddress import AddressValueError, IPv4Address
 from typing import Any, TypeVar
 
 from rayplane.node.runtime.isolation import syscalls
@@ -28,7 +29,7 @@ from rayplane.node.runtime.isolation.links import (
     new_pair,
     set_flags,
 )
-from rayplane.node.runtime.isolation.network import MTU, interface_of, lead_out_of_loopback, set_parameters
+from rayplane.node.runtime.isolation.network import MTU, interface_of, lead_out_of_loopback, set_parameter
 from rayplane.node.runtime.isolation.rtnetlink import RouteSocket
 from rayplane.node.runtime.pod_network import OwnNetwork, bound
 
@@ -85,7 +86,7 @@ class ServiceGateway(OwnNetwork):
         syscalls.unshare(syscalls.CLONE_NEWNET)
         self._mine = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         # Pods find services here, and not each other.
-        set_parameters({"net/ipv4/ip_forward": "0"})
+        set_parameter("net/ipv4/ip_forward", "0")
         with RouteSocket() as routes:
             routes.tell(set_flags(LOOPBACK, IFF_UP))
 
@@ -94,22 +95,35 @@ class ServiceGateway(OwnNetwork):
             os.close(self._mine)
 
     def _add(self, name: str, ip: str, namespace: str) -> None:
+        try:
+            IPv4Address(ip)
+        except AddressValueError as e:
+            raise OSError(errno.EAFNOSUPPORT, f"services are there for IPv4 alone: {e}") from e
         net = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
         try:
             if os.fstat(net).st_ino in (self._outside, os.fstat(self._mine).st_ino):
                 raise OSError(errno.EINVAL, "it has no network of its own", namespace)
             with RouteSocket() as routes:
                 routes.tell(new_pair(End(name, flags=IFF_UP), End(INTERFACE, net), MTU))
-                # No pod speaks with another's address, and all of 127/8 is this namespace.
-                set_parameters({f"net/ipv4/conf/{name}/{key}": "1" for key in ("rp_filter", "route_localnet")})
-                routes.tell(Route(f"{ip}/32", socket.if_nametoindex(name), scope=RT_SCOPE_LINK).new())
-            syscalls.setns(net, syscalls.CLONE_NEWNET)
-            try:
-                self._lead(ip)
-            finally:
-                syscalls.setns(self._mine, syscalls.CLONE_NEWNET)
+                try:
+                    self._connect(routes, name, ip, net)
+                except OSError:
+                    routes.tell(delete_link(name), but=errno.ENODEV)
+                    raise
         finally:
             os.close(net)
+
+    def _connect(self, routes: RouteSocket, name: str, ip: str, net: int) -> None:
+        # No pod speaks with another's address, and all of 127/8 is this namespace.
+        for key in ("rp_filter", "route_localnet"):
+            set_parameter(f"net/ipv4/conf/{name}/{key}", "1")
+        # The interface of one that had the address before may still be there.
+        routes.tell(Route(f"{ip}/32", socket.if_nametoindex(name), scope=RT_SCOPE_LINK).replace())
+        syscalls.setns(net, syscalls.CLONE_NEWNET)
+        try:
+            self._lead(ip)
+        finally:
+            syscalls.setns(self._mine, syscalls.CLONE_NEWNET)
 
     def _lead(self, ip: str) -> None:
         index = socket.if_nametoindex(INTERFACE)
@@ -124,12 +138,14 @@ class ServiceGateway(OwnNetwork):
 
 
 def network_namespace(info: Mapping[str, str]) -> str:
-    """The path of a sandbox's network namespace, in what containerd and CRI-O tell of it. Raises OSError."""
+    """The path of a sandbox's network namespace, in what containerd and CRI-O tell of it. Raises OSError.
+
+    That of its process would not do: another may have the number by now.
+    """
     try:
-        found = json.loads(info["info"])
-        for namespace in found["runtimeSpec"]["linux"]["namespaces"]:
-            if namespace["type"] == "network":
-                return str(namespace.get("path") or f"/proc/{int(found['pid'])}/ns/net")
+        for namespace in json.loads(info["info"])["runtimeSpec"]["linux"]["namespaces"]:
+            if namespace["type"] == "network" and namespace.get("path"):
+                return str(namespace["path"])
     except (LookupError, TypeError, ValueError, AttributeError):
         pass
     raise OSError(errno.ENODATA, "the runtime does not tell which network its sandbox has")

@@ -60,9 +60,17 @@ async def usual(pod: Object) -> str:
     return ""
 
 
+Record = Callable[[Object, str, str, str], None]
+"""Writes an event about a pod: its type, reason and message."""
+
+
+def unwritten(about: Object, kind: str, reason: str, message: str) -> None:
+    """An event that nobody hears of."""
+
+
 class CriRuntime:
     """The runtime at a socket. `node`: whose it is here; `gateway`: how pods come to services, None where they do not;
-    `watchers` are told when `trouble` has changed.
+    `record`: says so on those; `watchers` are told when `trouble` has changed.
     """
 
     network_id = ""
@@ -76,6 +84,7 @@ class CriRuntime:
         keyring: Keyring = no_keys,
         handler: Handler = usual,
         gateway: ServiceGateway | None = None,
+        record: Record = unwritten,
     ) -> None:
         self._gateway = gateway
         self.network: PodNetwork = gateway or DIRECT
@@ -86,6 +95,7 @@ class CriRuntime:
         self.watchers: list[Callable[[], None]] = []
         self.images = Images(client, keyring)
         self._handler = handler
+        self._record = record
         self.forwarder = Forwarder()
         self.observer = Observer(self)
         self.pods: dict[str, CriPod] = {}
@@ -208,7 +218,7 @@ class CriRuntime:
             ip = found.status.network.ip
             if found.status.state != _READY or not ip:
                 raise RuntimeFailed(f"sandbox {answer.pod_sandbox_id} has no address, or is not ready")
-            await self._lead_to_services(answer.pod_sandbox_id, ip, found.info)
+            await self._lead_to_services(pod.place.pod, answer.pod_sandbox_id, ip, found.info)
         pod.config, pod.sandbox_id, pod.ip = config, answer.pod_sandbox_id, ip
 
     async def sandbox_status(self, ident: str) -> pb.PodSandboxStatus:
@@ -222,14 +232,15 @@ class CriRuntime:
             raise RuntimeFailed(f"the runtime was asked for sandbox {ident} and told of {answer.status.id!r}")
         return answer
 
-    async def _lead_to_services(self, ident: str, ip: str, info: Mapping[str, str]) -> None:
-        """Give a sandbox its way to services. It runs without one where the runtime does not tell its namespace."""
+    async def _lead_to_services(self, pod: Object, ident: str, ip: str, info: Mapping[str, str]) -> None:
+        """Give a sandbox its way to services. It runs without one where it cannot have one, and its pod says so."""
         if self._gateway is None:
             return
         try:
             await self._gateway.add_sandbox(ident, ip, network_namespace(info))
         except OSError as e:
             log.warning("services are not there in sandbox %s: %s", ident, e)
+            self._record(pod, "Warning", "NoServices", f"it does not find services: {e}")
 
     async def renew_sandbox(self, pod: CriPod) -> bool:
         """Make a pod's sandbox anew if it is gone, with the address that it gets; whether it was. Raises NodeError."""
@@ -300,9 +311,12 @@ class CriRuntime:
         return run
 
 
-def runtime_at(path: str, node: NodeConfig, *, pods: str, find: FindObjects, lead: Sequence[str] = ()) -> CriRuntime:
+def runtime_at(
+    path: str, node: NodeConfig, *, pods: str, find: FindObjects, lead: Sequence[str] = (), record: Record = unwritten
+) -> CriRuntime:
     """The runtime at a socket, for a host whose first node this is. `pods`: where the host has its pods' directories;
-    `find`: looks up what pods refer to; `lead`: networks that pods find by this host, where its user is root.
+    `find`: looks up what pods refer to; `lead`: networks that pods find by this host, where its user is root; `record`:
+    writes events.
     """
 
     async def keys(pod: Object, image: str) -> list[pb.AuthConfig]:
@@ -315,7 +329,7 @@ def runtime_at(path: str, node: NodeConfig, *, pods: str, find: FindObjects, lea
     here = Node(owner, node.name, quantity.value(node.memory))
     gateway = ServiceGateway(lead) if lead and os.geteuid() == 0 else None
     handler = partial(handler_of_class, find)
-    return CriRuntime(CriClient(path), here, keyring=keys, handler=handler, gateway=gateway)
+    return CriRuntime(CriClient(path), here, keyring=keys, handler=handler, gateway=gateway, record=record)
 
 
 async def handler_of_class(find: FindObjects, pod: Object) -> str:

@@ -242,8 +242,14 @@ def prepare_pod() -> None:
 def set_parameters(settings: dict[str, str]) -> None:
     for name, value in settings.items():
         # What a kernel has not, or does not let namespaces change, it does without.
-        with contextlib.suppress(OSError), open(f"/proc/sys/{name}", "w") as f:
-            f.write(value)
+        with contextlib.suppress(OSError):
+            set_parameter(name, value)
+
+
+def set_parameter(name: str, value: str) -> None:
+    """Raises OSError."""
+    with open(f"/proc/sys/{name}", "w") as f:
+        f.write(value)
 
 
 def interface_of(uid: str) -> str:
