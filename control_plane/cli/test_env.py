@@ -20,7 +20,8 @@ from rayplane.control_plane.cli.options import errors, progress, run
 from rayplane.control_plane.cluster import envtest, launch
 from rayplane.control_plane.cluster.config import PROCESS, ClusterConfig
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
-from rayplane.control_plane.cluster.guardian import DOWN, TEST_ENV, UP, guard
+from rayplane.control_plane.cluster.guardian import DOWN, UP, guard
+from rayplane.control_plane.cluster.ours import TEST_ENV
 from rayplane.control_plane.cluster.state import StateDir
 from rayplane.storage.env.private import write_private
 

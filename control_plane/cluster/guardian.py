@@ -18,9 +18,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from rayplane.control_plane.cluster.ours import TEST_ENV
+
 DOWN, UP = b".", b"+"
-TEST_ENV = "test-env"
-"""In the state directory of a cluster of `rayplane test-env`; it goes with all else when that is deleted."""
 _LOOK_S = 1.0
 
 

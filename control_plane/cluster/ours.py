@@ -14,6 +14,8 @@ from rayplane.storage.env.private import make_private_dir, write_private
 
 MARKER = ".rayplane"
 MARKED = b"rayplane made this directory; see `rayplane down --purge`\n"
+TEST_ENV = "test-env"
+"""Marks the state directory of a cluster of `rayplane test-env`; it goes with all else when that is deleted."""
 
 
 def mark(directory: Path) -> None:

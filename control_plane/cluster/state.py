@@ -24,8 +24,7 @@ from typing import Any
 
 from rayplane.control_plane.cluster.config import AddressPlan, ClusterConfig, check_name
 from rayplane.control_plane.cluster.errors import ClusterError, NewerState, NotUp, UsageError
-from rayplane.control_plane.cluster.guardian import TEST_ENV
-from rayplane.control_plane.cluster.ours import is_marked, mark, remove, remove_known
+from rayplane.control_plane.cluster.ours import TEST_ENV, is_marked, mark, remove, remove_known
 from rayplane.control_plane.cluster.topology import Topology
 from rayplane.control_plane.component_base.version import VERSION
 from rayplane.storage.env import DiskError, LocalDisk

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from rayplane.control_plane.cluster.guardian import TEST_ENV, UP, _outlives, guard
+from rayplane.control_plane.cluster.guardian import UP, _outlives, guard
+from rayplane.control_plane.cluster.ours import TEST_ENV
 from rayplane.control_plane.cluster.state import StateDir
 
 
