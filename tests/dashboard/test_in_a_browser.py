@@ -332,7 +332,7 @@ def test_an_api_server_has_the_page_too_with_all_that_rbac_gives(
 
 def test_a_recording_is_played_as_it_was(browser: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(web())
-    serving = Cluster("played", tmp_path).start("dashboard", "--open", str(tmp_path / "file"))
+    serving = Cluster("played", tmp_path).start("dashboard", "--open", str(tmp_path / "file"), named=False)
     assert serving.stdout is not None
     with serving:
         try:
@@ -361,7 +361,7 @@ def played(page: Any) -> None:
     page.get_by_role("link", name="Packing").click()
     page.get_by_role("cell", name="1 of 4", exact=True).wait_for()
     page.get_by_role("link", name="Control plane").click()
-    page.get_by_role("row").filter(has_text="member-0").get_by_text("leader").wait_for()
+    page.get_by_role("row").filter(has_text="member-0").get_by_text("leader", exact=True).wait_for()
     page.get_by_role("slider").press("End")
     page.get_by_text("does not answer").wait_for()
     page.get_by_role("button", name="Play").click()

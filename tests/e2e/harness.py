@@ -82,10 +82,11 @@ class Cluster:
         own = {"HOME": str(self.home), "KUBECONFIG": str(self.directory / "kubeconfig")}
         return {**os.environ, **self.variables, **own}
 
-    def start(self, *arguments: str) -> "subprocess.Popen[str]":
-        """A rayplane command that is not waited for."""
+    def start(self, *arguments: str, named: bool = True) -> "subprocess.Popen[str]":
+        """A rayplane command that is not waited for; some take no cluster's name."""
+        said = [*arguments, "--name", self.name] if named else arguments
         return subprocess.Popen(
-            [*self.entry(), str(self.python), "-m", "rayplane.control_plane.cli.main", *arguments, "--name", self.name],
+            [*self.entry(), str(self.python), "-m", "rayplane.control_plane.cli.main", *said],
             cwd=ROOT,
             env=self.env,
             stdout=subprocess.PIPE,
