@@ -7,6 +7,7 @@ another's that leads here would make a browser take the two for one).
 
 import hmac
 import secrets
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
 from importlib.resources import files
 from typing import Any
@@ -40,7 +41,7 @@ Routes = Mapping[tuple[str, str], Answer]
 """By method and path."""
 
 
-class Door:
+class Door(ABC):
     """The door of one page. `key` opens it. `at`: the path of the page, with both slashes."""
 
     def __init__(self, sockets: Sockets | None = None, *, at: str = "/") -> None:
@@ -64,12 +65,12 @@ class Door:
         await self._end()
         await self._server.shutdown(STOP_S)
 
-    async def _end(self) -> None:
+    async def _end(self) -> None:  # noqa: B027 - most answers wait for nothing
         """End what answers may still wait for."""
 
+    @abstractmethod
     async def _api(self, request: web.BaseRequest, token: str) -> web.StreamResponse:
         """The answer of an API server's path; `token` is empty for who has the key."""
-        raise NotImplementedError
 
     @property
     def url(self) -> str:
