@@ -12,7 +12,7 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.qos import GUARANTEED, qos_class
 from rayplane.node.errors import NodeError
 from rayplane.node.kubelet.admission import Allocations, Room, room_of
-from rayplane.node.kubelet.resizing import DEFERRED, NOTHING_PENDING, new_images, new_resources, refusal
+from rayplane.node.kubelet.resizing import DEFERRED, NOTHING_PENDING, new_images, new_resources, refusal, summary
 from rayplane.node.lifecycle import Event, PodMachine, Respecified
 from rayplane.node.runtime import ContainerRun
 
@@ -46,8 +46,9 @@ class Resizes:
         images = new_images(pod.pod, given)
         if images.containers:
             pod.post(Respecified(images.containers, images.restart))
-        asked = new_resources(pod.pod, {name: c.spec for name, c in pod.machine.by_name.items()})
-        if not asked.containers:
+        given = {name: c.spec for name, c in pod.machine.by_name.items()}
+        asked = new_resources(pod.pod, given, pod.machine.spec.get("resources"))
+        if not asked:
             self._settle(pod)
             return
         want = room_of(pod.pod, reported=False)
@@ -60,7 +61,7 @@ class Resizes:
             pod.post(refused)
             return
         self._settle(pod)
-        pod.post(Respecified(asked.containers, asked.restart))
+        pod.post(Respecified(asked.containers, asked.restart, asked.of_pod, summary(pod.pod)))
         _hold(pod, asked.containers)
         pod.change_room(want)
 

@@ -3,6 +3,7 @@
 Source: KEP-1287 (in-place resize), concepts "Resize CPU and Memory Resources assigned to Containers".
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,10 +22,17 @@ NOTHING_PENDING = ResizePending("", "")
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Containers as they are to be, and which of them need a new run for that, with the reason that is told."""
+    """Containers as they are to be, and which of them need a new run for that, with the reason that is told.
+
+    `of_pod`: the resources of the pod as a whole, where they change.
+    """
 
     containers: tuple[dict[str, Any], ...] = ()
     restart: tuple[tuple[str, str], ...] = ()
+    of_pod: dict[str, Any] | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.containers) or self.of_pod is not None
 
 
 def new_images(pod: Object, given: Mapping[str, dict[str, Any]]) -> Asked:
@@ -38,8 +46,8 @@ def new_images(pod: Object, given: Mapping[str, dict[str, Any]]) -> Asked:
     return Asked(tuple(found), restart)
 
 
-def new_resources(pod: Object, given: Mapping[str, dict[str, Any]]) -> Asked:
-    """What other resources ask for."""
+def new_resources(pod: Object, given: Mapping[str, dict[str, Any]], of_pod: Mapping[str, Any] | None = None) -> Asked:
+    """What other resources ask for. `of_pod`: those that the pod as a whole was given."""
     found, restart = [], []
     for part in _parts(pod, given):
         name, known = part["name"], given[part["name"]]
@@ -50,7 +58,28 @@ def new_resources(pod: Object, given: Mapping[str, dict[str, Any]]) -> Asked:
         policies = {p.get("resourceName"): p.get("restartPolicy") for p in part.get("resizePolicy") or ()}
         if any(policies.get(resource) == "RestartContainer" for resource in changed):
             restart.append((name, f"Container {name} resize requires restart"))
-    return Asked(tuple(found), tuple(restart))
+    whole = meta.spec(pod).get("resources") or {}
+    changed = _differing({"resources": whole}, {"resources": of_pod or {}})
+    return Asked(tuple(found), tuple(restart), whole if changed else None)
+
+
+def summary(pod: Object, error: str = "") -> str:
+    """What events tell of a resize: JSON of what the pod and its containers ask for."""
+    spec = meta.spec(pod)
+    told: dict[str, Any] = {"resources": _amounts(spec)} if spec.get("resources") else {}
+    for field in ("initContainers", "containers"):
+        if parts := spec.get(field):
+            told[field] = [{"name": part["name"], "resources": _amounts(part)} for part in parts]
+    told["generation"] = meta.generation(pod)
+    if error:
+        told["error"] = error
+    return json.dumps(told, separators=(",", ":"))
+
+
+def _amounts(part: Mapping[str, Any]) -> dict[str, Any]:
+    resources = part.get("resources") or {}
+    found = ((kind, resources.get(kind)) for kind in ("limits", "requests"))
+    return {kind: dict(sorted(amounts.items())) for kind, amounts in found if amounts}
 
 
 def _parts(pod: Object, given: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
@@ -67,10 +96,14 @@ def _differing(one: Container, other: Container) -> set[str]:
 def refusal(pod: Object, have: Room, want: Room, room: Allocations) -> ResizePending | None:
     """Why a pod does not get what it asks for, or not now; None when it does. `have`: what it holds of `room`."""
     if is_mirror(pod):
-        return ResizePending(INFEASIBLE, "In-place resize of static-pods is not supported")
+        return _pending(pod, INFEASIBLE, "In-place resize of static-pods is not supported")
     if (text := room.exceeded(want)) is not None:
-        return ResizePending(INFEASIBLE, text)
+        return _pending(pod, INFEASIBLE, text)
     room.release(have)
     rejected = room.refuse(want)
     room.hold(have)
-    return None if rejected is None else ResizePending(DEFERRED, rejected.message.removeprefix("Pod was rejected: "))
+    return None if rejected is None else _pending(pod, DEFERRED, rejected.message.removeprefix("Pod was rejected: "))
+
+
+def _pending(pod: Object, reason: str, message: str) -> ResizePending:
+    return ResizePending(reason, message, summary(pod, message))

@@ -73,6 +73,7 @@ class PodMachine(ContainerRuns):
         "reason",
         "rejected",
         "resize_pending",
+        "resizing",
         "sandboxes",
         "shows_resources",
         "spec",
@@ -93,6 +94,7 @@ class PodMachine(ContainerRuns):
         self.deleting = self.vanished = self.ends_failed = self.rejected = False
         self.disruption = ("", "")
         self.resize_pending = ("", "")
+        self.resizing = ""
         self.shows_resources = False
         grace = self.spec.get("terminationGracePeriodSeconds")
         # Below zero is one second, as when a pod is deleted.
@@ -109,6 +111,12 @@ class PodMachine(ContainerRuns):
     def initialized(self) -> bool:
         """All init containers completed and all sidecars started, at some time in this sandbox."""
         return self.apps_begun or all(has_initialized(c) for c in self.containers)
+
+    @property
+    def resize_in_progress(self) -> bool:
+        """Whether a container still runs, or ran last, with other resources than are set aside for it."""
+        ran = (c for c in self.containers if c.run in (Run.RUNNING, Run.STOPPING) or (c.ended and c.run is not Run.DONE))
+        return bool(self.resizing) and any(c.in_force != c.spec.get("resources") for c in ran)
 
     # --- start ------------------------------------------------------------------------------------
 
@@ -148,6 +156,9 @@ class PodMachine(ContainerRuns):
             if handler is not None:
                 handler(self, event)
         self._advance()
+        if self.resizing and self.stage in _LIVE and not self.resize_in_progress:
+            self._record("ResizeCompleted", f"Pod resize completed: {self.resizing}")
+            self.resizing = ""
         self._set_phase()
         return self._effects
 
@@ -242,10 +253,16 @@ class PodMachine(ContainerRuns):
             return
         self.resize_pending = event.reason, event.message
         if event.reason:
-            self._record(f"Resize{event.reason}", f"Pod resize {event.reason}: {event.message}", warning=True)
+            self._record(f"Resize{event.reason}", f"Pod resize {event.reason}: {event.told}", warning=True)
 
     def _respecified(self, event: Respecified) -> None:
         restart = dict(event.restart)
+        if event.of_pod is not None:
+            self.spec = {**self.spec, "resources": event.of_pod}
+        if event.told:
+            self.shows_resources = True
+            self.resizing = event.told
+            self._record("ResizeStarted", f"Pod resize started: {event.told}")
         for part in event.containers:
             c = self.by_name[part["name"]]
             c.spec = part

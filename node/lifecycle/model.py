@@ -240,19 +240,25 @@ class Evicted:
 
 @dataclass(frozen=True, slots=True)
 class ResizePending:
-    """A refusal of the resources that the pod's spec asks for now: Infeasible, Deferred; empty: nothing is refused."""
+    """A refusal of the resources that the pod's spec asks for now: Infeasible, Deferred; empty: nothing is refused.
+
+    `told`: what the event says of it.
+    """
 
     reason: str
     message: str
+    told: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Respecified:
     """Containers are something else from now on. `restart`: which of them take that only by a new run, and what is told
-    of that."""
+    of that. `of_pod`: the resources of the pod as a whole, where they change. `told`: what events say of a resize."""
 
     containers: tuple[dict[str, Any], ...]
     restart: tuple[tuple[str, str], ...] = ()
+    of_pod: dict[str, Any] | None = None
+    told: str = ""
 
 
 LOST_CLUSTER, EXPERIMENT = "lost-cluster", "experiment"

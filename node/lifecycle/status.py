@@ -54,6 +54,8 @@ def render_status(
         status["message"] = machine.message
     if not machine.rejected:  # else nothing was ever made of it
         status |= _container_statuses(machine)
+        if machine.shows_resources and (of_pod := machine.spec.get("resources")):
+            status |= reported(of_pod, of_pod)
     generation = pod["metadata"].get("generation")
     if generation:
         status["observedGeneration"] = generation
@@ -112,7 +114,7 @@ def _own_conditions(machine: PodMachine) -> dict[str, _Condition]:
         found["AllContainersRestarting"] = _TRUE
     if machine.resize_pending[0]:
         found["PodResizePending"] = ("True", *machine.resize_pending)
-    if any(c.in_force != c.spec.get("resources") for c in machine.containers if c.run in (Run.RUNNING, Run.STOPPING)):
+    if machine.resize_in_progress:
         found["PodResizeInProgress"] = _TRUE
     return found
 

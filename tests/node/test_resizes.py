@@ -8,14 +8,34 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 from rayplane.node.config import NodeConfig
 from rayplane.node.kubelet.admission import Allocations, Room, room_of
-from rayplane.node.kubelet.resizing import new_images, new_resources, refusal
+from rayplane.node.kubelet.resizing import new_images, new_resources, refusal, summary
+from rayplane.node.lifecycle import (
+    Event,
+    Exited,
+    Moment,
+    PodMachine,
+    Record,
+    Respecified,
+    SandboxReady,
+    Started,
+)
+from rayplane.node.restarts import KUBERNETES_RESTARTS
 from tests.fakes import FakeClient
 from tests.node.conftest import make_pod
 from tests.node.processes import MakeHost
 
+STAMP = "2026-01-01T00:00:00Z"
+
 
 def sized(name: str, cpu: str, *, generation: int = 1, **container: Any) -> Object:
     pod = make_pod(name, container={"resources": {"requests": {"cpu": cpu}}, **container})
+    pod["metadata"]["generation"] = generation
+    return pod
+
+
+def whole(cpu: str, *, generation: int) -> Object:
+    pod = make_pod("a")
+    pod["spec"]["resources"] = {"requests": {"cpu": cpu}}
     pod["metadata"]["generation"] = generation
     return pod
 
@@ -62,6 +82,53 @@ def test_what_never_fits_is_infeasible_and_what_does_not_fit_now_is_deferred() -
     mirror["metadata"]["annotations"]["kubernetes.io/config.mirror"] = "x"
     found = refusal(mirror, have, room_of(mirror), room)
     assert found is not None and found.message == "In-place resize of static-pods is not supported"
+
+
+def test_events_tell_what_a_resize_asks_for() -> None:
+    pod = make_pod("a", container={"resources": {"requests": {"memory": "1Gi", "cpu": "2"}, "limits": {"cpu": "3"}}})
+    pod["metadata"]["generation"] = 2
+    asked = '{"limits":{"cpu":"3"},"requests":{"cpu":"2","memory":"1Gi"}}'
+    name = pod["spec"]["containers"][0]["name"]
+    containers = f'"containers":[{{"name":"{name}","resources":{asked}}}],"generation":2'
+    assert summary(pod) == f"{{{containers}}}"
+    assert summary(pod, "no room") == f'{{{containers},"error":"no room"}}'
+    pod["spec"]["resources"] = {"requests": {"cpu": "4"}}
+    assert summary(pod) == f'{{"resources":{{"requests":{{"cpu":"4"}}}},{containers}}}'
+
+
+def test_a_resize_tells_its_begin_and_its_end() -> None:
+    pod = sized("a", "1")
+    machine = PodMachine({**pod, "status": {}}, KUBERNETES_RESTARTS)
+    told: list[str] = []
+
+    def step(event: Event | None) -> None:
+        told.extend(e.reason for e in machine.step(event, Moment(0.0, STAMP)) if isinstance(e, Record))
+
+    (container,) = machine.containers
+    for event in (None, SandboxReady("10.0.0.2"), Started(container.name, 1, "id")):
+        step(event)
+    step(Respecified(({**container.spec, "resources": {"requests": {"cpu": "2"}}},), told="{}"))
+    assert told[-2:] == ["ResizeStarted", "ResizeCompleted"] and not machine.resize_in_progress
+    third = {**container.spec, "resources": {"requests": {"cpu": "3"}}}
+    step(Respecified((third,), ((container.name, "why"),), told="{}"))
+    step(Exited(container.name, 1, 143))
+    assert told[-2:] == ["ResizeStarted", "Killing"] and machine.resize_in_progress, "it does not run yet"
+    step(Started(container.name, 2, "id2"))
+    assert "ResizeCompleted" in told[-3:] and not machine.resize_in_progress
+
+
+async def test_the_resources_of_a_pod_as_a_whole_change(api: FakeClient, make_host: MakeHost) -> None:
+    await make_host(NodeConfig("n1", cpu="4"))
+    api.put("pods", whole("1", generation=1))
+    await api.until(lambda: meta.status(api.pod("a")).get("phase") == "Running")
+    for generation, cpu, reason in ((2, "5", "Infeasible"), (3, "3", "")):
+        changed = whole(cpu, generation=generation)
+        api.put("pods", {**api.pod("a"), "spec": changed["spec"], "metadata": changed["metadata"]})
+        await api.until(lambda g=generation: meta.status(api.pod("a")).get("observedGeneration") == g)  # type: ignore[misc]
+        assert pending(api.pod("a"))[0] == reason
+        given = "1" if reason else cpu
+        assert api.pod("a")["status"]["allocatedResources"] == {"cpu": given}
+        assert api.pod("a")["status"]["resources"] == {"requests": {"cpu": given}}
 
 
 async def test_a_deferred_resize_comes_when_there_is_room(api: FakeClient, make_host: MakeHost) -> None:
