@@ -115,8 +115,9 @@ class PodMachine(ContainerRuns):
     @property
     def resize_in_progress(self) -> bool:
         """Whether a container still runs, or ran last, with other resources than are set aside for it."""
-        ran = (c for c in self.containers if c.run in (Run.RUNNING, Run.STOPPING) or (c.ended and c.run is not Run.DONE))
-        return bool(self.resizing) and any(c.in_force != c.spec.get("resources") for c in ran)
+        run = (Run.RUNNING, Run.STOPPING)
+        concerned = (c for c in self.containers if c.run in run or (c.ended and c.run is not Run.DONE))
+        return bool(self.resizing) and any(c.in_force != c.spec.get("resources") for c in concerned)
 
     # --- start ------------------------------------------------------------------------------------
 
