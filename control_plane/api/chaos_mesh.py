@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address
 from typing import Any, Final
 
-from rayplane.control_plane.api import meta
+from rayplane.control_plane.api import chaos_stress, chaos_workflow, meta
 from rayplane.control_plane.api.cron import CronError, parse_schedule
 from rayplane.control_plane.api.definitions import COUNT, TEXT, TEXTS, Schema, definition, list_of, map_of, object_of
 from rayplane.control_plane.api.errors import ApiError, FieldError, invalid, required
@@ -22,10 +22,30 @@ from rayplane.control_plane.durations import DurationError, parse_duration
 
 GROUP, VERSION = "chaos-mesh.org", "v1alpha1"
 API_VERSION: Final = f"{GROUP}/{VERSION}"
-POD_CHAOS, NETWORK_CHAOS, SCHEDULE = "PodChaos", "NetworkChaos", "Schedule"
-PLURALS: Final = {POD_CHAOS: "podchaos", NETWORK_CHAOS: "networkchaos", SCHEDULE: "schedules"}
+POD_CHAOS, NETWORK_CHAOS, STRESS_CHAOS, SCHEDULE = "PodChaos", "NetworkChaos", "StressChaos", "Schedule"
+WORKFLOW = "Workflow"
+PLURALS: Final = {
+    POD_CHAOS: "podchaos",
+    NETWORK_CHAOS: "networkchaos",
+    STRESS_CHAOS: "stresschaos",
+    SCHEDULE: "schedules",
+    WORKFLOW: "workflows",
+}
 #: Kinds of experiments, and the field of a Schedule that has the spec of one.
-EXPERIMENTS: Final = {POD_CHAOS: "podChaos", NETWORK_CHAOS: "networkChaos"}
+EXPERIMENTS: Final = {POD_CHAOS: "podChaos", NETWORK_CHAOS: "networkChaos", STRESS_CHAOS: "stressChaos"}
+#: What templates of a Workflow make, and the field of one that has its spec.
+MADE_BY_WORKFLOWS: Final = {**EXPERIMENTS, SCHEDULE: "schedule"}
+_BY_FAULT = "see `rayplane chaos inject` for what can be done to the cluster's own parts"
+#: Kinds that are refused, with their plurals, and what there is instead.
+REFUSED: Final = {
+    "TimeChaos": ("timechaos", f"no pod has a clock of its own; {_BY_FAULT}, such as clock_jump"),
+    "IOChaos": ("iochaos", f"files of pods are not stood between; {_BY_FAULT}, such as slow_disk and full_disk"),
+    "HTTPChaos": ("httpchaos", "what pods say is not changed; a NetworkChaos delays, loses and limits it"),
+    "DNSChaos": ("dnschaos", "answers to pods are not changed; a NetworkChaos keeps them from arriving"),
+    "JVMChaos": ("jvmchaos", "nobody enters a pod's virtual machine"),
+    "KernelChaos": ("kernelchaos", "pods share the machine's kernel"),
+    "StatusCheck": ("statuschecks", "files of `rayplane chaos run` say what is expected, and judge it"),
+}
 PAUSE: Final = "experiment.chaos-mesh.org/pause"
 RECORDS: Final = "chaos-mesh/records"
 """The finalizer that keeps an experiment until what it did is undone."""
@@ -45,6 +65,10 @@ _FIELDS: Final = ("metadata.name", "metadata.namespace", "spec.nodeName", "statu
 def resource(kind: str) -> str:
     """The name of a kind's resource for clients."""
     return f"{PLURALS[kind]}.{GROUP}"
+
+
+RESOURCES: Final = tuple(f"{plural}.{GROUP}" for plural in (*PLURALS.values(), *(one[0] for one in REFUSED.values())))
+"""Names of the resources of all kinds, those that are refused too."""
 
 
 # --- definitions ----------------------------------------------------------------------------------
@@ -110,6 +134,16 @@ _SPECS: Final[dict[str, Schema]] = {
         bandwidth=object_of(rate=TEXT, limit=COUNT, buffer=COUNT, peakrate=COUNT, minburst=COUNT),
     ),
 }
+_SPECS[STRESS_CHAOS] = object_of(
+    "mode",
+    "selector",
+    **_SELECTED,
+    stressors=chaos_stress.SCHEMA,
+    stressngStressors=TEXT,
+    containerNames=TEXTS,
+    duration=TEXT,
+    remoteCluster=TEXT,
+)
 _EVENT: Final = object_of(type=TEXT, operation=TEXT, message=TEXT, timestamp=TEXT)
 _RECORD: Final = object_of(
     id=TEXT,
@@ -127,21 +161,49 @@ _STATUS: Final = object_of(
 _REFERENCE: Final = object_of(apiVersion=TEXT, kind=TEXT, name=TEXT, namespace=TEXT, uid=TEXT, resourceVersion=TEXT)
 
 
+_SCHEDULE: Final = object_of(
+    "schedule",
+    "type",
+    schedule=TEXT,
+    type=TEXT,
+    concurrencyPolicy=_enum(FORBID, ALLOW),
+    historyLimit={**COUNT, "minimum": 1},
+    startingDeadlineSeconds={**COUNT, "nullable": True},
+    **{field: _SPECS[kind] for kind, field in EXPERIMENTS.items()},
+)
+_ANYTHING: Final[Schema] = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+_TEMPLATE: Final = _ANYTHING | object_of(
+    "name",
+    "templateType",
+    name=TEXT,
+    templateType=TEXT,
+    deadline=TEXT,
+    children=TEXTS,
+    schedule=_SCHEDULE,
+    **{field: _SPECS[kind] for kind, field in EXPERIMENTS.items()},
+)
+_NODE: Final = object_of(
+    name=TEXT, template=TEXT, type=TEXT, startTime=TEXT, endTime=TEXT, reason=TEXT, chaosResource=_REFERENCE
+)
+
+
 def definitions() -> list[Object]:
     """A definition (CustomResourceDefinition) of each kind; new objects on every call."""
     found = [_definition(kind, _SPECS[kind], _STATUS) for kind in EXPERIMENTS]
-    schedule = object_of(
-        "schedule",
-        "type",
-        schedule=TEXT,
-        type=TEXT,
-        concurrencyPolicy=_enum(FORBID, ALLOW),
-        historyLimit={**COUNT, "minimum": 1},
-        startingDeadlineSeconds={**COUNT, "nullable": True},
-        **{field: _SPECS[kind] for kind, field in EXPERIMENTS.items()},
+    schedule = object_of(active=list_of(_REFERENCE), time={**TEXT, "nullable": True})
+    workflow = object_of(
+        entryNode=TEXT,
+        startTime=TEXT,
+        endTime=TEXT,
+        conditions=list_of(object_of(type=TEXT, status=TEXT, reason=TEXT, startTime=TEXT)),
+        nodes=list_of(_NODE),
     )
-    status = object_of(active=list_of(_REFERENCE), time={**TEXT, "nullable": True})
-    return [*found, _definition(SCHEDULE, schedule, status)]
+    found.append(_definition(SCHEDULE, _SCHEDULE, schedule))
+    found.append(
+        _definition(WORKFLOW, object_of("entry", "templates", entry=TEXT, templates=list_of(_TEMPLATE)), workflow)
+    )
+    refused = [definition(GROUP, VERSION, kind, REFUSED[kind][0], spec=_ANYTHING, status=_ANYTHING) for kind in REFUSED]
+    return [*found, *refused]
 
 
 def _definition(kind: str, spec: Schema, status: Schema) -> Object:
@@ -152,12 +214,24 @@ def _definition(kind: str, spec: Schema, status: Schema) -> Object:
 
 
 def specs_of(o: Object) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """The experiment that an object is, or has made: its kind, where its spec stands, and that spec."""
+    """The experiments that an object is, or has made: each one's kind, where its spec stands, and that spec."""
     kind, spec = o.get("kind") or "", meta.spec(o)
     if kind in EXPERIMENTS:
         yield kind, "spec", spec
-    elif kind == SCHEDULE and (field := EXPERIMENTS.get(spec.get("type") or "")):
-        yield spec["type"], f"spec.{field}", spec.get(field) or {}
+    elif kind == SCHEDULE:
+        yield from _of_schedule("spec", spec)
+    elif kind == WORKFLOW:
+        for number, template in enumerate(spec.get("templates") or ()):
+            path, made = f"spec.templates[{number}]", template.get("templateType") or ""
+            if made in EXPERIMENTS:
+                yield made, f"{path}.{EXPERIMENTS[made]}", template.get(EXPERIMENTS[made]) or {}
+            elif made == SCHEDULE:
+                yield from _of_schedule(f"{path}.schedule", template.get("schedule") or {})
+
+
+def _of_schedule(path: str, spec: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    if field := EXPERIMENTS.get(spec.get("type") or ""):
+        yield spec["type"], f"{path}.{field}", spec.get(field) or {}
 
 
 def namespaces_of(o: Object) -> set[str]:
@@ -172,25 +246,39 @@ def namespaces_of(o: Object) -> set[str]:
 
 def errors_in(o: Object) -> list[FieldError]:
     """What is wrong with an object of one of the kinds, beyond its schema."""
-    return [*_schedule_errors(o), *(error for _, path, spec in specs_of(o) for error in _spec_errors(path, spec))]
+    kind, spec = o.get("kind") or "", meta.spec(o)
+    if kind in REFUSED:
+        return [invalid("kind", kind, f"is not carried out here: {REFUSED[kind][1]}")]
+    found: list[FieldError] = []
+    if kind == SCHEDULE:
+        found += _schedule_errors("spec", spec)
+    elif kind == WORKFLOW:
+        found += chaos_workflow.errors_in(spec, MADE_BY_WORKFLOWS, _ends)
+        for number, template in enumerate(spec.get("templates") or ()):
+            if template.get("templateType") == SCHEDULE:
+                found += _schedule_errors(f"spec.templates[{number}].schedule", template.get("schedule") or {})
+    return found + [error for made, path, one in specs_of(o) for error in _spec_errors(made, path, one)]
 
 
-def _schedule_errors(o: Object) -> Iterator[FieldError]:
-    if o.get("kind") != SCHEDULE:
-        return
-    spec = meta.spec(o)
+def _ends(kind: str, template: Mapping[str, Any]) -> bool:
+    """Whether what a template of a workflow makes ends by itself."""
+    made = template.get(MADE_BY_WORKFLOWS[kind]) or {}
+    return kind != SCHEDULE and (bool(made.get("duration")) or made.get("action") in ONE_SHOT)
+
+
+def _schedule_errors(path: str, spec: Mapping[str, Any]) -> Iterator[FieldError]:
     try:
         parse_schedule(spec.get("schedule") or "")
     except CronError as e:
-        yield invalid("spec.schedule", spec.get("schedule"), str(e))
+        yield invalid(f"{path}.schedule", spec.get("schedule"), str(e))
     kind = spec.get("type") or ""
     if kind not in EXPERIMENTS:
-        yield invalid("spec.type", kind, f"supported here: {', '.join(EXPERIMENTS)}")
+        yield invalid(f"{path}.type", kind, f"supported here: {', '.join(EXPERIMENTS)}")
     elif not spec.get(EXPERIMENTS[kind]):
-        yield required(f"spec.{EXPERIMENTS[kind]}", f"a {kind} is to be made")
+        yield required(f"{path}.{EXPERIMENTS[kind]}", f"a {kind} is to be made")
 
 
-def _spec_errors(path: str, spec: Mapping[str, Any]) -> Iterator[FieldError]:
+def _spec_errors(kind: str, path: str, spec: Mapping[str, Any]) -> Iterator[FieldError]:
     yield from _selected_errors(path, spec)
     duration, action = spec.get("duration"), spec.get("action")
     if duration is not None:
@@ -201,7 +289,10 @@ def _spec_errors(path: str, spec: Mapping[str, Any]) -> Iterator[FieldError]:
             yield invalid(f"{path}.duration", duration, str(e))
     if action == CONTAINER_KILL and not spec.get("containerNames"):
         yield required(f"{path}.containerNames", "must name the containers to kill")
-    yield from _network_errors(path, spec)
+    if kind == NETWORK_CHAOS:
+        yield from _network_errors(path, spec)
+    elif kind == STRESS_CHAOS:
+        yield from chaos_stress.errors_in(path, spec)
     if spec.get("remoteCluster"):
         yield invalid(f"{path}.remoteCluster", spec["remoteCluster"], "no other cluster is known here")
 

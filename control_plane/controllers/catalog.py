@@ -11,6 +11,8 @@ from rayplane.control_plane.controllers.bootstrapsigner import BootstrapSigner
 from rayplane.control_plane.controllers.chaos.network_chaos import NetworkChaosController
 from rayplane.control_plane.controllers.chaos.pod_chaos import PodChaosController
 from rayplane.control_plane.controllers.chaos.schedule import ChaosScheduleController
+from rayplane.control_plane.controllers.chaos.stress_chaos import StressChaosController
+from rayplane.control_plane.controllers.chaos.workflow import ChaosWorkflowController
 from rayplane.control_plane.controllers.claims import ClaimController
 from rayplane.control_plane.controllers.clusterroleaggregation import ClusterRoleAggregation
 from rayplane.control_plane.controllers.config import ControllersConfig, Timing
@@ -124,7 +126,8 @@ def _of_volumes(timing: Timing) -> list[Controller]:
 
 
 def _of_chaos() -> list[Controller]:
-    return [PodChaosController(), NetworkChaosController(), ChaosScheduleController()]
+    kinds = [PodChaosController(), NetworkChaosController(), StressChaosController()]
+    return [*kinds, ChaosScheduleController(), ChaosWorkflowController()]
 
 
 def _of_aggregation(timing: Timing) -> list[Controller]:

@@ -174,6 +174,9 @@ class PodWorker:
             self._parts.statuses.mark(self)
         for event in injected(old, pod):
             self.post(event)
+        if meta.annotations(pod) != meta.annotations(old):
+            for run in self.runs.values():
+                run.stress(pod)
         limit = pod["spec"].get("activeDeadlineSeconds")
         if limit is not None and limit != old["spec"].get("activeDeadlineSeconds"):
             self.post(DeadlineChanged(limit))

@@ -166,6 +166,9 @@ class ContainerRun(Protocol):
     def usage(self, pod: Object) -> Usage:
         """What it uses now; `pod` as it is now, which tells what a simulated one uses."""
 
+    def stress(self, pod: Object) -> None:
+        """Have the work done beside it that marks of the pod ask for now (`api.pods.marks`)."""
+
     def resize(self, pod: Object, container: dict[str, Any]) -> None:
         """Let it have the resources that its spec says now. Raises RuntimeFailed."""
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.marks import stresses
 from rayplane.node.config import PIDS_MAX
 from rayplane.node.errors import ContainerConfigError, ContainerCreateError, NotRunning, RuntimeFailed
 from rayplane.node.images.containers import own_command, stop_signal
@@ -39,9 +40,10 @@ from rayplane.node.runtime.nothing_shared import NothingShared
 from rayplane.node.runtime.pipes import connect_output, merged
 from rayplane.node.runtime.shim_client import ShimClient
 from rayplane.node.runtime.simulated import SimulatedRuntime
+from rayplane.node.runtime.stressors import Stressors
 from rayplane.node.runtime.termination import termination_message
 from rayplane.node.runtime.tree import TERMINATION_LOG, ContainerTree
-from rayplane.node.runtime.usage import ProcessTable, SessionUse, UsageMeter
+from rayplane.node.runtime.usage import ProcessTable, SessionUse, UsageMeter, together
 from rayplane.node.shim.child import CROWDED, OOM_KILLED
 
 CREATE_ERROR = "CreateContainerError"
@@ -126,6 +128,8 @@ class ProcessRun:
         self._group: Group | None = None
         self._hurries = False
         self._meter = UsageMeter()
+        self._stressors = Stressors(runtime.shim, order.container_id)
+        self.stress(order.pod)
 
     # --- start ------------------------------------------------------------------------------------
 
@@ -211,6 +215,7 @@ class ProcessRun:
                 assert isinstance(self._stdin, OwnTerminal)
                 self._stdin.connect(fd)
             self._listener.started()
+            self._stressors.started()
         elif event == "failed":
             # A shim that died says nothing of the program: it is started again.
             self._failed(message["error"], CREATE_ERROR if message.get("lost") else START_ERROR)
@@ -228,6 +233,7 @@ class ProcessRun:
 
     def _end(self) -> None:
         self._over = True
+        self._stressors.ended()
         if self._stdin is not None:
             self._stdin.close()
 
@@ -326,9 +332,14 @@ class ProcessRun:
             return Usage()
         now = asyncio.get_running_loop().time()
         if self._group is None:
-            return self._meter.measure(self._runtime.table.sessions(now).get(self._pid), now)
+            sessions = self._runtime.table.sessions(now)
+            found = [sessions[pid] for pid in (self._pid, *self._stressors.pids) if pid in sessions]
+            return self._meter.measure(together(found), now)
         use = self._group.use()
         return self._meter.measure(SessionUse(use.cpu_ns, use.memory_bytes, use.processes), now)
+
+    def stress(self, pod: Object) -> None:
+        self._stressors.want(stresses(meta.annotations(pod), self._order.container["name"]))
 
     def resize(self, pod: Object, container: dict[str, Any]) -> None:
         """Let it have other resources from now on. Raises RuntimeFailed."""

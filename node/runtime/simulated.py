@@ -22,14 +22,15 @@ import asyncio
 import errno
 import random
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from typing import Any
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.containers import is_sidecar
-from rayplane.control_plane.api.pods.resources import container_requests
+from rayplane.control_plane.api.pods.marks import Stress, stresses
+from rayplane.control_plane.api.pods.resources import container_limits, container_requests
 from rayplane.control_plane.durations import parse_span
 from rayplane.node.errors import Unsupported
 from rayplane.node.runtime import ExecSession, Listener, LogOptions, StartOrder, Usage
@@ -145,6 +146,9 @@ class SimulatedRun:
     async def forward(self, ip: str, port: int) -> socket.socket:
         return await self.connect(ip, port)
 
+    def stress(self, pod: Object) -> None:
+        """What it uses follows from its pod's annotations."""
+
     def resize(self, pod: Object, container: dict[str, Any]) -> None:
         """What it uses follows from its pod's annotations."""
 
@@ -220,6 +224,8 @@ class SimulatedRun:
             cores = cpu.milli / 1000
         if memory_bytes is None:
             memory_bytes = (self._amount(pod, "memory-usage") or quantity.parse(requests.get("memory") or 0)).value
+        if beside := stresses(meta.annotations(pod), container["name"]):
+            cores, memory_bytes = _stressed(container, cores, memory_bytes, beside.values())
         ran_s = asyncio.get_running_loop().time() - self._since
         return Usage(round(cores * 1e9), round(memory_bytes), 1, round(cores * ran_s * 1e9))
 
@@ -276,6 +282,20 @@ def _slept_s(container: dict[str, Any], otherwise_s: float) -> float | None:
         return parse_span(words[1])
     except ValueError:
         return None
+
+
+def _stressed(
+    container: dict[str, Any], cores: float, memory_bytes: float, beside: Collection[Stress]
+) -> tuple[float, float]:
+    """What a container uses with work beside it: no more than its limits let it."""
+    limits = container_limits(container)
+    cores += sum(one.cores for one in beside)
+    memory_bytes += sum(one.memory for one in beside)
+    if limits.get("cpu"):
+        cores = min(cores, quantity.milli(limits["cpu"]) / 1000)
+    if limits.get("memory"):
+        memory_bytes = min(memory_bytes, quantity.value(limits["memory"]))
+    return cores, memory_bytes
 
 
 class _Nobody:

@@ -1,6 +1,7 @@
 """CPU and memory of processes, from /proc (proc(5)), by session: a container is one session."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rayplane.node.runtime import Usage
@@ -53,6 +54,13 @@ class UsageMeter:
             self._rate = max(0, int((use.cpu_ns - before) / (now - at)))
             self._last = (now, use.cpu_ns)
         return Usage(self._rate, use.memory_bytes, use.processes, self._total)
+
+
+def together(uses: Sequence[SessionUse]) -> SessionUse | None:
+    """The sum; None of nothing."""
+    if not uses:
+        return None
+    return SessionUse(sum(u.cpu_ns for u in uses), sum(u.memory_bytes for u in uses), sum(u.processes for u in uses))
 
 
 def _read_sessions() -> dict[int, SessionUse]:

@@ -11,6 +11,7 @@ _NEEDED = {
     "start": ("id", "argv", "env", "cwd", "log", "log_bytes"),
     "exec": ("id", "of", "argv", "env", "cwd", "tty"),
     "attach": ("id",),
+    "stress": ("id", "of", "burning", "load", "holding", "hold_bytes"),
     "kill": ("id", "grace"),
     "alive": ("seconds",),
     "limit": ("id", "memory_max"),
@@ -68,6 +69,10 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 62
 
 
+def _is_number(value: object) -> bool:
+    return value == 0 or _is_count(value)
+
+
 def _is_size(value: object) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(side == 0 or _is_count(side) for side in value)
 
@@ -88,9 +93,13 @@ _FIELDS: dict[str, Callable[[object], bool]] = {
     "log_bytes": _is_count,
     "log_files": _is_count,
     "stop_signal": _is_signal,
-    "groups": lambda value: value == 0 or _is_count(value),
-    "memory_max": lambda value: value == 0 or _is_count(value),
-    "processes_max": lambda value: value == 0 or _is_count(value),
+    "groups": _is_number,
+    "memory_max": _is_number,
+    "processes_max": _is_number,
+    "burning": _is_number,
+    "load": _is_number,
+    "holding": _is_number,
+    "hold_bytes": _is_number,
     "console": lambda value: value is None or _is_size(value),
     "grace": _is_span,
     "seconds": _is_span,

@@ -16,6 +16,7 @@ in:  {op: start, id, argv, env, cwd, log, log_bytes, [log_files], [stop_signal]}
      with `console`, columns and rows, a start or an exec gets a terminal from where it runs, and no descriptors of one
      {op: attach, id} with one for what a container writes from now on, or two, the second for its errors; closed when
      that ends
+     {op: stress, id, of, burning, load, holding, hold_bytes}   work in the control groups of a container (see `stress`)
      {op: kill, id, grace} {op: alive, seconds} {op: limit, id, memory_max}
 out: {ev: started, id, pid} {ev: failed, id, error, [code]} {ev: exited, id, code, signal, why}; with the first comes
      the other end of a terminal that is from where it runs
@@ -43,7 +44,7 @@ from typing import Any
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(os.path.abspath(__file__)).parents[3]))
 
-from rayplane.node.shim import orders
+from rayplane.node.shim import orders, stress
 from rayplane.node.shim.child import Attached, Child, Process, changed_signals
 from rayplane.node.shim.consoles import handed_over, socket_pair
 from rayplane.node.shim.container_log import STDERR, STDOUT, Log
@@ -61,7 +62,7 @@ FDS_MAX = 8
 WATCH_S = 1.0
 #: Whoever is attached and takes nothing for so long is given up.
 STUCK_S = 10.0
-_STARTS = ("start", "exec")
+_STARTS = ("start", "exec", "stress")
 _STREAMS = (STDOUT, STDERR)
 _PR_SET_CHILD_SUBREAPER = 36
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -90,6 +91,7 @@ class Shim:
             "start": self._start,
             "exec": self._exec,
             "attach": self._attach,
+            "stress": self._stress,
             "kill": self._kill,
             "alive": self._alive,
             "limit": self._limit,
@@ -267,6 +269,14 @@ class Shim:
         child = Child(message, process)
         child.console = console
         self._add(child)
+
+    def _stress(self, message: dict[str, Any], fds: list[int]) -> None:
+        container = self._children.get(message["of"])
+        if container is None:
+            self._send(ev="failed", id=message["id"], error="the container does not run")
+            return
+        message["argv"] = ["stress"]
+        self._add(Child(message, stress.begin(message, container.groups)))
 
     def _add(self, child: Child) -> None:
         """Know a child; it is told as started when it has come to its program."""

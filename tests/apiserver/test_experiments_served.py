@@ -103,6 +103,45 @@ spec:
     action: pod-kill
     mode: all
     selector: {labelSelectors: {app: shop}}
+---
+apiVersion: chaos-mesh.org/v1alpha1
+kind: StressChaos
+metadata: {name: hungry-web, namespace: chaos}
+spec:
+  mode: one
+  selector: {namespaces: [shop], labelSelectors: {app: web}}
+  stressors:
+    memory: {workers: 4, size: 256MB}
+    cpu: {workers: 1, load: 50}
+  duration: 30s
+---
+apiVersion: chaos-mesh.org/v1alpha1
+kind: Workflow
+metadata: {name: try-it-all, namespace: chaos}
+spec:
+  entry: the-entry
+  templates:
+    - {name: the-entry, templateType: Serial, deadline: 240s, children: [press, rest, both]}
+    - {name: rest, templateType: Suspend, deadline: 10s}
+    - {name: both, templateType: Parallel, children: [cut, often]}
+    - name: press
+      templateType: StressChaos
+      deadline: 20s
+      stressChaos:
+        mode: one
+        selector: {labelSelectors: {app: web}}
+        stressors: {cpu: {workers: 1, load: 20}}
+    - name: cut
+      templateType: NetworkChaos
+      deadline: 20s
+      networkChaos: {action: partition, mode: all, selector: {labelSelectors: {app: web}}}
+    - name: often
+      templateType: Schedule
+      deadline: 40s
+      schedule:
+        schedule: "@every 2s"
+        type: PodChaos
+        podChaos: {action: pod-kill, mode: one, selector: {labelSelectors: {app: web}}}
 """
 
 
@@ -155,6 +194,34 @@ NETWORKS: list[tuple[dict[str, Any], str]] = [
     ({"externalTargets": ["example.org"]}, "spec.externalTargets.*IPv4 addresses"),
     ({"target": {"mode": "fixed", "value": "x", "selector": {}}}, "spec.target.value"),
 ]
+_KILL = {"name": "k", "templateType": "PodChaos", "podChaos": pod_chaos()["spec"]}
+_CPU = {"mode": "one", "selector": {}, "stressors": {"cpu": {}}}
+STRESSES: list[tuple[dict[str, Any], str]] = [
+    ({"stressors": {}}, "spec.stressors: Required value"),
+    ({"stressors": {"cpu": {"workers": 1000}}}, "cpu.workers.*from 1 to 64"),
+    ({"stressors": {"cpu": {"load": 101}}}, "cpu.load"),
+    ({"stressors": {"cpu": {"options": ["--hdd 1"]}}}, "cpu.options.*stress-ng"),
+    ({"stressors": {"memory": {}}}, "memory.size.*such as 256MB"),
+    ({"stressors": {"memory": {"size": "120%"}}}, "memory.size"),
+    ({"stressngStressors": "--cpu 1"}, "stressngStressors.*say it as stressors"),
+]
+#: The entry is the first template's name.
+FLOWS: list[tuple[list[dict[str, Any]], str]] = [
+    (
+        [{**_KILL, "templateType": "TimeChaos"}],
+        "templateType.*TimeChaos.*supported: Serial, Parallel, Suspend, PodChaos",
+    ),
+    ([{**_KILL, "templateType": "Task"}], "templateType.*not carried out here"),
+    ([{**_KILL, "templateType": "StressChaos"}], "stressChaos: Required value"),
+    ([{**_KILL, "podChaos": pod_chaos(action="pod-failure")["spec"]}], "deadline: Required value"),
+    ([{**_KILL, "podChaos": pod_chaos(mode="fixed")["spec"]}], "templates.0..podChaos.value"),
+    ([{"name": "s", "templateType": "Suspend"}], "deadline: Required value"),
+    ([{"name": "s", "templateType": "Suspend", "deadline": "long"}], "deadline: Invalid value"),
+    ([{"name": "s", "templateType": "Serial", "children": ["x"]}], "children.*must be the name of a template"),
+    ([{"name": "s", "templateType": "Serial", "children": ["k", "s"]}, _KILL], "must not contain themselves"),
+    ([{"name": "s", "templateType": "Serial", "children": ["k"] * 256}, _KILL], "more than 256 steps"),
+    ([_KILL, _KILL], "names must be there, each once"),
+]
 EVERY_HOUR: list[tuple[dict[str, Any], str]] = [
     ({"schedule": "now", "type": "PodChaos", "podChaos": pod_chaos()["spec"]}, "spec.schedule"),
     ({"schedule": "@hourly", "type": "TimeChaos"}, "spec.type.*supported here: PodChaos"),
@@ -172,9 +239,25 @@ async def test_what_makes_no_sense_is_refused(served: Stack) -> None:
             await served.client().create(
                 mesh.resource(mesh.NETWORK_CHAOS), pod_chaos(**{"action": "partition", **spec})
             )
+    own = {"metadata": {"name": "s", "namespace": "chaos"}}
     for spec, why in EVERY_HOUR:
         with pytest.raises(Invalid, match=why):
-            await served.client().create(SCHEDULES, {"metadata": {"name": "s", "namespace": "chaos"}, "spec": spec})
+            await served.client().create(SCHEDULES, {**own, "spec": spec})
+    for spec, why in STRESSES:
+        with pytest.raises(Invalid, match=why):
+            await served.client().create(mesh.resource(mesh.STRESS_CHAOS), {**own, "spec": {**_CPU, **spec}})
+    for templates, why in FLOWS:
+        spec = {"entry": templates[0]["name"], "templates": templates}
+        with pytest.raises(Invalid, match=why):
+            await served.client().create(mesh.resource(mesh.WORKFLOW), {**own, "spec": spec})
+
+
+@pytest.mark.parametrize("kind", mesh.REFUSED)
+async def test_kinds_that_nobody_carries_out_are_refused_and_it_is_said_what_there_is(served: Stack, kind: str) -> None:
+    plural, instead = mesh.REFUSED[kind]
+    with pytest.raises(Invalid) as refused:
+        await served.client().create(f"{plural}.{mesh.GROUP}", pod_chaos())
+    assert f"is not carried out here: {instead}" in str(refused.value)
 
 
 async def grant(served: Stack, user: str, namespace: str, resources: list[str]) -> None:
@@ -203,6 +286,13 @@ async def test_nobody_hits_pods_of_a_namespace_where_they_may_make_no_experiment
     await grant(served, "jane", "shop", ["podchaos"])
     await jane.create(SCHEDULES, {"metadata": {"name": "s", "namespace": "chaos"}, "spec": spec})
     await jane.create(PODS, {**pod_chaos(selector=elsewhere), "metadata": {"name": "f", "namespace": "chaos"}})
+    steps = [{"name": "k", "templateType": "Schedule", "deadline": "1m", "schedule": spec}]
+    await grant(served, "jim", "chaos", ["podchaos", "workflows"])
+    with pytest.raises(Forbidden, match='right to create podchaos in the namespace "shop"'):
+        own = {"metadata": {"name": "w", "namespace": "chaos"}}
+        await served.client_as("jim").create(
+            mesh.resource(mesh.WORKFLOW), {**own, "spec": {"entry": "k", "templates": steps}}
+        )
     await grant(served, "joe", "chaos", ["networkchaos"])
     target = {"mode": "all", "selector": elsewhere}
     with pytest.raises(Forbidden, match='right to create networkchaos in the namespace "shop"'):
@@ -220,12 +310,13 @@ async def test_what_an_experiment_does_is_not_changed_while_it_is_there(served: 
 
 
 async def test_nobody_says_in_a_status_that_pods_of_such_a_namespace_were_chosen(served: Stack) -> None:
-    kinds = ("podchaos", "networkchaos")
+    kinds = ("podchaos", "networkchaos", "stresschaos")
     await grant(served, "jane", "chaos", [*kinds, *(f"{kind}/status" for kind in kinds)])
     jane, controller = served.client_as("jane"), served.client_as(user_of("chaos-controller"))
     for kind in mesh.EXPERIMENTS:
-        action = "pod-kill" if kind == mesh.POD_CHAOS else "partition"
-        made = await jane.create(mesh.resource(kind), pod_chaos(action=action))
+        spec: dict[str, Any] = {"action": "pod-kill" if kind == mesh.POD_CHAOS else "partition"}
+        body = {**pod_chaos(), "spec": _CPU} if kind == mesh.STRESS_CHAOS else pod_chaos(**spec)
+        made = await jane.create(mesh.resource(kind), body)
 
         def chose(pod: str, made: Any = made) -> Any:
             return {**made, "status": {"experiment": {"containerRecords": [{"id": pod, "uid": "u"}]}}}

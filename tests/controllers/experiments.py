@@ -11,18 +11,22 @@ from rayplane.control_plane.api.pods.marks import is_failed
 from rayplane.control_plane.controllers.chaos.network_chaos import NetworkChaosController
 from rayplane.control_plane.controllers.chaos.pod_chaos import PodChaosController
 from rayplane.control_plane.controllers.chaos.schedule import ChaosScheduleController
+from rayplane.control_plane.controllers.chaos.stress_chaos import StressChaosController
+from rayplane.control_plane.controllers.chaos.workflow import ChaosWorkflowController
 from rayplane.control_plane.controllers.core import CustomController
 from tests.controllers.cluster import Cluster
 
 PODS, SCHEDULES = mesh.resource(mesh.POD_CHAOS), mesh.resource(mesh.SCHEDULE)
-NETWORKS = mesh.resource(mesh.NETWORK_CHAOS)
+NETWORKS, STRESSES = mesh.resource(mesh.NETWORK_CHAOS), mesh.resource(mesh.STRESS_CHAOS)
+WORKFLOWS = mesh.resource(mesh.WORKFLOW)
 
 
 def controllers() -> list[CustomController]:
     """Those that carry experiments out, with all their kinds served."""
-    found: list[CustomController] = [PodChaosController(), NetworkChaosController(), ChaosScheduleController()]
+    found: list[CustomController] = [PodChaosController(), NetworkChaosController(), StressChaosController()]
+    found += [ChaosScheduleController(), ChaosWorkflowController()]
     for one in found:
-        for resource in (PODS, NETWORKS, SCHEDULES):
+        for resource in (PODS, NETWORKS, STRESSES, SCHEDULES, WORKFLOWS):
             one.follow(resource, served=True)
     return found
 

@@ -1,5 +1,6 @@
 """What a node does to a pod that an experiment has marked."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -9,8 +10,10 @@ from rayplane.node.config import NodeConfig
 from rayplane.node.host import NodeHost
 from rayplane.node.lifecycle import Killed, Resumed, StopContainer, Suspended
 from rayplane.node.lifecycle.model import EXPERIMENT, Run
+from rayplane.proto.rayplane.v1 import node_pb2 as pb
 from tests.fakes import FakeClient
 from tests.node.conftest import make_pod
+from tests.node.processes import stub
 from tests.node.test_lifecycle import Life
 
 MakeHost = Callable[..., Awaitable[NodeHost]]
@@ -55,6 +58,30 @@ async def test_a_pod_that_is_failed_when_its_node_comes_back_stays_so(api: FakeC
     assert not pod_is_ready(api.pod("p"))
     await mark(api, marks.failed("a"), None)
     await api.until(lambda: pod_is_ready(api.pod("p")))
+
+
+async def test_what_is_beside_a_simulated_container_counts_as_its_own_within_its_limits(
+    api: FakeClient, make_host: MakeHost
+) -> None:
+    host = await make_host(NodeConfig("n1"))
+    limits = {"cpu": "2", "memory": "64Mi"}
+    asked = {"resources": {"requests": {"cpu": "100m", "memory": "16Mi"}, "limits": limits}}
+    api.put("pods", make_pod("p", container=asked))
+    await api.until(lambda: pod_is_ready(api.pod("p")))
+    for stress, cores, size in ((marks.Stress(1, 50, 1, 16 << 20), 0.6, 32), (marks.Stress(9, 100, 1, 1 << 30), 2, 64)):
+        await mark(api, marks.stressed("a"), marks.stress(stress, ["main"]))
+        await uses(host, cores, size)
+    await mark(api, marks.stressed("a"), None)
+    await uses(host, 0.1, 16)
+
+
+async def uses(host: NodeHost, cores: float, mebibytes: int) -> None:
+    """Until the node's pods use so much."""
+    while True:
+        answer = await stub(host).Stats(pb.StatsRequest(node="n1"))
+        if (answer.cpu_nanocores, answer.memory_bytes) == (round(cores * 1e9), mebibytes << 20):
+            return
+        await asyncio.sleep(0.01)
 
 
 async def test_a_container_is_killed_once_for_each_kill(api: FakeClient, make_host: MakeHost) -> None:

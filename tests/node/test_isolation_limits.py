@@ -9,14 +9,16 @@ from typing import Any
 
 import pytest
 
+from rayplane.control_plane.api.pods import marks
 from rayplane.node.host import NodeHost
 from rayplane.node.runtime import host_group
 from rayplane.node.runtime.isolation.cgroups import Group, find
 from rayplane.node.runtime.isolation.pods import processes_of_user
+from rayplane.proto.rayplane.v1 import node_pb2 as pb
 from tests.fakes import FakeClient
 from tests.node.conftest import make_pod
 from tests.node.isolated import SLEEP, Isolating, ended, isolating, make_isolating
-from tests.node.processes import NODE, logs, phase, run_in, shell, state
+from tests.node.processes import NODE, logs, phase, run_in, shell, state, stub
 
 __all__ = ["make_isolating"]
 pytestmark = [pytest.mark.processes, isolating]
@@ -63,6 +65,27 @@ async def test_who_takes_more_memory_than_he_may_is_killed_and_told_so(
     ended = state(api, "hog")["terminated"]
     assert (ended["reason"], ended["exitCode"]) == ("OOMKilled", 137)
     assert "running" in state(api, "calm")
+
+
+@ways
+async def test_work_beside_a_container_takes_of_what_it_may_have_until_its_end(
+    api: FakeClient, make_isolating: Isolating, looking: None, groups: bool
+) -> None:
+    host = await make_isolating(NODE)
+    api.put("pods", shell("web", SLEEP, container=limited("256Mi")))
+    await api.until(lambda: phase(api, "web") == "Running")
+    mark, size = marks.stressed("a"), 64 << 20
+
+    async def bears(value: str | None, *, more: bool) -> None:
+        await api.patch("pods", "web", "default", {"metadata": {"annotations": {mark: value}}})
+        while ((await stub(host).Stats(pb.StatsRequest(node="n1"))).memory_bytes > size) != more:
+            await asyncio.sleep(0.02)
+
+    await bears(marks.stress(marks.Stress(1, 10, 2, size), ["main"]), more=True)
+    said, _, _ = await run_in(host, "web", "ps", "-e")
+    assert b"python" not in said, "nothing in the container sees it, or could end it"
+    await bears(None, more=False)
+    assert "running" in state(api, "web") and restarts(api, "web") == 0
 
 
 @ways

@@ -267,9 +267,10 @@ _MORE: Mapping[str, _Rules] = {
     "volumeattributesclass-protection-controller": ("storage: volumeattributesclasses: patch",),
     # Whoever writes an experiment is asked for the right to make it where it hits.
     "chaos-controller": (
-        "chaos: podchaos networkchaos: get list watch create patch delete",
-        "chaos: schedules: get list watch",
-        "chaos: podchaos/status networkchaos/status schedules/status: update",
+        "chaos: podchaos networkchaos stresschaos: get list watch create patch delete",
+        "chaos: schedules: get list watch create delete",
+        "chaos: workflows: get list watch",
+        "chaos: podchaos/status networkchaos/status stresschaos/status schedules/status workflows/status: update",
         "core: pods: get list watch patch delete",
         "core: nodes: get list watch",
         "events",

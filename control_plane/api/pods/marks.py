@@ -1,4 +1,6 @@
-"""Marks on pods: annotations by which experiments tell a pod's node to fail it, kill containers, or lose packets. Pure.
+"""Marks on pods: annotations by which experiments tell a pod's node what to do to it. Pure.
+
+It fails it, kills containers, takes their processors and memory, or loses packets.
 
 Each experiment has marks of its own, named by its uid, so that several can mark a pod without knowing of each other.
 """
@@ -11,6 +13,7 @@ from dataclasses import asdict, dataclass, fields
 from ipaddress import AddressValueError, IPv4Address
 
 FAILED, KILLED, LOSES = "failed.chaos.rayplane.io/", "killed.chaos.rayplane.io/", "loses.chaos.rayplane.io/"
+STRESSED = "stressed.chaos.rayplane.io/"
 DISTURBED = "chaos.rayplane.io/Disturbed"
 """The condition of a pod whose node could not do what such marks ask for: False, and why. It is not there otherwise."""
 RATE_MAX = 1 << 31
@@ -19,6 +22,12 @@ PEERS_MAX = 1000
 """Addresses in one mark; and of all of a pod's losses in a hundred together."""
 LATENCY_MAX_MS = 60_000
 GAP_MAX = 1_000_000
+WORKERS_MAX = 64
+"""Processes of one kind that one mark starts beside a container."""
+STRESS_MAX = 1 << 40
+"""Bytes of one mark."""
+STRESSES_MAX = 10
+"""Marks of one pod that count."""
 
 
 def failed(uid: str) -> str:
@@ -47,6 +56,51 @@ def newly_killed(old: Mapping[str, str], new: Mapping[str, str]) -> tuple[str, .
         if name.startswith(KILLED) and old.get(name) != value:
             found |= dict.fromkeys(filter(None, value.partition(":")[2].split(",")))
     return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Stress:
+    """The work that is done beside the processes of a container, out of what it may have.
+
+    So many `burning` processes, busy for `load` of a hundred of their time; as many bytes of `memory`, of so many
+    `holding` processes together. Numbers beyond what is possible count as the nearest that is.
+    """
+
+    burning: int = 0
+    load: int = 100
+    holding: int = 0
+    memory: int = 0
+
+    def __post_init__(self) -> None:
+        most = {"burning": WORKERS_MAX, "load": 100, "holding": WORKERS_MAX, "memory": STRESS_MAX}
+        for name, bound in most.items():
+            object.__setattr__(self, name, min(max(int(getattr(self, name)), 0), bound))
+
+    @property
+    def cores(self) -> float:
+        return self.burning * self.load / 100
+
+
+def stressed(uid: str) -> str:
+    """The mark of a pod with containers under stress; its value is what `stress` makes."""
+    return f"{STRESSED}{uid}"
+
+
+def stress(of: Stress, containers: Sequence[str]) -> str:
+    return json.dumps({**asdict(of), "containers": [*containers]})
+
+
+def stresses(annotations: Mapping[str, str], container: str) -> dict[str, Stress]:
+    """What marks say of one container, by the mark; those that nobody can read say nothing."""
+    made: dict[str, Stress] = {}
+    for name, value in [one for one in annotations.items() if one[0].startswith(STRESSED)][:STRESSES_MAX]:
+        try:
+            found = json.loads(value)
+            if container in found.pop("containers"):
+                made[name] = Stress(**found)
+        except (ValueError, KeyError, AttributeError, TypeError, OverflowError, RecursionError):
+            continue
+    return made
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,9 @@ from rayplane.control_plane.apiserver.admission.plugins import only, writing_of
 from rayplane.control_plane.apiserver.admission.request import UPDATE, AdmissionRequest
 from rayplane.control_plane.apiserver.authorization.authorizer import Authorizer
 
-_CONCERNS = writing_of(*(mesh.resource(kind) for kind in mesh.PLURALS))
+_CONCERNS = writing_of(*mesh.RESOURCES)
 _EXPERIMENTS = {mesh.resource(kind): mesh.PLURALS[kind] for kind in mesh.EXPERIMENTS}
+_FIXED = {*_EXPERIMENTS, mesh.resource(mesh.WORKFLOW)}
 
 
 @only(_CONCERNS)
@@ -24,8 +25,8 @@ async def judge(request: AdmissionRequest) -> None:
     o = request.object
     if request.old is not None and request.old.get("spec") == o.get("spec"):
         return  # so that what was let in before can be ended
-    if request.old is not None and request.info.name in _EXPERIMENTS:
-        # What it did is undone as its spec says.
+    if request.old is not None and request.info.name in _FIXED:
+        # What it did is undone, and goes on, as its spec says.
         raise Invalid.of(o.get("kind") or "", request.name, [forbidden("spec", IMMUTABLE)], group=mesh.GROUP)
     try:
         errors = mesh.errors_in(o)

@@ -302,6 +302,9 @@ class CriRun:
         answer = await self._runtime.client.call("PortForward", asked)
         return await self._runtime.forwarder.connect(answer.url, port)
 
+    def stress(self, pod: Object) -> None:
+        """Do nothing: another's containers are not ours to work in, and experiments on them are refused."""
+
     def resize(self, pod: Object, container: dict[str, Any]) -> None:
         """Let it have other resources from now on; what the runtime says to that is only noted."""
         if self._begun and not self._over:
