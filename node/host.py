@@ -45,7 +45,7 @@ from rayplane.node.runtime.answers import Answers
 from rayplane.node.runtime.simulated import SimulatedRuntime
 from rayplane.node.streaming.service import NodeService
 from rayplane.node.streaming.sessions import Sessions
-from rayplane.node.streaming.web import KubeletWeb, reviewer
+from rayplane.node.streaming.web import KubeletWeb, reviewer, token_owner
 from rayplane.node.tasks import Tasks
 from rayplane.node.volumes.attachments import Attachments
 from rayplane.node.volumes.drivers.replicated.barrier import socket_directory
@@ -83,9 +83,7 @@ class NodeHost:
 
     def __init__(self, config: NodeHostConfig, env: Env, network: Network, *, client: ApiClient | None = None) -> None:
         config.validate()
-        self.config = config
-        self.env = env
-        self.network = network
+        self.config, self.env, self.network = config, env, network
         self.client = client or ApiClient(network, config.apiservers, discovery=config.discovery)
         self.advertised = ""
         self.kubelets: dict[str, Kubelet] = {}
@@ -125,6 +123,7 @@ class NodeHost:
             capacity_bytes=quantity.value(config.volume_capacity),
         )
         self._runtimes: dict[str, Runtime] = {}
+        self._pod_informers: list[Informer] = []
         self._left = False
         self._stack = contextlib.AsyncExitStack()
 
@@ -206,20 +205,20 @@ class NodeHost:
         if self.carrier is not None:
             overlay = node_pb2.DESCRIPTOR.services_by_name["Overlay"]
             served.append(Service(overlay, self.carrier, callers=callers.OVERLAY))
-        server = await self.network.serve(self.config.address, served, web=self._web())
+        server = await self.network.serve(self.config.address, served, web=self._web(), strangers=True)
         self._stack.push_async_callback(server.stop)
         host, _, port = server.address.rpartition(":")
         self.advertised = f"{self.config.advertise_host or host}:{port}"
 
     def _web(self) -> KubeletWeb:
         first = self.config.nodes[0].name
-        own, review = Debugging(self.collect), reviewer(self.client)
-        return KubeletWeb(own, self._page, review, trusted=callers.PAGES, node=first)
+        own, review, owner = Debugging(self.collect), reviewer(self.client), token_owner(self.client)
+        return KubeletWeb(own, self._page, review, owner, trusted=callers.PAGES, node=first)
 
     async def _start_kubelets(self) -> None:
-        shared = self._shared()
+        shared, mark = self._shared(), self._node_statuses.mark
         for node in self.config.nodes:
-            kubelet = self.kubelets[node.name] = self._kubelet(node, shared)
+            kubelet = self.kubelets[node.name] = Kubelet(node, self._runtimes, shared, status_changed=mark)
             self._stages.watchers.append(kubelet.stages_changed)
             self._stack.callback(kubelet.close)
         kubelets = [*self.kubelets.values()]
@@ -241,9 +240,6 @@ class NodeHost:
         if self.images is not None:
             self._tasks.spawn(self.images.follow(self.kubelets, self._node_statuses.mark), "images of the machine")
         await self._watch_pods()
-
-    def _kubelet(self, node: NodeConfig, shared: Shared) -> Kubelet:
-        return Kubelet(node, self._runtimes, shared, status_changed=self._node_statuses.mark)
 
     def _shared(self) -> Shared:
         tokens = TokenManager(self.client, self.env.rng)
@@ -324,6 +320,8 @@ class NodeHost:
         )
         self._stack.push_async_callback(self.proxy.stop)
         await self.proxy.start()
+        for pods in self._pod_informers:
+            pods.add_handler(self.proxy.pod_event)
         if self.rules is not None:
             self.rules.open_way_out(self._tasks)
         if config.ingress_address:
@@ -459,7 +457,8 @@ class NodeHost:
             selectors = [f"spec.nodeName in ({','.join(names)})"]
         else:
             selectors = [f"spec.nodeName={name}" for name in names]
-        informers = [Informer(self.client, "pods", field_selector=selector) for selector in selectors]
+        informers = self._pod_informers
+        informers += [Informer(self.client, "pods", field_selector=selector) for selector in selectors]
         for informer in informers:
             informer.add_handler(self._pod_event)
             if self.rules is not None:

@@ -42,13 +42,13 @@ class GrpcNetwork:
         here: str = "",
     ) -> None:
         self._link, self._here = link, here
-        self._server_tls: ssl.SSLContext | None = None
-        self._web_tls: ssl.SSLContext | None = None
-        self._strangers_tls: ssl.SSLContext | None = None
+        self._servers_tls: dict[tuple[bool, bool], ssl.SSLContext] = {}  # whether HTTP/1.1 too, whether for strangers
         self._serves_apart = serving is not None
         self._client_tls: ssl.SSLContext | None = client_context(ca) if ca else None
         if credentials is not None:
-            self._server_tls, self._web_tls, self._strangers_tls, self._client_tls = credentials.contexts(serving)
+            *servers, self._client_tls = credentials.contexts(serving)
+            kinds = [(web, strangers) for strangers in (False, True) for web in (False, True)]
+            self._servers_tls = dict(zip(kinds, servers, strict=True))
         self._channels: WeakValueDictionary[str, GrpcChannel] = WeakValueDictionary()
         self._kept: OrderedDict[str, GrpcChannel] = OrderedDict()
 
@@ -56,8 +56,7 @@ class GrpcNetwork:
         self, address: str, services: Sequence[Service], *, web: WebHandler | None = None, strangers: bool = False
     ) -> Server:
         listener = GrpcListener(services, web)
-        tls = self._web_tls if web is not None else self._strangers_tls if strangers else self._server_tls
-        await listener.start(address, tls)
+        await listener.start(address, self._servers_tls.get((web is not None, strangers)))
         return listener
 
     def channel(self, address: str) -> Channel:
@@ -90,9 +89,8 @@ class GrpcNetwork:
 
     def renew_serving(self, credentials: Credentials) -> None:
         """Show this certificate from now on to who connects."""
-        for context in (self._server_tls, self._web_tls, self._strangers_tls):
-            if context is not None:
-                credentials.load(context)
+        for context in self._servers_tls.values():
+            credentials.load(context)
 
     def sever(self, parted: Callable[[str, str], bool]) -> None:
         """Break the connections to addresses for which `parted(here, address)` holds."""

@@ -59,10 +59,11 @@ def routes_of(services: Sequence[Service]) -> dict[bytes, Route]:
 
 
 class Registry:
-    """State that the connections of one server share."""
+    """State that the connections of one server share. `named_only`: whom TLS has not named is turned away."""
 
-    def __init__(self, services: Sequence[Service]) -> None:
+    def __init__(self, services: Sequence[Service], *, named_only: bool = False) -> None:
         self.routes = routes_of(services)
+        self.named_only = named_only
         self.traffic = Traffic()
         self.connections: dict[ServerConnection, None] = {}
         self.strangers_bytes = 0
@@ -175,6 +176,8 @@ class ServerConnection(ConnectionIO):
             self._peer = f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
         self._server.connections[self] = None
         super().connection_made(transport)
+        if self._stranger and self._server.named_only:
+            self.abort()
 
     # Who does not read its answers is not listened to: they would gather here.
 

@@ -54,7 +54,9 @@ class GrpcListener:
     def __init__(self, services: Sequence[Service], web_handler: WebHandler | None) -> None:
         self.address = ""
         self._loop = asyncio.get_running_loop()
-        self._registry = Registry([*services, *standard_services([s.name for s in services])])
+        served = [*services, *standard_services([s.name for s in services])]
+        # Beside a web handler it is that which strangers come for.
+        self._registry = Registry(served, named_only=web_handler is not None)
         self._web_handler = web_handler
         self._web_calls = 0
         self.traffic = self._registry.traffic

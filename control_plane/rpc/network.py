@@ -63,7 +63,7 @@ class Network(Protocol):
         """Listen on host:port (port 0: any free one). Raises OSError when the address cannot be had.
 
         `web` answers what comes to the port as HTTP/1.1; a network without sockets has no use for it. `strangers`: who
-        shows no certificate connects too, since every service judges its callers itself.
+        shows no certificate connects too, to `web` where that is given, else to the services: each judges its callers.
         """
 
     def channel(self, address: str) -> Channel: ...

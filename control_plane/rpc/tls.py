@@ -50,22 +50,21 @@ class Credentials:
     cert: bytes
     key: bytes
 
-    def contexts(
-        self, serving: "Credentials | None" = None
-    ) -> tuple[ssl.SSLContext, ssl.SSLContext, ssl.SSLContext, ssl.SSLContext]:
-        """For servers of gRPC, for those that answer HTTP/1.1 too, for those that strangers may call, and for clients.
+    def contexts(self, serving: "Credentials | None" = None) -> tuple[ssl.SSLContext, ...]:
+        """For servers of gRPC, for those that answer HTTP/1.1 too, for both where strangers may call, and for clients.
 
-        Servers demand a client certificate of the same authority, the third only looks at one that is shown. Who speaks
-        both protocols (browsers, curl) and finds both gets HTTP/1.1: over HTTP/2 there is only gRPC, whose clients
-        offer nothing else. `serving`: what servers show, where that is not what clients do.
+        Servers demand a client certificate of the same authority; where strangers may call, they only look at one that
+        is shown. Who speaks both protocols (browsers, curl) and finds both gets HTTP/1.1: over HTTP/2 there is only
+        gRPC, whose clients offer nothing else. `serving`: what servers show, where that is not what clients do.
         """
-        plain, web, open_to_all = (self._server_context(p) for p in (["h2"], ["http/1.1", "h2"], ["h2"]))
-        open_to_all.verify_mode = ssl.CERT_OPTIONAL
+        servers = [self._server_context(protocols) for protocols in (["h2"], ["http/1.1", "h2"]) * 2]
+        for open_to_all in servers[2:]:
+            open_to_all.verify_mode = ssl.CERT_OPTIONAL
         client = client_context(self.ca)
-        for context in (plain, web, open_to_all, client):
+        for context in (*servers, client):
             context.minimum_version = ssl.TLSVersion.TLSv1_2
             (self if serving is None or context is client else serving).load(context)
-        return plain, web, open_to_all, client
+        return *servers, client
 
     def load(self, context: ssl.SSLContext) -> None:
         """Show this certificate in the handshakes that begin from now on."""

@@ -200,7 +200,8 @@ def configuration(node: NodeConfig, host: NodeHostConfig) -> Object:
         "imageMinimumGCAge": f"{host.image_gc_min_age_s:g}s",
         "crashLoopBackOff": {"maxContainerRestartPeriod": f"{timing.restarts.backoff.max_s:g}s"},
         "enableServer": True,
-        "authentication": {"anonymous": {"enabled": False}, "x509": {}, "webhook": {"enabled": False}},
+        "authentication": {"anonymous": {"enabled": False}, "x509": {}, "webhook": {"enabled": True}},
+        "authorization": {"mode": "Webhook"},
         "memorySwap": {},
         "failSwapOn": False,
     }

@@ -25,7 +25,7 @@ from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.node.events import Events
 from rayplane.node.nftables.kernel import KernelTable
 from rayplane.node.nftables.ruleset import NOTHING
-from rayplane.node.proxy import packet_rules
+from rayplane.node.proxy import host_ports, packet_rules
 from rayplane.node.proxy.datagrams import UdpListener
 from rayplane.node.proxy.health_check import HealthListener
 from rayplane.node.proxy.listeners import Judge, Listener, Places, TcpListener
@@ -104,6 +104,8 @@ class ServiceProxy:
         """Whether pods meet packet rules."""
         self._services = services
         self._nodes = nodes
+        self._ported: dict[str, Object] = {}
+        """Pods that take ports of their nodes."""
         self._node_ips = node_ips
         self._channel = channel
         self._events = events
@@ -200,7 +202,18 @@ class ServiceProxy:
         before = [meta.annotations(old).get(a) for a in watched] if old else []
         own = meta.name(new) in self._node_ips()
         if before != [meta.annotations(new).get(a) for a in watched] or own:
-            self._mark(*(meta.key(s) for s in self._services.list()))
+            self._mark(*(meta.key(s) for s in self._services.list()), *self._ported)
+        if own:
+            self._mark(f"{host_ports.KUBELET}{meta.name(new)}")
+
+    def pod_event(self, kind: str, old: Object | None, new: Object) -> None:
+        """A pod of this host is told of: the ports that it takes of its node are served as those of services are."""
+        key = host_ports.key_of(new)
+        known = self._ported.pop(key, None) is not None
+        if kind != "DELETED" and host_ports.has_ports(new):
+            self._ported[key] = new
+        if known or key in self._ported:
+            self._mark(key)
 
     def reopen(self) -> None:
         """Listen anew: the network that services had their addresses in is gone."""
@@ -229,12 +242,22 @@ class ServiceProxy:
                 # One object of a form that is not its kind's must not end the others' service.
                 log.exception("service %s is not served", key)
 
+    def _owner(self, key: str) -> Object | None:
+        return self._ported.get(key) or self._services.get_key(key)
+
+    def _wanted(self, key: str, view: HostView) -> dict[Socket, Target]:
+        if key.startswith(host_ports.KUBELET):
+            own = view.node_ips.get(key.removeprefix(host_ports.KUBELET)) or ""
+            return host_ports.plan_kubelet(key, own, _place(self._config.address))
+        owner = self._owner(key)
+        if owner is None:
+            return {}
+        if key in self._ported:
+            return host_ports.plan_pod(owner, view)
+        return plan_service(owner, self._slices.by_index(SLICES_BY_SERVICE, key), view)
+
     def _plan(self, key: str, *, view: HostView) -> None:
-        service = self._services.get_key(key)
-        plan: dict[Socket, Target] = {}
-        if service is not None:
-            slices = self._slices.by_index(SLICES_BY_SERVICE, key)
-            plan = plan_service(service, slices, view)
+        plan = self._wanted(key, view)
         if self._kernel is not None:
             wanted = packet_rules.of_service(plan, view.node_ips, _is_pod) if plan else NOTHING
             self._kernel.table.put(f"service {key}", wanted)
@@ -249,8 +272,8 @@ class ServiceProxy:
             if one.protocol != SCTP and (target.endpoints or target.health is not None)
         }
         for address in [a for a in sockets if self._is_foreign(a.ip)]:
-            assert service is not None
-            self._events.record(service, "Warning", "CannotListen", f"{address.ip} is no address of this cluster")
+            if (owner := self._owner(key)) is not None:
+                self._events.record(owner, "Warning", "CannotListen", f"{address.ip} is no address of this cluster")
             del sockets[address]
         if sockets:
             self._plans[key] = sockets
@@ -271,15 +294,18 @@ class ServiceProxy:
 
     def _tell_left_out(self, key: str) -> None:
         """Say what of a service nobody serves, once packet rules are what they are now."""
-        service = self._services.get_key(key)
-        if service is None:
+        owner = self._owner(key)
+        if owner is None:
             self._told.pop(key, None)
             return
         rules = self._by_rules_alone.get(key, {})
         missing = [socket for socket, is_there in rules.items() if not (self._in_kernel and is_there)]
-        words = left_out(service, self._slices.by_index(SLICES_BY_SERVICE, key), missing)
+        if key in self._ported:
+            words = host_ports.left_out(owner, self._view(), missing)
+        else:
+            words = left_out(owner, self._slices.by_index(SLICES_BY_SERVICE, key), missing)
         if words and self._told.get(key) != words:
-            self._events.record(service, "Warning", "NotServed", f"not served: {words}")
+            self._events.record(owner, "Warning", "NotServed", f"not served: {words}")
         if words:
             self._told[key] = words
         else:
@@ -377,9 +403,9 @@ class ServiceProxy:
             text += "; use a port from 1024 on, or set net.ipv4.ip_unprivileged_port_start=0 on the machine"
         else:
             asyncio.get_running_loop().call_later(BIND_RETRY_S, self._mark, target.service)
-        service = self._services.get_key(target.service)
-        if service is not None:
-            self._events.record(service, "Warning", "CannotListen", text)
+        owner = self._owner(target.service)
+        if owner is not None:
+            self._events.record(owner, "Warning", "CannotListen", text)
         log.warning("service %s: %s", target.service, text)
 
 
@@ -391,6 +417,10 @@ def _is_pod(endpoint: Endpoint) -> bool:
 def _machine(address: str) -> str:
     """The machine of a host, without what the host is called there."""
     return address.rpartition(":")[0].rpartition("@")[2]
+
+
+def _place(address: str) -> tuple[str, int]:
+    return _machine(address).strip("[]"), int(address.rpartition(":")[2])
 
 
 def _is_loopback(host: str) -> bool:

@@ -165,9 +165,14 @@ def left_out(service: Object, slices: Iterable[Object], without_rules: Iterable[
     sources = len(meta.spec(service).get("loadBalancerSourceRanges") or ()) - SOURCES_MAX
     words = [f"{missing} of its ports: a service has at most {PORTS_MAX}, fewer with many endpoints"] if missing else []
     words += [f"{sources} of its source ranges: a service has at most {SOURCES_MAX}"] if sources > 0 else []
+    return "; ".join([*words, *by_rules_alone(without_rules)])
+
+
+def by_rules_alone(without_rules: Iterable[Socket]) -> list[str]:
+    """What is to be said of sockets of SCTP for which there are no packet rules; nothing of none."""
     numbers = sorted({one.port for one in without_rules})
     named = ", ".join([*map(str, numbers[:NAMED_MAX]), *(["..."] if numbers[NAMED_MAX:] else [])])
-    return "; ".join([*words, f"ports of SCTP ({named}), which lead to isolated pods alone"] if numbers else words)
+    return [f"ports of SCTP ({named}), which lead to isolated pods alone"] if numbers else []
 
 
 def _protocol(port: Mapping[str, Any]) -> str:

@@ -1,10 +1,13 @@
 """The kubelet's port over HTTP: pages of a host's nodes, for whom the API lets read them.
 
-Whoever comes has shown a certificate; administrators and API servers may read all, others what a SubjectAccessReview
-says of `nodes/stats`, `nodes/metrics` and so on. A path that no rule names is `nodes/proxy`. Paths of the host itself,
+Whoever comes shows a certificate, or a bearer token of which a TokenReview says whose it is; administrators and API
+servers may read all by their certificates, others what a SubjectAccessReview says of `nodes/stats`, `nodes/metrics` and
+so on. A path that no rule names is `nodes/proxy`. Paths of the host itself,
 its own metrics and log, stay the administrators'.
 
     GET /stats/summary?node=NAME      of this node; without one of the host's first
+
+Tokens are asked about each time, `REVIEWS_MAX` at once: what comes beyond that is told to come again (429).
 
 Source: kubelet's pkg/kubelet/server/auth.go; KEP-2862 (fine-grained authorization).
 """
@@ -36,6 +39,10 @@ _SUBRESOURCES = {
     "healthz": ("healthz", "proxy"),
     "configz": ("configz", "proxy"),
 }
+#: Tokens of strangers that the API is asked about at the same time.
+REVIEWS_MAX = 32
+_RETRY_S = 1
+_BEARER = "bearer"
 _VERBS = {"GET": "get", "HEAD": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 
 
@@ -61,11 +68,28 @@ def reviewer(client: ApiClient) -> Callable[[Identity, str, str, str], Awaitable
     return review
 
 
+def token_owner(client: ApiClient) -> Callable[[str], Awaitable[Identity | None]]:
+    """Asks the API whose a bearer token is; nobody's while it does not answer."""
+
+    async def owner(token: str) -> Identity | None:
+        review = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token}}
+        try:
+            status = meta.status(await client.create("tokenreviews.authentication.k8s.io", review))
+        except ApiError as e:
+            log.info("whose a token is, is not known: %s", e.message)
+            return None
+        user = status.get("user") or {}
+        known = status.get("authenticated") and user.get("username")
+        return Identity(user["username"], tuple(user.get("groups") or ())) if known else None
+
+    return owner
+
+
 class KubeletWeb:
     """A web handler, as `Network.serve` takes it.
 
     `own`: answers for paths of the host itself; `page`: what a node has at a path, NotHere for one that is not here;
-    `review`: whether an identity may do a verb with a part of a node.
+    `review`: whether an identity may do a verb with a part of a node; `owner`: whose a bearer token is.
     """
 
     def __init__(
@@ -73,12 +97,14 @@ class KubeletWeb:
         own: "Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]",
         page: Callable[[str, str, str], Awaitable[Page]],
         review: Callable[[Identity, str, str, str], Awaitable[bool]],
+        owner: Callable[[str], Awaitable[Identity | None]],
         *,
         trusted: Callers,
         node: str,
     ) -> None:
-        self._own, self._page, self._review = own, page, review
+        self._own, self._page, self._review, self._owner = own, page, review, owner
         self._trusted, self._node = trusted, node
+        self._reviewing = 0
 
     async def __call__(self, request: "web.BaseRequest") -> "web.StreamResponse":
         identity = identity_of_transport(request.transport)
@@ -87,19 +113,35 @@ class KubeletWeb:
             return await self._own(request)
         from aiohttp import web
 
+        if identity is None:
+            if self._reviewing >= REVIEWS_MAX:
+                return text(429, "Too many tokens at once, please try again later", **{"Retry-After": str(_RETRY_S)})
+            identity = await self._shown_by_token(request.headers.get("Authorization", ""))
+        if identity is None:
+            return text(401, "Unauthorized")
         node = request.query.get("node") or self._node
         if not (trusted or await self._allowed(identity, request.method, request.path, node)):
-            who = identity.user if identity is not None and identity.user else "whoever shows no certificate"
-            return text(403, f"Forbidden (user={who}, verb={_VERBS.get(request.method, '')}, path={request.path})")
+            verb = _VERBS.get(request.method, "")
+            return text(403, f"Forbidden (user={identity.user}, verb={verb}, path={request.path})")
         try:
             body, kind, status = await self._page(node, request.path, request.headers.get("Accept", ""))
         except NotHere as e:
             return text(404, str(e))
         return web.Response(body=body, status=status, headers={"Content-Type": kind})
 
-    async def _allowed(self, identity: Identity | None, method: str, path: str, node: str) -> bool:
+    async def _shown_by_token(self, authorization: str) -> Identity | None:
+        scheme, _, token = authorization.partition(" ")
+        if scheme.lower() != _BEARER or not token.strip():
+            return None
+        self._reviewing += 1
+        try:
+            return await self._owner(token.strip())
+        finally:
+            self._reviewing -= 1
+
+    async def _allowed(self, identity: Identity, method: str, path: str, node: str) -> bool:
         verb = _VERBS.get(method)
-        if identity is None or not identity.user or verb is None:
+        if not identity.user or verb is None:
             return False
         for part in subresources(path):
             if await self._review(identity, verb, part, node):

@@ -1,5 +1,6 @@
 """The kubelet's port: who may read which page of a node."""
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,7 @@ from rayplane.control_plane.identities import MASTERS
 from rayplane.control_plane.rpc import ADMINISTRATORS, Identity
 from rayplane.node.errors import NotHere
 from rayplane.node.streaming import web as module
-from rayplane.node.streaming.web import KubeletWeb, reviewer, subresources
+from rayplane.node.streaming.web import REVIEWS_MAX, KubeletWeb, reviewer, subresources, token_owner
 
 ADMIN, JANE = Identity("admin", (MASTERS,)), Identity("jane", ("readers",))
 
@@ -42,11 +43,17 @@ class Port:
         self.identity: Identity | None = None
         monkeypatch.setattr(module, "identity_of_transport", lambda _: self.identity)
         self._allowed = allowed
-        self._web = KubeletWeb(self._own, self._page, self._review, trusted=ADMINISTRATORS, node="n1")
+        self.owners: dict[str, Identity] = {}
+        self.answering = asyncio.Event()
+        self.answering.set()
+        self._web = KubeletWeb(self._own, self._page, self._review, self._owner, trusted=ADMINISTRATORS, node="n1")
 
-    async def get(self, identity: Identity | None, path: str, method: str = "GET", **query: str) -> tuple[int, str]:
+    async def get(
+        self, identity: Identity | None, path: str, method: str = "GET", token: str = "", **query: str
+    ) -> tuple[int, str]:
         self.identity = identity
-        request: Any = SimpleNamespace(path=path, method=method, query=query, headers={}, transport=None)
+        headers = {"Authorization": token} if token else {}
+        request: Any = SimpleNamespace(path=path, method=method, query=query, headers=headers, transport=None)
         answer: Any = await self._web(request)
         return answer.status, answer.text.strip()
 
@@ -57,6 +64,10 @@ class Port:
         if node != "n1":
             raise NotHere(f"node {node} is not on this host")
         return f"{path} of {node}".encode(), "text/plain", 200
+
+    async def _owner(self, token: str) -> Identity | None:
+        await self.answering.wait()
+        return self.owners.get(token)
 
     async def _review(self, identity: Identity, verb: str, part: str, node: str) -> bool:
         self.asked.append((identity.user, verb, part, node))
@@ -78,8 +89,51 @@ async def test_others_read_what_they_may(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (await port.get(JANE, "/stats/summary"))[0] == 403
     assert port.asked == [("jane", "get", part, "n1") for part in ("metrics", "configz", "proxy", "stats")]
     assert await port.get(JANE, "/debug/log") == (200, "own /debug/log")  # which judges for itself
-    for identity, method in ((None, "GET"), (Identity("", ("readers",)), "GET"), (JANE, "BREW")):
+    for identity, method in ((Identity("", ("readers",)), "GET"), (JANE, "BREW")):
         assert (await port.get(identity, "/metrics/cadvisor", method))[0] == 403
+
+
+async def test_who_shows_a_token_reads_what_its_owner_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    port = Port(monkeypatch, "metrics")
+    port.owners = {"janes": JANE, "admins": ADMIN}
+    assert await port.get(None, "/metrics", token="Bearer janes") == (200, "/metrics of n1")
+    assert port.asked == [("jane", "get", "metrics", "n1")]
+    assert (await port.get(None, "/stats/summary", token="bearer janes"))[0] == 403
+    # A token is worth what the API says, whatever groups its owner is of: what is the host's own needs a certificate.
+    assert (await port.get(None, "/pods", token="Bearer admins"))[0] == 403
+    for token in ("", "Bearer", "Bearer nobodys", "Basic janes"):
+        assert (await port.get(None, "/metrics", token=token))[0] == 401
+    assert await port.get(JANE, "/metrics", token="Bearer nobodys") == (200, "/metrics of n1")
+
+
+async def test_only_so_many_tokens_are_asked_about_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    port = Port(monkeypatch, "metrics")
+    port.answering.clear()
+    asking = [asyncio.create_task(port.get(None, "/metrics", token="Bearer nobodys")) for _ in range(REVIEWS_MAX)]
+    await asyncio.sleep(0)
+    assert (await port.get(None, "/metrics", token="Bearer nobodys"))[0] == 429
+    port.answering.set()
+    assert {status for status, _ in await asyncio.gather(*asking)} == {401}
+    assert (await port.get(None, "/metrics", token="Bearer nobodys"))[0] == 401
+
+
+async def test_a_token_is_whose_the_api_says() -> None:
+    class Client:
+        answer: Any = None
+
+        async def create(self, resource: str, body: dict[str, Any]) -> Any:
+            assert (resource, body["spec"]) == ("tokenreviews.authentication.k8s.io", {"token": "t"})
+            if isinstance(self.answer, Exception):
+                raise self.answer
+            return self.answer
+
+    client = Client()
+    owner = token_owner(client)  # type: ignore[arg-type]
+    user = {"username": "jane", "groups": ["readers"]}
+    client.answer = {"status": {"authenticated": True, "user": user}}
+    assert await owner("t") == JANE
+    for client.answer in ({"status": {"user": user}}, {"status": {"authenticated": True}}, {}, ServiceUnavailable("")):
+        assert await owner("t") is None
 
 
 async def test_nobody_may_while_the_api_does_not_answer() -> None:

@@ -56,6 +56,12 @@ for line in sys.argv[2:]:
     protocol, ip, port, times = line.split()
     print(*(ask(protocol, ip, int(port), float(sys.argv[1])).replace(" ", "/") for _ in range(int(times))))
 """
+#: Asks a kubelet without saying who it is.
+KUBELET = """
+import ssl, sys, urllib.error, urllib.request
+try: urllib.request.urlopen(sys.argv[1], context=ssl._create_unverified_context())
+except urllib.error.HTTPError as e: print(e.code, e.read().decode(), end="")
+"""
 #: Begins an association again and again, as a kernel would that has SCTP.
 BEGIN = """
 import socket, struct, sys, time
@@ -138,8 +144,10 @@ async def world(api: FakeClient, make_isolating: Isolating) -> World:
     there = await make_isolating(NodeConfig("n2", runtime="process"), machine="other")
     made = World(api, here, there)
     ready = {"readinessProbe": {"tcpSocket": {"port": 8080}}}
-    for name, node in (("a", "n1"), ("b", "n1"), ("box", "n1"), ("c", "n2")):
-        api.put("pods", make_pod(name, node=node, container={"command": ["python3", "-c", SERVE], **ready}))
+    taken = [{"containerPort": 8080, "hostPort": 8088, "protocol": protocol} for protocol in ("TCP", "UDP")]
+    for name, node, ports in (("a", "n1", taken), ("b", "n1", []), ("box", "n1", []), ("c", "n2", taken)):
+        container = {"command": ["python3", "-c", SERVE], "ports": ports, **ready}
+        api.put("pods", make_pod(name, node=node, container=container))
     await api.until(lambda: all(pod_is_ready(api.pod(name)) for name in ("a", "b", "box", "c")))
     for name, node in (("a", "n1"), ("b", "n1"), ("c", "n2"), ("box", "n1")):
         ref = {"kind": "Pod", "namespace": "default", "name": name}
@@ -200,6 +208,8 @@ async def test_services_answer_as_their_fields_say(world: World) -> None:
         "10.78.1.6 80": (f"b/{box}",),
         f"{node} 30080": (f"a/{box}",),
         f"{far} 30080": (f"a/{far}",),  # there and back again
+        f"{node} 8088": (f"a/{box}",),
+        f"{far} 8088": (f"c/{box}",),
         "10.80.0.1 80": (f"c/{box}",),
         "127.78.0.3 80": (f"c/{box}",),
         "127.78.0.4 80": (f"a/{box}",),
@@ -216,6 +226,21 @@ async def test_services_answer_as_their_fields_say(world: World) -> None:
     world.api.put("pods", with_network)
     await world.api.until(lambda: pod_is_ready(world.api.pod("host")))
     assert await world.ask("TCP 127.78.0.3 80", "UDP 127.78.0.3 80", pod="host") == [[f"c/{node}"], [f"c/{node}"]]
+
+
+async def test_a_port_that_a_pod_takes_of_its_node_is_its_own_until_it_has_ended(world: World) -> None:
+    line, outside = f"TCP {world.node_ip()} 8088", (f"127.{world.node_ip().removeprefix('10.')}", 8088)
+    await world.until(line, lambda said: said.startswith("a/"))
+    with socket.create_connection(outside, timeout=5) as one:  # as people at the machine do
+        one.setblocking(False)
+        assert (await asyncio.get_running_loop().sock_recv(one, 99)).startswith(b"a ")
+    # Nor is the kubelet's port anywhere else than where the node's status says.
+    (node,) = (one for one in world.api.objects["nodes"].values() if one["metadata"]["name"] == "n1")
+    port = node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"]
+    out, err, _ = await run_in(world.here, "box", "python3", "-c", KUBELET, f"https://{world.node_ip()}:{port}/metrics")
+    assert out == b"401 Unauthorized\n", err
+    world.api.remove("pods", "default/a")
+    await world.until(line, lambda said: said == "ConnectionRefusedError")
 
 
 @pytest.mark.parametrize("protocol", ["TCP", "UDP"])

@@ -115,7 +115,7 @@ async def test_who_does_not_take_an_answer_is_cut_off() -> None:
 
 
 async def test_who_ends_its_handshake_after_the_server_has_stopped_is_cut_off() -> None:
-    _, server_tls, _, client_tls = Authority.create("test").issue("a", ["b"]).contexts()
+    _, server_tls, *_, client_tls = Authority.create("test").issue("a", ["b"]).contexts()
     server, accepted = http1.server(echo), asyncio.Event()
 
     def make() -> asyncio.BaseProtocol:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import grpc
 import pytest
 from aiohttp import web
 
@@ -114,6 +115,26 @@ async def test_the_certificate_names_the_caller(port: Port, session: aiohttp.Cli
     async with session.get("/who") as response:
         text = await response.text()
     assert text == ("Identity(user='someone', groups=('team',))" if port.tls else "None")
+
+
+async def test_where_strangers_may_come_the_web_handler_meets_them_and_no_service(tmp_path: Path) -> None:
+    authority = Authority.create("test")
+    network = GrpcNetwork(authority.issue("someone", ("team",), hosts=["127.0.0.1"]))
+    server = await network.serve("127.0.0.1:0", services(Handler()), web=Web(), strangers=True)
+    trusting = ssl.create_default_context(cadata=authority.cert.decode())
+    url = f"https://{server.address}/who"
+    async with aiohttp.ClientSession() as session, session.get(url, ssl=trusting) as response:
+        assert await response.text() == "None"
+    stranger = GrpcNetwork(ca=authority.cert)
+    stub: Any = Stub(stranger.channel(server.address), SERVICES["KV"])
+    with pytest.raises(RpcError) as refused:
+        await stub.Range(pb.RangeRequest(key=b"abc"))
+    assert refused.value.code is grpc.StatusCode.UNAVAILABLE
+    known: Any = Stub(network.channel(server.address), SERVICES["KV"])
+    assert (await known.Range(pb.RangeRequest(key=b"abc"))).count == 3
+    for one in (stranger, network):
+        await one.close()
+    await server.stop()
 
 
 async def test_a_streamed_answer_comes_as_it_is_made_and_ends_when_the_client_leaves(
