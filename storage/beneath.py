@@ -122,11 +122,6 @@ class Beneath:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
-    def attributes(self, path: Path) -> list[str]:
-        """Names of the extended attributes of what is there."""
-        with _closing(self.open(path, os.O_PATH)) as fd:
-            return os.listxattr(f"/proc/self/fd/{fd}")
-
     def readlink(self, path: Path) -> str | None:
         """Where a symbolic link leads; None where there is none."""
         try:

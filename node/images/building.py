@@ -206,11 +206,7 @@ class Build:
             directory.mkdir()
             runner.run(Step(str(directory), [*places], order.words, order.env, user, order.directory))
             changes = Changes(Beneath(str(directory / UPPER)), layers.owners, runner.mounted)
-            entries = changes.entries()
-            if changes.bereft:
-                lost = f"{changes.bereft[0]} and others" if changes.bereft[1:] else changes.bereft[0]
-                self._told(f"warning: layers keep no capabilities of files, as setcap gives them: {lost}")
-            return self._layers_of(entries)
+            return self._layers_of(changes.entries())
         finally:
             Beneath(str(directory.parent)).remove(directory.name)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from rayplane.node.images.decompress import CHUNK
 from rayplane.node.images.errors import BadImage, TooLarge
+from rayplane.node.images.file_capabilities import ATTRIBUTE, RECORD, for_layer, record
 from rayplane.node.images.merged import Merged, is_opaque
 from rayplane.node.images.unpacking import ENTRIES_MAX, Owners
 from rayplane.storage.beneath import Beneath
@@ -19,14 +20,13 @@ from rayplane.storage.beneath import Beneath
 GONE, HIDES = ".wh.", ".wh..wh..opq"
 """What a layer says of a file below it that is removed, and in a directory that hides the one below it."""
 _BLOCK = tarfile.BLOCKSIZE
-CAPABILITIES = "security.capability"
 _KERNELS = ("proc", "dev", "sys")
 """What is mounted wherever an image runs, and of no image."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A file. `ours`: nobody else has it, so that its mode may be changed for a moment."""
+    """A file. `ours`: nobody else has it, so that its mode may be changed for a moment, and its capabilities count."""
 
     root: Beneath
     path: str
@@ -89,6 +89,8 @@ def _header(info: tarfile.TarInfo) -> bytes:
 def _content(info: tarfile.TarInfo, source: Source) -> Iterator[bytes]:
     with open(_opened(source), "rb") as file:
         left = info.size = os.fstat(file.fileno()).st_size
+        if source.ours and (rights := _capabilities(file.fileno())):
+            info.pax_headers = {RECORD: record(rights)}
         yield _header(info)
         while data := file.read(min(CHUNK, left)):
             left -= len(data)
@@ -96,6 +98,10 @@ def _content(info: tarfile.TarInfo, source: Source) -> Iterator[bytes]:
     if left:
         raise BadImage(f"{source.root.root}/{source.path} became shorter while it was copied: build again")
     yield bytes(-info.size % _BLOCK)
+
+
+def _capabilities(fd: int) -> bytes:
+    return for_layer(os.getxattr(fd, ATTRIBUTE)) if ATTRIBUTE in os.listxattr(fd) else b""
 
 
 def _opened(source: Source) -> int:
@@ -128,8 +134,6 @@ class Changes:
         self._found: dict[str, Entry] = {}
         self._names: dict[int, list[str]] = {}  # of files with several, by number
         self._pending = [""]
-        self.bereft: list[str] = []
-        """Paths of files that lose what rights `setcap` gave them: no layer is unpacked with such."""
 
     def entries(self) -> dict[str, Entry]:
         """By path."""
@@ -161,8 +165,6 @@ class Changes:
             self._found[path] = replace(entry, link=self._root.readlink(path) or "")
         elif stat.S_ISREG(mode):
             self._found[path] = replace(entry, source=Source(self._root, path, ours=True))
-            if CAPABILITIES in self._root.attributes(path):
-                self.bereft.append(path)
             if status.st_nlink > 1:
                 self._names.setdefault(status.st_ino, []).append(path)
         elif stat.S_ISFIFO(mode):

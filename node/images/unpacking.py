@@ -8,7 +8,8 @@ A removed file is a character device 0:0, a directory that hides those below has
 (overlayfs with `userxattr`). Both hide what lies in lower layers only, never what the same layer brings.
 
 Owners: with `Owners` the layer's numbers stand at its range of the machine's numbers, as the user namespace of pods
-maps them, and numbers beyond the range are nobody's; without, everything is the caller's, who is root in his pods.
+maps them, numbers beyond the range are nobody's, and files keep their capabilities; without, everything is the
+caller's, who is root in his pods, and whoever is not has no right there that a file could give.
 """
 
 import errno
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 
 from rayplane.node.images.decompress import CHUNK, Plain
 from rayplane.node.images.errors import BadImage, TooLarge
+from rayplane.node.images.file_capabilities import ATTRIBUTE, RECORD, for_pods, of_record
 from rayplane.storage.beneath import Beneath
 
 WHITEOUT = b".wh."
@@ -231,9 +233,24 @@ class LayerWriter:
             if self._owners is not None:
                 os.fchown(fd, self._owners(entry.uid), self._owners(entry.gid))
             os.fchmod(fd, entry.mode & 0o7777)
+            self._endow(fd, entry)
             os.utime(fd, ns=(_time(entry), _time(entry)))
         finally:
             os.close(fd)
+
+    def _endow(self, fd: int, entry: tarfile.TarInfo) -> None:
+        """Give a file its capabilities, once it has its owner: with another owner they go."""
+        said = entry.pax_headers.get(RECORD)
+        if said is None or self._owners is None:
+            return
+        kept = for_pods(of_record(said), self._owners(0))
+        if not kept:
+            raise BadImage(f"{entry.name[:100]!r} of a layer has capabilities that are none")
+        try:
+            os.setxattr(fd, ATTRIBUTE, kept)
+        except OSError as e:
+            if e.errno not in (errno.ENOTSUP, errno.EPERM):
+                raise  # else the machine has no room for them, or this root not the right: programs go without
 
     def _link(self, parts: list[bytes], target: bytes) -> None:
         if not target or len(target) > PATH_MAX or b"\0" in target:

@@ -3,6 +3,7 @@
 import os
 import stat
 import struct
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from rayplane.node.images.catalog import Stored
 from rayplane.node.images.containers import UPPER
 from rayplane.node.images.dockerfile import Plan, expand, read_dockerfile, words_of
 from rayplane.node.images.errors import BadImage, TooLarge
+from rayplane.node.images.file_capabilities import ATTRIBUTE, RECORD, of_record
 from rayplane.node.images.platforms import architecture
 from rayplane.node.images.references import parse_reference
 from rayplane.node.images.stages import read_stages
@@ -261,21 +263,19 @@ def test_what_a_command_changes_is_a_layer(store: ImageStore, context: Path) -> 
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file capabilities")
-def test_that_a_file_loses_its_capabilities_is_told(store: ImageStore, context: Path) -> None:
-    kept(store, "base", [BASE])
-    bind_service = struct.pack("<5I", 0x02000001, 1 << 10, 0, 0, 0)
+def test_files_keep_the_capabilities_that_a_command_gives_them(store: ImageStore, context: Path) -> None:
+    base = kept(store, "base", [BASE])
 
     def write(upper: Path) -> None:
         for name in ("other", "server"):
             (upper / name).write_text("program")
-        os.setxattr(upper / "server", "security.capability", bind_service)
+        os.setxattr(upper / "server", ATTRIBUTE, struct.pack("<6I", 0x03000001, 1 << 10, 0, 0, 0, 1234))
 
-    told: list[str] = []
-    stages = read_stages(read_dockerfile(b'FROM base\nRUN ["setcap"]'), {}, architecture())
-    image = store.catalog().chosen("base")[0]
-    work = Build(store, context, stages, {"base": image}, arguments={}, runner=Written(write), told=told.append)
-    work.image([parse_reference("made")])
-    assert [line.rpartition(" ")[2] for line in told if "capabilities" in line] == ["server"]
+    image = build(store, context, 'FROM base\nRUN ["setcap"]', base, runner=Written(write))
+    last = store.manifest(image.digest).layers[-1]
+    with store.blobs.open(last.digest) as packed, tarfile.open(fileobj=packed) as layer:
+        said = {one.name: of_record(one.pax_headers.get(RECORD, "")) for one in layer}
+    assert said == {"other": b"", "server": struct.pack("<5I", 0x02000001, 1 << 10, 0, 0, 0)}
 
 
 def test_a_command_that_changes_nothing_makes_no_layer(store: ImageStore, context: Path) -> None:

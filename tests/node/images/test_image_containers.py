@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import struct
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from rayplane.control_plane.api.meta import Object
 from rayplane.node.host import NodeHost
 from rayplane.node.images.containers import SIMULATED_ID
+from rayplane.node.images.file_capabilities import RECORD, record
 from rayplane.node.kubelet.image_manager import NOT_PRESENT
 from tests.fakes import FakeClient
 from tests.node.conftest import make_pod
@@ -41,6 +43,13 @@ def tools() -> bytes:
     return tar(
         [*found, entry("etc/group", data=b"web:x:8:\nmore:x:9:web,other\n"), entry("tmp", DIRECTORY, mode=0o1777)]
     )
+
+
+def reader(capabilities: bytes) -> Any:
+    """A `cat` with capabilities, as an entry of a layer."""
+    header, data = entry("raw", data=Path(shutil.which("cat") or "").read_bytes(), mode=0o755)
+    header.pax_headers = {RECORD: record(capabilities)}
+    return header, data
 
 
 def image(host: NodeHost, name: str, *layers: bytes, **config: Any) -> Any:
@@ -125,6 +134,24 @@ async def test_it_runs_as_its_images_user(
     if os.geteuid() != 0:
         said = said.replace(" 9 /", " /") if said.count(" ") == 4 else said  # who has one group has no more
     assert (await ended(api, host, of("one", "shop:1", securityContext=context))).strip() == said
+
+
+async def test_a_program_has_the_capabilities_that_its_image_gives_it(
+    api: FakeClient, make_isolating: Isolating
+) -> None:
+    host = await make_isolating(NODE)
+    image(
+        host,
+        "shop:1",
+        tar([reader(struct.pack("<5I", 0x02000001, 1 << 13, 0, 0, 0))]),
+        User="7",
+        Cmd=["/raw", "/proc/self/status"],
+    )
+    without = {"allowPrivilegeEscalation": False}
+    for name, context, effective in (("one", {}, 1 << 13), ("two", without, 0)):
+        said = await ended(api, host, of(name, "shop:1", securityContext=context))
+        (line,) = (line for line in said.splitlines() if line.startswith("CapEff:"))
+        assert int(line.split()[1], 16) == (effective if os.geteuid() == 0 else 0)
 
 
 async def test_an_image_whose_links_lead_out_has_a_root_of_its_own_all_the_same(
