@@ -8,11 +8,13 @@ from typing import Any
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
+from rayplane.node.errors import SandboxError
 from rayplane.node.runtime.resolv import RESOLV_CONF, parse_resolv
 
 DOMAIN = "cluster.local"
 NAMESERVERS_MAX, SEARCHES_MAX, SEARCH_CHARS_MAX = 3, 32, 2048
 HOST_NAME_MAX = 63
+KERNEL_NAME_MAX = 64
 _LOCAL = (
     ("127.0.0.1", "localhost"),
     ("::1", "localhost ip6-localhost ip6-loopback"),
@@ -38,12 +40,29 @@ def full_name(pod: Object) -> str:
     return f"{host_name(pod)}.{subdomain}.{meta.namespace(pod)}.svc.{DOMAIN}" if subdomain else ""
 
 
+def kernel_name(pod: Object, node: str = "") -> str:
+    """The name that the kernel tells the pod's containers: the full one, where the pod asks for that. `node`: the name
+    of its node.
+
+    Raises SandboxError for a longer one than a kernel has.
+    """
+    spec, full = meta.spec(pod), full_name(pod)
+    if not (spec.get("setHostnameAsFQDN") and full) or (node and spec.get("hostNetwork")):
+        return host_name(pod, node)
+    if len(full) > KERNEL_NAME_MAX:
+        most = f"{KERNEL_NAME_MAX} characters is the max, {len(full)} characters requested"
+        raise SandboxError(
+            f"Failed to construct FQDN from pod hostname and cluster domain, FQDN {full} is too long ({most})"
+        )
+    return full
+
+
 def etc_files(pod: Object, ip: str, *, dns: str, machine_resolv: str, node: str = "") -> dict[str, bytes]:
     """Path to content. `dns`: the cluster's DNS server, empty for none; `machine_resolv`: the machine's resolv.conf;
-    `node`: the name of the pod's node.
+    `node`: the name of the pod's node. Raises SandboxError as `kernel_name` does.
     """
     files = {
-        "/etc/hostname": f"{host_name(pod, node)}\n",
+        "/etc/hostname": f"{kernel_name(pod, node)}\n",
         RESOLV_CONF: _resolv(pod, dns, machine_resolv),
         "/etc/hosts": hosts(pod, ip, node),
     }

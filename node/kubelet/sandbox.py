@@ -32,7 +32,7 @@ from rayplane.node.events import Events
 from rayplane.node.kubelet.addresses import NodeAddresses
 from rayplane.node.kubelet.env_files import BYTES_MAX as ENV_FILE_MAX
 from rayplane.node.kubelet.env_files import parse_env_file
-from rayplane.node.kubelet.etc_files import etc_files, host_name, hosts
+from rayplane.node.kubelet.etc_files import etc_files, hosts, kernel_name
 from rayplane.node.kubelet.pod_credentials import RENEW_AGAIN_S, Certificates, PodCredentials, Tokens
 from rayplane.node.kubelet.token_manager import JITTER_S
 from rayplane.node.runtime import Mount, PodPlace, Runtime
@@ -191,7 +191,7 @@ class Sandbox:
             uid=meta.uid(pod),
             ip=self.ip,
             gateway=parts.addresses.node_ip,
-            host_name=host_name(pod, node),
+            host_name=kernel_name(pod, node),
             directory=self.directory,
             host_network=not self.own_address,
             pod=pod,

@@ -20,6 +20,15 @@ filtering = pytest.mark.skipif(seccomp.library() is None, reason="no libseccomp 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="files of a user without subordinate numbers are all his own")
 
 
+# As `ping` does for a user without rights.
+PING = """
+import socket
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP) as asking:
+    asking.sendto(bytes([8, 0, 0, 0, 0, 1, 0, 1]), ("127.0.0.1", 0))
+    print("it answers" if asking.recv(64)[0] == 0 else "it does not")
+"""
+
+
 def of_machine(parameter: str) -> str:
     return Path("/proc/sys", parameter).read_text()
 
@@ -90,6 +99,8 @@ async def test_kernel_parameters_are_a_pods_own(api: FakeClient, make_isolating:
     await api.until(lambda: phase(api, "bad") == "Failed")
     status = api.pod("bad")["status"]
     assert (status["reason"], "kernel.msgmax" in status["message"]) == ("SysctlForbidden", True)
+    pinging = secured(runAsUser=7, runAsGroup=8)
+    assert await ended(api, host, f"{sys.executable} -c '{PING}'", name="ping", container=pinging) == "it answers\n"
 
 
 async def test_a_pod_that_must_not_be_root_is_not(api: FakeClient, make_isolating: Isolating) -> None:

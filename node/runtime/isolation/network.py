@@ -40,6 +40,7 @@ from rayplane.node.runtime.isolation.links import (
     set_flags,
 )
 from rayplane.node.runtime.isolation.rtnetlink import RouteSocket
+from rayplane.node.runtime.isolation.users import RANGE_COUNT
 
 INTERFACE = "eth0"
 MTU = 65000
@@ -237,6 +238,8 @@ def lead_out_of_loopback(routes: RouteSocket, interface: str, networks: Sequence
 def prepare_pod() -> None:
     """Set what pods find in their network namespace, from within."""
     set_parameters(_POD_SETTINGS)
+    # The kernel takes no groups that a pod has not, which of a user without subordinate numbers is one.
+    set_parameters({"net/ipv4/ping_group_range": f"0 {RANGE_COUNT - 1}"})
 
 
 def set_parameters(settings: dict[str, str]) -> None:
