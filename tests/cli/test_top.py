@@ -1,7 +1,7 @@
 """The terminal view: what stands on the screen, and what keys do, over a source that tells what the test says."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -12,6 +12,7 @@ import pytest
 from rayplane.control_plane.api.errors import Forbidden
 from rayplane.control_plane.api.machinery.resources import ResourceInfo, builtin_registry
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.cli.top.forwards import Forwards
 from rayplane.control_plane.cli.top.rows import Column, Key, Row
 from rayplane.control_plane.cli.top.source import Change, Selection
 from rayplane.control_plane.cluster.errors import ClusterError
@@ -22,9 +23,10 @@ from textual.pilot import Pilot
 from textual.widgets import Log
 
 from rayplane.control_plane.cli.top import pages
-from rayplane.control_plane.cli.top.app import Top, View, first_view
+from rayplane.control_plane.cli.top.app import Top
 from rayplane.control_plane.cli.top.pages import Page, Question
 from rayplane.control_plane.cli.top.table import Table
+from rayplane.control_plane.cli.top.views import View, first_view
 
 NAMES = (Column("Name"), Column("Ready"), Column("Age"), Column("Node", wide=True))
 MADE = "2026-01-01T10:00:00Z"
@@ -95,6 +97,21 @@ class Told:
         yield b" a line\n"
         await asyncio.Event().wait()
 
+    async def owners(self, info: ResourceInfo, key: Key) -> str:
+        return f"Deployment web\n    {info.kind} {key[-1]} *"
+
+    async def namespaces(self) -> list[str]:
+        return ["default", "shop"]
+
+    async def patch(
+        self, info: ResourceInfo, key: Key, patch: Object, *, subresource: str = "", dry_run: bool = False
+    ) -> Object:
+        raise AssertionError("it is tried on an API below")
+
+    @property
+    def forwards(self) -> Forwards:
+        raise AssertionError("it is tried on an API below")
+
     async def delete(self, info: ResourceInfo, key: Key, *, at_once: bool) -> None:
         self.done.append(("delete", info.plural, key, at_once))
 
@@ -105,6 +122,20 @@ class Told:
     def tell(self, *names: str, drop: tuple[str, ...] = (), anew: bool = False, ready: str = "1/1") -> None:
         rows = [Row(("shop", name), (name, ready, "0s", "node-7"), MADE, ready == "0/1") for name in names]
         self.changes.put_nowait(Change(NAMES, rows, [("shop", name) for name in drop], anew))
+
+
+class Asides:
+    """In place of programs that have the terminal: what they were given, and what an editor makes of a text."""
+
+    def __init__(self) -> None:
+        self.shells: list[Key] = []
+        self.edits: list[Callable[[str], str]] = []
+
+    def shell(self, pod: Key) -> None:
+        self.shells.append(pod)
+
+    def edited(self, text: str) -> str:
+        return self.edits.pop(0)(text)
 
 
 class Screen:
@@ -142,7 +173,7 @@ class Screen:
 @asynccontextmanager
 async def opened(kind: str = "pods", size: tuple[int, int] = (60, 12)) -> AsyncIterator[Screen]:
     source = Told()
-    app = Top(source, await first_view(source, kind, ""), source.done.append)
+    app = Top(source, await first_view(source, kind, ""), Asides())
     async with app.run_test(size=size) as pilot:
         yield Screen(app, pilot, source)
 
@@ -358,3 +389,58 @@ async def test_a_page_keeps_the_last_lines_of_a_bounded_size(monkeypatch: pytest
         assert await kept(*(b"%02d" % i + b"x" * 98 for i in range(50))) == [f"{i}{'x' * 98}" for i in range(40, 50)]
         assert await kept(b"first", b"y" * 3000, b"", b"end") == [" ", "end"]
         assert await kept(b"first", b"y" * 3000) == ["y" * 3000]
+
+
+def names_of(at: Screen) -> list[str]:
+    return [line.split()[0] for line in at.lines()[1:]]
+
+
+async def test_capital_letters_sort_by_their_column_and_again_the_other_way_round() -> None:
+    columns = (Column("Name"), Column("Restarts"), Column("Memory"), Column("Age"))
+    told = {"a": ("10 (5m ago)", "1Gi", 1), "b": ("2", "512Mi", 3), "c": ("<none>", "1.5Gi", 2)}
+    rows = [
+        Row(("", name), (name, restarts, memory, ""), f"2026-01-01T10:0{minute}:00Z")
+        for name, (restarts, memory, minute) in told.items()
+    ]
+    async with opened(size=(80, 8)) as at:
+        at.source.changes.put_nowait(Change(columns, rows, anew=True))
+        await at.settled()
+        orders = {"T": "bac", "M": "bac", "A": "bca", "N": "abc"}
+        for letter, order in orders.items():
+            await at.press(letter)
+            assert "".join(names_of(at)) == order and "\u2191" in at.lines()[0], letter
+            await at.press(letter)
+            assert "".join(names_of(at)) == order[::-1] and "\u2193" in at.lines()[0], letter
+        await at.press("G")
+        assert at.app.query_one(Table).current == rows[0], "G still leads to the last"
+        at.source.changes.put_nowait(Change(columns, [Row(("", "bb"), ("bb", "0", "", ""))], [("", "c")]))
+        await at.settled()
+        assert names_of(at) == ["bb", "b", "a"]
+        await at.press("shift+right")
+        assert names_of(at) == ["bb", "b", "a"] and "RESTARTS\u2191" in at.lines()[0]
+        await at.press("Z")
+        assert "no column begins with Z" in at.text()
+
+
+async def test_numbers_are_namespaces() -> None:
+    async with opened() as at:
+        await at.until("0 all   1 default   2 shop")
+        await at.press("2", "3", "1", "0")
+        assert at.source.shown == ["pods", "pods shop", "pods default", "pods"]
+
+
+async def test_shells_are_of_pods_and_what_is_behind_a_page_does_nothing() -> None:
+    async with opened() as at:
+        at.source.tell("web", anew=True)
+        await at.settled()
+        await at.press("s")
+        outside = at.app._outside
+        assert isinstance(outside, Asides) and outside.shells == [("shop", "web")]
+        await at.press("x")
+        await at.until("Pod web *")
+        await at.press("s", "ctrl+d")
+        assert isinstance(at.app.screen, Page) and len(outside.shells) == 1
+        await at.press("escape", "v")
+        assert at.source.shown[-1] == "events shop involvedObject.name=web,involvedObject.kind=Pod"
+        await at.press("r")
+        assert "told: events" in at.text()

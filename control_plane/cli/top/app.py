@@ -1,295 +1,73 @@
-"""The screen: one table at a time, and what keys do with the row that has the cursor."""
+"""The screen: what keys do with the row that has the cursor."""
 
-import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+import contextlib
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from typing import Any, ClassVar, Protocol
 
 from textual import work
-from textual.app import App, ComposeResult
+from textual.app import SuspendNotSupported
 from textual.binding import Binding, BindingType
-from textual.suggester import SuggestFromList
-from textual.widgets import Footer, Input, Static
+from textual.screen import Screen
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.errors import ApiError
+from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.machinery.selectors import label_selector_text
-from rayplane.control_plane.backoff import Backoff, Pauses
-from rayplane.control_plane.cli.printing import plain
-from rayplane.control_plane.cli.top import standings
+from rayplane.control_plane.cli.top import deeds
+from rayplane.control_plane.cli.top.browsing import FAILURES, Browser, line
 from rayplane.control_plane.cli.top.pages import Page, Question
-from rayplane.control_plane.cli.top.rows import Row, Rows
-from rayplane.control_plane.cli.top.source import Change, Selection, Source, yaml_of
-from rayplane.control_plane.cli.top.table import Table
-from rayplane.control_plane.cluster.errors import ClusterError
-from rayplane.control_plane.rpc import RpcError
+from rayplane.control_plane.cli.top.rows import Key, Row
+from rayplane.control_plane.cli.top.source import EVENTS, Selection, Source, owner_of, yaml_of
+from rayplane.control_plane.cli.top.views import View
+from rayplane.control_plane.cli.top.words import CONTROL_PLANE, FORWARDS, KEYS
 
-FAILURES = (ApiError, RpcError, ClusterError, OSError)
-RETRIES = Backoff(0.5, 8.0)
-DRAW_S, AGE_S = 0.1, 1.0
 FOR = "10s"
 """How long an actor stands still, or is cut off."""
-CONTROL_PLANE, MACHINES = "control-plane", "machines"
-_OWN = {"cp": CONTROL_PLANE, CONTROL_PLANE: CONTROL_PLANE, MACHINES: MACHINES}
-_STANDINGS = {
-    CONTROL_PLANE: (standings.ACTORS, standings.actor_rows),
-    MACHINES: (standings.MACHINES, standings.machine_rows),
-}
-_COMMON = (
-    *("pods", "deployments", "replicasets", "statefulsets", "daemonsets", "jobs", "cronjobs", "services", "ingresses"),
-    *(
-        "configmaps",
-        "secrets",
-        "persistentvolumeclaims",
-        "persistentvolumes",
-        "nodes",
-        "namespaces",
-        "events",
-        "leases",
-    ),
-    *(CONTROL_PLANE, MACHINES, "quit"),
-)
-_KEYS = """
-:KIND          show a kind by any of its names, such as :po, :deploy or :nodes; `:po NAMESPACE` in one namespace
-:ns NAME       stay in a namespace; 0 shows all again
-:cp :machines  members and actors of the control plane, and its machines
-/WORDS         rows that have all words; /!WORDS those that have not
-enter          what belongs to the row: pods of a node or workload, the log of a pod; else its description
-d y            describe, YAML
-l p            log as it grows, log of the run before
-s              a shell in the pod
-ctrl+d         delete it; ctrl+k kills: a pod at once, of the control plane an actor, of nodes the host
-f c            in the control plane: freeze an actor, cut it off from all others, each for 10 seconds
-w              all columns; arrows, j k g G, page up and down move
-escape         close, end the filter, go back
-q ctrl+c       leave
-"""
+_Deed = Callable[[Source, deeds.Desk, ResourceInfo, Key], Awaitable[None]]
 
 
-@dataclass(frozen=True, slots=True)
-class View:
-    """A view of the table: objects, or one of our own."""
+class Outside(Protocol):
+    """Programs that have the terminal while the screen has not."""
 
-    own: str = ""
-    objects: Selection | None = None
+    def shell(self, pod: Key) -> None:
+        """A shell in a pod, to its end."""
 
-    @property
-    def title(self) -> str:
-        if self.objects is None:
-            return self.own
-        where = f"in {self.objects.namespace}" if self.objects.namespace else "in all namespaces"
-        of = self.objects.labels or self.objects.fields
-        parts = (self.objects.info.plural, where if self.objects.info.namespaced else "", f"<{of}>" if of else "")
-        return " ".join(part for part in parts if part)
+    def edited(self, text: str) -> str:
+        """What an editor makes of a text."""
 
 
-async def first_view(source: Source, word: str, namespace: str) -> View:
-    """What is shown first. Raises ClusterError for a kind that is not served."""
-    if word in _OWN:
-        return View(own=_OWN[word])
-    info = await source.kind(word)
-    return View(objects=Selection(info, namespace if info.namespaced else ""))
-
-
-class Top(App[None]):
+class Top(Browser):
     """The cluster as its administrator sees it."""
 
-    CSS = """
-    #head, #said, #prompt { height: 1; }
-    #head { text-style: bold; }
-    #said { color: $error; }
-    #prompt { border: none; padding: 0; }
-    """
-    ENABLE_COMMAND_PALETTE = False
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("colon", "ask(':')", "Kind", key_display=":"),
-        Binding("slash", "ask('/')", "Filter", key_display="/"),
         Binding("enter", "open", "Open"),
         Binding("d", "describe", "Describe"),
         Binding("y", "yaml", "YAML"),
+        Binding("v", "events", "Events", show=False),
+        Binding("x", "owners", "Owners", show=False),
+        Binding("J", "owner", "To its owner", show=False),
         Binding("l", "logs", "Log"),
         Binding("p", "logs(True)", "Log before", show=False),
-        Binding("s", "shell", "Shell", show=False),
+        Binding("s", "shell_or_scale", "Shell, scale", show=False),
+        Binding("e", "edit", "Edit"),
+        Binding("r", "restart", "Restart", show=False),
+        Binding("F", "forward", "Forward a port", show=False),
         Binding("ctrl+d", "delete", "Delete"),
         Binding("ctrl+k", "kill", "Kill"),
         Binding("f", "freeze", "Freeze", show=False),
         Binding("c", "cut_off", "Cut off", show=False),
-        Binding("0", "all_namespaces", "All namespaces", show=False),
-        Binding("w", "wide", "Wide", show=False),
-        Binding("escape", "back", "Back", show=False),
         Binding("question_mark", "keys", "Keys", key_display="?"),
         Binding("q", "quit", "Quit"),
         Binding("ctrl+c", "quit", "Quit", show=False, priority=True),
     ]
 
-    def __init__(self, source: Source, first: View, shell: Callable[[Row], None]) -> None:
-        """`shell` runs one in a pod; it has the terminal meanwhile."""
-        super().__init__()
-        self._source = source
-        self._shell = shell
-        self._rows = Rows()
-        self._table = Table(self._rows, source.now)
-        self._views = [first]
-        self._error = ""
-        self._changed = False
-
-    def compose(self) -> ComposeResult:
-        yield Static(id="head", markup=False)
-        yield self._table
-        yield Static(id="said", markup=False)
-        yield Input(id="prompt", compact=True, select_on_focus=False)
-        yield Footer(compact=True)
-
-    def on_mount(self) -> None:
-        self._prompt.display = False
-        self._table.focus()
-        self.set_interval(DRAW_S, self._draw)
-        self.set_interval(AGE_S, self._table.refresh)
-        self._show(self._views[0])
-
-    @property
-    def view(self) -> View:
-        return self._views[-1]
-
-    @property
-    def _prompt(self) -> Input:
-        return self.screen_stack[0].query_one("#prompt", Input)
-
-    # --- what is shown ----------------------------------------------------------------------------
-
-    def _show(self, view: View) -> None:
-        self._rows.clear()
-        self._rows.columns = ()
-        self._rows.select("")
-        self._error = ""
-        self._table.reset()
-        self._changed = True
-        self.run_worker(self._keep(view), group="view", exclusive=True)
-
-    async def _keep(self, view: View) -> None:
-        """Follow what the view shows, through failures, until another is shown."""
-        pauses = Pauses(RETRIES)
-        while True:
-            changes = self._source.rows(view.objects) if view.objects is not None else self._glances(view.own)
-            try:
-                async with aclosing(changes):
-                    async for change in changes:
-                        pauses.reset()
-                        self._take(change)
-            except FAILURES as e:
-                self._say(getattr(e, "message", "") or str(e))
-            await asyncio.sleep(pauses.next_s())
-
-    async def _glances(self, own: str) -> AsyncGenerator[Change, None]:
-        columns, rows = _STANDINGS[own]
-        async with aclosing(self._source.standings()) as glances:
-            async for now in glances:
-                yield Change(columns, rows(now), anew=True)
-                self._say(now["error"])
-
-    def _take(self, change: Change) -> None:
-        if change.anew:
-            self._rows.clear()
-        self._rows.columns = change.columns
-        self._rows.put(change.put)
-        for key in change.drop:
-            self._rows.drop(key)
-        self._say("")
-
-    def _say(self, text: str) -> None:
-        self._error = _line(text)
-        self._changed = True
-
-    def _draw(self) -> None:
-        if not self._changed:
-            return
-        self._changed = False
-        self._table.changed()
-        shown = f"{len(self._rows)} of {self._rows.total}" if self._rows.filter else str(self._rows.total)
-        of = f" /{self._rows.filter}" if self._rows.filter else ""
-        main = self.screen_stack[0]
-        main.query_one("#head", Static).update(_line(f"{self._source.name}: {self.view.title}{of} ({shown})"))
-        said = main.query_one("#said", Static)
-        said.update(self._error)
-        said.display = bool(self._error)
-
-    def _go(self, view: View) -> None:
-        self._views.append(view)
-        self._show(view)
-
-    # --- the prompt -------------------------------------------------------------------------------
-
-    def action_ask(self, sign: str) -> None:
-        prompt = self._prompt
-        prompt.suggester = SuggestFromList(_COMMON) if sign == ":" else None
-        prompt.placeholder = sign
-        prompt.value = "" if sign == ":" else self._rows.filter
-        prompt.display = True
-        prompt.focus()
-
-    def on_input_changed(self, event: Input.Changed) -> None:
-        if event.input.placeholder == "/":
-            self._rows.select(event.value)
-            self._changed = True
-
-    async def on_input_submitted(self, event: Input.Submitted) -> None:
-        command = event.value.split() if event.input.placeholder == ":" else []
-        self._close_prompt()
-        if command:
-            self._run(command)
-
-    def _close_prompt(self) -> None:
-        self._prompt.display = False
-        self._table.focus()
-
-    @work(group="command", exclusive=True)
-    async def _run(self, command: list[str]) -> None:
-        word, *rest = command
-        if word in ("q", "quit", "exit"):
-            self.exit()
-        elif word in _OWN:
-            self._go(View(own=_OWN[word]))
-        elif word in ("ns", "namespace") and rest:
-            await self._stay_in(rest[0])
-        else:
-            await self._try(lambda: self._open_kind(word, rest[0] if rest else None))
-
-    async def _open_kind(self, word: str, namespace: str | None) -> None:
-        info = await self._source.kind(word)
-        if namespace is None:
-            namespace = self.view.objects.namespace if self.view.objects is not None else ""
-        self._go(View(objects=Selection(info, "" if namespace == "all" or not info.namespaced else namespace)))
-
-    async def _stay_in(self, namespace: str) -> None:
-        objects = self.view.objects
-        word = objects.info.name if objects is not None and objects.info.namespaced else "pods"
-        await self._try(lambda: self._open_kind(word, namespace))
+    def __init__(self, source: Source, first: View, outside: Outside) -> None:
+        super().__init__(source, first)
+        self._outside = outside
 
     # --- what keys do -----------------------------------------------------------------------------
 
-    async def action_back(self) -> None:
-        if self._prompt.display:
-            if self._prompt.placeholder == "/":
-                self._rows.select("")
-            self._close_prompt()
-        elif self._rows.filter:
-            self._rows.select("")
-        elif len(self._views) > 1:
-            self._views.pop()
-            self._show(self.view)
-        self._changed = True
-
-    def action_wide(self) -> None:
-        self._table.wide = not self._table.wide
-        self._changed = True
-
-    def action_all_namespaces(self) -> None:
-        if self.view.objects is not None:
-            self._go(View(objects=replace(self.view.objects, namespace="")))
-
     def action_keys(self) -> None:
-        self._page("keys", _told(_KEYS))
+        self._page("keys", _told(KEYS))
 
     def on_table_chosen(self) -> None:
         self.action_open()
@@ -329,15 +107,52 @@ class Top(App[None]):
         if row is not None and objects is not None:
             self._page(f"{what} {objects.info.singular} {row.key[-1]}", _asked(lambda: of(objects.info, row.key)))
 
+    def action_owners(self) -> None:
+        self._text("owners of", self._source.owners)
+
+    def action_events(self) -> None:
+        row, objects = self._table.current, self.view.objects
+        if row is not None and objects is not None:
+            about = f"involvedObject.name={row.key[-1]},involvedObject.kind={objects.info.kind}"
+            self._beside(lambda: self._see(EVENTS, row.key[0], about))
+
+    def action_owner(self) -> None:
+        row, objects = self._table.current, self.view.objects
+        if row is not None and objects is not None:
+            self._beside(lambda: self._see_owner(objects.info, row.key))
+
+    async def _see_owner(self, info: ResourceInfo, key: Key) -> None:
+        owner = owner_of(await self._source.get(info, key))
+        if owner is None:
+            self._say(f"{info.singular} {key[-1]} has no owner")
+            return
+        group = meta.group_of(owner)
+        await self._see(f"{owner['kind']}.{group}".rstrip("."), key[0], f"metadata.name={owner['name']}")
+
+    async def _see(self, word: str, namespace: str, fields: str) -> None:
+        info = await self._source.kind(word)
+        self._go(View(objects=Selection(info, namespace if info.namespaced else "", fields=fields)))
+
     def action_logs(self, previous: bool = False) -> None:
         if row := self._pod():
             self._page(f"log of {row.key[1]}", self._source.logs(row.key, previous=previous))
 
-    def action_shell(self) -> None:
-        if row := self._pod():
-            with self.suspend():
-                self._shell(row)
-            self.refresh()
+    def action_shell_or_scale(self) -> None:
+        objects = self.view.objects
+        if objects is not None and objects.info.name != "pods":
+            self._deed(deeds.scale)
+        elif row := self._pod():
+            with self._away():
+                self._outside.shell(row.key)
+
+    @contextlib.contextmanager
+    def _away(self) -> Iterator[None]:
+        """Another has the terminal, where there is one."""
+        with contextlib.ExitStack() as away:
+            with contextlib.suppress(SuspendNotSupported):
+                away.enter_context(self.suspend())
+            yield
+        self.refresh()
 
     def _pod(self) -> Row | None:
         objects = self.view.objects
@@ -351,12 +166,29 @@ class Top(App[None]):
 
     # --- what changes the cluster -----------------------------------------------------------------
 
+    def action_edit(self) -> None:
+        self._deed(deeds.edit)
+
+    def action_restart(self) -> None:
+        self._deed(deeds.restart)
+
+    def action_forward(self) -> None:
+        if row := self._pod():
+            self._beside(lambda: self._forward(row.key))
+
+    async def _forward(self, key: Key) -> None:
+        pod = await self._source.get(await self._source.kind("pods"), key)
+        await deeds.forward(self._source, self, pod)
+
     def action_delete(self) -> None:
         row, objects = self._table.current, self.view.objects
-        if row is None or objects is None:
+        if row is None:
             return
-        what = f"{objects.info.singular} {'/'.join(filter(None, row.key))}"
-        self._do(f"Delete {what}?", lambda: self._source.delete(objects.info, row.key, at_once=False))
+        if objects is not None:
+            what = f"{objects.info.singular} {'/'.join(filter(None, row.key))}"
+            self._do(f"Delete {what}?", lambda: self._source.delete(objects.info, row.key, at_once=False))
+        elif self.view.own == FORWARDS:
+            self._do(f"End {row.key[-1]}?", lambda: self._source.forwards.close(row.key[-1]))
 
     def action_kill(self) -> None:
         row, objects = self._table.current, self.view.objects
@@ -389,27 +221,38 @@ class Top(App[None]):
         self._do(f"{word} {name} for {FOR}?", lambda: self._strike(fault(name)))
 
     async def _strike(self, fault: str) -> None:
-        self.notify(_line(await self._source.strike(fault)), markup=False)
+        self.told(await self._source.strike(fault))
 
     def _do(self, question: str, deed: Callable[[], Awaitable[None]]) -> None:
         """Do it if people say yes."""
 
-        def answered(yes: bool | None) -> None:
-            if yes:
-                self.run_worker(self._try(deed), group="deeds")
+        async def asked() -> None:
+            if await self.yes(question):
+                await deed()
 
-        self.push_screen(Question(question), answered)
+        self._beside(asked)
 
-    async def _try(self, deed: Callable[[], Awaitable[None]]) -> None:
-        try:
-            await deed()
-        except FAILURES as e:
-            self.notify(_line(getattr(e, "message", "") or str(e)), severity="error", markup=False)
+    def _deed(self, deed: _Deed) -> None:
+        row, objects = self._table.current, self.view.objects
+        if row is not None and objects is not None:
+            self._beside(lambda: deed(self._source, self, objects.info, row.key))
 
+    def _beside(self, deed: Callable[[], Awaitable[None]]) -> None:
+        """While the view goes on."""
+        self.run_worker(self._try(deed), group="deeds")
 
-def _line(text: str) -> str:
-    """A line that is harmless, whoever wrote the text."""
-    return plain(" ".join(text.split()))
+    # --- whom deeds ask ---------------------------------------------------------------------------
+
+    async def yes(self, question: str, details: str = "") -> bool:
+        asked: Screen[Any] = Question(question, details)
+        return bool(await self.push_screen_wait(asked))
+
+    def edited(self, text: str) -> str:
+        with self._away():
+            return self._outside.edited(text)
+
+    def told(self, text: str) -> None:
+        self.notify(line(text), markup=False)
 
 
 async def _told(text: str) -> AsyncGenerator[bytes, None]:

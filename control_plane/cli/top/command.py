@@ -1,8 +1,8 @@
 """Command that shows the cluster on a terminal: `top`."""
 
-import subprocess
+import os
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -10,9 +10,6 @@ from rayplane.control_plane.cli.completion import kinds
 from rayplane.control_plane.cli.options import Name, State, run, state_dir
 from rayplane.control_plane.cluster.errors import UsageError
 from rayplane.control_plane.cluster.state import StateDir
-
-if TYPE_CHECKING:
-    from rayplane.control_plane.cli.top.rows import Row
 
 
 def register(app: typer.Typer) -> None:
@@ -37,14 +34,15 @@ def top(
 
 async def _show(directory: StateDir, kind: str, namespace: str) -> None:
     from rayplane.control_plane.cli.session import of_access
-    from rayplane.control_plane.cli.top.app import Top, first_view
+    from rayplane.control_plane.cli.top.app import Top
+    from rayplane.control_plane.cli.top.outside import Programs
     from rayplane.control_plane.cli.top.source import ClusterSource
+    from rayplane.control_plane.cli.top.views import first_view
     from rayplane.control_plane.cluster.access import access
-
-    def shell(row: "Row") -> None:
-        pod = ["exec", "-i", "-t", "-n", row.key[0], "--state-dir", str(directory.path), row.key[1], "--", "sh"]
-        subprocess.run([sys.executable, "-m", "rayplane.control_plane.cli.main", *pod], check=False)
 
     async with access(directory) as admin:
         source = ClusterSource(admin, of_access(admin))
-        await Top(source, await first_view(source, kind, namespace), shell).run_async()
+        try:
+            await Top(source, await first_view(source, kind, namespace), Programs(directory, os.environ)).run_async()
+        finally:
+            await source.forwards.close_all()

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical
+from textual.containers import Vertical, VerticalScroll
 from textual.screen import ModalScreen, Screen
 from textual.widgets import Footer, Log, Static
 
@@ -94,22 +94,32 @@ class Page(Screen[None]):
 
 
 class Question(ModalScreen[bool]):
-    """A question whether to do what cannot be undone. No is what every other key means."""
+    """A question whether to do what cannot be undone, with what there is to look at first. No is what enter means."""
 
     DEFAULT_CSS = """
     Question { align: center middle; }
     Question Vertical { width: auto; max-width: 90%; height: auto; border: round $error; padding: 0 1; }
-    Question Static { width: auto; }
+    Question Static { width: auto; max-width: 80vw; }
+    Question VerticalScroll { width: auto; height: auto; max-height: 60vh; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("y", "dismiss(True)", "Yes"),
         Binding("n,escape,enter,q", "dismiss(False)", "No"),
     ]
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, details: str = "") -> None:
         super().__init__()
         self._text = text
+        self._details = details
 
     def compose(self) -> ComposeResult:
         with Vertical():
-            yield Static(f"{plain(self._text)}\n\ny: yes   n: no", markup=False)
+            yield Static(_harmless(self._text), markup=False)
+            if self._details:
+                with VerticalScroll():
+                    yield Static(_harmless(self._details), markup=False)
+            yield Static("\ny: yes   n: no", markup=False)
+
+
+def _harmless(text: str) -> str:
+    return "\n".join(plain(line) for line in text.split("\n"))

@@ -16,10 +16,9 @@ from textual.strip import Strip
 
 from rayplane.control_plane.api.machinery.columns import since
 from rayplane.control_plane.cli.printing import plain
-from rayplane.control_plane.cli.top.rows import Key, Row, Rows
+from rayplane.control_plane.cli.top.rows import AGE, Key, Row, Rows
 
 _HEAD, _PLAIN, _BAD, _CURSOR = Style(bold=True), Style(), Style(color="red"), Style(reverse=True)
-AGE = "Age"
 
 
 class Table(ScrollView):
@@ -62,7 +61,7 @@ class Table(ScrollView):
         """Draw what the rows are now."""
         last = max(0, len(self.rows) - 1)
         # Without a key the cursor waits at the top for the first rows.
-        self._at = min(self.rows.index(self._cursor), last)
+        self._at = max(0, min(self.rows.index(self._cursor, self._at), last))
         width = sum(width for _, width in self.rows.widths(wide=self.wide))
         self.virtual_size = Size(width, len(self.rows) + 1)
         self.refresh()
@@ -97,7 +96,7 @@ class Table(ScrollView):
         left, top = self.scroll_offset
         widths = self.rows.widths(wide=self.wide)
         if y == 0:
-            text = "".join(_filled(self.rows.columns[i].head, width) for i, width in widths)
+            text = "".join(_filled(self.rows.head(i), width) for i, width in widths)
             return self._strip(text, left, _HEAD)
         at = top + y - 1
         found = self.rows.window(at, 1)
