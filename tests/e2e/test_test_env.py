@@ -2,6 +2,7 @@
 
 import json
 import os
+import pwd
 import shutil
 import signal
 import ssl
@@ -24,12 +25,13 @@ from tests.ports import free_port
 RAYPLANE = (sys.executable, "-m", "rayplane.control_plane.cli.main")
 EXAMPLES = ROOT / "tests" / "examples"
 LOOPBACK = "127.0.0.1"
-# How each language runs its example, in a directory that has a copy of it; node of before 22.18 as what it then is.
+# How each language runs its example, in a directory that has a copy of it (node of before 22.18 as what it then is), by
+# what tells that it is there.
 SUITES = {
-    "node": "mv namespaces.test.ts namespaces.test.mjs && node --test namespaces.test.mjs",
-    "java": "java Namespaces.java",
-    "rustc": "rustc --test namespaces.rs && ./namespaces --quiet",
-    "go": "go test namespaces_test.go",
+    "node --version": "mv namespaces.test.ts namespaces.test.mjs && node --test namespaces.test.mjs",
+    "java --version": "java Namespaces.java",
+    "rustc --version": "rustc --test namespaces.rs && ./namespaces --quiet",
+    "go version": "go test namespaces_test.go",
 }
 
 
@@ -41,11 +43,18 @@ def environment(tmp_path: Path) -> dict[str, str]:
     (programs / "rayplane").write_text(f'#!/bin/sh\nexec {" ".join(RAYPLANE)} "$@"\n')
     (programs / "rayplane").chmod(0o755)
     (programs / "kubectl").symlink_to(stock_kubectl())
-    return os.environ | {"HOME": str(tmp_path), "TMPDIR": str(tmp_path), "PATH": f"{programs}:{os.environ['PATH']}"}
+    # Rust's toolchains lie below the home that is left here.
+    rust = {"RUSTUP_HOME": os.environ.get("RUSTUP_HOME", f"{pwd.getpwuid(os.getuid()).pw_dir}/.rustup")}
+    return (
+        os.environ | rust | {"HOME": str(tmp_path), "TMPDIR": str(tmp_path), "PATH": f"{programs}:{os.environ['PATH']}"}
+    )
 
 
 def test_a_suite_has_a_cluster_and_gives_its_exit_code(tmp_path: Path, environment: dict[str, str]) -> None:
-    here = [suite for language, suite in SUITES.items() if shutil.which(language)]
+    missing = [
+        probe for probe in SUITES if subprocess.run(["sh", "-c", probe], env=environment, check=False).returncode
+    ]
+    here = [suite for probe, suite in SUITES.items() if probe not in missing]
     for example in EXAMPLES.iterdir():
         shutil.copy(example, tmp_path)
     suite = ['test "$USE_EXISTING_CLUSTER" = true', "rayplane status -o json > status.json", *here]
@@ -55,8 +64,8 @@ def test_a_suite_has_a_cluster_and_gives_its_exit_code(tmp_path: Path, environme
     assert done.returncode == 7, done.stdout + done.stderr
     assert json.loads((tmp_path / "status.json").read_text())["healthy"]
     assert [*tmp_path.glob("rayplane-*")] == []
-    if missing := [language for language in SUITES if not shutil.which(language)]:
-        pytest.skip(f"not on PATH, so that their examples were not tried: {', '.join(missing)}")
+    if missing:
+        pytest.skip(f"not on this machine, so that their examples were not tried: {', '.join(missing)}")
 
 
 def test_a_cluster_that_was_started_ends_with_its_suite(tmp_path: Path, environment: dict[str, str]) -> None:
