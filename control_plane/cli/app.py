@@ -1,6 +1,5 @@
 """All commands, and one line on standard error when one fails."""
 
-import errno
 import os
 import sys
 from pathlib import Path
@@ -32,9 +31,9 @@ from rayplane.control_plane.cli import (
     why,
 )
 from rayplane.control_plane.cli.learn import command as learn
-from rayplane.control_plane.cli.printing import error_line
+from rayplane.control_plane.cli.printing import advised
 from rayplane.control_plane.cli.top import command as top
-from rayplane.control_plane.cluster.errors import ClusterError, UsageError
+from rayplane.control_plane.cluster.errors import ClusterError, UsageError, refusal
 from rayplane.control_plane.rpc import RpcError
 from rayplane.node.errors import NodeError
 from rayplane.storage.backup import BackupError
@@ -82,7 +81,6 @@ _FAILURES = (
     *(typer.Abort, KeyboardInterrupt, typer.TyperException),
     *(ClusterError, BackupError, DiskError, ApiError, RpcError, NodeError, OSError),
 )
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def run(arguments: list[str], program: str = "rayplane") -> int:
@@ -113,7 +111,7 @@ def _failed(error: BaseException) -> int:
         case UsageError():
             return _fail(str(error), EXIT_USAGE)
         case ApiError():
-            return _fail(error_line(error), EXIT_FAILED, program="")
+            return _fail(advised(error), EXIT_FAILED, program="")
         case RpcError():
             return _fail(error.message, EXIT_USAGE if error.code.name == "INVALID_ARGUMENT" else EXIT_FAILED)
         case OSError():
@@ -123,10 +121,8 @@ def _failed(error: BaseException) -> int:
 
 
 def _system_text(error: OSError) -> str:
-    """What the system refused, of which file, and what to do where that is known."""
-    of = f"{error.filename}: " if error.filename else ""
-    advice = "; make room there, or choose another --state-dir" if error.errno in _FULL else ""
-    return f"{of}{error.strerror or error}{advice}"
+    """What the system refused, and of which file."""
+    return f"{error.filename}: {refusal(error)}" if error.filename else refusal(error)
 
 
 def _usage_text(error: typer.TyperException) -> str:

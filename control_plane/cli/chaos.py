@@ -16,7 +16,7 @@ from rayplane.control_plane.cli.recordings import check_files, write_recording
 from rayplane.control_plane.cluster.access import access
 from rayplane.control_plane.cluster.chaos import KILL_TIMEOUT_S, SIGNALS, LiveInjector
 from rayplane.control_plane.cluster.config import PROCESS
-from rayplane.control_plane.cluster.errors import UsageError
+from rayplane.control_plane.cluster.errors import UsageError, refusal
 from rayplane.control_plane.cluster.state import StateDir
 from rayplane.control_plane.durations import human_duration
 from rayplane.control_plane.faults.form import COMMAND, as_command, parse_fault, read_fault
@@ -204,7 +204,7 @@ def run_scenario(
     try:
         found = scenario.parse(file.read_bytes(), str(file))
     except OSError as e:
-        raise UsageError(f"cannot read {file}: {e.strerror}") from e
+        raise UsageError(f"cannot read {file}: {refusal(e)}") from e
     if inside:
         if load or junit or html or record:
             raise UsageError("--inside: the cluster loads no files, records none, and tells the verdict as JSON only")

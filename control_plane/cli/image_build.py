@@ -16,7 +16,7 @@ import typer
 from rayplane.control_plane.cli.image_stores import checked_name, fetch, send
 from rayplane.control_plane.cli.options import Name, State, console, errors, run, state_dir
 from rayplane.control_plane.cli.printing import plain
-from rayplane.control_plane.cluster.errors import UsageError
+from rayplane.control_plane.cluster.errors import UsageError, refusal
 from rayplane.control_plane.cluster.state import BUILD_CACHE, BUILDS, StateDir
 from rayplane.node.images.references import Reference, parse_reference
 from rayplane.storage.beneath import Beneath
@@ -86,7 +86,7 @@ def build(
     try:
         text = read_bounded(dockerfile, BYTES_MAX, "a Dockerfile")
     except OSError as e:
-        raise UsageError(f"cannot read {dockerfile}: {e.strerror}") from e
+        raise UsageError(f"cannot read {dockerfile}: {refusal(e)}") from e
     stages = read_stages(read_dockerfile(text), values, architecture())
     epoch = os.environ.get("SOURCE_DATE_EPOCH", "0")
     if not (epoch.isascii() and epoch.isdigit() and len(epoch) < 12):

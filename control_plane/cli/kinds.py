@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from rayplane.control_plane.api import meta
@@ -42,7 +43,11 @@ class Kinds:
         try:
             return [self._registry.resolve(text)]
         except UnknownResource:
-            raise ClusterError(f'the server doesn\'t have a resource type "{text}"') from None
+            near = get_close_matches(
+                text.lower(), [name for i in self._registry.all() for name in (i.plural, i.singular)]
+            )
+            advice = f"did you mean {near[0]}?" if near else "`rayplane get crds` shows those beside the built-in ones"
+            raise ClusterError(f'the server doesn\'t have a resource type "{text}"; {advice}') from None
 
     async def of(self, obj: Object) -> ResourceInfo:
         """The resource of an object, by its apiVersion and kind."""
@@ -52,7 +57,10 @@ class Kinds:
             await self._learn()
             found = self._registry.by_kind(version, kind)
         if found is None:
-            raise ClusterError(f'no matches for kind "{kind}" in version "{version}"')
+            raise ClusterError(
+                f'no matches for kind "{kind}" in version "{version}"; check apiVersion and kind, or apply its '
+                "CustomResourceDefinition first"
+            )
         return found
 
     def columns(self, info: ResourceInfo) -> Sequence[dict[str, Any]] | None:

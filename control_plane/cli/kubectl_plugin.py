@@ -45,9 +45,10 @@ def _current(environ: Mapping[str, str], home: Path) -> tuple[str, str]:
     """The current context and the server that it leads to. Of what several files say, the first has the word."""
     files = [_read(file) for file in _files(environ, home)]
     context = next((str(one["current-context"]) for one in files if one.get("current-context")), "")
-    contexts = {c["name"]: c.get("context") or {} for one in reversed(files) for c in one.get("contexts") or ()}
+    contexts: dict[str, dict[str, Any]] = {}
     servers: dict[str, str] = {}
     for one in reversed(files):
+        contexts |= _named(one, "contexts", "context")
         servers |= _servers(one)
     return context, servers.get(str(contexts.get(context, {}).get("cluster")), "")
 
@@ -58,15 +59,26 @@ def _files(environ: Mapping[str, str], home: Path) -> list[Path]:
 
 
 def _read(file: Path) -> dict[str, Any]:
+    """What is said there. Raises ClusterError where it is no YAML."""
     try:
         found = yaml.safe_load(file.read_text())
     except FileNotFoundError:
         return {}
     except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise ClusterError(f"{file} is no kubeconfig: {e}") from e
+        raise ClusterError(f"{file} is no kubeconfig: choose another with KUBECONFIG, or give --name ({e})") from e
     return found if isinstance(found, dict) else {}
 
 
+def _named(config: dict[str, Any], entries: str, inner: str) -> dict[str, dict[str, Any]]:
+    """The entries of a list by their names, as far as it has the form of one."""
+    said = config.get(entries)
+    found = (
+        {str(one.get("name")): one.get(inner) for one in said if isinstance(one, dict)}
+        if isinstance(said, list)
+        else {}
+    )
+    return {name: one if isinstance(one, dict) else {} for name, one in found.items()}
+
+
 def _servers(config: dict[str, Any]) -> dict[str, str]:
-    clusters = config.get("clusters") or ()
-    return {str(one["name"]): str((one.get("cluster") or {}).get("server", "")) for one in clusters}
+    return {name: str(one.get("server", "")) for name, one in _named(config, "clusters", "cluster").items()}

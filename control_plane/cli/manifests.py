@@ -9,7 +9,7 @@ import orjson
 
 from rayplane.control_plane.api.machinery import yaml_reader
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.cluster.errors import ClusterError
+from rayplane.control_plane.cluster.errors import ClusterError, refusal
 
 _SUFFIXES = (".yaml", ".yml", ".json")
 
@@ -38,9 +38,9 @@ def load(paths: Sequence[str], *, stdin: Callable[[], bytes] = lambda: sys.stdin
             try:
                 found += parse(file.read_bytes(), str(file))
             except OSError as e:
-                raise ManifestError(f"cannot read {file}: {e.strerror}") from e
+                raise ManifestError(f"cannot read {file}: {refusal(e)}") from e
     if not found:
-        raise ManifestError(f"no objects in {', '.join(paths)}")
+        raise ManifestError(f"no objects in {', '.join(paths)}: an object has apiVersion, kind and metadata.name")
     return found
 
 
@@ -57,7 +57,7 @@ def parse(data: bytes, source: str) -> list[Manifest]:
 def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         if not path.exists():
-            raise ManifestError(f"there is no file {path}")
+            raise ManifestError(f"there is no file {path}: check its name")
         return [path]
     files = sorted(f for f in path.iterdir() if f.suffix in _SUFFIXES and f.is_file())
     if not files:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from rayplane.control_plane.api.config_files import ConfigFileError
 from rayplane.control_plane.cluster.config import NONE
-from rayplane.control_plane.cluster.errors import UsageError
+from rayplane.control_plane.cluster.errors import UsageError, refusal
 
 _KUBELET_FLAG = "--kubelet-config"
 
@@ -53,7 +53,7 @@ def content(flag: str, file: Path | None) -> bytes:
     try:
         data = file.read_bytes()
     except OSError as e:
-        raise UsageError(f"{flag} {file}: {e.strerror}") from e
+        raise UsageError(f"{flag} {file}: {refusal(e)}") from e
     if not data.strip():
         raise UsageError(f"{flag} {file}: the file is empty")
     return data

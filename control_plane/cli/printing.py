@@ -21,6 +21,14 @@ HEAD, BAD, PLAIN = "\x1b[1m", "\x1b[31m", "\x1b[0m"
 _GAP = 3
 _WIDTH_MIN = 6
 _DONE = ("Completed", "Succeeded", "Complete")
+_ILL = "`rayplane status` says what is wrong"
+_ADVICE = {
+    "ServiceUnavailable": _ILL,
+    "InternalError": _ILL,
+    "Timeout": f"it may have been done: look before you try again; {_ILL}",
+    "Conflict": "somebody else wrote it meanwhile: look, and try again",
+    "TooManyRequests": "try again in a moment",
+}
 _BAD = frozenset(
     (
         "NotReady",
@@ -48,6 +56,14 @@ def error_line(error: ApiError) -> str:
         return f"The {error.message}"
     reason = f" ({error.reason})" if error.reason else ""
     return f"Error from server{reason}: {error.message}"
+
+
+def advised(error: ApiError) -> str:
+    """The same in one line, and what to do where that is known."""
+    line = " ".join(error_line(error).split())
+    if error.reason == "NotFound" and (kind := (error.details or {}).get("kind")):
+        return f"{line}; `rayplane get {kind} -A` shows what there is"
+    return f"{line}; {_ADVICE[error.reason]}" if error.reason in _ADVICE else line
 
 
 def plain(value: object) -> str:

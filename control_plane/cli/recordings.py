@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rayplane.control_plane.cli.options import errors
-from rayplane.control_plane.cluster.errors import ClusterError, UsageError
+from rayplane.control_plane.cluster.errors import ClusterError, UsageError, refusal
 from rayplane.storage.env.private import write_private
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def write_recording(file: Path, data: bytes) -> None:
     try:
         write_private(file, data)
     except OSError as e:
-        raise ClusterError(f"cannot write {file}: {e.strerror}") from e
+        raise ClusterError(f"cannot write {file}: {refusal(e)}") from e
     errors.print(f"recorded: rayplane dashboard --open {file}", markup=False)
 
 
@@ -34,6 +34,6 @@ def read_recording(file: Path) -> "Recording":
     try:
         return read(file)
     except OSError as e:
-        raise UsageError(f"cannot read {file}: {e.strerror}") from e
+        raise UsageError(f"cannot read {file}: {refusal(e)}") from e
     except BadRecording as e:
         raise UsageError(f"{file} is no recording that can be opened: {e}") from e

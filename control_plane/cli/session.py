@@ -11,7 +11,7 @@ from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.cli.kinds import Kinds
 from rayplane.control_plane.cli.options import console
-from rayplane.control_plane.cli.printing import PLAIN, error_line
+from rayplane.control_plane.cli.printing import PLAIN, advised
 from rayplane.control_plane.client import ApiClient, EtcdClient
 from rayplane.control_plane.cluster.access import Access, access
 from rayplane.control_plane.cluster.history import Instant
@@ -96,7 +96,7 @@ class Session:
 
     def failed(self, error: ApiError) -> None:
         """Tell of an error and go on."""
-        self.terminal.error(" ".join(error_line(error).split()))
+        self.terminal.error(advised(error))
 
 
 @contextlib.asynccontextmanager

@@ -13,7 +13,7 @@ import typer
 
 from rayplane.control_plane.cli.options import console, errors
 from rayplane.control_plane.cli.recordings import check_files, write_recording
-from rayplane.control_plane.cluster.errors import UsageError
+from rayplane.control_plane.cluster.errors import UsageError, refusal
 
 if TYPE_CHECKING:
     from rayplane.control_plane.simulation import Order, Setup, SimulationResult, Tally
@@ -235,12 +235,14 @@ def _printer(as_json: bool, covered: "Covered") -> Callable[["SimulationResult"]
 def _text(file: Path) -> str:
     try:
         return file.read_text()
-    except (OSError, UnicodeDecodeError) as e:
-        raise UsageError(f"cannot read {file}: {e}") from e
+    except OSError as e:
+        raise UsageError(f"cannot read {file}: {refusal(e)}") from e
+    except UnicodeDecodeError as e:
+        raise UsageError(f"{file} is no text: check its name") from e
 
 
 def _write(file: Path, text: str) -> None:
     try:
         file.write_text(text)
     except OSError as e:
-        raise UsageError(f"cannot write {file}: {e.strerror}") from e
+        raise UsageError(f"cannot write {file}: {refusal(e)}") from e

@@ -15,7 +15,7 @@ from rayplane.control_plane.cli.components import TIMEOUT_S, asked
 from rayplane.control_plane.cli.options import Name, Output, State, console, errors, run, state_dir, wants_json
 from rayplane.control_plane.cli.waterfall import overview, waterfall
 from rayplane.control_plane.cluster.access import Access, access, current_topology
-from rayplane.control_plane.cluster.errors import ClusterError, UsageError
+from rayplane.control_plane.cluster.errors import ClusterError, UsageError, refusal
 from rayplane.control_plane.cluster.state import StateDir
 from rayplane.control_plane.cluster.topology import Instance, Role
 
@@ -132,7 +132,7 @@ async def _begun(directory: StateDir, command: Sequence[str], wanted: Filter) ->
     try:
         return await asyncio.create_subprocess_exec(*command, env=environment, stdout=stdout)
     except OSError as e:
-        raise UsageError(f"{command[0]} cannot be run: {e.strerror}") from e
+        raise UsageError(f"{command[0]} cannot be run: {refusal(e)}") from e
 
 
 @dataclass(slots=True)

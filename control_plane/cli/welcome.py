@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rayplane.control_plane.cluster.access import answers
-from rayplane.control_plane.cluster.errors import ClusterError
+from rayplane.control_plane.cluster.errors import ClusterError, refusal
 from rayplane.control_plane.cluster.state import HOME, ClusterState, StateDir
 from rayplane.control_plane.cluster.topology import Role
 
@@ -38,8 +38,10 @@ _HELP = "All commands: rayplane --help"
 def _told(directory: StateDir) -> list[str]:
     try:
         state = directory.read()
-    except (ClusterError, OSError) as e:
+    except ClusterError as e:
         return [str(e)]
+    except OSError as e:
+        return [f"{e.filename}: {refusal(e)}"]
     return _of(directory, state) if state is not None else []
 
 

@@ -1,5 +1,28 @@
 """Errors of a cluster as a whole; each message says what to do."""
 
+import errno
+from typing import Final
+
+_ROOM: Final = "make room there, or choose another place"
+_ADVICE: Final = {
+    errno.ENOENT: "check its name",
+    errno.ENOTDIR: "check its name",
+    errno.EISDIR: "name a file in it",
+    errno.EACCES: "check whose it is, and its mode",
+    errno.EPERM: "check whose it is, and its mode",
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: _ROOM,
+    errno.EROFS: "choose another place",
+    errno.EADDRINUSE: "another program has that port: end it, or choose another port",
+    errno.EMFILE: "allow more open files with `ulimit -n`",
+}
+
+
+def refusal(error: OSError) -> str:
+    """What the system refused, and what to do where that is known."""
+    said = str(error.strerror or error)
+    return f"{said}; {_ADVICE[error.errno]}" if error.errno in _ADVICE else said
+
 
 class ClusterError(Exception):
     """The command failed: exit code 1."""

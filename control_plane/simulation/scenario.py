@@ -113,7 +113,8 @@ def load_scenario(path: str | Path) -> Scenario:
         return parse_scenario(file.read_text(), source=str(path))
     except (OSError, UnicodeDecodeError) as e:
         known = ", ".join(builtin_scenarios())
-        raise UsageError(f"cannot read the scenario {path}: {e}; built in are {known}") from e
+        why = e.strerror if isinstance(e, OSError) else "it is no text"
+        raise UsageError(f"cannot read the scenario {path}: {why}; built in are {known}") from e
 
 
 def builtin_scenarios() -> list[str]:

@@ -1,5 +1,6 @@
 """What is said and offered before anything runs: `rayplane` alone, completion, `kubectl rayplane`, colours."""
 
+import errno
 import io
 import socket
 from collections.abc import Iterator
@@ -11,7 +12,9 @@ import pytest
 import typer
 import yaml
 
+from rayplane.control_plane.api.errors import Conflict, NotFound, ServiceUnavailable, Timeout
 from rayplane.control_plane.cli import app, completion
+from rayplane.control_plane.cli.kinds import Kinds
 from rayplane.control_plane.cli.kubectl_plugin import chosen
 from rayplane.control_plane.cli.printing import BAD, HEAD, PLAIN, TableWriter
 from rayplane.control_plane.cli.session import Terminal
@@ -20,6 +23,7 @@ from rayplane.control_plane.cluster.config import AddressPlan, ClusterConfig
 from rayplane.control_plane.cluster.errors import ClusterError, NotUp
 from rayplane.control_plane.cluster.state import ClusterState, StateDir
 from rayplane.control_plane.cluster.topology import Instance, Machine, Role, Topology
+from tests.fakes import FakeClient
 
 
 @pytest.fixture
@@ -220,6 +224,62 @@ def test_what_the_plug_in_cannot_find_is_one_line(home: Path, capsys: pytest.Cap
     assert app.run(["get", "pods"], "kubectl rayplane") == 1
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "leads to no server" in err and "--name" in err
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("clusters: x", "clusters: [1]", "clusters: [{name: c, cluster: [1]}]", "contexts: 3", "contexts: [{}]", "[]"),
+        *("current-context: [1]\ncontexts: [{name: [1]}]", "contexts: [{name: it, context: x}]", "a: [", "\0"),
+    ],
+)
+def test_a_kubeconfig_of_any_form_is_one_line(text: str, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / ".kube").mkdir()
+    (home / ".kube" / "config").write_text(text)
+    assert app.run(["get", "pods"], "kubectl rayplane") == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "--name" in err
+
+
+# --- what failed ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (NotFound.of("deployments", "x", group="apps"), "`rayplane get deployments -A` shows what there is"),
+        (Conflict("it has changed"), "look, and try again"),
+        (ServiceUnavailable("no server answered"), "`rayplane status` says what is wrong"),
+        (Timeout("no answer"), "it may have been done"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "/x"), "check its name"),
+        (PermissionError(errno.EACCES, "Permission denied", "/x"), "check whose it is"),
+        (OSError(errno.EADDRINUSE, "Address already in use"), "choose another port"),
+        (OSError(errno.ENOSPC, "No space left on device", "/x"), "make room there"),
+        (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), "temporarily unavailable"),
+    ],
+)
+def test_what_the_servers_or_the_system_refuse_is_one_line_with_what_to_do(
+    error: Exception, advice: str, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(StateDir, "read_running", refused)
+    assert app.run(["status"]) == 1
+    err = capsys.readouterr().err
+    assert advice in err and err.count("\n") == 1 and "Errno" not in err
+
+
+async def test_a_kind_that_nobody_serves_is_told_with_one_that_is_meant() -> None:
+    kinds = Kinds(FakeClient())  # type: ignore[arg-type]
+    for word, advice in (
+        ("podz", "did you mean pods?"),
+        ("Deplyment", "did you mean deployment?"),
+        ("qqq", "get crds"),
+    ):
+        with pytest.raises(ClusterError) as refused:
+            await kinds.resolve(word)
+        assert advice in str(refused.value)
 
 
 # --- colours --------------------------------------------------------------------------------------

@@ -155,8 +155,8 @@ async def test_get_of_nothing_and_of_what_is_not_there(live: Cluster, at: Screen
     assert at.errors() == "No resources found\n"
     assert await reading.get(at.session, ["pod", "nope", "neither"], GetOptions()) == 1
     assert at.errors().splitlines() == [
-        'Error from server (NotFound): pods "nope" not found',
-        'Error from server (NotFound): pods "neither" not found',
+        'Error from server (NotFound): pods "nope" not found; `rayplane get pods -A` shows what there is',
+        'Error from server (NotFound): pods "neither" not found; `rayplane get pods -A` shows what there is',
     ]
     with pytest.raises(ClusterError, match='the server doesn\'t have a resource type "widgets"'):
         await reading.get(at.session, ["widgets"], GetOptions())
@@ -217,7 +217,8 @@ async def test_scale(live: Cluster, at: Screen, tmp_path: Path) -> None:
     assert await changing.scale(at.session, ["deploy", "web"], 2) == 0
     await live.pods_ready(2, "app=web")
     assert await changing.scale(at.session, ["deploy", "nope"], 2) == 1
-    assert at.errors() == 'Error from server (NotFound): deployments.apps "nope" not found\n'
+    missing = 'Error from server (NotFound): deployments.apps "nope" not found'
+    assert at.errors() == f"{missing}; `rayplane get deployments -A` shows what there is\n"
     with pytest.raises(ClusterError, match="configmaps have no replicas"):
         await changing.scale(at.session, ["cm", "settings"], 2)
 
@@ -232,7 +233,7 @@ async def test_logs(live: Cluster, at: Screen, tmp_path: Path) -> None:
     assert at.take().startswith("started ")
     with pytest.raises(Exception, match="container nope is not valid for pod"):
         await containers.logs(at.session, name, LogOptions(container="nope"))
-    with pytest.raises(NotFound, match='pods "nope" not found'):
+    with pytest.raises(NotFound, match='pods "nope" not found; `rayplane get pods -A` shows what there is'):
         await containers.logs(at.session, "nope", LogOptions())
 
 
@@ -281,7 +282,10 @@ async def test_delete_waits_until_the_object_is_gone(live: Cluster, at: Screen, 
     with pytest.raises(NotFound):
         await live.api.get("pods", "doomed", "default")
     assert await changing.delete(at.session, places, changing.DeleteOptions()) == 1
-    assert at.errors() == 'Error from server (NotFound): pods "doomed" not found\n'
+    assert (
+        at.errors()
+        == 'Error from server (NotFound): pods "doomed" not found; `rayplane get pods -A` shows what there is\n'
+    )
     assert await changing.delete(at.session, places, changing.DeleteOptions(ignore_not_found=True)) == 0
 
 

@@ -158,7 +158,5 @@ def test_a_full_disk_is_told_with_what_to_do(
 
     monkeypatch.setattr(StateDir, "read_running", full)
     assert app.run(["status", "--state-dir", str(tmp_path)]) == 1
-    told = (
-        f"rayplane: {tmp_path}/cluster.json: No space left on device; make room there, or choose another --state-dir\n"
-    )
+    told = f"rayplane: {tmp_path}/cluster.json: No space left on device; make room there, or choose another place\n"
     assert capsys.readouterr().err == told
