@@ -62,8 +62,16 @@ class Stressors:
 
         self._begun[mark] = (ident, of)
         try:
-            work = {"burning": of.burning, "load": of.load, "holding": of.holding, "hold_bytes": of.memory}
-            self._shim.order(ident, told, op="stress", of=self._container_id, **work)
+            self._shim.order(
+                ident,
+                told,
+                op="stress",
+                of=self._container_id,
+                burning=of.burning,
+                load=of.load,
+                holding=of.holding,
+                hold_bytes=of.memory,
+            )
         except RuntimeFailed:
             del self._begun[mark]  # the shim takes no orders: its containers end, too
 
