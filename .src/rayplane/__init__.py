@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from rayplane.control_plane.client.operators import reconcile
     from rayplane.control_plane.cluster.errors import ClusterError
     from rayplane.control_plane.testing.async_cluster import AsyncCluster
-    from rayplane.control_plane.testing.cluster import Cluster, CommandFailed
+    from rayplane.control_plane.testing.cluster import Cluster
+    from rayplane.control_plane.testing.commands import CommandFailed
 
 __version__ = "0.1.0"
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
 _MODULES = {"errors": "control_plane.api.errors", "operations": "control_plane.client.ops", "testing": "testing"}
 _PLACES = {
     "AsyncCluster": "control_plane.testing.async_cluster",
+    "CommandFailed": "control_plane.testing.commands",
     "reconcile": "control_plane.client.operators",
 }
 

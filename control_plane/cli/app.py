@@ -8,6 +8,7 @@ import typer
 
 from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.cli import (
+    advance,
     backups,
     chaos,
     cluster,
@@ -46,6 +47,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 cluster.register(app)
+advance.register(app)
 backups.register(app)
 machines.register(app)
 chaos.register(app)

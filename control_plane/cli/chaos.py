@@ -25,7 +25,6 @@ from rayplane.control_plane.faults.reading import FormError
 from rayplane.control_plane.faults.vocabulary import OBJECTS, RAY, TARGETS, Continue, Kill, Stop, Target
 from rayplane.control_plane.rpc import Stub
 from rayplane.proto.rayplane.v1 import chaos_pb2
-from rayplane.storage.env import SystemClock
 
 Whom = Annotated[str, typer.Argument(metavar="TARGET", help=f"{', '.join(TARGETS)}, an actor's name, gcs or raylet.")]
 Actor = Annotated[str, typer.Argument(metavar="[NAME]", help="Which one, or `random`; the one in charge by default.")]
@@ -151,8 +150,9 @@ def list_faults(output: Output = "", name: Name = "default", state: State = None
     if not found:
         console.print("no fault stands")
         return
+    now = state_dir(name, state).clock.now()
     for one in found:
-        left_s = (one.ends.ToDatetime(UTC) - SystemClock().now()).total_seconds()
+        left_s = (one.ends.ToDatetime(UTC) - now).total_seconds()
         hit = f" -> {', '.join(one.hit)}" if one.hit else ""
         ends = f"not ended yet: {one.failed}" if one.failed else f"ends in {human_duration(max(0.0, left_s))}"
         _plain(f"{one.id}  {one.fault}{hit}  (by {one.by}; {ends})")

@@ -24,7 +24,6 @@ from rayplane.control_plane.cluster.join import tokens
 from rayplane.control_plane.cluster.join.config import JoinConfig
 from rayplane.control_plane.cluster.join.discovery import HASH, TOKEN, UNSAFE
 from rayplane.control_plane.durations import DurationError, human_duration, parse_span
-from rayplane.storage.env import SystemClock
 
 token = typer.Typer(help="Tokens with which machines join.", no_args_is_help=True)
 
@@ -54,7 +53,7 @@ def create(
 
     async def work() -> str:
         async with access(state_dir(name, state)) as admin:
-            await tokens.create(admin, made, SystemClock(), ttl_s=ttl_s, description=description)
+            await tokens.create(admin, made, admin.directory.clock, ttl_s=ttl_s, description=description)
             if print_join_command and tokens.is_local(admin):
                 errors.print("this cluster listens on loopback addresses: only this machine can join")
             return tokens.join_command(admin, made) if print_join_command else made
@@ -75,9 +74,10 @@ def show(output: Output = "", name: Name = "default", state: State = None) -> No
     if as_json:
         print(json.dumps([_described(one) for one in found], indent=2))
         return
+    now = state_dir(name, state).clock.now()
     for one in found:
         own = one.token
-        left = human_duration((own.expires - SystemClock().now()).total_seconds()) if own.expires else "forever"
+        left = human_duration((own.expires - now).total_seconds()) if own.expires else "forever"
         console.print(f"{own.id}.{own.secret}  {left:>8}  {','.join(sorted(own.usages))}  {one.description}".rstrip())
 
 

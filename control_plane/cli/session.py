@@ -17,7 +17,7 @@ from rayplane.control_plane.cluster.access import Access, access
 from rayplane.control_plane.cluster.history import Instant
 from rayplane.control_plane.cluster.state import StateDir
 from rayplane.control_plane.rpc import Network
-from rayplane.storage.env import Clock, SystemClock
+from rayplane.storage.env import Clock
 
 FIELD_MANAGER = "rayplane"
 # Control characters but for the end of a line and the tabulator.
@@ -108,4 +108,4 @@ async def session(directory: StateDir, namespace: str = "") -> AsyncIterator[Ses
 
 def of_access(admin: Access, namespace: str = "") -> Session:
     terminal = Terminal(sys.stdout.buffer, sys.stderr.buffer, colours=console.is_terminal and not console.no_color)
-    return Session(admin.api, admin.etcd, admin.network, Kinds(admin.api), SystemClock(), terminal, namespace)
+    return Session(admin.api, admin.etcd, admin.network, Kinds(admin.api), admin.directory.clock, terminal, namespace)

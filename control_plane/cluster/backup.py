@@ -40,7 +40,7 @@ from rayplane.control_plane.cluster.topology import TOPOLOGY_KEY, Phase, Role, T
 from rayplane.control_plane.etcd.server import restore_member
 from rayplane.proto.etcd.kv_pb2 import KeyValue
 from rayplane.storage.backup import BackupHeader, NotABackup, read_backup, write_backup
-from rayplane.storage.env import LocalDisk, SystemClock
+from rayplane.storage.env import LocalDisk
 from rayplane.storage.keyvalue import MemoryBackend
 from rayplane.storage.mvcc import BUCKETS, CompactedError, Store, as_of
 
@@ -76,7 +76,7 @@ def _header(directory: StateDir, state: ClusterState, revision: int) -> BackupHe
     return BackupHeader(
         cluster=state.config.name,
         revision=revision,
-        created=format_time(SystemClock().now()),
+        created=format_time(directory.clock.now()),
         origin={
             "config": state.config.to_json(),
             **state.plan.to_json(),
@@ -127,7 +127,7 @@ async def fork(
         raise ClusterError(f"there is a cluster {name!r} in {directory.path} already: choose another --name")
     store = Store(MemoryBackend(BUCKETS))
     async with access(source) as admin:
-        then = await instant(admin.etcd, at, SystemClock().now())
+        then = await instant(admin.etcd, at, source.clock.now())
         progress(f"reading the state of {admin.state.config.name!r} at {then}")
         header = _header(source, admin.state, then.revision)
         address, _ = await admin.etcd.caught_up()
@@ -137,7 +137,8 @@ async def fork(
     except CompactedError as e:
         raise HistoryForgotten(f"{then} was forgotten meanwhile: choose a later one") from e
     _end_orphans(store)
-    return await _go_on(directory, name, store, header, progress, force=False, key=b""), header
+    ahead_s = source.read_ahead_s()
+    return await _go_on(directory, name, store, header, progress, force=False, key=b"", ahead_s=ahead_s), header
 
 
 def _end_orphans(store: Store) -> None:
@@ -150,9 +151,17 @@ def _end_orphans(store: Store) -> None:
 
 
 async def _go_on(
-    directory: StateDir, name: str, store: Store, header: BackupHeader, progress: Progress, *, force: bool, key: bytes
+    directory: StateDir,
+    name: str,
+    store: Store,
+    header: BackupHeader,
+    progress: Progress,
+    *,
+    force: bool,
+    key: bytes,
+    ahead_s: float = 0.0,
 ) -> ClusterState:
-    """Bring a cluster up with the content of a store."""
+    """Bring a cluster up with the content of a store. `ahead_s`: of its time, at least."""
     encryption = find_keys(store, header, directory, key)
     state = directory.read()
     if state is None:
@@ -171,6 +180,8 @@ async def _go_on(
 
     async def prepare(state: ClusterState, secrets: Secrets) -> ClusterState:
         progress("laying out the members' data")
+        if ahead_s > directory.read_ahead_s():
+            directory.write_ahead_s(ahead_s)
         adapt(store, AddressPlan.from_json(header.origin), state.plan, all_keys(encryption, os.urandom))
         seeded = replace(state, topology=seedable(state.topology, is_local))
         await _seed(directory, seeded, secrets, list(store.snapshot()))

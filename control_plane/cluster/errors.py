@@ -60,5 +60,9 @@ class StartFailed(ClusterError):
     """A component could not be started."""
 
 
+class TimeStands(ClusterError):
+    """The time of the cluster cannot be led forward: a part of it has a process of its own, with the machine's time."""
+
+
 class DataLost(StartFailed):
     """A member does not have any more what it acknowledged: it can never come back, another must take its place."""

@@ -128,6 +128,13 @@ class Host(Protocol):
     async def sockets(self) -> list[HostSocket]:
         """Where the host itself listens."""
 
+    @property
+    def ahead_s(self) -> float:
+        """By how much the time of its actors has been led ahead of the machines'."""
+
+    async def advance(self, span_s: float) -> None:
+        """Lead it on so much further; raises TimeStands where nobody can."""
+
 
 @runtime_checkable
 class Elastic(Protocol):

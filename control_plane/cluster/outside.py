@@ -28,6 +28,7 @@ from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
 from rayplane.control_plane.rpc.shared import SharedNetwork
 from rayplane.control_plane.rpc.tls import front_proxy_dir
 from rayplane.storage.env import Env
+from rayplane.storage.env.leaps import clock_of
 from rayplane.storage.env.marks import checked, raise_mark
 from rayplane.storage.env.private import make_private_dir
 from rayplane.storage.env.troubled import Troubled, TroubledClock, TroubledDisk
@@ -40,8 +41,9 @@ _KEPT = {Role.NODE_HOST: NODE_HOST, Role.SUPERVISOR: SUPERVISOR}
 
 
 def open_env(spec: Spec, rng: random.Random, troubled: Troubled) -> Env:
-    """The machine's own clock and disk, with their trouble of the moment."""
-    return Env(clock=TroubledClock(troubled), rng=rng, disk=TroubledDisk(spec.data_dir, troubled))
+    """The clock that goes with the running loop, and the machine's disk, with their trouble of the moment."""
+    clock = TroubledClock(troubled, clock_of(asyncio.get_running_loop()))
+    return Env(clock=clock, rng=rng, disk=TroubledDisk(spec.data_dir, troubled))
 
 
 async def prepare(spec: Spec, env: Env, network: Network, host: Host, *, outlives: bool = False) -> Component:

@@ -24,11 +24,12 @@ from rayplane.control_plane.identities import (
     SCHEDULER,
 )
 from rayplane.control_plane.rpc import Identity
-from rayplane.control_plane.rpc.tls import CA_VALIDITY, Authority, Credentials
+from rayplane.control_plane.rpc.tls import CA_VALIDITY, VALIDITY, Authority, Credentials
 from rayplane.storage.env.private import make_private_dir, write_private
 
 # Renewed at two thirds of it.
 ACTOR_VALIDITY = timedelta(days=90)
+NOT_AHEAD = timedelta(0)
 ENCRYPTION_FILE = "encryption.yaml"
 
 
@@ -126,10 +127,14 @@ def renewed(
     *,
     request: bytes,
     now: datetime,
+    ahead: timedelta = NOT_AHEAD,
 ) -> bytes:
-    """The next certificate of an actor, PEM, for the key of its request. Raises ValueError."""
+    """The next certificate of an actor, PEM, for the key of its request. Raises ValueError.
+
+    `now`: by the clocks of those that it is shown to; `ahead`: by how much the cluster's is ahead of them.
+    """
     identity, hosts = identity_of_actor(instance), _hosts(instance, service_address, machines)
-    return authority.sign(request, identity, hosts=hosts, now=now, validity=ACTOR_VALIDITY)
+    return authority.sign(request, identity, hosts=hosts, now=now, validity=ACTOR_VALIDITY + ahead)
 
 
 def issue_front_proxy(authority: Authority) -> Credentials:
@@ -137,9 +142,9 @@ def issue_front_proxy(authority: Authority) -> Credentials:
     return authority.issue(FRONT_PROXY, validity=ACTOR_VALIDITY)
 
 
-def renewed_front_proxy(authority: Authority, *, request: bytes, now: datetime) -> bytes:
+def renewed_front_proxy(authority: Authority, *, request: bytes, now: datetime, ahead: timedelta = NOT_AHEAD) -> bytes:
     """The next one, PEM, for the key of a request. Raises ValueError."""
-    return authority.sign(request, Identity(FRONT_PROXY), hosts=(), now=now, validity=ACTOR_VALIDITY)
+    return authority.sign(request, Identity(FRONT_PROXY), hosts=(), now=now, validity=ACTOR_VALIDITY + ahead)
 
 
 def _hosts(instance: Instance, service_address: str, machines: Iterable[str]) -> list[str]:
@@ -150,8 +155,8 @@ def _hosts(instance: Instance, service_address: str, machines: Iterable[str]) ->
     return [*dict.fromkeys(hosts)]
 
 
-def issue_for_admin(authority: Authority, now: datetime) -> Credentials:
-    return authority.issue(ADMINISTRATOR, [MASTERS], now=now)
+def issue_for_admin(authority: Authority, now: datetime, ahead: timedelta = NOT_AHEAD) -> Credentials:
+    return authority.issue(ADMINISTRATOR, [MASTERS], now=now, validity=VALIDITY + ahead)
 
 
 def issue_for_ray(authority: Authority) -> Credentials:

@@ -3,8 +3,8 @@
     python -m rayplane.control_plane.cluster.process_host STATE_DIR
 
 runs the cluster that STATE_DIR/cluster.json describes until SIGTERM. Components call each other in memory and listen
-on the same ports as on Ray. Killing an actor here closes its connections at once and drops what it had in memory;
-the process goes on.
+on the same ports as on Ray. There is one clock, which can be led forward. Killing an actor here closes its connections
+at once and drops what it had in memory; the process goes on.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ import os
 import random
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from signal import Signals
@@ -21,7 +22,7 @@ from signal import Signals
 from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.cluster.carried import HAND_OVER, Carried
 from rayplane.control_plane.cluster.components import Component, Leaves, Spec, StopsItself, leave_s
-from rayplane.control_plane.cluster.errors import ClusterError, StartFailed
+from rayplane.control_plane.cluster.errors import ClusterError, StartFailed, TimeStands
 from rayplane.control_plane.cluster.failures import Failure
 from rayplane.control_plane.cluster.host import (
     Disturbance,
@@ -47,6 +48,7 @@ from rayplane.control_plane.rpc.tls import identity_of
 from rayplane.control_plane.rpc.weather import Weather
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.storage.env import HeapSweep, grow_heap, settle_heap
+from rayplane.storage.env.leaps import LeapingLoop, ahead_of
 from rayplane.storage.env.private import UMASK
 from rayplane.storage.env.troubled import Trouble, Troubled
 
@@ -69,7 +71,9 @@ _STOP_ORDER = (
 class ProcessHost:
     """A `Host` whose actors are objects of this process."""
 
-    def __init__(self) -> None:
+    def __init__(self, keep_ahead_s: Callable[[float], None] | None = None) -> None:
+        """`keep_ahead_s`: told by how much its time is ahead, whenever that has changed."""
+        self._keep_ahead_s = keep_ahead_s
         self._fabric = Fabric()
         self._weather = Weather(random.Random(), None)
         self._weather.sever = self._fabric.sever
@@ -244,6 +248,24 @@ class ProcessHost:
         for name, troubled in self._machines.items():
             troubled.now = weather.troubles.get(name, Trouble())
 
+    @property
+    def ahead_s(self) -> float:
+        return ahead_of(asyncio.get_running_loop())
+
+    async def advance(self, span_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        if not isinstance(loop, LeapingLoop) or self._keep_ahead_s is None:
+            raise TimeStands("the event loop of this process cannot be led forward: run the cluster by `rayplane up`")
+        if own := sorted(name for name, (one, _) in self._actors.items() if isinstance(one, Carried)):
+            raise TimeStands(
+                f"{', '.join(own)}: the time of a process of its own cannot be led forward; "
+                "end the upgrade that moved it there, or take another cluster"
+            )
+        try:
+            await loop.advance(span_s)
+        finally:
+            self._keep_ahead_s(loop.ahead_s)
+
     async def stop_all(self, *, hand_over: bool = False) -> None:
         """Each before what it needs; the supervisor first, so that it brings nothing back.
 
@@ -278,7 +300,7 @@ async def run(directory: StateDir, state: ClusterState, secrets: Secrets) -> Non
 
     for number in (signal.SIGTERM, signal.SIGINT, HAND_OVER):
         loop.add_signal_handler(number, end, number)
-    host = ProcessHost()
+    host = ProcessHost(directory.write_ahead_s)
     specs = founding_specs(state, secrets, directory.path)
     try:
         await start_all(host, specs, lambda name: log.info("%s has started", name))
@@ -301,7 +323,8 @@ def main() -> int:
     try:
         state = directory.read_running()
         log_to(str(directory.logs / "process.log"), state.config.log_format)
-        asyncio.run(run(directory, state, secrets))
+        with asyncio.Runner(loop_factory=lambda: LeapingLoop(directory.read_ahead_s())) as runner:
+            runner.run(run(directory, state, secrets))
     except (ClusterError, OSError) as e:
         log.error("%s", e)
         print(e, file=sys.stderr)

@@ -26,7 +26,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rayplane.control_plane.cluster import ours, processes, ray_autoscaler
 from rayplane.control_plane.cluster.components import Spec
 from rayplane.control_plane.cluster.config import ClusterConfig
-from rayplane.control_plane.cluster.errors import ClusterError, StartFailed
+from rayplane.control_plane.cluster.errors import ClusterError, StartFailed, TimeStands
 from rayplane.control_plane.cluster.failures import ComponentFailed, Failure, failure_in
 from rayplane.control_plane.cluster.host import Disturbance, HostSocket, Runs, not_started, room_here
 from rayplane.control_plane.cluster.patience import Patience, slowdown
@@ -142,6 +142,13 @@ class RayHost:
 
     async def sockets(self) -> list[HostSocket]:
         return await self._in_thread(_sockets)
+
+    ahead_s = 0.0
+
+    async def advance(self, span_s: float) -> None:
+        raise TimeStands(
+            "actors on Ray are processes, whose time is their machine's: use a cluster in one process (--host process)"
+        )
 
     async def disturb(self, weather: Disturbance, holds_s: float) -> None:
         """Each actor is told, as each has its own end of the network. Who does not hear that it is calm finds out."""

@@ -11,7 +11,7 @@ import logging
 import shutil
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
@@ -198,8 +198,8 @@ class SupervisorKnown:
 
 
 def write_admin(directory: StateDir, state: ClusterState, secrets: Secrets, now: datetime) -> None:
-    """A certificate for the administrator, and the kubeconfig with it."""
-    admin = issue_for_admin(secrets.authority, now)
+    """A certificate for the administrator, and the kubeconfig with it. `now`: by the machine's clock."""
+    admin = issue_for_admin(secrets.authority, now, timedelta(seconds=directory.read_ahead_s()))
     admin.write(directory.admin)
     _write_kubeconfig(directory, state, admin)
 
@@ -217,9 +217,12 @@ def _write_kubeconfig(directory: StateDir, state: ClusterState, admin: Credentia
 
 
 def renew_admin(directory: StateDir, state: ClusterState, now: datetime) -> bool:
-    """Renew the administrator's certificate if it is time and the authority's key is here; whether it was."""
+    """Renew the administrator's certificate if it is time and the authority's key is here; whether it was.
+
+    `now`: by the machine's clock.
+    """
     try:
-        if Credentials.read(directory.admin).spent(now) < RENEW_AT:
+        if Credentials.read(directory.admin).spent(now + timedelta(seconds=directory.read_ahead_s())) < RENEW_AT:
             return False
         secrets = Secrets.read(directory.pki)
     except OSError:

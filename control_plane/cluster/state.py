@@ -8,6 +8,7 @@ logs/             each actor's log
 broken.json       what chaos has broken and not healed yet
 lock              held by the command that brings it up or down
 chaos.lock        held by the command that puts it to a trial
+clock             by how much its time has been led ahead of the machine's
 test-env          says that it is deleted by `rayplane test-env stop`, and with who asked for it
 .rayplane         says that the directory is ours
 
@@ -27,7 +28,7 @@ from rayplane.control_plane.cluster.errors import ClusterError, NewerState, NotU
 from rayplane.control_plane.cluster.ours import TEST_ENV, is_marked, mark, remove, remove_known
 from rayplane.control_plane.cluster.topology import Topology
 from rayplane.control_plane.component_base.version import VERSION
-from rayplane.storage.env import DiskError, LocalDisk
+from rayplane.storage.env import AheadClock, Clock, DiskError, LocalDisk
 from rayplane.storage.env.private import make_private_dir, narrow, write_private
 from rayplane.storage.formats import STATE, CorruptMark, Mark, NewerFormat, check
 
@@ -40,9 +41,10 @@ BUILD_CACHE = "layers-of-builds"
 """What image builds keep for the next ones."""
 BUILDS = "builds"
 """Where image builds work."""
+CLOCK = "clock"
 _NAMES = (
     *("cluster.json", "cluster.json.tmp", "kubeconfig", "pki", "data", "lock", "logs"),
-    *(BROKEN, f"{BROKEN}.tmp", MADE, CHAOS_LOCK, BUILD_CACHE, BUILDS, TEST_ENV),
+    *(BROKEN, f"{BROKEN}.tmp", MADE, CHAOS_LOCK, BUILD_CACHE, BUILDS, TEST_ENV, CLOCK),
 )
 CRI_SOCKET = "cri.sock"
 """In the directory of a node host."""
@@ -221,6 +223,23 @@ class StateDir:
 
     def write(self, state: ClusterState) -> None:
         write_private(self.path / "cluster.json", json.dumps(state.to_json(), indent=1).encode())
+
+    def read_ahead_s(self) -> float:
+        """By how many seconds the cluster's time is ahead of the machine's."""
+        try:
+            return float((self.path / CLOCK).read_text())
+        except FileNotFoundError:
+            return 0.0
+        except ValueError as e:
+            raise ClusterError(f"{self.path / CLOCK} is damaged ({e}); run `rayplane down --purge`") from e
+
+    def write_ahead_s(self, ahead_s: float) -> None:
+        write_private(self.path / CLOCK, f"{ahead_s!r}\n".encode())
+
+    @property
+    def clock(self) -> Clock:
+        """The cluster's time."""
+        return AheadClock(self.read_ahead_s)
 
     def purge(self, *, keep_logs: bool = False) -> list[str]:
         """Delete all that rayplane made, data included; the names of what it did not make, which stays.

@@ -44,7 +44,6 @@ from rayplane.control_plane.rpc.sockets import Sockets
 from rayplane.control_plane.rpc.static_files import HEADERS
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.proto.rayplane.v1 import chaos_pb2, controllers_pb2, scheduler_pb2
-from rayplane.storage.env import SystemClock
 
 STANDING_S, PACKING_S, FAULT_S = 1.0, 0.3, 60.0
 NODES, PODS = Resource("nodes", namespaced=False), Resource("pods", namespaced=True)
@@ -180,7 +179,7 @@ class Gateway(Door):
 
     async def _instant(self, admin: Access, text: str) -> Instant:
         try:
-            return await instant(admin.etcd, text, SystemClock().now())
+            return await instant(admin.etcd, text, admin.directory.clock.now())
         except UsageError as e:
             raise BadRequest(str(e)) from e
         except HistoryForgotten as e:

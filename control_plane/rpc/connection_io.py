@@ -17,6 +17,7 @@ from rayplane.control_plane.rpc.http2 import Connection, HeaderBlock, ProtocolEr
 from rayplane.control_plane.rpc.line import Line
 from rayplane.control_plane.rpc.network import Traffic
 from rayplane.control_plane.rpc.service import MESSAGE_BYTES_MAX
+from rayplane.storage.env.leaps import is_leaping
 
 log = logging.getLogger(__name__)
 _faults = FaultLog(log)
@@ -193,7 +194,7 @@ class ConnectionIO(asyncio.Protocol, abc.ABC):
         One that takes what was written to it, however slowly, is not silent.
         """
         transport = self.transport
-        if transport is None:
+        if transport is None or is_leaping(self._loop):
             return
         self._checks += 1
         if self._checks > GREETING_CHECKS and not self.connection.greeted:

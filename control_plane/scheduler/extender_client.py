@@ -16,6 +16,7 @@ from rayplane.control_plane.rpc import http_failures
 from rayplane.control_plane.rpc.tls import Credentials
 from rayplane.control_plane.scheduler import extenders
 from rayplane.control_plane.scheduler.extenders import Extender, ExtenderError, ExtenderTLS, Filtered, Victims
+from rayplane.storage.env.leaps import at_machine_pace
 
 #: An answer may carry all nodes.
 ANSWER_BYTES_MAX = 64 << 20
@@ -57,6 +58,7 @@ class ExtenderClient:
         if self._session is not None:
             await self._session.close()
 
+    @at_machine_pace
     async def _ask(self, verb: str, arguments: Object) -> Any:
         url = self.extender.url_of(verb)
         body = orjson.dumps(arguments)

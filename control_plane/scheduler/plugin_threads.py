@@ -12,6 +12,8 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final
 
+from rayplane.storage.env.leaps import at_machine_pace
+
 THREADS_MAX: Final = 16
 
 
@@ -21,6 +23,7 @@ class PluginThreads:
     def __init__(self) -> None:
         self._free = asyncio.Semaphore(THREADS_MAX)
 
+    @at_machine_pace
     async def run(self, call: Callable[[], Any]) -> Any:
         """What the call answers, or raises."""
         loop = asyncio.get_running_loop()

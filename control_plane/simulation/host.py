@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from typing import Protocol
 
 from rayplane.control_plane.cluster.components import Spec
+from rayplane.control_plane.cluster.errors import TimeStands
 from rayplane.control_plane.cluster.host import Disturbance, HostSocket, Runs
 from rayplane.control_plane.cluster.topology import Machine
 from rayplane.control_plane.simulation.cell import Cell
@@ -65,6 +66,11 @@ class SimulatedHost:
 
     async def sockets(self) -> list[HostSocket]:
         return []
+
+    ahead_s = 0.0
+
+    async def advance(self, span_s: float) -> None:
+        raise TimeStands("the time of a simulation is led by its scenario: write `wait: SPAN` there")
 
     async def disturb(self, weather: Disturbance, holds_s: float) -> None:
         """Nobody asks for it: the weather is the simulation's own."""

@@ -7,16 +7,15 @@ from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar, Unpack
+from typing import Any, Self, Unpack
 
 from rayplane.control_plane.client.api import ApiClient
 from rayplane.control_plane.cluster.access import access
 from rayplane.control_plane.cluster.config import PROCESS
+from rayplane.control_plane.testing.awaited import Awaited, in_thread
 from rayplane.control_plane.testing.chaos import AsyncChaos
-from rayplane.control_plane.testing.cluster import NOW, Cluster, Options
-
-P = ParamSpec("P")
-T = TypeVar("T")
+from rayplane.control_plane.testing.cluster import Cluster, Options
+from rayplane.control_plane.testing.commands import NOW
 
 
 class AsyncCluster:
@@ -64,14 +63,14 @@ class AsyncCluster:
 
     async def _started(self, start: Callable[[], None]) -> None:
         try:
-            await _in_thread(start)
+            await in_thread(start)
         except asyncio.CancelledError:
-            await _in_thread(self._cluster.stop)
+            await in_thread(self._cluster.stop)
             raise
 
     async def down(self) -> None:
         """End every process of the cluster. Nothing is done when it was never started."""
-        await _in_thread(self._cluster.stop)
+        await in_thread(self._cluster.stop)
 
     @property
     def name(self) -> str:
@@ -88,7 +87,7 @@ class AsyncCluster:
     @property
     def chaos(self) -> AsyncChaos:
         """What breaks it on purpose: `await cluster.chaos.kill("leader")`."""
-        return AsyncChaos(lambda: self._cluster.directory)
+        return AsyncChaos(self._cluster.chaos)
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[ApiClient]:
@@ -96,13 +95,10 @@ class AsyncCluster:
         async with access(self._cluster.directory) as admin:
             yield admin.api
 
-    async def status(self) -> dict[str, Any]:
-        """What `rayplane status -o json` prints."""
-        return await _in_thread(self._cluster.status)
-
-    async def snapshot(self, file: str | os.PathLike[str]) -> Path:
-        """Write its state to a file, whole or not at all."""
-        return await _in_thread(self._cluster.snapshot, file)
+    @property
+    def blocking(self) -> Cluster:
+        """The same cluster with methods that block."""
+        return self._cluster
 
     async def fork(
         self, at: str | int = NOW, *, name: str = "", state_dir: str | os.PathLike[str] | None = None
@@ -112,34 +108,36 @@ class AsyncCluster:
         await made._started(partial(made._cluster.start_as_fork, self._cluster, at))
         return made
 
-    async def diff(self, since: str | int, to: str | int = NOW) -> list[dict[str, Any]]:
-        """What became of objects between two instants."""
-        return await _in_thread(self._cluster.diff, since, to)
+    status = Awaited(Cluster.status)
+    advance = Awaited(Cluster.advance)
+    snapshot = Awaited(Cluster.snapshot)
+    run = Awaited(Cluster.run)
+    kubectl = Awaited(Cluster.kubectl)
 
-    async def rewind(self, to: str | int) -> str:
-        """Write objects again as they were at an instant; what was written."""
-        return await _in_thread(self._cluster.rewind, to)
-
-    async def run(self, *arguments: str, stdin: str = "") -> str:
-        """Run a rayplane command against this cluster; its standard output."""
-        return await _in_thread(self._cluster.run, *arguments, stdin=stdin)
-
-    async def kubectl(self, *arguments: str, stdin: str = "") -> str:
-        """Run kubectl against this cluster; its standard output."""
-        return await _in_thread(self._cluster.kubectl, *arguments, stdin=stdin)
-
-
-async def _in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """What it returns. However often cancelled, this ends when the work has: nothing goes on behind a caller's back."""
-    # No task: what ends all tasks of a loop would end it while the thread goes on.
-    doing = asyncio.get_running_loop().run_in_executor(None, partial(work, *args, **kwargs))
-    interrupted: asyncio.CancelledError | None = None
-    while not doing.done():
-        try:
-            await asyncio.wait([doing])
-        except asyncio.CancelledError as e:
-            interrupted = e
-    if interrupted is not None:
-        doing.exception()  # why it failed is no news to who wants it no more
-        raise interrupted
-    return doing.result()
+    get = Awaited(Cluster.get)
+    diff = Awaited(Cluster.diff)
+    rewind = Awaited(Cluster.rewind)
+    describe = Awaited(Cluster.describe)
+    why = Awaited(Cluster.why)
+    explain = Awaited(Cluster.explain)
+    trace = Awaited(Cluster.trace)
+    ports = Awaited(Cluster.ports)
+    add = Awaited(Cluster.add)
+    remove = Awaited(Cluster.remove)
+    drain = Awaited(Cluster.drain)
+    undrain = Awaited(Cluster.undrain)
+    logs_of = Awaited(Cluster.logs_of)
+    upgrade = Awaited(Cluster.upgrade)
+    restore = Awaited(Cluster.restore)
+    trial = Awaited(Cluster.trial)
+    images = Awaited(Cluster.images)
+    load_image = Awaited(Cluster.load_image)
+    save_image = Awaited(Cluster.save_image)
+    build_image = Awaited(Cluster.build_image)
+    map_image = Awaited(Cluster.map_image)
+    tag_image = Awaited(Cluster.tag_image)
+    remove_images = Awaited(Cluster.remove_images)
+    prune_images = Awaited(Cluster.prune_images)
+    create_token = Awaited(Cluster.create_token)
+    tokens = Awaited(Cluster.tokens)
+    delete_token = Awaited(Cluster.delete_token)

@@ -1,7 +1,6 @@
 """A cluster that a Python program brings up, uses and takes down."""
 
 import asyncio
-import json
 import os
 import secrets
 import subprocess
@@ -15,14 +14,15 @@ from typing import Any, Self, TypedDict, Unpack
 from rayplane.control_plane.client.blocking import Client
 from rayplane.control_plane.cluster import envtest, launch
 from rayplane.control_plane.cluster.access import access, endpoints
+from rayplane.control_plane.cluster.advancing import advance
 from rayplane.control_plane.cluster.config import PROCESS, ClusterConfig
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.control_plane.cluster.guardian import DOWN, guard
 from rayplane.control_plane.cluster.state import StateDir
 from rayplane.control_plane.cluster.status import status
 from rayplane.control_plane.testing.chaos import Chaos
+from rayplane.control_plane.testing.commands import NOW, CommandFailed, Commands
 
-NOW = "-0s"
 _up: "dict[str, Cluster]" = {}
 
 
@@ -68,17 +68,7 @@ class Options(TypedDict, total=False):
     log_format: str
 
 
-class CommandFailed(ClusterError):
-    """A command of `Cluster.kubectl` or `Cluster.run` ended with another exit code than 0."""
-
-    def __init__(self, command: list[str], exit_code: int, output: str) -> None:
-        super().__init__(f"{' '.join(command)}: exit code {exit_code}: {output.strip()}")
-        self.exit_code = exit_code
-        self.output = output
-        """What it wrote to standard output and standard error."""
-
-
-class Cluster:
+class Cluster(Commands):
     """A cluster that is up inside a `with` block.
 
         with rayplane.Cluster(nodes=2) as cluster:
@@ -201,8 +191,16 @@ class Cluster:
         """What breaks it on purpose: `chaos.kill("leader")`."""
         return Chaos(lambda: self.directory)
 
+    def advance(self, span: str | float) -> None:
+        """Let time pass: "2h", or seconds. Every timer that falls due meanwhile goes off in its turn.
+
+        Raises TimeStands where a part of it is a process of its own, as all are on Ray. So are pods that are real
+        programs: they keep the machine's time.
+        """
+        asyncio.run(advance(self.directory, span))
+
     def snapshot(self, file: str | os.PathLike[str]) -> Path:
-        """Write its state to a file, whole or not at all; `run("restore", FILE)` goes back to it."""
+        """Write its state to a file, whole or not at all; `restore` goes back to it."""
         # With it comes etcd's store.
         from rayplane.control_plane.cluster.backup import backup
 
@@ -214,7 +212,7 @@ class Cluster:
     ) -> "Cluster":
         """A second cluster, up already, that goes on from what this one was; this one runs on.
 
-        `at`: a revision (any resourceVersion), a time (RFC 3339), or a span back such as "-10m"; now by default.
+        `at`: an instant, see Commands; now by default.
         """
         made = Cluster(name=name, state_dir=state_dir)
         made.start_as_fork(self, at)
@@ -232,16 +230,6 @@ class Cluster:
             self._config = state.config
 
         self._bring_up(begin)
-
-    def diff(self, since: str | int, to: str | int = NOW) -> list[dict[str, Any]]:
-        """What became of objects between two instants (see `fork`): `changes` of `rayplane diff -o json`."""
-        told = self.run("diff", f"--from={since}", f"--to={to}", "-o", "json")
-        changes: list[dict[str, Any]] = json.loads(told)["changes"]
-        return changes
-
-    def rewind(self, to: str | int) -> str:
-        """Write objects again as they were at an instant (see `fork`); what was written, a line each."""
-        return self.run("rewind", f"--to={to}", "--yes")
 
     def run(self, *arguments: str, stdin: str = "") -> str:
         """Run a rayplane command against this cluster; its standard output. `run("chaos", "kill", "leader")`."""

@@ -7,7 +7,6 @@ from typing import TypeVar
 from rayplane.control_plane.client.etcd import EtcdClient
 from rayplane.control_plane.client.on_thread import OnThread
 from rayplane.control_plane.cluster.errors import UsageError
-from rayplane.control_plane.cluster.leaps import LeapingLoop, LoopClock
 from rayplane.control_plane.durations import parse_span
 from rayplane.control_plane.etcd.callers import CLIENTS
 from rayplane.control_plane.etcd.server import Member, MemberConfig
@@ -17,6 +16,7 @@ from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
 from rayplane.control_plane.rpc.memory import Fabric, MemoryNetwork
 from rayplane.control_plane.rpc.network import Network
 from rayplane.storage.env import Env, SimulatedDisk
+from rayplane.storage.env.leaps import LeapingLoop, clock_of
 
 T = TypeVar("T")
 _WHO = Identity(ADMINISTRATOR, (MASTERS, MEMBERS))
@@ -37,7 +37,7 @@ class Etcd(OnThread):
             raise UsageError(f"members={members}: use 1 or more")
         loop = LeapingLoop()
         super().__init__(loop)
-        self._clock = LoopClock(loop)
+        self._clock = clock_of(loop)
         self.endpoints: list[str] = []
         """host:port of each, for clients."""
         self._members: list[Member] = []

@@ -4,8 +4,8 @@ from rayplane.control_plane.client.api import TIMEOUT_S
 from rayplane.control_plane.client.blocking import Client
 from rayplane.control_plane.client.on_thread import OnThread
 from rayplane.control_plane.client.pods import PodClient
-from rayplane.control_plane.cluster.leaps import LeapingLoop
 from rayplane.control_plane.testing.memory import AsyncFake
+from rayplane.storage.env.leaps import LeapingLoop
 
 
 class Fake(Client):

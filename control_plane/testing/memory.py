@@ -14,7 +14,6 @@ from rayplane.control_plane.client.etcd import EtcdClient
 from rayplane.control_plane.cluster.components import Component, build
 from rayplane.control_plane.cluster.config import PROCESS, ClusterConfig
 from rayplane.control_plane.cluster.errors import UsageError
-from rayplane.control_plane.cluster.leaps import LeapingLoop, LoopClock
 from rayplane.control_plane.cluster.pki import identity_of_actor
 from rayplane.control_plane.cluster.topology import Instance, Role
 from rayplane.control_plane.durations import parse_span
@@ -22,7 +21,8 @@ from rayplane.control_plane.identities import ADMINISTRATOR, MASTERS
 from rayplane.control_plane.rpc import Identity
 from rayplane.control_plane.rpc.memory import Fabric, MemoryNetwork
 from rayplane.control_plane.simulation.cluster import simulated_spec, simulated_topology
-from rayplane.storage.env import Env, SimulatedDisk, SystemClock
+from rayplane.storage.env import Env, SimulatedDisk
+from rayplane.storage.env.leaps import LeapingLoop, clock_of
 
 #: As kube-apiserver of envtest is started: nobody makes the accounts that pods would need.
 _NO_ACCOUNTS = "ServiceAccount"
@@ -86,10 +86,9 @@ class AsyncFake:
 
     async def _start(self, instance: Instance) -> None:
         loop = asyncio.get_running_loop()
-        clock = LoopClock(loop) if isinstance(loop, LeapingLoop) else SystemClock()
         spec = simulated_spec(instance, self._config, self._topology)
         network = self._network(identity_of_actor(instance), instance.machine.address)
-        component = build(spec, Env(clock, random.Random(), SimulatedDisk()), network, tls_dir=None)
+        component = build(spec, Env(clock_of(loop), random.Random(), SimulatedDisk()), network, tls_dir=None)
         self._components.append(component)
         # A member alone is its own majority, and need not wait for the time to stand for election.
         with loop.leaps() if isinstance(loop, LeapingLoop) else contextlib.nullcontext():

@@ -74,6 +74,10 @@ class ClusterInTest:
         """Run a rayplane command against this cluster; its standard output."""
         return self.cluster.run(*arguments, stdin=stdin)
 
+    def advance(self, span: str | float) -> None:
+        """Let time pass, for all that share the cluster: "2h", or seconds. See Cluster."""
+        self.cluster.advance(span)
+
     def wait_for(
         self, resource: str, name: str, condition: str | Callable[[Object], object], *, timeout: float = TIMEOUT_S
     ) -> Object:

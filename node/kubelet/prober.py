@@ -19,6 +19,7 @@ from rayplane.control_plane.rpc.connection_io import Peer
 from rayplane.control_plane.rpc.grpc_client import GrpcChannel
 from rayplane.node.runtime import ContainerRun
 from rayplane.node.runtime.ports import port_number
+from rayplane.storage.env.leaps import at_machine_pace
 
 OUTPUT_MAX = 10 * 1024
 UNREADY_PERIOD_S = 1.0
@@ -98,6 +99,7 @@ class Prober:
             hurry = probe == "readiness" and not ever
             await asyncio.sleep(min(UNREADY_PERIOD_S, thresholds.period_s) if hurry else thresholds.period_s)
 
+    @at_machine_pace
     async def _try(
         self,
         probe: dict[str, Any],

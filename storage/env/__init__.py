@@ -6,13 +6,14 @@ implementations; files that are their owner's alone (`private`); the named point
 spans of time: they are the running event loop's.
 """
 
-from rayplane.storage.env.clock import Clock, Env, SystemClock
+from rayplane.storage.env.clock import AheadClock, Clock, Env, SystemClock
 from rayplane.storage.env.disk import Disk, DiskError, File, LocalDisk, LockHeld
 from rayplane.storage.env.heap import HeapSweep, grow_heap, settle_heap
 from rayplane.storage.env.simulated import SimulatedDisk, SimulatedFile
 from rayplane.storage.env.subdisk import SubDisk
 
 __all__ = [
+    "AheadClock",
     "Clock",
     "Disk",
     "DiskError",

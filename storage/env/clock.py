@@ -1,8 +1,9 @@
 """Wall clock and the bundle of injected things."""
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from rayplane.storage.env.disk import Disk
@@ -25,6 +26,17 @@ class SystemClock:
 
     def now(self) -> datetime:
         return datetime.now(UTC)
+
+
+class AheadClock:
+    """A clock that is so many seconds ahead of another, which is the machine's where none is given."""
+
+    def __init__(self, ahead_s: Callable[[], float], clock: Clock | None = None) -> None:
+        self._ahead_s = ahead_s
+        self._clock = clock or SystemClock()
+
+    def now(self) -> datetime:
+        return self._clock.now() + timedelta(seconds=self._ahead_s())
 
 
 @dataclass(frozen=True, slots=True)

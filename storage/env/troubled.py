@@ -6,10 +6,9 @@ import errno
 import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from pathlib import Path
 
-from rayplane.storage.env.clock import SystemClock
+from rayplane.storage.env.clock import AheadClock, Clock
 from rayplane.storage.env.disk import DiskError, LocalDisk, LocalFile
 
 
@@ -70,14 +69,11 @@ class Troubled:
             least_s = min(least_s, self._now.sync_least_s)
 
 
-class TroubledClock(SystemClock):
+class TroubledClock(AheadClock):
     """The machine's clock, off by what troubles it."""
 
-    def __init__(self, troubled: Troubled) -> None:
-        self._troubled = troubled
-
-    def now(self) -> datetime:
-        return super().now() + timedelta(seconds=self._troubled.now.clock_ahead_s)
+    def __init__(self, troubled: Troubled, clock: Clock | None = None) -> None:
+        super().__init__(lambda: troubled.now.clock_ahead_s, clock)
 
 
 class _TroubledFile(LocalFile):

@@ -108,6 +108,11 @@ class FakeHost:
     async def sockets(self) -> list[HostSocket]:
         return [HostSocket("fake", "127.0.0.1:1", "nothing")]
 
+    ahead_s = 0.0
+
+    async def advance(self, span_s: float) -> None:
+        self.ahead_s += span_s
+
     async def kill(self, name: str, signal: str) -> int:
         self._networks[name].detach()
         await self.stop(name)

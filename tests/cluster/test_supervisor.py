@@ -142,6 +142,14 @@ async def test_the_topology_is_told_and_actors_are_killed_while_the_host_hangs(
     await _until(lambda: "lb" in world.host.actors)
 
 
+async def test_time_goes_forward_alone(world: World) -> None:
+    await world.supervise()
+    for span_s in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(RpcError, match="goes forward"):
+            await anext(world.stub.Advance(pb.AdvanceRequest(span_s=span_s)))
+    assert (await anext(world.stub.Advance(pb.AdvanceRequest(span_s=60.0)))).ahead_s == 60.0
+
+
 async def test_who_stands_still_is_told(world: World) -> None:
     world.host.still = {"scheduler-0"}
     await world.supervise()

@@ -20,6 +20,13 @@ from tests.e2e.harness import until
 
 SMALL: Options = {"members": 1, "apiservers": 1, "schedulers": 1, "controllers": 1, "nodes": 1}
 
+ONCE = {"template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}}
+EACH_MINUTE = {
+    "metadata": {"name": "each", "namespace": "default"},
+    "spec": {"schedule": "* * * * *", "jobTemplate": {"spec": ONCE}},
+}
+PASSING = {"metadata": {"name": "passing", "namespace": "default"}, "spec": ONCE | {"ttlSecondsAfterFinished": 60}}
+
 
 def test_importing_the_package_imports_nothing_of_its_parts() -> None:
     program = "import sys, typing; before = set(sys.modules); import rayplane; print(*sys.modules.keys() - before)"
@@ -56,10 +63,26 @@ def test_a_cluster_lives_as_long_as_its_block() -> None:
         assert failed.value.exit_code == 1
         with pytest.raises(UsageError, match="already"):
             cluster.start()
+        time_goes_by(cluster)
     assert leftovers([place]) == []
     assert not Path(place).exists()
     with pytest.raises(rayplane.ClusterError, match="not up"):
         _ = cluster.kubeconfig
+
+
+def time_goes_by(cluster: rayplane.Cluster) -> None:
+    with cluster.client() as api:
+        api.create("cronjobs.batch", EACH_MINUTE)
+        first = api.create("jobs.batch", PASSING)
+        cluster.advance("2m")
+        assert [one["status"]["succeeded"] for one in api.list("jobs.batch")] == [1, 1]  # and the other has passed
+        conditions = {one["type"]: one for one in api.get("nodes", "node-0")["status"]["conditions"]}
+        assert conditions["Ready"]["status"] == "True"
+        assert conditions["Ready"]["lastTransitionTime"] <= first["metadata"]["creationTimestamp"]
+    assert cluster.get("job/passing", at=first["metadata"]["resourceVersion"]) == [first]
+    assert cluster.status()["healthy"]
+    with pytest.raises(UsageError, match="such as 2h"):
+        cluster.advance("soon")
 
 
 async def test_asyncio_has_the_same() -> None:

@@ -21,6 +21,7 @@ from rayplane.control_plane.rpc.http2 import encode_headers
 from rayplane.control_plane.rpc.http2 import frames as f
 from rayplane.control_plane.rpc.tls import INTERNAL_SERVER_NAME, Authority
 from rayplane.proto.etcd import rpc_pb2 as pb
+from rayplane.storage.env.leaps import LeapingLoop
 from tests.rpc.grpc_peers import (
     RANGE,
     SERVICES,
@@ -409,6 +410,24 @@ async def test_a_client_that_does_not_read_is_not_read_from() -> None:
     connection.resume_writing()
     assert transport.reading
     connection.connection_lost(None)
+
+
+def test_who_is_silent_while_time_leaps_was_given_none() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, LeapingLoop)
+        connection, transport = _connected(Handler())
+        with loop.leaps():
+            for _ in range(10):
+                connection.check_silence()
+        assert not transport.aborted
+        for _ in range(10):
+            connection.check_silence()
+        assert transport.aborted
+        connection.connection_lost(None)
+
+    with asyncio.Runner(loop_factory=LeapingLoop) as runner:
+        runner.run(main())
 
 
 async def test_a_connection_is_ended_so_that_the_client_can_still_read_the_last_of_it(

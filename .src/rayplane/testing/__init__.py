@@ -10,13 +10,13 @@ when they are first used: who loads the plug-in pays for no others.
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rayplane.control_plane.cluster.leaps import LeapingLoop
     from rayplane.control_plane.testing.etcd import Etcd, etcd
     from rayplane.control_plane.testing.fake import Fake, fake
     from rayplane.control_plane.testing.memory import AsyncFake
     from rayplane.control_plane.testing.shared import ClusterInTest, own_namespace
     from rayplane.control_plane.testing.simulated import SimulationFailed, simulation
     from rayplane.control_plane.testing.until import NotInTime, until
+    from rayplane.storage.env.leaps import LeapingLoop
 
 __all__ = [
     "AsyncFake",
@@ -33,18 +33,18 @@ __all__ = [
     "until",
 ]
 _PLACES = {
-    "AsyncFake": "testing.memory",
-    "ClusterInTest": "testing.shared",
-    "Etcd": "testing.etcd",
-    "Fake": "testing.fake",
-    "LeapingLoop": "cluster.leaps",
-    "NotInTime": "testing.until",
-    "SimulationFailed": "testing.simulated",
-    "etcd": "testing.etcd",
-    "fake": "testing.fake",
-    "own_namespace": "testing.shared",
-    "simulation": "testing.simulated",
-    "until": "testing.until",
+    "AsyncFake": "control_plane.testing.memory",
+    "ClusterInTest": "control_plane.testing.shared",
+    "Etcd": "control_plane.testing.etcd",
+    "Fake": "control_plane.testing.fake",
+    "LeapingLoop": "storage.env.leaps",
+    "NotInTime": "control_plane.testing.until",
+    "SimulationFailed": "control_plane.testing.simulated",
+    "etcd": "control_plane.testing.etcd",
+    "fake": "control_plane.testing.fake",
+    "own_namespace": "control_plane.testing.shared",
+    "simulation": "control_plane.testing.simulated",
+    "until": "control_plane.testing.until",
 }
 
 
@@ -53,4 +53,4 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module 'rayplane.testing' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"rayplane.control_plane.{_PLACES[name]}"), name)
+    return getattr(import_module(f"rayplane.{_PLACES[name]}"), name)

@@ -25,6 +25,7 @@ from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
 from rayplane.control_plane.identities import MASTERS
 from rayplane.control_plane.rpc import Network
 from rayplane.control_plane.rpc.tls import Renewed, front_proxy_dir
+from rayplane.storage.env.leaps import at_machine_pace
 
 #: How long an answer to a question of our own may take.
 ANSWER_S = 5.0
@@ -70,6 +71,7 @@ class BackendClient:
         """The document at a path, asked for by ourselves. Raises what `sessions.FAILURES` names."""
         return await self.call(backend, "GET", path, user=_AGGREGATOR, bytes_max=bytes_max)
 
+    @at_machine_pace
     async def call(
         self,
         backend: Backend,

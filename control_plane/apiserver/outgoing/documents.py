@@ -22,6 +22,7 @@ from rayplane.control_plane.apiserver.outgoing.kubeconfig import Destination
 from rayplane.control_plane.backoff import Backoff, Pauses
 from rayplane.control_plane.client.singleflight import SingleFlight
 from rayplane.control_plane.tasks import cancel_and_wait
+from rayplane.storage.env.leaps import at_machine_pace
 
 log = logging.getLogger(__name__)
 
@@ -168,6 +169,7 @@ class ReviewWebhook:
                 left -= 1
                 await asyncio.sleep(max(pauses.next_s(), min(e.after_s, RETRY_AFTER_MAX_S)))
 
+    @at_machine_pace
     async def _posted(self, review: Mapping[str, Any]) -> dict[str, Any]:
         to = self._destination
         if self._session is None:

@@ -15,6 +15,7 @@ from rayplane.control_plane.apiserver.tracing.spans import spanned
 from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
 from rayplane.control_plane.apiserver.webhook_calls import CallFailed
 from rayplane.control_plane.rpc import Network
+from rayplane.storage.env.leaps import at_machine_pace
 
 ANSWER_BYTES_MAX = 3 * 1024 * 1024
 _CHUNK = 64 * 1024
@@ -28,6 +29,7 @@ class WebhookClient:
         self._sessions = Sessions(lookup, network, rng)
 
     @spanned("call", about=lambda _, client, *__: {"url": _url(client)})
+    @at_machine_pace
     async def post(self, client: dict[str, Any], body: bytes, timeout_s: float) -> bytes:
         """The answer of the webhook at `client` (a WebhookClientConfig). Raises CallFailed."""
         url = f"{_url(client)}?timeout={timeout_s:g}s"

@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,6 +67,7 @@ class Supervisor:
     ) -> None:
         self._spec = spec
         self._network = network
+        self._host = host
         self._clock = clock or SystemClock()
         self._claim = claim
         self._claimed: asyncio.Server | None = None
@@ -96,7 +97,7 @@ class Supervisor:
         )
         # What was remembered may say of this one where it was before.
         self._reconciler = Reconciler(clients.recall(spec.topology).replaced(spec.instance), ports)
-        signing = CertificateSigning(api, spec.secrets, self._clock.now)
+        signing = CertificateSigning(api, spec.secrets, self._machine_now, self._ahead)
         access = self._own_access(etcd, api)
         striker = LiveInjector(access, rng, standing=True, patience_s=0)
         self._weather = Weathering(host, lambda: names(self.topology), self._expiring)
@@ -207,6 +208,13 @@ class Supervisor:
         if front_proxy:
             if instance.role is not Role.APISERVER:
                 raise ValueError("only API servers are front proxies")
-            return renewed_front_proxy(authority, request=request, now=self._clock.now())
-        machines = self.topology.addresses
-        return renewed(authority, instance, service, machines, request=request, now=self._clock.now())
+            return renewed_front_proxy(authority, request=request, now=self._machine_now(), ahead=self._ahead())
+        machines, now = self.topology.addresses, self._machine_now()
+        return renewed(authority, instance, service, machines, request=request, now=now, ahead=self._ahead())
+
+    def _ahead(self) -> timedelta:
+        return timedelta(seconds=self._host.ahead_s)
+
+    def _machine_now(self) -> datetime:
+        """The time of others on the machine: what begins to hold by the cluster's clock alone, they would refuse."""
+        return self._clock.now() - self._ahead()

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict, replace
 from typing import Protocol
 
@@ -24,6 +24,9 @@ from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
 GLANCE_TIMEOUT_S = 2.0
 # In fair time: joins and departures are given up earlier.
 CHANGE_WAIT_S = 240.0
+
+#: Ten years: an authority lasts no longer.
+SPAN_MAX_S = 10 * 365 * 86_400.0
 
 _STILL = "its process stands still (SIGSTOP)"
 _UNTOLD = Runs("")
@@ -182,6 +185,12 @@ class SupervisorService:
     async def Disturb(self, request: pb.DisturbRequest, context: Context) -> pb.DisturbResponse:
         await self.weather.tell(request)
         return pb.DisturbResponse()
+
+    async def Advance(self, request: pb.AdvanceRequest, context: Context) -> AsyncIterator[pb.AdvanceResponse]:
+        if not 0 < request.span_s < SPAN_MAX_S:
+            raise UsageError(f"time goes forward by more than nothing and less than {SPAN_MAX_S:.0f} s")
+        await self._host.advance(request.span_s)
+        yield pb.AdvanceResponse(ahead_s=self._host.ahead_s)
 
     async def Renew(self, request: pb.RenewRequest, context: Context) -> pb.RenewResponse:
         instance = self._control.topology.get(request.name)

@@ -5,7 +5,7 @@ signer gives. So a controller manager that is somebody else's cannot have certif
 """
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -18,9 +18,15 @@ from rayplane.control_plane.rpc.errors import Code
 
 
 class CertificateSigning:
-    """A signer for `kubernetes.io` signers."""
+    """A signer for `kubernetes.io` signers.
 
-    def __init__(self, api: ApiClient, secrets: Secrets | None, now: Callable[[], datetime]) -> None:
+    `now`: by the clocks of those who are shown certificates; `ahead`: by how much the cluster's is ahead of them.
+    """
+
+    def __init__(
+        self, api: ApiClient, secrets: Secrets | None, now: Callable[[], datetime], ahead: Callable[[], timedelta]
+    ) -> None:
+        self._ahead = ahead
         self._api = api
         self._secrets = secrets
         self._now = now
@@ -40,7 +46,7 @@ class CertificateSigning:
         problem, request = signers.problem_of(csr), signers.request_of(csr)
         if problem or request is None:
             raise RpcError(Code.FAILED_PRECONDITION, problem)
-        usages, life = meta.spec(csr).get("usages") or (), signers.life_of(csr)
+        usages, life = meta.spec(csr).get("usages") or (), signers.life_of(csr) + self._ahead()
         try:
             pem = request.public_bytes(Encoding.PEM)
             return self._secrets.authority.grant(pem, usages, now=self._now(), validity=life)

@@ -204,6 +204,18 @@ class DisturbResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class AdvanceRequest(_message.Message):
+    __slots__ = ("span_s",)
+    SPAN_S_FIELD_NUMBER: _ClassVar[int]
+    span_s: float
+    def __init__(self, span_s: _Optional[float] = ...) -> None: ...
+
+class AdvanceResponse(_message.Message):
+    __slots__ = ("ahead_s",)
+    AHEAD_S_FIELD_NUMBER: _ClassVar[int]
+    ahead_s: float
+    def __init__(self, ahead_s: _Optional[float] = ...) -> None: ...
+
 class RenewRequest(_message.Message):
     __slots__ = ("name", "csr", "front_proxy")
     NAME_FIELD_NUMBER: _ClassVar[int]

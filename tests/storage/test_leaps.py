@@ -1,11 +1,14 @@
 """Time that is led forward: timers in their turn, and nothing left out that threads or sockets do."""
 
 import asyncio
+import socket
+import threading
 import time
 
 import pytest
 
-from rayplane.control_plane.cluster.leaps import LeapingLoop, LoopClock
+from rayplane.storage.env import SystemClock
+from rayplane.storage.env.leaps import LeapingLoop, ahead_of, at_machine_pace, clock_of
 
 
 def run(work):  # type: ignore[no-untyped-def]
@@ -28,9 +31,9 @@ def test_each_timer_goes_off_in_its_turn_and_hours_take_no_time() -> None:
         assert isinstance(loop, LeapingLoop)
         began = loop.time()
         tasks = [asyncio.ensure_future(beat("hour", 3600)), asyncio.ensure_future(beat("half", 1800))]
-        before = LoopClock(loop).now()
+        before = clock_of(loop).now()
         await loop.advance(2 * 3600 + 1)
-        assert (LoopClock(loop).now() - before).total_seconds() >= 7201
+        assert (clock_of(loop).now() - before).total_seconds() >= 7201
         for task in tasks:
             task.cancel()
 
@@ -88,3 +91,42 @@ def test_a_loop_that_nobody_leads_keeps_the_machines_time() -> None:
         return loop.ahead_s
 
     assert run(main()) == 0
+
+
+def test_who_is_outside_is_given_the_time_that_a_wait_for_him_allows() -> None:
+    there, here = socket.socketpair()
+
+    def answer() -> None:
+        there.recv(1)
+        time.sleep(0.05)
+        there.send(b"!")
+
+    async def ask() -> bytes:
+        async with asyncio.timeout(5):
+            await asyncio.get_running_loop().sock_sendall(here, b"?")
+            return await asyncio.get_running_loop().sock_recv(here, 1)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, LeapingLoop)
+        here.setblocking(False)
+        with loop.leaps():
+            assert await at_machine_pace(ask)() == b"!"
+            await asyncio.sleep(3600)
+        assert ahead_of(loop) > 3599
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    run(main())
+    thread.join()
+    there.close()
+    here.close()
+
+
+def test_a_loop_goes_on_as_far_ahead_as_it_was() -> None:
+    async def main() -> float:
+        loop = asyncio.get_running_loop()
+        return ahead_of(loop) + (clock_of(loop).now() - SystemClock().now()).total_seconds()
+
+    with asyncio.Runner(loop_factory=lambda: LeapingLoop(7200.0)) as runner:
+        assert 14390 < runner.run(main()) < 14410
