@@ -44,7 +44,6 @@ class EventRecorder:
         """`correlates` False: each text is told by itself, however many there are, as by events.k8s.io's recorder."""
         self._client = client
         self._env = env
-        self._source = {"component": component} | ({"host": host} if host else {})
         self._component = component
         self._host = host
         self._known: OrderedDict[_Key, _Known] = OrderedDict()
@@ -62,10 +61,13 @@ class EventRecorder:
             await cancel_and_wait(self._task)
             self._task = None
 
-    def event(self, about: Object, kind: str, reason: str, message: str, *, part: str = "") -> None:
+    def event(
+        self, about: Object, kind: str, reason: str, message: str, *, part: str = "", component: str = ""
+    ) -> None:
         """`kind` is Normal or Warning; `reason` a CamelCase word; `message` a sentence for people.
 
-        `part`: the part of the object that it is about, `spec.containers{web}`.
+        `part`: the part of the object that it is about, `spec.containers{web}`. `component`: in whose name, if not its
+        own.
         """
         reference = meta.object_reference(about)
         if part:
@@ -78,7 +80,9 @@ class EventRecorder:
             key, message = (*alike, "", COMBINED), COMBINED + message
         known = self._known.get(key)
         if known is None:
-            known = self._known[key] = _Known(self._fresh(reference, kind, reason, message))
+            known = self._known[key] = _Known(
+                self._fresh(reference, kind, reason, message, component or self._component)
+            )
             if len(self._known) > KNOWN_MAX:
                 old, _ = self._known.popitem(last=False)
                 self._pending.pop(old, None)
@@ -92,7 +96,7 @@ class EventRecorder:
             self._pending[key] = None
             self._wake.set()
 
-    def _fresh(self, reference: dict[str, str], kind: str, reason: str, message: str) -> Object:
+    def _fresh(self, reference: dict[str, str], kind: str, reason: str, message: str, component: str) -> Object:
         stamp = self._env.timestamp()
         namespace = reference.get("namespace") or "default"
         suffix = f"{self._next_stamp():016x}"
@@ -103,12 +107,12 @@ class EventRecorder:
             "involvedObject": reference,
             "reason": reason,
             "message": message,
-            "source": self._source,
+            "source": {"component": component} | ({"host": self._host} if self._host else {}),
             "firstTimestamp": stamp,
             "lastTimestamp": stamp,
             "count": 1,
             "type": kind,
-            "reportingComponent": self._component,
+            "reportingComponent": component,
             "reportingInstance": self._host,
         }
 

@@ -198,7 +198,9 @@ class Binder:
 
     def tell(self, placement: Placement) -> None:
         """Tell users that the pod has its node."""
-        self._recorder.event(placement.pod.obj, "Normal", "Scheduled", report.bound(placement.pod.key, placement.node))
+        pod = placement.pod
+        text = report.bound(pod.key, placement.node)
+        self._recorder.event(pod.obj, "Normal", "Scheduled", text, component=pod.scheduler)
 
     async def expect(self, placement: Placement) -> None:
         """Tell where a pod will go that waits for something. It waits all the same where that cannot be told."""
@@ -308,7 +310,7 @@ class Binder:
         for failure in failures:
             pod = failure.pod
             reason = _NOT_READY if failure.is_kept_out else "FailedScheduling"
-            self._recorder.event(pod.obj, "Warning", reason, failure.message)
+            self._recorder.event(pod.obj, "Warning", reason, failure.message, component=pod.scheduler)
             found = failure.preemption
             patch = unscheduled_patch(failure, stamp)
             if patch is not None:
@@ -317,7 +319,7 @@ class Binder:
                 )
             for victim in found.victims if found else ():
                 text = f"Preempted by pod {pod.uid} on node {victim.node}"
-                self._recorder.event(victim.obj, "Normal", "Preempted", text)
+                self._recorder.event(victim.obj, "Normal", "Preempted", text, component=pod.scheduler)
                 body = victim_patch(victim, pod.scheduler, stamp)
                 operations.append(
                     ops.patch("pods", victim.name, victim.namespace, body, kind="strategic", subresource="status")

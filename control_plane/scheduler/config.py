@@ -42,6 +42,9 @@ DEFAULT_SCORES = (
 _BY_USE = tuple(score for score in DEFAULT_SCORES if score[0] != "NodeResourcesBalancedAllocation")
 
 
+DEVICES = "DynamicResources"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
     """One schedulerName: which plug-ins are asked, in what order, with what weights and arguments.
@@ -56,6 +59,8 @@ class Profile:
     args: Mapping[str, Any] = field(default_factory=dict)
     #: Whether pods that find no node may have others of lower priority deleted (DefaultPreemption).
     preempts: bool = True
+    #: Whether pods that find no node are told what became of their claims to devices (DynamicResources).
+    deallocates: bool = True
     #: Whether pods with `schedulingGates` wait (SchedulingGates).
     gates: bool = True
     #: Whether pods of a pod group are decided together (GangScheduling).

@@ -419,24 +419,32 @@ class Cycle:
 
     def _fail(self, view: PodView, plugins: PluginSet, problem: Refusal | None, *, preempts: bool = True) -> Failure:
         pod, count = view.pod, len(self.snapshot)
-        preempts = preempts and self._profiles[pod.scheduler].preempts
+        asked, preempts = preempts, preempts and self._profiles[pod.scheduler].preempts
         if not count:
             return Failure(pod, report.NO_NODES)
         if problem:
-            after = report.preemption_failed(count, count, 0) if preempts else ""
+            found = report.preemption_failed(count, count, 0) if preempts else ""
+            after = self.after_filters(pod, found, problem.plugin) if asked else ""
             message = report.fit_error(count, {}, problem=problem.reasons[0], after=after)
             return Failure(pod, message, plugins=frozenset((problem.plugin,)))
         refusals = self._refusals(view, plugins)
-        found = self._preempt(view, plugins, _helpful(refusals)) if preempts else ""
-        after = found if isinstance(found, str) else ""
+        preemption = self._preempt(view, plugins, _helpful(refusals)) if preempts else ""
+        after = self.after_filters(pod, preemption) if asked else ""
         reasons = Counter[str]()
         for refusal, rows in refusals:
             reasons.update(dict.fromkeys(refusal.reasons, len(rows)))
         message = report.fit_error(count, reasons, after=after)
         blamed = frozenset(refusal.plugin for refusal, _ in refusals)
-        stays = found in (report.NOT_ELIGIBLE_POLICY, report.NOT_ELIGIBLE_TERMINATING)
-        preemption = None if isinstance(found, str) else found
-        return Failure(pod, message, preemption, plugins=blamed, keeps_nomination=stays)
+        stays = preemption in (report.NOT_ELIGIBLE_POLICY, report.NOT_ELIGIBLE_TERMINATING)
+        victims = None if isinstance(preemption, str) else preemption
+        return Failure(pod, message, victims, plugins=blamed, keeps_nomination=stays)
+
+    def after_filters(self, pod: PodInfo, found: Preemption | str, refused_by: str = "") -> str:
+        """What plug-ins say after no node would do, unless preemption found somebody."""
+        if not isinstance(found, str):
+            return ""
+        profile, claims = self._profiles[pod.scheduler], bool(pod.device_claims)
+        return report.after_filters(profile, found, claims=claims, refused_by=refused_by)
 
     def _preempt(self, view: PodView, plugins: PluginSet, helpful: Ints) -> Preemption | str:
         profile = self._profiles[view.pod.scheduler]

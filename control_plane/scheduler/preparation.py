@@ -62,8 +62,8 @@ class DevicePreparation:
         if not waiting:
             self._ready(placement)
             return
-        text = f"waiting for binding conditions for device on node {placement.node}"
-        self._recorder.event(placement.pod.obj, "Normal", "BindingConditionsPending", text)
+        pod, text = placement.pod, f"waiting for binding conditions for device on node {placement.node}"
+        self._recorder.event(pod.obj, "Normal", "BindingConditionsPending", text, component=pod.scheduler)
         self.waits.add(placement, waiting, asyncio.get_running_loop().time() + self._left_s(placement))
         for key in waiting:
             self.settle(key)

@@ -201,7 +201,11 @@ class Kubelet:
 
     def node_event(self, node: Object) -> None:
         """The Node changed; its pod CIDR may have come."""
-        self.node = node
+        before, self.node = self.node, node
+        cordoned = bool(meta.spec(node).get("unschedulable"))
+        if before is not None and cordoned != bool(meta.spec(before).get("unschedulable")):
+            reason = "NodeNotSchedulable" if cordoned else "NodeSchedulable"
+            self._tell("Normal", reason, f"Node {self.name} status is now: {reason}")
         lost = meta.condition_is(node, "Ready", "Unknown")
         # Somebody has given this node up, and yet it hears of it: it is back.
         if self.take_cidr(node) or lost or not registration.follows_capacity(node):

@@ -143,6 +143,10 @@ async def test_concurrent_creates_do_not_exceed_a_quota() -> None:
     refused = [a for a in answers if isinstance(a, errors.Forbidden)]
     assert len(refused) == 5, answers
     assert "exceeded quota: q, requested: pods=1, used: pods=3, limited: pods=3" in refused[0].message
+    unnamed = pod("")
+    unnamed["metadata"] = {"generateName": "web-", "namespace": "default"}
+    with pytest.raises(errors.Forbidden, match=r'pods "web-\w{5}" is forbidden: exceeded quota'):
+        await client.create("pods", unnamed)
     assert (await client.get("resourcequotas", "q", "default"))["status"]["used"] == {"pods": "3"}
     await stack.stop()
 

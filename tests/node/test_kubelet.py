@@ -52,6 +52,15 @@ async def test_registers_its_node_and_keeps_its_lease(api: FakeClient, make_host
     assert node["status"]["nodeInfo"]["kubeletVersion"] == "v1.37.0"
 
 
+async def test_a_node_tells_that_it_was_cordoned(api: FakeClient, make_host: MakeHost) -> None:
+    await make_host(NodeConfig("n1"), timing=QUICK)
+    for cordoned, reason in ((True, "NodeNotSchedulable"), (False, "NodeSchedulable")):
+        node = api.objects["nodes"]["n1"]
+        api.put("nodes", {**node, "spec": {**node["spec"], "unschedulable": cordoned}})
+        await api.until(lambda r=reason: api.events(r))  # type: ignore[misc]
+        assert api.events(reason) == [f"Node n1 status is now: {reason}"]
+
+
 async def test_many_nodes_register_in_batches_and_those_that_could_not_again(
     api: FakeClient, make_host: MakeHost
 ) -> None:

@@ -47,7 +47,7 @@ def test_an_empty_file_is_kubernetes_default_profile() -> None:
     assert [p.name for p in found.profiles] == ["default-scheduler"]
     only = found.profiles[0]
     assert set(only.filters) == set(DEFAULT_FILTERS) and dict(only.scores) == dict(DEFAULT_SCORES)
-    assert only.preempts and only.gates and not only.args and not only.others
+    assert only.preempts and only.deallocates and only.gates and not only.args and not only.others
     assert found.backoff == Backoff(1.0, 10.0) and found.election is None and found.notes == ()
 
 
@@ -88,7 +88,7 @@ def test_a_star_and_what_is_named_beside_it() -> None:
         multiPoint={"disabled": names("*"), "enabled": names("PrioritySort", "NodeResourcesFit", "DefaultBinder")}
     )
     assert bare.filters == ("NodeResourcesFit",) and bare.scores == (("NodeResourcesFit", 1),)
-    assert not bare.preempts and not bare.gates
+    assert not bare.preempts and not bare.deallocates and not bare.gates
 
 
 def test_weights() -> None:

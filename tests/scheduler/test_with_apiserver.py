@@ -62,7 +62,9 @@ async def test_pods_are_bound_and_the_rest_say_why(client: ApiClient) -> None:
     assert [meta.node_name(pods[n]) for n in "abc"] == ["n1", "n1", ""]
     condition = meta.get_condition(pods["c"], "PodScheduled")
     assert condition is not None and condition["reason"] == "Unschedulable"
-    assert condition["message"].startswith("0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes")
+    assert condition["message"].startswith(
+        "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: 0/1 nodes"
+    )
 
     async def event() -> Any:
         return [e for e in (await client.list("events")).items if e["reason"] == "FailedScheduling"]

@@ -67,4 +67,4 @@ class Certificates:
         return False
 
     def _refuse(self, request: AdmissionRequest, text: str) -> None:
-        raise Forbidden.of(request.info.plural, request.name, text, group=GROUP)
+        raise Forbidden.of(request.info.plural, request.shown_name, text, group=GROUP)

@@ -75,7 +75,7 @@ class Experiments:
         asked = request.user.asks("create", group=mesh.GROUP, resource=plural, namespace=namespace)
         if not (await self._authorizer.decide(asked)).allowed:
             text = f'its {needs} the right to create {plural} in the namespace "{namespace}"'
-            raise Forbidden.of(request.info.plural, request.name, text, group=mesh.GROUP)
+            raise Forbidden.of(request.info.plural, request.shown_name, text, group=mesh.GROUP)
 
 
 def _records(experiment: Object) -> list[dict[str, Any]]:

@@ -49,7 +49,7 @@ class DefaultClasses:
                 "only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must "
                 "support resize"
             )
-            raise Forbidden.of("persistentvolumeclaims", request.name, text)
+            raise Forbidden.of("persistentvolumeclaims", request.shown_name, text)
 
     @only(creation_of("ingresses.networking.k8s.io"))
     async def ingress(self, request: AdmissionRequest) -> None:
@@ -62,6 +62,6 @@ class DefaultClasses:
         marked = [c for c in classes if annotations(c).get(_INGRESS) == "true"]
         if len(marked) > 1:
             text = "the default IngressClass could not be determined: several are marked as default"
-            raise Forbidden.of("ingresses", request.name, text, group="networking.k8s.io")
+            raise Forbidden.of("ingresses", request.shown_name, text, group="networking.k8s.io")
         if marked:
             spec["ingressClassName"] = name(marked[0])

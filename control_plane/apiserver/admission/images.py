@@ -51,7 +51,7 @@ class ImageReviews:
         except ReviewFailed as e:
             log.warning("the image policy webhook is of no use: %s", e)
             if not self._policy.allows_when_it_fails:
-                raise Forbidden.of("pods", request.name, str(e)) from e
+                raise Forbidden.of("pods", request.shown_name, str(e)) from e
             request.annotations[f"{_AUDITED}failed-open"] = "true"
             return
         for key, text in (status.get("auditAnnotations") or {}).items():
@@ -60,7 +60,7 @@ class ImageReviews:
             reason = str(status.get("reason") or "")
             text = f"image policy webhook backend denied one or more images: {reason}"
             raise Forbidden.of(
-                "pods", request.name, text if reason else "one or more images rejected by webhook backend"
+                "pods", request.shown_name, text if reason else "one or more images rejected by webhook backend"
             )
 
     async def _said(self, spec: Mapping[str, Any]) -> Mapping[str, Any]:

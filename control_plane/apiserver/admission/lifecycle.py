@@ -30,14 +30,14 @@ class NamespaceLifecycle:
         if request.operation == DELETE:
             if request.name in _IMMORTAL:
                 text = "this namespace may not be deleted"
-                raise Forbidden.of("namespaces", request.name, text)
+                raise Forbidden.of("namespaces", request.shown_name, text)
             return
         found = await self._lookup.get("namespaces", request.namespace)
         if found is None:
             raise NotFound.of("namespaces", request.namespace)
         if is_deleting(found) or (found.get("status") or {}).get("phase") == "Terminating":
             text = f"unable to create new content in namespace {request.namespace} because it is being terminated"
-            error = Forbidden.of(info.plural, request.name, text, group=info.group)
+            error = Forbidden.of(info.plural, request.shown_name, text, group=info.group)
             cause = {
                 "reason": "NamespaceTerminating",
                 "message": f"namespace {request.namespace} is being terminated",

@@ -37,7 +37,7 @@ class LimitRanger:
             errors = _claim_errors(request.object, limits)
         if errors:
             text = errors[0] if len(errors) == 1 else f"[{', '.join(errors)}]"
-            raise Forbidden.of(request.info.plural, request.name, text)
+            raise Forbidden.of(request.info.plural, request.shown_name, text)
 
 
 def _containers(pod: Object) -> list[tuple[str, Object]]:

@@ -194,9 +194,8 @@ def _refuse(work: Mutated, policy: MutatingPolicy, binding: Binding | None, why:
 
 
 def _refused(refusals: Sequence[tuple[str, str]], request: AdmissionRequest) -> ApiError:
-    asked, meta = asked_of(request), request.object.get("metadata") or {}
-    named = request.name or meta.get("name") or meta.get("generateName") or "Unknown"
-    forbidden = Forbidden.of(asked.plural, named, "", group=asked.group)
+    asked = asked_of(request)
+    forbidden = Forbidden.of(asked.plural, request.shown_name, "", group=asked.group)
     text, reason = refusals[0]
     details = {**(forbidden.details or {}), "causes": [{"message": message} for message, _ in refusals]}
     return ApiError(text, reason=reason, code=forbidden.code, details=details)

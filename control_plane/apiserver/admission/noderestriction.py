@@ -321,7 +321,7 @@ class _Check:
 
 def _refuse(request: AdmissionRequest, text: str) -> NoReturn:
     info = request.info
-    raise Forbidden.of(info.plural, request.name, text, group=info.group)
+    raise Forbidden.of(info.plural, request.shown_name, text, group=info.group)
 
 
 def _without_own_status(claim: Object) -> Object:

@@ -40,7 +40,7 @@ async def deny_service_external_ips(request: AdmissionRequest) -> None:
         return
     new, old = ({*(meta.spec(o).get("externalIPs") or ())} for o in (request.object, request.old or {}))
     if new - old:
-        raise Forbidden.of("services", request.name, "Use of external IPs is denied by admission control.")
+        raise Forbidden.of("services", request.shown_name, "Use of external IPs is denied by admission control.")
 
 
 async def extended_resource_toleration(request: AdmissionRequest) -> None:
@@ -68,7 +68,7 @@ async def limit_anti_affinity(request: AdmissionRequest) -> None:
                 f"affinity.PodAntiAffinity.RequiredDuringScheduling has TopologyKey {key} but only key {_HOSTNAME} "
                 "is allowed"
             )
-            raise Forbidden.of("pods", request.name, text)
+            raise Forbidden.of("pods", request.shown_name, text)
 
 
 class NamespacePlugins:
@@ -91,7 +91,7 @@ class NamespacePlugins:
         except AlreadyExists:
             return
         except ApiError as e:
-            raise Forbidden.of(request.info.plural, request.name, e.message, group=request.info.group) from e
+            raise Forbidden.of(request.info.plural, request.shown_name, e.message, group=request.info.group) from e
 
     async def exists(self, request: AdmissionRequest) -> None:
         """Raises NotFound for whatever is written where no namespace is."""
@@ -112,11 +112,11 @@ class NamespacePlugins:
         own: Mapping[str, str] = spec.get("nodeSelector") or {}
         if any(own.get(key, value) != value for key, value in wanted.items()):
             text = "pod node label selector conflicts with its namespace node label selector"
-            raise Forbidden.of("pods", request.name, text)
+            raise Forbidden.of("pods", request.shown_name, text)
         chosen = {**own, **wanted}
         if allowed and chosen.items() - allowed.items():
             text = "pod node label selector labels conflict with its namespace whitelist"
-            raise Forbidden.of("pods", request.name, text)
+            raise Forbidden.of("pods", request.shown_name, text)
         if wanted:
             spec["nodeSelector"] = chosen
 
@@ -129,7 +129,7 @@ async def deny_all(request: AdmissionRequest) -> None:
     """AlwaysDeny: nobody writes but the server itself, which could not start."""
     if request.user != SYSTEM:
         text = "admission control is denying all modifications"
-        raise Forbidden.of(request.info.plural, request.name, text, group=request.info.group)
+        raise Forbidden.of(request.info.plural, request.shown_name, text, group=request.info.group)
 
 
 class OwnerReferences:
@@ -177,7 +177,7 @@ class OwnerReferences:
 
     @staticmethod
     def _refuse(request: AdmissionRequest, text: str) -> None:
-        raise Forbidden.of(request.info.plural, request.name, text, group=request.info.group)
+        raise Forbidden.of(request.info.plural, request.shown_name, text, group=request.info.group)
 
 
 def optional(

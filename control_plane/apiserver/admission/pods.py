@@ -42,7 +42,7 @@ class ServiceAccounts:
         account = await self._find(request.namespace, name)
         if account is None:
             text = f'error looking up service account {request.namespace}/{name}: serviceaccount "{name}" not found'
-            raise Forbidden.of("pods", request.name, text)
+            raise Forbidden.of("pods", request.shown_name, text)
         if not spec.get("imagePullSecrets") and account.get("imagePullSecrets"):
             spec["imagePullSecrets"] = [dict(one) for one in account["imagePullSecrets"]]
         own, usual = (o.get("automountServiceAccountToken") for o in (spec, account))
@@ -116,7 +116,7 @@ class Priorities:
                 f"the integer value of priority must not be provided in {where}; priority admission controller "
                 f"computed {priority} from the given PriorityClass name"
             )
-            raise Forbidden.of(request.info.name, request.name, text)
+            raise Forbidden.of(request.info.name, request.shown_name, text)
         spec["priority"] = priority
         chosen = spec.get("preemptionPolicy")
         if not has_policy:
@@ -126,7 +126,7 @@ class Priorities:
                 f"the string value of PreemptionPolicy must not be provided in {where}; priority admission "
                 f"controller computed {preemption} from the given PriorityClass name"
             )
-            raise Forbidden.of(request.info.name, request.name, text)
+            raise Forbidden.of(request.info.name, request.shown_name, text)
         spec["preemptionPolicy"] = preemption
 
     async def _class_of(self, request: AdmissionRequest, name: str) -> tuple[str, int, str]:
@@ -135,7 +135,7 @@ class Priorities:
             found = await self._lookup.get(resource, name)
             if found is None:
                 text = f"no PriorityClass with name {name} was found"
-                raise Forbidden.of(request.info.name, request.name, text)
+                raise Forbidden.of(request.info.name, request.shown_name, text)
         else:
             defaults = [c for c in await self._lookup.list(resource) if c.get("globalDefault")]
             if not defaults:

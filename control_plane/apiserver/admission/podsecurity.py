@@ -132,7 +132,7 @@ class PodSecurity:
             request.annotate("enforce-policy", str(policy.enforce))
             if wrong(policy.enforce):
                 text = f'violates PodSecurity "{policy.enforce}": {wrong(policy.enforce)}'
-                raise Forbidden.of("pods", request.object["metadata"].get("name") or "", text)
+                raise Forbidden.of("pods", request.shown_name, text)
         if wrong(policy.warn):
             request.warnings.append(f'would violate PodSecurity "{policy.warn}": {wrong(policy.warn)}')
 

@@ -90,7 +90,7 @@ class Quotas:
             missing = quotas.unspecified(request.object, hard)
             if missing:
                 text = f"failed quota: {meta.name(quota)}: must specify {missing}"
-                raise Forbidden.of(info.plural, request.name, text, group=info.group)
+                raise Forbidden.of(info.plural, request.shown_name, text, group=info.group)
         if not asked:
             return
         recorded = status.get("used") or {}
@@ -111,7 +111,7 @@ class Quotas:
         if over:
             parts = [",".join(f"{r}={values[r]}" for r in over) for values in (asked, used, hard)]
             text = f"exceeded quota: {meta.name(quota)}, requested: {parts[0]}, used: {parts[1]}, limited: {parts[2]}"
-            raise Forbidden.of(request.info.plural, request.name, text, group=request.info.group)
+            raise Forbidden.of(request.info.plural, request.shown_name, text, group=request.info.group)
 
     async def _live_usage(self, request: AdmissionRequest, quota: Object, asked: Iterable[str]) -> dict[str, str]:
         """What is used now, for a quota that no controller has counted yet."""

@@ -43,6 +43,12 @@ class AdmissionRequest:
     annotations: dict[str, str] = field(default_factory=dict)
     """What the audit log is told of the decisions."""
 
+    @property
+    def shown_name(self) -> str:
+        """The name that a refusal tells: the request's, or the object's as far as there is one."""
+        metadata = self.object.get("metadata") or {}
+        return self.name or metadata.get("name") or metadata.get("generateName") or "Unknown"
+
     def creates(self, resource: str) -> bool:
         """A new object of this resource (`pods`, `services`)."""
         return self.operation == CREATE and not self.subresource and self.info.name == resource

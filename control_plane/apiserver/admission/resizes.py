@@ -93,7 +93,7 @@ async def _node_of(request: AdmissionRequest, lookup: Lookup) -> Object:
 
 
 def _refusal(request: AdmissionRequest, text: str, cause: str = "") -> Forbidden:
-    found = Forbidden.of(request.info.plural, request.name, text)
+    found = Forbidden.of(request.info.plural, request.shown_name, text)
     if cause:
         found.details = {**(found.details or {}), "causes": [{"reason": cause}]}
     return found

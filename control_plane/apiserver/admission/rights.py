@@ -68,7 +68,7 @@ class Escalation:
         missing = await self._authorizer.missing_rights(user, rules, request.namespace)
         if missing:
             text = rbac.escalation_message(user.name, user.groups, missing)
-            raise Forbidden.of(request.info.plural, request.name, text, group=_GROUP)
+            raise Forbidden.of(request.info.plural, request.shown_name, text, group=_GROUP)
 
     async def _may(self, request: AdmissionRequest, verb: str, plural: str, name: str) -> bool:
         attributes = request.user.asks(verb, group=_GROUP, resource=plural, namespace=request.namespace, name=name)

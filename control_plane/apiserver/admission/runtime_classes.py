@@ -33,13 +33,13 @@ class RuntimeClasses:
             return
         found: Mapping[str, Any] | None = await self._lookup.get(_CLASSES, name) if name else {}
         if found is None:
-            raise Forbidden.of("pods", request.name, f"pod rejected: RuntimeClass {quote(name)} not found")
+            raise Forbidden.of("pods", request.shown_name, f"pod rejected: RuntimeClass {quote(name)} not found")
         wanted = (found.get("overhead") or {}).get("podFixed")
         if wanted is None and overhead is not None:
-            raise Forbidden.of("pods", request.name, _NO_OVERHEAD)
+            raise Forbidden.of("pods", request.shown_name, _NO_OVERHEAD)
         if wanted is not None:
             if overhead is not None and not _equal(overhead, wanted):
-                raise Forbidden.of("pods", request.name, _OTHER_OVERHEAD)
+                raise Forbidden.of("pods", request.shown_name, _OTHER_OVERHEAD)
             spec["overhead"] = dict(wanted)
         self._schedule(request, found.get("scheduling") or {})
 
@@ -53,7 +53,7 @@ class RuntimeClasses:
                     f"conflict: runtimeClass.scheduling.nodeSelector[{key}] = {value}; "
                     f"pod.spec.nodeSelector[{key}] = {own[key]}"
                 )
-                raise Forbidden.of("pods", request.name, text)
+                raise Forbidden.of("pods", request.shown_name, text)
         if scheduling.get("nodeSelector"):
             spec["nodeSelector"] = {**own, **scheduling["nodeSelector"]}
         if scheduling.get("tolerations"):

@@ -110,4 +110,4 @@ def merged(tolerations: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def _refused(request: AdmissionRequest, text: str) -> Forbidden:
-    return Forbidden.of("pods", request.name, text)
+    return Forbidden.of("pods", request.shown_name, text)

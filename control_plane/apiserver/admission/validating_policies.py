@@ -161,9 +161,7 @@ def _refused(refusal: _Refusal, request: AdmissionRequest) -> ApiError:
     if refusal.binding:
         who += f" with binding '{refusal.binding}'"
     text = f"{who} denied request: {refusal.denial.message}"
-    meta = request.object.get("metadata") or {}
-    named = request.name or meta.get("name") or meta.get("generateName") or "Unknown"
-    forbidden = Forbidden.of(asked.plural, named, text, group=asked.group)
+    forbidden = Forbidden.of(asked.plural, request.shown_name, text, group=asked.group)
     reason = refusal.denial.reason or "Invalid"
     details = {**(forbidden.details or {}), "causes": [{"message": text}]}
     return ApiError(forbidden.message, reason=reason, code=_CODES.get(reason, 422), details=details)

@@ -14,7 +14,7 @@ from rayplane.control_plane.api.config_files import ConfigFileError, read_docume
 from rayplane.control_plane.api.errors import FieldError, duplicate, forbidden, invalid, not_supported, required
 from rayplane.control_plane.api.machinery.strict import DecodeError, conform, strict_errors, strict_message
 from rayplane.control_plane.backoff import Backoff
-from rayplane.control_plane.scheduler.config import Profile, SchedulerConfig
+from rayplane.control_plane.scheduler.config import DEVICES, Profile, SchedulerConfig
 from rayplane.control_plane.scheduler.configuration import points, schema
 from rayplane.control_plane.scheduler.configuration.arguments import in_range, read_arguments, span
 from rayplane.control_plane.scheduler.configuration.extenders import read_extenders, with_ignored
@@ -192,6 +192,7 @@ def _profile(name: str, asked: Mapping[str, Sequence[points.Weighted]], argument
         scores=tuple(asked["score"]),
         args=arguments,
         preempts=any(plugin == "DefaultPreemption" for plugin, _ in asked["postFilter"]),
+        deallocates=any(plugin == DEVICES for plugin, _ in asked["postFilter"]),
         gates=any(plugin == "SchedulingGates" for plugin, _ in asked["preEnqueue"]),
         gangs=any(plugin == GANGS for plugin, _ in asked["preEnqueue"]),
         binds=any(plugin == "DefaultBinder" for plugin, _ in asked["bind"]),
