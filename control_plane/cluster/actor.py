@@ -18,7 +18,7 @@ from typing import Any
 import ray
 import uvloop
 
-from rayplane.control_plane.cluster import processes
+from rayplane.control_plane.cluster import processes, signs
 from rayplane.control_plane.cluster.carried import Carried
 from rayplane.control_plane.cluster.components import Component, Leaves, Spec, StopsItself, leave_s
 from rayplane.control_plane.cluster.failures import ComponentFailed, Failure
@@ -152,7 +152,7 @@ def _where_it_is(spec: Spec) -> Spec:
         return spec
     address, port = ray.util.get_node_ip_address(), spec.instance.ports["grpc"]
     if not can_bind(address, port):
-        port = free_port(address, (), random.Random(), share(spec.plan))
+        port = free_port(address, spec.topology.ports, random.Random(), share(spec.plan))
     log.warning("this supervisor goes on at %s:%s, far from %s", address, port, spec.instance.machine.address)
     if spec.restarted:
         # What it was founded with may be long gone.
@@ -171,6 +171,7 @@ class ComponentActor:
         # A killed actor is made again by Ray with the arguments of its first start.
         restarted = ray.get_runtime_context().was_current_actor_reconstructed
         try:
+            self._sign = signs.hold(spec.plan.slot)
             spec = _where_it_is(replace(spec, restarted=spec.restarted or restarted))
             self._topology = spec.topology
             self._thread = ComponentThread(spec)
@@ -204,3 +205,4 @@ class ComponentActor:
 
     def stop(self) -> None:
         self._thread.stop()
+        self._sign.close()

@@ -21,7 +21,7 @@ from typing import NoReturn
 
 import uvloop
 
-from rayplane.control_plane.cluster import processes
+from rayplane.control_plane.cluster import processes, signs
 from rayplane.control_plane.cluster.carried import END, LEAVE, LEAVE_FOR_GOOD, OUTLIVES, Note, write_note
 from rayplane.control_plane.cluster.components import Component, Leaves, Spec, StopsItself, leave_s
 from rayplane.control_plane.cluster.environments import ASK, Build
@@ -127,7 +127,7 @@ def main() -> NoReturn:
         with open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with signs.hold(spec.plan.slot), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         sys.exit(runner.run(run(spec, python, say, outlives=outlives)))
 
 

@@ -40,6 +40,10 @@ class AlreadyUp(ClusterError):
     """A cluster of that name runs already."""
 
 
+class SlotTaken(ClusterError):
+    """Another cluster has the addresses of this one."""
+
+
 class NewerState(ClusterError):
     """The cluster's state was written by a newer build, with which it has to be started, stopped and deleted."""
 

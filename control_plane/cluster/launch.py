@@ -10,7 +10,7 @@ import os
 import random
 import secrets as randomness
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
 from typing import Any
 
@@ -42,10 +42,11 @@ from rayplane.control_plane.cluster.ending import (
 from rayplane.control_plane.cluster.errors import AlreadyUp, ClusterError, NewerState, UsageError
 from rayplane.control_plane.cluster.isolation import decide
 from rayplane.control_plane.cluster.pki import ENCRYPTION_FILE, Secrets, issue_for_ray, read_encryption
-from rayplane.control_plane.cluster.ports import all_plans, can_bind, free_port, reserved, share, with_ports
+from rayplane.control_plane.cluster.ports import can_bind, free_port, share, with_ports
 from rayplane.control_plane.cluster.ray_driven import CONNECT_TIMEOUT_S, POLL_S, Driver, ray_driver, while_ray_lives
 from rayplane.control_plane.cluster.readiness import await_ready
 from rayplane.control_plane.cluster.renewal import write_admin
+from rayplane.control_plane.cluster.slots import in_order, is_taken, reserved
 from rayplane.control_plane.cluster.specs import founders
 from rayplane.control_plane.cluster.state import ClusterState, StateDir
 from rayplane.control_plane.cluster.topology import Machine, Topology, crowded, founding, of_one_build, on_machines
@@ -56,6 +57,7 @@ from rayplane.storage.env.private import write_private
 READY_TIMEOUT_S = 60.0
 RAY_TRIES = 4
 FREE_TIMEOUT_S = 5.0
+SLOT_TRIES = 3
 PROCESS_OUT = "process.out"
 #: Of a state's host: the Python that it runs with.
 PYTHON = "python"
@@ -101,8 +103,7 @@ async def up(
             with contextlib.suppress(ClusterError):
                 await take_down(directory, progress)
             if fresh:
-                if (begun := directory.read()) is not None and begun.topology.instances:
-                    await forget_elsewhere(directory, begun, progress)
+                await _forget(directory, progress)
                 # The message may point to a log.
                 directory.purge(keep_logs=True)
             raise
@@ -146,36 +147,64 @@ async def _up(
     prepare: Prepare | None,
     encryption: bytes,
 ) -> None:
+    """A new cluster whose addresses another takes back just then begins again with others."""
     history = config.history or (before.config.history if before else "") or DEFAULT_HISTORY
     config = replace(config, history=history)
     rng = random.Random()
-    run = randomness.token_hex(8)
     secrets = _secrets(config.name, directory, encryption, encrypted=before is not None and before.encrypted)
     isolated = await decide(config, before.plan if before else None, progress)
-    with reserved([before.plan] if before else all_plans(rng)) as free:
-        plan = replace(free, isolated=isolated)
-        if before is not None:
-            progress(f"found the cluster's data in {directory.path}: going on from it")
-            before = await _with_free_ports(latest(directory, before), progress)
-            config = going_on(before.config, config)
-            topology = replace(of_one_build(before.topology), run=run)
-            host = _new_host(config, plan, rng, secrets)
-            if before.host.get(UNSURE):
-                host |= {AFTER: before.topology.run}
-            state = replace(before, config=config, topology=topology, running=True, host=host, encrypted=True)
-        else:
-            # `none` is no text.
-            config = going_on(config, config)
-            state = ClusterState(
-                config=config,
-                plan=plan,
-                topology=Topology((), run),
-                running=True,
-                host=_new_host(config, plan, rng, secrets),
-                encrypted=True,
-            )
-        start = _up_process if config.host == PROCESS else _up_ray
-        await start(directory, state, secrets, progress, prepare)
+    kept = {other.plan.slot for other in directory.others()}
+    plans = [before.plan] if before else in_order(rng, kept)
+    for tries_left in reversed(range(1 if before else SLOT_TRIES)):
+        async with reserved(plans) as free:
+            try:
+                plan = replace(free, isolated=isolated)
+                state = await _begun(config, directory, before, plan, secrets, progress)
+                start = _up_process if config.host == PROCESS else _up_ray
+                return await start(directory, state, secrets, progress, prepare)
+            except ClusterError:
+                if not tries_left:
+                    raise
+                await take_down(directory, progress)
+                if not is_taken(free):
+                    raise
+        progress(f"a cluster that was starting again has {free.pod_cidr}: beginning anew with other addresses")
+        await _forget(directory, progress)
+        directory.forget_data()
+        plans = [plan for plan in plans if plan != free]
+
+
+async def _begun(
+    config: ClusterConfig,
+    directory: StateDir,
+    before: ClusterState | None,
+    plan: AddressPlan,
+    secrets: Secrets,
+    progress: Progress,
+) -> ClusterState:
+    """The state with which an `up` begins."""
+    rng, run = random.Random(), randomness.token_hex(8)
+    if before is None:
+        # `none` is no text.
+        config = going_on(config, config)
+        host = _new_host(config, plan, rng, secrets, ())
+        return ClusterState(
+            config=config, plan=plan, topology=Topology((), run), running=True, host=host, encrypted=True
+        )
+    progress(f"found the cluster's data in {directory.path}: going on from it")
+    before = await _with_free_ports(latest(directory, before), progress)
+    config = going_on(before.config, config)
+    topology = replace(of_one_build(before.topology), run=run)
+    host = _new_host(config, plan, rng, secrets, topology.ports)
+    if before.host.get(UNSURE):
+        host |= {AFTER: before.topology.run}
+    return replace(before, config=config, topology=topology, running=True, host=host, encrypted=True)
+
+
+async def _forget(directory: StateDir, progress: Progress) -> None:
+    """Delete what a start that failed left on other machines."""
+    if (begun := directory.read()) is not None and begun.topology.instances:
+        await forget_elsewhere(directory, begun, progress)
 
 
 def going_on(before: ClusterConfig, asked: ClusterConfig) -> ClusterConfig:
@@ -317,13 +346,17 @@ async def _wait(directory: StateDir, progress: Progress, *, ended: Callable[[], 
         await await_ready(admin, directory, timeout=READY_TIMEOUT_S, ended=ended, progress=progress)
 
 
-def _new_host(config: ClusterConfig, plan: AddressPlan, rng: random.Random, secrets: Secrets) -> dict[str, object]:
+def _new_host(
+    config: ClusterConfig, plan: AddressPlan, rng: random.Random, secrets: Secrets, taken: Collection[int]
+) -> dict[str, object]:
+    """`taken`: ports of actors, which do not listen yet."""
     if config.host == PROCESS:
         return {"pid": 0, PYTHON: sys.executable}
     if config.address:
         return {"owned": False, "address": config.address, "pid": 0, PYTHON: sys.executable}
     tls = issue_for_ray(secrets.authority) if config.ray_tls else None
-    return ray_cluster.reserve(rng, randomness.token_hex(32), tls, share(plan)) | {PYTHON: sys.executable}
+    port = free_port(ray_cluster.LOOPBACK, taken, rng, share(plan))
+    return ray_cluster.reserve(port, randomness.token_hex(32), tls, slot=plan.slot) | {PYTHON: sys.executable}
 
 
 def _write_access(directory: StateDir, state: ClusterState, secrets: Secrets) -> None:
@@ -346,8 +379,7 @@ async def _with_free_ports(state: ClusterState, progress: Progress) -> ClusterSt
                 while not (free := can_bind(instance.machine.address, port)) and time_left():
                     await asyncio.sleep(POLL_S)
                 if not free:
-                    taken = {port for other in topology.instances for port in other.ports.values()}
-                    another = free_port(instance.machine.address, taken, rng, share(state.plan))
+                    another = free_port(instance.machine.address, topology.ports, rng, share(state.plan))
                     progress(f"port {port} of {instance.name} is in use by another program: it gets {another}")
                     ports = {**topology.get(instance.name).ports, label: another}
                     topology = topology.replaced(replace(instance, ports=ports))

@@ -10,7 +10,6 @@ from pathlib import Path
 from rayplane.control_plane.cluster.carried import Carried
 from rayplane.control_plane.cluster.components import Component, Spec, build
 from rayplane.control_plane.cluster.host import Host
-from rayplane.control_plane.cluster.ports import claim
 from rayplane.control_plane.cluster.renewal import (
     CHECK_EVERY_S,
     CHECK_NAMES_EVERY_S,
@@ -19,6 +18,7 @@ from rayplane.control_plane.cluster.renewal import (
     own_dir,
     tls_dir,
 )
+from rayplane.control_plane.cluster.slots import claim
 from rayplane.control_plane.cluster.topology import Instance, Role
 from rayplane.control_plane.component_base import logs
 from rayplane.control_plane.component_base.log_settings import TEXT
@@ -77,9 +77,7 @@ async def _component(spec: Spec, env: Env, network: Network, host: Host) -> Comp
         # Others start sooner without it, and are smaller.
         from rayplane.control_plane.cluster.supervisor.component import Supervisor
 
-        return Supervisor(
-            spec, network, host, disk=env.disk, clock=env.clock, claim=lambda: claim(*spec.plan.claim_address)
-        )
+        return Supervisor(spec, network, host, disk=env.disk, clock=env.clock, claim=lambda: claim(spec.plan))
     return build(spec, env, network, tls_dir=directory)
 
 

@@ -4,18 +4,15 @@ They lie below the range from which the kernel gives ports to outgoing connectio
 actor's port while it is being restarted.
 """
 
-import asyncio
-import contextlib
 import errno
 import random
 import socket
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection
 from dataclasses import replace
 
 from rayplane.control_plane.cluster.config import SLOTS, AddressPlan
 from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.topology import PORTS, Topology
-from rayplane.control_plane.rpc.sockets import serving
 
 RANGE = range(20_100, 29_900)
 SHARE = len(RANGE) // SLOTS
@@ -36,15 +33,6 @@ def free_port(host: str, taken: Collection[int], rng: random.Random, preferred: 
             if port not in taken and can_bind(host, port):
                 return port
     raise ClusterError(f"found no free port from {RANGE.start} to {RANGE.stop} on {host}; close some servers")
-
-
-async def claim(host: str, port: int) -> asyncio.Server:
-    """Listen, and hang up on whoever calls: that somebody listens is all that it says."""
-    return await serving(asyncio.start_server(_hang_up, host, port, start_serving=False))
-
-
-async def _hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    writer.close()
 
 
 def can_bind(host: str, port: int) -> bool:
@@ -80,28 +68,3 @@ def with_ports(topology: Topology, rng: random.Random, preferred: range = RANGE)
             taken.add(ports[label])
         instances.append(replace(instance, ports=ports))
     return replace(topology, instances=tuple(instances))
-
-
-def all_plans(rng: random.Random) -> list[AddressPlan]:
-    """In any order: two who try them at the same moment should not both begin with the first."""
-    return [AddressPlan(slot) for slot in rng.sample(range(SLOTS), SLOTS)]
-
-
-@contextlib.contextmanager
-def reserved(plans: Sequence[AddressPlan]) -> Iterator[AddressPlan]:
-    """The first plan that no cluster has. Nobody else gets it meanwhile; the cluster itself claims it when it is up."""
-    for plan in plans:
-        with socket.socket() as reservation:
-            try:
-                reservation.bind(plan.reservation_address)
-                reservation.listen(1)
-            except OSError:
-                continue
-            if can_bind(*plan.claim_address):
-                yield plan
-                return
-    if len(plans) == 1:
-        raise ClusterError(f"another cluster has the addresses {plans[0].pod_cidr} of this one now; take it down first")
-    raise ClusterError(
-        f"{len(plans)} clusters run on this machine already, and there are addresses for no more; take one down"
-    )

@@ -13,6 +13,7 @@ import logging
 import os
 import random
 import signal
+import socket
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +21,7 @@ from pathlib import Path
 from signal import Signals
 
 from rayplane.control_plane.backoff import Backoff
+from rayplane.control_plane.cluster import signs
 from rayplane.control_plane.cluster.carried import HAND_OVER, Carried
 from rayplane.control_plane.cluster.components import Component, Leaves, Spec, StopsItself, leave_s
 from rayplane.control_plane.cluster.errors import ClusterError, StartFailed, TimeStands
@@ -89,12 +91,15 @@ class ProcessHost:
         self._supervisor: Spec | None = None
         self._revivals: set[asyncio.Task[None]] = set()
         self._sweep = HeapSweep()
+        self._sign: socket.socket | None = None
+        """That the cluster's slot is in use, from the first start on."""
 
     async def start(self, spec: Spec) -> int:
         name = spec.instance.name
         if name in self._busy or name in self._actors:
             raise StartFailed(f"{name} runs already")
         self._roles[name] = spec.instance.role
+        self._sign = self._sign or signs.hold(spec.plan.slot)
         if spec.instance.role is Role.SUPERVISOR:
             self._supervisor = spec
         self._busy.add(name)
@@ -281,6 +286,8 @@ class ProcessHost:
             await asyncio.gather(*(self._leave(n, for_good=False) for n in names))
             await asyncio.gather(*(self._end(n) for n in names))
         self._sweep.stop()
+        if self._sign is not None:
+            self._sign.close()
 
 
 def _runs(component: Component) -> Runs:

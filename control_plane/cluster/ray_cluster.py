@@ -9,7 +9,6 @@ everywhere otherwise.
 import contextlib
 import logging
 import os
-import random
 import signal
 import sys
 import tempfile
@@ -21,7 +20,8 @@ from rayplane.control_plane.cluster import processes
 from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.ours import is_marked, mark, remove_known
 from rayplane.control_plane.cluster.patience import Patience, slowdown
-from rayplane.control_plane.cluster.ports import RANGE, can_bind, free_port
+from rayplane.control_plane.cluster.ports import can_bind
+from rayplane.control_plane.cluster.ray_hook import SLOT
 from rayplane.control_plane.rpc.tls import Credentials
 from rayplane.storage.env.private import narrow
 from rayplane.storage.env.sockets import short_directory
@@ -85,14 +85,14 @@ _SOCKETS_BYTES = 90
 _UNMARKED = ("session_latest", "ray_current_cluster")
 
 
-def reserve(rng: random.Random, token: str, tls: Credentials | None = None, ports: range = RANGE) -> dict[str, Any]:
+def reserve(port: int, token: str, tls: Credentials | None = None, *, slot: int) -> dict[str, Any]:
     """What to remember about a Ray cluster before it is started, so that it can be ended whatever happens."""
-    port = free_port(LOOPBACK, (), rng, ports)
     directory = tempfile.mkdtemp(prefix=_PREFIX, dir=short_directory(_SOCKETS_BYTES))
     mark(Path(directory))
     if tls is not None:
         tls.write(Path(directory, _TLS))
-    return {"owned": True, "pid": 0, "port": port, "token": token, "dir": directory, "tls": tls is not None}
+    of_ray = {"owned": True, "pid": 0, "port": port, "token": token, "dir": directory, "tls": tls is not None}
+    return of_ray | {"slot": slot}
 
 
 def start(host: dict[str, Any], log_file: Path) -> int:
@@ -110,6 +110,7 @@ def start(host: dict[str, Any], log_file: Path) -> int:
         *("--temp-dir", str(Path(host["dir"], _TEMPORARY))),
     ]
     variables = os.environ | environment(host) | {"RAY_START_HOOK": "rayplane.control_plane.cluster.ray_hook.settle"}
+    variables[SLOT] = str(host["slot"])
     return processes.start(command, log_file, environment=variables)
 
 

@@ -4,6 +4,8 @@ Of Ray's own processes a cluster needs two: the server of the head's tables (GCS
 The others, a fifth of an idle cluster's memory, are left out here: the dashboard's server and agent, the agent of
 runtime environments (our own Ray is given none, all its machines are this one), and the command itself, which only
 waits. Ray has no options for that, so some of its functions are replaced in this one process.
+
+It has a sign of the cluster's slot: there may be a moment in which none of the actors runs.
 """
 
 import os
@@ -12,6 +14,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from rayplane.control_plane.cluster import signs
 
 #: Ends with its standard input, a pipe from the raylet (`enable_pipe_based_agent_to_parent_health_check`).
 #: A shell takes the options that the raylet adds.
@@ -25,6 +29,8 @@ _PORTS = (
     "RUNTIME_ENV_AGENT_PORT_NAME",
 )
 _NOWHERE = -1
+#: The variable that tells the cluster's slot.
+SLOT = "RAYPLANE_SLOT"
 _HERE = Path(__file__).parent
 
 
@@ -33,6 +39,9 @@ def settle(parameters: Any, head: bool) -> None:
     import ray
     from ray._private import node, services
 
+    # `_wait` keeps it.
+    sign = signs.hold(int(os.environ[SLOT]))
+    os.set_inheritable(sign.detach(), True)
     parameters.ray_client_server_port = None
     parameters.setup_worker_path = str(_HERE / "ray_worker.py")
     of_nodes: Any = node.Node

@@ -205,20 +205,20 @@ class StateDir:
     def read_running(self) -> ClusterState:
         state = self.read()
         if state is None or not state.running:
-            others = ", ".join(self._others_up())
+            others = ", ".join(other.config.name for other in self.others() if other.running)
             instead = f", or give the --name of one that is: {others}" if others else ""
             raise NotUp(f"no cluster is up in {self.path}; run `rayplane up`{instead}")
         return state
 
-    def _others_up(self) -> list[str]:
-        """Names of clusters beside this one that run, where directories are named for them."""
+    def others(self) -> list[ClusterState]:
+        """Clusters beside this one, where directories are named for them."""
         if self.path.parent.name != HOME:
             return []
         found = []
         for file in sorted(self.path.parent.glob("*/cluster.json")):
             with contextlib.suppress(ClusterError, OSError):
-                if (state := StateDir(file.parent).read()) is not None and state.running:
-                    found.append(file.parent.name)
+                if file.parent != self.path and (state := StateDir(file.parent).read()) is not None:
+                    found.append(state)
         return found
 
     def write(self, state: ClusterState) -> None:

@@ -172,6 +172,11 @@ class Topology:
         """Addresses of all machines that carry an actor."""
         return tuple(dict.fromkeys(i.machine.address for i in self.instances))
 
+    @property
+    def ports(self) -> set[int]:
+        """Ports of all actors."""
+        return {port for i in self.instances for port in i.ports.values()}
+
     def node_host(self, node: str) -> Instance:
         """The host that carries a node; `node` may be the host's own name."""
         for instance in self.of(Role.NODE_HOST):

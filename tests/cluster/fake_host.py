@@ -15,7 +15,8 @@ from rayplane.control_plane.cluster.errors import StartFailed
 from rayplane.control_plane.cluster.failures import Failure
 from rayplane.control_plane.cluster.host import Disturbance, HostSocket, Runs, not_started
 from rayplane.control_plane.cluster.pki import Secrets, identity_of_actor
-from rayplane.control_plane.cluster.ports import can_bind, with_ports
+from rayplane.control_plane.cluster.ports import with_ports
+from rayplane.control_plane.cluster.slots import is_taken
 from rayplane.control_plane.cluster.specs import SpecMaker
 from rayplane.control_plane.cluster.supervisor.component import Supervisor
 from rayplane.control_plane.cluster.topology import Instance, Machine, Role, Topology, founding
@@ -153,7 +154,7 @@ class World:
         self._supervisor_network: MemoryNetwork | None = None
 
     def spec(self, instance: Instance, topology: Topology | None = None) -> Spec:
-        slot = next(s for s in range(SLOTS - 1, -1, -1) if can_bind(*AddressPlan(s).claim_address))
+        slot = next(s for s in range(SLOTS - 1, -1, -1) if not is_taken(AddressPlan(s)))
         maker = SpecMaker(config=self.config, plan=AddressPlan(slot), secrets=self.secrets, state_dir="/nowhere")
         return maker.make(instance, topology or self.topology, restarted=False)
 

@@ -30,9 +30,10 @@ from rayplane.control_plane.cluster.config import PROCESS, ClusterConfig
 from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.launch import _write_access
 from rayplane.control_plane.cluster.pki import Secrets
-from rayplane.control_plane.cluster.ports import all_plans, reserved, share, with_ports
+from rayplane.control_plane.cluster.ports import share, with_ports
 from rayplane.control_plane.cluster.process_host import ProcessHost
 from rayplane.control_plane.cluster.readiness import await_ready
+from rayplane.control_plane.cluster.slots import in_order, reserved
 from rayplane.control_plane.cluster.specs import founding_specs
 from rayplane.control_plane.cluster.state import ClusterState, StateDir
 from rayplane.control_plane.cluster.topology import Machine, Topology, founding
@@ -199,7 +200,7 @@ async def _running(config: ClusterConfig, directory: StateDir) -> AsyncIterator[
     rng = random.Random()
     host = ProcessHost()
     try:
-        with reserved(all_plans(rng)) as plan:
+        async with reserved(in_order(rng)) as plan:
             topology = with_ports(founding(config, (Machine(),)), rng, share(plan))
             state = ClusterState(config=config, plan=plan, topology=topology, running=True, host={"pid": 0})
             _write_access(directory, state, secrets)

@@ -198,7 +198,7 @@ def test_rays_folder_is_closed_and_goes_with_what_ray_put_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    host = ray_cluster.reserve(random.Random(), "token")
+    host = ray_cluster.reserve(20_100, "token", slot=0)
     folder = Path(host["dir"])
     (folder / "ray" / "session_1").mkdir(parents=True)
     (folder / "ray").chmod(0o777)
@@ -280,7 +280,7 @@ def test_rays_directory_is_short_where_the_temporary_directory_is_not(
     long = tmp_path / ("x" * 60)
     long.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(long))
-    host = ray_cluster.reserve(random.Random(1), "token")
+    host = ray_cluster.reserve(20_100, "token", slot=0)
     ray_cluster.remove_folder(host)
     path = Path(host["dir"]) / "ray" / "session_2026-01-01_00-00-00_000000_1234567" / "sockets" / "plasma_store"
     assert len(str(path)) <= 107

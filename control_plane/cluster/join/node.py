@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from rayplane.control_plane.api.authorization.node_identity import server_name
+from rayplane.control_plane.cluster import signs
 from rayplane.control_plane.cluster.components import Spec, node_host_config
 from rayplane.control_plane.cluster.config import OFF, ON
 from rayplane.control_plane.cluster.ending import Progress
@@ -48,7 +49,8 @@ async def join(config: JoinConfig, say: Progress) -> None:
         env = Env(clock=SystemClock(), rng=random.Random(), disk=LocalDisk(spec.data_dir))
         network = GrpcNetwork(found.credentials, serving=found.serving)
         try:
-            await _run(config, spec, found, NodeHost(_host_config(spec), env, network), say)
+            with signs.hold(found.plan.slot):
+                await _run(config, spec, found, NodeHost(_host_config(spec), env, network), say)
         finally:
             await network.close()
 
