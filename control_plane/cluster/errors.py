@@ -40,6 +40,10 @@ class AlreadyUp(ClusterError):
     """A cluster of that name runs already."""
 
 
+class Busy(ClusterError):
+    """Another command has the cluster's state; it may be waited for."""
+
+
 class SlotTaken(ClusterError):
     """Another cluster has the addresses of this one."""
 

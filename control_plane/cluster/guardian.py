@@ -5,8 +5,8 @@
 Its standard input is a pipe that only the program writes to which brings the cluster up: DOWN says that the cluster is
 down already, UP that from now on it is wanted for as long as the process PID lives; the end of all writing that there
 is no program any more. A cluster that was handed over is known by its mark, the file TEST_ENV: it may crash, go down
-and up again or be upgraded, and still ends with PID; where the mark is gone, so is the cluster. It costs little while
-it waits: what ends clusters is imported then.
+and up again or be upgraded, and still ends with PID; where the mark is gone, so is the cluster. A command that has the
+cluster's state then is waited for. It costs little while it waits: what ends clusters is imported then.
 """
 
 import argparse
@@ -22,6 +22,8 @@ from rayplane.control_plane.cluster.ours import TEST_ENV
 
 DOWN, UP = b".", b"+"
 _LOOK_S = 1.0
+_BUSY_S = 3600.0
+"""As long as a command may have the state: an upgrade of a large cluster takes many minutes."""
 
 
 def guard(place: Path, *, purge: bool, parent: int = 0) -> "subprocess.Popen[bytes]":
@@ -50,12 +52,31 @@ def main() -> None:
     word = sys.stdin.buffer.read(1)
     if word == DOWN:
         return
-    if word == UP and not _outlives(told.place / TEST_ENV, parent):
+    mark = told.place / TEST_ENV
+    if word == UP and not _outlives(mark, parent):
         return
+    asyncio.run(_end(told.place, purge=told.purge, mark=mark if word == UP else None))
+
+
+async def _end(place: Path, *, purge: bool, mark: Path | None) -> None:
+    """Take the cluster down, after whatever command has its state, which may take it down, too, or bring it up.
+
+    `mark`: says that it still is the one that was handed over. Raises ClusterError.
+    """
     from rayplane.control_plane.cluster import launch
+    from rayplane.control_plane.cluster.errors import Busy
     from rayplane.control_plane.cluster.state import StateDir
 
-    asyncio.run(launch.down(StateDir(told.place), lambda _: None, purge=told.purge))
+    loop = asyncio.get_running_loop()
+    until = loop.time() + _BUSY_S
+    while mark is None or mark.exists():
+        try:
+            await launch.down(StateDir(place), lambda _: None, purge=purge)
+            return
+        except Busy:
+            if loop.time() >= until:
+                raise
+        await asyncio.sleep(_LOOK_S)
 
 
 def _outlives(mark: Path, parent: list[int]) -> bool:

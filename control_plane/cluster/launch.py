@@ -39,7 +39,7 @@ from rayplane.control_plane.cluster.ending import (
     latest,
     take_down,
 )
-from rayplane.control_plane.cluster.errors import AlreadyUp, ClusterError, NewerState, UsageError
+from rayplane.control_plane.cluster.errors import AlreadyUp, Busy, ClusterError, NewerState, UsageError
 from rayplane.control_plane.cluster.isolation import decide
 from rayplane.control_plane.cluster.pki import ENCRYPTION_FILE, Secrets, issue_for_ray, read_encryption
 from rayplane.control_plane.cluster.ports import can_bind, free_port, share, with_ports
@@ -388,14 +388,14 @@ async def _with_free_ports(state: ClusterState, progress: Progress) -> ClusterSt
 
 @contextlib.contextmanager
 def exclusive(directory: StateDir, name: str):  # type: ignore[no-untyped-def]
-    """One `up`, `down` or `upgrade` at a time."""
+    """One `up`, `down` or `upgrade` at a time. Raises Busy."""
     existed = directory.path.exists()
     disk = directory.create()
     try:
         with disk.lock("lock"):
             yield
     except LockHeld as e:
-        raise ClusterError(f"another command is bringing cluster {name!r} up or down; wait for it") from e
+        raise Busy(f"another command is bringing cluster {name!r} up or down; wait for it") from e
     finally:
         if not existed and directory.path.exists() and directory.read() is None:
             directory.purge(keep_logs=True)

@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from rayplane.control_plane.api.pods.marks import LATENCY_MAX_MS, Netem
+from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.node.netlink import ERROR, error_number, parsed
 from rayplane.node.nftables import queue
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 
 OF_POD_MAX, ROOM = 1000, 10_000
 RETRY_S = 5.0
+AGAIN = Backoff(RETRY_S, 60.0)
+"""Before a queue that gave way, so many times in a row, is made anew."""
 NOT_YET = "its queue is not open yet"
 AT_ONCE = 64
 """Packets taken before others have their turn."""
@@ -75,6 +78,8 @@ class Holding:
         self._opening: asyncio.Task[None] | None = None
         self._networks = 0
         """How many namespaces have gone."""
+        self._gave_way = 0
+        """How many queues have, one after the other, before they gave any packet."""
         self._held: list[Held] = []
         self._waiting: Counter[str] = Counter()
         """Packets that wait, by pod."""
@@ -139,14 +144,15 @@ class Holding:
 
     # --- opening ----------------------------------------------------------------------------------
 
-    def _begin(self) -> None:
+    def _begin(self, after_s: float = 0.0) -> None:
         if self._links and self._socket is None:
             self.trouble = self.trouble or NOT_YET
             if self._opening is None:
-                self._opening = asyncio.get_running_loop().create_task(self._open(), name="queue of packets")
+                self._opening = asyncio.get_running_loop().create_task(self._open(after_s), name="queue of packets")
 
-    async def _open(self) -> None:
+    async def _open(self, after_s: float) -> None:
         try:
+            await asyncio.sleep(after_s)
             while self._links:
                 number, network = next(_numbers) % 0xFFFF + 1, self._networks
                 try:
@@ -204,11 +210,22 @@ class Holding:
             except OSError as e:
                 if e.errno == errno.ENOBUFS:
                     continue  # more came than there was room for: the kernel has dropped it
-                raise
+                self._give_way(e)
+                return
+            self._gave_way = 0
             for kind, _, body in parsed(data):
                 packet = queue.read_packet(body) if kind == queue.KIND else None
                 if packet is not None:
                     self._judge(packet)
+
+    def _give_way(self, error: OSError) -> None:
+        """The queue is of no use any more: packets pass unhindered until another is made."""
+        self._shut()
+        self.trouble = f"its kernel gives no more packets to be held: {error}"
+        log.warning("packets are not held: %s", self.trouble)
+        self._gave_way += 1
+        self._begin(AGAIN.pause_s(self._gave_way))
+        self._turned()
 
     def _judge(self, packet: queue.Packet) -> None:
         now = asyncio.get_running_loop().time()

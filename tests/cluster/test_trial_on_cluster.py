@@ -106,7 +106,7 @@ async def test_a_cluster_holds_its_promises_while_it_is_broken(tmp_path: Path) -
         assert Journal(c.directory).read() == []
         # Nothing of the trial's own is left, and messages pass as before.
         assert await c.api.list("configmaps", "default") and c.host._fabric.link is not c.host._weather
-        left = (await c.access.etcd.range(b"/rayplane/trial/", b"/rayplane/trial0")).kvs
+        left = (await c.access.etcd.range(b"/rayplane/trial", b"/rayplane/trialz")).kvs
         assert [kv.key for kv in left] == []
         assert not (await c.api.list("deployments.apps", "default")).items and not await c.pods()
 

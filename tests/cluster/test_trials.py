@@ -150,13 +150,13 @@ async def test_what_nobody_may_delete_is_tried_once_by_a_supervisor(
         async def delete(self, *_: Any, **__: Any) -> Any:
             raise Forbidden("jane cannot delete", details={})
 
-    async def delete_keys(_: Any) -> None:
-        pass
+    async def delete_orphans(*_: Any) -> frozenset[str]:
+        return frozenset()
 
     monkeypatch.setattr(supervised, "HEAL_AGAIN_S", 0.0)
-    monkeypatch.setattr(trial, "delete_keys", delete_keys)
+    monkeypatch.setattr(trial, "delete_orphans", delete_orphans)
     monkeypatch.setattr(trial, "LiveInjector", lambda *_, patience_s: made.append(patience_s))
-    trials._admin = SimpleNamespace(directory=StateDir(tmp_path), api=Api())  # type: ignore[assignment]
+    trials._admin = SimpleNamespace(directory=StateDir(tmp_path), api=Api(), etcd=None)  # type: ignore[assignment]
     await trials._heal()
     assert looks == ["a"] and (tmp_path / MADE).exists()
     assert {*made} == {0}, "it comes again by itself"

@@ -11,6 +11,7 @@ from unittest.mock import AsyncMock, Mock
 import pytest
 
 from rayplane.control_plane.api.pods.marks import LATENCY_MAX_MS, Netem
+from rayplane.control_plane.backoff import Backoff
 from rayplane.node.netlink import attribute, framed, parsed
 from rayplane.node.nftables import queue
 from rayplane.node.policy import holding as module
@@ -263,3 +264,36 @@ async def test_a_kernel_without_such_queues_is_told_of_and_asked_again_only_whil
     assert "holds and copies no packets" in holding.trouble and holding.number == 0
     open_socket.assert_not_called()
     await holding.close()
+
+
+async def test_a_queue_that_gives_way_is_told_of_and_made_anew_after_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked again at once it would answer the same for ever, and nobody else of its host would have a turn."""
+    monkeypatch.setattr(module, "AGAIN", Backoff(0.001, 0.002))
+    kernels, turned = [Kernel() for _ in range(3)], asyncio.Event()
+    for one in kernels:
+        one.agree()
+    given = iter(kernels)
+
+    async def open_socket() -> int:
+        return next(given).given.detach()
+
+    async def turns(*, there: bool) -> None:
+        while bool(holding.number) is not there:
+            turned.clear()
+            await turned.wait()
+
+    holding = Holding(open_socket, AsyncMock(), turned.set)
+    holding.put("pod", {WAY: [LONG]})
+    for kernel in kernels[:2]:
+        await turns(there=True)
+        kernel.end.close()  # an error, as what it was told is unread
+        await turns(there=False)
+        assert "gives no more packets" in holding.trouble
+    assert holding._gave_way == 2
+    await turns(there=True)
+    for _ in range(2):
+        await kernels[2].told()
+    kernels[2].pass_by(3, THERE, HERE)
+    await kernels[2].hears(queue.accept(holding.number, 3))
+    assert (holding.trouble, holding._gave_way) == ("", 0)
+    await ended(holding, kernels[2])

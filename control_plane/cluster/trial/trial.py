@@ -19,9 +19,10 @@ from rayplane.control_plane.cluster.recording import Moments, Recorder
 from rayplane.control_plane.cluster.replicas import Replicas
 from rayplane.control_plane.cluster.scenario import Runner, Scenario, in_time, unhealthy
 from rayplane.control_plane.cluster.topology import Role
-from rayplane.control_plane.cluster.trial.etcd_promises import EtcdPromises, delete_keys
+from rayplane.control_plane.cluster.trial.etcd_promises import EtcdPromises
 from rayplane.control_plane.cluster.trial.front import Front
 from rayplane.control_plane.cluster.trial.journal import Broken, Journal, turn
+from rayplane.control_plane.cluster.trial.living import delete_orphans, place_of
 from rayplane.control_plane.cluster.trial.observers import Observers
 from rayplane.control_plane.cluster.trial.probes import CONFIG_MAPS, LABEL, NAMESPACE, ApiUser, AppUser
 from rayplane.control_plane.cluster.trial.replica_watch import ReplicaWatch
@@ -169,9 +170,10 @@ class Trial:
         self._observers = Observers(admin, self.judge, self.now, self._unhealthy)
         self._moments = Moments(self.judge.history)
         self._recorder = Recorder(admin.etcd, self.judge, self.now, self._moments.changed)
-        self._promises = EtcdPromises(admin, self.judge.add, self.now, self._members)
         # Not of the seed: who knows a name before it is taken may take it.
-        name = f"{CLIENT}{secrets.token_hex(8)}"
+        token = secrets.token_hex(8)
+        self._promises = EtcdPromises(admin, self.judge.add, self.now, self._members, token)
+        name = f"{CLIENT}{token}"
         self._users = [self._new_user(f"{name}-{number}", load.every_s) for number in range(load.users)]
         self._workload = Workload(admin.directory, caller)
         manifests = [placed(obj) for obj in scenario.workload]
@@ -207,7 +209,7 @@ class Trial:
 
     async def _run(self) -> Verdict:
         try:
-            await self._promises.clean_up()
+            await self._promises.begin()
         except RpcError as e:
             raise ClusterError(SILENT) from e
         try:
@@ -236,7 +238,7 @@ class Trial:
             self._observers.caches(),
             self._observers.look_at_health(),
             *(user.read_for_ever() for user in self._users),
-            self._promises.watching(),
+            *self._promises.watching(),
             self._app.run(),
         ]
         self._writing = [asyncio.create_task(one) for one in writing]
@@ -437,11 +439,10 @@ async def heal(
         journal = Journal(admin.directory)
         left = [str(broken) for broken in journal.read()]
         failed = await journal.heal(LiveInjector(admin, random.Random(), patience_s=patience_s))
-        for delete in (delete_keys, _delete_objects):
-            try:
-                await delete(admin)
-            except (ApiError, RpcError) as e:
-                failed.append(f"objects of an earlier trial: {e}")
+        try:
+            await _delete_written(admin)
+        except (ApiError, RpcError) as e:
+            failed.append(f"objects of an earlier trial: {e}")
     try:
         objects = await delete_left(admin.directory, admin.api, set() if refused is None else refused, within_s)
     except ClusterError as e:
@@ -449,9 +450,13 @@ async def heal(
     return left, [*failed, *(f"objects of an earlier trial: {one}" for one in objects)]
 
 
-async def _delete_objects(admin: Access) -> None:
-    for obj in (await admin.api.list(CONFIG_MAPS, NAMESPACE, label_selector=LABEL)).items:
+async def _delete_written(admin: Access) -> None:
+    """Delete what clients of trials wrote that live no more, wherever they were started. Raises ApiError, RpcError."""
+    # Those that are there before it is known who lives: who begins then writes later.
+    written = (await admin.api.list(CONFIG_MAPS, NAMESPACE, label_selector=LABEL)).items
+    living = await delete_orphans(admin.etcd, place_of(admin.directory))
+    for name in map(meta.name, written):
         # Anybody who may change an object can put a label on it, but nobody gives it another name.
-        if meta.name(obj).startswith(CLIENT):
+        if name.startswith(CLIENT) and name.removeprefix(CLIENT).partition("-")[0] not in living:
             with contextlib.suppress(NotFound):
-                await admin.api.delete(CONFIG_MAPS, meta.name(obj), NAMESPACE)
+                await admin.api.delete(CONFIG_MAPS, name, NAMESPACE)
