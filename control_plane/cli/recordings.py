@@ -28,12 +28,15 @@ def write_recording(file: Path, data: bytes) -> None:
 
 
 def read_recording(file: Path) -> "Recording":
-    """Read one that anybody may have written. Raises UsageError."""
+    """Read one that anybody may have written, as far as it is good. Raises UsageError."""
     from rayplane.control_plane.recordings import BadRecording, read
 
     try:
-        return read(file)
+        found = read(file)
     except OSError as e:
         raise UsageError(f"cannot read {file}: {refusal(e)}") from e
     except BadRecording as e:
         raise UsageError(f"{file} is no recording that can be opened: {e}") from e
+    if found.damage:
+        errors.print(f"{file} is damaged, and opened as far as it is good: {found.damage}", markup=False)
+    return found

@@ -16,6 +16,7 @@ import os
 import select
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from rayplane.control_plane.cluster.ours import TEST_ENV
@@ -55,13 +56,13 @@ def main() -> None:
     mark = told.place / TEST_ENV
     if word == UP and not _outlives(mark, parent):
         return
-    asyncio.run(_end(told.place, purge=told.purge, mark=mark if word == UP else None))
+    asyncio.run(_end(told.place, purge=told.purge, is_ours=lambda: word != UP or mark.exists()))
 
 
-async def _end(place: Path, *, purge: bool, mark: Path | None) -> None:
+async def _end(place: Path, *, purge: bool, is_ours: Callable[[], bool]) -> None:
     """Take the cluster down, after whatever command has its state, which may take it down, too, or bring it up.
 
-    `mark`: says that it still is the one that was handed over. Raises ClusterError.
+    `is_ours`: whether it still is the one that was handed over. Raises ClusterError.
     """
     from rayplane.control_plane.cluster import launch
     from rayplane.control_plane.cluster.errors import Busy
@@ -69,7 +70,7 @@ async def _end(place: Path, *, purge: bool, mark: Path | None) -> None:
 
     loop = asyncio.get_running_loop()
     until = loop.time() + _BUSY_S
-    while mark is None or mark.exists():
+    while is_ours():
         try:
             await launch.down(StateDir(place), lambda _: None, purge=purge)
             return

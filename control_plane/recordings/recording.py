@@ -21,6 +21,7 @@ from rayplane.control_plane.recordings.tape import (
     GZIP,
     LINE_MAX,
     LINES_MAX,
+    RESOURCES_MAX,
     ROWS_MAX,
     TEXT_MAX,
     VERSION,
@@ -29,8 +30,6 @@ from rayplane.control_plane.recordings.tape import (
 )
 
 CHUNK = 1 << 16
-NAME_MAX = 600
-RESOURCES_MAX = 1000
 REVISION_MAX = (1 << 63) - 1
 SECONDS_MAX = 400 * 86_400.0
 KINDS: Final = ("chaos", "simulation")
@@ -38,6 +37,10 @@ KINDS: Final = ("chaos", "simulation")
 
 class BadRecording(ValueError):
     """The file is no recording, or is damaged; the text says how."""
+
+
+class TooLarge(BadRecording):
+    """Nothing that could be read of it is wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +89,17 @@ class _Fates:
 
 
 class Recording:
-    """A recording, whole. What it keeps of objects is their bytes."""
+    """A recording, whole, or as far as it is good. What it keeps of objects is their bytes."""
 
     def __init__(self, lines: Iterable[bytes]) -> None:
-        """Raises BadRecording."""
+        """Raises BadRecording where not even its first line is good."""
         self.of = self.name = self.cluster = ""
         self.seed = 0
         self.started = datetime.min
         self.end_s = 0.0
         self.ok = False
+        self.damage = ""
+        """What is wrong with the file: nothing of it was read from there on."""
         self.full_s: float | None = None
         """Nothing after it was recorded."""
         self.marks: list[Mark] = []
@@ -111,14 +116,28 @@ class Recording:
         self._states: list[tuple[float, bytes]] = []
         self._ended = False
         self._last_s = 0.0
-        number = 0
-        for number, line in enumerate(lines, 1):
-            try:
+        self._read(lines)
+
+    def _read(self, lines: Iterable[bytes]) -> None:
+        number = good = 0
+        try:
+            for number, line in enumerate(lines, 1):
                 self._take(number, line)
-            except FormError as e:
-                raise BadRecording(f"line {number}: {e.place}: {e.text}") from e
+                good = number
+            if not self._ended:
+                self.damage = f"it ends in the midst, after {number} lines"
+        except FormError as e:
+            self.damage = f"line {number}: {e.place}: {e.text}"
+        except TooLarge:
+            raise
+        except BadRecording as e:
+            self.damage = str(e)
+        if not good:
+            raise BadRecording(self.damage)
         if not self._ended:
-            raise BadRecording(f"it ends in the midst, after {number} lines")
+            self.end_s, self.ok = self._last_s, False
+        if self.damage:
+            self.failures.append(f"this file is damaged, and nothing of it is known from there on: {self.damage}")
 
     # --- what there was -----------------------------------------------------------------------------
 
@@ -215,7 +234,8 @@ class Recording:
         self._times.append(at_s)
         self._revisions.append(revision)
         if "gone" in data:
-            versions = self._alive.pop((resource, _text(data["gone"], "gone").encode()), None)
+            gone = data["gone"]
+            versions = self._alive.pop((resource, gone.encode()), None) if isinstance(gone, str) else None
             if versions is None:
                 raise FormError("gone", "it was not there")
             versions.append((len(self._times), None))
@@ -237,7 +257,6 @@ class Recording:
         return whole(value, at, self._revisions[-1] if self._revisions else 0, REVISION_MAX)
 
     def _end(self, data: dict[str, Any]) -> None:
-        self._ended = True
         self.end_s = _seconds(data["end"], "end", self._last_s)
         self.ok = data.get("ok") is True
         self.full_s = None if data.get("full") is None else _seconds(data["full"], "full")
@@ -258,6 +277,7 @@ class Recording:
         ]
         self.failures = [_text(one, "failures") for one in _items(data, "failures")]
         self.marks.sort(key=lambda mark: mark.from_s)
+        self._ended = True
 
 
 def read(path: Path) -> Recording:
@@ -283,9 +303,7 @@ def _lines(more: Callable[[], bytes]) -> Iterator[bytes]:
         *lines, rest = (rest + found).split(b"\n")
         count += len(lines)
         if size > BYTES_MAX or packed > BYTES_MAX or count > LINES_MAX or len(rest) > LINE_MAX:
-            raise BadRecording(
-                f"it is larger than any recording is: at most {BYTES_MAX >> 20} MiB in {LINES_MAX} lines"
-            )
+            raise TooLarge(f"it is larger than any recording is: at most {BYTES_MAX >> 20} MiB in {LINES_MAX} lines")
         yield from lines
     if rest or unpacker.unused_data or more():
         raise BadRecording("something stands after its end")
@@ -319,8 +337,9 @@ def _object(value: Any) -> tuple[str, bytes]:
     obj = mapping(value, "object")
     metadata = mapping(obj.get("metadata"), "object.metadata")
     for one in ("name", "namespace", "resourceVersion"):
-        if len(_text(metadata.get(one, ""), f"object.metadata.{one}")) > NAME_MAX:
-            raise FormError(f"object.metadata.{one}", f"it is longer than {NAME_MAX}")
+        # As long as it may be: names of some kinds are bounded by a request alone.
+        if not isinstance(metadata.get(one, ""), str):
+            raise FormError(f"object.metadata.{one}", f"give a text, not {shown(metadata[one])}")
     for one in ("kind", "apiVersion"):
         _text(obj.get(one, ""), f"object.{one}")
     try:

@@ -23,6 +23,8 @@ LINE_MAX = 8 << 20
 LINES_MAX = 500_000
 TEXT_MAX = 10_000
 """Characters of a text that is shown as it stands."""
+RESOURCES_MAX = 1000
+"""Of objects of more nothing is written."""
 ROWS_MAX = 1000
 """Members, or actors, of one state."""
 EVENTS_MAX = 5000
@@ -87,6 +89,7 @@ class Tape:
         self._lines = self._bytes = 0
         self._full_s: float | None = None
         self._state: Mapping[str, Any] = {}
+        self._resources = set[str]()
         told = asdict(head) | {"started": meta.format_micro_time(head.started)}
         told |= {one: _cut(told[one]) for one in ("name", "cluster")}
         self._write({"rayplane": FORMAT, "version": VERSION, **told})
@@ -96,11 +99,13 @@ class Tape:
         at_s, revision = history.time_s, history.revision
         self._tell(at_s, {"begin": revision})
         for resource in history.resources():
-            for _, obj in history.items(resource):
+            for _, obj in history.items(resource) if self._takes(resource) else ():
                 self._tell(at_s, {"revision": revision, "resource": resource, "object": _written(resource, obj)})
 
     def changed(self, change: Change) -> None:
         """An object was written or deleted."""
+        if not self._takes(change.resource):
+            return
         what = {"revision": change.revision, "resource": change.resource}
         if change.kind != DELETED:
             self._tell(change.at_s, {**what, "object": _written(change.resource, change.object)})
@@ -127,7 +132,9 @@ class Tape:
             "end": round(ending.end_s, 6),
             "ok": ending.ok,
             "full": self._full_s,
-            "faults": [{"text": _cut(f.text), "hit": [*f.hit], "from": f.from_s, "until": f.until_s} for f in faults],
+            "faults": [
+                {"text": _cut(f.text), "hit": [*map(_cut, f.hit)], "from": f.from_s, "until": f.until_s} for f in faults
+            ],
             "invariants": [
                 {
                     "name": _cut(name),
@@ -139,6 +146,11 @@ class Tape:
             "failures": [_cut(text) for text in ending.failures[:most]],
             "events": [{"at": at_s, "text": _cut(text)} for at_s, text in ending.events[:most]],
         }
+
+    def _takes(self, resource: str) -> bool:
+        if len(self._resources) < RESOURCES_MAX:
+            self._resources.add(resource)
+        return resource in self._resources
 
     def _tell(self, at_s: float, what: Mapping[str, Any]) -> None:
         if self._full_s is None and not self._write({"at": round(at_s, 6), **what}, LINE_MAX):

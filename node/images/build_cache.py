@@ -77,7 +77,8 @@ class BuildCache:
             log.warning("the layers that builds kept stay as they are: %s", e)
 
     def _trim(self, bytes_max: int, layers_max: int) -> None:
-        names = {one.name: one.stat() for one in os.scandir(self._directory)}
+        with os.scandir(self._directory) as found:  # another build may delete one meanwhile, which ends the look
+            names = {one.name: one.stat() for one in found}
         told = sorted((name for name in names if "." not in name), key=lambda name: -names[name].st_mtime)
         left, kept = bytes_max, set[str]()
         for name in told[:layers_max]:

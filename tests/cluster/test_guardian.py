@@ -47,7 +47,7 @@ async def _turns() -> None:
 
 async def test_who_has_the_state_is_waited_for(down: StateDir) -> None:
     with exclusive(down, "default"):
-        ending = asyncio.create_task(_end(down.path, purge=True, mark=None))
+        ending = asyncio.create_task(_end(down.path, purge=True, is_ours=lambda: True))
         await _turns()
         assert not ending.done() and down.is_ours()
     await ending
@@ -57,7 +57,7 @@ async def test_who_has_the_state_is_waited_for(down: StateDir) -> None:
 async def test_what_another_command_took_down_meanwhile_is_left_to_whoever_comes_there(down: StateDir) -> None:
     mark = down.path / TEST_ENV
     with exclusive(down, "default"):
-        ending = asyncio.create_task(_end(down.path, purge=True, mark=mark))
+        ending = asyncio.create_task(_end(down.path, purge=True, is_ours=mark.exists))
         await _turns()
         mark.unlink()
     await ending
@@ -69,7 +69,7 @@ async def test_who_keeps_the_state_for_good_is_not_waited_for_for_ever(
 ) -> None:
     monkeypatch.setattr(guardians, "_BUSY_S", 0.0)
     with exclusive(down, "default"), pytest.raises(Busy, match="wait for it"):
-        await _end(down.path, purge=True, mark=None)
+        await _end(down.path, purge=True, is_ours=lambda: True)
 
 
 @pytest.mark.processes
