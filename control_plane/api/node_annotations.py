@@ -31,6 +31,10 @@ def member_address(node: Object) -> str:
     return "" if "@" in address else address
 
 
+NO_SERVICES = "ServicesUnavailable"
+"""The condition of a Node whose pods find no services; there where it ever was so."""
+
+
 def isolation_of(node: Object) -> str:
     told: str = meta.annotations(node).get(ISOLATION, "")
     return told

@@ -84,6 +84,8 @@ class NodeFacts:
     """None: it has no Lease."""
     lease_duration_s: float = 0.0
     isolation: str = ""
+    no_services: str = ""
+    """What it says of its pods when they find no services."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,3 +204,5 @@ def _nodes(facts: Facts) -> Iterator[Fault]:
             yield Fault(node.name, "has no Lease")
         elif age > limit:
             yield Fault(node.name, f"has not renewed its Lease for {age:.0f} s")
+        if node.no_services:
+            yield Fault(node.name, node.no_services)

@@ -58,6 +58,7 @@ class RayHost:
         self._data = data
         self._namespace = namespace(config.name)
         self._package = Package()
+        self._builds = _Builds(self._namespace)
         # A Ray cluster of our own never listens beyond loopback, and neither do the actors.
         self._address = "" if config.address else LOOPBACK
         self._threads = ThreadPoolExecutor(max_workers=32, thread_name_prefix="ray-call")
@@ -75,7 +76,7 @@ class RayHost:
         await self._in_thread(lambda: self._halt(name))
 
     async def builds(self) -> dict[str, Runs]:
-        return await self._in_thread(lambda: _builds(self._namespace))
+        return await self._in_thread(self._builds.look)
 
     async def leave(self, name: str) -> None:
         """Let an actor that is to come back end its work in order, where it was told to."""
@@ -298,21 +299,43 @@ def known_to_others(cluster: str, besides: str) -> list[dict[str, Any]]:
     return found
 
 
-def _builds(place: str) -> dict[str, Runs]:
-    """What the actors of a namespace run; those are left out that do not say so soon."""
-    asked: dict[Any, str] = {}
-    for name in [a["name"] for a in ray.util.list_named_actors(all_namespaces=True) if a["namespace"] == place]:
-        with contextlib.suppress(ValueError, RayError):  # it has ended meanwhile
-            actor: Any = ray.get_actor(name, namespace=place)
-            # One of an earlier build cannot be asked.
-            if ask := getattr(actor, "build", None):
-                asked[ask.remote()] = name
-    told, _ = ray.wait([*asked], num_returns=len(asked), timeout=CALL_TIMEOUT_S) if asked else ([], [])
-    found = {}
-    for one in told:
-        with contextlib.suppress(RayError):
-            found[asked[one]] = Runs(*ray.get(one))
-    return found
+class _Builds:
+    """What the actors of a namespace run: each process is asked once, as its main thread rests (`resting`)."""
+
+    def __init__(self, place: str) -> None:
+        self._place = place
+        self._told: dict[tuple[str, int], Runs] = {}
+        """By the actor and its restarts."""
+
+    def look(self) -> dict[str, Runs]:
+        """Those are left out that do not say so soon."""
+        found: dict[str, Runs] = {}
+        there: dict[tuple[str, int], Runs] = {}
+        asked: dict[Any, tuple[str, tuple[str, int]]] = {}
+        for name in [
+            a["name"] for a in ray.util.list_named_actors(all_namespaces=True) if a["namespace"] == self._place
+        ]:
+            with contextlib.suppress(ValueError, RayError):  # it has ended meanwhile
+                actor: Any = ray.get_actor(name, namespace=self._place)
+                life = _life(actor)
+                if life in self._told:
+                    found[name] = there[life] = self._told[life]
+                # One of an earlier build cannot be asked.
+                elif ask := getattr(actor, "build", None):
+                    asked[ask.remote()] = name, life
+        told, _ = ray.wait([*asked], num_returns=len(asked), timeout=CALL_TIMEOUT_S) if asked else ([], [])
+        for one in told:
+            with contextlib.suppress(RayError):
+                name, life = asked[one]
+                found[name] = there[life] = Runs(*ray.get(one))
+        self._told = there
+        return found
+
+
+def _life(actor: Any) -> tuple[str, int]:
+    """The actor, and how often Ray has made its process anew."""
+    ident = actor._actor_id.hex()
+    return ident, int(actors(ident).get("NumRestarts") or 0)
 
 
 def _tell(place: str, weather: Disturbance, holds_s: float) -> set[str]:

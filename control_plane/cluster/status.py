@@ -19,7 +19,7 @@ from rayplane.control_plane.api.authorization.node_identity import NODE_LEASES
 from rayplane.control_plane.api.errors import AlreadyExists, ApiError, Conflict, NotFound
 from rayplane.control_plane.api.machinery.resources import LEASES
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.node_annotations import heartbeat_of, isolation_of
+from rayplane.control_plane.api.node_annotations import NO_SERVICES, heartbeat_of, isolation_of
 from rayplane.control_plane.client import ApiClient
 from rayplane.control_plane.cluster.access import Access, access
 from rayplane.control_plane.cluster.diagnosis import (
@@ -304,7 +304,7 @@ async def _nodes(admin: Access, rows: Sequence[_Row], limit: float) -> tuple[lis
 
 
 def _node(node: Object, lease: Object | None) -> NodeFacts:
-    ready = meta.get_condition(node, "Ready") or {}
+    ready, services = (meta.get_condition(node, kind) or {} for kind in ("Ready", NO_SERVICES))
     return NodeFacts(
         name=meta.name(node),
         ready=meta.condition_is(node, "Ready"),
@@ -312,6 +312,7 @@ def _node(node: Object, lease: Object | None) -> NodeFacts:
         lease_age_s=_age(lease) if lease else None,
         lease_duration_s=float((lease or {}).get("leaseDurationSeconds") or 0),
         isolation=isolation_of(node),
+        no_services=str(services.get("message") or "") if meta.condition_is(node, NO_SERVICES) else "",
     )
 
 

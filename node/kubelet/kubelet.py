@@ -172,6 +172,8 @@ class Kubelet:
     def registered(self, node: Object) -> None:
         """The Node is at the API."""
         self._shared.events.announce(node, "Starting", "Starting kubelet.")
+        if self.runtime.no_services:
+            self._shared.events.record(node, "Warning", "NoServiceGateway", self.runtime.no_services)
         self.node_event(node)
 
     def node_status(self, node: Object) -> dict[str, Any]:
@@ -185,8 +187,7 @@ class Kubelet:
             port=int(self._shared.address.rpartition(":")[2]),
             stamp=self._shared.env.timestamp(),
             in_use=self._shared.volumes.in_use(self.name),
-            trouble=self._trouble(),
-            pressure=self.pressure,
+            health=registration.Health(self._trouble(), self.pressure, self.runtime.no_services),
             version=self.runtime.version,
         ) | registration.node_images(node, self._shared.listed_images(self.config))
 

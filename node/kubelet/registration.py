@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -44,9 +45,35 @@ def _ready(trouble: str) -> tuple[str, str, str, str]:
     return "Ready", "True", "KubeletReady", "kubelet is posting ready status"
 
 
+def _services(why_not: str) -> tuple[str, str, str, str]:
+    if why_not:
+        return node_annotations.NO_SERVICES, "True", "NoServiceGateway", f"pods find no services: {why_not}"
+    return node_annotations.NO_SERVICES, "False", "ServiceGateway", "pods find services"
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What a node says of itself.
+
+    `trouble`: why it runs nothing; `pressure`: types of the conditions of pressure that are true; `no_services`: why
+    its pods find no services.
+    """
+
+    trouble: str = ""
+    pressure: Collection[str] = ()
+    no_services: str = ""
+
+    def conditions(self, before: Collection[str]) -> list[tuple[str, str, str, str]]:
+        """Type, status, reason and message of each. `before`: the types of those that the Node has."""
+        told = [*_pressures(self.pressure), _ready(self.trouble)]
+        if self.no_services or node_annotations.NO_SERVICES in before:
+            told.append(_services(self.no_services))
+        return told
+
+
 def healthy_conditions() -> list[dict[str, str]]:
     """Conditions of a node in order, as far as they say nothing of times."""
-    told = (*_pressures(()), _ready(""))
+    told = Health().conditions(())
     return [{"type": kind, "status": value, "reason": reason, "message": text} for kind, value, reason, text in told]
 
 
@@ -103,19 +130,17 @@ def node_status(
     port: int,
     stamp: str,
     in_use: Sequence[str] = (),
-    trouble: str = "",
-    pressure: Collection[str] = (),
+    health: Health = Health(),
     version: str = "",
 ) -> dict[str, Any]:
     """The node's status.
 
-    `known`: the Node as last seen, for the times at which conditions changed; `in_use`: names of volumes; `trouble`:
-    why it runs nothing; `pressure`: types of the conditions of pressure that are true; `version`: the runtime's own
-    name and version, where it is no part of this project.
+    `known`: the Node as last seen, for the times at which conditions changed; `in_use`: names of volumes; `version`:
+    the runtime's own name and version, where it is no part of this project.
     """
     before = {c["type"]: c for c in (known.get("status") or {}).get("conditions") or ()}
     conditions = []
-    for kind, value, reason, message in (*_pressures(pressure), _ready(trouble)):
+    for kind, value, reason, message in health.conditions(before):
         old = before.get(kind) or {}
         same = old.get("status") == value
         since = (same and old.get("lastTransitionTime")) or stamp

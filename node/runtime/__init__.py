@@ -181,13 +181,15 @@ class Runtime(Protocol):
 
     `trouble`: why it cannot run any here; empty while it can. `version`: its name and version as nodes tell them, empty
     for one of this project. `network`: where pods have their addresses; `network_id`: its name, empty when that is this
-    machine's own. `isolation`: how pods are kept apart, for people.
+    machine's own. `isolation`: how pods are kept apart, for people. `no_services`: why they find no services; empty
+    where they do.
     """
 
     trouble: str
     version: str
     network_id: str
     isolation: str
+    no_services: str
     network: "PodNetwork"
 
     async def open(self) -> None: ...

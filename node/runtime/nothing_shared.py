@@ -11,6 +11,7 @@ class NothingShared:
     version = ""
     network_id = ""
     isolation = ""
+    no_services = ""
     network: PodNetwork = DIRECT
 
     def add_node(self, address: str, cidr: str) -> None:

@@ -110,6 +110,10 @@ def _changed(**changes: Any) -> Facts:
         (_changed(nodes=[NodeFacts(name="node-0", reason="no disk")]), ["node-0: is not Ready: no disk"]),
         (_changed(nodes=[NodeFacts(name="node-0", ready=True)]), ["node-0: has no Lease"]),
         (
+            _changed(nodes=[replace(WELL.nodes[0], no_services="pods find no services: no right")]),
+            ["node-0: pods find no services: no right"],
+        ),
+        (
             _changed(nodes=[NodeFacts(name="node-0", ready=True, lease_age_s=9.0, lease_duration_s=4.0)]),
             ["node-0: has not renewed its Lease for 9 s"],
         ),

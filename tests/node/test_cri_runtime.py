@@ -11,11 +11,13 @@ import grpc
 import pytest
 
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.node_annotations import NO_SERVICES
 from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.rpc import RpcError
 from rayplane.node.config import NodeConfig
 from rayplane.node.environment import Reference
 from rayplane.node.errors import NotRunning, RuntimeAway, RuntimeFailed, RuntimeUnfit, SandboxError
+from rayplane.node.kubelet import registration
 from rayplane.node.runtime import LogOptions, PodPlace, StartOrder
 from rayplane.node.runtime.cri import client, images, observer, run
 from rayplane.node.runtime.cri.client import CriClient
@@ -277,6 +279,27 @@ async def test_a_pod_that_does_not_find_services_runs_and_says_so(fake: FakeRunt
         assert said == ["p", "Warning", "NoServices"] and "does not tell which network" in why
     finally:
         await runtime.close()
+
+
+async def test_where_no_pod_finds_services_the_node_says_so_and_takes_it_back(fake: FakeRuntime) -> None:
+    gateway = Mock(open=AsyncMock(side_effect=PermissionError(1, "Operation not permitted")))
+    runtime = CriRuntime(CriClient(str(fake.path)), Node("me", "n1", 8 << 30), gateway=gateway)
+    await runtime.open()
+    await runtime.close()
+    assert "Operation not permitted" in runtime.no_services
+    usual = {c["type"]: c["status"] for c in _told("", {})}
+    assert NO_SERVICES not in usual
+    told = _told(runtime.no_services, {})
+    assert {c["type"]: c["status"] for c in told} == usual | {NO_SERVICES: "True"}
+    assert "not permitted" in told[-1]["message"]
+    assert {c["type"]: c["status"] for c in _told("", {"conditions": told})} == usual | {NO_SERVICES: "False"}
+
+
+def _told(no_services: str, before: dict[str, Any]) -> list[dict[str, Any]]:
+    health = registration.Health(no_services=no_services)
+    node = {"metadata": {"name": "n1"}, "status": before}
+    status = registration.node_status(NodeConfig("n1"), node, node_ip="", port=0, stamp="now", health=health)
+    return list(status["conditions"])
 
 
 async def test_a_sandbox_whose_making_failed_is_made_under_another_name(

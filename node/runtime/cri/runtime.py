@@ -91,6 +91,7 @@ class CriRuntime:
         self.client = client
         self.node = node
         self.trouble = ""
+        self.no_services = ""
         self.version = ""
         self.watchers: list[Callable[[], None]] = []
         self.images = Images(client, keyring)
@@ -112,6 +113,7 @@ class CriRuntime:
                 await self._gateway.open()
             except OSError as e:
                 log.warning("services are not there for pods of the runtime at %s: %s", self.client.path, e)
+                self.no_services = f"the gateway of this runtime's pods to them cannot be opened: {e}"
                 self._gateway, self.network = None, DIRECT
         await self.meet()
         self.observer.start()

@@ -1,5 +1,6 @@
 """What a command of a build made is not made again while nothing that it sees has changed, and not taken on trust."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -95,6 +96,15 @@ def test_a_cache_that_cannot_be_written_is_none(worker: Worker) -> None:
     again, ran = worker.build()
     assert again.digest == first.digest and ran == ["make", "check"]
     worker.cache.trim()
+
+
+def test_a_look_that_others_disturb_leaves_nothing_open(worker: Worker) -> None:
+    """Whatever is left open is a warning, and so an error, of whoever comes next."""
+    worker.cache._directory.mkdir()
+    for number in range(5):
+        (worker.cache._directory / f"gone{number}").symlink_to("nowhere")
+    worker.cache.trim()
+    gc.collect()
 
 
 def test_what_was_made_anew_takes_the_place_of_what_was_there(worker: Worker) -> None:
