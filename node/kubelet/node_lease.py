@@ -26,7 +26,11 @@ from rayplane.storage.env import Env
 
 log = logging.getLogger(__name__)
 
-CALL_TIMEOUT_MIN_S, CALL_TIMEOUT_MAX_S = 0.05, 2.0
+ANSWER_MAX_S = 30.0
+WAIT_MIN_S, WAIT_S = 0.05, 2.0
+"""For an answer, before another server is asked beside the one that is slow, or silent."""
+ASKED_MAX = 4
+"""Renewals that wait for their answers; more end the oldest."""
 OTHERS = 5
 """Leases that are renewed beside the first."""
 AT_FIRST = 100
@@ -116,18 +120,49 @@ class NodeLeases:
         every = self._timing.lease_renew_s
         await self._there.wait()
         due = loop.time()
-        while True:
-            began = loop.time()
-            try:
-                for node in await self._renew():
-                    self._heard(node, began)
-            except Exception:
-                # The nodes of this host live by this task alone.
-                log.exception("leases were not renewed")
-            for node in self._nodes:
-                node.fence.check()
-            due = max(due + every, loop.time())
-            await asyncio.sleep(min(due, self._deadline()) - loop.time())
+        asked: dict[asyncio.Task[list[LeasedNode]], float] = {}
+        try:
+            while True:
+                asked[loop.create_task(self._tried(), name="renewal of node leases")] = loop.time()
+                await self._answered(asked)
+                for node in self._nodes:
+                    node.fence.check()
+                due = max(due + every, loop.time())
+                await asyncio.sleep(min(due, self._deadline()) - loop.time())
+        finally:
+            await cancel_and_wait(*asked)
+
+    async def _answered(self, asked: dict[asyncio.Task[list[LeasedNode]], float]) -> None:
+        """Wait for the answer to the last renewal, or to one before it: a slow cluster was heard by that, too.
+
+        `asked`: when each was sent, the first one first.
+        """
+        loop = asyncio.get_running_loop()
+        newest, heard_of = [*asked][-1], 0.0
+        until = loop.time() + max(WAIT_MIN_S, min(self._deadline() - loop.time(), WAIT_S))
+        while newest in asked and not heard_of:
+            done, _ = await asyncio.wait(asked, timeout=until - loop.time(), return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                break
+            for task in [task for task in asked if task in done]:
+                sent = asked.pop(task)
+                for node in task.result():
+                    self._heard(node, sent)
+                    heard_of = sent
+        # Who says nothing while another does is not waited for.
+        silent = [task for task, sent in asked.items() if sent < heard_of]
+        given_up = silent or [*asked][: max(0, len(asked) - ASKED_MAX + 1)]
+        for task in given_up:
+            del asked[task]
+        await cancel_and_wait(*given_up)
+
+    async def _tried(self) -> list[LeasedNode]:
+        try:
+            return await self._renew()
+        except Exception:
+            # The nodes of this host live by this alone.
+            log.exception("leases were not renewed")
+            return []
 
     async def _renew(self) -> list[LeasedNode]:
         """The nodes of which the cluster has heard by that."""
@@ -157,9 +192,8 @@ class NodeLeases:
 
     async def _write(self, nodes: list[LeasedNode], batch: list[Any]) -> list[tuple[LeasedNode, Object | ApiError]]:
         """Each node's answer; none when the call failed."""
-        # A call that hangs must not keep the host from fencing itself in time.
-        left = self._deadline() - asyncio.get_running_loop().time()
-        timeout = max(CALL_TIMEOUT_MIN_S, min(left, CALL_TIMEOUT_MAX_S))
+        # Later than that its answer is no news.
+        timeout = min(self._timing.fence_after_s, ANSWER_MAX_S)
         try:
             answers = await self._client.batch(batch, timeout=timeout, quiet=True)
             return list(zip(nodes, answers, strict=True))
