@@ -300,7 +300,7 @@ def known_to_others(cluster: str, besides: str) -> list[dict[str, Any]]:
 
 
 class _Builds:
-    """What the actors of a namespace run: each process is asked once, as its main thread rests (`resting`)."""
+    """The builds of the actors of a namespace: each process is asked once, as its main thread rests (`resting`)."""
 
     def __init__(self, place: str) -> None:
         self._place = place

@@ -53,7 +53,7 @@ def _services(why_not: str) -> tuple[str, str, str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """What a node says of itself.
+    """A node's account of itself.
 
     `trouble`: why it runs nothing; `pressure`: types of the conditions of pressure that are true; `no_services`: why
     its pods find no services.
