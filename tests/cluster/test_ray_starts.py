@@ -15,6 +15,7 @@ from rayplane.control_plane.cluster import launch, ray_driver, ray_host, ray_pac
 from rayplane.control_plane.cluster.components import Spec
 from rayplane.control_plane.cluster.config import AddressPlan, ClusterConfig
 from rayplane.control_plane.cluster.errors import ClusterError
+from rayplane.control_plane.cluster.host import Runs
 from rayplane.control_plane.cluster.ray_host import RayHost
 from rayplane.control_plane.cluster.ray_package import KEEP_EVERY_S, Package
 from rayplane.control_plane.cluster.state import ClusterState, StateDir
@@ -84,6 +85,29 @@ def test_a_head_that_is_away_ends_nobodys_look(monkeypatch: pytest.MonkeyPatch) 
     ray.now_s = KEEP_EVERY_S
     package.keep_for([A])
     assert len(ray.kept) == 2
+
+
+def test_each_process_is_asked_once_what_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its main thread rests, and would answer a second later each time."""
+    restarts, asked = {"a": 0, "b": 0}, list[str]()
+
+    def actor(name: str, **_: Any) -> Any:
+        def ask() -> str:
+            asked.append(name)
+            return name
+
+        return SimpleNamespace(_actor_id=SimpleNamespace(hex=lambda: name), build=SimpleNamespace(remote=ask))
+
+    named = SimpleNamespace(list_named_actors=lambda **_: [{"name": n, "namespace": "here"} for n in restarts])
+    answers = SimpleNamespace(wait=lambda one, **_: (one, []), get=lambda one: ("1", one))
+    monkeypatch.setattr(ray_host, "ray", SimpleNamespace(util=named, get_actor=actor, **vars(answers)))
+    monkeypatch.setattr(ray_host, "actors", lambda ident: {"NumRestarts": restarts[ident]})
+    builds = ray_host._Builds("here")
+    assert builds.look() == builds.look() == {name: Runs("1", name) for name in restarts}
+    assert asked == ["a", "b"]
+    restarts["b"] += 1
+    assert builds.look().keys() == restarts.keys()
+    assert asked == ["a", "b", "b"]
 
 
 @pytest.mark.parametrize("cpus", [None, {"a": 8.0}])
