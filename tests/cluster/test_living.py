@@ -109,3 +109,5 @@ def test_a_life_lasts_while_it_goes_on_also_when_its_lease_ran_out_while_etcd_wa
         etcd.do(lambda _: cancel_and_wait(task))
         etcd.advance(2 * LEASE_S)
         assert etcd.do(_told) == []
+        etcd.do(lambda _: life.end())
+        assert etcd.do(_left) == []

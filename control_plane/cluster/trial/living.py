@@ -60,7 +60,9 @@ class Life:
         """Delete what the trial's clients wrote. Raises RpcError."""
         start = keys_of(self._token)
         await self._etcd.delete(start, _end(start))
-        await self._etcd.lease_revoke(self._lease)
+        await self._etcd.delete(TRIALS + self._token.encode())
+        with contextlib.suppress(RpcError):  # it may have run out
+            await self._etcd.lease_revoke(self._lease)
 
 
 async def delete_orphans(etcd: EtcdClient, place: bytes, own: str = "") -> frozenset[str]:
