@@ -1,10 +1,15 @@
 """Trials of one cluster from several places: each leaves what the others write, and what is orphaned goes."""
 
 import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from unittest.mock import patch
 
 import rayplane.testing
 from rayplane.control_plane.client import EtcdClient
+from rayplane.control_plane.cluster.state import StateDir
+from rayplane.control_plane.cluster.trial.etcd_promises import ETCD_PROMISES, EtcdPromises
 from rayplane.control_plane.cluster.trial.living import (
     KEYS,
     KEYS_END,
@@ -16,6 +21,7 @@ from rayplane.control_plane.cluster.trial.living import (
     delete_orphans,
     keys_of,
 )
+from rayplane.control_plane.cluster.trial.trial import CLIENT, _delete_written
 from rayplane.control_plane.tasks import cancel_and_wait
 
 HERE, THERE = b"here /a", b"there /a"
@@ -111,3 +117,51 @@ def test_a_life_lasts_while_it_goes_on_also_when_its_lease_ran_out_while_etcd_wa
         assert etcd.do(_told) == []
         etcd.do(lambda _: life.end())
         assert etcd.do(_left) == []
+
+
+class _Api:
+    """An API with the ConfigMaps of these trials."""
+
+    def __init__(self, *tokens: str) -> None:
+        self.names = [f"{CLIENT}{token}-0" for token in tokens]
+
+    async def list(self, *_: Any, **__: Any) -> Any:
+        return SimpleNamespace(items=[{"metadata": {"name": name}} for name in [*self.names, "somebody-elses"]])
+
+    async def delete(self, _: str, name: str, __: str) -> None:
+        self.names.remove(name)
+
+
+def test_who_heals_deletes_objects_of_trials_that_live_no_more_alone(tmp_path: Path) -> None:
+    api = _Api("others", "killed")
+    with rayplane.testing.etcd() as etcd:
+        etcd.do(lambda client: _begun(client, THERE, "others"))
+        admin: Any = SimpleNamespace(api=api, directory=StateDir(tmp_path))
+        etcd.do(lambda client: _delete_written(SimpleNamespace(**vars(admin), etcd=client)))  # type: ignore[arg-type]
+    assert api.names == [f"{CLIENT}others-0"]
+
+
+async def _put_to_the_test(etcd: EtcdClient, directory: StateDir, tokens: list[str]) -> list[tuple[str, str]]:
+    """Trials of one cluster at a time, one of which begins while another goes on; what they find wrong."""
+    wrong: list[tuple[str, str]] = []
+    loop, tasks, begun = asyncio.get_running_loop(), list[asyncio.Task[None]](), list[EtcdPromises]()
+    for token in tokens:
+        admin: Any = SimpleNamespace(etcd=etcd, directory=StateDir(directory.path / token))
+        promises = EtcdPromises(
+            admin, lambda *found: wrong.append(found), loop.time, lambda: etcd.endpoints.addresses, token
+        )
+        await promises.begin()
+        tasks += [loop.create_task(one) for one in [*promises.writing(), *promises.watching()]]
+        begun.append(promises)
+        await asyncio.sleep(0.5)
+    await cancel_and_wait(*tasks)
+    for promises in begun:
+        assert await promises.finish() == [] and promises.looked[ETCD_PROMISES]
+        await promises.clean_up()
+    return wrong
+
+
+def test_trials_that_begin_beside_each_other_find_nothing_wrong(tmp_path: Path) -> None:
+    with rayplane.testing.etcd() as etcd:
+        assert etcd.do(lambda client: _put_to_the_test(client, StateDir(tmp_path), ["a", "b"])) == []
+        assert etcd.do(_left) == [] and etcd.do(_told) == []
