@@ -79,7 +79,7 @@ def test_what_a_lost_place_has_left_goes_when_nobody_has_renewed_it_for_long() -
 async def _one_begins_meanwhile(etcd: EtcdClient) -> None:
     txn, begun = etcd.txn, []
 
-    async def late(*words: object, **options: object) -> object:
+    async def late(*words: Any, **options: Any) -> Any:
         if not begun:
             begun.append(await _begun(etcd, THERE, "new"))
         return await txn(*words, **options)
