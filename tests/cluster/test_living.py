@@ -77,7 +77,7 @@ def test_what_a_lost_place_has_left_goes_when_nobody_has_renewed_it_for_long() -
 
 
 async def _one_begins_meanwhile(etcd: EtcdClient) -> None:
-    txn, begun = etcd.txn, []
+    txn, begun = etcd.txn, list[Life]()
 
     async def late(*words: Any, **options: Any) -> Any:
         if not begun:
