@@ -65,7 +65,7 @@ def lines(request: pb.ExplainRequest, found: pb.ExplainResponse) -> Sequence[str
     for decision in found.past:
         times = f", {decision.times} times" if decision.times > 1 else ""
         said += ["", f"decided at {decision.time}{times}: {_outcome(decision)}"]
-        said += ["  (much was to do: not every node was noted)"] if decision.summary else [verdicts(decision)]
+        said += ["  (which node was refused by whom was not noted)"] if decision.summary else [verdicts(decision)]
     if not found.past and (found.node or found.attempts):
         said += ["", "how it was decided is not known any more"]
     if found.HasField("now"):

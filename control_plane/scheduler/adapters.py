@@ -81,6 +81,8 @@ class Adapter(Plugin):
         numbers = view.snapshot.numbers(rows).tolist()
         asked = [row for row in numbers if view.snapshot.valid[row] and (among is None or among[row])]
         nodes = tuple(self._node(view, row) for row in asked)
+        if not nodes:  # of no node is a plug-in asked
+            return np.zeros(len(numbers), dtype=np.int64)
         if defines(type(self._own), "pre_score"):
             self._ask("preScore", "pre_score", state, pod, nodes)
         given = {node.name: self._ask("score", "score", state, pod, node) for node in nodes}

@@ -169,7 +169,9 @@ def _had_devices(_pod: PodInfo, event: Event, _snapshot: Snapshot) -> bool:
 
 
 def _had_volumes(_pod: PodInfo, event: Event, _snapshot: Snapshot) -> bool:
-    return bool(meta.spec(event.old.obj).get("volumes"))
+    """Others that it mounts, such as its token, are in nobody's way."""
+    gone = event.old
+    return bool(gone.claims or gone.disks or gone.attached)
 
 
 # -- tests on other objects ------------------------------------------------------------------------------------

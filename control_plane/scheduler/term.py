@@ -12,6 +12,7 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ApiError, Conflict, NotFound, ServerTimeout, ServiceUnavailable, Timeout
 from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.client import ApiClient, EventRecorder
+from rayplane.control_plane.scheduler import report
 from rayplane.control_plane.scheduler.binder import Binder
 from rayplane.control_plane.scheduler.config import SchedulerConfig
 from rayplane.control_plane.scheduler.cycle import Cycle, Explanation, Failure, Placement
@@ -324,7 +325,7 @@ class Term:
 
     def _refused(self, placement: Placement, why: PluginError | Rejection) -> None:
         if isinstance(why, Rejection):
-            self._lost(placement, why.message, frozenset((why.plugin,)))
+            self._lost(placement, report.fit_error(1, {why.message: 1}), frozenset((why.plugin,)))
         else:
             self._lost(placement, str(why))
 

@@ -146,6 +146,24 @@ async def test_an_answer_that_cannot_be_asked_what_it_is_ends_nobody(api: FakeCl
     assert not node_of(api, "bad") and scheduler.is_leader
 
 
+async def test_of_no_node_nobody_is_asked_for_a_score(api: FakeClient, start: Made) -> None:
+    class Mine(PodPlugin):
+        def pre_score(self, state: State, pod: Any, nodes: tuple[Node, ...]) -> None:
+            min(node.name for node in nodes)
+
+        def normalize(self, state: State, pod: Any, scores: Mapping[str, int]) -> Mapping[str, int]:
+            return {name: max(scores.values()) for name in scores}
+
+        def post_filter(self, state: State, pod: Any, refusals: Mapping[str, str]) -> str | None:
+            return None
+
+    await start(Mine)
+    api.put("nodes", node("n1", cpu="1"))
+    api.put("pods", pod("p", cpu="2"))
+    await until(lambda: api.events("FailedScheduling"))
+    assert api.events("FailedScheduling")[0].startswith("0/1 nodes are available: 1 Insufficient cpu.")
+
+
 async def test_a_score_that_is_none(api: FakeClient, start: Made) -> None:
     class Mine(PodPlugin):
         def score(self, state: State, pod: Any, node: Node) -> int:
@@ -249,7 +267,8 @@ async def test_reserve_permit_and_the_rest_of_a_pods_way(api: FakeClient, start:
     await until(lambda: node_of(api, "fine") and "gave unloved back" in told)
     await until(lambda: told[-1] == "bound fine" or "bound fine" in told)
     assert "prepared fine" in told and "prepared unloved" not in told and "gave fine back" not in told
-    await until(lambda: {"nothing left", "not this one"} <= set(api.events("FailedScheduling")))
+    said = {f"0/1 nodes are available: 1 {why}." for why in ("nothing left", "not this one")}
+    await until(lambda: said <= set(api.events("FailedScheduling")))
     await until(lambda: scheduler.pending().get(Place.UNSCHEDULABLE, 0) >= 1)
 
 

@@ -19,6 +19,7 @@ ZONE = "topology.kubernetes.io/zone"
 NO_EXECUTE = [{"key": "k", "value": "v", "effect": "NoExecute"}]
 SOFT = [{"key": "k", "value": "v", "effect": "PreferNoSchedule"}]
 WEB = {"matchLabels": {"app": "web"}}
+TOKEN = {"name": "kube-api-access", "projected": {"sources": []}}
 
 
 def spread(**more: Any) -> dict[str, Any]:
@@ -146,6 +147,9 @@ CASES = [
     ("VolumeRestrictions", pod("p", claims=("data",)), pod_event(pod("q", claims=("other",)), None), False),
     ("NodeVolumeLimits", pod("p", claims=("data",)), pod_event(pod("q", claims=("other",)), None), True),
     ("NodeVolumeLimits", pod("p", claims=("data",)), pod_event(pod("q"), None), False),
+    ("NodeVolumeLimits", pod("p", claims=("data",)), pod_event(pod("q", volumes=[TOKEN]), None), False),
+    ("VolumeBinding", pod("p", claims=("data",)), pod_event(pod("q", volumes=[TOKEN]), None), False),
+    ("VolumeBinding", pod("p", claims=("data",)), pod_event(pod("q", claims=("other",)), None), True),
     ("DynamicResources", user("p", "x"), devices_event(None, wanted("x")), True),
     ("DynamicResources", user("p", "x"), devices_event(None, wanted("y")), False),
     ("DynamicResources", user("p", "x"), devices_event(wanted("y"), with_devices("y", "g0")), False),

@@ -146,7 +146,7 @@ def test_without_preemption_nobody_is_deleted() -> None:
     world.run(on("a", pod("x", cpu="1")))
     decision = world.decide(pod("vip", cpu="1", priority=10))
     assert isinstance(decision, Failure) and decision.preemption is None
-    assert decision.message == "0/1 nodes are available: 1 Insufficient cpu."
+    assert decision.message == "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate"
 
 
 def test_a_plug_in_that_is_not_there_is_named() -> None:
