@@ -234,7 +234,7 @@ def test_a_waiting_pod_says_what_it_waits_for() -> None:
     text = shown(pb.ExplainResponse(queue="unschedulable", attempts=4, waits_for=["NodePorts"], past=past))
     assert "no node: unschedulable, 4 attempts so far; waits for what NodePorts may find otherwise" in text
     assert f"decided at {STAMP}, 3 times: 0/0 (pods on n1 are ended to make room)" in text
-    assert "not every node was noted" in text
+    assert "which node was refused by whom was not noted" in text
     gated = pb.ExplainResponse(queue="gated", waits_for=["SchedulingGates"])
     assert "not known any more" not in shown(gated), "nothing was decided"
     assert "not known any more" in shown(pb.ExplainResponse(node="n1"))
