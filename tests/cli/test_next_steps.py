@@ -273,7 +273,7 @@ def test_what_the_servers_or_the_system_refuse_is_one_line_with_what_to_do(
 async def test_a_kind_that_nobody_serves_is_told_with_one_that_is_meant() -> None:
     kinds = Kinds(FakeClient())  # type: ignore[arg-type]
     for word, advice in (
-        ("podz", "did you mean pods?"),
+        ("podz", "did you mean pod?"),
         ("Deplyment", "did you mean deployment?"),
         ("qqq", "get crds"),
     ):
