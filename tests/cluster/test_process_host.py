@@ -1,5 +1,6 @@
 """One process: a component that ends itself is started again, as Ray would."""
 
+import asyncio
 import gc
 import random
 import weakref
@@ -9,11 +10,14 @@ from unittest import mock
 import pytest
 
 from rayplane.control_plane.cluster import process_host
+from rayplane.control_plane.cluster.carried import Carried
 from rayplane.control_plane.cluster.chaos import LiveInjector
-from rayplane.control_plane.cluster.errors import ClusterError
+from rayplane.control_plane.cluster.errors import ClusterError, TimeStands
+from rayplane.control_plane.cluster.process_host import ProcessHost
 from rayplane.control_plane.cluster.slots import is_taken
 from rayplane.control_plane.faults.vocabulary import Kill, Target
 from rayplane.storage.env import heap
+from rayplane.storage.env.leaps import LeapingLoop
 from tests.cluster.harness import cluster
 
 
@@ -115,3 +119,23 @@ async def test_a_supervisor_that_does_not_start_is_tried_again() -> None:
 
 async def _runs(c: Any, name: str) -> bool:
     return name in c.host._actors
+
+
+def test_its_time_is_led_forward_and_by_how_much_is_kept() -> None:
+    kept: list[float] = []
+
+    async def main() -> None:
+        host = ProcessHost(kept.append)
+        await host.advance(3600)
+        assert kept == [pytest.approx(3600, abs=60)] and host.ahead_s == kept[0]
+        host._actors["member-0"] = (object.__new__(Carried), None)  # type: ignore[assignment]
+        with pytest.raises(TimeStands, match="member-0: the time of a process of its own"):
+            await host.advance(1)
+
+    with asyncio.Runner(loop_factory=LeapingLoop) as runner:
+        runner.run(main())
+
+
+async def test_another_loop_has_the_machines_time() -> None:
+    with pytest.raises(TimeStands, match="rayplane up"):
+        await ProcessHost(lambda _: None).advance(1)
