@@ -47,7 +47,7 @@ class Commands(ABC):
     ) -> list[Object]:
         """Objects, as they were at an instant where one is given: `get("pods", at="-5m")`, `get("pod/web-0", at=712)`.
 
-        `namespace`: "default" where none is named.
+        As `rayplane get -o json` prints them, without managedFields. `namespace`: "default" where none is named.
         """
         flags = _flags(namespace=namespace, selector=selector, field_selector=field_selector, at=at)
         found = self._json("get", *what, *flags, *(["-A"] if all_namespaces else []))
