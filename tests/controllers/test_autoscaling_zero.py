@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from rayplane.control_plane.controllers.autoscaling.horizontal import AUTOSCALERS
 from rayplane.control_plane.controllers.autoscaling.metrics import EXTERNAL, Answer
+from rayplane.control_plane.controllers.autoscaling.sources import sources_of
 from tests.controllers.test_autoscaling import TIMING, Scaled, policy, rules, web
 
 __all__ = ["web"]
@@ -62,3 +67,12 @@ def test_a_target_that_somebody_paused_is_not_woken(web: Scaled) -> None:
     web.hpa(metrics=[JOBS], minReplicas=0)
     assert web.look(3) == 0
     assert web.condition("ScalingActive")[1] == "ScalingDisabled"
+
+
+@pytest.mark.parametrize(("selector", "asked"), [({}, ""), ({"selector": {"matchLabels": {"q": "a"}}}, "q=a")])
+def test_an_adapter_is_asked_for_series_by_a_selector_only_where_there_is_one(selector: Any, asked: str) -> None:
+    metric = {"metric": {"name": "jobs", **selector}, "target": {"type": "AverageValue", "averageValue": "1"}}
+    metrics = [{"type": "External", "external": metric}, {"type": "Pods", "pods": metric}]
+    external, pods = sources_of({"metadata": {"namespace": "n"}, "spec": {"metrics": metrics}}, "app=web")
+    assert external.query is not None and external.query.labels == asked
+    assert pods.query is not None and (pods.query.labels, pods.query.metric_labels) == ("app=web", asked)

@@ -71,7 +71,7 @@ def _source(metric: Mapping[str, Any], space: str, selector: str) -> Source:
     kind = str(metric.get("type") or "")
     spec = metric.get(METRIC_SOURCES.get(kind, "")) or {}
     named = spec.get("metric") or {}
-    name, series = named.get("name") or "", label_selector_text(named.get("selector"))
+    name, series = named.get("name") or "", label_selector_text(named.get("selector") or {})
     if kind == "Resource":
         told = f"failed to get {spec.get('name')} resource metric value: "
         return Source(spec, space, resource_query(space, selector), "FailedGetResourceMetric", told, _resource)
