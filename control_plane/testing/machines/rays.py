@@ -32,6 +32,8 @@ class RayNodes:
             "RAY_health_check_period_ms": "1000",
             "RAY_health_check_timeout_ms": "5000",
             "RAY_health_check_failure_threshold": "3",
+            # By default workers, so a cluster's actors, come after everything else on a busy machine.
+            "RAY_worker_niceness": "0",
         }
         self._of_head = {"RAY_REDIS_ADDRESS": redis} if redis else {}
 
