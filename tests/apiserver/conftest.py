@@ -12,6 +12,7 @@ from rayplane.control_plane.client.api import ApiClient
 from rayplane.control_plane.rpc import Identity
 from rayplane.control_plane.rpc.memory import Fabric, MemoryNetwork
 from rayplane.storage.env import Env, SystemClock
+from tests.apiserver.begun import begin
 from tests.apiserver.fake_etcd import FakeEtcd
 
 
@@ -20,10 +21,14 @@ def make_env(seed: int = 1) -> Env:
 
 
 class Stack:
-    """One etcd, any number of API servers over it, and a client of the first."""
+    """One etcd, any number of API servers over it, and a client of the first.
 
-    def __init__(self) -> None:
+    `new`: nothing is in etcd that every cluster has before the first server makes it.
+    """
+
+    def __init__(self, *, new: bool = False) -> None:
         self.etcd = FakeEtcd()
+        self._new = new
         self.fabric = Fabric()
         self.network = MemoryNetwork(self.fabric, "host-0")
         self.servers: list[ApiServer] = []
@@ -31,6 +36,8 @@ class Stack:
     async def add_server(self, *, env: Env | None = None, **changes: Any) -> ApiServer:
         """`changes` are fields of ApiServerConfig; HTTPS is off unless one of them says otherwise."""
         number = len(self.servers)
+        if self.etcd.revision == 1 and not self._new:
+            await begin(self.etcd)
         fields = {
             "name": f"apiserver-{number}",
             "grpc_address": f"host-0:{20_000 + number}",

@@ -19,6 +19,7 @@ from rayplane.control_plane.rpc import Context, RpcError
 from rayplane.control_plane.rpc.memory import Fabric, MemoryNetwork
 from rayplane.control_plane.rpc.tls import Authority
 from rayplane.proto.rayplane.v1 import node_pb2
+from tests.apiserver.begun import begin
 from tests.apiserver.conftest import make_env
 from tests.apiserver.fake_etcd import FakeEtcd
 from tests.rpc.open_service import open_service
@@ -100,6 +101,7 @@ class Cluster:
         self.servers: list[ApiServer] = []
 
     async def start(self, token_key: bytes) -> None:
+        await begin(self.etcd)
         tls = self.directory / "tls"
         self.authority.issue("system:apiserver", ["system:masters"], hosts=["127.0.0.1"]).write(tls)
         for number in range(2):

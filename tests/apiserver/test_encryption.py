@@ -288,7 +288,7 @@ async def test_one_secret_that_cannot_be_read_does_not_take_the_rest_with_it(sta
 
 
 async def test_an_api_server_starts_though_roles_and_definitions_cannot_be_read() -> None:
-    stack = Stack()
+    stack = Stack(new=True)
     await stack.add_server(encryption=config(aesgcm("a"), IDENTITY, resources=["*.*"]))
     await stack.client().create("secrets", door())
     await stack.client().create("resourcequotas", {
