@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from google.protobuf.json_format import MessageToDict
 
+from rayplane.control_plane.cli import completion
 from rayplane.control_plane.cli.options import Name, Output, State, console, errors, run, state_dir, wants_json
 from rayplane.control_plane.cli.recordings import check_files, write_recording
 from rayplane.control_plane.cluster.access import access
@@ -26,7 +27,14 @@ from rayplane.control_plane.faults.vocabulary import OBJECTS, RAY, TARGETS, Cont
 from rayplane.control_plane.rpc import Stub
 from rayplane.proto.rayplane.v1 import chaos_pb2
 
-Whom = Annotated[str, typer.Argument(metavar="TARGET", help=f"{', '.join(TARGETS)}, an actor's name, gcs or raylet.")]
+Whom = Annotated[
+    str,
+    typer.Argument(
+        metavar="TARGET",
+        help=f"{', '.join(TARGETS)}, an actor's name, gcs or raylet.",
+        autocompletion=completion.targets,
+    ),
+]
 Actor = Annotated[str, typer.Argument(metavar="[NAME]", help="Which one, or `random`; the one in charge by default.")]
 
 

@@ -10,6 +10,7 @@ import typer
 from rich.table import Column, Table
 
 from rayplane.control_plane.api.audit import default_policy
+from rayplane.control_plane.cli import completion
 from rayplane.control_plane.cli.option_files import (
     absolute,
     admission_text_of,
@@ -367,7 +368,10 @@ def add(
 
 def remove(
     kind: Kind,
-    actor: Annotated[str, typer.Argument(metavar="[NAME]", help="Its name; the last one by default.")] = "",
+    actor: Annotated[
+        str,
+        typer.Argument(metavar="[NAME]", help="Its name; the last one by default.", autocompletion=completion.actors),
+    ] = "",
     name: Name = "default",
     output: Output = "",
     state: State = None,

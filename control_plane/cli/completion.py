@@ -15,6 +15,7 @@ from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.api.machinery.resources import builtin_registry
 from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.state import HOME, StateDir
+from rayplane.control_plane.faults.vocabulary import TARGETS
 from rayplane.control_plane.rpc import RpcError
 
 ANSWER_S = 3.0
@@ -68,12 +69,32 @@ def pods(ctx: typer.Context, incomplete: str) -> list[str]:
     return _begun(incomplete, _names(ctx, "", "pods"))
 
 
+def namespaces(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Names of namespaces."""
+    return _begun(incomplete, _names(ctx, "", "namespaces"))
+
+
+def actors(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Names of the cluster's actors, as this machine knows them."""
+    with contextlib.suppress(*_FAILURES):
+        if (state := _place(ctx).read()) is not None:
+            return _begun(incomplete, (one.name for one in state.topology.instances))
+    return []
+
+
+def targets(ctx: typer.Context, incomplete: str) -> list[str]:
+    """What faults hit: kinds of parts, and actors by name."""
+    return [*_begun(incomplete, TARGETS), *actors(ctx, incomplete)]
+
+
+def _place(ctx: typer.Context) -> StateDir:
+    return StateDir.of(ctx.params.get("name") or "default", ctx.params.get("state"))
+
+
 def _names(ctx: typer.Context, prefix: str, kind: str) -> Iterable[str]:
     """Nothing where they cannot be had: a shell that completes wants no words of failures."""
     with contextlib.suppress(*_FAILURES):
-        found = asyncio.run(
-            _listed(StateDir.of(ctx.params["name"], ctx.params["state"]), ctx.params["namespace"], kind)
-        )
+        found = asyncio.run(_listed(_place(ctx), ctx.params.get("namespace") or "", kind))
         return [prefix + name for name in found]
     return ()
 

@@ -9,6 +9,7 @@ import typer
 from google.protobuf.json_format import MessageToDict
 from rich.table import Table
 
+from rayplane.control_plane.cli import completion
 from rayplane.control_plane.cli.objects import Namespace
 from rayplane.control_plane.cli.options import Name, Output, State, console, run, state_dir, wants_json
 from rayplane.control_plane.cluster.access import access
@@ -28,7 +29,7 @@ def register(app: typer.Typer) -> None:
 
 def explain(
     what: Annotated[What, typer.Argument(help="`pod`.")],
-    pod: Annotated[str, typer.Argument(metavar="POD", help="Its name.")],
+    pod: Annotated[str, typer.Argument(metavar="POD", help="Its name.", autocompletion=completion.pods)],
     namespace: Namespace = "",
     name: Name = "default",
     output: Output = "",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
+from rayplane.control_plane.cli import completion
 from rayplane.control_plane.cli.components import TIMEOUT_S, NoAnswer, asked
 from rayplane.control_plane.cli.options import Name, State, console, run, state_dir
 from rayplane.control_plane.cluster.access import Access, access, current_topology
@@ -27,7 +28,10 @@ def register(app: typer.Typer) -> None:
 
 
 def logs_of(
-    component: Annotated[str, typer.Argument(help="An actor of `rayplane status`, such as apiserver-0.")],
+    component: Annotated[
+        str,
+        typer.Argument(help="An actor of `rayplane status`, such as apiserver-0.", autocompletion=completion.actors),
+    ],
     tail: Annotated[int, typer.Option(help="Only so many lines from the end; -1 is all.")] = -1,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with what comes.")] = False,
     level: Annotated[

@@ -14,7 +14,10 @@ from rayplane.control_plane.cli.session import Session, session
 from rayplane.control_plane.cluster.errors import UsageError
 from rayplane.control_plane.durations import DurationError, parse_span
 
-Namespace = Annotated[str, typer.Option("-n", "--namespace", help="Namespace.  [default: default]")]
+Namespace = Annotated[
+    str,
+    typer.Option("-n", "--namespace", help="Namespace.  [default: default]", autocompletion=completion.namespaces),
+]
 AllNamespaces = Annotated[bool, typer.Option("-A", "--all-namespaces", help="In all namespaces.")]
 Selector = Annotated[str, typer.Option("-l", "--selector", help="Label selector, such as app=web,tier!=db.")]
 Container = Annotated[str, typer.Option("-c", "--container", help="Which container; the pod's first by default.")]

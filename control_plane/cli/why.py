@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from google.protobuf.json_format import MessageToDict
 
-from rayplane.control_plane.cli import waiting
+from rayplane.control_plane.cli import completion, waiting
 from rayplane.control_plane.cli.kinds import Kinds
 from rayplane.control_plane.cli.options import Name, Output, State, console, run, state_dir, wants_json
 from rayplane.control_plane.cli.printing import plain
@@ -23,8 +23,13 @@ def register(app: typer.Typer) -> None:
 
 
 def why(
-    what: Annotated[list[str], typer.Argument(help="KIND NAME or KIND/NAME; kinds as kubectl knows them.")],
-    namespace: Annotated[str, typer.Option("-n", "--namespace", help="Where it is.")] = "default",
+    what: Annotated[
+        list[str],
+        typer.Argument(help="KIND NAME or KIND/NAME; kinds as kubectl knows them.", autocompletion=completion.objects),
+    ],
+    namespace: Annotated[
+        str, typer.Option("-n", "--namespace", help="Where it is.", autocompletion=completion.namespaces)
+    ] = "default",
     output: Output = "",
     name: Name = "default",
     state: State = None,

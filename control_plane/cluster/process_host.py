@@ -325,7 +325,7 @@ def main() -> int:
     log_to(str(directory.logs / "process.log"))
     secrets = Secrets.read(directory.pki)
     if secrets is None:
-        print(f"no keys in {directory.pki}; run `rayplane up`", file=sys.stderr)
+        print(f"no keys in {directory.pki}; run `{directory.command('up')}`", file=sys.stderr)
         return 1
     try:
         state = directory.read_running()

@@ -93,7 +93,7 @@ async def _start(directory: StateDir, config: ClusterConfig) -> None:
 def _secrets(directory: StateDir) -> Secrets:
     secrets = Secrets.read(directory.pki)
     if secrets is None:
-        raise ClusterError(f"no keys in {directory.pki}; run `rayplane up`")
+        raise ClusterError(f"no keys in {directory.pki}; run `{directory.command('up')}`")
     return secrets
 
 

@@ -111,6 +111,11 @@ class StateDir:
         usual = self.path == StateDir.of(name, None).path
         return named if usual else f"{named} --state-dir {shlex.quote(str(self.path))}"
 
+    def command(self, words: str) -> str:
+        """A command line that means the cluster of this directory, whatever its state can tell."""
+        name = self.path.name if self.path.parent == Path.home() / HOME else "default"
+        return f"rayplane {words}{self.flags(name)}"
+
     @property
     def kubeconfig(self) -> Path:
         return self.path / "kubeconfig"
@@ -200,14 +205,15 @@ class StateDir:
         except NewerFormat as e:
             raise NewerState(str(e)) from e
         except (ValueError, KeyError, TypeError, CorruptMark) as e:
-            raise ClusterError(f"{self.path / 'cluster.json'} is damaged ({e}); run `rayplane down --purge`") from e
+            again = f"`{self.command('down --purge')}` deletes all of it"
+            raise ClusterError(f"{self.path / 'cluster.json'} is damaged ({e}); {again}") from e
 
     def read_running(self) -> ClusterState:
         state = self.read()
         if state is None or not state.running:
             others = ", ".join(other.config.name for other in self.others() if other.running)
             instead = f", or give the --name of one that is: {others}" if others else ""
-            raise NotUp(f"no cluster is up in {self.path}; run `rayplane up`{instead}")
+            raise NotUp(f"no cluster is up in {self.path}; run `{self.command('up')}`{instead}")
         return state
 
     def others(self) -> list[ClusterState]:

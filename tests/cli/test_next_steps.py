@@ -81,6 +81,23 @@ def test_a_wrong_name_is_told_with_those_that_run(home: Path, port: int) -> None
         StateDir.of("wep", None).read_running()
 
 
+@pytest.mark.parametrize(("name", "flags"), [("web", " --name web"), ("default", "")])
+def test_what_is_advised_means_the_cluster_that_was_asked_for(
+    name: str, flags: str, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A purge of another cluster would be the worst advice."""
+    directory = StateDir.of(name, None)
+    directory.create()
+    (directory.path / "cluster.json").write_text("{")
+    assert app.run(["get", "pods", "--name", name]) == 1
+    err = capsys.readouterr().err
+    assert f"`rayplane down --purge{flags}`" in err
+    assert app.run(["down", "--purge", "--name", name]) == 0
+    assert not directory.path.exists()
+    assert app.run(["get", "pods", "--name", name]) == 1
+    assert f"run `rayplane up{flags}`" in capsys.readouterr().err
+
+
 # --- completion -----------------------------------------------------------------------------------
 
 
@@ -101,7 +118,13 @@ def completed(line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         ("rayplane get replicase", ["replicasets"]),
         ("rayplane get pods --show", ["--show-labels"]),
         ("rayplane status --name w", ["web"]),
+        ("rayplane logs-of --name up sup", ["supervisor"]),
+        ("rayplane chaos kill --name up sc", ["scheduler"]),
+        ("rayplane chaos stop --name up s", ["scheduler", "supervisor"]),
+        ("rayplane remove node --name up no", []),
         # Nobody answers there, which is nothing to complete.
+        ("rayplane get pods -n we", []),
+        ("rayplane why replicase", ["replicasets"]),
         ("rayplane get pods we", []),
         ("rayplane logs we", []),
     ],
@@ -111,6 +134,7 @@ def test_commands_kinds_and_clusters_are_completed(
 ) -> None:
     (home / ".rayplane" / "web").mkdir(parents=True)
     (home / ".rayplane" / "web" / "cluster.json").write_text("{}")
+    made(home, "up", 1)
     assert completed(line, monkeypatch, capsys) == found
 
 

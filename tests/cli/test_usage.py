@@ -96,9 +96,10 @@ def test_without_a_cluster_commands_fail_and_say_what_to_do(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words, dashes, rest = command.partition(" -- ")
-    code = app.run([*words.split(), "--state-dir", str(tmp_path / "none"), *(dashes + rest).split()])
+    place = tmp_path / "none"
+    code = app.run([*words.split(), "--state-dir", str(place), *(dashes + rest).split()])
     err = capsys.readouterr().err
-    assert (code, err) == (1, f"rayplane: no cluster is up in {tmp_path / 'none'}; run `rayplane up`\n")
+    assert (code, err) == (1, f"rayplane: no cluster is up in {place}; run `rayplane up --state-dir {place}`\n")
 
 
 def test_bad_manifests_are_told_before_the_cluster_is_looked_for(

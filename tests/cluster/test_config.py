@@ -222,7 +222,7 @@ def test_the_state_survives_being_written(tmp_path: Path) -> None:
     assert directory.read() == directory.read_running() == _state()
     assert (tmp_path / "new" / "x").stat().st_mode & 0o777 == 0o700
     directory.write(replace(_state(), running=False))
-    with pytest.raises(NotUp, match="run `rayplane up`"):
+    with pytest.raises(NotUp, match=r"run `rayplane up --state-dir [^ ]+`"):
         directory.read_running()
     directory.purge()
     assert directory.read() is None and not directory.path.exists()
@@ -231,7 +231,7 @@ def test_the_state_survives_being_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"config": {"name": "x", "colour": "blue"}}'])
 def test_a_damaged_state_is_told_with_what_to_do(tmp_path: Path, content: str) -> None:
     (tmp_path / "cluster.json").write_text(content)
-    with pytest.raises(ClusterError, match=r"cluster\.json is damaged .* run `rayplane down --purge`"):
+    with pytest.raises(ClusterError, match=r"cluster\.json is damaged .* `rayplane down --purge --state-dir [^ ]+`"):
         StateDir(tmp_path).read()
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from rayplane.control_plane.cli.completion import kinds
+from rayplane.control_plane.cli.completion import kinds, namespaces
 from rayplane.control_plane.cli.options import Name, State, run, state_dir
 from rayplane.control_plane.cluster.errors import UsageError
 from rayplane.control_plane.cluster.state import StateDir
@@ -20,7 +20,9 @@ def top(
     kind: Annotated[
         str, typer.Argument(metavar="[KIND]", help="What to show first, or `control-plane`.", autocompletion=kinds)
     ] = "pods",
-    namespace: Annotated[str, typer.Option("-n", "--namespace", help="Namespace; all by default.")] = "",
+    namespace: Annotated[
+        str, typer.Option("-n", "--namespace", help="Namespace; all by default.", autocompletion=namespaces)
+    ] = "",
     name: Name = "default",
     state: State = None,
 ) -> None:
