@@ -122,6 +122,9 @@ class Timings:
     election: ElectionTiming
     nodes: NodeLeases
     scaling: NodeScaling
+    leisure: float = 1.0
+    """How many times longer than usual those wait who only look whether all is still well: the load balancer at API
+    servers, these at who leads, the supervisor at actors while nothing is to be done."""
 
     @property
     def election_s(self) -> float:
@@ -132,6 +135,8 @@ class Timings:
         silent_s = self.election_s
         if self.tick_s <= 0 or self.election_ticks < 5:
             raise BadTimings("tick_s must be positive and election_ticks at least 5: heartbeats need several chances")
+        if self.leisure < 1:
+            raise BadTimings(f"leisure {self.leisure:g} must be at least 1: the usual spans are short enough")
         if silent_s >= self.election.renew_deadline_s:
             raise BadTimings(
                 f"an election of etcd takes up to {silent_s:g} s: election.renew_deadline_s "
@@ -165,5 +170,23 @@ KUBERNETES = Timings(
     ),
     scaling=NodeScaling(look_s=10.0, unneeded_s=600.0, provision_s=900.0),
 )
-PROFILES = {"fast": FAST, "kubernetes": KUBERNETES}
+SPARSE = Timings(
+    # For long spans of virtual time and for clusters that idle: what an idle cluster does is done every minute.
+    tick_s=10.0,
+    election_ticks=5,
+    endpoint_lease_s=180,
+    election=ElectionTiming(240.0, 180.0, 60.0),
+    nodes=NodeLeases(
+        renew_s=60.0,
+        duration_s=300,
+        monitor_s=60.0,
+        grace_s=300.0,
+        toleration_s=300,
+        force_delete_s=120.0,
+        fence_s=360.0,
+    ),
+    scaling=NodeScaling(look_s=60.0, unneeded_s=600.0, provision_s=900.0),
+    leisure=30.0,
+)
+PROFILES = {"fast": FAST, "kubernetes": KUBERNETES, "sparse": SPARSE}
 DEFAULT_PROFILE = "fast"

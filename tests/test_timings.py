@@ -11,11 +11,20 @@ from rayplane.control_plane.cluster.config import ClusterConfig
 from rayplane.control_plane.cluster.supervisor import reconciler
 from rayplane.control_plane.controllers.config import Timing as ControllersTiming
 from rayplane.control_plane.loadbalancer import LoadBalancerConfig
-from rayplane.control_plane.timings import FAST, KUBERNETES, BadTimings, ElectionTiming, ServerChanges, Timings
+from rayplane.control_plane.timings import (
+    FAST,
+    KUBERNETES,
+    PROFILES,
+    SPARSE,
+    BadTimings,
+    ElectionTiming,
+    ServerChanges,
+    Timings,
+)
 from rayplane.node.config import NodeTiming
 
 
-@pytest.mark.parametrize("profile", ["fast", "kubernetes"])
+@pytest.mark.parametrize("profile", PROFILES)
 def test_a_lost_node_stops_its_pods_before_they_are_started_elsewhere(profile: str) -> None:
     """In what components are handed. The node counts from sending its last renewal, the controllers from seeing it."""
     timings = ClusterConfig(timing=profile).timings
@@ -57,6 +66,7 @@ def test_an_election_by_lease_rises(spans: tuple[float, float, float]) -> None:
     [
         ({"election_ticks": 4}, "at least 5"),
         ({"tick_s": 0.0}, "must be positive"),
+        ({"leisure": 0.5}, "at least 1"),
         ({"tick_s": 0.2}, "renew_deadline_s"),
         ({"tick_s": 0.3, "election": ElectionTiming(20.0, 15.0, 1.0)}, "grace_s"),
     ],
@@ -72,3 +82,9 @@ def test_a_server_goes_only_when_all_know_its_successor(change: dict[str, float]
         ServerChanges(**change)
     assert LoadBalancerConfig().refresh_interval_s < reconciler.LEARN_S
     assert api.DISCOVER_EVERY_S < reconciler.LEARN_S
+
+
+def test_only_a_sparse_cluster_looks_at_leisure() -> None:
+    assert FAST.leisure == KUBERNETES.leisure == 1 < SPARSE.leisure
+    assert ApiServerTiming.of(KUBERNETES).bookmark_interval_s == ApiServerTiming().bookmark_interval_s
+    assert ApiServerTiming.of(SPARSE).bookmark_interval_s > ApiServerTiming().bookmark_interval_s

@@ -12,6 +12,7 @@ from rayplane.control_plane.timings import Timings
 
 # Of an election: members that could elect one in time are given the time to answer, too.
 _ELECTION_AND_MORE = 1.25
+BOOKMARK_INTERVAL_S = 60.0
 # So exact is the time of a revision.
 _CLOCK_S = 2.0
 
@@ -20,7 +21,7 @@ _CLOCK_S = 2.0
 class Timing:
     """Spans in seconds. The defaults fit the `fast` profile of a cluster."""
 
-    bookmark_interval_s: float = 60.0
+    bookmark_interval_s: float = BOOKMARK_INTERVAL_S
     """How often a watcher that asked for bookmarks gets one."""
 
     watch_timeout_s: float = 3000.0
@@ -61,6 +62,9 @@ class Timing:
     webhook_retry_s: float = 0.5
     """The first pause before a webhook that decides about requests is asked again."""
 
+    leisure: float = 1.0
+    """How many times longer than usual this server waits between two looks at who leads and who else serves."""
+
     toleration_seconds: int = 5
     """How long pods by default stay on a node that is not ready or unreachable."""
 
@@ -70,6 +74,8 @@ class Timing:
         return Timing(
             toleration_seconds=timings.nodes.toleration_s,
             endpoint_lease_s=timings.endpoint_lease_s,
+            leisure=timings.leisure,
+            bookmark_interval_s=BOOKMARK_INTERVAL_S * timings.leisure,
             etcd_patience_s=_ELECTION_AND_MORE * timings.election_s,
             history_s=history_s,
             clock_interval_s=_CLOCK_S if history_s else 0.0,

@@ -4,6 +4,7 @@ A server that dies is gone from the list when its lease runs out; one that stops
 """
 
 import asyncio
+import contextlib
 import ipaddress
 import itertools
 import logging
@@ -27,7 +28,8 @@ log = logging.getLogger(__name__)
 
 _PREFIX = "/registry/masterleases/"
 _JSON = "application/json"
-# How often a server looks who leads, and takes over which servers came and went: clients are told no later.
+# How often a server looks who leads; with leisure more seldom, but so soon after a change it takes over which servers
+# came and went: clients are told no later.
 _FOLLOW_S = 1.0
 # Of these rounds, every how many it asks for the members too, beside whenever one is lost. They may be replaced one
 # after the other (`SERVER_CHANGES`): it learns of the new ones while an old one is left to ask.
@@ -63,7 +65,8 @@ class EndpointKeeper:
         self._lease = 0
         self._task: asyncio.Task[None] | None = None
         self._servers: list[ServerEntry] = []
-        self._changed = True  # the entries, since they were read last
+        self._changed = asyncio.Event()  # the entries, since they were read last
+        self._changed.set()
         self._published: list[ServerEntry] | None = None
         self._members_known = False
 
@@ -91,14 +94,14 @@ class EndpointKeeper:
         return self._servers
 
     def _note_change(self) -> None:
-        self._changed = True
+        self._changed.set()
 
     async def _follow_servers(self) -> None:
-        self._changed = False
+        self._changed.clear()
         try:
             response = await self._etcd.range(_PREFIX.encode(), prefix_end(_PREFIX.encode()), serializable=True)
         except BaseException:
-            self._changed = True
+            self._changed.set()
             raise
         found = []
         for kv in response.kvs:
@@ -129,10 +132,18 @@ class EndpointKeeper:
                 log.info("%s names no places: %s", kv.key, e)
 
     async def _run(self) -> None:
-        interval_s = self._config.timing.endpoint_lease_s / 3
-        rounds = max(1, round(interval_s / _FOLLOW_S))
+        timing = self._config.timing
+        interval_s = timing.endpoint_lease_s / 3
+        rounds = max(1, round(interval_s / (_FOLLOW_S * timing.leisure)))
         for number in itertools.count(1):
-            await asyncio.sleep(interval_s / rounds)
+            leisure_s = interval_s / rounds - _FOLLOW_S
+            if timing.leisure > 1 and leisure_s > 0:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(leisure_s):
+                        await self._changed.wait()
+                await asyncio.sleep(_FOLLOW_S)
+            else:
+                await asyncio.sleep(interval_s / rounds)
             await self._once(announce=number % rounds == 0, members=number % _MEMBERS_EVERY == 0)
 
     async def _once(self, *, announce: bool = True, members: bool = True) -> None:
@@ -144,7 +155,7 @@ class EndpointKeeper:
             if announce:
                 await self._announce()
                 await self._follow_places()
-            if announce or self._changed:
+            if announce or self._changed.is_set():
                 await self._follow_servers()
             if announce:
                 await self._publish(self._servers)

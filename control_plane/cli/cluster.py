@@ -113,7 +113,7 @@ def up(
     egress_allow: Annotated[
         str, typer.Option(help="Networks of the machine's own that the relay reaches too, `a,b`, or `none`; kept.")
     ] = "",
-    timing: Annotated[str, typer.Option(help="`fast` (where nothing is said) or `kubernetes`; kept.")] = "",
+    timing: Annotated[str, typer.Option(help="`fast` (where nothing is said), `kubernetes` or `sparse`; kept.")] = "",
     history: Annotated[
         str,
         typer.Option(help="For how long the past can be seen at least, such as 1h (10m where nothing is said); kept."),

@@ -29,6 +29,7 @@ from rayplane.control_plane.component_base.version import VERSION
 from rayplane.control_plane.rpc import Network
 from rayplane.control_plane.rpc.sockets import Sockets
 from rayplane.control_plane.rpc.tls import Credentials
+from rayplane.control_plane.timings import SERVER_CHANGES
 from rayplane.storage.env import Env
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ def _apiserver(spec: Spec, env: Env, network: Network, tls_dir: str | None, sock
 
 def _load_balancer(spec: Spec, env: Env, network: Network, tls_dir: str | None, sockets: Sockets | None) -> Component:
     from rayplane.control_plane.client import ApiClient
-    from rayplane.control_plane.loadbalancer import LoadBalancer, LoadBalancerConfig
+    from rayplane.control_plane.loadbalancer import CHECK_INTERVAL_S, LoadBalancer, LoadBalancerConfig
 
     client = ApiClient(network, spec.topology.endpoints(Role.APISERVER, "grpc"), discovery=_discovery(spec))
     config = LoadBalancerConfig(
@@ -179,6 +180,8 @@ def _load_balancer(spec: Spec, env: Env, network: Network, tls_dir: str | None, 
         metrics_address=spec.instance.metrics,
         backends=spec.topology.endpoints(Role.APISERVER, "https"),
         ca=spec.credentials.ca if spec.credentials else b"",
+        check_interval_s=CHECK_INTERVAL_S * spec.config.timings.leisure,
+        refresh_interval_s=SERVER_CHANGES.discover_s * spec.config.timings.leisure,
     )
 
     async def backends() -> list[str]:

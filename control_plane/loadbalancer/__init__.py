@@ -7,6 +7,6 @@ TLS and HTTP end at the servers, nor how gRPC clients spread over servers (`cont
 Concurrency: one event loop; each connection is a task, with one more for each direction.
 """
 
-from rayplane.control_plane.loadbalancer.balancer import LoadBalancer, LoadBalancerConfig
+from rayplane.control_plane.loadbalancer.balancer import CHECK_INTERVAL_S, LoadBalancer, LoadBalancerConfig
 
-__all__ = ["LoadBalancer", "LoadBalancerConfig"]
+__all__ = ["CHECK_INTERVAL_S", "LoadBalancer", "LoadBalancerConfig"]

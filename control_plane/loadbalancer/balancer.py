@@ -53,6 +53,8 @@ from rayplane.control_plane.timings import SERVER_CHANGES
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+#: How often servers are looked at.
+CHECK_INTERVAL_S = 0.5
 _SLICES = 10
 # The worst servers that a new connection is tried with, by how many waits it still has before it.
 _TRIED = (Health.UNREACHABLE, Health.UNREADY, Health.DOUBTED)
@@ -80,7 +82,7 @@ class LoadBalancerConfig:
     ca: bytes = b""
     """PEM of the authority of the servers' certificates; empty: their ports are plain HTTP."""
 
-    check_interval_s: float = 0.5
+    check_interval_s: float = CHECK_INTERVAL_S
     check_ready_every: int = 4
     """Of these intervals: a server that was ready and keeps the probe's connection open is asked no more often."""
     check_timeout_s: float = 1.0
@@ -90,7 +92,9 @@ class LoadBalancerConfig:
     """The same, before its connections end while others are ready: about 15 s."""
 
     refresh_interval_s: float = SERVER_CHANGES.discover_s
-    """How often `find_backends` is asked, and how long it may take."""
+    """How often `find_backends` is asked, beside whenever a server refuses a connection."""
+    refresh_timeout_s: float = SERVER_CHANGES.discover_s
+    """How long that may take."""
 
     connect_timeout_s: float = 1.0
     wait_for_ready_s: float = 1.0
@@ -227,7 +231,7 @@ class LoadBalancer:
                     await self._refused.wait()
             self._refused.clear()
             try:
-                async with asyncio.timeout(self._config.refresh_interval_s):
+                async with asyncio.timeout(self._config.refresh_timeout_s):
                     addresses = await find()
             except Exception as e:
                 # Whatever went wrong, the servers known so far are the best guess.

@@ -30,6 +30,8 @@ from rayplane.storage.env import Env
 PREFIX, LEASED = b"/rayplane/simulation/", b"/rayplane/leased/"
 FIRST_LEASE = 1 << 40
 LOOK_EVERY_S = 0.25
+# With leisure, so many times longer at most: who does all at leisure also errs for longer.
+LEISURE_MAX = 20.0
 RETRY_S = 0.2
 
 _RUNNING = (Run.RUNNING, Run.STOPPING)
@@ -63,6 +65,8 @@ class InsideChecks:
         self._cluster = cluster
         self._violations = violations
         self._failed: dict[str, None] = {}
+        self._looked: list[tuple[int, int]] = []
+        """Turns of all actors at the last look: while they stay, there is nothing new to see."""
         self._watched: dict[str, object] = {}
         self._watchers: list[asyncio.Task[None]] = []
         self._turns: list[tuple[int, int]] = []
@@ -72,12 +76,16 @@ class InsideChecks:
 
     async def run(self) -> None:
         """Until cancelled."""
+        pause_s = LOOK_EVERY_S * min(self._cluster.config.timings.leisure, LEISURE_MAX)
         try:
             while True:
-                self._actors()
-                self._members()
-                self._pods()
-                await asyncio.sleep(LOOK_EVERY_S)
+                turns = [cell.turns for cell in self._cluster.cells.values()]
+                if turns != self._looked:
+                    self._looked = turns
+                    self._actors()
+                    self._members()
+                    self._pods()
+                await asyncio.sleep(pause_s)
         finally:
             for task in self._watchers:
                 task.cancel()

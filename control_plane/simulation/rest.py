@@ -73,22 +73,28 @@ class RestClient:
         self._sockets: Sockets
         self._kept: aiohttp.ClientSession
         self._fresh: aiohttp.ClientSession
+        self._watcher: aiohttp.ClientSession
+        self._watch_s = WATCH_S
         self._watching: asyncio.Task[None] | None = None
         self._ending = False
         self._ended = asyncio.Event()
 
-    def open(self, sockets: Sockets) -> None:
-        """Called once, in the client's cell."""
-        self._sockets = sockets
+    def open(self, sockets: Sockets, every_s: float = 0.0) -> None:
+        """Called once, in the client's cell. `every_s`: between two commands; no watch ends sooner."""
+        self._sockets, self._watch_s = sockets, max(WATCH_S, round(every_s))
         self._kept = self._session(force_close=False)
         self._fresh = self._session(force_close=True)
+        self._watcher = self._session(force_close=True, silent_s=self._watch_s - WATCH_S)
 
-    def _session(self, *, force_close: bool, connections: int | None = None) -> aiohttp.ClientSession:
+    def _session(
+        self, *, force_close: bool, connections: int | None = None, silent_s: float = 0.0
+    ) -> aiohttp.ClientSession:
+        """A session whose answers may stay away for `silent_s` longer than usual."""
         return aiohttp.ClientSession(
             connector=_Connector(self._sockets, self._address, force_close=force_close, connections=connections),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=_HEADERS,
-            timeout=aiohttp.ClientTimeout(total=WATCH_S + ANSWER_S, sock_read=ANSWER_S),
+            timeout=aiohttp.ClientTimeout(total=WATCH_S + ANSWER_S + silent_s, sock_read=ANSWER_S + silent_s),
         )
 
     async def run(self, every_s: float) -> None:
@@ -259,8 +265,8 @@ class RestClient:
         await self._watch(f"sendInitialEvents=true&resourceVersionMatch={_NOT_OLDER}&resourceVersion={version}", told)
 
     async def _watch(self, beginning: str, tell: Callable[[str, dict[str, Any]], None]) -> None:
-        path = f"{PATH}?watch=1&labelSelector={LABEL}&allowWatchBookmarks=1&timeoutSeconds={WATCH_S}"
-        async with self._request(self._fresh, "GET", f"{path}&{beginning}") as response:
+        path = f"{PATH}?watch=1&labelSelector={LABEL}&allowWatchBookmarks=1&timeoutSeconds={self._watch_s}"
+        async with self._request(self._watcher, "GET", f"{path}&{beginning}") as response:
             if response.status == 410:
                 self.ledger.watched = 0
             if response.status != 200:
@@ -306,7 +312,7 @@ class RestClient:
     async def close(self) -> None:
         """End the watch and all connections."""
         await cancel_and_wait(self._watching)
-        for session in (self._kept, self._fresh):
+        for session in (self._kept, self._fresh, self._watcher):
             await session.close()
 
     # HTTP

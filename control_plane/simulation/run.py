@@ -310,7 +310,7 @@ class Run:
             self.failures.append(f"{self.loop.time():.3f} s: {failure}")
 
     async def _ask(self, rest: RestClient, sockets: Sockets) -> None:
-        rest.open(sockets)
+        rest.open(sockets, self._scenario.ask_every_s)
         await rest.run(self._scenario.ask_every_s)
 
     async def _finish(self, script: Script, client: Client, rest: RestClient) -> None:

@@ -41,6 +41,7 @@ class World:
         """Ports that somebody else has; whoever needs one of them does not start."""
         self.actors = {i.name: i for i in topology.instances if i.phase is Phase.ACTIVE}
         self.lying = list(MACHINES)
+        self.leisure = 1.0
         self.stored: Topology | None = None
         self.revision = 0
         self.retired_names: set[str] = set()
@@ -69,6 +70,7 @@ class World:
                 allot=self.allot,
                 now=asyncio.get_running_loop().time,
                 slowdown=lambda: 1.0,
+                leisure=self.leisure,
             ),
         )
         self._running.append((made, asyncio.get_running_loop().create_task(made.run())))
@@ -367,6 +369,25 @@ def test_a_step_that_is_refused_is_tried_again_after_longer_and_longer_pauses() 
         await until(lambda: len(world.times("promote")) > 20, 60.0)
         found = gaps(world.times("promote"))
         assert found[0] < 0.3 < 0.7 < found[-1] < module.CHECK_EVERY_S + 0.3
+
+    play(scene)
+
+
+@pytest.mark.parametrize("leisure", [1.0, 30.0])
+def test_what_died_while_nothing_was_to_be_done_is_started_after_the_next_look(leisure: float) -> None:
+    async def scene(world: World) -> None:
+        await world.end()
+        world.leisure = leisure
+        supervisor, now = world.supervise(), asyncio.get_running_loop().time
+        await asyncio.sleep(10.0)
+        pause_s, died_at = module.CHECK_EVERY_S * leisure, now()
+        del world.actors["member-1"]
+        await until(lambda: "member-1" in world.actors, 2 * pause_s)
+        assert (now() - died_at > module.CHECK_EVERY_S + 0.3) == (leisure > 1)
+        # Meanwhile there is something to be done, and who asks for a look waits for none.
+        del world.actors["member-2"]
+        supervisor.wake()
+        await until(lambda: "member-2" in world.actors, module.CHECK_EVERY_S)
 
     play(scene)
 

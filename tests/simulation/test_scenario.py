@@ -121,6 +121,6 @@ def test_steps_are_read_with_their_times(tmp_path: Path) -> None:
 
 
 def test_the_built_in_scenarios_can_be_read() -> None:
-    assert builtin_scenarios() == ["changes", "failures", "healing", "quick", "swarm"]
+    assert builtin_scenarios() == ["changes", "day", "failures", "healing", "quick", "swarm"]
     for name in builtin_scenarios():
         assert load_scenario(name).steps

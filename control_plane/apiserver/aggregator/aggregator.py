@@ -45,11 +45,22 @@ Tell = Callable[[str, Finding], Awaitable[None]]
 class Aggregator:
     """The aggregated APIs of one server."""
 
-    def __init__(self, kinds: Kinds, hub: WatchHub, lookup: Lookup, *, client: BackendClient, tell: Tell) -> None:
+    def __init__(
+        self,
+        kinds: Kinds,
+        hub: WatchHub,
+        lookup: Lookup,
+        *,
+        client: BackendClient,
+        tell: Tell,
+        leisure: float = 1.0,
+    ) -> None:
+        """`leisure`: how many times longer than usual it rests where nothing is due."""
         self.catalog = Catalog(kinds.registry)
         self.client = client
         self._lookup = lookup
         self._tell = tell
+        self._rest_s = _TICK_S * leisure
         watched = (APISERVICES, _SERVICES, _SLICES)
         self._follower = Follower(kinds, hub, watched, clear=self._clear, put=self._put, remove=self._remove)
         self._due: dict[str, float] = {}
@@ -123,7 +134,7 @@ class Aggregator:
                 self._looks[own] = loop.create_task(self._look(own), name=f"look at APIService {own}")
             self._wake.clear()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_TICK_S):
+                async with asyncio.timeout(_TICK_S if self._due or self._looks else self._rest_s):
                     await self._wake.wait()
 
     async def _look(self, own: str) -> None:

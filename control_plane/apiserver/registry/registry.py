@@ -157,7 +157,14 @@ class ObjectRegistry:
         self.authenticator = self._access.authenticator(self.lookup.get, self._mark_used)
         self._webhooks = WebhookClient(self.lookup, network, env.rng)
         backends = BackendClient(self.lookup, network, env.rng, config.tls_dir)
-        self.aggregator = Aggregator(self.kinds, self.hub, self.lookup, client=backends, tell=self._tell_available)
+        self.aggregator = Aggregator(
+            self.kinds,
+            self.hub,
+            self.lookup,
+            client=backends,
+            tell=self._tell_available,
+            leisure=config.timing.leisure,
+        )
         self.forms = Forms(self.kinds, self._webhooks, env)
         self.reader = Reader(self.kinds, self.forms, self.storage, self.hub, env=env, timing=config.timing)
         self.chain, self._leases = self._admission(config), EventLeases(etcd, config.timing)

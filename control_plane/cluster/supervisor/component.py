@@ -94,6 +94,7 @@ class Supervisor:
             allot=allot or (lambda address, taken: free_port(address, taken, rng, share(spec.plan))),
             now=now,
             slowdown=slowdown,
+            leisure=spec.config.timings.leisure,
         )
         # What was remembered may say of this one where it was before.
         self._reconciler = Reconciler(clients.recall(spec.topology).replaced(spec.instance), ports)

@@ -84,3 +84,5 @@ class Ports:
     """Seconds of the running loop's clock."""
     slowdown: Callable[[], float]
     """How many times slower than idle the machine is (`patience`)."""
+    leisure: float = 1.0
+    """How many times longer than usual it waits while nothing is to be done (`timings`)."""

@@ -167,10 +167,17 @@ class Reconciler:
         # Whoever does not tell the topology does not tell of members either.
         observed = self._observe(machines, None if self._current else ())
         pause = await self._act(observed)
-        if not self._current or (self._checked and is_settled(self._topology, observed)):
+        if not self._current:
             return pause
+        if self._checked and is_settled(self._topology, observed):
+            return pause * self._ports.leisure if self._rests(pause) else pause
         members, retired = await self._ask_etcd()
         return min(pause, await self._act(replace(self._observe(machines, members), retired=retired)))
+
+    def _rests(self, pause: float) -> bool:
+        """Whether all run and nothing is being done: nobody waits for the next round."""
+        wanted = {i.name for i in self._topology.instances if i.role is not Role.SUPERVISOR}
+        return pause == CHECK_EVERY_S and not self._tasks and wanted <= self.running
 
     def renew(self, name: str) -> None:
         """Have an actor start anew as it is wanted now; its end is no failure."""
