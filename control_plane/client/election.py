@@ -29,6 +29,8 @@ from rayplane.storage.env import Env
 log = logging.getLogger(__name__)
 
 RELEASE_TIMEOUT_S = 1.0
+#: A candidate that got no answer asks again no later than this, however long it lets those be who lead.
+UNANSWERED_S = 2.0
 _UNREADABLE = ("", "unreadable")
 
 
@@ -63,6 +65,7 @@ class LeaderElector:
         self._claim = ""
         # What happened after sending a renewal that got no answer is unknown: the term ends counting from the sending.
         self._renewed_at = 0.0
+        self._answered = True
 
     @property
     def is_leader(self) -> bool:
@@ -109,7 +112,8 @@ class LeaderElector:
         try:
             while True:
                 while not await self._try():
-                    await asyncio.sleep(self._jittered(self._timing.retry_s))
+                    retry_s = self._timing.retry_s if self._answered else min(self._timing.retry_s, UNANSWERED_S)
+                    await asyncio.sleep(self._jittered(retry_s))
                 log.info("%s leads %s", self._identity, self._name)
                 self._leading = True
                 await self._hold(lead)
@@ -159,6 +163,7 @@ class LeaderElector:
     async def _try(self) -> bool:
         """Take or renew the Lease; whether this candidate holds it (or may still, when no server answered)."""
         started = asyncio.get_running_loop().time()
+        self._answered = True
         try:
             # A server that says nothing gets its share of the time: there are others to ask in the rest.
             async with asyncio.timeout(self._timing.renew_deadline_s / 2):
@@ -167,8 +172,10 @@ class LeaderElector:
             self._held = None
             return False
         except TimeoutError:
+            self._answered = False
             return self._leading
         except ApiError as e:
+            self._answered = False
             log.debug("%s: %s", self._name, e.message)
             if isinstance(e, InternalError) and not self._leading:
                 await self._clear(started)

@@ -21,7 +21,9 @@ FAST = timings.FAST.election
 class Candidate:
     """A replica that counts who leads."""
 
-    def __init__(self, store: Store, name: str, leading: list[str], rng: random.Random) -> None:
+    def __init__(
+        self, store: Store, name: str, leading: list[str], rng: random.Random, timing: ElectionTiming = FAST
+    ) -> None:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualLoop)
         self.name = name
@@ -32,7 +34,7 @@ class Candidate:
             env,
             name="the-lease",
             identity=name,
-            timing=FAST,
+            timing=timing,
         )
         self._leading = leading
         self.terms = 0
@@ -73,6 +75,20 @@ def test_two_candidates_never_lead_at_once_through_partitions(seed: int) -> None
         for candidate in candidates:
             assert not candidate.task.done()
             await candidate.stop()
+
+    VirtualLoop().run(main())
+
+
+def test_who_gets_no_answer_asks_again_soon_however_long_its_spans_are() -> None:
+    async def main() -> None:
+        sparse = timings.SPARSE.election
+        candidate = Candidate(Store(), "only", leading := [], random.Random(1), sparse)  # type: ignore[var-annotated]
+        candidate.client.parted = True
+        await asyncio.sleep(40)
+        candidate.client.parted = False
+        await asyncio.sleep(sparse.retry_s / 3)
+        assert leading == ["only"]
+        await candidate.stop()
 
     VirtualLoop().run(main())
 

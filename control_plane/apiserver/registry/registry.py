@@ -158,12 +158,7 @@ class ObjectRegistry:
         self._webhooks = WebhookClient(self.lookup, network, env.rng)
         backends = BackendClient(self.lookup, network, env.rng, config.tls_dir)
         self.aggregator = Aggregator(
-            self.kinds,
-            self.hub,
-            self.lookup,
-            client=backends,
-            tell=self._tell_available,
-            leisure=config.timing.leisure,
+            self.kinds, self.hub, self.lookup, client=backends, tell=self._tell_available, leisure=config.timing.leisure
         )
         self.forms = Forms(self.kinds, self._webhooks, env)
         self.reader = Reader(self.kinds, self.forms, self.storage, self.hub, env=env, timing=config.timing)
