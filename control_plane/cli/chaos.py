@@ -6,6 +6,7 @@ from datetime import UTC
 from enum import StrEnum
 from json import dumps, loads
 from pathlib import Path
+from secrets import token_hex
 from typing import Annotated, Any
 
 import typer
@@ -18,13 +19,13 @@ from rayplane.control_plane.cluster.access import access
 from rayplane.control_plane.cluster.chaos import KILL_TIMEOUT_S, SIGNALS, LiveInjector
 from rayplane.control_plane.cluster.config import PROCESS
 from rayplane.control_plane.cluster.errors import UsageError, refusal
+from rayplane.control_plane.cluster.heard import heard
 from rayplane.control_plane.cluster.state import StateDir
 from rayplane.control_plane.durations import human_duration
 from rayplane.control_plane.faults.form import COMMAND, as_command, parse_fault, read_fault
 from rayplane.control_plane.faults.injector import hold
 from rayplane.control_plane.faults.reading import FormError
 from rayplane.control_plane.faults.vocabulary import OBJECTS, RAY, TARGETS, Continue, Kill, Stop, Target
-from rayplane.control_plane.rpc import Stub
 from rayplane.proto.rayplane.v1 import chaos_pb2
 
 Whom = Annotated[
@@ -214,9 +215,12 @@ def run_scenario(
     except OSError as e:
         raise UsageError(f"cannot read {file}: {refusal(e)}") from e
     if inside:
-        if load or junit or html or record:
-            raise UsageError("--inside: the cluster loads no files, records none, and tells the verdict as JSON only")
-        _run_inside(state_dir(name, state), file.read_text(), found.seed if seed is None else seed, json, keep=keep)
+        if load or junit or html:
+            raise UsageError("--inside: the cluster loads no files, and tells the verdict as JSON only")
+        request = chaos_pb2.TrialRequest(
+            scenario=file.read_text(), seed=found.seed if seed is None else seed, keep=keep
+        )
+        _run_inside(state_dir(name, state), request, json, record)
         return
     checks = report.checks_in(load) if load is not None else ()
     chosen = found.seed if seed is None else seed
@@ -240,24 +244,24 @@ def run_scenario(
         raise typer.Exit(1)
 
 
-def _run_inside(directory: StateDir, scenario: str, seed: int, target: Path | None, *, keep: bool) -> None:
-    request = chaos_pb2.TrialRequest(scenario=scenario, seed=seed, keep=keep)
+def _run_inside(directory: StateDir, request: chaos_pb2.TrialRequest, target: Path | None, record: Path | None) -> None:
+    request.id, request.record = token_hex(8), record is not None
 
-    async def call() -> str:
-        verdict = ""
-        async with access(directory) as admin:
-            server = admin.network.channel(admin.api.endpoints.pick())
-            chaos = Stub(server, chaos_pb2.DESCRIPTOR.services_by_name["Chaos"])
-            async with contextlib.aclosing(chaos.Run(request)) as told:
-                async for one in told:
-                    verdict = one.verdict or verdict
-                    if one.event:
-                        _plain(one.event)
-        return verdict
+    async def call() -> tuple[str, bytes]:
+        verdict, tape = "", bytearray()
+        async with access(directory) as admin, contextlib.aclosing(heard(admin, request)) as told:
+            async for one in told:
+                verdict = one.verdict or verdict
+                tape += one.recording
+                if one.event:
+                    _plain(one.event)
+        return verdict, bytes(tape)
 
-    verdict = run(call())
+    verdict, tape = run(call())
     if target is not None:
         target.write_text(verdict)
+    if record is not None:
+        write_recording(record, tape)
     if not verdict or loads(verdict)["verdict"] != "ok":
         raise typer.Exit(1)
 

@@ -232,6 +232,9 @@ class LiveInjector:
     async def breaks(self, fault: Fault, hit: tuple[str, ...]) -> None:
         """A trial is about to inflict what lasts, until `end` or another fault ends it. Raises ClusterError."""
 
+    async def makes(self, made: Sequence[Any]) -> None:
+        """A trial is about to make the last of these, or has deleted some. Raises ClusterError."""
+
     async def healed(self, fault: Fault, hit: tuple[str, ...]) -> None:
         """That is over."""
 

@@ -24,6 +24,9 @@ class Keeper(Protocol):
     def marked(self, resource: str, manifest: Object) -> Object:
         """What to make in place of a manifest."""
 
+    async def noted(self) -> None:
+        """Wait until nothing of that can be forgotten. Raises ClusterError."""
+
     def made(self, resource: str, obj: Object) -> None:
         """It was made, and not found there."""
 
@@ -39,7 +42,10 @@ class ApiHands:
     async def apply(self, obj: Object) -> None:
         resource, manifest = placed(obj)
         name, namespace = meta.name(manifest), meta.namespace(manifest)
-        wanted = self._keeper.marked(resource, manifest) if self._keeper is not None else manifest
+        wanted = manifest
+        if self._keeper is not None:
+            wanted = self._keeper.marked(resource, manifest)
+            await self._keeper.noted()
 
         async def once() -> Object:
             try:

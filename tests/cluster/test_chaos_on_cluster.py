@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from gzip import decompress as gunzip
 from typing import Any
 
 import pytest
@@ -9,13 +10,16 @@ import pytest
 from rayplane.control_plane.api import chaos_mesh as mesh
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.pods.state import pod_is_ready
+from rayplane.control_plane.cluster.heard import heard
 from rayplane.control_plane.cluster.supervisor.notes import FAULTS_KEY
 from rayplane.control_plane.cluster.topology import Role
+from rayplane.control_plane.recordings import Recording
 from rayplane.control_plane.rpc import RpcError, Stub
 from rayplane.control_plane.rpc.errors import Code
 from rayplane.proto.rayplane.v1 import chaos_pb2 as pb
 from tests.cluster.harness import Cluster, cluster, deployment
 
+KILLS = "steps: [{kill: apiserver-0}, {await: {ready: cluster, within: 1m}}]"
 PARTED = "partition: {hosts: [[scheduler-0]], for: 1h}"
 
 
@@ -45,7 +49,7 @@ async def experiment(c: Cluster) -> None:
     await c.pods_ready(2, "app=web")
 
 
-async def trial(chaos: Any) -> None:
+async def trial(c: Cluster, chaos: Any) -> None:
     """In the supervisor, one at a time; whoever has enough of it ends it, and the next one finds all healed."""
     spares = pb.TrialRequest(scenario="steps: [{kill: supervisor}]")
     with pytest.raises(RpcError, match="would end with it") as refused:
@@ -61,14 +65,18 @@ async def trial(chaos: Any) -> None:
     await first.aclose()
     while True:
         try:
-            told = [one async for one in chaos.Run(pb.TrialRequest(scenario="steps: [{sleep: 10ms}]", seed=7))]
+            # It kills who tells of it.
+            request = pb.TrialRequest(scenario=KILLS, seed=7, id="mine", record=True)
+            told = [one async for one in heard(c.access, request)]
             break
         except RpcError as e:
             assert "another trial" in e.message, "the first heals what it broke"
             await asyncio.sleep(0.1)
     verdict = json.loads(told[-1].verdict)
     assert (verdict["verdict"], verdict["seed"]) == ("ok", 7), verdict
-    assert any(one.event.startswith("ok: ") for one in told)
+    assert sum(one.event.startswith("ok: ") for one in told) == 1, "nothing is told twice"
+    assert [fault["hit"] for fault in verdict["faults"]] == [["apiserver-0"]]
+    assert Recording(gunzip(b"".join(one.recording for one in told)).splitlines()).seed == 7
 
 
 async def test_faults_outlive_the_supervisor_that_began_them_and_experiments_are_made() -> None:
@@ -99,5 +107,5 @@ async def test_faults_outlive_the_supervisor_that_began_them_and_experiments_are
         await chaos.End(pb.EndRequest(id=begun.id))
         assert not parted(c) and not (await chaos.List(pb.ListFaultsRequest())).faults
         await experiment(c)
-        await trial(chaos)
+        await trial(c, chaos)
         assert not parted(c)

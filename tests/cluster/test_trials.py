@@ -2,12 +2,13 @@
 
 import asyncio
 import json
+import random
 from collections.abc import AsyncIterator
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import Mock, create_autospec
 
 import pytest
 
@@ -16,12 +17,16 @@ from rayplane.control_plane.cluster.errors import UsageError
 from rayplane.control_plane.cluster.state import MADE, StateDir
 from rayplane.control_plane.cluster.supervisor import trials as supervised
 from rayplane.control_plane.cluster.supervisor.faults import FaultsService
-from rayplane.control_plane.cluster.supervisor.trials import AnotherTrial, Ended, Trials
+from rayplane.control_plane.cluster.supervisor.notes import FAULTS_KEY, Notes
+from rayplane.control_plane.cluster.supervisor.standing import StandingFaults
+from rayplane.control_plane.cluster.supervisor.trials import AnotherTrial, Ended, NoSuchTrial, Trials
 from rayplane.control_plane.cluster.trial import trial
-from rayplane.control_plane.cluster.trial.workload import Made
+from rayplane.control_plane.cluster.trial.workload import Caller, Made, Workload
 from rayplane.control_plane.identities import API_SERVERS
 from rayplane.control_plane.rpc import Context, Identity
 from rayplane.proto.rayplane.v1 import chaos_pb2 as pb
+from rayplane.storage.env import SystemClock
+from tests.cluster.test_standing_faults import Keys
 
 SLEEP = "steps: [{sleep: 1s}]"
 UNKNOWN = SLEEP + "\nworkload: [{apiVersion: v1, kind: Nothing, metadata: {name: a}}]"
@@ -62,7 +67,7 @@ def trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trials:
     EndlessTrial.cleaning = asyncio.Event()
     EndlessTrial.cleaning.set()
     admin: Any = SimpleNamespace(directory=StateDir(tmp_path), api=None)
-    return Trials(admin, Mock())
+    return Trials(admin, create_autospec(StandingFaults, instance=True))
 
 
 async def begin(trials: Trials, scenario: str = SLEEP, **more: Any) -> Any:
@@ -125,6 +130,36 @@ async def test_a_trial_ends_healed_before_its_supervisor_does(trials: Trials) ->
         await begin(trials)
 
 
+async def test_a_trial_with_an_id_goes_on_for_who_was_cut_off_and_for_nobody_else(trials: Trials) -> None:
+    mine = {"id": "a", "by": "jane"}
+    told = await begin(trials, **mine)
+    await told.aclose()
+    assert not EndlessTrial.healed
+    for other in ({"id": "a", "by": "joe"}, {"id": "b", "by": "jane"}):
+        with pytest.raises(AnotherTrial):
+            await begin(trials, **other)
+        with pytest.raises(NoSuchTrial):
+            await begin(trials, after=1, **other)
+    told = await begin(trials, **mine)
+    again = trials.run(pb.TrialRequest(after=1, **mine))
+    trials._going.say("something happens")  # type: ignore[union-attr]
+    assert [(await anext(one)).event for one in (told, again)] == ["something happens"] * 2
+    _ = [one async for one in trials.run(pb.TrialRequest(end=True, **mine))]
+    assert EndlessTrial.healed
+    for one in (told, again):
+        with pytest.raises(Ended):
+            await anext(one)
+
+
+async def test_a_trial_that_nobody_comes_for_ends(trials: Trials, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervised, "ATTACH_S", 0.0)
+    await (await begin(trials, id="a")).aclose()
+    while not EndlessTrial.healed:
+        await asyncio.sleep(0.001)
+    with pytest.raises(NoSuchTrial):
+        await begin(trials, id="b", after=1)
+
+
 @pytest.mark.parametrize("said", [{"groups": ["a,b"]}, {"groups": ["\u00e4"]}, {"uid": "a\nb"}])
 async def test_whom_nobody_can_act_as_has_no_trial(trials: Trials, said: Any) -> None:
     with pytest.raises(UsageError, match="nobody can act as"):
@@ -160,6 +195,36 @@ async def test_what_nobody_may_delete_is_tried_once_by_a_supervisor(
     await trials._heal()
     assert looks == ["a"] and (tmp_path / MADE).exists()
     assert {*made} == {0}, "it comes again by itself"
+
+
+async def test_what_a_trial_makes_a_supervisor_on_another_machine_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    etcd, places = Keys(), [StateDir(tmp_path / name) for name in ("here", "there")]
+
+    def supervisor(directory: StateDir) -> tuple[StandingFaults, Trials]:
+        directory.create()
+        faults = StandingFaults(Mock(), Notes(None, etcd), SystemClock(), random.Random(1))
+        return faults, Trials(SimpleNamespace(directory=directory, api=None), faults)  # type: ignore[arg-type]
+
+    first, _ = supervisor(places[0])
+    first.start()
+    workload = Workload(places[0], Caller("jane"), first.note_made)
+    marked = workload.marked("configmaps", {"metadata": {"name": "a", "namespace": "default"}})
+    await workload.noted()
+    await first.stop()
+    monkeypatch.setattr(supervised, "HEAL_AGAIN_S", 1e6)
+    second, trials = supervisor(places[1])
+    second.start()
+    while not (places[1].path / MADE).exists():
+        await asyncio.sleep(0.001)
+    [found] = Workload(places[1]).read()
+    assert found.is_it(marked) and found.caller == Caller("jane") and trials._healing is not None
+    (places[1].path / MADE).unlink()
+    await trials._note_left()
+    await second.stop()
+    await trials.stop()
+    assert b"configmaps" not in etcd.values[FAULTS_KEY]
 
 
 async def test_an_api_server_says_who_asks(trials: Trials) -> None:

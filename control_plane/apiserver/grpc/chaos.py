@@ -111,7 +111,7 @@ class ChaosService:
                 error = e
                 if not e.unsent:
                     break
-        _fail(error, "")
+        _fail(error, TRIALS, request.id)
 
     async def _passed(self, context: Context, verb: str, request: Any, answers: type[M], *, name: str = "") -> M:
         """What the supervisor answers, to whom may ask it."""
@@ -143,7 +143,7 @@ class ChaosService:
                 error = e
                 if not e.unsent:
                     break
-        _fail(error, name)
+        _fail(error, FAULTS, name)
 
 
 def _says(request: pb.TrialRequest, user: User) -> None:
@@ -155,10 +155,10 @@ def _says(request: pb.TrialRequest, user: User) -> None:
         request.extra[key].values[:] = values
 
 
-def _fail(error: RpcError, name: str) -> NoReturn:
+def _fail(error: RpcError, resource: str, name: str) -> NoReturn:
     code = error.code.name
     if code == "NOT_FOUND":
-        raise NotFound.of(FAULTS, name, group=GROUP) from error
+        raise NotFound.of(resource, name, group=GROUP) from error
     kind = _ERRORS.get(code, InternalError)
     text = f"the supervisor does not answer: {error.message}" if kind is ServiceUnavailable else error.message
     raise kind(text, details={}) from error

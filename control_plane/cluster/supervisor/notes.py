@@ -69,15 +69,17 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """All that stood at a time. `run`: the `up` of which it was."""
+    """All that stood at a time. `run`: the `up` of which it was; `made`: what trials have made, as rows of JSON."""
 
     run: str
     written_s: float
     faults: tuple[Standing, ...]
+    made: tuple[Any, ...] = ()
 
     def to_bytes(self) -> bytes:
         rows = [one.to_json() for one in self.faults]
-        return orjson.dumps({"run": self.run, "written": self.written_s, "faults": rows})
+        made = {"made": self.made} if self.made else {}
+        return orjson.dumps({"run": self.run, "written": self.written_s, "faults": rows, **made})
 
     @staticmethod
     def read(data: bytes, where: str) -> "Page | None":
@@ -85,7 +87,7 @@ class Page:
         try:
             found = orjson.loads(data)
             faults = tuple(map(Standing.from_json, found["faults"]))
-            return Page(str(found["run"]), float(found["written"]), faults)
+            return Page(str(found["run"]), float(found["written"]), faults, tuple(found.get("made") or ()))
         except (ValueError, KeyError, TypeError, FormError) as e:
             log.error("%s is damaged (%s): continue what stands still by `rayplane chaos continue`", where, e)
             return None

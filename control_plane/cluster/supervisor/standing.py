@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import inf
 from typing import Any, Protocol
@@ -71,6 +71,9 @@ class StandingFaults:
         self._rng = rng
         self._of_run = run
         self._standing: dict[str, Standing] = {}
+        self._made: tuple[Any, ...] = ()
+        self.on_made: Callable[[Sequence[Any]], None] = lambda made: None
+        """Told what trials of an earlier supervisor have made."""
         self._ending = asyncio.Lock()
         self._writing = asyncio.Lock()
         self._stopped = False
@@ -157,6 +160,18 @@ class StandingFaults:
         await self._put(Standing(id=id, broken=broken, by=by, began_s=now, ends_s=inf, why=ITS_TRIAL))
         self._tend()
 
+    async def note_made(self, made: Sequence[Any]) -> None:
+        """Trials have made, or are about to make, these; whoever comes after this supervisor deletes them.
+
+        Raises ClusterError.
+        """
+        self._made = tuple(made)
+        try:
+            await self._save()
+        except DiskError as e:
+            raise ClusterError(f"nothing is made, as it cannot be written down: {e}") from e
+        await self._notes.told()
+
     async def forget(self, broken: Broken) -> None:
         """The trial has ended it."""
         over = [one.id for one in self._of_trials() if one.broken == broken]
@@ -178,6 +193,9 @@ class StandingFaults:
 
     def _adopt(self, page: Page, *, resume: bool = False) -> None:
         """Go on with what another supervisor has written down. A flood has ended with its process."""
+        if page.made:
+            self._made = page.made
+            self.on_made(page.made)
         for one in page.faults:
             if not isinstance(one.broken.fault, Flood):
                 ours = page.run == self._of_run and not one.id.startswith(OF_TRIALS)
@@ -259,7 +277,7 @@ class StandingFaults:
 
     async def _save(self) -> None:
         async with self._writing:
-            await self._notes.write(Page(self._of_run, self._now(), tuple(self.all())))
+            await self._notes.write(Page(self._of_run, self._now(), tuple(self.all()), self._made))
 
     def _now(self) -> float:
         return self._clock.now().timestamp()

@@ -1,8 +1,9 @@
 """Trials that the supervisor puts its own cluster to, for callers of API servers: one at a time, and healed.
 
-A trial lives no longer than its call, nor than its supervisor, which ends it first. What one has broken whose
-supervisor was killed stands among the standing faults: the next supervisor ends it, wherever it is. What it made stands
-in a file of that machine: the next supervisor there deletes it, one on another machine does not know.
+A trial lives no longer than its call, nor than its supervisor, which ends it first. One that was given an id lives on
+for a moment without its call: an API server may be killed, and another one asked for the same trial. What one has
+broken, and what it made, whose supervisor was killed stands in the notes of standing faults: the next supervisor ends
+the one and deletes the other, wherever it is.
 """
 
 import asyncio
@@ -12,9 +13,9 @@ import json
 import logging
 import random
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.cluster.access import Access
@@ -30,13 +31,17 @@ from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.proto.rayplane.v1 import chaos_pb2 as pb
 
 if TYPE_CHECKING:
-    from rayplane.control_plane.cluster.trial.verdict import Verdict
+    from rayplane.control_plane.cluster.trial.trial import Say
     from rayplane.control_plane.cluster.trial.workload import Caller, Made
 
 log = logging.getLogger(__name__)
 
 LINES_MAX = 1000
 """Of what happened and was not taken yet: who reads slowly misses the oldest."""
+ATTACH_S = 10.0
+"""For another call to come for a trial whose call was cut off; and for its verdict."""
+PART_BYTES = 1 << 18
+"""Of a recording, in one response."""
 END_S = 15.0
 """For a trial to heal and to clean up when its supervisor stops; the next one does what is left."""
 ENDED = "the supervisor ends, and its trial with it: ask the next one"
@@ -53,6 +58,58 @@ class Ended(ClusterError):
     code = "UNAVAILABLE"
 
 
+class NoSuchTrial(ClusterError):
+    """No trial of that id is known, or not to that caller; it may be over, or have ended with its supervisor."""
+
+    code = "NOT_FOUND"
+
+
+class _Going:
+    """A trial that goes on, or just did, and what it says to calls that listen.
+
+    Responses have numbers: those that nobody took in time are dropped, the oldest first.
+    """
+
+    def __init__(self, request: pb.TrialRequest) -> None:
+        self.id, self._by = request.id, request.by
+        self.listeners = 0
+        self.lapse: asyncio.TimerHandle | None = None
+        self.task: asyncio.Task[list[pb.TrialResponse]]
+        """It has what comes last, when it is done."""
+        self._lines = deque[str](maxlen=LINES_MAX)
+        self._said = 0
+        self._news = asyncio.Event()
+
+    def is_of(self, request: pb.TrialRequest) -> bool:
+        return bool(request.id) and (self.id, self._by) == (request.id, request.by)
+
+    def say(self, line: str) -> None:
+        self._lines.append(line)
+        self._said += 1
+        self.wake()
+
+    def wake(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()
+
+    async def told(self, after: int) -> AsyncGenerator[pb.TrialResponse, None]:
+        """Raises Ended, and what the trial does."""
+        at = after
+        while True:
+            news, is_over = self._news, self.task.done()
+            while at < self._said:
+                at = max(at, self._said - len(self._lines))
+                at += 1
+                yield pb.TrialResponse(event=self._lines[at - 1 - self._said])
+            if is_over:
+                break
+            await news.wait()
+        if self.task.cancelled():
+            raise Ended(ENDED)
+        for one in self.task.result()[at - self._said :]:
+            yield one
+
+
 class _FromInside(LiveInjector):
     """An injector that spares the supervisor, in which the trial runs, and notes what lasts for the next one."""
 
@@ -65,6 +122,9 @@ class _FromInside(LiveInjector):
 
     async def healed(self, fault: Fault, hit: tuple[str, ...]) -> None:
         await self._standing.forget(Broken(fault, hit))
+
+    async def makes(self, made: Sequence[Any]) -> None:
+        await self._standing.note_made(made)
 
     def refusal(self, fault: Fault) -> str:
         target = getattr(fault, "target", Target())
@@ -86,41 +146,87 @@ class Trials:
     def __init__(self, admin: Access, standing: StandingFaults) -> None:
         self._admin = admin
         self._standing = standing
-        self._goes_on = False
+        standing.on_made = self._adopt
         self._stopped = False
-        self._task: asyncio.Task[Verdict] | None = None
+        self._going: _Going | None = None
         self._healing: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Heal what a trial has left that ended without its own end."""
-        if self._is_left():
+        if self._is_left() and (self._healing is None or self._healing.done()):
             self._healing = asyncio.get_running_loop().create_task(self._heal(), name="healing after a trial")
+
+    def _adopt(self, made: Sequence[Any]) -> None:
+        """Trials of a supervisor on another machine have made these."""
+        from rayplane.control_plane.cluster.trial.workload import Workload
+
+        with contextlib.suppress(ClusterError):  # the file of this machine is damaged, which healing tells
+            Workload(self._admin.directory).adopt(made)
+        self.start()
 
     async def stop(self) -> None:
         self._stopped = True
         await cancel_and_wait(self._healing)
-        if self._task is not None:
-            self._task.cancel()
-            if (await asyncio.wait([self._task], timeout=END_S))[1]:
+        if self._going is not None:
+            self._going.task.cancel()
+            if (await asyncio.wait([self._going.task], timeout=END_S))[1]:
                 log.warning("a trial is not healed within %g s: the next supervisor goes on with that", END_S)
 
     async def run(self, request: pb.TrialRequest) -> AsyncGenerator[pb.TrialResponse, None]:
         """What happens, line by line, then the verdict. Raises ClusterError. Who stops listening ends the trial."""
-        if self._goes_on:
-            raise AnotherTrial("another trial goes on: wait for its end")
-        self._goes_on = True
+        going = self._going_of(request)
+        if request.end:
+            await cancel_and_wait(going.task)
+            return
+        going.listeners += 1
+        if going.lapse is not None:
+            going.lapse.cancel()
         try:
-            async with contextlib.aclosing(self._run(request)) as told:
+            async with contextlib.aclosing(going.told(request.after)) as told:
                 async for one in told:
                     yield one
         finally:
-            self._goes_on = False
+            going.listeners -= 1
+            if not going.listeners:
+                await self._leave(going)
 
-    async def _run(self, request: pb.TrialRequest) -> AsyncGenerator[pb.TrialResponse, None]:
+    def _going_of(self, request: pb.TrialRequest) -> _Going:
+        """The trial that was cut off from its caller, or a new one."""
+        going = self._going
+        if going is not None and going.is_of(request):
+            return going
+        if request.after or request.end:
+            raise NoSuchTrial("that trial is over, or has ended with its supervisor")
+        if going is not None and not going.task.done():
+            raise AnotherTrial("another trial goes on: wait for its end")
+        if going is not None and going.lapse is not None:
+            going.lapse.cancel()
+        going = self._going = _Going(request)
+        going.task = asyncio.ensure_future(self._carry_out(request, going.say))
+        going.task.add_done_callback(lambda _: going.wake())
+        return going
+
+    async def _leave(self, going: _Going) -> None:
+        """Nobody listens any more."""
+        if going.id:
+            going.lapse = asyncio.get_running_loop().call_later(ATTACH_S, self._end, going)
+        else:
+            await cancel_and_wait(going.task)
+            if self._going is going:
+                self._going = None
+
+    def _end(self, going: _Going) -> None:
+        going.task.cancel()
+        if going.task.done() and self._going is going:
+            self._going = None  # a verdict that nobody has come for
+
+    async def _carry_out(self, request: pb.TrialRequest, say: "Say") -> list[pb.TrialResponse]:
+        """Its verdict, and its recording before that."""
         # With it come the clients of a trial and all that must hold, which a supervisor seldom needs. On a busy machine
         # that takes longer than those who wait for the supervisor's other answers would.
-        await asyncio.to_thread(importlib.import_module, "rayplane.control_plane.cluster.trial.trial")
+        await asyncio.to_thread(importlib.import_module, "rayplane.control_plane.cluster.trial.taping")
         from rayplane.control_plane.cluster.scenario import parse_foreign
+        from rayplane.control_plane.cluster.trial.taping import recorded
         from rayplane.control_plane.cluster.trial.trial import Trial
         from rayplane.control_plane.cluster.trial.verdict import table
 
@@ -128,35 +234,22 @@ class Trials:
         scenario = await asyncio.to_thread(parse_foreign, request.scenario)
         if self._stopped:
             raise Ended(ENDED)
-        lines, news = deque[str](maxlen=LINES_MAX), asyncio.Event()
-
-        def say(line: str) -> None:
-            lines.append(line)
-            news.set()
-
         seed = request.seed if request.HasField("seed") else scenario.seed
         breaks = partial(_FromInside, standing=self._standing, by=request.by)
-        trial = Trial(self._admin, scenario, seed, say, breaks=breaks, keep=request.keep, caller=caller)
-        log.info("%s puts the cluster to the trial %.80r, seed %d", request.by or "somebody", scenario.name, seed)
-        self._task = task = asyncio.ensure_future(trial.run())
-        task.add_done_callback(lambda _: news.set())
         try:
-            is_over = False
-            while not is_over:
-                await news.wait()
-                news.clear()
-                is_over = task.done()
-                while lines:
-                    yield pb.TrialResponse(event=lines.popleft())
-            if task.cancelled():
-                raise Ended(ENDED)
-            verdict = task.result()
-            for line in table(verdict):
-                yield pb.TrialResponse(event=line)
-            yield pb.TrialResponse(verdict=json.dumps(verdict.to_json()))
+            trial = Trial(self._admin, scenario, seed, say, breaks=breaks, keep=request.keep, caller=caller)
+            log.info("%s puts the cluster to the trial %.80r, seed %d", request.by or "somebody", scenario.name, seed)
+            if request.record:
+                verdict, tape = await recorded(trial, self._admin, scenario, seed)
+            else:
+                verdict, tape = await trial.run(), b""
         finally:
-            await cancel_and_wait(task)
             self._standing.release()
+        for line in table(verdict):
+            say(line)
+        parts = [tape[at : at + PART_BYTES] for at in range(0, len(tape), PART_BYTES)]
+        last = pb.TrialResponse(verdict=json.dumps(verdict.to_json()))
+        return [*(pb.TrialResponse(recording=part) for part in parts), last]
 
     def _is_left(self) -> bool:
         return any((self._admin.directory.path / name).exists() for name in (BROKEN, MADE))
@@ -172,13 +265,20 @@ class Trials:
         for _ in range(HEAL_TRIES):
             await asyncio.sleep(HEAL_AGAIN_S)
             if not self._is_left():
-                return
+                return await self._note_left()
             with contextlib.suppress(ClusterError, ApiError, RpcError):
                 left, failed = await heal(self._admin, refused, within_s=0, turn_s=0, patience_s=0)
                 if left or failed:
                     log.warning("an earlier trial has left broken: %s; not healed: %s", left, failed)
                 if not failed:
-                    return
+                    return await self._note_left()
+
+    async def _note_left(self) -> None:
+        """Who comes next need not look for what is gone."""
+        from rayplane.control_plane.cluster.trial.workload import Workload
+
+        with contextlib.suppress(ClusterError):
+            await self._standing.note_made(Workload(self._admin.directory).rows())
 
 
 def _caller(request: pb.TrialRequest) -> "Caller":

@@ -166,7 +166,8 @@ class Trial:
         self._verdict = Verdict(scenario=scenario.name, seed=seed, cluster=admin.state.config.name)
         self._journal = Journal(admin.directory)
         self._replicas = ReplicaWatch(Replicas(admin.api, admin.network), self._bytes_lost, self.tell)
-        self._injector = TrialInjector(breaks(admin, rng), self._journal, self.now, self._replicas, self._strikes)
+        live = breaks(admin, rng)
+        self._injector = TrialInjector(live, self._journal, self.now, self._replicas, self._strikes)
         self._observers = Observers(admin, self.judge, self.now, self._unhealthy)
         self._moments = Moments(self.judge.history)
         self._recorder = Recorder(admin.etcd, self.judge, self.now, self._moments.changed)
@@ -175,7 +176,7 @@ class Trial:
         self._promises = EtcdPromises(admin, self.judge.add, self.now, self._members, token)
         name = f"{CLIENT}{token}"
         self._users = [self._new_user(f"{name}-{number}", load.every_s) for number in range(load.users)]
-        self._workload = Workload(admin.directory, caller)
+        self._workload = Workload(admin.directory, caller, live.makes)
         manifests = [placed(obj) for obj in scenario.workload]
         self._app = AppUser(self.judge.history, manifests, self.now)
         user = admin.api if caller is None else caller.by(admin.api)

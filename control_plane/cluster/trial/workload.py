@@ -10,7 +10,7 @@ import copy
 import json
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -93,7 +93,14 @@ class Workload:
     that makes more, which is this one alone.
     """
 
-    def __init__(self, directory: StateDir, caller: Caller | None = None) -> None:
+    def __init__(
+        self,
+        directory: StateDir,
+        caller: Caller | None = None,
+        tell: Callable[[Sequence[Any]], Awaitable[None]] | None = None,
+    ) -> None:
+        """`tell` hears of all that there is, as rows of JSON, before more is made."""
+        self._tell = tell
         self._path = directory.path / MADE
         self._caller = caller
         self._trial = secrets.token_hex(8)
@@ -129,6 +136,23 @@ class Workload:
     def _is_of(self, one: Made, resource: str, obj: Object) -> bool:
         key = (one.resource, one.namespace, one.name)
         return key == (resource, meta.namespace(obj), meta.name(obj)) and one.trial == self._trial
+
+    async def noted(self) -> None:
+        """Wait until it is known elsewhere, too. Raises ClusterError."""
+        if self._tell is not None:
+            await self._tell(self.rows())
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [asdict(one) for one in self.read()]
+
+    def adopt(self, rows: Iterable[Any]) -> None:
+        """Add what was written down elsewhere; what nobody can read of it is left out."""
+        there = self.read()
+        marks, new = {one.mark for one in there}, []
+        for row in rows:
+            with contextlib.suppress(TypeError, ValueError, KeyError, AttributeError):
+                new.append(Made.from_json(row))
+        self._write([*there, *(one for one in new if one.mark not in marks)])
 
     async def left(self, api: ApiClient) -> list[str]:
         """What earlier trials have left, of this caller, where that is not who has access; of who is gone nothing.
@@ -168,6 +192,7 @@ class Workload:
             except (ApiError, TimeoutError) as e:
                 left[one] = str(e) or f"not gone after {GONE_S:.0f} s"
         self._drop(one for one in own if one not in left)
+        await self.noted()
         return [f"{one}: {why}" for one, why in left.items()]
 
     async def go_on(self, api: ApiClient, refused: set[Made]) -> tuple[list[str], list[str]]:

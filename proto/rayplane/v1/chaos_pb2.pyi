@@ -100,7 +100,7 @@ class HealResponse(_message.Message):
     def __init__(self, healed: _Optional[_Iterable[_Union[ActiveFault, _Mapping]]] = ..., left: _Optional[_Iterable[_Union[ActiveFault, _Mapping]]] = ...) -> None: ...
 
 class TrialRequest(_message.Message):
-    __slots__ = ("scenario", "seed", "keep", "by", "groups", "uid", "extra")
+    __slots__ = ("scenario", "seed", "keep", "by", "groups", "uid", "extra", "id", "after", "record", "end")
     class ExtraEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -115,6 +115,10 @@ class TrialRequest(_message.Message):
     GROUPS_FIELD_NUMBER: _ClassVar[int]
     UID_FIELD_NUMBER: _ClassVar[int]
     EXTRA_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    RECORD_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
     scenario: str
     seed: int
     keep: bool
@@ -122,7 +126,11 @@ class TrialRequest(_message.Message):
     groups: _containers.RepeatedScalarFieldContainer[str]
     uid: str
     extra: _containers.MessageMap[str, ExtraValues]
-    def __init__(self, scenario: _Optional[str] = ..., seed: _Optional[int] = ..., keep: _Optional[bool] = ..., by: _Optional[str] = ..., groups: _Optional[_Iterable[str]] = ..., uid: _Optional[str] = ..., extra: _Optional[_Mapping[str, ExtraValues]] = ...) -> None: ...
+    id: str
+    after: int
+    record: bool
+    end: bool
+    def __init__(self, scenario: _Optional[str] = ..., seed: _Optional[int] = ..., keep: _Optional[bool] = ..., by: _Optional[str] = ..., groups: _Optional[_Iterable[str]] = ..., uid: _Optional[str] = ..., extra: _Optional[_Mapping[str, ExtraValues]] = ..., id: _Optional[str] = ..., after: _Optional[int] = ..., record: _Optional[bool] = ..., end: _Optional[bool] = ...) -> None: ...
 
 class ExtraValues(_message.Message):
     __slots__ = ("values",)
@@ -131,9 +139,11 @@ class ExtraValues(_message.Message):
     def __init__(self, values: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class TrialResponse(_message.Message):
-    __slots__ = ("event", "verdict")
+    __slots__ = ("event", "verdict", "recording")
     EVENT_FIELD_NUMBER: _ClassVar[int]
     VERDICT_FIELD_NUMBER: _ClassVar[int]
+    RECORDING_FIELD_NUMBER: _ClassVar[int]
     event: str
     verdict: str
-    def __init__(self, event: _Optional[str] = ..., verdict: _Optional[str] = ...) -> None: ...
+    recording: bytes
+    def __init__(self, event: _Optional[str] = ..., verdict: _Optional[str] = ..., recording: _Optional[bytes] = ...) -> None: ...
