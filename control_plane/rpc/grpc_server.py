@@ -59,11 +59,11 @@ def routes_of(services: Sequence[Service]) -> dict[bytes, Route]:
 
 
 class Registry:
-    """State that the connections of one server share. `named_only`: whom TLS has not named is turned away."""
+    """State that the connections of one server share. `certified_only`: who shows TLS no certificate is turned away."""
 
-    def __init__(self, services: Sequence[Service], *, named_only: bool = False) -> None:
+    def __init__(self, services: Sequence[Service], *, certified_only: bool = False) -> None:
         self.routes = routes_of(services)
-        self.named_only = named_only
+        self.certified_only = certified_only
         self.traffic = Traffic()
         self.connections: dict[ServerConnection, None] = {}
         self.strangers_bytes = 0
@@ -170,13 +170,15 @@ class ServerConnection(ConnectionIO):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._identity = identity_of_transport(transport)
-        self._stranger = self._identity is None and transport.get_extra_info("ssl_object") is not None
+        tls = transport.get_extra_info("ssl_object")
+        self._stranger = self._identity is None and tls is not None
         name = transport.get_extra_info("peername")
         if isinstance(name, tuple):
             self._peer = f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
         self._server.connections[self] = None
         super().connection_made(transport)
-        if self._stranger and self._server.named_only:
+        # Whose certificate names nobody is told so by each method, like whoever may not call it.
+        if self._stranger and self._server.certified_only and tls.getpeercert(binary_form=True) is None:
             self.abort()
 
     # Who does not read its answers is not listened to: they would gather here.

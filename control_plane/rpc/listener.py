@@ -56,7 +56,7 @@ class GrpcListener:
         self._loop = asyncio.get_running_loop()
         served = [*services, *standard_services([s.name for s in services])]
         # Beside a web handler it is that which strangers come for.
-        self._registry = Registry(served, named_only=web_handler is not None)
+        self._registry = Registry(served, certified_only=web_handler is not None)
         self._web_handler = web_handler
         self._web_calls = 0
         self.traffic = self._registry.traffic
