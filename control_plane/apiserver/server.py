@@ -12,6 +12,7 @@ from rayplane.control_plane.apiserver.grpc.calls import Calls
 from rayplane.control_plane.apiserver.grpc.chaos import ChaosService
 from rayplane.control_plane.apiserver.grpc.objects import DiscoveryService, ObjectsService
 from rayplane.control_plane.apiserver.grpc.pods import PodsService
+from rayplane.control_plane.apiserver.outgoing.supervisors import Supervisors
 from rayplane.control_plane.apiserver.registry.pod_streams import PodStreams
 from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry
 from rayplane.control_plane.apiserver.storage.compaction import Compactor
@@ -57,6 +58,7 @@ class ApiServer:
         self._network = network
         self._sockets = sockets
         self._keeper = EndpointKeeper(config, self.registry, self.etcd)
+        self.supervisors = Supervisors(network, lambda: self._keeper.supervisors or config.supervisors)
         timing = config.timing
         self._compactor = Compactor(
             self.etcd,
@@ -92,7 +94,7 @@ class ApiServer:
             Service(_AGGREGATION, AggregationService(calls), callers=callers.AGGREGATION),
             Service(
                 _CHAOS,
-                ChaosService(calls, self._network, lambda: self._keeper.supervisors or self.config.supervisors),
+                ChaosService(calls, self.supervisors),
                 callers=callers.CHAOS,
                 request_bytes_max=_CHAOS_BYTES_MAX,
             ),

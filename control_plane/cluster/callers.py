@@ -9,7 +9,9 @@ SUPERVISOR = {
     **each(EVERYONE, "Renew"),
     **each(Callers.of(users=(CONTROLLER_MANAGER,)), "Sign"),
 }
-#: API servers have asked RBAC first.
-FAULTS = each(Callers.of(groups=(API_SERVERS, MASTERS)), "Targets", "Begin", "End", "List", "Heal", "Run")
+_ASKED = Callers.of(groups=(API_SERVERS, MASTERS))
+"""API servers have asked RBAC first."""
+FAULTS = each(_ASKED, "Targets", "Begin", "End", "List", "Heal", "Run")
+VIEWS = each(_ASKED, "Look")
 # As from API servers: whom they cannot tell any more, since all have other addresses, asks here.
 DISCOVERY = each(EVERYONE, "Endpoints")

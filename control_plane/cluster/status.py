@@ -9,10 +9,12 @@ rest.
 import asyncio
 import contextlib
 import shutil
-from collections.abc import AsyncGenerator, Collection, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
+
+from google.protobuf.json_format import MessageToDict
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.authorization.node_identity import NODE_LEASES
@@ -21,7 +23,7 @@ from rayplane.control_plane.api.machinery.resources import LEASES
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.node_annotations import NO_SERVICES, heartbeat_of, isolation_of
 from rayplane.control_plane.client import ApiClient
-from rayplane.control_plane.cluster.access import Access, access
+from rayplane.control_plane.cluster.access import Access
 from rayplane.control_plane.cluster.diagnosis import (
     ActorFacts,
     Facts,
@@ -36,6 +38,7 @@ from rayplane.control_plane.cluster.readiness import LEADERS, ask_ready, client_
 from rayplane.control_plane.cluster.state import StateDir
 from rayplane.control_plane.cluster.topology import Role
 from rayplane.control_plane.rpc import RpcError
+from rayplane.proto.rayplane.v1 import chaos_pb2
 from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
 
 # Of each part, on an idle machine; on a busy one more, up to a limit.
@@ -85,9 +88,10 @@ async def glance(admin: Access) -> dict[str, Any]:
     limit = stretched(LIMIT_S, times_max=SLOWDOWN_MAX)
     answer, error = await _topology(admin, limit, machines=True)
     rows = _rows(admin, answer)
-    members, leads = await asyncio.gather(
+    members, leads, faults = await asyncio.gather(
         asyncio.gather(*(_member(admin, r, limit) for r in rows if r.facts.role == Role.MEMBER.value)),
         asyncio.gather(*(_lead(admin, name, limit) for name in LEADERS.values())),
+        _faults(admin, limit),
     )
     answered = {m.name for m in members if not m.error}
     actors = [_seen(r.facts, answered) for r in rows]
@@ -106,10 +110,13 @@ async def glance(admin: Access) -> dict[str, Any]:
             {"address": m.address, "resources": dict(m.resources), "drained": m.drained}
             for m in (answer.machines if answer is not None else ())
         ],
+        "faults": faults,
     }
 
 
-async def glances(directory: StateDir, every_s: float) -> AsyncGenerator[dict[str, Any], None]:
+async def glances(
+    way: Callable[[], contextlib.AbstractAsyncContextManager[Access]], every_s: float
+) -> AsyncGenerator[dict[str, Any], None]:
     """A glance after the other, with the load of who has metrics; those come more rarely.
 
     With the supervisor's machine gone it is elsewhere: the way in is found anew.
@@ -118,7 +125,7 @@ async def glances(directory: StateDir, every_s: float) -> AsyncGenerator[dict[st
     from rayplane.control_plane.cluster.scraping import loads
 
     while True:
-        async with access(directory) as admin, loads(admin) as known:
+        async with way() as admin, loads(admin) as known:
             found: dict[str, Any] = {"error": ""}
             while not found["error"]:
                 found = await glance(admin) | {"loads": known}
@@ -172,6 +179,16 @@ async def _topology(admin: Access, limit: float, *, machines: bool = False) -> t
             return await admin.supervisor.Topology(pb.TopologyRequest(machines=machines), timeout=limit), ""
     except (RpcError, TimeoutError) as e:
         return None, _why(e)
+
+
+async def _faults(admin: Access, limit: float) -> list[dict[str, Any]] | None:
+    """The faults that stand; None where nobody says."""
+    try:
+        async with asyncio.timeout(limit):
+            found = await admin.faults.List(chaos_pb2.ListFaultsRequest(), timeout=limit)
+    except (RpcError, TimeoutError):
+        return None
+    return [MessageToDict(one) for one in found.faults]
 
 
 def _rows(admin: Access, answer: pb.TopologyResponse | None) -> list[_Row]:

@@ -11,10 +11,10 @@ from aiohttp import web
 
 from rayplane.control_plane.api.errors import BadRequest, Forbidden, MethodNotAllowed, NotFound
 from rayplane.control_plane.api.meta import format_micro_time
+from rayplane.control_plane.api.packing import packed
 from rayplane.control_plane.apiserver.rest import paths
 from rayplane.control_plane.apiserver.rest.presentation import negotiate
-from rayplane.control_plane.dashboard.door import Door, answer, asked
-from rayplane.control_plane.dashboard.packing import packed
+from rayplane.control_plane.dashboard.door import VIEWS, Door, answer, asked
 from rayplane.control_plane.dashboard.recorded import RecordedApi
 from rayplane.control_plane.recordings import Moment, Recording
 from rayplane.control_plane.rpc.sockets import Sockets
@@ -31,11 +31,11 @@ class Player(Door):
         self._recording = recording
         self._recorded = RecordedApi(recording)
         self._routes = {
-            ("GET", "/rayplane/v1/recording"): self._told,
-            ("GET", "/rayplane/v1/history"): self._history,
-            ("GET", "/rayplane/v1/changes"): self._changes,
-            ("GET", "/rayplane/v1/packing"): self._packed,
-            ("GET", "/rayplane/v1/control-plane"): self._control_plane,
+            ("GET", f"{VIEWS}recording"): self._told,
+            ("GET", f"{VIEWS}history"): self._history,
+            ("GET", f"{VIEWS}changes"): self._changes,
+            ("GET", f"{VIEWS}packing"): self._packed,
+            ("GET", f"{VIEWS}control-plane"): self._control_plane,
         }
 
     async def _api(self, request: web.BaseRequest, token: str) -> web.StreamResponse:

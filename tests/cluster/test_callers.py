@@ -47,6 +47,7 @@ TABLE = {
     "/rayplane.v1.Supervisor/Sign": ("controllers",),
     # API servers ask RBAC first.
     "/rayplane.v1.Faults/*": ETCD,
+    "/rayplane.v1.Views/*": ETCD,
     "/rayplane.v1.Node/[LES]*": ETCD,
     "/rayplane.v1.Node/Page": ETCD,
     "/rayplane.v1.Node/PortForward": (*ETCD, "node", "kubelet"),

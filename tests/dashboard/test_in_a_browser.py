@@ -294,7 +294,10 @@ def test_a_token_opens_what_rbac_gives_it_and_no_more(browser: Any, address: str
     page.get_by_role("alert").wait_for()
     page.get_by_label("Token").fill(token)
     page.keyboard.press("Enter")
-    page.get_by_role("alert").get_by_text("takes the key").first.wait_for()
+    page.get_by_role("heading", name=re.compile("^Pod")).wait_for()
+    assert page.get_by_role("navigation", name="Views").get_by_role("link").all_inner_texts() == ["Workloads"]
+    go(page, "#/packing")
+    page.get_by_role("alert").get_by_text('cannot get path "/rayplane/v1/packing"').wait_for()
     go(page, "#/objects?kind=pods&namespace=default")
     row(page, "too-large").wait_for()
     go(page, "#/objects?kind=secrets&namespace=default")
@@ -315,7 +318,7 @@ def test_an_api_server_has_the_page_too_with_all_that_rbac_gives(
     page.get_by_label("Token").fill(kubectl("create", "token", "writer").strip())
     page.keyboard.press("Enter")
     page.get_by_role("link", name="Workloads").wait_for()
-    assert page.get_by_role("link", name="Control plane").count() == 0, "no right of the cluster's gives that"
+    assert page.get_by_role("link", name="Control plane").count() == 0, "nobody has given it that right yet"
     go(page, "#/object?kind=configmaps&namespace=default&name=looked-at&tab=yaml")
     text = page.get_by_role("textbox")
     text.fill(text.input_value().replace("word: before", "word: after"))
@@ -327,7 +330,34 @@ def test_an_api_server_has_the_page_too_with_all_that_rbac_gives(
     page.locator(".xterm-rows").get_by_text(re.compile("[#$]")).first.wait_for()
     page.keyboard.type("echo $((6 * 7))-times\n")
     page.get_by_text("42-times").first.wait_for()
+    see_what_was_granted(page, kubectl, "default:writer")
     page.close()
+
+
+def see_what_was_granted(page: Any, kubectl: Kubectl, account: str) -> None:
+    """The views beside objects, and faults only with the right to those."""
+    rules = {
+        "views": ("get", "--non-resource-url=/rayplane/v1/*"),
+        "faults": ("create,delete,list", "--resource=faults"),
+    }
+    for name, (verbs, what) in rules.items():
+        of = f"{what}.chaos.rayplane.io" if name == "faults" else what
+        kubectl("create", "clusterrole", name, f"--verb={verbs}", of)
+        kubectl("create", "clusterrolebinding", name, f"--clusterrole={name}", f"--serviceaccount={account}")
+        page.reload()
+        go(page, "#/control-plane")
+        page.get_by_role("row").filter(has_text=re.compile(r"leads \(kube-scheduler")).first.wait_for()
+        may = name == "faults"
+        assert (page.get_by_label("Begin").count() > 0) == may
+    page.get_by_role("button", name="Kill scheduler-1").wait_for()
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Stop scheduler-1").click()
+    page.get_by_role("listitem").filter(has_text="stop: {").get_by_role("button", name="End").click()
+    page.locator(".story").get_by_text("over: stop").wait_for()
+    page.get_by_role("link", name="Packing").click()
+    page.get_by_text(re.compile("default/shouter [0-9]")).wait_for()
+    page.get_by_role("link", name="Time travel").click()
+    page.get_by_role("slider").wait_for()
 
 
 def test_a_recording_is_played_as_it_was(browser: Any, tmp_path: Path) -> None:

@@ -6,45 +6,27 @@ right to. Faults are no such thing: they hit with the cluster's own rights, so t
 """
 
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from orjson import dumps
 
-from rayplane.control_plane.api.errors import (
-    ApiError,
-    BadRequest,
-    Conflict,
-    InternalError,
-    NotFound,
-    ServiceUnavailable,
-    TooManyRequests,
-)
+from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.api.machinery.decoding import JSON
 from rayplane.control_plane.apiserver import audit
 from rayplane.control_plane.apiserver.grpc.calls import Calls
 from rayplane.control_plane.apiserver.grpc.errors import rpc_error
+from rayplane.control_plane.apiserver.outgoing.supervisors import FAULTS, GROUP, Supervisors
 from rayplane.control_plane.apiserver.requests import User
-from rayplane.control_plane.rpc import Context, Network, RpcError, Stub
-from rayplane.control_plane.rpc.errors import Code
+from rayplane.control_plane.rpc import Context
 from rayplane.proto.rayplane.v1 import chaos_pb2 as pb
 from rayplane.proto.rayplane.v1 import objects_pb2
 
-GROUP, VERSION, FAULTS, TRIALS = "chaos.rayplane.io", "v1", "faults", "trials"
+VERSION, TRIALS = "v1", "trials"
 _SERVICE = pb.DESCRIPTOR.services_by_name["Faults"]
-_TIMEOUT_S = 30.0
-_ERRORS: dict[str, type[ApiError]] = {
-    "INVALID_ARGUMENT": BadRequest,
-    "FAILED_PRECONDITION": Conflict,
-    "RESOURCE_EXHAUSTED": TooManyRequests,
-    "UNAVAILABLE": ServiceUnavailable,
-    "CANCELLED": ServiceUnavailable,
-    "DEADLINE_EXCEEDED": ServiceUnavailable,
-}
-_UNKNOWN = RpcError(Code.UNAVAILABLE, "this server knows no supervisor")
 M = TypeVar("M", bound=Message)
 
 
@@ -57,11 +39,10 @@ class _Asking:
 
 
 class ChaosService:
-    """Handler of `rayplane.v1.Chaos`. `supervisors` tells host:port of each."""
+    """Handler of `rayplane.v1.Chaos`."""
 
-    def __init__(self, calls: Calls, network: Network, supervisors: Callable[[], Sequence[str]]) -> None:
+    def __init__(self, calls: Calls, supervisors: Supervisors) -> None:
         self._calls = calls
-        self._network = network
         self._supervisors = supervisors
 
     async def Targets(self, request: pb.TargetsRequest, context: Context) -> pb.TargetsResponse:
@@ -90,28 +71,14 @@ class ChaosService:
                     )
                 _says(request, user)
                 audit.started()
-                async with contextlib.aclosing(self._trial(request)) as told:
+                of = GROUP, TRIALS, request.id
+                async with contextlib.aclosing(self._supervisors.told(_SERVICE, "Run", request, of=of)) as told:
                     async for one in told:
                         yield one
                 if trail is not None:
                     trail.end(201)
         except ApiError as e:
             raise rpc_error(e) from e
-
-    async def _trial(self, request: pb.TrialRequest) -> AsyncGenerator[pb.TrialResponse, None]:
-        error = _UNKNOWN
-        for address in self._supervisors():
-            stub = Stub(self._network.channel(address), _SERVICE)
-            try:
-                async with contextlib.aclosing(stub.Run(request)) as told:
-                    async for one in told:
-                        yield one
-                return
-            except RpcError as e:
-                error = e
-                if not e.unsent:
-                    break
-        _fail(error, TRIALS, request.id)
 
     async def _passed(self, context: Context, verb: str, request: Any, answers: type[M], *, name: str = "") -> M:
         """What the supervisor answers, to whom may ask it."""
@@ -125,25 +92,14 @@ class ChaosService:
                 await calls.registry.authorizer.check_written(user, verb, name=name, **written)
                 if isinstance(request, pb.BeginRequest):
                     request.by = user.name
-                answer: M = await self._ask(context.path.rpartition("/")[2], request, name)
+                method = context.path.rpartition("/")[2]
+                answer: M = await self._supervisors.ask(_SERVICE, method, request, of=(GROUP, FAULTS, name))
                 if trail is not None:
                     body = _json(answer) if trail.wants_response else b""
                     trail.end(201 if verb == "create" else 200, body, JSON)
                 return answer
 
         return await calls.answered(context, run)
-
-    async def _ask(self, method: str, request: Message, name: str) -> Any:
-        error = _UNKNOWN
-        for address in self._supervisors():
-            stub = Stub(self._network.channel(address), _SERVICE)
-            try:
-                return await getattr(stub, method)(request, timeout=_TIMEOUT_S)
-            except RpcError as e:
-                error = e
-                if not e.unsent:
-                    break
-        _fail(error, FAULTS, name)
 
 
 def _says(request: pb.TrialRequest, user: User) -> None:
@@ -153,15 +109,6 @@ def _says(request: pb.TrialRequest, user: User) -> None:
     request.extra.clear()
     for key, values in user.extra.items():
         request.extra[key].values[:] = values
-
-
-def _fail(error: RpcError, resource: str, name: str) -> NoReturn:
-    code = error.code.name
-    if code == "NOT_FOUND":
-        raise NotFound.of(resource, name, group=GROUP) from error
-    kind = _ERRORS.get(code, InternalError)
-    text = f"the supervisor does not answer: {error.message}" if kind is ServiceUnavailable else error.message
-    raise kind(text, details={}) from error
 
 
 def _json(message: Message) -> bytes:

@@ -52,6 +52,7 @@ from rayplane.control_plane.apiserver.registry.component_statuses import Compone
 from rayplane.control_plane.apiserver.registry.delete_options import IGNORE_READ_ERRORS, UNSAFE_DELETE
 from rayplane.control_plane.apiserver.registry.metrics import Metrics
 from rayplane.control_plane.apiserver.registry.own_writes import OwnWrites
+from rayplane.control_plane.apiserver.registry.packed import Packed
 from rayplane.control_plane.apiserver.registry.reading import Listing, Reader, WatchItem
 from rayplane.control_plane.apiserver.registry.subresources import Subresources
 from rayplane.control_plane.apiserver.registry.token_requests import TokenRequests
@@ -162,6 +163,7 @@ class ObjectRegistry:
         )
         self.forms = Forms(self.kinds, self._webhooks, env)
         self.reader = Reader(self.kinds, self.forms, self.storage, self.hub, env=env, timing=config.timing)
+        self.packed = Packed(self.kinds, self.reader)
         self.chain, self._leases = self._admission(config), EventLeases(etcd, config.timing)
         self.writer = Writer(self.kinds, self.forms, self.storage, self.hub, self.chain, env=env, leases=self._leases)
         self._own = OwnWrites(self.kinds, self.writer, env)
@@ -248,6 +250,7 @@ class ObjectRegistry:
     async def stop(self) -> None:
         await self.files.stop()
         self.recent.stop()
+        await self.packed.stop()
         await self.aggregator.stop()
         await self.cleaner.stop()
         await self.forms.stop()

@@ -12,6 +12,7 @@ from rayplane.control_plane.api.machinery.resources import GroupInfo
 from rayplane.control_plane.apiserver import server_metrics
 from rayplane.control_plane.apiserver.config import ApiServerConfig
 from rayplane.control_plane.apiserver.flowcontrol import dumps
+from rayplane.control_plane.apiserver.outgoing.supervisors import Supervisors
 from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry
 from rayplane.control_plane.apiserver.rest.numbers import integer
 from rayplane.control_plane.apiserver.rest.openapi import GIT_VERSION, OpenApiDocuments, answered
@@ -51,6 +52,7 @@ class Owner(Protocol):
     """The server that these documents belong to."""
 
     registry: ObjectRegistry
+    supervisors: Supervisors
     ready: bool
     grpc_traffic: Traffic
 

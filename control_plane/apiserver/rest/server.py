@@ -31,7 +31,7 @@ from rayplane.control_plane.apiserver.flowcontrol.matching import Asked
 from rayplane.control_plane.apiserver.flowcontrol.queues import Ticket
 from rayplane.control_plane.apiserver.registry.registry import error_json
 from rayplane.control_plane.apiserver.requests import User
-from rayplane.control_plane.apiserver.rest import paths
+from rayplane.control_plane.apiserver.rest import paths, views
 from rayplane.control_plane.apiserver.rest.aggregated import AggregatedApis
 from rayplane.control_plane.apiserver.rest.answers import Whole
 from rayplane.control_plane.apiserver.rest.auditing import audited
@@ -70,6 +70,7 @@ class _Known:
     """The knowledge of a request that grows while it is answered."""
 
     verb: str
+    path: str
     info: ResourceInfo | None = None
     subresource: str = ""
     user: User | None = None
@@ -79,7 +80,7 @@ class _Known:
     @property
     def streams(self) -> bool:
         """Whether it goes on for as long as its client likes."""
-        return self.verb == "watch" or self.subresource in _STREAMING
+        return self.verb == "watch" or self.subresource in _STREAMING or self.path.startswith(views.PREFIX)
 
 
 class RestServer:
@@ -93,6 +94,7 @@ class RestServer:
         self._sockets = sockets or SystemSockets()
         self._registry = owner.registry
         self._documents = Documents(config, owner)
+        self._views = views.Views(owner.registry, owner.supervisors)
         timeout_s = config.timing.request_timeout_s
         self._aggregated = AggregatedApis(owner.registry.aggregator, timeout_s=timeout_s)
         self._resources = ResourceHandler(config, env, owner.registry, network)
@@ -132,7 +134,7 @@ class RestServer:
     # --- one request --------------------------------------------------------------------------
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        loop, registry, known = asyncio.get_running_loop(), self._registry, _Known(request.method)
+        loop, registry, known = asyncio.get_running_loop(), self._registry, _Known(request.method, request.path)
         began, trace = loop.time(), None
         if (registry.recent.followed or TRACE in request.headers) and not request.path.startswith(RECENT):
             trace = Trace(loop.time)
@@ -145,7 +147,8 @@ class RestServer:
         if response.status == _MOVE_ON and not response.prepared:
             response.force_close()
         seconds = loop.time() - began
-        registry.requests.add(known.verb, known.info, response.status, seconds, known.subresource)
+        verb = "watch" if known.streams and known.info is None else known.verb
+        registry.requests.add(verb, known.info, response.status, seconds, known.subresource)
         if trace is not None or registry.recent.interesting(response.status, 0.0 if known.streams else seconds):
             await self._tell(request, known, response, seconds, trace)
         return response
@@ -273,6 +276,9 @@ class RestServer:
         return bool(kinds.registry.in_version(group, version))
 
     async def _document(self, request: web.BaseRequest, user: User, flow: Flow) -> web.StreamResponse:
+        if request.path.startswith(views.PREFIX):
+            # These go on for as long as somebody looks.
+            return await self._views.answer(request, user)
         fairness = self._registry.fairness
         # These go on for as long as somebody waits for what comes.
         follows = request.path in LogPages.PATHS or request.path.startswith(RECENT)

@@ -27,7 +27,7 @@ from rayplane.control_plane.cli.top.forwards import Forwards
 from rayplane.control_plane.cli.top.owners import Standing
 from rayplane.control_plane.cli.top.rows import Column, Key, Row
 from rayplane.control_plane.client.pods import PodClient
-from rayplane.control_plane.cluster.access import Access
+from rayplane.control_plane.cluster.access import Access, access
 from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.status import glances
 from rayplane.proto.rayplane.v1 import chaos_pb2
@@ -139,7 +139,7 @@ class ClusterSource:
                 yield self._change(selection, part)
 
     def standings(self) -> AsyncGenerator[dict[str, Any], None]:
-        return glances(self._admin.directory, LOOK_S)
+        return glances(lambda: access(self._admin.directory), LOOK_S)
 
     async def get(self, info: ResourceInfo, key: Key) -> Object:
         return await self._session.api.get(resource_of(info), key[-1], key[0] if info.namespaced else "")

@@ -1,6 +1,7 @@
 """The supervisor as an actor's component: its parts put together."""
 
 import asyncio
+import contextlib
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
@@ -22,6 +23,7 @@ from rayplane.control_plane.cluster.specs import SpecMaker
 from rayplane.control_plane.cluster.state import ClusterState, StateDir
 from rayplane.control_plane.cluster.supervisor.etcd import ApiNodes, Clients, EtcdMembers, EtcdTopologyStore
 from rayplane.control_plane.cluster.supervisor.faults import FaultsService
+from rayplane.control_plane.cluster.supervisor.looking import ViewsService
 from rayplane.control_plane.cluster.supervisor.notes import Notes
 from rayplane.control_plane.cluster.supervisor.ports import AllotPort, Ports
 from rayplane.control_plane.cluster.supervisor.reconciler import Reconciler
@@ -31,6 +33,7 @@ from rayplane.control_plane.cluster.supervisor.standing import StandingFaults
 from rayplane.control_plane.cluster.supervisor.trials import Trials
 from rayplane.control_plane.cluster.supervisor.weathering import Weathering, names
 from rayplane.control_plane.cluster.topology import Instance, Role, Topology
+from rayplane.control_plane.cluster.views import Views
 from rayplane.control_plane.component_base.debugging import Debugging
 from rayplane.control_plane.component_base.metrics import Family, counter, gauge
 from rayplane.control_plane.rpc import Network, Server, Service, Stub
@@ -104,6 +107,7 @@ class Supervisor:
         self._weather = Weathering(host, lambda: names(self.topology), self._expiring)
         self._standing = StandingFaults(striker, Notes(disk, etcd), self._clock, rng, run=spec.topology.run)
         self._trials = Trials(access, self._standing)
+        self._views = Views(lambda: contextlib.nullcontext(access), self._clock.now)
         self._autoscaler = self._scales(api, host, disk) if spec.config.autoscales else None
         self._service = SupervisorService(
             self._reconciler, host, self._renew, signing, self._weather, now=now, slowdown=slowdown
@@ -141,6 +145,7 @@ class Supervisor:
                 FaultsService(self._standing, self._trials, lambda: self.topology),
                 callers=callers.FAULTS,
             ),
+            Service(pb.DESCRIPTOR.services_by_name["Views"], ViewsService(self._views), callers=callers.VIEWS),
         ]
         self._server = await self._network.serve(
             self._spec.instance.endpoint("grpc"), services, web=Debugging(self.collect)
@@ -154,6 +159,7 @@ class Supervisor:
     async def stop(self) -> None:
         if self._autoscaler is not None:
             await self._autoscaler.stop()
+        await self._views.stop()
         await self._trials.stop()
         await self._standing.stop()
         await self._weather.stop()

@@ -4,7 +4,7 @@ const KEPT = "rayplane-token";
 const PROTOCOL = "base64url.bearer.authorization.k8s.io.";
 // Relative to the page, so that it may be served below any path.
 const BASE = new URL(".", document.baseURI);
-// API servers serve it as well, at this path; only `rayplane dashboard` has the views that are of no API.
+// API servers serve it as well, at this path.
 export const OF_API_SERVER = BASE.pathname.endsWith("/ui/");
 // A recording that is played is at this one: nothing of it is of now.
 export const OF_RECORDING = BASE.pathname.endsWith("/recording/");

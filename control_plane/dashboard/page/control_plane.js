@@ -4,47 +4,39 @@ import { html, nothing, render } from "./lib/lit-html/lit-html.js";
 import { json, lines, persistently } from "./api.js";
 import { elections, note } from "./elections.js";
 import { leading, machines, noteRates, servers } from "./loads.js";
+import { rights } from "./rights.js";
 import { attempt } from "./said.js";
 
 const STORY_MAX = 60;
-const FAULTS_EACH = 3; // looks
 const FOR = "10s";
 const LEADING = ["scheduler", "controllers"];
 
 export async function show(place, _, signal) {
   const lately = { strips: new Map(), rates: new Map() };
-  const state = { now: undefined, story: [], faults: undefined, verbs: [], error: "" };
-  const draw = () => signal.aborted || render(view(state, act), place);
-  const refresh = async () => {
-    const found = await json("rayplane/v1/faults", { signal });
-    state.story = [...faultChanges(state.faults, found.faults), ...state.story].slice(0, STORY_MAX);
-    state.faults = found.faults;
-    state.verbs = (found.verbs || []).filter((one) => !one.refused).map((one) => one.verb);
+  const state = { now: undefined, story: [], faults: undefined, may: (await rights()).faults, verbs: [], error: "" };
+  const draw = () => signal.aborted || render(view(state, attempt), place);
+  const take = (faults) => {
+    state.story = [...faultChanges(state.faults, faults), ...state.story].slice(0, STORY_MAX);
+    state.faults = faults;
+  };
+  const offer = async () => {
+    const { verbs = [] } = await json("rayplane/v1/faults", { signal });
+    state.verbs = verbs.filter((one) => !one.refused).map((one) => one.verb);
     draw();
   };
-  const act = (what) =>
-    attempt(async () => {
-      // Also what failed tells of a fault that stands no longer.
-      const text = await what().catch((error) => refresh().then(() => Promise.reject(error)));
-      await refresh();
-      return text;
-    });
   draw();
-  refresh().catch((error) => {
-    state.error = error.message;
-    draw();
-  });
   await persistently(signal, (error) => ((state.error = error.message), draw()), async (seen) => {
-    let looks = 0;
     for await (const now of lines("rayplane/v1/control-plane", { signal: seen })) {
-      if (++looks % FAULTS_EACH === 0) refresh().catch(() => undefined);
       state.error = now.error;
       if (now.members) {
         state.story = [...changes(state.now, now), ...state.story].slice(0, STORY_MAX);
         state.now = { ...now, lately };
+        if (now.faults) take(now.faults);
         note(lately.strips, now, performance.now() / 1000);
         noteRates(lately.rates, now.loads);
       }
+      // What can be struck is asked for once, from who can answer.
+      if (state.may && !state.verbs.length && now.faults) offer().catch(() => undefined);
       draw();
     }
   });
@@ -96,12 +88,12 @@ export async function showPast(place, parameters, signal) {
   render(then.members ? html`${members(then.members, [])} ${actors(then.actors, [])}` : html`<p>Nobody had looked yet.</p>`, place);
 }
 
-function view({ now, story, faults, verbs, error }, act) {
+function view({ now, story, faults, may, verbs, error }, act) {
   return html`
     <h1>Control plane ${now ? html`of ${now.name}` : ""}</h1>
     ${error ? html`<p class="bad" role="alert">${error}</p>` : nothing}
     ${now ? parts(now, (name) => buttons(name, verbs, act), verbs, act) : html`<p>Looking …</p>`}
-    ${standing(faults, verbs, act)}
+    ${standing(faults, may, verbs, act)}
     <h2>What happened</h2>
     <ol class="story" aria-live="polite">${story.map(({ at, text }) => html`<li><time>${at}</time> ${text}</li>`)}</ol>
   `;
@@ -157,17 +149,17 @@ function buttons(name, verbs, act) {
   return DEEDS.filter(([verb]) => verbs.includes(verb)).map(button);
 }
 
-function standing(faults, verbs, act) {
+function standing(faults, may, verbs, act) {
   const submit = (event) => {
     event.preventDefault();
     const form = event.target;
     act(() => begin(new FormData(form).get("fault"))).then((ok) => ok && form.reset());
   };
   const row = (one) => html`<li>${struck(one)}
-    <button @click=${() => act(() => end(one))}>End</button> ${one.failed ? html`<span class="bad">${one.failed}</span>` : ""}</li>`;
+    ${may ? html`<button @click=${() => act(() => end(one))}>End</button>` : nothing} ${one.failed ? html`<span class="bad">${one.failed}</span>` : ""}</li>`;
   return html`<h2>Faults</h2>
     ${faults?.length ? html`<ul>${faults.map(row)}</ul>` : html`<p>None lasts.</p>`}
-    <form @submit=${submit}><label>Begin <input name="fault" size="50" required list="verbs" placeholder="slow_network: {delay: 50ms, for: 30s}"></label>
+    ${may ? html`<form @submit=${submit}><label>Begin <input name="fault" size="50" required list="verbs" placeholder="slow_network: {delay: 50ms, for: 30s}"></label>
       <datalist id="verbs">${verbs.map((verb) => html`<option value="${verb}: {"></option>`)}</datalist>
-      <button class="danger">Begin</button></form>`;
+      <button class="danger">Begin</button></form>` : nothing}`;
 }

@@ -3,39 +3,41 @@
 import { html, render } from "./lib/lit-html/lit-html.js";
 import { json, OF_API_SERVER, OF_RECORDING, token } from "./api.js";
 import * as kinds from "./kinds.js";
+import * as rights from "./rights.js";
 import { said } from "./said.js";
 
-const OWN_VIEWS = {
-  "control-plane": { title: "Control plane", load: () => import("./control_plane.js") },
-  packing: { title: "Packing", load: () => import("./packing.js") },
-  history: { title: "Time travel", load: () => import("./history.js") },
-};
-const API_VIEWS = {
-  objects: { title: "Workloads", load: () => import("./tables.js") },
-  object: { load: () => import("./object.js") },
-};
-const VIEWS = OF_RECORDING ? { history: { ...OWN_VIEWS.history, title: "Recording" } } : { ...(OF_API_SERVER ? {} : OWN_VIEWS), ...API_VIEWS };
-const [FIRST] = Object.keys(VIEWS);
-const START = `#/${FIRST}`;
+const HISTORY = { title: "Time travel", load: () => import("./history.js") };
+const VIEWS = OF_RECORDING
+  ? { history: { ...HISTORY, title: "Recording" } }
+  : {
+      "control-plane": { title: "Control plane", load: () => import("./control_plane.js") },
+      packing: { title: "Packing", load: () => import("./packing.js") },
+      history: HISTORY,
+      objects: { title: "Workloads", load: () => import("./tables.js") },
+      object: { load: () => import("./object.js") },
+    };
 
 let leaving = new AbortController();
 
-function route() {
-  const [path, query] = (location.hash || START).slice(2).split("?");
-  return { name: VIEWS[path] ? path : FIRST, parameters: new URLSearchParams(query) };
+function route(may) {
+  const [path, query] = location.hash.slice(2).split("?");
+  const first = Object.keys(VIEWS).find((name) => may[name] ?? true);
+  return { name: VIEWS[path] ? path : first, parameters: new URLSearchParams(query) };
 }
 
 async function show() {
   leaving.abort();
   leaving = new AbortController();
   const { signal } = leaving;
-  const { name, parameters } = route();
-  frame(name);
   // A place of its own for each view: what an old one still draws is not seen.
   const place = document.createElement("div");
   document.getElementById("view").replaceChildren(place);
-  if (!token.get()) return signIn(place);
+  if (!token.get()) return frame(), signIn(place);
   try {
+    const may = await rights.rights();
+    if (signal.aborted) return;
+    const { name, parameters } = route(may);
+    frame(name, may);
     const view = await VIEWS[name].load();
     if (!signal.aborted) await view.show(place, parameters, signal);
   } catch (error) {
@@ -45,13 +47,13 @@ async function show() {
   }
 }
 
-function frame(current) {
+function frame(current, may = {}) {
   const entry = ([name, { title }]) =>
     html`<a href="#/${name}" aria-current=${current === name ? "page" : "false"}>${title}</a>`;
-  const links = Object.entries(VIEWS).filter(([, view]) => view.title);
+  const links = current ? Object.entries(VIEWS).filter(([name, view]) => view.title && (may[name] ?? true)) : [];
   const out = html`<button @click=${signOut}>Sign out</button>`;
   render(html`<b>rayplane</b><nav aria-label="Views">${links.map(entry)}</nav>${token.get() ? out : ""}`, document.getElementById("top"));
-  document.title = `${VIEWS[current].title || "Object"} · rayplane`;
+  document.title = current ? `${VIEWS[current].title || "Object"} · rayplane` : "rayplane";
 }
 
 function signIn(place, problem = "") {
@@ -60,6 +62,7 @@ function signIn(place, problem = "") {
     token.set(new FormData(event.target).get("token").trim());
     try {
       await json("version");
+      rights.forget();
       show();
     } catch (error) {
       token.forget();
@@ -82,7 +85,8 @@ function signIn(place, problem = "") {
 function signOut() {
   token.forget();
   kinds.forget();
-  location.hash = START;
+  rights.forget();
+  history.replaceState(null, "", location.pathname);
   show();
 }
 

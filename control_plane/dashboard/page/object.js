@@ -2,8 +2,9 @@
 
 import { html, nothing, render } from "./lib/lit-html/lit-html.js";
 import { structuredPatch } from "./lib/diff/patch/create.js";
-import { ask, json, lines, OF_API_SERVER, persistently, pieces, Refused, text } from "./api.js";
+import { ask, json, lines, persistently, pieces, Refused, text } from "./api.js";
 import { kinds, link, listPath, objectPath, pastOf, then } from "./kinds.js";
+import { rights } from "./rights.js";
 import { attempt } from "./said.js";
 import { hasTopology, open as topology } from "./topology.js";
 
@@ -16,18 +17,17 @@ const DIFF_MS_MAX = 2000;
 const RESTARTABLE = new Set(["deployments.apps", "statefulsets.apps", "daemonsets.apps"]);
 const TABS = { facts: "Facts", topology: "Topology", events: "Events", yaml: "YAML", logs: "Logs", terminal: "Terminal", explain: "Placement", why: "Story" };
 const OF_PODS = new Set(["logs", "terminal", "explain"]);
-const OWN_TABS = new Set(["explain", "why"]);
 const PAST_TABS = new Set(["facts", "topology", "yaml"]);
 
 export async function show(place, parameters, signal) {
-  const all = await kinds();
+  const [all, may] = await Promise.all([kinds(), rights()]);
   const kind = all.get(parameters.get("kind"));
   if (!kind) throw new Refused(404, undefined, `the cluster serves no ${parameters.get("kind")}`);
   const namespace = parameters.get("namespace") || "";
   const name = parameters.get("name") || "";
   const path = objectPath(kind, namespace, name);
   const past = pastOf(parameters);
-  const state = { all, kind, namespace, name, path, past, tab: parameters.get("tab") || "facts", object: undefined, error: "", gone: false };
+  const state = { all, may, kind, namespace, name, path, past, tab: parameters.get("tab") || "facts", object: undefined, error: "", gone: false };
   const draw = () => signal.aborted || render(view(state), place);
   if (!past.at) draw();
   state.object = past.at ? await objectThen(state, signal) : await json(path, { signal });
@@ -67,10 +67,10 @@ async function follow(state, signal, changed) {
 const problem = (message) => html`<p class="bad" role="alert">${message}</p>`;
 
 function view(state) {
-  const { kind, namespace, name, object, past, tab, gone } = state;
+  const { may, kind, namespace, name, object, past, tab, gone } = state;
   const href = (one) => `${link(kind, namespace, name, past)}&tab=${one}`;
   const list = new URLSearchParams({ kind: kind.name, namespace, ...past });
-  const there = (one) => (kind.name === "pods" || !OF_PODS.has(one)) && !(OF_API_SERVER && OWN_TABS.has(one)) && (!past.at || PAST_TABS.has(one)) && (one !== "topology" || hasTopology(kind));
+  const there = (one) => (kind.name === "pods" || !OF_PODS.has(one)) && (may[one] ?? true) && (!past.at || PAST_TABS.has(one)) && (one !== "topology" || hasTopology(kind));
   const tabs = Object.entries(TABS).filter(([one]) => there(one));
   return html`<p><a href=${`#/${past.at ? "history" : "objects"}?${list}`}>${kind.plural}</a> ${namespace ? html`in ${namespace}` : nothing}</p>
     <h1>${name} <small>${kind.kind}${gone ? html` <span class="bad">is deleted</span>` : nothing}</small></h1>

@@ -3,7 +3,7 @@ from collections.abc import Callable
 
 import pytest
 
-from rayplane.control_plane.dashboard.shared import Shared
+from rayplane.control_plane.shared import Shared
 
 
 class Work:

@@ -18,6 +18,11 @@ class Shared:
         self._task: asyncio.Task[None] | None = None
         self._has_news = False
 
+    @property
+    def rests(self) -> bool:
+        """Whether nobody listens."""
+        return self._task is None
+
     async def turns(self, pause_s: float) -> AsyncIterator[None]:
         """A turn for what is known, and one after each news, `pause_s` apart at least. Raises what the work raised."""
         news = asyncio.Event()

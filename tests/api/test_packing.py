@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rayplane.control_plane.api import packing
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.dashboard import packing
-from rayplane.control_plane.dashboard.packing import Packing, workload_of
+from rayplane.control_plane.api.packing import Packing, workload_of
 
 
 def node(name: str, cpu: str = "4", *, ready: bool = True) -> Object:

@@ -1,0 +1,87 @@
+"""Calls to the cluster's supervisors, of whom one answers: faults that it begins and ends, trials, views."""
+
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from typing import Any, NoReturn
+
+from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.message import Message
+
+from rayplane.control_plane.api.errors import (
+    ApiError,
+    BadRequest,
+    Conflict,
+    InternalError,
+    NotFound,
+    ServiceUnavailable,
+    TooManyRequests,
+)
+from rayplane.control_plane.client.api import api_error
+from rayplane.control_plane.rpc import Network, RpcError, Stub
+from rayplane.control_plane.rpc.errors import Code
+
+GROUP, FAULTS = "chaos.rayplane.io", "faults"
+"""The resource that RBAC is asked about, which is stored nowhere."""
+_TIMEOUT_S = 30.0
+_ERRORS: dict[str, type[ApiError]] = {
+    "INVALID_ARGUMENT": BadRequest,
+    "FAILED_PRECONDITION": Conflict,
+    "RESOURCE_EXHAUSTED": TooManyRequests,
+    "UNAVAILABLE": ServiceUnavailable,
+    "CANCELLED": ServiceUnavailable,
+    "DEADLINE_EXCEEDED": ServiceUnavailable,
+}
+_UNKNOWN = RpcError(Code.UNAVAILABLE, "this server knows no supervisor")
+_NOTHING = ("", "", "")
+
+
+class Supervisors:
+    """The supervisors of one cluster. `addresses` tells host:port of each. Methods raise ApiError."""
+
+    def __init__(self, network: Network, addresses: Callable[[], Sequence[str]]) -> None:
+        self._network = network
+        self._addresses = addresses
+
+    async def ask(
+        self, service: ServiceDescriptor, method: str, request: Message, *, of: tuple[str, str, str] = _NOTHING
+    ) -> Any:
+        """The answer of the first that hears the call. `of`: group, resource and name of what may not be there."""
+        error = _UNKNOWN
+        for address in self._addresses():
+            stub = Stub(self._network.channel(address), service)
+            try:
+                return await getattr(stub, method)(request, timeout=_TIMEOUT_S)
+            except RpcError as e:
+                error = e
+                if not e.unsent:
+                    break
+        _fail(error, of)
+
+    async def told(
+        self, service: ServiceDescriptor, method: str, request: Message, *, of: tuple[str, str, str] = _NOTHING
+    ) -> AsyncGenerator[Any, None]:
+        """As `ask`, with all that the first one tells that hears the call."""
+        error = _UNKNOWN
+        for address in self._addresses():
+            stub = Stub(self._network.channel(address), service)
+            try:
+                async with aclosing(getattr(stub, method)(request)) as told:
+                    async for one in told:
+                        yield one
+                return
+            except RpcError as e:
+                error = e
+                if not e.unsent:
+                    break
+        _fail(error, of)
+
+
+def _fail(error: RpcError, of: tuple[str, str, str]) -> NoReturn:
+    if error.details:
+        raise api_error(error) from error
+    code, (group, resource, name) = error.code.name, of
+    if code == "NOT_FOUND":
+        raise NotFound.of(resource, name, group=group) from error
+    kind = _ERRORS.get(code, InternalError)
+    text = f"the supervisor does not answer: {error.message}" if kind is ServiceUnavailable else error.message
+    raise kind(text, details={}) from error

@@ -1,0 +1,101 @@
+"""Paths of the dashboard's views beside objects: packing, how the cluster stands, what was, why, and faults.
+
+RBAC has the word: on the paths themselves, as on other paths that are no resources, and on faults as on the resource
+`faults` of the group `chaos.rayplane.io`. Packing is of this server's watch caches; the rest the supervisor knows.
+"""
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from typing import Any
+
+import orjson
+from aiohttp import web
+from google.protobuf.json_format import MessageToDict
+
+from rayplane.control_plane.api.errors import ApiError, BadRequest, MethodNotAllowed
+from rayplane.control_plane.apiserver import audit
+from rayplane.control_plane.apiserver.outgoing.supervisors import FAULTS, GROUP, Supervisors
+from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry
+from rayplane.control_plane.apiserver.requests import User
+from rayplane.control_plane.rpc.json_lines import streamed
+from rayplane.control_plane.rpc.static_files import HEADERS
+from rayplane.proto.rayplane.v1 import chaos_pb2 as pb
+from rayplane.proto.rayplane.v1 import supervisor_pb2
+
+PREFIX = "/rayplane/v1/"
+_VIEWS = supervisor_pb2.DESCRIPTOR.services_by_name["Views"]
+_FAULTS = pb.DESCRIPTOR.services_by_name["Faults"]
+_VERBS = {"GET": "list", "POST": "create", "DELETE": "delete"}
+_FAULT_BYTES_MAX = 64 * 1024
+
+
+class Views:
+    """The views of one cluster. `answer` raises ApiError."""
+
+    def __init__(self, registry: ObjectRegistry, supervisors: Supervisors) -> None:
+        self._registry = registry
+        self._supervisors = supervisors
+
+    async def answer(self, request: web.BaseRequest, user: User) -> web.StreamResponse:
+        view = request.path.removeprefix(PREFIX)
+        if view == FAULTS:
+            return await self._faults(request, user)
+        await self._registry.authorizer.check_path(user, request.method.lower(), request.path)
+        if request.method != "GET":
+            raise MethodNotAllowed(details={})
+        values = self._packing(request.query) if view == "packing" else self._look(view, request.query)
+        return await streamed(request, values, (ApiError,), starting=audit.response_starts)
+
+    async def _packing(self, query: Mapping[str, str]) -> AsyncGenerator[bytes, None]:
+        if "at" in query:
+            yield orjson.dumps(await self._registry.packed.then(query["at"]))
+            return
+        async with aclosing(self._registry.packed.news()) as news:
+            async for one in news:
+                yield orjson.dumps(one)
+
+    async def _look(self, view: str, query: Mapping[str, str]) -> AsyncGenerator[bytes, None]:
+        asked = supervisor_pb2.LookRequest(view=view, parameters=dict(query))
+        async with aclosing(self._supervisors.told(_VIEWS, "Look", asked)) as told:
+            async for one in told:
+                yield one.json
+
+    async def _faults(self, request: web.BaseRequest, user: User) -> web.StreamResponse:
+        """As `rayplane.v1.Chaos` has them."""
+        id_ = request.query.get("id", "")
+        verb = _VERBS.get(request.method, "")
+        if not verb:
+            raise MethodNotAllowed(details={})
+        await self._registry.authorizer.check_written(user, verb, name=id_, group=GROUP, resource=FAULTS)
+        if verb == "create":
+            fault = pb.BeginRequest(fault=await _fault(request), by=user.name)
+            return _answer(await self._ask("Begin", fault))
+        if verb == "delete":
+            return _answer((await self._ask("End", pb.EndRequest(id=id_), name=id_)).fault)
+        targets, found = (
+            await self._ask("Targets", pb.TargetsRequest()),
+            await self._ask("List", pb.ListFaultsRequest()),
+        )
+        return _answer(targets, faults=MessageToDict(found).get("faults", []))
+
+    async def _ask(self, method: str, message: Any, *, name: str = "") -> Any:
+        return await self._supervisors.ask(_FAULTS, method, message, of=(GROUP, FAULTS, name))
+
+
+async def _fault(request: web.BaseRequest) -> str:
+    """Raises BadRequest."""
+    if (request.content_length or 0) > _FAULT_BYTES_MAX or len(body := await request.read()) > _FAULT_BYTES_MAX:
+        raise BadRequest(f"a fault has no more than {_FAULT_BYTES_MAX} bytes")
+    try:
+        found = orjson.loads(body)
+    except orjson.JSONDecodeError as e:
+        raise BadRequest(f"the body is no JSON: {e}") from e
+    fault = found.get("fault") if isinstance(found, dict) else None
+    if not isinstance(fault, str):
+        raise BadRequest('say which fault: {"fault": "stop: {target: leader, for: 10s}"}')
+    return fault
+
+
+def _answer(message: Any, **more: Any) -> web.StreamResponse:
+    body = orjson.dumps({**MessageToDict(message), **more})
+    return web.Response(body=body, headers=HEADERS | {"Content-Type": "application/json"})

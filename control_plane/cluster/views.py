@@ -1,0 +1,112 @@
+"""Views of a running cluster beside its objects: how its parts stand, why it is so, and what was. Values of JSON."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, aclosing
+from datetime import datetime
+from typing import Any
+
+from google.protobuf.json_format import MessageToDict
+
+from rayplane.control_plane.api.errors import BadRequest, Expired, NotFound
+from rayplane.control_plane.cluster.access import Access
+from rayplane.control_plane.cluster.asking import explained, story
+from rayplane.control_plane.cluster.errors import UsageError
+from rayplane.control_plane.cluster.history import (
+    HistoryForgotten,
+    Instant,
+    changes_between,
+    instant,
+    oldest,
+    present,
+    resources,
+    unread_kinds,
+)
+from rayplane.control_plane.cluster.status import glances
+from rayplane.control_plane.shared import Shared
+from rayplane.proto.rayplane.v1 import controllers_pb2, scheduler_pb2
+
+STANDING_S = 1.0
+
+Way = Callable[[], AbstractAsyncContextManager[Access]]
+"""The way into the cluster, found anew each time."""
+Parameters = Mapping[str, str]
+
+
+class Views:
+    """The views of one cluster; they raise ClusterError, ApiError and RpcError. `now`: the time of day."""
+
+    def __init__(self, way: Way, now: Callable[[], datetime]) -> None:
+        self._way = way
+        self._now = now
+        self._standing: dict[str, Any] = {}
+        self._standings = Shared(self._keep_standing)
+        self._single = {
+            "changes": self._changes,
+            "explain": self._explain,
+            "history": self._history,
+            "why": self._why,
+        }
+
+    async def stop(self) -> None:
+        """End what somebody may still look at."""
+        await self._standings.stop()
+
+    async def look(self, view: str, parameters: Parameters) -> AsyncGenerator[Any, None]:
+        """What a view shows: once, or for `control-plane` again and again."""
+        if view == "control-plane":
+            async with aclosing(self._standings.turns(STANDING_S)) as turns:
+                async for _ in turns:
+                    yield self._standing
+        elif (single := self._single.get(view)) is not None:
+            async with self._way() as admin:
+                found = await single(admin, parameters)
+            yield found
+        else:
+            raise NotFound(f"{view}: there is no such view")
+
+    async def _keep_standing(self, tell: Callable[[], None]) -> None:
+        async with aclosing(glances(self._way, STANDING_S)) as found:
+            async for self._standing in found:
+                tell()
+
+    async def _explain(self, admin: Access, parameters: Parameters) -> Any:
+        query = scheduler_pb2.ExplainRequest(namespace=_of(parameters, "namespace"), name=_of(parameters, "name"))
+        return MessageToDict(await explained(admin, query), always_print_fields_with_no_presence=True)
+
+    async def _why(self, admin: Access, parameters: Parameters) -> Any:
+        query = controllers_pb2.WhyRequest(
+            resource=_of(parameters, "resource"),
+            namespace=parameters.get("namespace", ""),
+            name=_of(parameters, "name"),
+        )
+        found = await story(admin, query)
+        answers = [MessageToDict(one, always_print_fields_with_no_presence=True) for one in found.answers]
+        return {"replicas": answers, "silent": dict(found.silent)}
+
+    async def _history(self, admin: Access, parameters: Parameters) -> Any:
+        first, last = await asyncio.gather(oldest(admin.etcd), present(admin.etcd))
+        at = await self._instant(admin, parameters["at"]) if "at" in parameters else last
+        return {"oldest": first.to_json(), "newest": last.to_json(), "at": at.to_json()}
+
+    async def _changes(self, admin: Access, parameters: Parameters) -> Any:
+        old, new = [await self._instant(admin, _of(parameters, name)) for name in ("from", "to")]
+        namespace = parameters.get("namespace", "")
+        found = await changes_between(admin.api, await resources(admin.api), old, new, namespace)
+        unread = await unread_kinds(admin.api, old, new)
+        span = {"from": old.to_json(), "to": new.to_json()}
+        return {**span, "changes": [one.to_json() for one in found], "unread": unread}
+
+    async def _instant(self, admin: Access, text: str) -> Instant:
+        try:
+            return await instant(admin.etcd, text, self._now())
+        except UsageError as e:
+            raise BadRequest(str(e)) from e
+        except HistoryForgotten as e:
+            raise Expired(str(e)) from e
+
+
+def _of(parameters: Parameters, name: str) -> str:
+    if not (value := parameters.get(name, "")):
+        raise BadRequest(f"the parameter {name} is missing")
+    return value

@@ -1,0 +1,114 @@
+"""The dashboard's views over HTTP: who RBAC lets look, packing as it changes, what a supervisor is asked."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import orjson
+import pytest
+import pytest_asyncio
+
+from rayplane.control_plane.rpc import Context
+from rayplane.proto.rayplane.v1 import chaos_pb2, supervisor_pb2
+from tests.api.test_packing import node, pod
+from tests.apiserver.conftest import Stack
+from tests.rpc.open_service import open_service
+
+SUPERVISOR = "host-0:19999"
+RBAC = "rbac.authorization.k8s.io"
+
+
+class Supervisor:
+    """A supervisor that answers with what it is asked."""
+
+    async def Look(self, request: supervisor_pb2.LookRequest, _: Context) -> AsyncIterator[supervisor_pb2.LookResponse]:
+        for number in range(2):
+            yield supervisor_pb2.LookResponse(json=b'{"%s":%d}' % (request.view.encode(), number))
+
+    async def Begin(self, request: chaos_pb2.BeginRequest, _: Context) -> chaos_pb2.ActiveFault:
+        return chaos_pb2.ActiveFault(id="7", fault=request.fault, by=request.by)
+
+
+class Http:
+    """Requests as somebody to the one server of a stack."""
+
+    def __init__(self, stack: Stack, session: aiohttp.ClientSession) -> None:
+        self.stack = stack
+        self._session = session
+
+    def ask(self, path: str, user: str, method: str = "GET", body: Any = None) -> Any:
+        return self._session.request(method, path, json=body, headers={"Impersonate-User": user})
+
+    async def grant(self, user: str, name: str, **rule: Any) -> None:
+        api = self.stack.client()
+        named = {"metadata": {"name": name}}
+        await api.create(f"clusterroles.{RBAC}", {**named, "rules": [rule]})
+        role = {"apiGroup": RBAC, "kind": "ClusterRole", "name": name}
+        subject = {"apiGroup": RBAC, "kind": "User", "name": user}
+        await api.create(f"clusterrolebindings.{RBAC}", {**named, "roleRef": role, "subjects": [subject]})
+
+
+@pytest_asyncio.fixture
+async def http() -> AsyncIterator[Http]:
+    stack = Stack()
+    services = [
+        open_service(supervisor_pb2.DESCRIPTOR.services_by_name["Views"], Supervisor()),
+        open_service(chaos_pb2.DESCRIPTOR.services_by_name["Faults"], Supervisor()),
+    ]
+    await stack.network.serve(SUPERVISOR, services)
+    server = await stack.add_server(https_address="127.0.0.1:0", supervisors=(SUPERVISOR,))
+    async with aiohttp.ClientSession(f"http://{server.https_address}") as session:
+        yield Http(stack, session)
+    await stack.stop()
+
+
+@pytest.mark.parametrize("view", ["packing", "control-plane", "why", "nothing-like-it"])
+async def test_who_has_no_right_to_the_path_is_told_so(http: Http, view: str) -> None:
+    async with http.ask(f"/rayplane/v1/{view}", "ann") as refused:
+        assert refused.status == 403
+        assert f'User "ann" cannot get path "/rayplane/v1/{view}"' in (await refused.json())["message"]
+
+
+async def test_packing_is_told_whole_then_as_it_changes_and_rests_when_nobody_looks(http: Http) -> None:
+    await http.grant("ann", "looks", verbs=["get"], nonResourceURLs=["/rayplane/v1/packing"])
+    api, packed = http.stack.client(), http.stack.servers[0].registry.packed
+    await api.create("nodes", node("node-0"))
+    async with http.ask("/rayplane/v1/packing", "ann") as answer:
+        first = await _line(answer)
+        assert (first["whole"], first["used"], list(first["nodes"])) == (True, 0, ["node-0"])
+        made = await api.create("pods", pod("web", on="node-0"))
+        second = await _line(answer)
+        assert (second["whole"], second["nodes"]["node-0"]["held"]) == (False, {"Pod/default/web": [1, 500, 2**30]})
+        revision = made["metadata"]["resourceVersion"]
+    await api.delete("pods", "web", "default", grace_period_seconds=0)
+    async with http.ask(f"/rayplane/v1/packing?at={revision}", "ann") as then:
+        assert (await then.json(content_type=None))["used"] == 1
+    async with http.ask("/rayplane/v1/packing?at=soon", "ann") as refused:
+        assert refused.status == 400
+    assert packed.rests
+
+
+async def test_the_supervisor_is_asked_for_the_rest(http: Http) -> None:
+    await http.grant("ann", "looks", verbs=["get"], nonResourceURLs=["/rayplane/v1/*"])
+    async with http.ask("/rayplane/v1/control-plane", "ann") as answer:
+        assert await answer.text() == '{"control-plane":0}\n{"control-plane":1}\n'
+    async with http.ask("/rayplane/v1/control-plane", "ann", "POST") as refused:
+        assert refused.status == 403
+
+
+async def test_faults_are_a_matter_of_the_right_to_faults_and_not_to_the_path(http: Http) -> None:
+    await http.grant("ann", "looks", verbs=["*"], nonResourceURLs=["/rayplane/v1/*"])
+    fault = {"fault": "kill: {target: leader}"}
+    async with http.ask("/rayplane/v1/faults", "ann", "POST", fault) as refused:
+        assert refused.status == 403
+    await http.grant("ann", "strikes", verbs=["create"], apiGroups=["chaos.rayplane.io"], resources=["faults"])
+    async with http.ask("/rayplane/v1/faults", "ann", "POST", fault) as begun:
+        assert await begun.json() == {"id": "7", **fault, "by": "ann"}
+    async with http.ask("/rayplane/v1/faults", "ann", "POST", {"fault": 1}) as refused:
+        assert refused.status == 400
+    async with http.ask("/rayplane/v1/faults?id=7", "ann", "DELETE") as refused:
+        assert refused.status == 403
+
+
+async def _line(answer: aiohttp.ClientResponse) -> Any:
+    return orjson.loads(await answer.content.readline())
