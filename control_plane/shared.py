@@ -1,7 +1,7 @@
 """Work that is done while somebody wants its outcome, once for all who do."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from rayplane.control_plane.tasks import cancel_and_wait
 
@@ -23,7 +23,7 @@ class Shared:
         """Whether nobody listens."""
         return self._task is None
 
-    async def turns(self, pause_s: float) -> AsyncIterator[None]:
+    async def turns(self, pause_s: float) -> AsyncGenerator[None, None]:
         """A turn for what is known, and one after each news, `pause_s` apart at least. Raises what the work raised."""
         news = asyncio.Event()
         self._listeners.add(news)

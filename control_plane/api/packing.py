@@ -1,13 +1,13 @@
 """Sums of what nodes hold: pods of one workload as one, kept change by change. Pure."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from itertools import islice
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 from math import ceil
 from typing import Any
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.machinery.quantity import Quantity, QuantityError, parse
+from rayplane.control_plane.api.machinery.quantity import QuantityError, parse
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.resources import pod_requests
 from rayplane.control_plane.api.pods.state import pod_is_terminated
@@ -17,26 +17,38 @@ PENDING_MAX = 200
 REMOVED_MAX = 10_000
 """Nodes that are gone and still told of; who has not looked for longer gets everything anew."""
 _HASH = "pod-template-hash"
+_USUAL = ("pods", "cpu", "memory")
 
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """An amount that pods ask for: cores by the thousand, and bytes."""
+    """An amount that pods ask for: cores by the thousand, bytes, and others by their names in whole units."""
 
     pods: int = 0
     cpu: int = 0
     memory: int = 0
+    others: Mapping[str, int] = field(default_factory=dict)
 
     def __add__(self, other: "Need") -> "Need":
-        return Need(self.pods + other.pods, self.cpu + other.cpu, self.memory + other.memory)
+        return self._with(other, 1)
 
     def __sub__(self, other: "Need") -> "Need":
-        return Need(self.pods - other.pods, self.cpu - other.cpu, self.memory - other.memory)
+        return self._with(other, -1)
+
+    def _with(self, other: "Need", sign: int) -> "Need":
+        others = self.others
+        if other.others:
+            names = {**others, **other.others}
+            sums = {name: others.get(name, 0) + sign * other.others.get(name, 0) for name in names}
+            others = {name: amount for name, amount in sums.items() if amount}
+        return Need(
+            self.pods + sign * other.pods, self.cpu + sign * other.cpu, self.memory + sign * other.memory, others
+        )
 
 
 @dataclass(slots=True)
 class _Node:
-    room: Need = Need()
+    room: Need = field(default_factory=Need)
     registered: bool = False
     ready: bool = False
     cordoned: bool = False
@@ -114,13 +126,12 @@ class Packing:
 
     def lower_bound(self) -> int:
         """The fewest nodes that the placed pods could possibly be on, by the room of the largest."""
-        room = [one.room for one in self._nodes.values() if one.registered]
-        if not room:
-            return 0
-        pairs = (
-            (n, max(r)) for n, r in zip(_numbers(self._needed), zip(*map(_numbers, room), strict=True), strict=True)
-        )
-        return max((ceil(n / most) for n, most in pairs if most), default=0)
+        most: dict[str, int] = {}
+        for one in self._nodes.values():
+            if one.registered:
+                for name, amount in _named(one.room):
+                    most[name] = max(most.get(name, 0), amount)
+        return max((ceil(amount / most[name]) for name, amount in _named(self._needed) if most.get(name)), default=0)
 
     def _touch(self, name: str) -> _Node:
         self.serial += 1
@@ -174,14 +185,19 @@ def _pod(pod: Object) -> _Pod:
     except QuantityError:
         asked = Need()
     node = str((pod.get("spec") or {}).get("nodeName") or "")
-    return _Pod(node, workload_of(pod), Need(1, asked.cpu, asked.memory))
+    return _Pod(node, workload_of(pod), replace(asked, pods=1))
 
 
-def _amounts(amounts: Any) -> Need:
-    def of(name: str) -> Quantity:
-        return parse(amounts.get(name, "0"))
+def _amounts(amounts: Mapping[str, Any]) -> Need:
+    def of(name: str, unit: int) -> int:
+        return parse(amounts.get(name, "0")).nano // unit
 
-    return Need(of("pods").nano // 10**9, of("cpu").nano // 10**6, of("memory").nano // 10**9)
+    others = {name: amount for name in amounts if name not in _USUAL and (amount := of(name, 10**9))}
+    return Need(of("pods", 10**9), of("cpu", 10**6), of("memory", 10**9), others)
+
+
+def _named(need: Need) -> Iterable[tuple[str, int]]:
+    return chain(zip(_USUAL, _numbers(need), strict=True), need.others.items())
 
 
 def _numbers(need: Need) -> tuple[int, int, int]:
@@ -200,6 +216,10 @@ def _shown(node: _Node) -> dict[str, Any]:
         "cordoned": node.cordoned,
         "room": _numbers(node.room),
         "held": {workload: _numbers(need) for workload, need in _largest_first(node.held.items())},
+        "others": {
+            "room": node.room.others,
+            "held": {workload: need.others for workload, need in node.held.items() if need.others},
+        },
     }
 
 

@@ -18,7 +18,7 @@ def node(name: str, cpu: str = "4", *, ready: bool = True) -> Object:
 
 
 def pod(name: str, on: str = "", cpu: str = "500m", phase: str = "Running", **metadata: Any) -> Object:
-    container = {"name": "c", "resources": {"requests": {"cpu": cpu, "memory": "1Gi"}}}
+    container = {"name": "c", "image": "none", "resources": {"requests": {"cpu": cpu, "memory": "1Gi"}}}
     return {
         "metadata": {"name": name, "namespace": "default", **metadata},
         "spec": {"nodeName": on, "containers": [container]},
@@ -47,6 +47,21 @@ def test_a_node_is_filled_by_what_its_pods_ask_for_until_they_end() -> None:
     assert shown["held"] == {"Pod/default/p": (1, 500, 2**30)}
     sums.pod_event("MODIFIED", None, pod("p", "a", phase="Succeeded"))
     assert sums.since(0)["nodes"]["a"]["held"] == {}
+
+
+def test_other_resources_are_told_by_their_names_and_bound_how_few_nodes_could_do() -> None:
+    sums, has = Packing(), node("a")
+    has["status"]["allocatable"]["example.com/gpu"] = "2"
+    sums.node_event("ADDED", None, has)
+    for number in range(4):
+        made = pod(f"p{number}", "a", cpu="1m")
+        made["spec"]["containers"][0]["resources"]["requests"]["example.com/gpu"] = "1"
+        sums.pod_event("ADDED", None, made)
+    sums.pod_event("DELETED", None, made)
+    told = sums.since(0)
+    assert told["nodes"]["a"]["others"]["room"] == {"example.com/gpu": 2}
+    assert told["nodes"]["a"]["others"]["held"]["Pod/default/p0"] == {"example.com/gpu": 1}
+    assert told["lowerBound"] == 2
 
 
 def test_a_waiting_pod_is_told_with_its_reason_until_it_has_a_node() -> None:

@@ -336,13 +336,9 @@ def test_an_api_server_has_the_page_too_with_all_that_rbac_gives(
 
 def see_what_was_granted(page: Any, kubectl: Kubectl, account: str) -> None:
     """The views beside objects, and faults only with the right to those."""
-    rules = {
-        "views": ("get", "--non-resource-url=/rayplane/v1/*"),
-        "faults": ("create,delete,list", "--resource=faults"),
-    }
-    for name, (verbs, what) in rules.items():
-        of = f"{what}.chaos.rayplane.io" if name == "faults" else what
-        kubectl("create", "clusterrole", name, f"--verb={verbs}", of)
+    strikes = ("faults", "create,delete,list", "--resource=faults.chaos.rayplane.io")
+    for name, verbs, what in (("views", "get", "--non-resource-url=/rayplane/v1/*"), strikes):
+        kubectl("create", "clusterrole", name, f"--verb={verbs}", what)
         kubectl("create", "clusterrolebinding", name, f"--clusterrole={name}", f"--serviceaccount={account}")
         page.reload()
         go(page, "#/control-plane")

@@ -1,4 +1,4 @@
-"""How nodes are packed, summed up from the watch caches while somebody looks, once for all who do."""
+"""The packing of nodes, summed up from the watch caches while somebody looks, once for all who do."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable

@@ -8,7 +8,8 @@ import { link, pastOf } from "./kinds.js";
 import { viewport } from "./viewport.js";
 import { colour } from "./colours.js";
 
-const RESOURCES = ["pods", "cpu", "memory"];
+const USUAL = ["pods", "cpu", "memory"];
+const SIZES_MAX = 40;
 const ROW_PX = 26;
 const LEGEND_MAX = 24;
 const byName = new Intl.Collator(undefined, { numeric: true }).compare;
@@ -46,10 +47,55 @@ export function take(state, news) {
   }
   for (const [name, node] of Object.entries(news.nodes)) {
     if (state.nodes.has(name) !== !!node) state.names = undefined;
-    if (node) state.nodes.set(name, node);
+    if (node) state.nodes.set(name, byResource(node));
     else state.nodes.delete(name);
   }
   state.news = news;
+}
+
+const named = ([pods, cpu, memory], others) => ({ pods, cpu, memory, ...others });
+
+// A node with its amounts by the names of resources, and what is used of each.
+export function byResource({ room, held, others = { room: {}, held: {} }, ...node }) {
+  const all = Object.fromEntries(Object.entries(held).map(([workload, need]) => [workload, named(need, others.held[workload])]));
+  const used = {};
+  for (const need of Object.values(all)) for (const [name, amount] of Object.entries(need)) used[name] = (used[name] || 0) + amount;
+  return { ...node, room: named(room, others.room), held: all, used };
+}
+
+// Those that every node has, those of devices, and what else pods ask for.
+function resourcesOf(nodes) {
+  const found = new Set(USUAL);
+  for (const { room, used } of nodes.values()) {
+    for (const name of Object.keys(room)) if (name.includes("/")) found.add(name);
+    for (const name of Object.keys(used)) found.add(name);
+  }
+  return [...found];
+}
+
+// By resource, the share of what is free that a pod could not take, drawn from those that run: on nodes where it does not fit.
+export function fragmentation(nodes, resources) {
+  const all = new Map();
+  for (const { held } of nodes.values())
+    for (const [workload, need] of Object.entries(held)) {
+      const sum = all.get(workload) || {};
+      for (const [name, amount] of Object.entries(need)) sum[name] = (sum[name] || 0) + amount;
+      all.set(workload, sum);
+    }
+  const most = [...all.values()].sort((a, b) => b.pods - a.pods).slice(0, SIZES_MAX);
+  const pods = most.reduce((sum, one) => sum + one.pods, 0);
+  const sizes = most.map((one) => ({ share: one.pods / pods, need: Object.entries(one).map(([name, amount]) => [name, amount / one.pods]) }));
+  const free = {}, lost = {};
+  for (const { room, used, ready, cordoned } of nodes.values()) {
+    if (!ready || cordoned) continue;
+    const left = Object.fromEntries(resources.map((name) => [name, Math.max(0, (room[name] || 0) - (used[name] || 0))]));
+    const shut = sizes.reduce((sum, { share, need }) => (need.every(([name, amount]) => amount <= left[name]) ? sum : sum + share), 0);
+    for (const name of resources) {
+      free[name] = (free[name] || 0) + left[name];
+      lost[name] = (lost[name] || 0) + shut * left[name];
+    }
+  }
+  return Object.fromEntries(resources.map((name) => [name, free[name] ? lost[name] / free[name] : 0]));
 }
 
 // What is shown of all nodes together is made when they change, not whenever the window moves.
@@ -60,18 +106,17 @@ function arrange(state) {
     const full = new Map([...state.nodes].map(([name, node]) => [name, fullness(node)]));
     state.sorted = [...state.names].sort((a, b) => full.get(b) - full.get(a));
   }
-  state.sums = sums(state.nodes, state.news);
+  state.resources = resourcesOf(state.nodes);
+  state.sums = sums(state.nodes, state.news, state.resources);
   state.legend = legend(state.nodes);
 }
 
-export const used = (node, i) => Object.values(node.held).reduce((sum, need) => sum + need[i], 0);
-
 // How full a node is of its scarcest resource, as a share.
-export const fullness = (node) => Math.max(0, ...RESOURCES.map((_, i) => (node.room[i] ? used(node, i) / node.room[i] : 0)));
+export const fullness = ({ room, used }) => Math.max(0, ...Object.entries(room).map(([name, amount]) => (amount ? (used[name] || 0) / amount : 0)));
 
 const short = (workload) => workload.split("/").slice(1).join("/");
 
-function view({ past, nodes, news, error, sorted, sums, legend, window, order }, choose) {
+function view({ past, nodes, news, error, sorted, resources, sums, legend, window, order }, choose) {
   if (!news) return html`<h1>Packing</h1>${error ? html`<p class="bad" role="alert">${error}</p>` : html`<p>Looking …</p>`}`;
   const { from, to } = window.shown(sorted.length);
   return html`<h1>Packing</h1>
@@ -79,30 +124,31 @@ function view({ past, nodes, news, error, sorted, sums, legend, window, order },
     ${sums}
     <label>Order <select @change=${(event) => choose(event.target.value)}><option value="name" ?selected=${order === "name"}>by name</option><option value="fullest" ?selected=${order === "fullest"}>fullest first</option></select></label>
     ${legend}
-    <div class="bars" role="table" aria-label="Nodes" aria-rowcount=${sorted.length + 1}>
-      <div role="row" class="bar-row head"><b role="columnheader">node</b>${RESOURCES.map((name) => html`<b role="columnheader">${name}</b>`)}</div>
+    <div class="bars" role="table" aria-label="Nodes" aria-rowcount=${sorted.length + 1} style=${styleMap({ "--resources": resources.length })}>
+      <div role="row" class="bar-row head"><b role="columnheader">node</b>${resources.map((name) => html`<b role="columnheader" title=${name}>${name}</b>`)}</div>
       <div class="window" ${window.place} style=${styleMap({ height: `${sorted.length * ROW_PX}px` })}>
         <div style=${styleMap({ transform: `translateY(${from * ROW_PX}px)` })}>
-          ${repeat(sorted.slice(from, to), (name) => name, (name) => bars(name, nodes.get(name), past))}
+          ${repeat(sorted.slice(from, to), (name) => name, (name) => bars(name, nodes.get(name), resources, past))}
         </div>
       </div>
     </div>
     ${pending(news, past)}`;
 }
 
-function sums(nodes, news) {
+function sums(nodes, news, resources) {
   const all = [...nodes.values()];
-  const share = RESOURCES.map((_, i) => {
-    const room = all.reduce((sum, node) => sum + node.room[i], 0);
-    return room ? (100 * all.reduce((sum, node) => sum + used(node, i), 0)) / room : 0;
-  });
+  const total = (of, name) => all.reduce((sum, node) => sum + (node[of][name] || 0), 0);
+  const share = (name) => (total("room", name) ? (100 * total("used", name)) / total("room", name) : 0);
+  const lost = fragmentation(nodes, resources);
+  const fragmented = resources.filter((name) => name !== "pods");
   const ready = all.filter((node) => node.ready).length;
   return html`<dl class="facts">
     <div><dt>nodes ready</dt><dd>${ready} of ${all.length}</dd></div>
     <div><dt>nodes with pods</dt><dd>${news.used}</dd></div>
     <div><dt>fewest that could hold them</dt><dd>${news.lowerBound}</dd></div>
     <div><dt>waiting pods</dt><dd>${news.pendingCount}</dd></div>
-    ${RESOURCES.map((name, i) => html`<div><dt>${name} asked for</dt><dd>${share[i].toFixed(1)} %</dd></div>`)}
+    ${resources.map((name) => html`<div><dt>${name} asked for</dt><dd>${share(name).toFixed(1)} %</dd></div>`)}
+    ${fragmented.map((name) => html`<div title="of what is free, on nodes where a pod such as those that run would not fit"><dt>free ${name} fragmented</dt><dd>${(100 * lost[name]).toFixed(1)} %</dd></div>`)}
   </dl>`;
 }
 
@@ -115,23 +161,25 @@ function legend(nodes) {
     ${most.length > LEGEND_MAX ? html`<li>and ${most.length - LEGEND_MAX} more</li>` : nothing}</ul>`;
 }
 
-function bars(name, node, past) {
+function bars(name, node, resources, past) {
   const state = !node.registered ? "gone" : !node.ready ? "not ready" : node.cordoned ? "cordoned" : "";
   return html`<div role="row" class="bar-row"><span role="rowheader"><a href=${link("nodes", "", name, past)}>${name}</a>
-    ${state ? html`<em class="bad">${state}</em>` : nothing}</span>${RESOURCES.map((resource, i) => bar(node, resource, i))}</div>`;
+    ${state ? html`<em class="bad">${state}</em>` : nothing}</span>${resources.map((resource) => bar(node, resource))}</div>`;
 }
 
-function bar(node, resource, i) {
-  const room = node.room[i] || used(node, i) || 1;
-  const part = ([workload, need]) => html`<i title="${short(workload)}: ${need[0]} pods, ${amount(resource, need[i])}"
-    style=${styleMap({ width: `${(100 * need[i]) / room}%`, background: colour(workload) })}></i>`;
-  const total = `${amount(resource, used(node, i))} of ${amount(resource, node.room[i])}`;
-  return html`<span role="cell" class="bar" aria-label=${total} title=${total}>${Object.entries(node.held).map(part)}</span>`;
+function bar({ room, used, held }, resource) {
+  const taken = used[resource] || 0;
+  const all = room[resource] || taken || 1;
+  const parts = Object.entries(held).filter(([, need]) => need[resource]);
+  const part = ([workload, need]) => html`<i title="${short(workload)}: ${need.pods} pods, ${amount(resource, need[resource])}"
+    style=${styleMap({ width: `${(100 * need[resource]) / all}%`, background: colour(workload) })}></i>`;
+  const total = `${amount(resource, taken)} of ${amount(resource, room[resource] || 0)}`;
+  return html`<span role="cell" class="bar" aria-label=${total} title=${total}>${parts.map(part)}</span>`;
 }
 
 export function amount(resource, value) {
   if (resource === "cpu") return `${value / 1000}`;
-  if (resource === "memory") return value >= 2 ** 30 ? `${(value / 2 ** 30).toFixed(1)} GiB` : `${Math.round(value / 2 ** 20)} MiB`;
+  if (resource === "memory" || resource === "ephemeral-storage" || resource.startsWith("hugepages-")) return value >= 2 ** 30 ? `${(value / 2 ** 30).toFixed(1)} GiB` : `${Math.round(value / 2 ** 20)} MiB`;
   return `${value}`;
 }
 
