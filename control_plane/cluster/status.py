@@ -373,9 +373,11 @@ def _member_row(member: MemberFacts, actors: Sequence[ActorFacts]) -> dict[str, 
     return base | {
         "id": f"{member.id:x}",
         "leader": member.leader == member.id,
+        "follows": f"{member.leader:x}" if member.leader else "",
         "term": member.term,
         "revision": member.revision,
         "raft_index": member.raft_index,
+        "raft_applied": member.raft_applied,
         "db_bytes": member.db_bytes,
     }
 

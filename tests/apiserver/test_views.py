@@ -57,6 +57,7 @@ async def http() -> AsyncIterator[Http]:
     ]
     await stack.network.serve(SUPERVISOR, services)
     server = await stack.add_server(https_address="127.0.0.1:0", supervisors=(SUPERVISOR,))
+    await stack.client().create("serviceaccounts", {"metadata": {"name": "default", "namespace": "default"}})
     async with aiohttp.ClientSession(f"http://{server.https_address}") as session:
         yield Http(stack, session)
     await stack.stop()

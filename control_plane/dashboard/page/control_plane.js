@@ -109,17 +109,21 @@ function parts(now, deeds, verbs, act) {
 }
 
 function members(all, verbs, act) {
-  const leader = all.find((one) => one.leader);
+  // A leader that was cut off says so still, in an earlier term.
+  const leader = all.filter((one) => one.leader).sort((a, b) => b.term - a.term)[0];
+  const named = new Map(all.map(({ id, name }) => [id, name]));
+  const followed = ({ follows }) => (follows === undefined ? leader?.name : named.get(follows)) ?? "nobody";
   const row = (one) => html`<tr class=${one.error ? "bad" : ""}>
     <th scope="row">${one.name}</th>
-    <td>${one.error ? "does not answer" : one.leader ? html`<b>leader</b>` : `follows ${leader?.name ?? "nobody"}`}</td>
-    <td>${one.term ?? ""}</td><td>${one.raft_index ?? ""}</td>
+    <td>${one.error ? "does not answer" : one.leader ? html`<b>leader</b>` : `follows ${followed(one)}`}</td>
+    <td>${one.term ?? ""}</td><td>${one.raft_index ?? ""}</td><td>${one.raft_applied ?? ""}</td>
     <td>${leader?.raft_index && one.raft_index ? Math.max(0, leader.raft_index - one.raft_index) : ""}</td>
     <td>${one.revision ?? ""}</td><td>${one.db_bytes ? `${(one.db_bytes / 2 ** 20).toFixed(1)} MiB` : ""}</td>
     <td>${one.endpoint}</td><td>${buttons(one.name, verbs, act)}</td>
   </tr>`;
   return html`<h2>etcd</h2>
-    <table><thead><tr><th>member</th><th>role</th><th>term</th><th>index</th><th>behind</th><th>revision</th><th>data</th><th>address</th><th></th></tr></thead>
+    <table><thead><tr><th>member</th><th>role</th><th>term</th><th title="index of the last entry of its log">log</th><th title="index up to which entries are committed and applied">committed</th>
+      <th>behind</th><th>revision</th><th>data</th><th>address</th><th></th></tr></thead>
     <tbody>${all.map(row)}</tbody></table>`;
 }
 
