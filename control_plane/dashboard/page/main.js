@@ -42,7 +42,7 @@ async function show() {
     if (!signal.aborted) await view.show(place, parameters, signal);
   } catch (error) {
     if (signal.aborted) return;
-    if (error.status === 401) signIn(place, error.message);
+    if (error.status === 401) frame(), signIn(place, error.message);
     else render(html`<p class="bad" role="alert">${error.message}</p>`, place);
   }
 }
