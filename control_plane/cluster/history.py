@@ -147,7 +147,8 @@ async def changes_between(
     before, after = [
         [o for _, objs in await objects_at(api, wanted, one.revision, namespace) for o in objs] for one in (old, new)
     ]
-    return changes(before, after)
+    # Of many objects it takes seconds, and a supervisor that is asked has others to hear.
+    return await asyncio.to_thread(changes, before, after)
 
 
 async def unread_kinds(api: ApiClient, *instants: Instant) -> list[str]:
