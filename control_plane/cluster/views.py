@@ -59,9 +59,7 @@ class Views:
                 async for _ in turns:
                     yield self._standing
         elif (single := self._single.get(view)) is not None:
-            async with self._way() as admin:
-                found = await single(admin, parameters)
-            yield found
+            yield await single(parameters)
         else:
             raise NotFound(f"{view}: there is no such view")
 
@@ -70,30 +68,35 @@ class Views:
             async for self._standing in found:
                 tell()
 
-    async def _explain(self, admin: Access, parameters: Parameters) -> Any:
+    async def _explain(self, parameters: Parameters) -> Any:
         query = scheduler_pb2.ExplainRequest(namespace=_of(parameters, "namespace"), name=_of(parameters, "name"))
-        return MessageToDict(await explained(admin, query), always_print_fields_with_no_presence=True)
+        async with self._way() as admin:
+            return MessageToDict(await explained(admin, query), always_print_fields_with_no_presence=True)
 
-    async def _why(self, admin: Access, parameters: Parameters) -> Any:
+    async def _why(self, parameters: Parameters) -> Any:
         query = controllers_pb2.WhyRequest(
             resource=_of(parameters, "resource"),
             namespace=parameters.get("namespace", ""),
             name=_of(parameters, "name"),
         )
-        found = await story(admin, query)
+        async with self._way() as admin:
+            found = await story(admin, query)
         answers = [MessageToDict(one, always_print_fields_with_no_presence=True) for one in found.answers]
         return {"replicas": answers, "silent": dict(found.silent)}
 
-    async def _history(self, admin: Access, parameters: Parameters) -> Any:
-        first, last = await asyncio.gather(oldest(admin.etcd), present(admin.etcd))
-        at = await self._instant(admin, parameters["at"]) if "at" in parameters else last
+    async def _history(self, parameters: Parameters) -> Any:
+        async with self._way() as admin:
+            first, last = await asyncio.gather(oldest(admin.etcd), present(admin.etcd))
+            at = await self._instant(admin, parameters["at"]) if "at" in parameters else last
         return {"oldest": first.to_json(), "newest": last.to_json(), "at": at.to_json()}
 
-    async def _changes(self, admin: Access, parameters: Parameters) -> Any:
-        old, new = [await self._instant(admin, _of(parameters, name)) for name in ("from", "to")]
-        namespace = parameters.get("namespace", "")
-        found = await changes_between(admin.api, await resources(admin.api), old, new, namespace)
-        unread = await unread_kinds(admin.api, old, new)
+    async def _changes(self, parameters: Parameters) -> Any:
+        texts = [_of(parameters, name) for name in ("from", "to")]
+        async with self._way() as admin:
+            old, new = [await self._instant(admin, text) for text in texts]
+            namespace = parameters.get("namespace", "")
+            found = await changes_between(admin.api, await resources(admin.api), old, new, namespace)
+            unread = await unread_kinds(admin.api, old, new)
         span = {"from": old.to_json(), "to": new.to_json()}
         return {**span, "changes": [one.to_json() for one in found], "unread": unread}
 

@@ -81,7 +81,7 @@ async def test_packing_is_told_whole_then_as_it_changes_and_rests_when_nobody_lo
         second = await _line(answer)
         assert (second["whole"], second["nodes"]["node-0"]["held"]) == (False, {"Pod/default/web": [1, 500, 2**30]})
         revision = made["metadata"]["resourceVersion"]
-    await api.delete("pods", "web", "default", grace_period_seconds=0)
+    await api.delete("pods", "web", "default", grace_period_s=0)
     async with http.ask(f"/rayplane/v1/packing?at={revision}", "ann") as then:
         assert (await then.json(content_type=None))["used"] == 1
     async with http.ask("/rayplane/v1/packing?at=soon", "ann") as refused:
