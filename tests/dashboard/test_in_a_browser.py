@@ -336,9 +336,10 @@ def test_an_api_server_has_the_page_too_with_all_that_rbac_gives(
 
 def see_what_was_granted(page: Any, kubectl: Kubectl, account: str) -> None:
     """The views beside objects, and faults only with the right to those."""
-    strikes = ("faults", "create,delete,list", "--resource=faults.chaos.rayplane.io")
-    for name, verbs, what in (("views", "get", "--non-resource-url=/rayplane/v1/*"), strikes):
-        kubectl("create", "clusterrole", name, f"--verb={verbs}", what)
+    strikes = {"apiGroups": ["chaos.rayplane.io"], "resources": ["faults"], "verbs": ["list", "create", "delete"]}
+    for name, rule in (("views", {"nonResourceURLs": ["/rayplane/v1/*"], "verbs": ["get"]}), ("faults", strikes)):
+        role = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": name}}
+        kubectl("create", "-f", "-", stdin=json.dumps({**role, "rules": [rule]}))
         kubectl("create", "clusterrolebinding", name, f"--clusterrole={name}", f"--serviceaccount={account}")
         page.reload()
         go(page, "#/control-plane")

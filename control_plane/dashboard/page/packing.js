@@ -154,7 +154,7 @@ function sums(nodes, news, resources) {
 
 function legend(nodes) {
   const pods = new Map();
-  for (const node of nodes.values()) for (const [name, need] of Object.entries(node.held)) pods.set(name, (pods.get(name) || 0) + need[0]);
+  for (const node of nodes.values()) for (const [name, need] of Object.entries(node.held)) pods.set(name, (pods.get(name) || 0) + need.pods);
   const most = [...pods].sort((a, b) => b[1] - a[1] || a[0].localeCompare(b[0]));
   const entry = ([name, count]) => html`<li><i style=${styleMap({ background: colour(name) })}></i>${short(name)} ${count}</li>`;
   return html`<ul class="legend" aria-label="Workloads">${most.slice(0, LEGEND_MAX).map(entry)}
