@@ -348,9 +348,9 @@ def see_what_was_granted(page: Any, kubectl: Kubectl, account: str) -> None:
         assert (page.get_by_label("Begin").count() > 0) == may
     page.get_by_role("button", name="Kill scheduler-1").wait_for()
     page.on("dialog", lambda dialog: dialog.accept())
-    page.get_by_role("button", name="Stop scheduler-1").click()
-    page.get_by_role("listitem").filter(has_text="stop: {").get_by_role("button", name="End").click()
-    page.locator(".story").get_by_text("over: stop").wait_for()
+    page.get_by_role("button", name="Cut off scheduler-1").click()
+    page.get_by_role("listitem").filter(has_text="partition: {").get_by_role("button", name="End").click()
+    page.locator(".story").get_by_text("over: partition").wait_for()
     page.get_by_role("link", name="Packing").click()
     page.get_by_text(re.compile("default/shouter [0-9]")).wait_for()
     page.get_by_role("link", name="Time travel").click()
