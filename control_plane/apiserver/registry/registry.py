@@ -153,7 +153,6 @@ class ObjectRegistry:
         self.custom = CustomResources(self.kinds, self.hub, self.cleaner)
         self._access = Access(config, env)
         self.authorizer = self._access.authorizer(self.kinds, self.hub)
-
         self.auditor = Auditor(config.audit, env) if config.audit is not None else None
         self.authenticator = self._access.authenticator(self.lookup.get, self._mark_used)
         self._webhooks = WebhookClient(self.lookup, network, env.rng)
