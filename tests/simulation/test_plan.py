@@ -58,8 +58,8 @@ steps:
   - await: {ready: cluster}
   - kill: leader
   - storm:
-      for: 12s
-      every: 2s
+      for: 6s
+      every: 1s
       of: [{kill: member random}, {kill: supervisor}, {partition: {hosts: [[lb]], for: 1s}}, {replace: apiserver}]
   - await: {ready: actors, members: 3}
 """
