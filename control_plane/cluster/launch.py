@@ -50,6 +50,7 @@ from rayplane.control_plane.cluster.slots import in_order, is_taken, reserved
 from rayplane.control_plane.cluster.specs import founders
 from rayplane.control_plane.cluster.state import ClusterState, StateDir
 from rayplane.control_plane.cluster.topology import Machine, Topology, crowded, founding, of_one_build, on_machines
+from rayplane.control_plane.rpc.tls import key_hash
 from rayplane.storage.env import LockHeld, SystemClock
 from rayplane.storage.env.private import write_private
 
@@ -156,7 +157,7 @@ async def _up(
     kept = {other.plan.slot for other in directory.others()}
     plans = [before.plan] if before else in_order(rng, kept)
     for tries_left in reversed(range(1 if before else SLOT_TRIES)):
-        async with reserved(plans) as free:
+        async with reserved(plans, key_hash(secrets.ca_cert)) as free:
             try:
                 plan = replace(free, isolated=isolated)
                 state = await _begun(config, directory, before, plan, secrets, progress)

@@ -13,11 +13,14 @@ from pathlib import Path
 _NAMES = Path("/proc/net/unix")
 
 
-def hold(slot: int) -> socket.socket:
-    """A sign, until the socket is closed."""
+def hold(slot: int, joined: str = "") -> socket.socket:
+    """A sign, until the socket is closed.
+
+    `joined`: of a node that has joined, the `key_hash` of its cluster's authority. It outlives what `down` ends.
+    """
     sign = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
-        sign.bind(f"\0{_prefix(slot)}{os.getpid()}-{secrets.token_hex(4)}")
+        sign.bind(f"\0{_prefix(slot, joined)}{os.getpid()}-{secrets.token_hex(4)}")
         sign.shutdown(socket.SHUT_RDWR)
     except BaseException:
         sign.close()
@@ -25,11 +28,13 @@ def hold(slot: int) -> socket.socket:
     return sign
 
 
-def is_held(slot: int) -> bool:
-    """Whether any process here has a sign of that slot."""
-    begins = f"@{_prefix(slot)}"
-    return any(line.rpartition(" ")[2].startswith(begins) for line in _NAMES.read_text(errors="replace").splitlines())
+def is_held(slot: int, by: str = "") -> bool:
+    """Whether any process here has a sign of that slot, but for nodes that joined cluster `by` (`key_hash`)."""
+    names = (line.rpartition(" ")[2] for line in _NAMES.read_text(errors="replace").splitlines())
+    held = (name for name in names if name.startswith(f"@{_prefix(slot)}"))
+    return any(not by or not name.startswith(f"@{_prefix(slot, by)}") for name in held)
 
 
-def _prefix(slot: int) -> str:
-    return f"rayplane-slot-{slot}-"
+def _prefix(slot: int, joined: str = "") -> str:
+    """A name has room for 107 bytes (unix(7))."""
+    return f"rayplane-slot-{slot}-" + (f"joined-{joined[-16:]}-" if joined else "")

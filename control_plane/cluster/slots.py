@@ -41,9 +41,12 @@ async def _hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
     writer.close()
 
 
-def is_taken(plan: AddressPlan) -> bool:
-    """Whether a cluster has the slot on this machine now, whatever of it is being restarted."""
-    if signs.is_held(plan.slot):
+def is_taken(plan: AddressPlan, own: str = "") -> bool:
+    """Whether a cluster has the slot on this machine now, whatever of it is being restarted.
+
+    `own`: who asks (`key_hash`): nodes that have joined it are in nobody's way while it is down.
+    """
+    if signs.is_held(plan.slot, own):
         return True
     # One of a build without signs.
     with socket.socket() as caller:
@@ -60,14 +63,14 @@ def in_order(rng: random.Random, kept: Collection[int] = ()) -> list[AddressPlan
 
 
 @contextlib.asynccontextmanager
-async def reserved(plans: Sequence[AddressPlan]) -> AsyncIterator[AddressPlan]:
+async def reserved(plans: Sequence[AddressPlan], own: str = "") -> AsyncIterator[AddressPlan]:
     """The first plan that no cluster has. Nobody else gets it meanwhile; the cluster itself claims it when it is up.
 
-    Raises SlotTaken, ClusterError.
+    `own`: as for `is_taken`. Raises SlotTaken, ClusterError.
     """
     loop = asyncio.get_running_loop()
     patience = Patience(FREE_S, loop.time())
-    while (found := _reserve(plans)) is None:
+    while (found := _reserve(plans, own)) is None:
         patience.passed(loop.time(), slowdown())
         # Of several that are taken none is waited for.
         if len(plans) > 1:
@@ -82,7 +85,7 @@ async def reserved(plans: Sequence[AddressPlan]) -> AsyncIterator[AddressPlan]:
         yield plan
 
 
-def _reserve(plans: Sequence[AddressPlan]) -> tuple[AddressPlan, socket.socket] | None:
+def _reserve(plans: Sequence[AddressPlan], own: str) -> tuple[AddressPlan, socket.socket] | None:
     for plan in plans:
         reservation = socket.socket()
         try:
@@ -91,7 +94,7 @@ def _reserve(plans: Sequence[AddressPlan]) -> tuple[AddressPlan, socket.socket] 
         except OSError:
             reservation.close()
             continue
-        if not is_taken(plan):
+        if not is_taken(plan, own):
             return plan, reservation
         reservation.close()
     return None

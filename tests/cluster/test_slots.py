@@ -18,6 +18,7 @@ from rayplane.control_plane.cluster.ports import share
 from rayplane.control_plane.cluster.state import HOME, ClusterState, StateDir
 from rayplane.control_plane.cluster.topology import Topology
 from rayplane.control_plane.rpc.sockets import stop_listening
+from rayplane.control_plane.rpc.tls import key_hash
 
 SILENT = lambda _: None  # noqa: E731
 
@@ -74,6 +75,33 @@ async def test_a_slot_in_use_is_gone_round_and_said_where_there_is_no_other(impa
         with pytest.raises(SlotTaken, match="take it down first"):
             async with slots.reserved([plan]):
                 raise AssertionError("it is another's")
+
+
+async def test_a_node_that_has_joined_is_in_the_way_of_other_clusters_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, impatient: None
+) -> None:
+    """It lives on while its cluster is down, maybe on that one's own machine."""
+    async with slots.reserved(slots.in_order(random.Random())) as plan:
+        pass
+    started: list[AddressPlan] = []
+
+    async def start(directory: StateDir, state: ClusterState, *_: Any) -> None:
+        started.append(state.plan)
+
+    monkeypatch.setattr(launch, "_up_process", start)
+    directory, secrets = _made(tmp_path), Secrets.create("own")
+    secrets.write(directory.pki)
+    config = ClusterConfig(name="own", host=PROCESS)
+    down = ClusterState(config, plan, Topology(()), False, {"pid": 0})
+    with signs.hold(plan.slot, joined=key_hash(Secrets.create("own").ca_cert)), pytest.raises(SlotTaken):
+        await launch._up(config, directory, down, SILENT, prepare=None, encryption=b"")
+    with signs.hold(plan.slot, joined=key_hash(secrets.ca_cert)):
+        assert held(plan)
+        await launch._up(config, directory, down, SILENT, prepare=None, encryption=b"")
+        # Its own processes are, as ever.
+        with signs.hold(plan.slot), pytest.raises(SlotTaken):
+            await launch._up(config, directory, down, SILENT, prepare=None, encryption=b"")
+    assert [one.slot for one in started] == [plan.slot]
 
 
 async def test_what_ends_just_then_is_waited_for(plan: AddressPlan) -> None:

@@ -26,7 +26,7 @@ from rayplane.control_plane.cluster.renewal import CHECK_EVERY_S, Renewal
 from rayplane.control_plane.cluster.topology import Instance, Machine, Role, Topology
 from rayplane.control_plane.component_base.version import VERSION
 from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
-from rayplane.control_plane.rpc.tls import Credentials
+from rayplane.control_plane.rpc.tls import Credentials, key_hash
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.node.config import NodeHostConfig
 from rayplane.node.host import NodeHost
@@ -49,7 +49,7 @@ async def join(config: JoinConfig, say: Progress) -> None:
         env = Env(clock=SystemClock(), rng=random.Random(), disk=LocalDisk(spec.data_dir))
         network = GrpcNetwork(found.credentials, serving=found.serving)
         try:
-            with signs.hold(found.plan.slot):
+            with signs.hold(found.plan.slot, joined=key_hash(found.credentials.ca)):
                 await _run(config, spec, found, NodeHost(_host_config(spec), env, network), say)
         finally:
             await network.close()
