@@ -46,7 +46,7 @@ from rayplane.control_plane.cluster.ports import can_bind, free_port, share, wit
 from rayplane.control_plane.cluster.ray_driven import CONNECT_TIMEOUT_S, POLL_S, Driver, ray_driver, while_ray_lives
 from rayplane.control_plane.cluster.readiness import await_ready
 from rayplane.control_plane.cluster.renewal import write_admin
-from rayplane.control_plane.cluster.slots import in_order, is_taken, reserved
+from rayplane.control_plane.cluster.slots import in_order, reserved, stays_taken
 from rayplane.control_plane.cluster.specs import founders
 from rayplane.control_plane.cluster.state import ClusterState, StateDir
 from rayplane.control_plane.cluster.topology import Machine, Topology, crowded, founding, of_one_build, on_machines
@@ -164,15 +164,23 @@ async def _up(
                 start = _up_process if config.host == PROCESS else _up_ray
                 return await start(directory, state, secrets, progress, prepare)
             except ClusterError:
-                if not tries_left:
-                    raise
-                await take_down(directory, progress)
-                if not is_taken(free):
+                if not tries_left or not await _another_has(free, directory, progress):
                     raise
         progress(f"a cluster that was starting again has {free.pod_cidr}: beginning anew with other addresses")
         await _forget(directory, progress)
         directory.forget_data()
         plans = [plan for plan in plans if plan != free]
+
+
+async def _another_has(plan: AddressPlan, directory: StateDir, progress: Progress) -> bool:
+    """Whether another cluster has the addresses with which a start failed, once nothing of the own is left."""
+    try:
+        await take_down(directory, progress)
+    except ClusterError as e:
+        # What is left may be the own, and why the start failed is what counts.
+        progress(f"not all that was started has ended: {e}")
+        return False
+    return await stays_taken(plan)
 
 
 async def _begun(

@@ -54,6 +54,18 @@ def is_taken(plan: AddressPlan, own: str = "") -> bool:
         return caller.connect_ex(plan.claim_address) in (0, errno.EAGAIN)
 
 
+async def stays_taken(plan: AddressPlan) -> bool:
+    """Whether a cluster has the slot, and not only processes that were killed a moment ago."""
+    loop = asyncio.get_running_loop()
+    patience = Patience(FREE_S, loop.time())
+    while is_taken(plan):
+        patience.passed(loop.time(), slowdown())
+        if patience.over:
+            return True
+        await asyncio.sleep(POLL_S)
+    return False
+
+
 def in_order(rng: random.Random, kept: Collection[int] = ()) -> list[AddressPlan]:
     """All plans: two who try them at the same moment should not both begin with the first.
 

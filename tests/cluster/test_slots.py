@@ -134,7 +134,7 @@ def test_slots_of_clusters_that_are_down_are_taken_last(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("comes_back", [True, False])
 async def test_a_start_begins_anew_elsewhere_only_where_another_came_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, comes_back: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, impatient: None, comes_back: bool
 ) -> None:
     """The other was away with all its processes when it was looked for, and is there when the supervisor claims."""
     tried, others = [], list[socket.socket]()
@@ -162,6 +162,37 @@ async def test_a_start_begins_anew_elsewhere_only_where_another_came_back(
     finally:
         for other in others:
             other.close()
+
+
+@pytest.mark.parametrize("ends", [True, False])
+async def test_why_a_start_failed_is_told_while_its_own_processes_are_still_ending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: bool
+) -> None:
+    """Their signs are no other cluster's, and what hinders their end is not why it failed."""
+    tried, own = [], list[socket.socket]()
+
+    async def start(directory: StateDir, state: ClusterState, *_: Any) -> None:
+        tried.append(state.plan)
+        own.append(signs.hold(state.plan.slot))
+        raise ClusterError("no such image")
+
+    async def take_down(*_: Any) -> None:
+        if not ends:
+            raise ClusterError("it does not end")
+        asyncio.get_running_loop().call_soon(own[-1].close)
+
+    monkeypatch.setattr(slots, "POLL_S", 0)
+    monkeypatch.setattr(launch, "_up_process", start)
+    monkeypatch.setattr(launch, "take_down", take_down)
+    try:
+        with pytest.raises(ClusterError, match="no such image"):
+            await launch._up(
+                ClusterConfig(name="new", host=PROCESS), _made(tmp_path), None, SILENT, prepare=None, encryption=b""
+            )
+        assert len(tried) == 1
+    finally:
+        for sign in own:
+            sign.close()
 
 
 def _made(path: Path) -> StateDir:
