@@ -59,6 +59,8 @@ log = logging.getLogger(__name__)
 STOP_TIMEOUT_S = 10.0
 REVIVE, REVIVALS = Backoff(0.5, 30.0), 100
 """Between two tries to bring the supervisor back, which nobody else does, and how many there are."""
+KEEP_AHEAD_EACH_S = 60.0
+"""Of its time: a process that is killed while it is led forward goes back by no more, behind what its data tell."""
 _STOP_ORDER = (
     Role.SUPERVISOR,
     Role.LOAD_BALANCER,
@@ -266,10 +268,12 @@ class ProcessHost:
                 f"{', '.join(own)}: the time of a process of its own cannot be led forward; "
                 "end the upgrade that moved it there, or take another cluster"
             )
-        try:
-            await loop.advance(span_s)
-        finally:
-            self._keep_ahead_s(loop.ahead_s)
+        end = loop.time() + span_s
+        while (left_s := end - loop.time()) > 0:
+            try:
+                await loop.advance(min(left_s, KEEP_AHEAD_EACH_S))
+            finally:
+                self._keep_ahead_s(loop.ahead_s)
 
     async def stop_all(self, *, hand_over: bool = False) -> None:
         """Each before what it needs; the supervisor first, so that it brings nothing back.
