@@ -18,11 +18,11 @@ from typing import Protocol
 from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.client import ApiClient
 from rayplane.control_plane.cluster.components import Spec
-from rayplane.control_plane.cluster.pki import Secrets, issue_for_admin, kubeconfig
+from rayplane.control_plane.cluster.pki import ACTOR_VALIDITY, Secrets, issue_for_admin, kubeconfig
 from rayplane.control_plane.cluster.state import ClusterState, StateDir
 from rayplane.control_plane.cluster.topology import Role
 from rayplane.control_plane.rpc import Network, RpcError, Stub
-from rayplane.control_plane.rpc.tls import Credentials, Request, front_proxy_dir
+from rayplane.control_plane.rpc.tls import VALIDITY, Credentials, Request, front_proxy_dir
 from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
 from rayplane.storage.env import Clock
 from rayplane.storage.env.private import write_private
@@ -41,6 +41,16 @@ class ShowsCertificate(Protocol):
     """A network that can change its certificate."""
 
     def renew(self, credentials: Credentials) -> None: ...
+
+
+def due(credentials: Credentials, validity: timedelta) -> datetime:
+    """When a certificate is to be renewed, by the cluster's time, in which it was to hold for `validity`.
+
+    It holds for longer where that time has been led ahead, and for less where it was made to expire soon: what is left
+    of it counts, not when it began.
+    """
+    begin, end = credentials.life
+    return end - min(end - begin, validity) * (1 - RENEW_AT)
 
 
 Ask = Callable[[bytes], Awaitable[bytes]]
@@ -118,8 +128,8 @@ class Renewal:
 
     def _pause_s(self, every_s: float) -> float:
         """Until it is time, or time to try again: the less there is left, the sooner."""
-        now, (begin, end) = self._clock.now(), self.credentials.life
-        wait_s = (begin + (end - begin) * RENEW_AT - now).total_seconds()
+        now, end = self._clock.now(), self.credentials.life[1]
+        wait_s = (due(self.credentials, ACTOR_VALIDITY) - now).total_seconds()
         return min(every_s, max(AGAIN_MIN_S, wait_s if wait_s > 0 else (end - now).total_seconds() / 10))
 
     def show(self, credentials: Credentials) -> None:
@@ -148,7 +158,7 @@ class Renewal:
     async def check(self, ask: Ask) -> bool:
         """Renew if it is time; whether it was."""
         missing = frozenset(self._named()) - self.credentials.addresses - self._asked_for
-        if self.credentials.spent(self._clock.now()) < RENEW_AT and not missing:
+        if self._clock.now() < due(self.credentials, ACTOR_VALIDITY) and not missing:
             return False
         request = self._request()
         fresh = request.answered(self.credentials.ca, await ask(request.pem))
@@ -222,7 +232,7 @@ def renew_admin(directory: StateDir, state: ClusterState, now: datetime) -> bool
     `now`: by the machine's clock.
     """
     try:
-        if Credentials.read(directory.admin).spent(now + timedelta(seconds=directory.read_ahead_s())) < RENEW_AT:
+        if now + timedelta(seconds=directory.read_ahead_s()) < due(Credentials.read(directory.admin), VALIDITY):
             return False
         secrets = Secrets.read(directory.pki)
     except OSError:

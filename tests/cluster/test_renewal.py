@@ -18,7 +18,7 @@ from rayplane.control_plane.cluster import callers, outside, specs
 from rayplane.control_plane.cluster.access import access
 from rayplane.control_plane.cluster.components import Spec
 from rayplane.control_plane.cluster.config import AddressPlan, ClusterConfig
-from rayplane.control_plane.cluster.pki import ACTOR_VALIDITY, Secrets, identity_of_actor, issue
+from rayplane.control_plane.cluster.pki import ACTOR_VALIDITY, Secrets, identity_of_actor, issue, renewed
 from rayplane.control_plane.cluster.renewal import (
     RENEW_AT,
     Renewal,
@@ -28,8 +28,10 @@ from rayplane.control_plane.cluster.renewal import (
     own_dir,
     renew_admin,
     tls_dir,
+    write_admin,
 )
 from rayplane.control_plane.cluster.specs import SpecMaker
+from rayplane.control_plane.cluster.state import ClusterState, StateDir
 from rayplane.control_plane.cluster.topology import Instance, Machine, Role, Topology
 from rayplane.control_plane.identities import FRONT_PROXY
 from rayplane.control_plane.rpc import Context, Identity, RpcError, Service, Stub
@@ -103,6 +105,39 @@ def test_a_certificate_is_renewed_when_two_thirds_of_its_life_are_over(authority
     assert identity_of(second.cert) == identity_of(first.cert)
     assert second.life[1] - clock.now() == timedelta(days=90) - timedelta(microseconds=clock.now().microsecond)
     assert Credentials.read(tmp_path) == second
+
+
+@pytest.mark.parametrize("days", [61, 180, 2000])
+def test_where_time_was_led_far_ahead_a_certificate_is_renewed_once(tmp_path: Path, days: int) -> None:
+    """It begins at the machine's present, and ends by the cluster's."""
+    ahead, secrets, shown = timedelta(days=days), Secrets.create("x"), Shown()
+    instance = Instance("member-0", Role.MEMBER, Machine())
+    clock = FakeClock(NOW + ahead)
+    keeper = Renewal(issue(secrets.authority, instance, "10.0.0.1"), tmp_path, clock, shown)
+
+    async def ask(request: bytes) -> bytes:
+        return renewed(secrets.authority, instance, "10.0.0.1", request=request, now=NOW, ahead=ahead)
+
+    async def scenario() -> None:
+        assert await keeper.check(ask) and not await keeper.check(ask)
+        assert keeper._pause_s(1e9) == pytest.approx(timedelta(days=60).total_seconds(), abs=3600)
+        clock.moment += DUE
+        assert await keeper.check(ask)
+
+    asyncio.run(scenario())
+
+
+def test_where_time_was_led_far_ahead_the_administrators_certificate_is_not_renewed_by_each_command(
+    tmp_path: Path,
+) -> None:
+    directory, secrets = StateDir(tmp_path), Secrets.create("x")
+    directory.write_ahead_s(timedelta(days=2000).total_seconds())
+    secrets.write(directory.pki)
+    instances = (Instance("load-balancer", Role.LOAD_BALANCER, Machine(), {"https": 1}),)
+    state = ClusterState(ClusterConfig(), AddressPlan(0), Topology(instances), running=True, host={})
+    write_admin(directory, state, secrets, NOW)
+    assert not renew_admin(directory, state, NOW)
+    assert renew_admin(directory, state, NOW + timedelta(days=250))
 
 
 @pytest.mark.parametrize("is_renewed", [False, True])
