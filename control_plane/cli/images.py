@@ -4,7 +4,6 @@ import json
 import os
 import shlex
 import tempfile
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -113,12 +112,13 @@ def list_images(output: Output = "", name: Name = "default", state: State = None
     """List the images of each machine, and the programs that stand for images."""
     as_json = wants_json(output)
     request = pb.ListImagesRequest()
-    found = run(on_all(state_dir(name, state), lambda stub: stub.List(request, timeout=TIMEOUT_S)))
+    directory = state_dir(name, state)
+    found = run(on_all(directory, lambda stub: stub.List(request, timeout=TIMEOUT_S)))
     if as_json:
         told = {m: MessageToDict(one, always_print_fields_with_no_presence=True) for m, one in found.items()}
         print(json.dumps({"machines": told}, indent=2))
         return
-    for line in lines(found, time.time()):
+    for line in lines(found, directory.clock.now().timestamp()):
         console.print(plain(line), markup=False)
 
 

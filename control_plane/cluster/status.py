@@ -9,9 +9,9 @@ rest.
 import asyncio
 import contextlib
 import shutil
-from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
@@ -40,6 +40,7 @@ from rayplane.control_plane.cluster.topology import Role
 from rayplane.control_plane.rpc import RpcError
 from rayplane.proto.rayplane.v1 import chaos_pb2
 from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
+from rayplane.storage.env import SystemClock
 
 # Of each part, on an idle machine; on a busy one more, up to a limit.
 LIMIT_S = 5.0
@@ -252,11 +253,12 @@ async def _member(admin: Access, row: _Row, limit: float) -> MemberFacts:
 
 async def _probe(admin: Access, row: _Row, limit: float) -> str:
     """Write and read through one API server; why that does not work, or nothing."""
+    now = admin.directory.clock.now()
     api = ApiClient(admin.network, [row.endpoint("grpc")], follow=False)
     step = "a Lease is not written"
     try:
         async with asyncio.timeout(limit):
-            written = await _renew(api, f"rayplane-status-{row.facts.name}")
+            written = await _renew(api, f"rayplane-status-{row.facts.name}", now)
             step = "its watch cache does not see what it wrote"
             await _cached(api, written)
     except TimeoutError:
@@ -266,9 +268,9 @@ async def _probe(admin: Access, row: _Row, limit: float) -> str:
     return ""
 
 
-async def _renew(api: ApiClient, name: str) -> Object:
+async def _renew(api: ApiClient, name: str, now: datetime) -> Object:
     """Write the probe's Lease, over and over the same object. Two commands at once may both do so."""
-    stamp = meta.format_micro_time(datetime.now(UTC))
+    stamp = meta.format_micro_time(now)
     spec = {"holderIdentity": "rayplane-status", "leaseDurationSeconds": 1, "renewTime": stamp}
     for _ in range(PROBE_TRIES):
         with contextlib.suppress(Conflict, AlreadyExists):
@@ -300,7 +302,7 @@ async def _lead(admin: Access, name: str, limit: float) -> LeadFacts:
     return LeadFacts(
         name=name,
         holder=str(spec.get("holderIdentity") or ""),
-        age_s=_age(spec),
+        age_s=_age(spec, admin.directory.clock.now()),
         duration_s=float(spec.get("leaseDurationSeconds") or 0),
     )
 
@@ -316,35 +318,39 @@ async def _nodes(admin: Access, rows: Sequence[_Row], limit: float) -> tuple[lis
     hosts = {r.facts.name for r in rows}
     wanted = {n for i in admin.state.topology.of(Role.NODE_HOST) if i.name in hosts for n in i.nodes}
     missing = sorted(wanted - {meta.name(n) for n in nodes.items})
-    found = [_node(n, _latest(spans.get(name) for name in (meta.name(n), heartbeat_of(n)))) for n in nodes.items]
+    # Nobody leads the clock of a node that has joined from outside.
+    led, machine = admin.directory.clock.now(), SystemClock().now()
+    found = [_node(n, spans, led if meta.name(n) in wanted else machine) for n in nodes.items]
     return found + [NodeFacts(name=n, registered=False) for n in missing], ""
 
 
-def _node(node: Object, lease: Object | None) -> NodeFacts:
+def _node(node: Object, leases: Mapping[str, Object], now: datetime) -> NodeFacts:
+    """`leases`: their specs, by name; `now`: by the clock of who renews them."""
+    lease = _latest((leases.get(name) for name in (meta.name(node), heartbeat_of(node))), now)
     ready, services = (meta.get_condition(node, kind) or {} for kind in ("Ready", NO_SERVICES))
     return NodeFacts(
         name=meta.name(node),
         ready=meta.condition_is(node, "Ready"),
         reason=str(ready.get("message") or ready.get("reason") or ""),
-        lease_age_s=_age(lease) if lease else None,
+        lease_age_s=_age(lease, now) if lease else None,
         lease_duration_s=float((lease or {}).get("leaseDurationSeconds") or 0),
         isolation=isolation_of(node),
         no_services=str(services.get("message") or "") if meta.condition_is(node, NO_SERVICES) else "",
     )
 
 
-def _latest(leases: Iterable[Object | None]) -> Object | None:
+def _latest(leases: Iterable[Object | None], now: datetime) -> Object | None:
     """The Lease renewed last, of a node's own and the one that stands for it."""
-    return min((lease for lease in leases if lease is not None), key=_age, default=None)
+    return min((lease for lease in leases if lease is not None), key=lambda one: _age(one, now), default=None)
 
 
-def _age(lease_spec: Object) -> float:
-    """Seconds since the renewal, by this machine's clock."""
+def _age(lease_spec: Object, now: datetime) -> float:
+    """Seconds since the renewal."""
     try:
         renewed = datetime.fromisoformat(str(lease_spec.get("renewTime")))
     except ValueError:
         return float("inf")
-    return max(0.0, (datetime.now(UTC) - renewed).total_seconds())
+    return max(0.0, (now - renewed).total_seconds())
 
 
 def _disk_free(directory: StateDir) -> int | None:

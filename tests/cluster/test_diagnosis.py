@@ -1,11 +1,15 @@
 """What is said to be wrong, for every kind of fact; and that `status` sees what it claims to see."""
 
 from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
 import pytest
 
+from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.authorization.node_identity import NODE_LEASES
 from rayplane.control_plane.api.errors import ServiceUnavailable
 from rayplane.control_plane.api.machinery.resources import LEASES
@@ -22,8 +26,11 @@ from rayplane.control_plane.cluster.diagnosis import (
     ServerFacts,
     judge,
 )
+from rayplane.control_plane.cluster.state import StateDir
 from rayplane.control_plane.cluster.status import measure, status
+from rayplane.control_plane.cluster.topology import Instance, Machine, Role, Topology
 from rayplane.node.kubelet.node_lease import Turns
+from rayplane.storage.env import SystemClock
 from tests.cluster.harness import cluster
 
 
@@ -121,6 +128,29 @@ def _changed(**changes: Any) -> Facts:
 )
 def test_every_fault_is_one_line(facts: Facts, said: list[str]) -> None:
     assert [str(f) for f in judge(facts)] == said
+
+
+async def test_leases_age_by_the_clock_of_who_renews_them(tmp_path: Path) -> None:
+    """After two hours that the cluster was led by, its dead are not alive for two hours more."""
+    directory, machine = StateDir(tmp_path), SystemClock()
+    directory.write_ahead_s(7200.0)
+
+    def lease(name: str, ahead_s: float) -> Any:
+        renewed = meta.format_micro_time(machine.now() + timedelta(seconds=ahead_s - 600))
+        return {"metadata": {"name": name}, "spec": {"holderIdentity": "x", "renewTime": renewed}}
+
+    nodes = [{"metadata": {"name": name}} for name in ("own", "joined")]
+    api = mock.AsyncMock()
+    api.get.return_value = lease("kube-scheduler", 7200.0)
+    api.list.side_effect = [
+        SimpleNamespace(items=nodes),
+        SimpleNamespace(items=[lease("own", 7200.0), lease("joined", 0.0)]),
+    ]
+    host = Instance("nodes-0", Role.NODE_HOST, Machine(), nodes=("own",))
+    admin: Any = SimpleNamespace(directory=directory, api=api, state=SimpleNamespace(topology=Topology((host,))))
+    row = measuring._Row(ActorFacts(name="nodes-0", role=Role.NODE_HOST.value), {})
+    lead, (found, _) = await measuring._lead(admin, "kube-scheduler", 5.0), await measuring._nodes(admin, [row], 5.0)
+    assert [lead.age_s, *(node.lease_age_s for node in found)] == pytest.approx([600.0] * 3, abs=60)
 
 
 async def test_status_sees_servers_whose_lease_writes_are_lost() -> None:

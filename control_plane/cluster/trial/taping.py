@@ -1,7 +1,6 @@
 """The recording of a trial: its judge tells a tape of all objects, and the control plane is looked at beside it."""
 
 import asyncio
-from datetime import UTC, datetime
 
 from rayplane.control_plane.cluster.access import Access
 from rayplane.control_plane.cluster.scenario import Scenario
@@ -19,7 +18,8 @@ SHOWN = ("members", "actors")
 async def recorded(trial: Trial, admin: Access, scenario: Scenario, seed: int) -> tuple[Verdict, bytes]:
     """Run the trial; its verdict, and its recording. Raises as `Trial.run` does."""
     cluster = admin.state.config.name
-    tape = Tape(Head(of="chaos", name=scenario.name, seed=seed, cluster=cluster, started=datetime.now(UTC)))
+    started = admin.directory.clock.now()
+    tape = Tape(Head(of="chaos", name=scenario.name, seed=seed, cluster=cluster, started=started))
     trial.judge.listener = tape
     looking = asyncio.create_task(_look(trial, admin, tape))
     try:
