@@ -25,7 +25,9 @@ from aiohttp.http_exceptions import LineTooLong
 from rayplane.control_plane.rpc.callers import Identity
 from rayplane.control_plane.rpc.faults import FaultLog
 from rayplane.control_plane.rpc.gate import Gate, HttpLimits, fitting
+from rayplane.control_plane.rpc.sockets import INTRODUCTION_S
 from rayplane.control_plane.rpc.tls import identity_of_transport
+from rayplane.storage.env.leaps import keep_pace
 
 log = logging.getLogger(__name__)
 _faults = FaultLog(log)
@@ -180,6 +182,7 @@ class Guard(web.RequestHandler):
         "_body_bytes",
         "_give_up",
         "_head_bytes",
+        "_leap_again",
         "_quick",
         "_refused",
         "_server",
@@ -192,6 +195,7 @@ class Guard(web.RequestHandler):
     def __init__(self, manager: GuardedServer, **options: Any) -> None:
         super().__init__(manager, **options)
         self._server = manager
+        self._leap_again = keep_pace(INTRODUCTION_S)
         self._address = ""
         self.identity: Identity | None = None
         """Who is at the other end, by its certificate: a connection is one caller's."""
@@ -217,6 +221,7 @@ class Guard(web.RequestHandler):
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        self._leap_again()
         self._server.left(self, self._address)
         if self._wire is not None:
             self._wire = None
@@ -248,9 +253,13 @@ class Guard(web.RequestHandler):
             return False
         self._quick, self._asked_at = data, None
         self._body_at = self._loop.time()
-        self._server.newcomers.pop(self, None)
+        self._has_asked()
         self._stays_open()
         return True
+
+    def _has_asked(self) -> None:
+        self._server.newcomers.pop(self, None)
+        self._leap_again()
 
     def _leave_quick(self) -> bytes:
         """The request that was to be answered without the handler, which is not any more."""
@@ -282,7 +291,7 @@ class Guard(web.RequestHandler):
         if self._request_count != before:
             self._between = self._request_count == before + 1 and data.endswith(_END) and self._awaits_head()
             self._asked_at = None
-            self._server.newcomers.pop(self, None)
+            self._has_asked()
             self._body_at, self._body_bytes, self._head_bytes = self._loop.time(), len(data), 0
             return
         if self._waiter is not None and self._asked_at is None:

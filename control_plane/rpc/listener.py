@@ -22,8 +22,9 @@ from rayplane.control_plane.rpc.health import HealthService
 from rayplane.control_plane.rpc.http2.frames import PREFACE
 from rayplane.control_plane.rpc.network import WebHandler
 from rayplane.control_plane.rpc.service import Service
-from rayplane.control_plane.rpc.sockets import serving, stop_listening
+from rayplane.control_plane.rpc.sockets import INTRODUCTION_S, serving, stop_listening
 from rayplane.proto import pool
+from rayplane.storage.env.leaps import keep_pace
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -179,10 +180,11 @@ class GrpcListener:
 
 
 class _Newcomer(asyncio.Protocol):
-    """A connection that has not said what it speaks."""
+    """A connection that has not said what it speaks; made before it shakes hands."""
 
     def __init__(self, listener: GrpcListener) -> None:
         self._listener = listener
+        self._leap_again = keep_pace(INTRODUCTION_S)
         self._first = b""
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -217,6 +219,7 @@ class _Newcomer(asyncio.Protocol):
         self._transport = None
         if self._timer is not None:
             self._timer.cancel()
+        self._leap_again()
         self._listener.settled(self)
 
 

@@ -12,6 +12,8 @@ from typing import Protocol
 #: A peer that has not shaken hands after so long is turned away.
 HANDSHAKE_S = 10.0
 BACKLOG = 1024
+#: Of the machine's time: in it who has connected while a loop leaps can shake hands and say what it wants.
+INTRODUCTION_S = 1.0
 #: Bytes that wait for a stream's reader before its peer is held back.
 STREAM_BYTES = 64 * 1024
 

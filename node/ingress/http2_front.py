@@ -18,6 +18,8 @@ from rayplane.control_plane.rpc.connection_io import ConnectionIO
 from rayplane.control_plane.rpc.errors import RpcError
 from rayplane.control_plane.rpc.http2 import ErrorCode, HeaderBlock, Stream, encode_headers
 from rayplane.control_plane.rpc.reverse_proxy import HOP_BY_HOP
+from rayplane.control_plane.rpc.sockets import INTRODUCTION_S
+from rayplane.storage.env.leaps import keep_pace
 
 log = logging.getLogger(__name__)
 
@@ -280,14 +282,16 @@ class FrontConnection(ConnectionIO):
 
 
 class ByProtocol(asyncio.Protocol):
-    """A connection that has just shaken hands: who speaks HTTP/2 gets one protocol, who does not the other."""
+    """A connection that shakes hands: then who speaks HTTP/2 gets one protocol, who does not the other."""
 
     def __init__(self, http2: Callable[[], asyncio.Protocol | None], http1: Callable[[], asyncio.Protocol]) -> None:
         """`http2` gives None where there is no room."""
         self._http2 = http2
         self._http1 = http1
+        self._leap_again = keep_pace(INTRODUCTION_S)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._leap_again()
         chosen = transport.get_extra_info("ssl_object").selected_alpn_protocol()
         protocol = self._http2() if chosen == "h2" else self._http1()
         assert isinstance(transport, asyncio.Transport)

@@ -1,7 +1,8 @@
 """An event loop of real sockets and threads whose time can be led forward: from timer to timer, while nobody works.
 
 Leases are renewed, schedules kept and time-outs met as in the time that was left out, since every timer goes off in its
-turn. Whoever is outside sees somebody in a great hurry, and is waited for only where `at_machine_pace` says so.
+turn. Whoever is outside sees somebody in a great hurry, and is waited for only where `at_machine_pace` or `keep_pace`
+says so.
 """
 
 import asyncio
@@ -106,6 +107,28 @@ def ahead_of(loop: asyncio.AbstractEventLoop) -> float:
 def is_leaping(loop: asyncio.AbstractEventLoop) -> bool:
     """Whether it is led forward now: then silence says nothing of whoever is outside, who was given no time."""
     return isinstance(loop, LeapingLoop) and loop.leaping > 0
+
+
+def keep_pace(for_s: float) -> Callable[[], None]:
+    """Have the running loop not leap for so long by the machine's time, or until what is returned is called."""
+    loop = asyncio.get_running_loop()
+    if not isinstance(loop, LeapingLoop):
+        return _nothing
+    loop.awaited += 1
+    waiting = True
+
+    def release() -> None:
+        nonlocal waiting
+        loop.awaited -= waiting
+        waiting = False
+        timer.cancel()
+
+    timer = loop.call_later(for_s, release)
+    return release
+
+
+def _nothing() -> None:
+    pass
 
 
 def at_machine_pace(wait: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+import threading
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from aiohttp import web
 
-from rayplane.control_plane.rpc import RpcError, Stub, connection_io, grpc_server, listener
+from rayplane.control_plane.rpc import RpcError, Stub, connection_io, grpc_server, http1, listener
 from rayplane.control_plane.rpc.faults import LINES_BURST, FaultLog
 from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
 from rayplane.control_plane.rpc.http2.frames import PREFACE
+from rayplane.control_plane.rpc.sockets import SystemSockets
+from rayplane.control_plane.rpc.tls import INTERNAL_SERVER_NAME, Authority
 from rayplane.proto.etcd import rpc_pb2 as pb
+from rayplane.storage.env.leaps import LeapingLoop
 from tests.rpc.grpc_peers import SERVICES, Handler, services
 
 pytestmark = pytest.mark.usefixtures("nothing_leaks")
 
 WAIT_S = 20
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 @pytest.fixture
@@ -63,6 +71,46 @@ async def test_who_drips_its_greeting_is_cut_off(
     writer.close()
     await server.stop()
     assert connection_io.GREETING_CHECKS < 10
+
+
+@pytest.mark.parametrize(("protocol", "says", "hears"), [("h2", PREFACE, b"\x00"), ("http/1.1", GET, b"H")])
+def test_who_connects_while_time_is_led_forward_is_given_time_to_introduce_himself(
+    protocol: str, says: bytes, hears: bytes
+) -> None:
+    credentials, heard = Authority.create("an authority").issue("x"), list[bytes]()
+    both, client = credentials.contexts()[3:]
+    client.set_alpn_protocols([protocol])
+
+    def introduce(host: str, port: str) -> None:
+        with socket.create_connection((host, int(port)), timeout=WAIT_S) as raw:
+            time.sleep(0.1)  # as one that is far or slow; hours have passed for who leaps on
+            try:
+                with client.wrap_socket(raw, server_hostname=INTERNAL_SERVER_NAME) as connection:
+                    connection.sendall(says)
+                    heard.append(connection.recv(1))
+            except OSError as e:
+                heard.append(str(e).encode())
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        return web.Response(text="here")
+
+    async def main() -> None:
+        loop, network = asyncio.get_running_loop(), GrpcNetwork(credentials)
+        assert isinstance(loop, LeapingLoop)
+        if protocol == "h2":
+            server = await network.serve("127.0.0.1:0", services(Handler()))
+        else:
+            server = await SystemSockets().listen("127.0.0.1:0", http1.server(answer), tls=both)
+        thread = threading.Thread(target=introduce, args=server.address.split(":"))
+        thread.start()
+        while thread.is_alive():
+            await loop.advance(60)
+        await (server.stop() if protocol == "h2" else server.close())
+        await network.close()
+
+    with asyncio.Runner(loop_factory=LeapingLoop) as runner:
+        runner.run(main())
+    assert heard == [hears]
 
 
 class Garbage:
