@@ -18,7 +18,7 @@ _CUT_OFF = (Code.UNAVAILABLE, Code.CANCELLED, Code.UNKNOWN)
 async def heard(admin: Access, request: pb.TrialRequest) -> AsyncGenerator[pb.TrialResponse, None]:
     """What is told of a trial whose request has an id, each once. Whoever is cancelled ends it. Raises RpcError."""
     endpoints, loop = admin.api.endpoints, asyncio.get_running_loop()
-    patience = Patience(PATIENCE_S, loop.time())
+    patience: Patience | None = None  # with calls that are cut off, not with a trial that says nothing
     service = pb.DESCRIPTOR.services_by_name["Chaos"]
     while True:
         address = endpoints.pick()
@@ -26,10 +26,11 @@ async def heard(admin: Access, request: pb.TrialRequest) -> AsyncGenerator[pb.Tr
             async with contextlib.aclosing(Stub(admin.network.channel(address), service).Run(request)) as told:
                 async for one in told:
                     request.after += 1
-                    patience = Patience(PATIENCE_S, loop.time())
+                    patience = None
                     yield one
             return
         except RpcError as e:
+            patience = patience or Patience(PATIENCE_S, loop.time())
             patience.passed(loop.time(), slowdown())
             if e.code not in _CUT_OFF or patience.over:
                 raise
