@@ -71,6 +71,11 @@ async def quiet_then_cut_off(request: pb.TrialRequest) -> AsyncIterator[pb.Trial
     raise CUT_OFF
 
 
+async def stands_still(request: pb.TrialRequest) -> AsyncIterator[pb.TrialResponse]:
+    yield pb.TrialResponse(event="stop")
+    await asyncio.Event().wait()
+
+
 async def verdict(request: pb.TrialRequest) -> AsyncIterator[pb.TrialResponse]:
     assert request.after == 1
     yield pb.TrialResponse(verdict="{}")
@@ -82,3 +87,50 @@ def test_a_trial_that_says_nothing_for_long_is_heard_through_another_server() ->
         assert [one.event or one.verdict async for one in told] == ["wait 60 s", "{}"]
 
     story(Servers(quiet_then_cut_off, verdict), of)
+
+
+@pytest.mark.usefixtures("idle")
+def test_each_server_that_hears_a_trial_is_given_all_patience() -> None:
+    async def of(told: Any) -> None:
+        assert [one.event or one.verdict async for one in told] == ["wait 60 s", "{}"]
+
+    story(Servers(quiet_then_cut_off, quiet_then_cut_off, verdict), of)
+
+
+def test_lines_that_are_missing_are_not_asked_for_again() -> None:
+    async def one_of_many(request: pb.TrialRequest) -> AsyncIterator[pb.TrialResponse]:
+        yield pb.TrialResponse(event="the last", number=1001)
+        raise CUT_OFF
+
+    async def rest(request: pb.TrialRequest) -> AsyncIterator[pb.TrialResponse]:
+        yield pb.TrialResponse(verdict=str(request.after), number=1002)
+
+    async def of(told: Any) -> None:
+        assert [one.event or one.verdict async for one in told] == ["the last", "1001"]
+
+    story(Servers(one_of_many, rest), of)
+
+
+def test_whoever_is_cancelled_ends_the_trial_through_a_server_that_answers() -> None:
+    ended: list[str] = []
+
+    async def ends(request: pb.TrialRequest) -> AsyncIterator[pb.TrialResponse]:
+        assert request.end
+        ended.append(request.id)
+        return
+        yield
+
+    async def of(told: Any) -> None:
+        begun = asyncio.Event()
+
+        async def listen() -> None:
+            async for _ in told:
+                begun.set()
+
+        listening = asyncio.create_task(listen())
+        await begun.wait()
+        listening.cancel()
+        await asyncio.wait([listening])
+        assert listening.cancelled() and ended == ["a"]
+
+    story(Servers(stands_still, stands_still, ends), of)

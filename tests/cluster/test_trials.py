@@ -19,7 +19,7 @@ from rayplane.control_plane.cluster.supervisor import trials as supervised
 from rayplane.control_plane.cluster.supervisor.faults import FaultsService
 from rayplane.control_plane.cluster.supervisor.notes import FAULTS_KEY, Notes
 from rayplane.control_plane.cluster.supervisor.standing import StandingFaults
-from rayplane.control_plane.cluster.supervisor.trials import AnotherTrial, Ended, NoSuchTrial, Trials
+from rayplane.control_plane.cluster.supervisor.trials import AnotherTrial, Ended, GivenUp, NoSuchTrial, Trials
 from rayplane.control_plane.cluster.trial import trial
 from rayplane.control_plane.cluster.trial.workload import Caller, Made, Workload
 from rayplane.control_plane.identities import API_SERVERS
@@ -142,20 +142,43 @@ async def test_a_trial_with_an_id_goes_on_for_who_was_cut_off_and_for_nobody_els
             await begin(trials, after=1, **other)
     told = await begin(trials, **mine)
     again = trials.run(pb.TrialRequest(after=1, **mine))
+    assert (await anext(again)) == pb.TrialResponse(number=1), "it is heard, though nothing happens"
     trials._going.say("something happens")  # type: ignore[union-attr]
     assert [(await anext(one)).event for one in (told, again)] == ["something happens"] * 2
     _ = [one async for one in trials.run(pb.TrialRequest(end=True, **mine))]
     assert EndlessTrial.healed
     for one in (told, again):
-        with pytest.raises(Ended):
+        # Whose supervisor lives: nobody asks another one for it.
+        with pytest.raises(GivenUp, match="ended by its caller"):
             await anext(one)
+
+
+async def test_lines_that_nobody_took_in_time_are_counted(trials: Trials, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervised, "LINES_MAX", 2)
+    told = await begin(trials, id="a")
+    for number in range(2, 6):
+        trials._going.say(str(number))  # type: ignore[union-attr]
+    assert [(one.event, one.number) for one in (await anext(told), await anext(told))] == [("4", 4), ("5", 5)]
+    await told.aclose()
+    again = trials.run(pb.TrialRequest(id="a", after=5))
+    trials._going.say("6")  # type: ignore[union-attr]
+    assert [(one.event, one.number) for one in (await anext(again), await anext(again))] == [("", 5), ("6", 6)]
+    await again.aclose()
+    await trials.stop()
 
 
 async def test_a_trial_that_nobody_comes_for_ends(trials: Trials, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervised, "ATTACH_S", 0.0)
+    EndlessTrial.cleaning.clear()
     await (await begin(trials, id="a")).aclose()
-    while not EndlessTrial.healed:
+    while not trials._going.task.cancelling():  # type: ignore[union-attr]
         await asyncio.sleep(0.001)
+    late = trials.run(pb.TrialRequest(id="a", after=1))
+    assert (await anext(late)).number == 1
+    EndlessTrial.cleaning.set()
+    with pytest.raises(GivenUp, match="nobody heard it"):
+        await anext(late)
+    assert EndlessTrial.healed
     with pytest.raises(NoSuchTrial):
         await begin(trials, id="b", after=1)
 

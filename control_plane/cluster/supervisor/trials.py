@@ -58,6 +58,10 @@ class Ended(ClusterError):
     code = "UNAVAILABLE"
 
 
+class GivenUp(ClusterError):
+    """A trial that ended before its time: its caller wanted that, or was away for long."""
+
+
 class NoSuchTrial(ClusterError):
     """No trial of that id is known, or not to that caller; it may be over, or have ended with its supervisor."""
 
@@ -76,6 +80,7 @@ class _Going:
         self.lapse: asyncio.TimerHandle | None = None
         self.task: asyncio.Task[list[pb.TrialResponse]]
         """It has what comes last, when it is done."""
+        self.cancelled_for: ClusterError = Ended(ENDED)
         self._lines = deque[str](maxlen=LINES_MAX)
         self._said = 0
         self._news = asyncio.Event()
@@ -93,21 +98,24 @@ class _Going:
         self._news = asyncio.Event()
 
     async def told(self, after: int) -> AsyncGenerator[pb.TrialResponse, None]:
-        """Raises Ended, and what the trial does."""
+        """Raises Ended, GivenUp, and what the trial does."""
         at = after
+        if after:
+            yield pb.TrialResponse(number=after)
         while True:
             news, is_over = self._news, self.task.done()
             while at < self._said:
                 at = max(at, self._said - len(self._lines))
                 at += 1
-                yield pb.TrialResponse(event=self._lines[at - 1 - self._said])
+                yield pb.TrialResponse(event=self._lines[at - 1 - self._said], number=at)
             if is_over:
                 break
             await news.wait()
         if self.task.cancelled():
-            raise Ended(ENDED)
-        for one in self.task.result()[at - self._said :]:
-            yield one
+            raise self.cancelled_for
+        for number, last in enumerate(self.task.result()[at - self._said :], at + 1):
+            last.number = number
+            yield last
 
 
 class _FromInside(LiveInjector):
@@ -176,6 +184,7 @@ class Trials:
         """What happens, line by line, then the verdict. Raises ClusterError. Who stops listening ends the trial."""
         going = self._going_of(request)
         if request.end:
+            going.cancelled_for = GivenUp("the trial was ended by its caller")
             await cancel_and_wait(going.task)
             return
         going.listeners += 1
@@ -216,6 +225,7 @@ class Trials:
                 self._going = None
 
     def _end(self, going: _Going) -> None:
+        going.cancelled_for = GivenUp(f"the trial has ended, as nobody heard it for {ATTACH_S:g} s")
         going.task.cancel()
         if going.task.done() and self._going is going:
             self._going = None  # a verdict that nobody has come for

@@ -139,11 +139,13 @@ class ExtraValues(_message.Message):
     def __init__(self, values: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class TrialResponse(_message.Message):
-    __slots__ = ("event", "verdict", "recording")
+    __slots__ = ("event", "verdict", "recording", "number")
     EVENT_FIELD_NUMBER: _ClassVar[int]
     VERDICT_FIELD_NUMBER: _ClassVar[int]
     RECORDING_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
     event: str
     verdict: str
     recording: bytes
-    def __init__(self, event: _Optional[str] = ..., verdict: _Optional[str] = ..., recording: _Optional[bytes] = ...) -> None: ...
+    number: int
+    def __init__(self, event: _Optional[str] = ..., verdict: _Optional[str] = ..., recording: _Optional[bytes] = ..., number: _Optional[int] = ...) -> None: ...
