@@ -45,6 +45,7 @@ from rayplane.control_plane.faults.steps import (
     Verbs,
     describe,
     faults_of,
+    objects_of,
     unfolded,
 )
 from rayplane.control_plane.faults.vocabulary import Fault
@@ -76,6 +77,10 @@ class Scenario:
     def all_faults(self) -> list[Fault]:
         """Whatever it may do."""
         return [*faults_of(self.steps), *(timed.fault for timed in self.faults)]
+
+    def all_objects(self) -> list[Object]:
+        """Whatever it may make."""
+        return [*self.workload, *objects_of(self.steps)]
 
 
 def parse(data: bytes, source: str) -> Scenario:

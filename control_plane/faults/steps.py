@@ -327,6 +327,15 @@ def faults_of(steps: Sequence[Any]) -> Iterator[Fault]:
             yield step
 
 
+def objects_of(steps: Sequence[Any]) -> Iterator[Object]:
+    """All objects that steps may apply."""
+    for step in steps:
+        if isinstance(step, Repeat | Choose):
+            yield from objects_of(step.steps)
+        elif isinstance(step, Apply):
+            yield from step.objects
+
+
 def unfolded(steps: Sequence[Any], rng: "random.Random") -> Iterator[Any]:
     """Steps one after the other, with all repetitions, and with what chance chooses."""
     for step in steps:

@@ -17,6 +17,7 @@ from rayplane.control_plane.cluster.supervisor.faults import FaultsService
 from rayplane.control_plane.cluster.supervisor.notes import Notes
 from rayplane.control_plane.cluster.supervisor.standing import FOR_MAX_S, NoSuchFault, StandingFaults, TooMany
 from rayplane.control_plane.cluster.trial.journal import Broken
+from rayplane.control_plane.etcd_errors import RequestTooLarge
 from rayplane.control_plane.faults.form import VERBS, as_step, example, parse_fault
 from rayplane.control_plane.faults.reading import FormError
 from rayplane.control_plane.faults.vocabulary import (
@@ -81,6 +82,7 @@ class Keys:
     def __init__(self) -> None:
         self.values: dict[bytes, bytes] = {}
         self.answers = True
+        self.bytes_max = 1 << 20
 
     async def range(self, key: bytes, *, timeout: float) -> Any:
         await self._answer(timeout)
@@ -88,6 +90,8 @@ class Keys:
 
     async def put(self, key: bytes, value: bytes, *, timeout: float) -> Any:
         await self._answer(timeout)
+        if len(value) > self.bytes_max:
+            raise RpcError(RequestTooLarge.status, RequestTooLarge().message)
         self.values[key] = value
         return SimpleNamespace()
 
@@ -412,3 +416,18 @@ def test_a_fault_is_written_as_in_scenario_files() -> None:
 def test_what_is_no_fault_is_refused(text: str) -> None:
     with pytest.raises(FormError):
         parse_fault(text)
+
+
+@in_virtual_time
+async def test_what_etcd_finds_too_large_is_refused_and_hinders_no_fault(world: World) -> None:
+    loop = asyncio.get_running_loop()
+    world.etcd.bytes_max = 500
+    await world.faults.note_made([{"name": "a"}])
+    for name in "bc":
+        began = loop.time()
+        with pytest.raises(ClusterError, match=r"nothing is made.*etcd takes no list of that size"):
+            await world.faults.note_made([{"name": name * 500}])
+        assert loop.time() - began < notes.AGAIN_S, "an answer is not waited for"
+    await world.faults.begin(STOPPED, "jane")
+    told = notes.Page.read(world.etcd.values[notes.FAULTS_KEY], "etcd")
+    assert told is not None and told.made == ({"name": "a"},) and len(told.faults) == 1

@@ -66,6 +66,21 @@ async def test_what_a_trial_made_is_deleted_and_what_it_found_stays(tmp_path: Pa
     assert workload.read() == []
 
 
+async def test_what_is_applied_again_is_not_told_again(tmp_path: Path) -> None:
+    told: list[list[str]] = []
+
+    async def tell(rows: Any) -> None:
+        told.append([row["name"] for row in rows])
+
+    api, workload = Api(), Workload(StateDir(tmp_path), tell=tell)
+    await api.create("configmaps", obj("ConfigMap", "found"))
+    for _ in range(5):
+        await hands(api, workload).apply(obj("ConfigMap", "found"))
+    assert told == [["found"]]
+    await hands(api, workload).apply(obj("ConfigMap", "made"))
+    assert await workload.delete(api) == [] and told == [["found"], ["found", "made"], []]  # type: ignore[arg-type]
+
+
 async def test_a_namesake_that_somebody_made_since_stays(tmp_path: Path) -> None:
     api, workload = Api(), Workload(StateDir(tmp_path))
     await hands(api, workload).apply(obj("ConfigMap", "a"))

@@ -120,6 +120,15 @@ async def test_a_scenario_that_would_be_too_much_is_refused(trials: Trials, scen
         await begin(trials, scenario)
 
 
+async def test_a_scenario_that_makes_more_than_can_be_noted_is_refused(trials: Trials) -> None:
+    manifest = "{apiVersion: v1, kind: ConfigMap, metadata: {name: a}}"
+    made = f"steps: [{{repeat: 2, steps: [{{apply: [{', '.join([manifest] * supervised.MADE_MAX)}]}}]}}]"
+    await (await begin(trials, made)).aclose()
+    more = f"{made}\nworkload: [{manifest}]"
+    with pytest.raises(UsageError, match="has 201 objects to make: inside, a trial makes at most 200"):
+        await begin(trials, more)
+
+
 async def test_a_trial_ends_healed_before_its_supervisor_does(trials: Trials) -> None:
     told = await begin(trials)
     await trials.stop()

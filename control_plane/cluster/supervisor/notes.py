@@ -13,7 +13,9 @@ from typing import Any, Protocol
 
 import orjson
 
+from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.trial.journal import Broken, read_broken
+from rayplane.control_plane.etcd_errors import RequestTooLarge, recognised
 from rayplane.control_plane.faults.form import write_fault
 from rayplane.control_plane.faults.reading import FormError
 from rayplane.control_plane.rpc import RpcError
@@ -93,6 +95,12 @@ class Page:
             return None
 
 
+class TooLarge(ClusterError):
+    """A page that etcd refuses, as it always will."""
+
+    code = "RESOURCE_EXHAUSTED"
+
+
 class Etcd(Protocol):
     """The notes' needs of an `EtcdClient`. Calls raise RpcError."""
 
@@ -109,6 +117,7 @@ class Notes:
         self._etcd = etcd
         self._page = b""
         """Not yet told to etcd."""
+        self._refused = False
         self._news, self._told = asyncio.Event(), asyncio.Event()
         self._told.set()
         self._task: asyncio.Task[None] | None = None
@@ -128,15 +137,17 @@ class Notes:
         data = page.to_bytes()
         if self._disk is not None:
             await self._disk.write_atomic(FILE, data)
-        self._page = data
+        self._page, self._refused = data, False
         self._told.clear()
         self._news.set()
 
     async def told(self) -> None:
-        """Wait until etcd knows the newest page, but not for an etcd that does not answer."""
+        """Wait until etcd knows the newest page, but not for an etcd that does not answer. Raises TooLarge."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(TELL_TIMEOUT_S):
                 await self._told.wait()
+        if self._refused:
+            raise TooLarge("etcd takes no list of that size: delete what trials have left, and let one make less")
 
     async def _tell(self, found: Callable[[Page], None], since_s: float) -> None:
         while (answer := await _tried(self._etcd.range(FAULTS_KEY, timeout=TELL_TIMEOUT_S))) is None:
@@ -148,11 +159,22 @@ class Notes:
         while True:
             await self._news.wait()
             data = self._page
-            if await _tried(self._etcd.put(FAULTS_KEY, data, timeout=TELL_TIMEOUT_S)) is None:
+            if not await self._put(data):
                 await asyncio.sleep(AGAIN_S)
             elif data == self._page:
                 self._news.clear()
                 self._told.set()
+
+    async def _put(self, data: bytes) -> bool:
+        """Whether etcd has taken it, or refuses what it will never take."""
+        try:
+            await self._etcd.put(FAULTS_KEY, data, timeout=TELL_TIMEOUT_S)
+        except RpcError as e:
+            log.debug("etcd is not told of faults yet: %s", e)
+            self._refused = isinstance(recognised(e), RequestTooLarge)
+            return self._refused
+        self._refused = False
+        return True
 
     def _recalled(self) -> Page | None:
         if self._disk is None or not self._disk.exists(FILE):

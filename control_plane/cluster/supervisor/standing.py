@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
-from rayplane.control_plane.cluster.supervisor.notes import Notes, Page, Standing
+from rayplane.control_plane.cluster.supervisor.notes import Notes, Page, Standing, TooLarge
 from rayplane.control_plane.cluster.trial.journal import Broken
 from rayplane.control_plane.cluster.weather import OF_MACHINES
 from rayplane.control_plane.faults.form import as_step
@@ -165,12 +165,15 @@ class StandingFaults:
 
         Raises ClusterError.
         """
-        self._made = tuple(made)
+        before, self._made = self._made, tuple(made)
         try:
             await self._save()
-        except DiskError as e:
+            await self._notes.told()
+        except (DiskError, TooLarge) as e:
+            self._made = before  # lest faults cannot be told either
+            with contextlib.suppress(DiskError):
+                await self._save()
             raise ClusterError(f"nothing is made, as it cannot be written down: {e}") from e
-        await self._notes.told()
 
     async def forget(self, broken: Broken) -> None:
         """The trial has ended it."""
@@ -263,10 +266,10 @@ class StandingFaults:
         self._standing[made.id] = made
         try:
             await self._save()
-        except DiskError as e:
+            await self._notes.told()
+        except (DiskError, TooLarge) as e:
             del self._standing[made.id]
             raise ClusterError(f"{made.broken.fault}: not begun, as it cannot be written down: {e}") from e
-        await self._notes.told()
 
     async def _save_end(self, what: str) -> None:
         try:

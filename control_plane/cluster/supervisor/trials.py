@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 LINES_MAX = 1000
 """Of what happened and was not taken yet: who reads slowly misses the oldest."""
+MADE_MAX = 200
+"""Objects that one trial makes and deletes: all are noted at once, in one value of etcd, whenever one is added."""
 ATTACH_S = 10.0
 """For another call to come for a trial whose call was cut off; and for its verdict."""
 PART_BYTES = 1 << 18
@@ -242,6 +244,11 @@ class Trials:
 
         caller = _caller(request) if request.by else None
         scenario = await asyncio.to_thread(parse_foreign, request.scenario)
+        if not request.keep and (count := len(scenario.all_objects())) > MADE_MAX:
+            raise UsageError(
+                f"the scenario has {count} objects to make: inside, a trial makes at most {MADE_MAX}; give fewer, keep "
+                "them, or use `rayplane chaos run` without `--inside`"
+            )
         if self._stopped:
             raise Ended(ENDED)
         seed = request.seed if request.HasField("seed") else scenario.seed

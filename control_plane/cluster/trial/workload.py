@@ -104,6 +104,8 @@ class Workload:
         self._path = directory.path / MADE
         self._caller = caller
         self._trial = secrets.token_hex(8)
+        self._noted: set[str] | None = None
+        """The marks that are known elsewhere."""
 
     def read(self) -> list[Made]:
         """Raises ClusterError when the file is damaged."""
@@ -139,8 +141,12 @@ class Workload:
 
     async def noted(self) -> None:
         """Wait until it is known elsewhere, too. Raises ClusterError."""
-        if self._tell is not None:
-            await self._tell(self.rows())
+        if self._tell is None:
+            return
+        made = self.read()
+        if (marks := {one.mark for one in made}) != self._noted:
+            await self._tell([asdict(one) for one in made])
+            self._noted = marks
 
     def rows(self) -> list[dict[str, Any]]:
         return [asdict(one) for one in self.read()]
