@@ -111,5 +111,13 @@ async def test_faults_are_a_matter_of_the_right_to_faults_and_not_to_the_path(ht
         assert refused.status == 403
 
 
+@pytest.mark.parametrize("method", ["POST", "GET"])
+async def test_a_right_to_one_fault_by_name_is_none_to_begin_or_list_others(http: Http, method: str) -> None:
+    rule = {"apiGroups": ["chaos.rayplane.io"], "resources": ["faults"], "resourceNames": ["f-1"]}
+    await http.grant("ann", "one", verbs=["*"], **rule)
+    async with http.ask("/rayplane/v1/faults?id=f-1", "ann", method, {"fault": "kill: {target: leader}"}) as refused:
+        assert refused.status == 403
+
+
 async def _line(answer: aiohttp.ClientResponse) -> Any:
     return orjson.loads(await answer.content.readline())
