@@ -36,8 +36,8 @@ class Http:
         self.stack = stack
         self._session = session
 
-    def ask(self, path: str, user: str, method: str = "GET", body: Any = None) -> Any:
-        return self._session.request(method, path, json=body, headers={"Impersonate-User": user})
+    def ask(self, path: str, user: str, method: str = "GET", body: Any = None, **headers: str) -> Any:
+        return self._session.request(method, path, json=body, headers={"Impersonate-User": user, **headers})
 
     async def grant(self, user: str, name: str, **rule: Any) -> None:
         api = self.stack.client()
@@ -107,6 +107,8 @@ async def test_faults_are_a_matter_of_the_right_to_faults_and_not_to_the_path(ht
         assert await begun.json() == {"id": "7", **fault, "by": "ann"}
     async with http.ask("/rayplane/v1/faults", "ann", "POST", {"fault": 1}) as refused:
         assert refused.status == 400
+    async with http.ask("/rayplane/v1/faults", "ann", "POST", fault, **{"Content-Type": "text/plain"}) as refused:
+        assert refused.status == 415, "a page of anybody could send it"
     async with http.ask("/rayplane/v1/faults?id=7", "ann", "DELETE") as refused:
         assert refused.status == 403
 

@@ -12,7 +12,8 @@ import orjson
 from aiohttp import web
 from google.protobuf.json_format import MessageToDict
 
-from rayplane.control_plane.api.errors import ApiError, BadRequest, MethodNotAllowed
+from rayplane.control_plane.api.errors import ApiError, BadRequest, MethodNotAllowed, UnsupportedMediaType
+from rayplane.control_plane.api.machinery.decoding import JSON
 from rayplane.control_plane.apiserver import audit
 from rayplane.control_plane.apiserver.outgoing.supervisors import FAULTS, GROUP, Supervisors
 from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry
@@ -84,7 +85,10 @@ class Views:
 
 
 async def _fault(request: web.BaseRequest) -> str:
-    """Raises BadRequest."""
+    """Raises BadRequest, UnsupportedMediaType."""
+    if request.content_type != JSON:
+        # Browsers send other kinds of text for pages of anybody, and ask nobody first.
+        raise UnsupportedMediaType(f"a fault comes as {JSON}", details={})
     if (request.content_length or 0) > _FAULT_BYTES_MAX or len(body := await request.read()) > _FAULT_BYTES_MAX:
         raise BadRequest(f"a fault has no more than {_FAULT_BYTES_MAX} bytes")
     try:
@@ -99,4 +103,4 @@ async def _fault(request: web.BaseRequest) -> str:
 
 def _answer(message: Any, **more: Any) -> web.StreamResponse:
     body = orjson.dumps({**MessageToDict(message), **more})
-    return web.Response(body=body, headers=HEADERS | {"Content-Type": "application/json"})
+    return web.Response(body=body, headers=HEADERS | {"Content-Type": JSON})
