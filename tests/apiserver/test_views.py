@@ -97,6 +97,26 @@ async def test_the_supervisor_is_asked_for_the_rest(http: Http) -> None:
         assert refused.status == 403
 
 
+@pytest.mark.parametrize(
+    ("view", "rule"),
+    [
+        ("explain?namespace=default&name=web", {"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}),
+        (
+            "why?resource=deployments.apps&namespace=default&name=web",
+            {"verbs": ["get"], "apiGroups": ["apps"], "resources": ["deployments"]},
+        ),
+        ("changes?from=1&to=2", {"verbs": ["list"], "apiGroups": ["*"], "resources": ["*"]}),
+    ],
+)
+async def test_what_tells_of_objects_takes_the_right_to_those(http: Http, view: str, rule: dict[str, Any]) -> None:
+    await http.grant("ann", "looks", verbs=["get"], nonResourceURLs=["/rayplane/v1/*"])
+    async with http.ask(f"/rayplane/v1/{view}", "ann") as refused:
+        assert refused.status == 403
+    await http.grant("ann", "reads", **rule)
+    async with http.ask(f"/rayplane/v1/{view}", "ann") as answer:
+        assert answer.status == 200
+
+
 async def test_faults_are_a_matter_of_the_right_to_faults_and_not_to_the_path(http: Http) -> None:
     await http.grant("ann", "looks", verbs=["*"], nonResourceURLs=["/rayplane/v1/*"])
     fault = {"fault": "kill: {target: leader}"}

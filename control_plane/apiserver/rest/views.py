@@ -1,10 +1,11 @@
 """Paths of the dashboard's views beside objects: packing, how the cluster stands, what was, why, and faults.
 
-RBAC has the word: on the paths themselves, as on other paths that are no resources, and on faults as on the resource
-`faults` of the group `chaos.rayplane.io`. Packing is of this server's watch caches; the rest the supervisor knows.
+RBAC has the word: on the paths themselves, as on other paths that are no resources, on objects that a view tells of,
+and on faults as on the resource `faults` of the group `chaos.rayplane.io`. Packing is of this server's watch caches;
+the rest the supervisor knows.
 """
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -44,7 +45,11 @@ class Views:
         await self._registry.authorizer.check_path(user, request.method.lower(), request.path)
         if request.method != "GET":
             raise MethodNotAllowed(details={})
-        values = self._packing(request.query) if view == "packing" else self._look(view, request.query)
+        # A parameter that comes twice is the first one, for RBAC and for who answers.
+        parameters = dict(request.query)
+        for asked in _objects(view, parameters):
+            await self._registry.authorizer.check_written(user, **asked)
+        values = self._packing(parameters) if view == "packing" else self._look(view, parameters)
         return await streamed(request, values, (ApiError,), starting=audit.response_starts)
 
     async def _packing(self, query: Mapping[str, str]) -> AsyncGenerator[bytes, None]:
@@ -56,7 +61,7 @@ class Views:
                 yield orjson.dumps(one)
 
     async def _look(self, view: str, query: Mapping[str, str]) -> AsyncGenerator[bytes, None]:
-        asked = supervisor_pb2.LookRequest(view=view, parameters=dict(query))
+        asked = supervisor_pb2.LookRequest(view=view, parameters=query)
         async with aclosing(self._supervisors.told(_VIEWS, "Look", asked)) as told:
             async for one in told:
                 yield one.json
@@ -82,6 +87,16 @@ class Views:
 
     async def _ask(self, method: str, message: Any, *, name: str = "") -> Any:
         return await self._supervisors.ask(_FAULTS, method, message, of=(GROUP, FAULTS, name))
+
+
+def _objects(view: str, parameters: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    """The rights to objects without which a view of them is refused."""
+    namespace, name = parameters.get("namespace", ""), parameters.get("name", "")
+    if view == "changes":
+        yield {"verb": "list", "group": "*", "resource": "*", "namespace": namespace, "name": ""}
+    if view in ("explain", "why"):
+        resource, _, group = parameters.get("resource", "").partition(".") if view == "why" else ("pods", "", "")
+        yield {"verb": "get", "group": group, "resource": resource, "namespace": namespace, "name": name}
 
 
 async def _fault(request: web.BaseRequest) -> str:
