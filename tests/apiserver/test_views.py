@@ -1,6 +1,7 @@
 """The dashboard's views over HTTP: who RBAC lets look, packing as it changes, what a supervisor is asked."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import aiohttp
@@ -8,7 +9,9 @@ import orjson
 import pytest
 import pytest_asyncio
 
+from rayplane.control_plane.apiserver.rest.views import _until
 from rayplane.control_plane.rpc import Context
+from rayplane.control_plane.simulation import VirtualLoop
 from rayplane.proto.rayplane.v1 import chaos_pb2, supervisor_pb2
 from tests.api.test_packing import node, pod
 from tests.apiserver.conftest import Stack
@@ -23,7 +26,7 @@ class Supervisor:
 
     async def Look(self, request: supervisor_pb2.LookRequest, _: Context) -> AsyncIterator[supervisor_pb2.LookResponse]:
         for number in range(2):
-            yield supervisor_pb2.LookResponse(json=b'{"%s":%d}' % (request.view.encode(), number))
+            yield supervisor_pb2.LookResponse(json=b'{"%s":%d,"faults":[]}' % (request.view.encode(), number))
 
     async def Begin(self, request: chaos_pb2.BeginRequest, _: Context) -> chaos_pb2.ActiveFault:
         return chaos_pb2.ActiveFault(id="7", fault=request.fault, by=request.by)
@@ -92,9 +95,24 @@ async def test_packing_is_told_whole_then_as_it_changes_and_rests_when_nobody_lo
 async def test_the_supervisor_is_asked_for_the_rest(http: Http) -> None:
     await http.grant("ann", "looks", verbs=["get"], nonResourceURLs=["/rayplane/v1/*"])
     async with http.ask("/rayplane/v1/control-plane", "ann") as answer:
-        assert await answer.text() == '{"control-plane":0}\n{"control-plane":1}\n'
+        assert await answer.text() == '{"control-plane":0,"faults":null}\n{"control-plane":1,"faults":null}\n'
+    await http.grant("ann", "sees", verbs=["list"], apiGroups=["chaos.rayplane.io"], resources=["faults"])
+    async with http.ask("/rayplane/v1/control-plane", "ann") as answer:
+        assert (await _line(answer))["faults"] == []
     async with http.ask("/rayplane/v1/control-plane", "ann", "POST") as refused:
         assert refused.status == 403
+
+
+async def test_what_goes_on_ends_as_watches_do_so_that_rights_are_looked_at_anew() -> None:
+    async def told() -> AsyncGenerator[bytes, None]:
+        while True:
+            await asyncio.sleep(1.0)
+            yield b"{}"
+
+    async def seen() -> int:
+        return len([one async for one in _until(asyncio.get_running_loop().time() + 3.5, told())])
+
+    assert VirtualLoop().run(seen()) == 3
 
 
 @pytest.mark.parametrize(

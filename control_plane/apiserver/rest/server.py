@@ -94,7 +94,7 @@ class RestServer:
         self._sockets = sockets or SystemSockets()
         self._registry = owner.registry
         self._documents = Documents(config, owner)
-        self._views = views.Views(owner.registry, owner.supervisors)
+        self._views = views.Views(owner.registry, owner.supervisors, config.timing)
         timeout_s = config.timing.request_timeout_s
         self._aggregated = AggregatedApis(owner.registry.aggregator, timeout_s=timeout_s)
         self._resources = ResourceHandler(config, env, owner.registry, network)

@@ -5,6 +5,7 @@ and on faults as on the resource `faults` of the group `chaos.rayplane.io`. Pack
 the rest the supervisor knows.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
 from typing import Any
@@ -16,6 +17,7 @@ from google.protobuf.json_format import MessageToDict
 from rayplane.control_plane.api.errors import ApiError, BadRequest, MethodNotAllowed, UnsupportedMediaType
 from rayplane.control_plane.api.machinery.decoding import JSON
 from rayplane.control_plane.apiserver import audit
+from rayplane.control_plane.apiserver.config import Timing
 from rayplane.control_plane.apiserver.outgoing.supervisors import FAULTS, GROUP, Supervisors
 from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry
 from rayplane.control_plane.apiserver.requests import User
@@ -31,11 +33,19 @@ _VERBS = {"GET": "list", "POST": "create", "DELETE": "delete"}
 _FAULT_BYTES_MAX = 64 * 1024
 
 
+def goes_on(request: web.BaseRequest) -> bool:
+    """Whether it asks for what is told for as long as somebody looks."""
+    return request.path == f"{PREFIX}control-plane" or (
+        request.path == f"{PREFIX}packing" and "at" not in request.query
+    )
+
+
 class Views:
     """The views of one cluster. `answer` raises ApiError."""
 
-    def __init__(self, registry: ObjectRegistry, supervisors: Supervisors) -> None:
+    def __init__(self, registry: ObjectRegistry, supervisors: Supervisors, timing: Timing) -> None:
         self._registry = registry
+        self._timing = timing
         self._supervisors = supervisors
 
     async def answer(self, request: web.BaseRequest, user: User) -> web.StreamResponse:
@@ -50,6 +60,12 @@ class Views:
         for asked in _objects(view, parameters):
             await self._registry.authorizer.check_written(user, **asked)
         values = self._packing(parameters) if view == "packing" else self._look(view, parameters)
+        if view == "control-plane":
+            may = await self._registry.authorizer.decide(user.asks("list", group=GROUP, resource=FAULTS))
+            values = values if may.allowed else _without_faults(values)
+        if goes_on(request):
+            # As watches end: rights are looked at anew when the page comes again.
+            values = _until(asyncio.get_running_loop().time() + self._timing.watch_timeout_s, values)
         return await streamed(request, values, (ApiError,), starting=audit.response_starts)
 
     async def _packing(self, query: Mapping[str, str]) -> AsyncGenerator[bytes, None]:
@@ -87,6 +103,22 @@ class Views:
 
     async def _ask(self, method: str, message: Any, *, name: str = "") -> Any:
         return await self._supervisors.ask(_FAULTS, method, message, of=(GROUP, FAULTS, name))
+
+
+async def _until(end: float, values: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """The values that come before `end`, by the loop's time."""
+    async with aclosing(values):
+        async for one in values:
+            if asyncio.get_running_loop().time() >= end:
+                return
+            yield one
+
+
+async def _without_faults(values: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """How the control plane stands, as where nobody says which faults last."""
+    async with aclosing(values):
+        async for one in values:
+            yield orjson.dumps({**orjson.loads(one), "faults": None})
 
 
 def _objects(view: str, parameters: Mapping[str, str]) -> Iterator[dict[str, str]]:

@@ -162,7 +162,7 @@ function standing(faults, may, verbs, act) {
   const row = (one) => html`<li>${struck(one)}
     ${may ? html`<button @click=${() => act(() => end(one))}>End</button>` : nothing} ${one.failed ? html`<span class="bad">${one.failed}</span>` : ""}</li>`;
   return html`<h2>Faults</h2>
-    ${faults?.length ? html`<ul>${faults.map(row)}</ul>` : html`<p>None lasts.</p>`}
+    ${faults?.length ? html`<ul>${faults.map(row)}</ul>` : html`<p>${faults ? "None lasts." : "Nobody says which last."}</p>`}
     ${may ? html`<form @submit=${submit}><label>Begin <input name="fault" size="50" required list="verbs" placeholder="slow_network: {delay: 50ms, for: 30s}"></label>
       <datalist id="verbs">${verbs.map((verb) => html`<option value="${verb}: {"></option>`)}</datalist>
       <button class="danger">Begin</button></form>` : nothing}`;
