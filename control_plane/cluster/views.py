@@ -41,6 +41,7 @@ class Views:
         self._now = now
         self._standing: dict[str, Any] = {}
         self._standings = Shared(self._keep_standing)
+        self._comparing = asyncio.Lock()
         self._single = {
             "changes": self._changes,
             "explain": self._explain,
@@ -92,7 +93,8 @@ class Views:
 
     async def _changes(self, parameters: Parameters) -> Any:
         texts = [_of(parameters, name) for name in ("from", "to")]
-        async with self._way() as admin:
+        # Each holds all objects twice.
+        async with self._comparing, self._way() as admin:
             old, new = [await self._instant(admin, text) for text in texts]
             namespace = parameters.get("namespace", "")
             found = await changes_between(admin.api, await resources(admin.api), old, new, namespace)

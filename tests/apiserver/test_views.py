@@ -9,7 +9,8 @@ import orjson
 import pytest
 import pytest_asyncio
 
-from rayplane.control_plane.apiserver.rest.views import _until
+from rayplane.control_plane.apiserver.rest.views import _soon, _until
+from rayplane.control_plane.apiserver.server import ApiServer
 from rayplane.control_plane.rpc import Context
 from rayplane.control_plane.simulation import VirtualLoop
 from rayplane.proto.rayplane.v1 import chaos_pb2, supervisor_pb2
@@ -24,7 +25,16 @@ RBAC = "rbac.authorization.k8s.io"
 class Supervisor:
     """A supervisor that answers with what it is asked."""
 
+    def __init__(self) -> None:
+        self.server: ApiServer | None = None
+        self.seated: list[list[str]] = []
+        """Of each look, the paths that had a seat of the server."""
+
     async def Look(self, request: supervisor_pb2.LookRequest, _: Context) -> AsyncIterator[supervisor_pb2.LookResponse]:
+        assert self.server is not None
+        levels = self.server.registry.fairness.levels.values()
+        tickets = [ticket for level in levels for ticket in level.queues.executing]
+        self.seated.append([one.flow.asked.path for one in tickets if one.flow.asked.path])
         for number in range(2):
             yield supervisor_pb2.LookResponse(json=b'{"%s":%d,"faults":[]}' % (request.view.encode(), number))
 
@@ -35,8 +45,9 @@ class Supervisor:
 class Http:
     """Requests as somebody to the one server of a stack."""
 
-    def __init__(self, stack: Stack, session: aiohttp.ClientSession) -> None:
+    def __init__(self, stack: Stack, session: aiohttp.ClientSession, supervisor: Supervisor) -> None:
         self.stack = stack
+        self.supervisor = supervisor
         self._session = session
 
     def ask(self, path: str, user: str, method: str = "GET", body: Any = None, **headers: str) -> Any:
@@ -53,16 +64,17 @@ class Http:
 
 @pytest_asyncio.fixture
 async def http() -> AsyncIterator[Http]:
-    stack = Stack()
+    stack, supervisor = Stack(), Supervisor()
     services = [
-        open_service(supervisor_pb2.DESCRIPTOR.services_by_name["Views"], Supervisor()),
-        open_service(chaos_pb2.DESCRIPTOR.services_by_name["Faults"], Supervisor()),
+        open_service(supervisor_pb2.DESCRIPTOR.services_by_name["Views"], supervisor),
+        open_service(chaos_pb2.DESCRIPTOR.services_by_name["Faults"], supervisor),
     ]
     await stack.network.serve(SUPERVISOR, services)
     server = await stack.add_server(https_address="127.0.0.1:0", supervisors=(SUPERVISOR,))
+    supervisor.server = server
     await stack.client().create("serviceaccounts", {"metadata": {"name": "default", "namespace": "default"}})
     async with aiohttp.ClientSession(f"http://{server.https_address}") as session:
-        yield Http(stack, session)
+        yield Http(stack, session, supervisor)
     await stack.stop()
 
 
@@ -103,7 +115,27 @@ async def test_the_supervisor_is_asked_for_the_rest(http: Http) -> None:
         assert refused.status == 403
 
 
-async def test_what_goes_on_ends_as_watches_do_so_that_rights_are_looked_at_anew() -> None:
+async def test_who_asks_once_has_a_seat_meanwhile_and_who_looks_on_has_none(http: Http) -> None:
+    await http.grant("ann", "looks", verbs=["get"], nonResourceURLs=["/rayplane/v1/*"])
+    for view in ("history", "control-plane"):
+        async with http.ask(f"/rayplane/v1/{view}", "ann") as answer:
+            assert answer.status == 200
+    assert http.supervisor.seated == [["/rayplane/v1/history"], []]
+
+
+def test_who_asks_once_is_answered_in_time_or_told_so() -> None:
+    async def told() -> AsyncGenerator[bytes, None]:
+        await asyncio.Event().wait()
+        yield b"{}"
+
+    async def seen() -> bytes:
+        return await anext(_soon(30.0, told()))
+
+    with pytest.raises(TimeoutError):
+        VirtualLoop().run(seen())
+
+
+def test_what_goes_on_ends_as_watches_do_so_that_rights_are_looked_at_anew() -> None:
     async def told() -> AsyncGenerator[bytes, None]:
         while True:
             await asyncio.sleep(1.0)

@@ -70,7 +70,8 @@ class _Known:
     """The knowledge of a request that grows while it is answered."""
 
     verb: str
-    path: str
+    looks_on: bool
+    """Whether it is of a view that goes on."""
     info: ResourceInfo | None = None
     subresource: str = ""
     user: User | None = None
@@ -80,7 +81,7 @@ class _Known:
     @property
     def streams(self) -> bool:
         """Whether it goes on for as long as its client likes."""
-        return self.verb == "watch" or self.subresource in _STREAMING or self.path.startswith(views.PREFIX)
+        return self.verb == "watch" or self.subresource in _STREAMING or self.looks_on
 
 
 class RestServer:
@@ -134,7 +135,8 @@ class RestServer:
     # --- one request --------------------------------------------------------------------------
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        loop, registry, known = asyncio.get_running_loop(), self._registry, _Known(request.method, request.path)
+        loop, registry = asyncio.get_running_loop(), self._registry
+        known = _Known(request.method, views.goes_on(request))
         began, trace = loop.time(), None
         if (registry.recent.followed or TRACE in request.headers) and not request.path.startswith(RECENT):
             trace = Trace(loop.time)
@@ -276,14 +278,15 @@ class RestServer:
         return bool(kinds.registry.in_version(group, version))
 
     async def _document(self, request: web.BaseRequest, user: User, flow: Flow) -> web.StreamResponse:
-        if request.path.startswith(views.PREFIX):
-            # These go on for as long as somebody looks.
-            return await self._views.answer(request, user)
         fairness = self._registry.fairness
-        # These go on for as long as somebody waits for what comes.
-        follows = request.path in LogPages.PATHS or request.path.startswith(RECENT)
+        # These go on for as long as somebody looks, or waits for what comes.
+        follows = views.goes_on(request) or request.path in LogPages.PATHS or request.path.startswith(RECENT)
         ticket = None if follows else await fairness.seat(flow, Ticket())
         try:
+            if request.path.startswith(views.PREFIX):
+                if ticket is not None:
+                    fairness.at_hand(ticket)
+                return await self._views.answer(request, user)
             await self._registry.authorizer.check_path(user, request.method.lower(), request.path)
             response = await self._documents.answer(request)
         finally:

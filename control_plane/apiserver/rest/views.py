@@ -18,6 +18,7 @@ from rayplane.control_plane.api.errors import ApiError, BadRequest, MethodNotAll
 from rayplane.control_plane.api.machinery.decoding import JSON
 from rayplane.control_plane.apiserver import audit
 from rayplane.control_plane.apiserver.config import Timing
+from rayplane.control_plane.apiserver.flowcontrol.fairness import elsewhere
 from rayplane.control_plane.apiserver.outgoing.supervisors import FAULTS, GROUP, Supervisors
 from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry
 from rayplane.control_plane.apiserver.requests import User
@@ -51,7 +52,8 @@ class Views:
     async def answer(self, request: web.BaseRequest, user: User) -> web.StreamResponse:
         view = request.path.removeprefix(PREFIX)
         if view == FAULTS:
-            return await self._faults(request, user)
+            async with asyncio.timeout(self._timing.request_timeout_s):
+                return await self._faults(request, user)
         await self._registry.authorizer.check_path(user, request.method.lower(), request.path)
         if request.method != "GET":
             raise MethodNotAllowed(details={})
@@ -66,6 +68,8 @@ class Views:
         if goes_on(request):
             # As watches end: rights are looked at anew when the page comes again.
             values = _until(asyncio.get_running_loop().time() + self._timing.watch_timeout_s, values)
+        else:
+            values = _soon(self._timing.request_timeout_s, values)
         return await streamed(request, values, (ApiError,), starting=audit.response_starts)
 
     async def _packing(self, query: Mapping[str, str]) -> AsyncGenerator[bytes, None]:
@@ -102,7 +106,8 @@ class Views:
         return _answer(targets, faults=MessageToDict(found).get("faults", []))
 
     async def _ask(self, method: str, message: Any, *, name: str = "") -> Any:
-        return await self._supervisors.ask(_FAULTS, method, message, of=(GROUP, FAULTS, name))
+        with elsewhere():
+            return await self._supervisors.ask(_FAULTS, method, message, of=(GROUP, FAULTS, name))
 
 
 async def _until(end: float, values: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
@@ -112,6 +117,16 @@ async def _until(end: float, values: AsyncGenerator[bytes, None]) -> AsyncGenera
             if asyncio.get_running_loop().time() >= end:
                 return
             yield one
+
+
+async def _soon(limit_s: float, values: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """The one value of a view that does not go on. Raises TimeoutError."""
+    # Who is asked may ask this server before it answers.
+    with elsewhere():
+        async with asyncio.timeout(limit_s), aclosing(values):
+            one = await anext(values, None)
+    if one is not None:
+        yield one
 
 
 async def _without_faults(values: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
