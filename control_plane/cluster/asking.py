@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rayplane.control_plane.cluster.access import Access, current_topology
-from rayplane.control_plane.cluster.errors import ClusterError
+from rayplane.control_plane.cluster.errors import NobodyAnswers, NotThere
 from rayplane.control_plane.cluster.topology import Instance, Role
 from rayplane.control_plane.rpc import RpcError, Stub
 from rayplane.control_plane.rpc.errors import Code
@@ -19,7 +19,7 @@ WHY_S = 10.0
 
 
 async def explained(admin: Access, request: scheduler_pb2.ExplainRequest) -> scheduler_pb2.ExplainResponse:
-    """The answer of the scheduler that leads. ClusterError when none does, or it has no such pod."""
+    """The answer of the scheduler that leads. NobodyAnswers when none does, NotThere when it has no such pod."""
     topology = await current_topology(admin)
     silent: list[str] = []
     for instance in topology.of(Role.SCHEDULER):
@@ -31,11 +31,11 @@ async def explained(admin: Access, request: scheduler_pb2.ExplainRequest) -> sch
             answer: scheduler_pb2.ExplainResponse = await stub.Explain(request, timeout=EXPLAIN_S)
         except RpcError as e:
             if e.code is Code.NOT_FOUND:
-                raise ClusterError(e.message) from e
+                raise NotThere(e.message) from e
             silent.append(f"{instance.name}: {e.message}")
             continue
         return answer
-    raise ClusterError(f"no scheduler leads; try again in a moment ({'; '.join(silent)})")
+    raise NobodyAnswers(f"no scheduler leads; try again in a moment ({'; '.join(silent)})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +47,13 @@ class Story:
 
 
 async def story(admin: Access, request: controllers_pb2.WhyRequest) -> Story:
-    """The word of every replica. ClusterError when none answers."""
+    """The word of every replica. NobodyAnswers when none answers."""
     replicas = (await current_topology(admin)).of(Role.CONTROLLERS)
     found = await asyncio.gather(*(_told(admin, replica, request) for replica in replicas))
     answers = [one for one in found if isinstance(one, controllers_pb2.WhyResponse)]
     silent = {r.name: one for r, one in zip(replicas, found, strict=True) if isinstance(one, str)}
     if not answers:
-        raise ClusterError("no controller manager answers: " + "; ".join(f"{n}: {e}" for n, e in silent.items()))
+        raise NobodyAnswers("no controller manager answers: " + "; ".join(f"{n}: {e}" for n, e in silent.items()))
     return Story(answers, silent)
 
 

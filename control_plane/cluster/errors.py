@@ -36,6 +36,18 @@ class UsageError(ClusterError):
     code = "INVALID_ARGUMENT"
 
 
+class NotThere(ClusterError):
+    """What was asked about is not there."""
+
+    code = "NOT_FOUND"
+
+
+class NobodyAnswers(ClusterError):
+    """Nobody who could tell answers now."""
+
+    code = "UNAVAILABLE"
+
+
 class AlreadyUp(ClusterError):
     """A cluster of that name runs already."""
 

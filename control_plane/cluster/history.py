@@ -28,6 +28,8 @@ RESTLESS: Final = frozenset({"events", "leases.coordination.k8s.io"})
 class HistoryForgotten(ClusterError):
     """The instant is before what the cluster still knows."""
 
+    code = "OUT_OF_RANGE"
+
 
 @dataclass(frozen=True, slots=True)
 class Instant:

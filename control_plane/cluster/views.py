@@ -8,12 +8,11 @@ from typing import Any
 
 from google.protobuf.json_format import MessageToDict
 
-from rayplane.control_plane.api.errors import BadRequest, Expired, NotFound
+from rayplane.control_plane.api.errors import ApiError, BadRequest, Expired, NotFound, ServiceUnavailable
 from rayplane.control_plane.cluster.access import Access
 from rayplane.control_plane.cluster.asking import explained, story
-from rayplane.control_plane.cluster.errors import UsageError
+from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.history import (
-    HistoryForgotten,
     Instant,
     changes_between,
     instant,
@@ -27,6 +26,14 @@ from rayplane.control_plane.shared import Shared
 from rayplane.proto.rayplane.v1 import controllers_pb2, scheduler_pb2
 
 STANDING_S = 1.0
+
+_ERRORS: Mapping[str, type[ApiError]] = {
+    "INVALID_ARGUMENT": BadRequest,
+    "NOT_FOUND": NotFound,
+    "OUT_OF_RANGE": Expired,
+    "UNAVAILABLE": ServiceUnavailable,
+}
+"""What a ClusterError is over HTTP, by its code."""
 
 Way = Callable[[], AbstractAsyncContextManager[Access]]
 """The way into the cluster, found anew each time."""
@@ -60,7 +67,13 @@ class Views:
                 async for _ in turns:
                     yield self._standing
         elif (single := self._single.get(view)) is not None:
-            yield await single(parameters)
+            try:
+                found = await single(parameters)
+            except ClusterError as e:
+                if (kind := _ERRORS.get(e.code)) is None:
+                    raise
+                raise kind(str(e)) from e
+            yield found
         else:
             raise NotFound(f"{view}: there is no such view")
 
@@ -103,12 +116,7 @@ class Views:
         return {**span, "changes": [one.to_json() for one in found], "unread": unread}
 
     async def _instant(self, admin: Access, text: str) -> Instant:
-        try:
-            return await instant(admin.etcd, text, self._now())
-        except UsageError as e:
-            raise BadRequest(str(e)) from e
-        except HistoryForgotten as e:
-            raise Expired(str(e)) from e
+        return await instant(admin.etcd, text, self._now())
 
 
 def _of(parameters: Parameters, name: str) -> str:
