@@ -115,6 +115,20 @@ async def test_levels_keep_what_they_must_not_say(audited: Audited) -> None:
     assert names.count("s") == 3  # the received stage of the create does not know it yet
 
 
+FAULTS_ALONE = HEAD + "rules:\n- {level: Request, resources: [{group: chaos.rayplane.io, resources: [faults]}]}"
+
+
+@pytest.mark.parametrize("audited", [FAULTS_ALONE], indirect=True)
+async def test_faults_of_the_dashboard_are_caught_by_rules_for_faults(audited: Audited) -> None:
+    fault = {"fault": "kill: {target: leader}"}
+    await audited.json("POST", "/rayplane/v1/faults", fault)
+    await audited.json("DELETE", "/rayplane/v1/faults?id=7")
+    begin, end = await audited.events(resource="faults")
+    assert (begin["verb"], begin["requestObject"]) == ("create", fault)
+    reference = {"resource": "faults", "apiGroup": "chaos.rayplane.io", "apiVersion": "v1", "name": "7"}
+    assert (end["verb"], end["objectRef"]) == ("delete", reference)
+
+
 async def test_refusals_are_recorded_with_their_reason(audited: Audited) -> None:
     code, _ = await audited.json("GET", CONFIG_MAPS, Authorization="Bearer sesame")
     assert code == 403

@@ -19,13 +19,13 @@ from rayplane.control_plane.api.machinery.decoding import JSON
 from rayplane.control_plane.apiserver import audit
 from rayplane.control_plane.apiserver.grpc.calls import Calls
 from rayplane.control_plane.apiserver.grpc.errors import rpc_error
-from rayplane.control_plane.apiserver.outgoing.supervisors import FAULTS, GROUP, Supervisors
+from rayplane.control_plane.apiserver.outgoing.supervisors import FAULTS, GROUP, VERSION, Supervisors
 from rayplane.control_plane.apiserver.requests import User
 from rayplane.control_plane.rpc import Context
 from rayplane.proto.rayplane.v1 import chaos_pb2 as pb
 from rayplane.proto.rayplane.v1 import objects_pb2
 
-VERSION, TRIALS = "v1", "trials"
+TRIALS = "trials"
 _SERVICE = pb.DESCRIPTOR.services_by_name["Faults"]
 M = TypeVar("M", bound=Message)
 

@@ -20,7 +20,7 @@ from rayplane.control_plane.client.api import api_error
 from rayplane.control_plane.rpc import Network, RpcError, Stub
 from rayplane.control_plane.rpc.errors import Code
 
-GROUP, FAULTS = "chaos.rayplane.io", "faults"
+GROUP, VERSION, FAULTS = "chaos.rayplane.io", "v1", "faults"
 """The resource that RBAC is asked about, which is stored nowhere."""
 _TIMEOUT_S = 30.0
 _ERRORS: dict[str, type[ApiError]] = {

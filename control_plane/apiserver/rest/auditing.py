@@ -2,15 +2,18 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from urllib.parse import unquote
 
 from aiohttp import web
 
 from rayplane.control_plane.apiserver.audit import Auditor
 from rayplane.control_plane.apiserver.audit.trail import HEADER, Asked, following
+from rayplane.control_plane.apiserver.outgoing.supervisors import FAULTS, GROUP, VERSION
 from rayplane.control_plane.apiserver.rest import paths
 from rayplane.control_plane.apiserver.rest.answers import Whole
 from rayplane.control_plane.apiserver.rest.numbers import flag
+from rayplane.control_plane.apiserver.rest.views import fault_asked
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 # Nobody saw the answer: the client closed the connection first.
@@ -40,30 +43,31 @@ def audited(handler: Handler, auditor: Auditor) -> Handler:
 
 
 def _asked(request: web.BaseRequest) -> Asked:
+    asked = Asked(
+        uri=request.raw_path,
+        verb=request.method.lower(),
+        source_ips=_source_ips(request),
+        user_agent=request.headers.get("User-Agent", ""),
+        path=request.path,
+    )
+    verb, fault = fault_asked(request)
+    if verb:
+        # As over gRPC.
+        return replace(asked, verb=verb, group=GROUP, version=VERSION, resource=FAULTS, name=fault)
     found = paths.parse(request.path)
-    ips, agent = _source_ips(request), request.headers.get("User-Agent", "")
     if found is None:
-        return Asked(
-            uri=request.raw_path,
-            verb=request.method.lower(),
-            source_ips=ips,
-            user_agent=agent,
-            path=request.path,
-        )
+        return asked
     watch = found.watch or bool(flag(request.query, "watch"))
     name = unquote(found.name)
-    return Asked(
-        uri=request.raw_path,
-        verb=found.verb(request.method, watch=watch) or request.method.lower(),
-        source_ips=ips,
-        user_agent=agent,
+    return replace(
+        asked,
+        verb=found.verb(request.method, watch=watch) or asked.verb,
         group=found.group,
         version=found.version,
         resource=found.plural,
         subresource=found.subresource,
         namespace=unquote(found.namespace) or (name if (found.group, found.plural) == ("", "namespaces") else ""),
         name=name,
-        path=request.path,
     )
 
 

@@ -30,6 +30,7 @@ from rayplane.proto.rayplane.v1 import supervisor_pb2
 PREFIX = "/rayplane/v1/"
 _VIEWS = supervisor_pb2.DESCRIPTOR.services_by_name["Views"]
 _FAULTS = pb.DESCRIPTOR.services_by_name["Faults"]
+_FAULTS_PATH = f"{PREFIX}{FAULTS}"
 _VERBS = {"GET": "list", "POST": "create", "DELETE": "delete"}
 _FAULT_BYTES_MAX = 64 * 1024
 
@@ -39,6 +40,13 @@ def goes_on(request: web.BaseRequest) -> bool:
     return request.path == f"{PREFIX}control-plane" or (
         request.path == f"{PREFIX}packing" and "at" not in request.query
     )
+
+
+def fault_asked(request: web.BaseRequest) -> tuple[str, str]:
+    """The verb on `faults` that a request is, and the fault's name; no verb where it is none."""
+    verb = _VERBS.get(request.method, "") if request.path == _FAULTS_PATH else ""
+    # A right to some names is none to begin faults, whose names nobody knows yet, nor to all of them.
+    return verb, request.query.get("id", "") if verb == "delete" else ""
 
 
 class Views:
@@ -88,11 +96,9 @@ class Views:
 
     async def _faults(self, request: web.BaseRequest, user: User) -> web.StreamResponse:
         """As `rayplane.v1.Chaos` has them."""
-        verb = _VERBS.get(request.method, "")
+        verb, id_ = fault_asked(request)
         if not verb:
             raise MethodNotAllowed(details={})
-        # A right to some names is none to begin faults, whose names nobody knows yet, nor to all of them.
-        id_ = request.query.get("id", "") if verb == "delete" else ""
         await self._registry.authorizer.check_written(user, verb, name=id_, group=GROUP, resource=FAULTS)
         if verb == "create":
             fault = pb.BeginRequest(fault=await _fault(request), by=user.name)
@@ -153,6 +159,7 @@ async def _fault(request: web.BaseRequest) -> str:
         raise UnsupportedMediaType(f"a fault comes as {JSON}", details={})
     if (request.content_length or 0) > _FAULT_BYTES_MAX or len(body := await request.read()) > _FAULT_BYTES_MAX:
         raise BadRequest(f"a fault has no more than {_FAULT_BYTES_MAX} bytes")
+    audit.body(body, JSON)
     try:
         found = orjson.loads(body)
     except orjson.JSONDecodeError as e:
