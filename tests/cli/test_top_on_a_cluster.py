@@ -112,6 +112,31 @@ async def test_what_was_edited_is_checked_shown_as_a_difference_and_written() ->
         assert after["spec"]["replicas"] == 3 and after["metadata"]["labels"] == LABELS | {"theirs": "yes"}
 
 
+async def test_what_others_write_into_a_list_that_is_edited_is_not_undone_unseen() -> None:
+    theirs = {"name": "c", "image": "nginx", "env": [{"name": "THEIRS"}]}
+    async with opened() as at:
+        read: list[str] = []
+
+        def edited(text: str) -> str:
+            read.append(text)
+            return text.replace("image: nginx", "image: busybox")
+
+        at.outside.edits = [edited, edited]
+        await at.pilot.press("e")
+        await at.until("Change deployment web so?")
+        change = {"spec": {"template": {"spec": {"containers": [theirs]}}}}
+        await at.fake.api.patch("deployments.apps", "web", "default", change)
+        await at.pilot.press("y")
+        await at.until("It was changed meanwhile")
+        assert "image: nginx" in str(await at.deployment()).replace("'", "")
+        await at.pilot.press("y")
+        seen = await at.until("Change deployment web so?")
+        assert "THEIRS" in seen, "that it would go is seen"
+        assert "image: busybox" in read[1]
+        await at.pilot.press("y")
+        await at.said("deployment web edited")
+
+
 async def test_an_edit_that_is_none_or_makes_another_object_writes_nothing() -> None:
     async with opened() as at:
         before = await at.deployment()

@@ -6,7 +6,7 @@ They raise what the source raises.
 from typing import Protocol
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.errors import ApiError
+from rayplane.control_plane.api.errors import ApiError, Conflict
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.meta import Object, format_time
 from rayplane.control_plane.cli.top import editing
@@ -34,24 +34,33 @@ class Desk(Protocol):
 
 
 async def edit(source: Source, desk: Desk, info: ResourceInfo, key: Key) -> None:
-    """Have the object edited, checked by the server, looked at as a difference, and written."""
+    """Have the object edited, checked by the server, looked at as a difference, and written.
+
+    What others wrote meanwhile is not undone unseen: where it could be, what was edited is put on top of the object as
+    it is now, and shown again.
+    """
     before = meta.strip_managed(await source.get(info, key))
     was = text = editing.text_of(before)
     while (text := desk.edited(text)) != was:
+        patch: Object = {}
         try:
             patch = editing.patch_between(before, editing.read(text, before))
             checked = await source.patch(info, key, patch, dry_run=True)
-        except (ApiError, ClusterError) as e:
-            if not await desk.yes(f"{getattr(e, 'message', '') or e}\n\nEdit it again?"):
-                return
-            was = ""  # what is refused may be given up by a no alone
-            continue
-        if difference := editing.difference(before, checked):
+            difference = editing.difference(before, checked)
+            if not difference:
+                break
             if await desk.yes(f"Change {info.singular} {key[-1]} so?", difference):
                 await source.patch(info, key, patch)
                 desk.told(f"{info.singular} {key[-1]} edited")
             return
-        break
+        except (ApiError, ClusterError) as e:
+            changed = "It was changed meanwhile: " if isinstance(e, Conflict) else ""
+            if not await desk.yes(f"{changed}{getattr(e, 'message', '') or e}\n\nEdit it again?"):
+                return
+            was = ""  # what is refused may be given up by a no alone
+            if changed:
+                before = meta.strip_managed(await source.get(info, key))
+                text = editing.text_of(editing.rebased(patch, before))
     desk.told("nothing was changed")
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.machinery import yaml_reader
+from rayplane.control_plane.api.machinery.patching import merge_patch
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.cli.printing import formatted
 from rayplane.control_plane.cluster.errors import ClusterError
@@ -33,19 +34,45 @@ def read(text: str, before: Object) -> Object:
 
 
 def patch_between(before: Any, after: Any) -> dict[str, Any]:
-    """The JSON merge patch (RFC 7386) that makes the one of the other; empty where they are equal.
+    """The JSON merge patch (RFC 7386) that makes the one object of the other; empty where they are equal.
 
-    It holds what was edited and nothing else, so that what controllers write meanwhile stays.
+    It holds what was edited and nothing else, so that what controllers write meanwhile stays. A list can only be
+    replaced whole: then it holds the resourceVersion too, by which it is refused (409) if anything was written.
     """
+    patch = _changes(before, after)
+    if _replaces_lists(patch, before):
+        known = {"resourceVersion": meta.resource_version(before)}
+        patch["metadata"] = known | patch.get("metadata", {})
+    return patch
+
+
+def _changes(before: Any, after: Any) -> dict[str, Any]:
     patch: dict[str, Any] = {key: None for key in before if key not in after}
     for key, value in after.items():
         was = before.get(key)
         if isinstance(value, dict) and isinstance(was, dict):
-            if inner := patch_between(was, value):
+            if inner := _changes(was, value):
                 patch[key] = inner
         elif value != was or key not in before:
             patch[key] = value
     return patch
+
+
+def _replaces_lists(patch: dict[str, Any], before: Any) -> bool:
+    for key, value in patch.items():
+        was = before.get(key) if isinstance(before, dict) else None
+        if isinstance(value, list) or isinstance(was, list):
+            return True
+        if isinstance(value, dict) and _replaces_lists(value, was):
+            return True
+    return False
+
+
+def rebased(patch: dict[str, Any], now: Object) -> Object:
+    """An object as it is now with what was edited of an earlier one."""
+    edited: Object = merge_patch(now, patch)
+    known = {"resourceVersion": meta.resource_version(now)}
+    return {**edited, "metadata": meta.metadata(edited) | known}
 
 
 def difference(before: Object, after: Object) -> str:
