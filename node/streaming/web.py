@@ -7,12 +7,16 @@ its own metrics and log, stay the administrators'.
 
     GET /stats/summary?node=NAME      of this node; without one of the host's first
 
-Tokens are asked about each time, `REVIEWS_MAX` at once: what comes beyond that is told to come again (429).
+Whose a token is, is remembered for `KEPT_S`, as kubelets do. The others are asked about, `REVIEWS_MAX` at once and
+`REVIEWS_OF_PEER_MAX` for each address: what comes beyond that is told to come again (429).
 
 Source: kubelet's pkg/kubelet/server/auth.go; KEP-2862 (fine-grained authorization).
 """
 
+import asyncio
+import hashlib
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
@@ -20,9 +24,10 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.client import ApiClient
 from rayplane.control_plane.component_base.debugging import METRICS
+from rayplane.control_plane.component_base.expiring import Expiring
 from rayplane.control_plane.component_base.log_pages import text
 from rayplane.control_plane.rpc import Callers, Identity, identity_of_transport
-from rayplane.node.errors import NotHere
+from rayplane.node.errors import NodeError, NotHere
 from rayplane.node.streaming.service import Page
 
 if TYPE_CHECKING:
@@ -41,6 +46,10 @@ _SUBRESOURCES = {
 }
 #: Tokens of strangers that the API is asked about at the same time.
 REVIEWS_MAX = 32
+REVIEWS_OF_PEER_MAX = 4
+#: For so long a token is worth what the API said of it.
+KEPT_S = 120.0
+_TOKENS_KEPT = 256
 _RETRY_S = 1
 _BEARER = "bearer"
 _VERBS = {"GET": "get", "HEAD": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
@@ -85,6 +94,37 @@ def token_owner(client: ApiClient) -> Callable[[str], Awaitable[Identity | None]
     return owner
 
 
+class TooManyTokens(NodeError):
+    """No place to ask about another token: come again."""
+
+
+class Owners:
+    """Owners of bearer tokens: those who were found lately, and places to ask about others by `ask`."""
+
+    def __init__(self, ask: Callable[[str], Awaitable[Identity | None]]) -> None:
+        self._ask = ask
+        self._known: Expiring[bytes, Identity] = Expiring(_TOKENS_KEPT)
+        self._asking: Counter[str] = Counter()
+
+    async def owner(self, token: str, peer: str) -> Identity | None:
+        """Whose a token is that came from the address `peer`. Raises TooManyTokens."""
+        clock = asyncio.get_running_loop().time
+        key = hashlib.sha256(token.encode(errors="surrogateescape")).digest()
+        if (known := self._known.get(key, clock())) is not None:
+            return known
+        if self._asking[peer] >= REVIEWS_OF_PEER_MAX or self._asking.total() >= REVIEWS_MAX:
+            raise TooManyTokens("Too many tokens at once, please try again later")
+        self._asking[peer] += 1
+        try:
+            found = await self._ask(token)
+        finally:
+            self._asking[peer] -= 1
+            self._asking += Counter()  # without those who ask for nothing any more
+        if found is not None:
+            self._known.put(key, found, clock() + KEPT_S)
+        return found
+
+
 class KubeletWeb:
     """A web handler, as `Network.serve` takes it.
 
@@ -102,9 +142,8 @@ class KubeletWeb:
         trusted: Callers,
         node: str,
     ) -> None:
-        self._own, self._page, self._review, self._owner = own, page, review, owner
+        self._own, self._page, self._review, self._owners = own, page, review, Owners(owner)
         self._trusted, self._node = trusted, node
-        self._reviewing = 0
 
     async def __call__(self, request: "web.BaseRequest") -> "web.StreamResponse":
         identity = identity_of_transport(request.transport)
@@ -114,9 +153,10 @@ class KubeletWeb:
         from aiohttp import web
 
         if identity is None:
-            if self._reviewing >= REVIEWS_MAX:
-                return text(429, "Too many tokens at once, please try again later", **{"Retry-After": str(_RETRY_S)})
-            identity = await self._shown_by_token(request.headers.get("Authorization", ""))
+            try:
+                identity = await self._shown_by_token(request)
+            except TooManyTokens as e:
+                return text(429, str(e), **{"Retry-After": str(_RETRY_S)})
         if identity is None:
             return text(401, "Unauthorized")
         node = request.query.get("node") or self._node
@@ -129,15 +169,12 @@ class KubeletWeb:
             return text(404, str(e))
         return web.Response(body=body, status=status, headers={"Content-Type": kind})
 
-    async def _shown_by_token(self, authorization: str) -> Identity | None:
-        scheme, _, token = authorization.partition(" ")
+    async def _shown_by_token(self, request: "web.BaseRequest") -> Identity | None:
+        """Raises TooManyTokens."""
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != _BEARER or not token.strip():
             return None
-        self._reviewing += 1
-        try:
-            return await self._owner(token.strip())
-        finally:
-            self._reviewing -= 1
+        return await self._owners.owner(token.strip(), request.remote or "")
 
     async def _allowed(self, identity: Identity, method: str, path: str, node: str) -> bool:
         verb = _VERBS.get(method)

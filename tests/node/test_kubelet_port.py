@@ -11,7 +11,15 @@ from rayplane.control_plane.identities import MASTERS
 from rayplane.control_plane.rpc import ADMINISTRATORS, Identity
 from rayplane.node.errors import NotHere
 from rayplane.node.streaming import web as module
-from rayplane.node.streaming.web import REVIEWS_MAX, KubeletWeb, reviewer, subresources, token_owner
+from rayplane.node.streaming.web import (
+    REVIEWS_MAX,
+    REVIEWS_OF_PEER_MAX,
+    KubeletWeb,
+    Owners,
+    reviewer,
+    subresources,
+    token_owner,
+)
 
 ADMIN, JANE = Identity("admin", (MASTERS,)), Identity("jane", ("readers",))
 
@@ -49,11 +57,19 @@ class Port:
         self._web = KubeletWeb(self._own, self._page, self._review, self._owner, trusted=ADMINISTRATORS, node="n1")
 
     async def get(
-        self, identity: Identity | None, path: str, method: str = "GET", token: str = "", **query: str
+        self,
+        identity: Identity | None,
+        path: str,
+        method: str = "GET",
+        token: str = "",
+        peer: str = "10.0.0.1",
+        **query: str,
     ) -> tuple[int, str]:
         self.identity = identity
         headers = {"Authorization": token} if token else {}
-        request: Any = SimpleNamespace(path=path, method=method, query=query, headers=headers, transport=None)
+        request: Any = SimpleNamespace(
+            path=path, method=method, query=query, headers=headers, transport=None, remote=peer
+        )
         answer: Any = await self._web(request)
         return answer.status, answer.text.strip()
 
@@ -106,15 +122,46 @@ async def test_who_shows_a_token_reads_what_its_owner_may(monkeypatch: pytest.Mo
     assert await port.get(JANE, "/metrics", token="Bearer nobodys") == (200, "/metrics of n1")
 
 
-async def test_only_so_many_tokens_are_asked_about_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_bogus_tokens_shut_out_neither_who_is_known_nor_other_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     port = Port(monkeypatch, "metrics")
+    port.owners = {"janes": JANE}
+    assert (await port.get(None, "/metrics", token="Bearer janes"))[0] == 200
     port.answering.clear()
-    asking = [asyncio.create_task(port.get(None, "/metrics", token="Bearer nobodys")) for _ in range(REVIEWS_MAX)]
+
+    def come(peer: str, count: int) -> list[asyncio.Task[tuple[int, str]]]:
+        bogus = (port.get(None, "/metrics", token="Bearer nobodys", peer=peer) for _ in range(count))
+        return [asyncio.create_task(one) for one in bogus]
+
+    asking = come("10.0.0.9", REVIEWS_OF_PEER_MAX)
+    await asyncio.sleep(0)
+    assert (await port.get(None, "/metrics", token="Bearer nobodys", peer="10.0.0.9"))[0] == 429
+    for n in range(REVIEWS_MAX // REVIEWS_OF_PEER_MAX - 1):
+        asking += come(f"10.0.1.{n}", REVIEWS_OF_PEER_MAX)
     await asyncio.sleep(0)
     assert (await port.get(None, "/metrics", token="Bearer nobodys"))[0] == 429
+    assert (await port.get(None, "/metrics"))[0] == 401, "who shows no token takes no place"
+    assert (await port.get(None, "/metrics", token="Bearer janes"))[0] == 200
     port.answering.set()
     assert {status for status, _ in await asyncio.gather(*asking)} == {401}
-    assert (await port.get(None, "/metrics", token="Bearer nobodys"))[0] == 401
+    assert (await port.get(None, "/metrics", token="Bearer nobodys", peer="10.0.0.9"))[0] == 401
+
+
+async def test_an_owner_is_remembered_for_a_while_and_a_stranger_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "KEPT_S", 0.0)
+    asked: list[str] = []
+
+    async def ask(token: str) -> Identity | None:
+        asked.append(token)
+        return JANE if token == "janes" else None
+
+    owners = Owners(ask)
+    for _ in range(2):
+        assert await owners.owner("janes", "10.0.0.1") == JANE
+    monkeypatch.setattr(module, "KEPT_S", 120.0)
+    for _ in range(2):
+        assert await owners.owner("janes", "10.0.0.1") == JANE
+        assert await owners.owner("nobodys", "10.0.0.1") is None
+    assert asked == ["janes", "janes", "janes", "nobodys", "nobodys"]
 
 
 async def test_a_token_is_whose_the_api_says() -> None:

@@ -14,8 +14,8 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import Forbidden
 from rayplane.control_plane.apiserver.admission.configuration import ImagePolicy
 from rayplane.control_plane.apiserver.admission.request import CREATE, UPDATE, AdmissionRequest
-from rayplane.control_plane.apiserver.authentication.expiring import Expiring
 from rayplane.control_plane.apiserver.authentication.webhooks import Post, ReviewFailed
+from rayplane.control_plane.component_base.expiring import Expiring
 
 log = logging.getLogger(__name__)
 

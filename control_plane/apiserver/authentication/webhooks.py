@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from rayplane.control_plane.api.errors import Unauthorized
-from rayplane.control_plane.apiserver.authentication.expiring import Expiring
 from rayplane.control_plane.apiserver.requests import AUTHENTICATED, User
+from rayplane.control_plane.component_base.expiring import Expiring
 
 log = logging.getLogger(__name__)
 

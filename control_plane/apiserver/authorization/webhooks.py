@@ -12,10 +12,10 @@ import orjson
 
 from rayplane.control_plane.api.authorization import selectors
 from rayplane.control_plane.api.authorization.rbac import Attributes, Decision
-from rayplane.control_plane.apiserver.authentication.expiring import Expiring
 from rayplane.control_plane.apiserver.authentication.webhooks import Post, ReviewFailed
 from rayplane.control_plane.apiserver.authorization.configuration import WebhookSettings
 from rayplane.control_plane.cel import evaluate
+from rayplane.control_plane.component_base.expiring import Expiring
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Answers of webhooks, remembered for a while: the newest so many of them."""
+"""Answers of others, remembered for a while: the newest so many of them."""
 
 from collections import OrderedDict
 from collections.abc import Hashable
