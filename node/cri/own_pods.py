@@ -380,9 +380,7 @@ class OwnPods:
     def resize_sandbox(self, sandbox: OwnSandbox, asked: pb.LinuxContainerResources) -> None:
         """Hold all containers of a sandbox together to resources. Raises NodeError."""
         pod = {**sandbox.pod, "spec": {**sandbox.pod["spec"], "resources": resources_of(asked)}}
-        for container in sandbox.containers.values():
-            if container.run is not None and container.running:
-                container.run.resize(pod, container.spec)
+        sandbox.runtime.resize_pod(pod)
         sandbox.pod = pod
         sandbox.config.linux.resources.CopyFrom(asked)
 

@@ -165,6 +165,10 @@ class PodWorker:
         self.room = room
         self._parts.freed()
 
+    def resize(self) -> None:
+        """Hold its containers together to what its spec says. Raises NodeError."""
+        self._parts.runtime.resize_pod(self.pod)
+
     def update(self, pod: Object) -> None:
         old, self.pod = self.pod, pod
         if meta.is_deleting(pod) and (not meta.is_deleting(old) or self._grace() != self.machine.grace_s):

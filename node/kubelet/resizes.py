@@ -31,6 +31,9 @@ class ResizedPod(Protocol):
 
     def post(self, event: Event) -> None: ...
 
+    def resize(self) -> None:
+        """Hold its containers together to what its spec says. Raises NodeError."""
+
 
 class Resizes:
     """The changes of a node's pods. `room`: what its pods hold of it."""
@@ -86,7 +89,7 @@ class Resizes:
 
 
 def _hold(pod: ResizedPod, containers: Iterable[dict[str, Any]]) -> None:
-    """Have those that run held to other resources at once."""
+    """Have those that run held to other resources at once, and then the pod as a whole."""
     for container in containers:
         run = pod.runs.get(container["name"])
         try:
@@ -94,6 +97,10 @@ def _hold(pod: ResizedPod, containers: Iterable[dict[str, Any]]) -> None:
                 run.resize(pod.pod, container)
         except NodeError as e:
             log.warning("container %s of pod %s: %s", container["name"], meta.key(pod.pod), e)
+    try:
+        pod.resize()
+    except NodeError as e:
+        log.warning("pod %s: %s", meta.key(pod.pod), e)
 
 
 def _rank(pod: ResizedPod) -> tuple[int, bool]:

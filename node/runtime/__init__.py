@@ -209,6 +209,9 @@ class Runtime(Protocol):
         Raises SandboxError.
         """
 
+    def resize_pod(self, pod: Object) -> None:
+        """Hold all containers of a pod together to what its spec says now, each having been. Raises RuntimeFailed."""
+
     def remove_pod(self, uid: str) -> None:
         """All its containers have ended."""
 

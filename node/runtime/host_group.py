@@ -30,7 +30,7 @@ class HostGroup:
         """None where there is none."""
         self._holds: list[int] = []
         """While these are open, the group is this host's. The first one's end wakes the janitor, who removes it."""
-        self._pods: dict[str, Object] = {}
+        self._pods: dict[str, Limits] = {}
         self._made: set[str] = set()
         self._bounded: set[str] = set()
         """Those made that are held to their limits."""
@@ -61,18 +61,18 @@ class HostGroup:
 
     def add(self, uid: str, pod: Object) -> None:
         """Know a pod; it has a group when its first container has one."""
-        self._pods[uid] = pod
+        self._pods[uid] = of_pod(pod, self._pod_processes)
 
     def container(self, uid: str, name: str, limits: Limits) -> Group | None:
         """A new group in that of a pod, held to limits; None where there are none. Raises OSError."""
         if self.top is None:
             return None
         if uid not in self._bounded:
-            pod = self._pods.get(uid)
+            whole = self._pods.get(uid)
             self._made.add(uid)  # what is made by half goes with the pod too
             is_new = self.pod(uid).make(hands_on=True)
-            if pod is not None:
-                self.pod(uid).set(of_pod(pod, self._pod_processes), is_new=is_new)
+            if whole is not None:
+                self.pod(uid).set(whole, is_new=is_new)
             self._bounded.add(uid)
         group = self.pod(uid).below(name)
         try:
@@ -82,13 +82,14 @@ class HostGroup:
             raise
         return group
 
-    def limit(self, uid: str, pod: Object | None = None) -> None:
-        """Hold a pod to its limits; `pod`: with those it has from now on. Raises OSError."""
+    def limit(self, uid: str, pod: Object | None = None, *, reported: bool = True) -> None:
+        """Hold a pod to its limits; `pod`: with those it has from now on, `reported` as in `of_pod`. Raises OSError."""
         known = self._pods.get(uid)
         if known is not None:
-            self._pods[uid] = pod or known
+            if pod is not None:
+                self._pods[uid] = of_pod(pod, self._pod_processes, reported=reported)
             if uid in self._made:
-                self.pod(uid).set(of_pod(self._pods[uid], self._pod_processes))
+                self.pod(uid).set(self._pods[uid])
 
     def remove(self, uid: str) -> None:
         """End what is left of a pod."""

@@ -1,5 +1,6 @@
 """Runtimes whose pods are in this machine's own network."""
 
+from rayplane.control_plane.api.meta import Object
 from rayplane.node.runtime import PodPlace
 from rayplane.node.runtime.pod_network import DIRECT, PodNetwork
 
@@ -19,6 +20,9 @@ class NothingShared:
 
     async def add_pod(self, place: PodPlace) -> str:
         return place.ip
+
+    def resize_pod(self, pod: Object) -> None:
+        return
 
     def remove_pod(self, uid: str) -> None:
         return

@@ -90,6 +90,12 @@ class ProcessRuntime(NothingShared):
         self.groups.add(place.uid, place.pod)
         return place.ip
 
+    def resize_pod(self, pod: Object) -> None:
+        try:
+            self.groups.limit(meta.uid(pod), pod, reported=False)
+        except OSError as e:
+            raise RuntimeFailed(f"cannot change the pod's resources: {e}") from e
+
     def remove_pod(self, uid: str) -> None:
         self.groups.remove(uid)
 

@@ -52,6 +52,9 @@ def test_a_pod_is_bounded_where_all_its_containers_are() -> None:
     assert of_pod(pod, 0) == Limits(1024, 100_000, 0, 0, whole_pod=True)
     whole = make_pod("p", resources={"limits": {"memory": "32Mi"}})
     assert of_pod(whole, 0).memory == 32 * MIB
+    whole["status"] = {"resources": {"limits": {"memory": "64Mi"}}}
+    assert of_pod(whole, 0).memory == 64 * MIB
+    assert of_pod(whole, 0, reported=False).memory == 32 * MIB
 
 
 def tree(root: Path, *, controllers: str = "cpu memory pids", files: str = "") -> Path:

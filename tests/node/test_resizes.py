@@ -117,8 +117,12 @@ def test_a_resize_tells_its_begin_and_its_end() -> None:
     assert "ResizeCompleted" in told[-3:] and not machine.resize_in_progress
 
 
-async def test_the_resources_of_a_pod_as_a_whole_change(api: FakeClient, make_host: MakeHost) -> None:
-    await make_host(NodeConfig("n1", cpu="4"))
+async def test_the_resources_of_a_pod_as_a_whole_change(
+    api: FakeClient, make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = await make_host(NodeConfig("n1", cpu="4"))
+    held: list[Object] = []
+    monkeypatch.setattr(host._runtimes["simulated"], "resize_pod", lambda pod: held.append(meta.spec(pod)["resources"]))
     api.put("pods", whole("1", generation=1))
     await api.until(lambda: meta.status(api.pod("a")).get("phase") == "Running")
     for generation, cpu, reason in ((2, "5", "Infeasible"), (3, "3", "")):
@@ -129,6 +133,7 @@ async def test_the_resources_of_a_pod_as_a_whole_change(api: FakeClient, make_ho
         given = "1" if reason else cpu
         assert api.pod("a")["status"]["allocatedResources"] == {"cpu": given}
         assert api.pod("a")["status"]["resources"] == {"requests": {"cpu": given}}
+    assert held == [{"requests": {"cpu": "3"}}]
 
 
 async def test_a_deferred_resize_comes_when_there_is_room(api: FakeClient, make_host: MakeHost) -> None:

@@ -259,6 +259,9 @@ class CriRuntime:
             pod.place.moved(pod.ip)
         return True
 
+    def resize_pod(self, pod: Object) -> None:
+        """Do nothing: another runtime's pods are held to limits by their containers alone."""
+
     def remove_pod(self, uid: str) -> None:
         pod = self.pods.pop(uid, None)
         if pod is not None:

@@ -45,9 +45,12 @@ def of_container(container: Mapping[str, Any]) -> Limits:
     )
 
 
-def of_pod(pod: Object, processes: int) -> Limits:
-    """The limits of all containers of a pod together, as far as each of them has some. `processes`: as in Limits."""
-    asked, most = pod_requests(pod), pod_limits(pod)
+def of_pod(pod: Object, processes: int, *, reported: bool = True) -> Limits:
+    """The limits of all containers of a pod together, as far as each of them has some. `processes`: as in Limits.
+
+    `reported`: not less than the status says that the pod has, as while it is resized.
+    """
+    asked, most = pod_requests(pod, reported=reported), pod_limits(pod, reported=reported)
     bounded = {name for name in ("cpu", "memory") if all(container_limits(c).get(name) for c in lifecycled(spec(pod)))}
     bounded |= container_limits(spec(pod)).keys()  # given for the pod as a whole
     cpu, memory = most.get("cpu"), most.get("memory")
