@@ -113,3 +113,9 @@ class SandboxError(NodeError):
 
 class AddressesExhausted(NodeError):
     """Every address of the node's pod CIDR is in use: run fewer pods on it, or give it a larger CIDR."""
+
+
+class TooManyTokens(NodeError):
+    """There is no place to ask about another token at a kubelet's port: come again."""
+
+    code = Code.RESOURCE_EXHAUSTED

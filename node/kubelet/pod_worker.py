@@ -17,7 +17,7 @@ from rayplane.control_plane.api.pods.containers import part_of
 from rayplane.node.errors import AddressesExhausted, ContainerConfigError, MountError, NodeError, SandboxError
 from rayplane.node.images.containers import ContainerImage
 from rayplane.node.images.errors import ImageError
-from rayplane.node.kubelet import attendance
+from rayplane.node.kubelet import attendance, resizes
 from rayplane.node.kubelet.admission import Room
 from rayplane.node.kubelet.image_manager import not_started
 from rayplane.node.kubelet.run_listener import RunListener
@@ -29,11 +29,13 @@ from rayplane.node.lifecycle import (
     EphemeralAdded,
     Event,
     FinalizePod,
+    HoldResources,
     Moment,
     PodMachine,
     PrepareSandbox,
     Record,
     Rejected,
+    ResourcesHeld,
     RunHook,
     SandboxFailed,
     SandboxReady,
@@ -165,9 +167,9 @@ class PodWorker:
         self.room = room
         self._parts.freed()
 
-    def resize(self) -> None:
-        """Hold its containers together to what its spec says. Raises NodeError."""
-        self._parts.runtime.resize_pod(self.pod)
+    def resize(self, pod: Object) -> None:
+        """Hold its containers together to what the spec of `pod` says. Raises NodeError."""
+        self._parts.runtime.resize_pod(pod)
 
     def update(self, pod: Object) -> None:
         old, self.pod = self.pod, pod
@@ -379,6 +381,9 @@ class PodWorker:
     def _set_timer(self, effect: SetTimer) -> None:
         self.timer(effect.key[:2], effect.at, TimerFired(effect.key))
 
+    def _hold_resources(self, effect: HoldResources) -> None:
+        self.post(ResourcesHeld(resizes.hold(self, effect.containers)))
+
     def _record(self, effect: Record) -> None:
         part = part_of(meta.spec(self.pod), effect.container) if effect.container else ""
         self._parts.events.record(self.pod, effect.type, effect.reason, effect.message, part=part)
@@ -463,6 +468,7 @@ _CARRY_OUT: dict[type, Callable[[PodWorker, Any], None]] = {
     RunHook: PodWorker._run_hook,
     StartProbe: PodWorker._start_probe,
     SetTimer: PodWorker._set_timer,
+    HoldResources: PodWorker._hold_resources,
     Record: PodWorker._record,
     TearDown: PodWorker._tear_down,
     FinalizePod: PodWorker._finalize_pod,

@@ -12,7 +12,15 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.qos import GUARANTEED, qos_class
 from rayplane.node.errors import NodeError
 from rayplane.node.kubelet.admission import Allocations, Room, room_of
-from rayplane.node.kubelet.resizing import DEFERRED, NOTHING_PENDING, new_images, new_resources, refusal, summary
+from rayplane.node.kubelet.resizing import (
+    DEFERRED,
+    NOTHING_PENDING,
+    as_given,
+    new_images,
+    new_resources,
+    refusal,
+    summary,
+)
 from rayplane.node.lifecycle import Event, PodMachine, Respecified
 from rayplane.node.runtime import ContainerRun
 
@@ -31,8 +39,8 @@ class ResizedPod(Protocol):
 
     def post(self, event: Event) -> None: ...
 
-    def resize(self) -> None:
-        """Hold its containers together to what its spec says. Raises NodeError."""
+    def resize(self, pod: Object) -> None:
+        """Hold its containers together to what the spec of `pod` says. Raises NodeError."""
 
 
 class Resizes:
@@ -65,7 +73,6 @@ class Resizes:
             return
         self._settle(pod)
         pod.post(Respecified(asked.containers, asked.restart, asked.of_pod, summary(pod.pod)))
-        _hold(pod, asked.containers)
         pod.change_room(want)
 
     def _settle(self, pod: ResizedPod) -> None:
@@ -88,19 +95,24 @@ class Resizes:
         self._deferred.pop(pod, None)
 
 
-def _hold(pod: ResizedPod, containers: Iterable[dict[str, Any]]) -> None:
-    """Have those that run held to other resources at once, and then the pod as a whole."""
-    for container in containers:
-        run = pod.runs.get(container["name"])
+def hold(pod: ResizedPod, containers: Iterable[str]) -> str:
+    """Hold those that run, and then the pod as a whole, to what is set aside for them; what of it failed."""
+    given = {name: c.spec for name, c in pod.machine.by_name.items()}
+    now = as_given(pod.pod, given, pod.machine.spec.get("resources"))
+    failed: list[str] = []
+    for name in containers:
         try:
-            if run is not None:
-                run.resize(pod.pod, container)
+            if (run := pod.runs.get(name)) is not None:
+                run.resize(now, given[name])
         except NodeError as e:
-            log.warning("container %s of pod %s: %s", container["name"], meta.key(pod.pod), e)
+            failed.append(f"container {name}: {e}")
     try:
-        pod.resize()
+        pod.resize(now)
     except NodeError as e:
-        log.warning("pod %s: %s", meta.key(pod.pod), e)
+        failed.append(str(e))
+    if failed:
+        log.warning("pod %s keeps resources: %s", meta.key(pod.pod), "; ".join(failed))
+    return "; ".join(failed)
 
 
 def _rank(pod: ResizedPod) -> tuple[int, bool]:

@@ -63,6 +63,15 @@ def new_resources(pod: Object, given: Mapping[str, dict[str, Any]], of_pod: Mapp
     return Asked(tuple(found), tuple(restart), whole if changed else None)
 
 
+def as_given(pod: Object, given: Mapping[str, dict[str, Any]], of_pod: Mapping[str, Any] | None) -> Object:
+    """A pod with the resources that are set aside for it, whatever its spec asks for meanwhile."""
+    spec = {name: value for name, value in meta.spec(pod).items() if name != "resources"}
+    for field in RESIZABLE:
+        if parts := spec.get(field):
+            spec[field] = [{**p, "resources": given.get(p["name"], p).get("resources") or {}} for p in parts]
+    return {**pod, "spec": spec | ({"resources": of_pod} if of_pod else {})}
+
+
 def summary(pod: Object, error: str = "") -> str:
     """What events tell of a resize: JSON of what the pod and its containers ask for."""
     spec = meta.spec(pod)

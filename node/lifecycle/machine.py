@@ -24,11 +24,13 @@ from rayplane.node.lifecycle.model import (
     Event,
     Evicted,
     FinalizePod,
+    HoldResources,
     Killed,
     Moment,
     PrepareSandbox,
     Rejected,
     ResizePending,
+    ResourcesHeld,
     Respecified,
     Resumed,
     Role,
@@ -72,12 +74,14 @@ class PodMachine(ContainerRuns):
         "phase",
         "reason",
         "rejected",
+        "resize_error",
         "resize_pending",
         "resizing",
         "sandboxes",
         "shows_resources",
         "spec",
         "start_stamp",
+        "unheld",
         "vanished",
     )
 
@@ -94,7 +98,9 @@ class PodMachine(ContainerRuns):
         self.deleting = self.vanished = self.ends_failed = self.rejected = False
         self.disruption = ("", "")
         self.resize_pending = ("", "")
-        self.resizing = ""
+        self.resizing = self.resize_error = ""
+        self.unheld: tuple[str, ...] | None = None
+        """Containers that are yet to be held to what is set aside for them, the pod as a whole after them."""
         self.shows_resources = False
         grace = self.spec.get("terminationGracePeriodSeconds")
         # Below zero is one second, as when a pod is deleted.
@@ -114,10 +120,11 @@ class PodMachine(ContainerRuns):
 
     @property
     def resize_in_progress(self) -> bool:
-        """Whether a container still runs, or ran last, with other resources than are set aside for it."""
+        """Whether the pod is not held to what is set aside for it, or a container ran last with other resources."""
         run = (Run.RUNNING, Run.STOPPING)
         concerned = (c for c in self.containers if c.run in run or (c.ended and c.run is not Run.DONE))
-        return bool(self.resizing) and any(c.in_force != c.spec.get("resources") for c in concerned)
+        waits = any(c.in_force != c.spec.get("resources") for c in concerned)
+        return bool(self.resizing) and (self.unheld is not None or waits)
 
     # --- start ------------------------------------------------------------------------------------
 
@@ -194,6 +201,9 @@ class PodMachine(ContainerRuns):
         elif kind == "sandbox":
             if self.stage is Stage.PREPARING:
                 self._effects.append(PrepareSandbox())
+        elif kind == "resize":
+            if self.unheld is not None:
+                self._effects.append(HoldResources(self.unheld))
         else:
             c = self.by_name[name]
             if c.attempt == attempt and c.run in (Run.BACKOFF, Run.FAULT):
@@ -264,15 +274,27 @@ class PodMachine(ContainerRuns):
             self.shows_resources = True
             self.resizing = event.told
             self._record("ResizeStarted", f"Pod resize started: {event.told}")
+            names = dict.fromkeys((*(self.unheld or ()), *(part["name"] for part in event.containers)))
+            self.unheld = tuple(name for name in names if name not in restart)
+            self._effects.append(HoldResources(self.unheld))
         for part in event.containers:
             c = self.by_name[part["name"]]
             c.spec = part
-            if c.name not in restart:
-                c.in_force = part.get("resources")
-            elif c.run in (Run.OPENING, Run.RUNNING):
+            if c.name in restart and c.run in (Run.OPENING, Run.RUNNING):
                 c.again = True
                 self._record("Killing", restart[c.name], of=c)
                 self._stop(c, self.grace_s)
+
+    def _resources_held(self, event: ResourcesHeld) -> None:
+        if event.error:
+            if event.error != self.resize_error:
+                self._record("ResizeError", f"Pod resize error: {event.error}", warning=True)
+            self._effects.append(SetTimer(TimerKey("resize"), self._now.at + self._timing.retry_s))
+        else:
+            for c in map(self.by_name.__getitem__, self.unheld or ()):
+                c.in_force = c.spec.get("resources")
+            self.unheld = None
+        self.resize_error = event.error
 
     def _suspended(self, event: Suspended) -> None:
         self.suspensions.add(event.why)
@@ -423,6 +445,8 @@ _POD: dict[tuple[Stage, type], _PodHandler] = {
     **{(stage, ResizePending): None for stage in _LATE},
     **{(stage, Respecified): _M._respecified for stage in _LIVE},
     **{(stage, Respecified): None for stage in _LATE},
+    **{(stage, ResourcesHeld): _M._resources_held for stage in _LIVE},
+    **{(stage, ResourcesHeld): None for stage in _LATE},
     **{(stage, Killed): _M._killed for stage in _LIVE},
     **{(stage, Killed): None for stage in _LATE},
     **{(stage, Suspended): _M._suspended for stage in Stage},

@@ -181,7 +181,7 @@ class HookRan:
 
 
 class TimerKey(NamedTuple):
-    kind: str  # container, sandbox, deadline
+    kind: str  # container, sandbox, deadline, resize
     container: str = ""
     attempt: int = 0
 
@@ -261,6 +261,13 @@ class Respecified:
     told: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class ResourcesHeld:
+    """The outcome of HoldResources. `error`: why it is to be tried again; empty: it is done."""
+
+    error: str = ""
+
+
 LOST_CLUSTER, EXPERIMENT = "lost-cluster", "experiment"
 
 
@@ -300,6 +307,7 @@ Event = (
     | Evicted
     | ResizePending
     | Respecified
+    | ResourcesHeld
     | Suspended
     | Resumed
     | Killed
@@ -365,6 +373,14 @@ class SetTimer:
 
 
 @dataclass(frozen=True, slots=True)
+class HoldResources:
+    """An order to hold these containers, as far as they run, and the pod as a whole to the resources that are set aside
+    for them now, answered with ResourcesHeld."""
+
+    containers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """A Kubernetes Event to write on the pod."""
 
@@ -386,5 +402,14 @@ class FinalizePod:
 
 
 Effect = (
-    PrepareSandbox | StartContainer | StopContainer | RunHook | StartProbe | SetTimer | Record | TearDown | FinalizePod
+    PrepareSandbox
+    | StartContainer
+    | StopContainer
+    | RunHook
+    | StartProbe
+    | SetTimer
+    | HoldResources
+    | Record
+    | TearDown
+    | FinalizePod
 )

@@ -115,7 +115,8 @@ def _own_conditions(machine: PodMachine) -> dict[str, _Condition]:
     if machine.resize_pending[0]:
         found["PodResizePending"] = ("True", *machine.resize_pending)
     if machine.resize_in_progress:
-        found["PodResizeInProgress"] = _TRUE
+        error = machine.resize_error
+        found["PodResizeInProgress"] = ("True", "Error", error) if error else _TRUE
     return found
 
 

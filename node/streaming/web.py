@@ -27,7 +27,7 @@ from rayplane.control_plane.component_base.debugging import METRICS
 from rayplane.control_plane.component_base.expiring import Expiring
 from rayplane.control_plane.component_base.log_pages import text
 from rayplane.control_plane.rpc import Callers, Identity, identity_of_transport
-from rayplane.node.errors import NodeError, NotHere
+from rayplane.node.errors import NotHere, TooManyTokens
 from rayplane.node.streaming.service import Page
 
 if TYPE_CHECKING:
@@ -92,10 +92,6 @@ def token_owner(client: ApiClient) -> Callable[[str], Awaitable[Identity | None]
         return Identity(user["username"], tuple(user.get("groups") or ())) if known else None
 
     return owner
-
-
-class TooManyTokens(NodeError):
-    """No place to ask about another token: come again."""
 
 
 class Owners:

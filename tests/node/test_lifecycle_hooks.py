@@ -7,10 +7,12 @@ import pytest
 from rayplane.node.lifecycle import (
     Evicted,
     Exited,
+    HoldResources,
     HookRan,
     Probed,
     Record,
     ResizePending,
+    ResourcesHeld,
     Respecified,
     RunHook,
     SandboxReady,
@@ -19,7 +21,9 @@ from rayplane.node.lifecycle import (
     StartProbe,
     StopContainer,
     StopRequested,
+    TimerFired,
 )
+from rayplane.node.lifecycle.model import TimerKey
 from tests.node.test_lifecycle import Life
 
 PRE: dict[str, Any] = {"lifecycle": {"preStop": {"sleep": {"seconds": 5}}}}
@@ -226,7 +230,15 @@ def test_a_resize_is_in_force_at_once_or_with_the_next_run() -> None:
     assert [(c["reason"], c["message"]) for c in pending] == [("Deferred", "full")]
     life.step(ResizePending("", ""))
     changed = tuple({**a, "resources": large} for a in apps)
-    life.step(Respecified(changed, (("b", "Container b resize requires restart"),)))
+    life.step(Respecified(changed, (("b", "Container b resize requires restart"),), told="{}"))
+    held = [e for e in life.effects if isinstance(e, HoldResources)]
+    assert held == [HoldResources(("a",))] and life.container(0)["resources"] == small
+    life.step(ResourcesHeld("no memory"))
+    (progress,) = [c for c in life.status["conditions"] if c["type"] == "PodResizeInProgress"]
+    assert (progress["reason"], progress["message"]) == ("Error", "no memory")
+    life.step(TimerFired(TimerKey("resize")))
+    assert life.effects[-1] == HoldResources(("a",))
+    life.step(ResourcesHeld())
     a, b = life.status["containerStatuses"]
     assert (a["resources"], a["allocatedResources"]) == (large, {"cpu": "2"})
     assert (b["resources"], b["allocatedResources"]) == (small, {"cpu": "2"})

@@ -15,6 +15,7 @@ from rayplane.node.lifecycle import (
     Moment,
     PodMachine,
     Record,
+    ResourcesHeld,
     Respecified,
     SandboxReady,
     Started,
@@ -108,9 +109,15 @@ def test_a_resize_tells_its_begin_and_its_end() -> None:
     for event in (None, SandboxReady("10.0.0.2"), Started(container.name, 1, "id")):
         step(event)
     step(Respecified(({**container.spec, "resources": {"requests": {"cpu": "2"}}},), told="{}"))
-    assert told[-2:] == ["ResizeStarted", "ResizeCompleted"] and not machine.resize_in_progress
+    for error in ("no memory", "no memory", ""):
+        assert told[-1] == ("ResizeError" if machine.resize_error else "ResizeStarted") and machine.resize_in_progress
+        assert container.in_force != container.spec["resources"], "the kernel has not taken it"
+        step(ResourcesHeld(error))
+    assert told[-3:] == ["ResizeStarted", "ResizeError", "ResizeCompleted"] and not machine.resize_in_progress
+    assert container.in_force == container.spec["resources"]
     third = {**container.spec, "resources": {"requests": {"cpu": "3"}}}
     step(Respecified((third,), ((container.name, "why"),), told="{}"))
+    step(ResourcesHeld())
     step(Exited(container.name, 1, 143))
     assert told[-2:] == ["ResizeStarted", "Killing"] and machine.resize_in_progress, "it does not run yet"
     step(Started(container.name, 2, "id2"))
