@@ -11,10 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from rayplane.control_plane.api.meta import Object
 from rayplane.node.runtime import host_group
 from rayplane.node.runtime.isolation import held_groups, janitor
 from rayplane.node.runtime.isolation.cgroups import PREFIX, Group, find
 from rayplane.node.runtime.isolation.held_groups import held, remove_left
+from rayplane.node.runtime.isolation.limits import Limits
+from tests.node.conftest import make_pod
 
 needs_groups = pytest.mark.skipif(find("test") is None, reason="no control groups here")
 
@@ -90,6 +93,34 @@ def test_a_host_that_was_killed_with_its_janitor_leaves_nothing_to_the_next(stra
 
     asyncio.run(live())
     assert stray.wait(60) == -signal.SIGKILL
+
+
+@pytest.mark.processes
+@needs_groups
+async def test_a_pod_that_is_less_as_a_whole_is_held_to_that() -> None:
+    def pod(cpu: str) -> Object:
+        status = {"resources": {"limits": {"cpu": "500m"}}}
+        return make_pod("p", resources={"limits": {"cpu": cpu}}) | {"status": status}
+
+    def bound() -> str:
+        name = "cpu.max" if group.version == 2 else "cpu.cfs_quota_us"
+        (path,) = [path for path in group.paths if os.path.exists(f"{path}/{name}")]
+        return Path(path, name).read_text().split()[0]
+
+    host = host_group.HostGroup("resized", 10)
+    await host.open()
+    try:
+        host.add("uid", pod("500m"))
+        host.container("uid", "c-1", Limits())
+        group = host.pod("uid")
+        bounds = [bound()]
+        for reported in (True, False):
+            host.limit("uid", pod("200m"), reported=reported)
+            bounds.append(bound())
+        host.limit("uid")
+        assert [*bounds, bound()] == ["50000", "50000", "20000", "20000"]
+    finally:
+        await host.close()
 
 
 @pytest.mark.processes

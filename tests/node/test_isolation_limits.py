@@ -140,20 +140,6 @@ async def test_a_limit_that_changes_holds_at_once(
 
 
 @pytest.mark.skipif(not GROUPS, reason="no control groups here")
-async def test_a_pod_that_is_less_as_a_whole_is_held_to_that(api: FakeClient, make_isolating: Isolating) -> None:
-    host = await make_isolating(NODE)
-    group = host._runtimes["process"].groups.top.below("uid-box")  # type: ignore[attr-defined]
-    made = shell("box", SLEEP, resources={"limits": {"cpu": "500m"}})
-    api.put("pods", made)
-    await api.until(lambda: "running" in state(api, "box"))
-    assert cpu_bound(group) == "50000"
-    now, small = api.pod("box"), {"resources": {"limits": {"cpu": "200m"}}}
-    api.put("pods", {**now, "metadata": {**now["metadata"], "generation": 2}, "spec": {**now["spec"], **small}})
-    await api.until(lambda: api.pod("box")["status"]["resources"] == small["resources"])
-    assert cpu_bound(group) == "20000"
-
-
-@pytest.mark.skipif(not GROUPS, reason="no control groups here")
 async def test_what_is_killed_waits_for_no_share_of_a_processor(
     api: FakeClient, make_isolating: Isolating, monkeypatch: pytest.MonkeyPatch
 ) -> None:
