@@ -157,6 +157,9 @@ def settled(monkeypatch: pytest.MonkeyPatch, **of_raylet: Any) -> tuple[Any, typ
     monkeypatch.setitem(sys.modules, "ray._private", inner)  # type: ignore[misc]
     monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(_raylet=SimpleNamespace(**of_raylet)))  # type: ignore[misc]
     parameters = SimpleNamespace(ray_client_server_port=10001)
+    # A slot that no cluster has, and no longer than this.
+    monkeypatch.setenv(ray_hook.SLOT, "-1")
+    monkeypatch.setattr(os, "set_inheritable", lambda sign, _: os.close(sign))
     ray_hook.settle(parameters, True)
     for command, process_type in ((RAYLET, "raylet"), (["gcs", "--dashboard_agent_command=a"], "gcs_server")):
         services.start_ray_process(command, process_type, fate_share=True)
