@@ -37,7 +37,7 @@ class UsageError(ClusterError):
 
 
 class NotThere(ClusterError):
-    """What was asked about is not there."""
+    """Something that was asked about is not there."""
 
     code = "NOT_FOUND"
 
