@@ -79,6 +79,8 @@ def test_a_supervisor_that_ray_cannot_restart_ends_so_that_it_tries_again(
     monkeypatch.setattr(actor.os, "_exit", end)
     monkeypatch.setattr(actor.os, "umask", lambda _: 0)
     monkeypatch.setattr(actor.time, "sleep", pauses.append)
+    # It goes with the process, which each of these ends.
+    monkeypatch.setattr(actor.signs, "hold", lambda _: None)
     spec: Any = Spec(
         instance=Instance("x", role, Machine()), config=ClusterConfig(), plan=AddressPlan(0), topology=Topology(()),
         credentials=None, secrets=None, data_dir=str(tmp_path / "x"), log_file="",
