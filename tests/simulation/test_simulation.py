@@ -133,10 +133,10 @@ def test_workloads_converge_through_every_fault(seed: int) -> None:
 
 
 def test_all_failures_of_an_hour() -> None:
-    """As long as they go on, which is until the node is back; the rest of the scenario's hour is idle."""
-    result = simulate(replace(load_scenario("failures"), duration_s=0), 1)
+    """The last of them ends when the node is back after a quarter; the rest of the scenario's hour is idle."""
+    result = simulate(replace(load_scenario("failures"), duration_s=960), 1)
     assert result.ok, str(result)
-    assert 900 <= result.cluster_s < 1800
+    assert result.cluster_s >= 960
     assert result.acknowledged > 150
 
 
