@@ -59,7 +59,7 @@ class Place:
 
     def signing(self) -> CertificateSigning:
         secrets = Secrets(self.authority.cert, self.authority.key, b"")
-        return CertificateSigning(self.client, secrets, make_env().clock.now)
+        return CertificateSigning(self.client, secrets, make_env().clock.now, timedelta)
 
     async def until(self, found: Callable[[], Awaitable[Any]]) -> Any:
         async with asyncio.timeout(60):

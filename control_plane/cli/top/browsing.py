@@ -148,7 +148,8 @@ class Browser(App[None]):
         self._changed = True
 
     def _draw(self) -> None:
-        if not self._changed:
+        # When it ends, the last turn of the clock may find nothing to draw on.
+        if not self._changed or not self.screen_stack[0].query("#head"):
             return
         self._changed = False
         self._table.changed()
