@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+from collections import defaultdict
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -94,7 +95,7 @@ class Extensions:
         """ValueError for a profile that names a plug-in that is not there."""
         self.watch = PluginWatch(_now)
         self._made: dict[str, dict[str, PluginCalls]] = {}
-        self._threads = PluginThreads()
+        self._threads: defaultdict[str, PluginThreads] = defaultdict(PluginThreads)
         self._by_point: dict[str, Mapping[str, tuple[str, ...]]] = {p.name: p.others for p in profiles}
         self._binds = {profile.name: profile.binds for profile in profiles}
         self._gates = Gates(profiles)
@@ -254,7 +255,7 @@ class Extensions:
             if inspect.iscoroutinefunction(method):
                 answer = called(name, point, method, state, pod, placement.node)
             else:
-                ask = self._threads.run(partial(called, name, point, method, state, pod, placement.node))
+                ask = self._threads[name].run(partial(called, name, point, method, state, pod, placement.node))
                 answer = await _answer(name, point, plugin, ask)
             if inspect.isawaitable(answer):
                 answer = await _answer(name, point, plugin, answer)

@@ -1,7 +1,7 @@
 """Threads for those methods of plug-ins in Python that may take long and are not `async`: they hold up nobody.
 
-A thread that does not end keeps its place: there are so many, and who finds none waits for one. They do not keep the
-process from ending.
+A thread that does not end keeps its place: each plug-in has so many, and who finds none waits for one. They do not
+keep the process from ending.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ THREADS_MAX: Final = 16
 
 
 class PluginThreads:
-    """The threads of one replica."""
+    """The threads of one plug-in in one replica."""
 
     def __init__(self) -> None:
         self._free = asyncio.Semaphore(THREADS_MAX)

@@ -1,4 +1,4 @@
-"""Schedulers whose profiles have a plug-in of the test's own making, named Mine."""
+"""Schedulers whose profiles have a plug-in of the test's own making, named Mine; the profile `plain` may have Other."""
 
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -28,7 +28,10 @@ profiles:
 SORTS = "    queueSort: {disabled: [{name: PrioritySort}]}"
 PLAIN_SORTS = "  plugins: {queueSort: {enabled: [{name: Mine}], disabled: [{name: PrioritySort}]}}"
 
-Made = Callable[[type[PodPlugin]], Awaitable[Scheduler]]
+PLAIN_OTHER = "  plugins: {multiPoint: {enabled: [{name: Other}]}}"
+
+Made = Callable[..., Awaitable[Scheduler]]
+"""Called with the class of Mine, and that of Other."""
 
 
 @asynccontextmanager
@@ -36,13 +39,16 @@ async def schedulers_of(api: FakeClient) -> AsyncIterator[Made]:
     """What starts one with a plug-in; all are stopped at the end."""
     made: list[Scheduler] = []
 
-    async def started(plugin: type[PodPlugin]) -> Scheduler:
+    async def started(plugin: type[PodPlugin], other: type[PodPlugin] | None = None) -> Scheduler:
         sorts = "queueSort" in points_of(plugin)
-        text = FILE % (SORTS if sorts else "", PLAIN_SORTS if sorts else "")
-        file = read_configuration(text, {"Mine": points_of(plugin)})
+        plain = PLAIN_OTHER if other is not None else PLAIN_SORTS if sorts else ""
+        plugins = {"Mine": plugin} | ({"Other": other} if other is not None else {})
+        file = read_configuration(
+            FILE % (SORTS if sorts else "", plain), {name: points_of(one) for name, one in plugins.items()}
+        )
         config = SchedulerConfig(identity="s0", profiles=file.profiles, backoff=Backoff(0.01, 0.02))
         env = Env(SystemClock(), random.Random(1), cast(Any, None))
-        one = Scheduler(config, env, cast(Any, None), client=cast(ApiClient, api), plugins={"Mine": plugin})
+        one = Scheduler(config, env, cast(Any, None), client=cast(ApiClient, api), plugins=plugins)
         made.append(one)
         await one.start()
         return one

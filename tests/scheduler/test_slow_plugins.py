@@ -130,3 +130,26 @@ async def test_a_method_that_blocks_for_ever_ends_as_its_plug_in_says(
     told = 'running Permit plugin "Mine": timed out'
     await until(lambda: len(api.events("FailedScheduling")) >= THREADS_MAX + 2)
     assert set(api.events("FailedScheduling")) == {told}
+
+
+async def test_a_plug_in_whose_threads_are_all_taken_holds_up_no_other(
+    api: FakeClient, start: Made, gate: threading.Event
+) -> None:
+    begun = threading.Semaphore(0)
+
+    class Hangs(PodPlugin):
+        def permit(self, state: State, pod: Any, node: str) -> None:
+            begun.release()
+            gate.wait()
+
+    class Works(PodPlugin):
+        def permit(self, state: State, pod: Any, node: str) -> None:
+            pass
+
+    await start(Hangs, Works)
+    api.put("nodes", node("n1"))
+    for number in range(THREADS_MAX):
+        api.put("pods", pod(f"p{number}"))
+    await until(lambda: begun._value == THREADS_MAX)
+    api.put("pods", pod("of-another", scheduler="plain"))
+    await until(lambda: node_of(api, "of-another"))

@@ -31,7 +31,6 @@ from rayplane.control_plane.controllers.core import (
     result,
     soonest,
 )
-from rayplane.control_plane.durations import DurationError
 
 _WORKFLOWS = mesh.resource(mesh.WORKFLOW)
 LABEL = "chaos-mesh.org/workflow"
@@ -90,11 +89,12 @@ class _Walk:
         )
         if node.get("endTime"):
             return True
-        left_s = _left_s(template, self._now.seconds_since(node["startTime"]))
-        if left_s is not None and left_s <= 0:
-            self.end_all(DEADLINE if kind != flow.SUSPEND else "", below=path)
-            return True
-        self.wait_s = soonest(self.wait_s, left_s)
+        if (limit_s := flow.deadline_s(template)) is not None:
+            left_s = limit_s - self._now.seconds_since(node["startTime"])
+            if left_s <= 0:
+                self.end_all(DEADLINE if kind != flow.SUSPEND else "", below=path)
+                return True
+            self.wait_s = soonest(self.wait_s, left_s)
         if kind in flow.OF_CHILDREN:
             over = self._go_on(path, template["children"], at_once=kind == flow.PARALLEL)
         else:
@@ -169,11 +169,3 @@ class _Walk:
             found |= {"endTime": ended}
             found["conditions"][1]["reason"] = node.get("reason") or "WorkflowAccomplished"
         return found
-
-
-def _left_s(template: flow.Template, gone_s: float) -> float | None:
-    try:
-        limit_s = flow.deadline_s(template)
-    except DurationError:
-        return None
-    return None if limit_s is None else limit_s - gone_s
