@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -72,6 +73,17 @@ async def cancel_and_wait(*tasks: asyncio.Future[Any] | None) -> None:
             log.debug("the failure of %s", _name(task), exc_info=error)
     if interrupted is not None:
         raise interrupted
+
+
+async def end_each(*ends: Callable[[], Awaitable[object]]) -> None:
+    """Call these in turn, each of them even where one before has failed or whoever calls is cancelled.
+
+    Raises what the last that failed has raised. A component that does not end in time is cancelled, and its ports must
+    be closed all the same.
+    """
+    async with AsyncExitStack() as stack:
+        for end in reversed(ends):
+            stack.push_async_callback(end)
 
 
 def _name(task: asyncio.Future[Any]) -> str:

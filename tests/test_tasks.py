@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from rayplane.control_plane import tasks
-from rayplane.control_plane.tasks import TURN_S, Turn, cancel_and_wait, finished
+from rayplane.control_plane.tasks import TURN_S, Turn, cancel_and_wait, end_each, finished
 
 
 async def _for_ever() -> None:
@@ -131,3 +131,28 @@ async def test_what_must_not_be_left_half_done_is_waited_for_by_who_is_cancelled
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert done == ["all of it"]
+
+
+async def test_of_several_ends_each_is_called_though_one_fails_and_another_is_cancelled() -> None:
+    ended, waits = list[str](), asyncio.Event()
+
+    async def first() -> None:
+        ended.append("first")
+        raise OSError("no room")
+
+    async def second() -> None:
+        waits.set()
+        await _for_ever()
+
+    async def third() -> None:
+        ended.append("third")
+
+    ending = asyncio.create_task(end_each(first, second, third))
+    await waits.wait()
+    ending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await ending
+    assert ended == ["first", "third"]
+    with pytest.raises(OSError, match="no room"):
+        await end_each(third, first, third)
+    assert ended == ["first", "third", "third", "first", "third"]

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from contextlib import AsyncExitStack
 
 from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.apiserver import bootstrap, callers
@@ -17,8 +18,9 @@ from rayplane.control_plane.apiserver.registry.pod_streams import PodStreams
 from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry
 from rayplane.control_plane.apiserver.storage.compaction import Compactor
 from rayplane.control_plane.client.etcd import EtcdClient
-from rayplane.control_plane.rpc import Network, Server, Service, Traffic
+from rayplane.control_plane.rpc import Network, Service, Traffic
 from rayplane.control_plane.rpc.sockets import Sockets
+from rayplane.control_plane.tasks import end_each
 from rayplane.proto.rayplane.v1 import aggregation_pb2, chaos_pb2, objects_pb2, pods_pb2
 from rayplane.storage.env import Env
 
@@ -30,6 +32,7 @@ _AGGREGATION = aggregation_pb2.DESCRIPTOR.services_by_name["Aggregation"]
 _CHAOS = chaos_pb2.DESCRIPTOR.services_by_name["Chaos"]
 _CHAOS_BYTES_MAX = 256 * 1024
 _START_PAUSE_S = 0.2
+_GRACE_S = 0.1
 
 
 class ApiServer:
@@ -68,8 +71,7 @@ class ApiServer:
             clock_s=timing.clock_interval_s,
         )
         self._bootstrap = bootstrap.Keeper(self.registry)
-        self._server: Server | None = None
-        self._rest: object | None = None
+        self._faces = AsyncExitStack()
 
     async def start(self) -> None:
         """Return when requests are answered, however long etcd is away. ApiError when etcd refuses, OSError when a port
@@ -100,9 +102,10 @@ class ApiServer:
             ),
         ]
         # Who has no certificate may have a token.
-        self._server = await self._network.serve(self.config.grpc_address, services, strangers=True)
-        self.grpc_traffic = self._server.traffic
-        self.grpc_address = self._advertised(self._server.address)
+        server = await self._network.serve(self.config.grpc_address, services, strangers=True)
+        self._faces.push_async_callback(server.stop, _GRACE_S)
+        self.grpc_traffic = server.traffic
+        self.grpc_address = self._advertised(server.address)
         if self.config.https_address is not None:
             await self._start_rest()
         await self._keeper.start(ServerEntry(self.config.name, self.grpc_address, self.https_address))
@@ -115,27 +118,23 @@ class ApiServer:
         from rayplane.control_plane.apiserver.rest.server import RestServer
 
         rest = RestServer(self.config, self._env, self._network, self, sockets=self._sockets)
+        self._faces.push_async_callback(rest.stop)
         bound = await rest.start()
-        self._rest = rest
         self.https_address = self._advertised(bound)
 
     async def stop(self) -> None:
         """Say goodbye, then close both faces and everything behind them."""
         self.ready = False
-        await self._compactor.stop()
-        await self._bootstrap.stop()
-        await self._keeper.stop()
-        # Watches end first: they would hold the faces open.
-        await self.registry.stop()
-        if self._rest is not None:
-            await self._rest.stop()  # type: ignore[attr-defined]
-            self._rest = None
-        if self._server is not None:
-            await self._server.stop(0.1)
-            self._server = None
-        # Last, so that what was answered last is recorded, too.
-        if self.registry.auditor is not None:
-            await self.registry.auditor.stop()
+        # Watches end before the faces, which they would hold open; the audit last, with what was answered last.
+        audit = [self.registry.auditor.stop] if self.registry.auditor is not None else []
+        await end_each(
+            self._compactor.stop,
+            self._bootstrap.stop,
+            self._keeper.stop,
+            self.registry.stop,
+            self._faces.aclose,
+            *audit,
+        )
 
     async def _reach_etcd(self) -> None:
         """For as long as it takes: whoever started this server knows how long that may be on this machine."""

@@ -47,7 +47,7 @@ from rayplane.control_plane.rpc.sockets import (
     accepting,
     streams,
 )
-from rayplane.control_plane.tasks import cancel_and_wait
+from rayplane.control_plane.tasks import cancel_and_wait, end_each
 from rayplane.control_plane.timings import SERVER_CHANGES
 
 log = logging.getLogger(__name__)
@@ -166,19 +166,21 @@ class LoadBalancer:
 
     async def stop(self) -> None:
         """Stop listening, let open connections end for a little, then cut them."""
-        if self._listening is not None:
-            await self._listening.close()
-            self._listening = None
-        # Checks go on meanwhile: a client that was let in may wait for a server that is not ready yet.
-        if self._connections:
-            await asyncio.wait(list(self._connections), timeout=self._config.drain_s)
-        await cancel_and_wait(*self._connections)
-        await cancel_and_wait(*self._tasks)
+        listening, self._listening = self._listening, None
+        await end_each(
+            *([listening.close] if listening is not None else []),
+            self._drain,
+            lambda: cancel_and_wait(*self._connections, *self._tasks),
+            *([self._server.stop] if self._server is not None else []),
+        )
         self._tasks.clear()
         for probe in self._probes.values():
             probe.close()
-        if self._server is not None:
-            await self._server.stop()
+
+    async def _drain(self) -> None:
+        # Checks go on meanwhile: a client that was let in may wait for a server that is not ready yet.
+        if self._connections:
+            await asyncio.wait(list(self._connections), timeout=self._config.drain_s)
 
     def collect(self) -> Iterable[Family]:
         """For Prometheus; the servers are few."""

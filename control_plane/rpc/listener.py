@@ -162,11 +162,13 @@ class GrpcListener:
             self._web.pre_shutdown()
         await stop_listening(self._server)
         deadline = self._loop.time() + grace_s
-        while self._busy() and self._loop.time() < deadline:
-            await asyncio.sleep(DRAIN_CHECK_S)
-        for connection in connections:
-            connection.end_calls()
-            connection.close()
+        try:
+            while self._busy() and self._loop.time() < deadline:
+                await asyncio.sleep(DRAIN_CHECK_S)
+        finally:
+            for connection in connections:
+                connection.end_calls()
+                connection.close()
         tasks = [call.task for call in self._registry.calls if call.task is not None]
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._web is not None:

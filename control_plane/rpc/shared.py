@@ -1,6 +1,7 @@
 """Components that share a process: sockets for the world outside, memory between themselves."""
 
 from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
+from functools import partial
 
 from google.protobuf.message import Message
 
@@ -10,6 +11,7 @@ from rayplane.control_plane.rpc.memory import Fabric, MemoryNetwork, MemoryServe
 from rayplane.control_plane.rpc.network import Channel, Server, WebHandler
 from rayplane.control_plane.rpc.service import Method, Service
 from rayplane.control_plane.rpc.tls import Credentials, identity_of
+from rayplane.control_plane.tasks import end_each
 
 
 class SharedNetwork:
@@ -40,8 +42,7 @@ class SharedNetwork:
         self._memory.detach()
 
     async def close(self) -> None:
-        await self._memory.close()
-        await self._grpc.close()
+        await end_each(self._memory.close, self._grpc.close)
 
 
 class _SharedServer:
@@ -52,8 +53,7 @@ class _SharedServer:
         self.traffic = outside.traffic
 
     async def stop(self, grace_s: float = 0.0) -> None:
-        await self._inside.stop(grace_s)
-        await self._outside.stop(grace_s)
+        await end_each(partial(self._inside.stop, grace_s), partial(self._outside.stop, grace_s))
 
 
 class _SharedChannel:

@@ -34,6 +34,7 @@ from rayplane.control_plane.scheduler.preemption import Preemption
 from rayplane.control_plane.scheduler.preparation import DevicePreparation
 from rayplane.control_plane.scheduler.queue import QueuedPod, SchedulingQueue
 from rayplane.control_plane.scheduler.waits import VolumeWaits
+from rayplane.control_plane.tasks import end_each
 from rayplane.storage.env import Env
 
 log = logging.getLogger(__name__)
@@ -114,9 +115,7 @@ class Term:
                 await self._turn(tasks)
 
     async def stop(self) -> None:
-        await self._observer.stop()
-        await self._extended.close()
-        await self._recorder.stop()
+        await end_each(self._observer.stop, self._extended.close, self._recorder.stop)
 
     # -- the loop ------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from typing import cast
 from dnslib import QTYPE, RCODE
 
 from rayplane.control_plane.rpc.sockets import serving, stop_listening
-from rayplane.control_plane.tasks import cancel_and_wait
+from rayplane.control_plane.tasks import cancel_and_wait, end_each
 from rayplane.node.dns.answers import Answer, answer
 from rayplane.node.dns.cache import OwnAnswers
 from rayplane.node.dns.feed import Feed
@@ -78,11 +78,10 @@ class DnsServer:
         self._task = asyncio.get_running_loop().create_task(self._keep_listening(), name="cluster DNS")
 
     async def stop(self) -> None:
-        await cancel_and_wait(self._task)
-        for port in self._open.values():
-            await port.close()
-        await self._tasks.cancel()
-        await self._upstream.stop()
+        await end_each(partial(cancel_and_wait, self._task), self._close_ports, self._tasks.cancel, self._upstream.stop)
+
+    async def _close_ports(self) -> None:
+        await end_each(*(port.close for port in self._open.values()))
 
     def check(self) -> None:
         """The places may have changed."""

@@ -4,6 +4,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import aiohttp
@@ -16,6 +17,7 @@ from rayplane.control_plane.client import ApiClient, Informer
 from rayplane.control_plane.rpc import http1, reverse_proxy
 from rayplane.control_plane.rpc.gate import HttpLimits
 from rayplane.control_plane.rpc.sockets import BACKLOG, MakeProtocol, serving, stop_listening
+from rayplane.control_plane.tasks import end_each
 from rayplane.node.events import Events
 from rayplane.node.ingress.annotations import GRPC, GRPCS, Options
 from rayplane.node.ingress.certificates import Certificates
@@ -126,8 +128,15 @@ class Ingress:
     async def stop(self) -> None:
         if self._checking is not None:
             self._checking.cancel()
-        for server in self._servers:
-            await stop_listening(server)
+        await end_each(
+            *(partial(stop_listening, server) for server in self._servers),
+            self._cut,
+            self._close_sessions,
+            self.certificates.stop,
+            self._ingresses.stop,
+        )
+
+    async def _cut(self) -> None:
         if self._web is not None:
             self._web.pre_shutdown()
         fronts = [*self._fronts]
@@ -138,10 +147,10 @@ class Ingress:
             await asyncio.wait([front.lost for front in fronts])
         if self._web is not None:
             await self._web.shutdown(STOP_S)
+
+    async def _close_sessions(self) -> None:
         while self._sessions:
             await self._sessions.popitem()[1].close()
-        await self.certificates.stop()
-        await self._ingresses.stop()
 
     # --- routing ----------------------------------------------------------------------------------
 

@@ -6,9 +6,11 @@ Source: Kubernetes documentation, "Virtual IPs and Service Proxies".
 
 import asyncio
 import json
+from functools import partial
 
 from rayplane.control_plane.api.meta import split_key
 from rayplane.control_plane.rpc.sockets import serving, stop_listening
+from rayplane.control_plane.tasks import end_each
 from rayplane.node.proxy.listeners import Places, opened
 from rayplane.node.proxy.rules import Target
 from rayplane.node.runtime.pod_network import PodNetwork
@@ -39,8 +41,8 @@ class HealthListener:
         return await opened(self, begin)
 
     async def close(self) -> None:
-        while self._servers:
-            await stop_listening(self._servers.pop())
+        servers, self._servers = self._servers, []
+        await end_each(*(partial(stop_listening, one) for one in servers))
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._connections >= CONNECTIONS_MAX:

@@ -79,6 +79,28 @@ async def test_watch_ends_without_an_error_when_its_server_stops(stack: Stack) -
         await stopping
 
 
+async def test_a_server_that_is_cut_off_while_it_stops_listens_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine it may not end in time; its process may go on and start another one at the same address."""
+    stack, waits = Stack(), asyncio.Event()
+    server = await stack.add_server(https_address="127.0.0.1:0")
+
+    async def stop() -> None:
+        waits.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(server.registry.storage, "stop", stop)
+    stopping = asyncio.create_task(server.stop())
+    await waits.wait()
+    stopping.cancel()
+    await asyncio.wait([stopping])
+    host, _, port = server.https_address.rpartition(":")
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection(host, int(port))
+    assert not stack.fabric.servers
+    monkeypatch.undo()
+    await stack.stop()
+
+
 async def test_events_live_under_a_lease(stack: Stack) -> None:
     event = {
         "metadata": {"name": "e", "namespace": "default"},

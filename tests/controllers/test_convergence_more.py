@@ -171,9 +171,9 @@ ELSEWHERE = {
     **dict.fromkeys(
         ("volumesnapshot", "garbagecollector-aggregated", "storageversionmigrator"), "test_elsewhere_converge.py"
     ),
-    **dict.fromkeys(("podchaos", "networkchaos", "chaosschedule"), "test_experiments_converge.py"),
-    "stresschaos": "test_stress_experiments.py",
-    "chaosworkflow": "test_workflows.py",
+    **dict.fromkeys(
+        ("podchaos", "networkchaos", "stresschaos", "chaosschedule", "chaosworkflow"), "test_experiments_converge.py"
+    ),
 }
 _VOLATILE = re.compile(r"uid-[0-9]+|[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+Z|-[0-9]{5}\b|127\.64\.[0-9.]+")
 #: What says how it came about, and not what came about.

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from rayplane.control_plane.api import chaos_mesh as mesh
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.pods.marks import FAILED
+from rayplane.control_plane.api.pods.marks import FAILED, stresses
 from rayplane.control_plane.controllers.replicaset import ReplicaSetController
 from tests.controllers.disturbed import FAULTS, Disturbed, Slot
-from tests.controllers.experiments import PODS, SCHEDULES, controllers, experiment
+from tests.controllers.experiments import PODS, SCHEDULES, STRESSES, WORKFLOWS, controllers, experiment
 from tests.tiers import examples
 
 SETS = "replicasets.apps"
@@ -71,6 +71,25 @@ def schedule(c: Disturbed) -> None:
     c.create(SCHEDULES, {"apiVersion": mesh.API_VERSION, "kind": mesh.SCHEDULE, "metadata": own, "spec": spec})
 
 
+def stress(c: Disturbed) -> None:
+    spec = {**experiment(mode="all")["spec"], "stressors": {"cpu": {"workers": 1}}, "duration": "20s"}
+    spec.pop("action")
+    own = {"name": "stress", "namespace": "default"}
+    c.create(STRESSES, {"apiVersion": mesh.API_VERSION, "kind": mesh.STRESS_CHAOS, "metadata": own, "spec": spec})
+
+
+def flow(c: Disturbed) -> None:
+    fail = {**experiment(mode="one")["spec"], "action": "pod-failure", "duration": "2s"}
+    templates = [
+        {"name": "all", "templateType": "Serial", "children": ["fail", "rest", "fail"]},
+        {"name": "fail", "templateType": "PodChaos", "podChaos": fail},
+        {"name": "rest", "templateType": "Suspend", "deadline": "3s"},
+    ]
+    own, spec = {"name": "w", "namespace": "default"}, {"entry": "all", "templates": templates}
+    c.create(WORKFLOWS, {"apiVersion": mesh.API_VERSION, "kind": mesh.WORKFLOW, "metadata": own, "spec": spec})
+    c.until(lambda: meta.condition_is(c.require(WORKFLOWS, "default", "w"), "Accomplished"))
+
+
 def end(c: Disturbed) -> None:
     for resource, names in ((SCHEDULES, ["s"]), (PODS, ["keep"])):
         for name in names:
@@ -81,7 +100,10 @@ def facts(c: Laboratory) -> dict[str, Any]:
     kill = meta.status(c.require(PODS, "default", "kill"))["experiment"]["containerRecords"]
     marks = [name for pod in c.list("pods") for name in meta.annotations(pod) if name.startswith(FAILED)]
     left = {meta.name(one): one["metadata"]["finalizers"] for one in c.list(PODS) if meta.is_deleting(one)}
+    steps = [one for one in c.list(PODS) if (meta.controller_of(one) or {}).get("kind") == mesh.WORKFLOW]
     return {
+        "steps": sorted(meta.status(one)["experiment"]["desiredPhase"] for one in steps),
+        "still stressed": [meta.name(pod) for pod in c.list("pods") if [*stresses(meta.annotations(pod), "main")]],
         # Of two that were wanted as many as its controller knew of.
         "killed": 1 <= len(kill) <= 2 and {one["uid"]: 1 for one in kill} == c.hit,
         "phases": {one["phase"] for one in kill},
@@ -96,8 +118,10 @@ def facts(c: Laboratory) -> dict[str, Any]:
 @settings(max_examples=examples(15), deadline=None)
 def test_experiments_end_as_they_should_whatever_befalls_them(seed: int, faults: set[str]) -> None:
     c = Laboratory(random.Random(seed), faults)
-    c.run((web, all_ready, kill_two, fail, schedule, pause, end))
+    c.run((web, all_ready, kill_two, fail, stress, schedule, flow, pause, end))
     assert facts(c) == {
+        "steps": ["Stop", "Stop"],
+        "still stressed": [],
         "killed": True,
         "phases": {"Injected"},
         "still failed": [],

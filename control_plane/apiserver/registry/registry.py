@@ -80,6 +80,7 @@ from rayplane.control_plane.apiserver.watch_cache.watchers import Shared
 from rayplane.control_plane.client.etcd import EtcdClient
 from rayplane.control_plane.identities import MASTERS
 from rayplane.control_plane.rpc import Network
+from rayplane.control_plane.tasks import end_each
 from rayplane.storage.env import Env
 
 _DELETES_AT_ONCE = 16
@@ -247,17 +248,19 @@ class ObjectRegistry:
         self.cleaner.start(self._empty, self._own.release)
 
     async def stop(self) -> None:
-        await self.files.stop()
         self.recent.stop()
-        await self.packed.stop()
-        await self.aggregator.stop()
-        await self.cleaner.stop()
-        await self.forms.stop()
-        await self._webhooks.close()
-        await self._access.stop()
-        await self.hub.stop()
-        await self._leases.stop()
-        await self.storage.stop()
+        await end_each(
+            self.files.stop,
+            self.packed.stop,
+            self.aggregator.stop,
+            self.cleaner.stop,
+            self.forms.stop,
+            self._webhooks.close,
+            self._access.stop,
+            self.hub.stop,
+            self._leases.stop,
+            self.storage.stop,
+        )
 
     async def _empty(self, definition: str) -> bool:
         """Delete the objects of a custom resource whose definition is being deleted; True when none is left."""

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import ssl
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from aiohttp import web
@@ -49,6 +50,7 @@ from rayplane.control_plane.rpc.faults import FaultLog
 from rayplane.control_plane.rpc.sockets import Listening, Sockets, SystemSockets
 from rayplane.control_plane.rpc.tls import Credentials
 from rayplane.control_plane.streams.wires import upgrade_of
+from rayplane.control_plane.tasks import end_each
 from rayplane.storage.env import Env
 
 log = logging.getLogger(__name__)
@@ -120,11 +122,9 @@ class RestServer:
         return self._listening.address
 
     async def stop(self) -> None:
-        if self._listening is not None and self._server is not None:
-            await self._listening.close()
-            self._server.pre_shutdown()
-            await self._server.shutdown(_STOP_S)
-            self._listening = self._server = None
+        listening, server, self._listening, self._server = self._listening, self._server, None, None
+        if listening is not None and server is not None:
+            await end_each(listening.close, partial(_shut, server))
 
     def _ssl(self) -> ssl.SSLContext | None:
         if self._config.tls_dir is None:
@@ -357,3 +357,8 @@ def error_response(error: ApiError, accept: str = "") -> Whole:
     if error.code == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return Whole(body, status=error.code, headers=headers)
+
+
+async def _shut(server: http1.GuardedServer) -> None:
+    server.pre_shutdown()
+    await server.shutdown(_STOP_S)

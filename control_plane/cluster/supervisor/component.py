@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,7 +40,7 @@ from rayplane.control_plane.component_base.metrics import Family, counter, gauge
 from rayplane.control_plane.rpc import Network, Server, Service, Stub
 from rayplane.control_plane.rpc.sockets import stop_listening
 from rayplane.control_plane.rpc.tls import Credentials
-from rayplane.control_plane.tasks import cancel_and_wait
+from rayplane.control_plane.tasks import cancel_and_wait, end_each
 from rayplane.proto.rayplane.v1 import chaos_pb2, objects_pb2
 from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
 from rayplane.storage.env import Clock, Disk, Env, SystemClock
@@ -157,18 +158,17 @@ class Supervisor:
             self._autoscaler.start()
 
     async def stop(self) -> None:
-        if self._autoscaler is not None:
-            await self._autoscaler.stop()
-        await self._views.stop()
-        await self._trials.stop()
-        await self._standing.stop()
-        await self._weather.stop()
-        await cancel_and_wait(self._task)
-        await self._reconciler.stop()
-        if self._server is not None:
-            await self._server.stop()
-        if self._claimed is not None:
-            await stop_listening(self._claimed)
+        await end_each(
+            *([self._autoscaler.stop] if self._autoscaler is not None else []),
+            self._views.stop,
+            self._trials.stop,
+            self._standing.stop,
+            self._weather.stop,
+            partial(cancel_and_wait, self._task),
+            self._reconciler.stop,
+            *([self._server.stop] if self._server is not None else []),
+            *([partial(stop_listening, self._claimed)] if self._claimed is not None else []),
+        )
 
     def _scales(self, api: ApiClient, host: Host, disk: Disk | None) -> "Autoscaler":
         # With it comes all of the scheduler.

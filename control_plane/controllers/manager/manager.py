@@ -52,6 +52,7 @@ from rayplane.control_plane.controllers.manager.stories import Stories
 from rayplane.control_plane.controllers.resourcequota import ResourceQuotaController
 from rayplane.control_plane.controllers.story import Story
 from rayplane.control_plane.rpc import Network, Server
+from rayplane.control_plane.tasks import end_each
 from rayplane.storage.env import Env
 
 log = logging.getLogger(__name__)
@@ -95,9 +96,7 @@ class ControllerManager:
 
     async def stop(self) -> None:
         """Stop all controllers, then give the Lease back."""
-        await self._elector.stop()
-        if self._server is not None:
-            await self._server.stop()
+        await end_each(self._elector.stop, *([self._server.stop] if self._server is not None else []))
 
     async def _lead(self) -> None:
         client = self._elector.fenced(self._client)
@@ -264,6 +263,8 @@ class Term:
         self._crds_changed.set()
 
     async def stop(self) -> None:
-        await asyncio.gather(*(runner.stop() for runner in self._runners))
-        await self._caches.stop()
-        await asyncio.gather(*(recorder.stop() for recorder in self._recorders))
+        await end_each(
+            lambda: asyncio.gather(*(runner.stop() for runner in self._runners)),
+            self._caches.stop,
+            lambda: asyncio.gather(*(recorder.stop() for recorder in self._recorders)),
+        )

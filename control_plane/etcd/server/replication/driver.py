@@ -12,6 +12,7 @@ and wakes it. Applying is synchronous in pieces of `APPLY_MAX` entries, with oth
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Protocol
 
 from rayplane.control_plane import etcd_errors as errors
@@ -29,6 +30,7 @@ from rayplane.control_plane.etcd.server.config import MemberConfig
 from rayplane.control_plane.etcd.server.replication.proposals import Proposals
 from rayplane.control_plane.etcd.server.replication.read_index import ReadIndex
 from rayplane.control_plane.etcd.server.replication.snapshots import Shipping, Snapshots
+from rayplane.control_plane.tasks import end_each
 from rayplane.proto.etcd.rpc_pb2 import MemberListResponse, ResponseHeader
 from rayplane.storage.env.failpoints import hit
 
@@ -394,9 +396,11 @@ class Driver:
         After a failure the store may hold half of an entry's effect: it is left as it was committed last. So is
         everything without `in_order`, as if the process had died.
         """
-        await self._snapshots.stop()
-        if in_order:
-            await self._wal.close()
+        await end_each(
+            self._snapshots.stop, *([self._wal.close] if in_order else []), partial(self._close_store, in_order)
+        )
+
+    async def _close_store(self, in_order: bool) -> None:
         backend = self._machine.store.backend
         # A thread that still reads the store's file would read what is not there any more.
         await backend.idle()
