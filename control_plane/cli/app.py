@@ -22,6 +22,7 @@ from rayplane.control_plane.cli import (
     machines,
     objects,
     operate,
+    plan,
     simulate,
     stages,
     test_env,
@@ -58,6 +59,7 @@ objects.register(app)
 trace.register(app)
 why.register(app)
 explain.register(app)
+plan.register(app)
 images.register(app)
 upgrade.register(app)
 joining.register(app)

@@ -6,7 +6,7 @@ Each builder imports its component itself: an actor loads only what it runs, whi
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from rayplane.control_plane.cluster.config import (
@@ -192,19 +192,26 @@ def _load_balancer(spec: Spec, env: Env, network: Network, tls_dir: str | None, 
 
 def scheduler_config(spec: Spec, env: Env) -> "SchedulerConfig":
     """How the cluster's schedulers are configured."""
-    from rayplane.control_plane.scheduler.config import SchedulerConfig, default_profiles
+    from rayplane.control_plane.scheduler.config import SchedulerConfig
 
-    config = SchedulerConfig(
-        identity=_identity(spec, env),
-        api_endpoints=_api_endpoints(spec),
-        discovery=_discovery(spec),
-        address=spec.instance.metrics,
-        profiles=default_profiles(spreads=spec.config.scheduling == SPREAD),
-        election=spec.config.timings.election,
+    return with_profiles(
+        SchedulerConfig(
+            identity=_identity(spec, env),
+            api_endpoints=_api_endpoints(spec),
+            discovery=_discovery(spec),
+            address=spec.instance.metrics,
+            election=spec.config.timings.election,
+        ),
+        spec.config,
     )
-    if spec.config.scheduler_config:
-        config = scheduler_configuration(spec.config.scheduler_config).applied(config)
-    return config
+
+
+def with_profiles(scheduler: "SchedulerConfig", config: ClusterConfig) -> "SchedulerConfig":
+    """A scheduler's configuration with the profiles of a cluster, and whatever else a file of its own says."""
+    from rayplane.control_plane.scheduler.config import default_profiles
+
+    scheduler = replace(scheduler, profiles=default_profiles(spreads=config.scheduling == SPREAD))
+    return scheduler_configuration(config.scheduler_config).applied(scheduler) if config.scheduler_config else scheduler
 
 
 def _scheduler(spec: Spec, env: Env, network: Network, tls_dir: str | None, sockets: Sockets | None) -> Component:

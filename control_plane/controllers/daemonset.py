@@ -315,14 +315,11 @@ class _Sync:
     # --- writes ---------------------------------------------------------------------------------
 
     def _create(self, node: str) -> Create:
-        pod = pod_from(meta.spec(self.ds).get("template") or {}, self.ds)
+        pod = pod_for_node(self.ds, node)
         labels = {**(pod["metadata"].get("labels") or {}), HASH: self.hash}
         if self.generation:
             labels[GENERATION_LABEL] = self.generation
         pod["metadata"]["labels"] = labels
-        spec = pod["spec"]
-        spec["affinity"] = _pinned(spec.get("affinity"), node)
-        spec["tolerations"] = _tolerations(spec)
         return Create(
             "pods",
             pod,
@@ -394,6 +391,15 @@ def _target_node(pod: Object) -> str:
             if field.get("key") == "metadata.name" and field.get("values"):
                 return str(field["values"][0])
     return ""
+
+
+def pod_for_node(ds: Object, node: str) -> Object:
+    """The pod of a DaemonSet that is for one node, without the marks of its revision."""
+    pod = pod_from(meta.spec(ds).get("template") or {}, ds)
+    spec = pod["spec"]
+    spec["affinity"] = _pinned(spec.get("affinity"), node)
+    spec["tolerations"] = _tolerations(spec)
+    return pod
 
 
 def _pinned(affinity: Mapping[str, Any] | None, node: str) -> dict[str, Any]:

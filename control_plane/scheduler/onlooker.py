@@ -57,6 +57,10 @@ class Onlooker:
         """The pods without a node that a profile is for."""
         return self._queue.pods()
 
+    def read(self, pod: Object) -> PodInfo | None:
+        """A pod as the scheduler would see it; None for one that cannot be read."""
+        return self._observer.parse(pod)
+
     def unbound(self, pod: PodInfo) -> PodInfo | None:
         """A pod as it was before it had a node; None for one that cannot be read."""
         return self._observer.parse(unbound(pod.obj))

@@ -76,6 +76,24 @@ class Commands(ABC):
         """Why a pod is on its node, or on none."""
         return self._json("explain", "pod", pod, *_flags(namespace=namespace))
 
+    def plan(
+        self, *files: str | os.PathLike[str], beside: bool = True, times: float = 1.0, survive: str = "", zones: int = 0
+    ) -> dict[str, Any]:
+        """How many nodes the objects of files need, `beside` what this cluster has; without any, its pods that wait.
+
+        `times`: as many replicas as they say; `survive`: any one "node", or any one "zone", may be lost.
+        """
+        words = [f"--filename={os.fspath(file)}" for file in files] + (["--running"] if beside else [])
+        try:
+            told = self.run("plan", *words, *_flags(times=times, survive=survive, zones=zones), "-o", "json")
+        except CommandFailed as e:
+            # It says so by its exit code, too, when there is no place for some.
+            if not e.output.startswith("{"):
+                raise
+            told = e.output
+        found: dict[str, Any] = json.loads(told)
+        return found
+
     def trace(self, request: str = "") -> list[dict[str, Any]]:
         """A request by its id (its Audit-Id), or recent ones that were slow, failed or asked to be explained."""
         told = self.run("trace", *_flags(id=request), "-o", "json")
@@ -192,5 +210,5 @@ class Commands(ABC):
         return json.loads(self.run(*words, "-o", "json"))
 
 
-def _flags(**values: str | int) -> list[str]:
+def _flags(**values: str | float) -> list[str]:
     return [f"--{name.replace('_', '-')}={value}" for name, value in values.items() if value != ""]

@@ -10,9 +10,9 @@ when they are first used: who loads the plug-in pays for no others.
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rayplane.control_plane.simulation.in_memory import AsyncFake
     from rayplane.control_plane.testing.etcd import Etcd, etcd
     from rayplane.control_plane.testing.fake import Fake, fake
-    from rayplane.control_plane.testing.memory import AsyncFake
     from rayplane.control_plane.testing.shared import ClusterInTest, own_namespace
     from rayplane.control_plane.testing.simulated import SimulationFailed, simulation
     from rayplane.control_plane.testing.until import NotInTime, until
@@ -33,7 +33,7 @@ __all__ = [
     "until",
 ]
 _PLACES = {
-    "AsyncFake": "control_plane.testing.memory",
+    "AsyncFake": "control_plane.simulation.in_memory",
     "ClusterInTest": "control_plane.testing.shared",
     "Etcd": "control_plane.testing.etcd",
     "Fake": "control_plane.testing.fake",
