@@ -105,18 +105,18 @@ def _nodes(answer: "Answer") -> Table:
     table = Table("NODES", "ZONE", "CPU", "MEMORY", "PODS", "HOLD", box=None)
     alike: dict[tuple[str, ...], list[str]] = {}
     for name, node in answer.plan.nodes.items():
-        (pods, cpu, memory), held = node["room"], node["held"]
-        used = [sum(amounts[i] for amounts in held.values()) for i in range(3)]
+        room, held = node.allocatable, node.requested
+        used = {what: sum(need[what] for need in held.values()) for what in ("pods", "cpu", "memory")}
         row = (
-            node["zone"],
-            f"{used[1] / 1000:g}/{cpu / 1000:g}",
-            f"{_gib(used[2])}/{_gib(memory)}",
-            f"{used[0]}/{pods}",
-            ", ".join(f"{amounts[0]} {workload}" for workload, amounts in held.items()),
+            node.zone,
+            f"{used['cpu'] / 1000:g}/{room['cpu'] / 1000:g}",
+            f"{_gib(used['memory'])}/{_gib(room['memory'])}",
+            f"{used['pods']}/{room['pods']}",
+            ", ".join(f"{need['pods']} {workload}" for workload, need in held.items()),
         )
         alike.setdefault(row, []).append(name)
-    for row, names in alike.items():
-        table.add_row(names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more", *row)
+    for cells, names in alike.items():
+        table.add_row(names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more", *cells)
     return table
 
 

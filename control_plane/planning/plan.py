@@ -62,10 +62,20 @@ class Loss:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """The answer. `nodes` are all there are then, by name, each with its zone and as the packing view has it."""
+class PlannedNode:
+    """A node that is there or would be. Amounts by resource: `cpu` by the thousandth, all else in whole units."""
 
-    nodes: Mapping[str, Mapping[str, Any]]
+    zone: str
+    allocatable: Mapping[str, int]
+    requested: Mapping[str, Mapping[str, int]]
+    """By workload."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The answer. `nodes` are all there are then, by name."""
+
+    nodes: Mapping[str, PlannedNode]
     added: tuple[str, ...]
     lower_bound: int
     """The fewest nodes that could possibly hold the pods, by the sum of what they ask for."""
@@ -119,7 +129,7 @@ class _Planning:
         added = sorted((name for name in self._snapshot.index if name not in self._there), key=_number)
         names = [*sorted(self._there), *added]
         held = self._packing(names)
-        nodes = {name: {"zone": self._zone_of(name), **held["nodes"][name]} for name in names}
+        nodes = {name: _node(self._zone_of(name), held["nodes"][name]) for name in names}
         return Plan(nodes, tuple(added), held["lowerBound"], unplaced, losses)
 
     def _unplaced(self) -> Iterator[Unplaced]:
@@ -210,11 +220,21 @@ class _Planning:
     # -- the answer ----------------------------------------------------------------------------------------
 
     def _packing(self, names: Collection[str]) -> dict[str, Any]:
-        nodes = [self._nodes[name] for name in names]
+        nodes = [dict(self._nodes[name]) for name in names]
         pods = [
             {**pod.obj, "spec": {**meta.spec(pod.obj), "nodeName": pod.node}} for pod in self._snapshot.pods.values()
         ]
         return packed(nodes, pods)
+
+
+def _node(zone: str, told: Mapping[str, Any]) -> PlannedNode:
+    others = told["others"]
+    requested = {name: _amounts(need, others["held"].get(name, {})) for name, need in told["held"].items()}
+    return PlannedNode(zone, _amounts(told["room"], others["room"]), requested)
+
+
+def _amounts(usual: Sequence[int], others: Mapping[str, int]) -> dict[str, int]:
+    return {**dict(zip(("pods", "cpu", "memory"), usual, strict=True)), **others}
 
 
 def _number(name: str) -> int:

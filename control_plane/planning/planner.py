@@ -37,7 +37,7 @@ class CannotPlan(ClusterError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What is asked: how many nodes `objects` need.
+    """A question: how many nodes do `objects` need?
 
     `times`: so many times as many pods as they say. `zones`: new nodes are spread over so many; 0: over those there
     are. `nodes_max`: all nodes. `survive`: see `plan.Limits`.

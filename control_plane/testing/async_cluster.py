@@ -120,6 +120,7 @@ class AsyncCluster:
     describe = Awaited(Cluster.describe)
     why = Awaited(Cluster.why)
     explain = Awaited(Cluster.explain)
+    plan = Awaited(Cluster.plan)
     trace = Awaited(Cluster.trace)
     ports = Awaited(Cluster.ports)
     add = Awaited(Cluster.add)

@@ -45,7 +45,7 @@ def planned(cycle: Cycle, groups: Sequence[Group], limits: Limits = ANYWHERE) ->
 
 
 def used(found: Plan) -> list[int]:
-    return [sum(amounts[0] for amounts in one["held"].values()) for one in found.nodes.values()]
+    return [sum(need["pods"] for need in one.requested.values()) for one in found.nodes.values()]
 
 
 def test_nodes_come_until_all_pods_have_one() -> None:
@@ -75,7 +75,7 @@ def test_no_more_nodes_come_than_there_may_be_and_the_more_important_have_them()
 
 def test_new_nodes_are_of_the_zones_that_pods_need() -> None:
     found = planned(world(), [group("db", 3, affinity=apart(ZONE, "db"))], Limits(nodes_max=20, zones=ZONES))
-    assert sorted(one["zone"] for one in found.nodes.values()) == ["a", "b", "c"]
+    assert sorted(one.zone for one in found.nodes.values()) == ["a", "b", "c"]
 
 
 def test_each_node_has_its_daemon_and_room_is_counted_after_it() -> None:
@@ -103,7 +103,7 @@ def test_so_many_nodes_are_added_that_any_one_may_be_lost() -> None:
 
 def test_so_many_nodes_are_added_that_any_zone_may_be_lost() -> None:
     found = planned(world(), [group("web", 16)], Limits(nodes_max=20, zones=("a", "b"), survive="zone"))
-    assert [one["zone"] for one in found.nodes.values()].count("a") == 4
+    assert [one.zone for one in found.nodes.values()].count("a") == 4
     assert (len(found.nodes), found.losses) == (8, ())
     short = planned(world(), [group("web", 16)], Limits(nodes_max=6, zones=("a", "b"), survive="zone"))
     assert [(one.name, sum(one.homeless.values())) for one in short.losses] == [("b", 8)]
