@@ -13,6 +13,10 @@ from hypothesis import settings
 from tests.tiers import USUAL, register_profiles
 from tests.workers import from_both_ends, in_a_row
 
+# Each process that a test starts would compile everything again, for as long as it takes to import it twice.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 register_profiles()
 settings.load_profile(USUAL)  # scripts/test --fast names another
 

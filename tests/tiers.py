@@ -1,5 +1,9 @@
-"""Which of many cases that are alike the fast run takes, and how many examples of a property."""
+"""Which of many cases that are alike a run takes, and how many examples of a property.
 
+`--hypothesis-profile long` takes all of them.
+"""
+
+import datetime
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,6 +17,21 @@ _FULL = 100
 def first_are_fast(count: int, cases: Iterable[Any]) -> list[Any]:
     """The cases for `parametrize`; all but the first `count` carry the mark `slow`."""
     return [case if number < count else pytest.param(case, marks=pytest.mark.slow) for number, case in enumerate(cases)]
+
+
+def usually_first(count: int, cases: Iterable[Any]) -> list[Any]:
+    """The first `count` of the cases, which are seeds of one kind: one that fails is likely to have others that do."""
+    return [*cases][: None if _is_long() else count]
+
+
+def todays_part(parts: int, cases: Iterable[Any]) -> list[Any]:
+    """Every one of the cases within so many days, as each is of its own kind."""
+    today = datetime.datetime.now(datetime.UTC).date().toordinal()
+    return [*cases] if _is_long() else [*cases][today % parts :: parts]
+
+
+def _is_long() -> bool:
+    return settings().max_examples > _FULL
 
 
 def register_profiles() -> None:

@@ -29,7 +29,7 @@ def check_sums(world: World) -> None:
             assert world.snapshot.requested[row, column] == total
 
 
-@settings(max_examples=examples(2000))
+@settings(max_examples=examples(600))
 @given(seed=SEEDS, size=st.integers(1, 6), count=st.integers(1, 5))
 def test_decisions_are_those_of_the_reference(seed: int, size: int, count: int) -> None:
     dice = Dice(seed)

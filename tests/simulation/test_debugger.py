@@ -36,9 +36,15 @@ def debug(*lines: str) -> tuple[list[str], SimulationResult, list[tuple[tuple[St
     return said, simulate(SCENARIO, 3, control=debugger), forks
 
 
-def test_looking_changes_nothing() -> None:
+@pytest.fixture(scope="module")
+def whole() -> SimulationResult:
+    """The same run when nobody looks."""
+    return simulate(SCENARIO, 3)
+
+
+def test_looking_changes_nothing(whole: SimulationResult) -> None:
     said, result, _ = debug("show", "until step 1", "show member-0", "objects", "objects pods", "events 3", "continue")
-    assert result.trace_hash == simulate(SCENARIO, 3).trace_hash
+    assert result.trace_hash == whole.trace_hash
     assert "member-0" in said[0]
     assert said[1].endswith("the scenario comes to step 1 kill: apiserver")
     assert "member-0 runs, leads in term" in said[2]
@@ -83,8 +89,7 @@ def test_a_scenario_that_is_refused_is_told_as_without_a_debugger() -> None:
         simulate(parse_scenario("steps: [{kill: member-9}]", source="x"), 1, control=debugger)
 
 
-def test_a_fork_has_the_same_past_and_another_future() -> None:
-    whole = simulate(SCENARIO, 3)
+def test_a_fork_has_the_same_past_and_another_future(whole: SimulationResult) -> None:
     until = Setup(until="2s")
     same = [simulate(SCENARIO, 3, setup=Setup(until="2s", fork=Fork(2.5, number))) for number in (1, 2)]
     assert {run.trace_hash for run in same} == {simulate(SCENARIO, 3, setup=until).trace_hash}

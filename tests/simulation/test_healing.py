@@ -8,6 +8,7 @@ import pytest
 from rayplane.control_plane.cluster.components import Component
 from rayplane.control_plane.simulation import Planted, SimulationResult, load_scenario, simulate
 from rayplane.control_plane.simulation.scenario import Rage
+from tests.tiers import usually_first
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -24,7 +25,7 @@ def heal(seed: int, for_s: float) -> tuple[SimulationResult, Counter[str]]:
     return simulate(replace(scenario, steps=steps, duration_s=1.0), seed, planted=Planted(wrap=count)), starts
 
 
-@pytest.mark.parametrize("seed", [1, 2, 4])
+@pytest.mark.parametrize("seed", usually_first(1, [1, 2, 4]))
 def test_the_supervisor_heals_whatever_is_lost(seed: int) -> None:
     result, starts = heal(seed, 25.0)
     assert result.ok, str(result)
@@ -34,5 +35,5 @@ def test_the_supervisor_heals_whatever_is_lost(seed: int) -> None:
 
 
 def test_the_same_seed_heals_in_the_same_way() -> None:
-    hashes = [heal(seed, 6.0)[0].trace_hash for seed in (1, 1, 2)]
-    assert hashes[0] == hashes[1] != hashes[2]
+    first, again = (heal(1, 6.0)[0].trace_hash for _ in range(2))
+    assert first == again
