@@ -32,6 +32,7 @@ from rayplane.control_plane.simulation.watching import Tracer, halt_at
 
 FINAL_TIMEOUT_S = 60.0
 LOG_LINES = 40
+BURIALS_MAX = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +130,10 @@ def bury() -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)
             warnings.simplefilter("ignore", ResourceWarning)
-            gc.collect()
+            # What their clean-up fails with holds what it had begun, until the next collection.
+            for _ in range(BURIALS_MAX):
+                if not gc.collect():
+                    break
     finally:
         sys.unraisablehook = hook
         logging.disable(disabled)
