@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import TypedDict
 
 import numpy as np
 
 from rayplane.control_plane.scheduler import report
-from rayplane.control_plane.scheduler.config import SchedulerConfig
+from rayplane.control_plane.scheduler.config import DEVICES, SchedulerConfig
 from rayplane.control_plane.scheduler.framework import PluginError
 from rayplane.control_plane.scheduler.groups import GANGS
 from rayplane.control_plane.scheduler.nominations import Nominations
@@ -423,28 +423,31 @@ class Cycle:
         if not count:
             return Failure(pod, report.NO_NODES)
         if problem:
-            found = report.preemption_failed(count, count, 0) if preempts else ""
-            after = self.after_filters(pod, found, problem.plugin) if asked else ""
+            found, blamed = report.preemption_failed(count, count, 0) if preempts else "", frozenset((problem.plugin,))
+            after = self.after_filters(pod, found, blamed, problem.plugin) if asked else ""
             message = report.fit_error(count, {}, problem=problem.reasons[0], after=after)
-            return Failure(pod, message, plugins=frozenset((problem.plugin,)))
+            return Failure(pod, message, plugins=blamed)
         refusals = self._refusals(view, plugins)
         preemption = self._preempt(view, plugins, _helpful(refusals)) if preempts else ""
-        after = self.after_filters(pod, preemption) if asked else ""
+        blamed = frozenset(refusal.plugin for refusal, _ in refusals)
+        after = self.after_filters(pod, preemption, blamed) if asked else ""
         reasons = Counter[str]()
         for refusal, rows in refusals:
             reasons.update(dict.fromkeys(refusal.reasons, len(rows)))
         message = report.fit_error(count, reasons, after=after)
-        blamed = frozenset(refusal.plugin for refusal, _ in refusals)
         stays = preemption in (report.NOT_ELIGIBLE_POLICY, report.NOT_ELIGIBLE_TERMINATING)
         victims = None if isinstance(preemption, str) else preemption
         return Failure(pod, message, victims, plugins=blamed, keeps_nomination=stays)
 
-    def after_filters(self, pod: PodInfo, found: Preemption | str, refused_by: str = "") -> str:
+    def after_filters(
+        self, pod: PodInfo, found: Preemption | str, blamed: Collection[str], refused_by: str = ""
+    ) -> str:
         """What plug-ins say after no node would do, unless preemption found somebody."""
         if not isinstance(found, str):
             return ""
         profile, claims = self._profiles[pod.scheduler], bool(pod.device_claims)
-        return report.after_filters(profile, found, claims=claims, refused_by=refused_by)
+        stale = self.cluster.devices.stale(pod) if DEVICES in blamed else None
+        return report.after_filters(profile, found, claims=claims, stale=stale, refused_by=refused_by)
 
     def _preempt(self, view: PodView, plugins: PluginSet, helpful: Ints) -> Preemption | str:
         profile = self._profiles[view.pod.scheduler]

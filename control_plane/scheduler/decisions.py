@@ -32,7 +32,7 @@ def told(found: Explanation) -> pb.Decision:
             else pb.NodeVerdict(
                 node=one.node,
                 plugin=one.refusal.plugin,
-                reasons=one.refusal.reasons,
+                reasons=one.refusal.told,
                 resolvable=one.refusal.resolvable,
             )
             for one in found.nodes

@@ -57,9 +57,14 @@ def claim_name(pod: Object) -> str:
     return f"{meta.name(pod)}-extended-resources-"[:_BASE_CHARS_MAX] + digest
 
 
+def is_of_resources(claim: Object) -> bool:
+    """Whether a claim was made for the extended resources of a pod."""
+    return meta.annotations(claim).get(EXTENDED) == "true"
+
+
 def is_made_for(claim: Object, pod: Object) -> bool:
     """Whether a claim was made for the resources of this very pod."""
-    return meta.annotations(claim).get(EXTENDED) == "true" and meta.is_controlled_by(claim, pod)
+    return is_of_resources(claim) and meta.is_controlled_by(claim, pod)
 
 
 def claimed(pod: Object, classes: Mapping[str, str]) -> ResourceClaimed:

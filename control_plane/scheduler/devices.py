@@ -18,7 +18,7 @@ from rayplane.control_plane.scheduler.changes import ChangeLog
 from rayplane.control_plane.scheduler.device_capacity import AllocationError
 from rayplane.control_plane.scheduler.device_expressions import DeviceExpressions
 from rayplane.control_plane.scheduler.device_requests import ClaimWishes, problem_of, wishes_of
-from rayplane.control_plane.scheduler.device_resources import ResourceClaimed, claim_name, resources_of
+from rayplane.control_plane.scheduler.device_resources import ResourceClaimed, claim_name, is_made_for, resources_of
 from rayplane.control_plane.scheduler.device_slices import Device, DeviceId, Pool, PoolId, Slice, hard_taints, parsed
 from rayplane.control_plane.scheduler.device_use import DeviceUse, uses_of
 from rayplane.control_plane.scheduler.nodes import NodeInfo
@@ -222,14 +222,17 @@ class DeviceIndex:
         """The key of the claim for a pod's extended resources, if it has one."""
         return f"{pod.namespace}/{claim_name(pod.obj)}"
 
-    def stale(self, keys: Iterable[str], uid: str) -> Object | None:
-        """The first of these claims whose devices only some nodes reach, and which a pod alone uses, if anybody."""
-        for key in keys:
+    def stale(self, pod: PodInfo) -> Object | None:
+        """A claim of a pod without a node whose devices nobody else uses, and it cannot where it could be."""
+        left = self.claims.get(self.key_of_resources(pod))
+        if left is not None and is_made_for(left, pod.obj):
+            return left
+        for _, key in pod.device_claims:
             claim = self.claims.get(key)
             allocation = meta.status(claim).get("allocation") if claim is not None else None
             if claim is None or not (allocation or {}).get("nodeSelector"):
                 continue
-            if all(user.get("uid") == uid for user in consumers(claim)):
+            if all(user.get("uid") == pod.uid for user in consumers(claim)):
                 return claim
         return None
 

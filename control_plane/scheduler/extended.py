@@ -208,7 +208,7 @@ class ExtendedScheduling:
             return decision
         found = await self._preemption(pod, clients, _helpful(detail))
         if isinstance(found, str):
-            after = self._cycle.after_filters(pod, found)
+            after = self._cycle.after_filters(pod, found, decision.plugins)
             return replace(decision, message=f"{decision.message} {after}", preemption=None)
         return replace(decision, preemption=found)
 
@@ -217,8 +217,8 @@ class ExtendedScheduling:
         refusals = [one.refusal for one in detail.nodes if one.refusal is not None]
         found = await self._preemption(pod, clients, _helpful(detail))
         reasons = Counter(reason for refusal in refusals for reason in refusal.reasons)
-        message = report.fit_error(len(detail.nodes), reasons, after=self._cycle.after_filters(pod, found))
         blamed = frozenset(refusal.plugin.partition(" ")[0] for refusal in refusals)
+        message = report.fit_error(len(detail.nodes), reasons, after=self._cycle.after_filters(pod, found, blamed))
         return Failure(pod, message, None if isinstance(found, str) else found, plugins=blamed)
 
     async def _preemption(

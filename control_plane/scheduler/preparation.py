@@ -16,15 +16,13 @@ from rayplane.control_plane.api.device_claims import has_binding_conditions
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import EventRecorder
 from rayplane.control_plane.scheduler.binder import Binder
-from rayplane.control_plane.scheduler.config import Profile
+from rayplane.control_plane.scheduler.config import DEVICES, Profile
 from rayplane.control_plane.scheduler.cycle import Failure, Placement
-from rayplane.control_plane.scheduler.device_resources import is_made_for
 from rayplane.control_plane.scheduler.devices import DeviceIndex
 from rayplane.control_plane.scheduler.plugins.args import DynamicResourcesArgs
 from rayplane.control_plane.scheduler.waits import DeviceWaits
 from rayplane.storage.env import Env
 
-_PLUGIN = "DynamicResources"
 _Lost = Callable[[Placement, str], None]
 
 
@@ -45,7 +43,7 @@ class DevicePreparation:
     ) -> None:
         """`ready` is told pods that have their devices, `lost` those that will not."""
         self._devices, self._binder, self._recorder, self._env = devices, binder, recorder, env
-        arguments = {p.name: p.args.get(_PLUGIN) or DynamicResourcesArgs() for p in profiles}
+        arguments = {p.name: p.args.get(DEVICES) or DynamicResourcesArgs() for p in profiles}
         self._timeouts_s = {name: args.binding_timeout_s for name, args in arguments.items()}
         self._ready, self._lost, self._wake = ready, lost, wake
         self._failed: list[tuple[Placement, str]] = []
@@ -99,15 +97,11 @@ class DevicePreparation:
         self._lost(placement, _said(problem))
 
     def stale(self, failure: Failure) -> Object | None:
-        """A claim of a pod without a node whose devices it alone has, and cannot use where it could be."""
-        if failure.is_fault or _PLUGIN not in failure.plugins:
+        """A claim of the pod whose devices are given back, as the failure's message says."""
+        if failure.is_fault or DEVICES not in failure.plugins:
             return None
-        pod = failure.pod
-        own = self._devices.key_of_resources(pod)
-        if (left := self._devices.claims.get(own)) is not None and is_made_for(left, pod.obj):
-            return left
-        return self._devices.stale((key for _, key in pod.device_claims), pod.uid)
+        return self._devices.stale(failure.pod)
 
 
 def _said(problem: str) -> str:
-    return f'running PreBind plugin "{_PLUGIN}": {problem}'
+    return f'running PreBind plugin "{DEVICES}": {problem}'

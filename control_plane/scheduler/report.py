@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.scheduler.config import DEVICES, Profile
+from rayplane.control_plane.scheduler.device_resources import is_of_resources
 
 NO_NODES = "no nodes available to schedule pods"
 
@@ -32,17 +34,23 @@ def preemption_failed(nodes: int, unhelpful: int, no_victims: int) -> str:
     return f"preemption: {fit_error(nodes, reasons)}"
 
 
-def after_filters(profile: Profile, found: str, *, claims: bool, refused_by: str = "") -> str:
+def after_filters(
+    profile: Profile, found: str, *, claims: bool, stale: Object | None = None, refused_by: str = ""
+) -> str:
     """What plug-ins say after no node would do, joined: DynamicResources of claims, and `found` of preemption.
 
-    `claims`: whether the pod has any to devices. `refused_by`: the plug-in that refused the pod for all nodes at once.
-    One that is asked before DynamicResources leaves that without a state, which is an error, and the last word.
+    `claims`: whether the pod has any to devices. `stale`: the one that is given back. `refused_by`: the plug-in that
+    refused the pod for all nodes at once. One that is asked before DynamicResources leaves that without a state, which
+    is an error, and the last word.
     """
     if not profile.deallocates:
         return found
     if refused_by in profile.filters[: profile.filters.index(DEVICES) if DEVICES in profile.filters else None]:
         return "not found"
-    said = "still not schedulable" if claims and not refused_by else "no new claims to deallocate"
+    if stale is not None:
+        said = f"{'deletion' if is_of_resources(stale) else 'deallocation'} of ResourceClaim completed"
+    else:
+        said = "still not schedulable" if claims and not refused_by else "no new claims to deallocate"
     return f"{said}, {found}" if found else said
 
 

@@ -81,6 +81,19 @@ def test_who_shares_a_claim_goes_where_its_devices_are() -> None:
     assert "1 resourceclaim not available on the node" in text
 
 
+def test_a_pod_is_told_that_devices_out_of_its_reach_are_given_back() -> None:
+    selector = {"nodeSelectorTerms": [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["b"]}]}]}
+    held = wanted("x", exactly()) | {"status": {"allocation": {"devices": {"results": []}, "nodeSelector": selector}}}
+    there = user("r", "x", nodeSelector={"kubernetes.io/hostname": "c"})
+    for users, said in (
+        ([], "deallocation of ResourceClaim completed"),
+        ([{"resource": "pods", "name": "r", "uid": info(there).uid}], "deallocation of ResourceClaim completed"),
+        ([{"resource": "pods", "name": "other", "uid": "uid-other"}], "still not schedulable"),
+    ):
+        claim = {**held, "status": {**held["status"], "reservedFor": users}}
+        assert f". {said}, preemption: 0/3" in world(claims=(claim,)).fail(there)
+
+
 @pytest.mark.parametrize(
     ("expression", "where"),
     [

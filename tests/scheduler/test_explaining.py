@@ -154,7 +154,9 @@ async def test_a_waiting_pod_is_explained(api: FakeClient, scheduler: Scheduler,
     assert (found.queue, found.attempts, found.node) == ("unschedulable", 1, "")
     assert list(found.waits_for) == ["NodeResourcesFit", "TaintToleration"]
     assert found.past[0].message == found.now.message
-    assert found.now.message.startswith("0/2 nodes are available: 1 Insufficient cpu, 1 node(s) had untolerated taint")
+    told = "0/2 nodes are available: 1 Insufficient cpu, 1 node(s) had untolerated taint(s). "
+    assert found.now.message.startswith(told)
+    assert list(found.now.nodes[1].reasons) == ["node(s) had untolerated taint(s) {k: v}"]
     assert {v.node: v.plugin for v in found.now.nodes} == {"n1": "NodeResourcesFit", "n2": "TaintToleration"}
 
 

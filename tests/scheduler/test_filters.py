@@ -43,7 +43,7 @@ def test_the_message_has_kubernetes_form() -> None:
         node("c", taints=[{"key": "gpu", "value": "yes", "effect": "NoExecute"}]),
     )
     assert world.fail(pod("p", cpu="2")) == (
-        "0/3 nodes are available: 1 Insufficient cpu, 2 node(s) had untolerated taint {gpu: yes}. "
+        "0/3 nodes are available: 1 Insufficient cpu, 2 node(s) had untolerated taint(s). "
         "no new claims to deallocate, preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling."
     )
 

@@ -49,6 +49,12 @@ class Refusal:
     plugin: str
     reasons: tuple[str, ...]
     resolvable: bool
+    detail: str = ""
+    """What of this node it is, for who asks about it alone: sentences about many nodes leave it out."""
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        return tuple(f"{reason} {self.detail}" for reason in self.reasons) if self.detail else self.reasons
 
 
 @dataclass(slots=True)

@@ -130,7 +130,9 @@ class TaintToleration(Plugin):
         taint = untolerated(view.pod.shape, view.snapshot.info(row))
         if taint is None:
             return None
-        return Refusal(self.name, (f"node(s) had untolerated taint {{{taint.key}: {taint.value}}}",), False)
+        return Refusal(
+            self.name, ("node(s) had untolerated taint(s)",), False, detail=f"{{{taint.key}: {taint.value}}}"
+        )
 
     def refusals(self, view: PodView, rows: Ints) -> Iterable[tuple[Refusal, Ints]]:
         codes = view.snapshot.taint_codes[rows]
