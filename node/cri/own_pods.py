@@ -364,7 +364,7 @@ class OwnPods:
         if why:
             raise RuntimeFailed(f"container {container.status.id} cannot be started: {why}")
 
-    def resize(self, container: OwnContainer, asked: pb.LinuxContainerResources) -> None:
+    async def resize(self, container: OwnContainer, asked: pb.LinuxContainerResources) -> None:
         """Hold a container to other resources from now on; what is not said stays. Raises NodeError."""
         if container.over.is_set():
             raise NotRunning(f"container {container.status.id} has ended")
@@ -373,7 +373,7 @@ class OwnPods:
         whole.MergeFrom(asked)
         spec = {**container.spec, "resources": resources_of(whole)}
         if container.run is not None:
-            container.run.resize(container.sandbox.pod, spec)
+            await container.run.resize(container.sandbox.pod, spec)
         container.spec = spec
         container.status.resources.linux.CopyFrom(whole)
 

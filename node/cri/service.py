@@ -213,7 +213,7 @@ class RuntimeCalls:
         self, request: pb.UpdateContainerResourcesRequest, context: Context
     ) -> pb.UpdateContainerResourcesResponse:
         container = self._parts.inventory.container(request.container_id).mine()
-        self._parts.own.resize(container, request.linux)
+        await self._parts.own.resize(container, request.linux)
         return pb.UpdateContainerResourcesResponse()
 
     async def ReopenContainerLog(

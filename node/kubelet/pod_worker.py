@@ -75,6 +75,7 @@ class PodWorker:
         "_seen_at",
         "_tasks",
         "_timers",
+        "_to_hold",
         "_unmounting",
         "hooks",
         "machine",
@@ -98,12 +99,12 @@ class PodWorker:
         self._seen_at = asyncio.get_running_loop().time()
         self._finalize = False
         self._tasks: dict[asyncio.Task[None], None] = {}
+        self._to_hold: HoldResources | None = None  # while the runtime is asked for resources
         self._timers: dict[object, asyncio.TimerHandle] = {}
         self.hooks: dict[str, asyncio.Task[None]] = {}  # that run, by container
         self._unmounting: asyncio.Task[None] | None = None
         self.pod = pod
         self.machine = PodMachine(pod, parts.restarts)
-        self.machine.shows_resources = parts.runs_processes
         self.runs: dict[str, ContainerRun] = {}
         self.previous: dict[str, ContainerRun] = {}
         self.sandbox: Sandbox | None = None
@@ -382,7 +383,20 @@ class PodWorker:
         self.timer(effect.key[:2], effect.at, TimerFired(effect.key))
 
     def _hold_resources(self, effect: HoldResources) -> None:
-        self.post(ResourcesHeld(resizes.hold(self, effect.containers)))
+        begins, self._to_hold = self._to_hold is None, effect
+        if begins:
+            self.spawn(self._hold(effect), "resize")
+
+    async def _hold(self, effect: HoldResources) -> None:
+        """One after the other: what is asked for meanwhile has the last word."""
+        try:
+            error = await resizes.hold(self, effect.containers)
+            while self._to_hold is not None and self._to_hold is not effect:
+                effect = self._to_hold
+                error = await resizes.hold(self, effect.containers)
+        finally:
+            self._to_hold = None
+        self.post(ResourcesHeld(error))
 
     def _record(self, effect: Record) -> None:
         part = part_of(meta.spec(self.pod), effect.container) if effect.container else ""

@@ -77,7 +77,7 @@ class Resizes:
 
     def _settle(self, pod: ResizedPod) -> None:
         self._deferred.pop(pod, None)
-        if pod.machine.shows_resources or pod.machine.resize_pending[0]:
+        if pod.machine.resize_pending[0]:
             pod.post(NOTHING_PENDING)
 
     def look_again(self) -> None:
@@ -95,7 +95,7 @@ class Resizes:
         self._deferred.pop(pod, None)
 
 
-def hold(pod: ResizedPod, containers: Iterable[str]) -> str:
+async def hold(pod: ResizedPod, containers: Iterable[str]) -> str:
     """Hold those that run, and then the pod as a whole, to what is set aside for them; what of it failed."""
     given = {name: c.spec for name, c in pod.machine.by_name.items()}
     now = as_given(pod.pod, given, pod.machine.spec.get("resources"))
@@ -103,7 +103,7 @@ def hold(pod: ResizedPod, containers: Iterable[str]) -> str:
     for name in containers:
         try:
             if (run := pod.runs.get(name)) is not None:
-                run.resize(now, given[name])
+                await run.resize(now, given[name])
         except NodeError as e:
             failed.append(f"container {name}: {e}")
     try:

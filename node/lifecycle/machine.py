@@ -59,7 +59,6 @@ class PodMachine(ContainerRuns):
 
     `step` takes an event and gives effects. Readable state: `stage`, `phase`, `containers` (init containers first, in
     the order of the spec), `ip`, `reason`/`message` (why the pod failed, when its containers did not decide it).
-    `shows_resources`: whether the status says what resources containers have.
     """
 
     __slots__ = (
@@ -78,7 +77,6 @@ class PodMachine(ContainerRuns):
         "resize_pending",
         "resizing",
         "sandboxes",
-        "shows_resources",
         "spec",
         "start_stamp",
         "unheld",
@@ -101,7 +99,6 @@ class PodMachine(ContainerRuns):
         self.resizing = self.resize_error = ""
         self.unheld: tuple[str, ...] | None = None
         """Containers that are yet to be held to what is set aside for them, the pod as a whole after them."""
-        self.shows_resources = False
         grace = self.spec.get("terminationGracePeriodSeconds")
         # Below zero is one second, as when a pod is deleted.
         self.grace_s = DEFAULT_GRACE_S if grace is None else float(grace if grace >= 0 else 1)
@@ -259,7 +256,6 @@ class PodMachine(ContainerRuns):
         self._fail(event.reason, event.message)
 
     def _resize_pending(self, event: ResizePending) -> None:
-        self.shows_resources = True
         if self.resize_pending == (event.reason, event.message):
             return
         self.resize_pending = event.reason, event.message
@@ -271,7 +267,6 @@ class PodMachine(ContainerRuns):
         if event.of_pod is not None:
             self.spec = {**self.spec, "resources": event.of_pod}
         if event.told:
-            self.shows_resources = True
             self.resizing = event.told
             self._record("ResizeStarted", f"Pod resize started: {event.told}")
             names = dict.fromkeys((*(self.unheld or ()), *(part["name"] for part in event.containers)))

@@ -54,7 +54,7 @@ def render_status(
         status["message"] = machine.message
     if not machine.rejected:  # else nothing was ever made of it
         status |= _container_statuses(machine)
-        if machine.shows_resources and (of_pod := machine.spec.get("resources")):
+        if of_pod := machine.spec.get("resources"):
             status |= reported(of_pod, of_pod)
     generation = pod["metadata"].get("generation")
     if generation:
@@ -195,7 +195,7 @@ def _container_status(machine: PodMachine, c: Container) -> dict[str, Any]:
         status["containerID"] = container_id
     if signal := (c.spec.get("lifecycle") or {}).get("stopSignal"):
         status["stopSignal"] = signal
-    if machine.shows_resources and c.run is not Run.DONE:
+    if c.run is not Run.DONE:
         status |= reported(c.spec.get("resources"), c.in_force)
     return status
 

@@ -169,8 +169,8 @@ class ContainerRun(Protocol):
     def stress(self, pod: Object) -> None:
         """Have the work done beside it that marks of the pod ask for now (`api.pods.marks`)."""
 
-    def resize(self, pod: Object, container: dict[str, Any]) -> None:
-        """Let it have the resources that its spec says now. Raises RuntimeFailed."""
+    async def resize(self, pod: Object, container: dict[str, Any]) -> None:
+        """Let it have the resources that its spec says now. Raises RuntimeFailed, RuntimeAway."""
 
     def probe_delay(self, probe: str) -> "tuple[float, bool] | None":
         """Return (seconds until the probe gives its result, the result) for a simulated run. None: probe it really."""

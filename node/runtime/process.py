@@ -347,7 +347,7 @@ class ProcessRun:
     def stress(self, pod: Object) -> None:
         self._stressors.want(stresses(meta.annotations(pod), self._order.container["name"]))
 
-    def resize(self, pod: Object, container: dict[str, Any]) -> None:
+    async def resize(self, pod: Object, container: dict[str, Any]) -> None:
         """Let it have other resources from now on. Raises RuntimeFailed."""
         limits, runtime = of_container(container), self._runtime
         try:

@@ -149,7 +149,7 @@ class SimulatedRun:
     def stress(self, pod: Object) -> None:
         """What it uses follows from its pod's annotations."""
 
-    def resize(self, pod: Object, container: dict[str, Any]) -> None:
+    async def resize(self, pod: Object, container: dict[str, Any]) -> None:
         """What it uses follows from its pod's annotations."""
 
     def probe_delay(self, probe: str) -> tuple[float, bool] | None:

@@ -130,11 +130,11 @@ async def test_a_limit_that_changes_holds_at_once(
     async with asyncio.timeout(60):
         while run.usage(pod).memory_bytes < 40 << 20:
             await asyncio.sleep(0.01)
-    run.resize(pod, container | limited("512Mi"))
+    await run.resize(pod, container | limited("512Mi"))
     assert "running" in state(api, "user")
     if not groups:
         # The kernel refuses to go below what is used, or takes it away, as its version is.
-        run.resize(pod, container | limited("16Mi"))
+        await run.resize(pod, container | limited("16Mi"))
         await api.until(lambda: phase(api, "user") == "Failed")
         assert state(api, "user")["terminated"]["reason"] == "OOMKilled"
 

@@ -148,6 +148,8 @@ async def test_a_deferred_resize_comes_when_there_is_room(api: FakeClient, make_
     api.put("pods", sized("a", "1"))
     api.put("pods", sized("b", "2"))
     await api.until(lambda: all(meta.status(api.pod(name)).get("phase") == "Running" for name in "ab"))
+    assert [allocated(api.pod(name)) for name in "ab"] == ["1", "2"], "told from the beginning"
+    assert api.pod("a")["status"]["containerStatuses"][0]["resources"] == {"requests": {"cpu": "1"}}
     grown = sized("a", "3", generation=2)
     api.put("pods", {**api.pod("a"), "spec": grown["spec"], "metadata": grown["metadata"]})
     await api.until(lambda: pending(api.pod("a"))[0] == "Deferred")

@@ -130,6 +130,7 @@ def test_worked_resizes(report: dict[str, str], cpu: str) -> None:
 def test_a_resize_reported_is_a_change_of_resources_and_a_phase_is_none() -> None:
     pod = _pod(_asks("2"))
     assert resources_changed(pod, _report(pod, allocated="3"))
+    assert not resources_changed(pod, _report(pod, allocated="2", actual="2")), "it says what the spec says"
     assert not resources_changed(pod, {**pod, "status": {"phase": "Running", "containerStatuses": [{"name": "c0"}]}})
     assert resources_changed(pod, _pod(_asks("2"), inits=(_asks("1"),)))
 

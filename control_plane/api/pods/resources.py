@@ -186,7 +186,10 @@ def _raise(into: Amounts, other: Mapping[str, Quantity]) -> None:
 
 
 def report_of(pod: Object) -> tuple[Any, ...] | None:
-    """What the status says that matters to effective requests and limits, comparable; None when nothing."""
+    """What the status says that matters to effective requests and limits, comparable; None when nothing.
+
+    Nodes report the resources of every pod; those that are what the spec says matter to nobody.
+    """
     status = pod.get("status")
     if not status:
         return None
@@ -199,9 +202,23 @@ def report_of(pod: Object) -> tuple[Any, ...] | None:
         if "allocatedResources" in one or "resources" in one
     ]
     allocated, actuated = status.get("allocatedResources"), status.get("resources")
-    if not (infeasible or containers or allocated is not None or actuated is not None):
+    if not infeasible and _is_as_asked(meta.spec(pod), allocated, actuated, containers):
         return None
     return infeasible, allocated, actuated, containers
+
+
+def _is_as_asked(spec: Spec, allocated: Any, actuated: Any, containers: list[tuple[Any, Any, Any]]) -> bool:
+    if not (containers or allocated is not None or actuated is not None):
+        return True
+    asked = {c.get("name"): c.get("resources") for f in ("containers", "initContainers") for c in spec.get(f) or ()}
+    asked[None] = spec.get("resources")
+    for name, set_aside, in_force in (*containers, (None, allocated, actuated)):
+        own = reported(asked.get(name), asked.get(name))
+        if set_aside is not None and set_aside != own.get("allocatedResources", {}):
+            return False
+        if in_force is not None and in_force != own.get("resources", {}):
+            return False
+    return True
 
 
 def reported(set_aside: Mapping[str, Any] | None, in_force: Mapping[str, Any] | None) -> dict[str, Any]:

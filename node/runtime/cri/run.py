@@ -305,18 +305,11 @@ class CriRun:
     def stress(self, pod: Object) -> None:
         """Do nothing: another's containers are not ours to work in, and experiments on them are refused."""
 
-    def resize(self, pod: Object, container: dict[str, Any]) -> None:
-        """Let it have other resources from now on; what the runtime says to that is only noted."""
+    async def resize(self, pod: Object, container: dict[str, Any]) -> None:
         if self._begun and not self._over:
             resources = container_resources(pod, container, node_memory=self._runtime.node.memory)
-            self._runtime.spawn(self._resize(resources), f"resources of container {self.id}")
-
-    async def _resize(self, resources: pb.LinuxContainerResources) -> None:
-        asked = pb.UpdateContainerResourcesRequest(container_id=self.id, linux=resources)
-        try:
+            asked = pb.UpdateContainerResourcesRequest(container_id=self.id, linux=resources)
             await self._runtime.client.call("UpdateContainerResources", asked)
-        except NodeError as e:
-            log.warning("container %s keeps its resources: %s", self.id, e)
 
     def usage(self, pod: Object) -> Usage:
         return self._runtime.observer.usage(self.id) if self._begun and not self._over else Usage()
