@@ -20,6 +20,7 @@ from rayplane.control_plane.rpc.network import Traffic
 from rayplane.control_plane.rpc.service import MESSAGE_BYTES_MAX, Context, Encoded, Method, Service
 from rayplane.control_plane.rpc.tls import expiry, identity_of_transport
 from rayplane.control_plane.rpc.untaken import Untaken
+from rayplane.storage.env.leaps import is_leaping, machine_time
 
 log = logging.getLogger(__name__)
 _faults = FaultLog(log)
@@ -195,12 +196,15 @@ class ServerConnection(ConnectionIO):
 
     def check_silence(self) -> None:
         super().check_silence()
+        if is_leaping(self._loop):
+            return
         for stream in self._untaken.look():
             self.connection.reset(stream, ErrorCode.CANCEL)
             self.flush_soon()
+        now = machine_time(self._loop)
         for stream in list(self.connection.streams.values()) if self._stranger else ():
             call = stream.call
-            if call is not None and call.task is None and self._loop.time() - call.arrived_at > STRANGERS_REQUEST_S:
+            if call is not None and call.task is None and now - call.arrived_at > STRANGERS_REQUEST_S:
                 self._finish(call, RpcError(grpc.StatusCode.DEADLINE_EXCEEDED, "the request took too long to come"))
 
     def on_lost(self, exc: Exception | None) -> None:
@@ -226,7 +230,7 @@ class ServerConnection(ConnectionIO):
             self.connection.send_headers(stream, plan.refusal, end=True)
             self._part(stream)
             return
-        call = stream.call = _Call(stream, plan, self._loop.time())
+        call = stream.call = _Call(stream, plan, machine_time(self._loop))
         error = plan.error or expiry(self._identity)
         if error is not None:
             self._finish(call, error)

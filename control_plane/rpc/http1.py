@@ -27,7 +27,7 @@ from rayplane.control_plane.rpc.faults import FaultLog
 from rayplane.control_plane.rpc.gate import Gate, HttpLimits, fitting
 from rayplane.control_plane.rpc.sockets import INTRODUCTION_S
 from rayplane.control_plane.rpc.tls import identity_of_transport
-from rayplane.storage.env.leaps import keep_pace
+from rayplane.storage.env.leaps import keep_pace, machine_time
 
 log = logging.getLogger(__name__)
 _faults = FaultLog(log)
@@ -162,7 +162,7 @@ class GuardedServer(web.Server):
             self.gate.leave(address)
 
     def _check(self) -> None:
-        now = self._loop.time()
+        now = machine_time(self._loop)
         try:
             for guard in list(self._guards):
                 guard.check(now)
@@ -217,7 +217,7 @@ class Guard(web.RequestHandler):
             return
         self._wire = cast(asyncio.Transport, transport)
         self.identity = identity_of_transport(transport)
-        self._asked_at = self._loop.time()
+        self._asked_at = machine_time(self._loop)
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -252,7 +252,7 @@ class Guard(web.RequestHandler):
         if self._give_up is None:
             return False
         self._quick, self._asked_at = data, None
-        self._body_at = self._loop.time()
+        self._body_at = machine_time(self._loop)
         self._has_asked()
         self._stays_open()
         return True
@@ -292,10 +292,10 @@ class Guard(web.RequestHandler):
             self._between = self._request_count == before + 1 and data.endswith(_END) and self._awaits_head()
             self._asked_at = None
             self._has_asked()
-            self._body_at, self._body_bytes, self._head_bytes = self._loop.time(), len(data), 0
+            self._body_at, self._body_bytes, self._head_bytes = machine_time(self._loop), len(data), 0
             return
         if self._waiter is not None and self._asked_at is None:
-            self._asked_at = self._loop.time()
+            self._asked_at = machine_time(self._loop)
         if not is_head:
             self._body_bytes += len(data)
             return
@@ -340,7 +340,7 @@ class Guard(web.RequestHandler):
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         # Streams have begun before.
-        self._answering_at = None if resp.prepared else self._loop.time()
+        self._answering_at = None if resp.prepared else machine_time(self._loop)
         try:
             return await super().finish_response(request, resp, start_time)
         finally:

@@ -19,7 +19,7 @@ from rayplane.control_plane.rpc.errors import RpcError
 from rayplane.control_plane.rpc.http2 import ErrorCode, HeaderBlock, Stream, encode_headers
 from rayplane.control_plane.rpc.reverse_proxy import HOP_BY_HOP
 from rayplane.control_plane.rpc.sockets import INTRODUCTION_S
-from rayplane.storage.env.leaps import keep_pace
+from rayplane.storage.env.leaps import is_leaping, keep_pace
 
 log = logging.getLogger(__name__)
 
@@ -162,6 +162,8 @@ class FrontConnection(ConnectionIO):
     def check(self) -> None:
         """Called every CHECK_S: end what its client does not do its part of."""
         self.check_silence()
+        if is_leaping(self._loop):
+            return
         self._idle = 0 if self._exchanges else self._idle + 1
         if self._idle > IDLE_CHECKS:
             self.connection.go_away()

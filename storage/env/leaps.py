@@ -1,8 +1,8 @@
 """An event loop of real sockets and threads whose time can be led forward: from timer to timer, while nobody works.
 
 Leases are renewed, schedules kept and time-outs met as in the time that was left out, since every timer goes off in its
-turn. Whoever is outside sees somebody in a great hurry, and is waited for only where `at_machine_pace` or `keep_pace`
-says so.
+turn. Whoever is outside sees somebody in a great hurry, and is waited for only where `at_machine_pace`, `keep_pace` or
+`machine_time` says so.
 """
 
 import asyncio
@@ -102,6 +102,11 @@ def clock_of(loop: asyncio.AbstractEventLoop) -> Clock:
 def ahead_of(loop: asyncio.AbstractEventLoop) -> float:
     """By how many seconds a loop's time is ahead of the machine's."""
     return loop.ahead_s if isinstance(loop, LeapingLoop) else 0.0
+
+
+def machine_time(loop: asyncio.AbstractEventLoop) -> float:
+    """A loop's time without what was leapt over: by it those have to hurry who are outside."""
+    return loop.time() - ahead_of(loop)
 
 
 def is_leaping(loop: asyncio.AbstractEventLoop) -> bool:

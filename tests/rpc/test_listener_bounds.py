@@ -113,6 +113,53 @@ def test_who_connects_while_time_is_led_forward_is_given_time_to_introduce_himse
     assert heard == [hears]
 
 
+@pytest.mark.parametrize("half", [GET[:20], b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nab"])
+def test_who_has_sent_half_a_request_is_given_time_for_the_rest_while_time_is_led_forward(
+    half: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard, came, led, taken = list[bytes](), list[bytes](), threading.Event(), http1.Guard.data_received
+
+    def take(guard: http1.Guard, data: bytes) -> None:
+        came.append(data)
+        taken(guard, data)
+
+    monkeypatch.setattr(http1.Guard, "data_received", take)
+
+    def ask(host: str, port: str) -> None:
+        with socket.create_connection((host, int(port)), timeout=WAIT_S) as raw:
+            raw.sendall(GET)
+            while not raw.recv(1024).endswith(b"here"):
+                pass
+            raw.sendall(half)
+            led.wait(WAIT_S)
+            try:
+                raw.sendall(GET[20:] if half in GET else b"cd")
+                heard.append(raw.recv(15))
+            except OSError as e:
+                heard.append(str(e).encode())
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        return web.Response(text=(await request.text()) or "here")
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, LeapingLoop)
+        server = await SystemSockets().listen("127.0.0.1:0", http1.server(answer))
+        thread = threading.Thread(target=ask, args=server.address.split(":"))
+        thread.start()
+        while b"".join(came) != GET + half:
+            await asyncio.sleep(0.001)
+        await loop.advance(3600)
+        led.set()
+        while thread.is_alive():
+            await asyncio.sleep(0.001)
+        await server.close()
+
+    with asyncio.Runner(loop_factory=LeapingLoop) as runner:
+        runner.run(main())
+    assert heard == [b"HTTP/1.1 200 OK"]
+
+
 class Garbage:
     def SerializeToString(self) -> bytes:
         return b"\xff\xff\xff"
