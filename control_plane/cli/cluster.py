@@ -345,7 +345,7 @@ async def _repointed(directory: StateDir, state: ClusterState) -> None:
 
 def _renewed(directory: StateDir) -> ClusterState:
     """A running cluster's state, with an administrator's certificate that lasts."""
-    state = directory.read_running()
+    state = directory.read_reachable()
     renew_admin(directory, state, SystemClock().now())
     return state
 

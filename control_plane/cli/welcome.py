@@ -49,7 +49,9 @@ def _of(directory: StateDir, state: ClusterState) -> list[str]:
     name, flags = state.config.name, directory.flags(state.config.name)
     if not state.running:
         return [f"Cluster {name!r} is down; its data is kept.", *_aligned((("rayplane up", "go on from it"),), flags)]
-    if not asyncio.run(answers(state.topology.of(Role.SUPERVISOR)[0], "grpc")):
+    if not state.topology.of(Role.SUPERVISOR) or not asyncio.run(
+        answers(state.topology.of(Role.SUPERVISOR)[0], "grpc")
+    ):
         again = (("rayplane up", "bring back what does not run"), ("rayplane status", "what is wrong"))
         return [f"Cluster {name!r} should run, and does not answer.", *_aligned(again, flags)]
     use = f"  export KUBECONFIG={directory.kubeconfig}"

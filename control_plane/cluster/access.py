@@ -42,7 +42,7 @@ class Access:
 @contextlib.asynccontextmanager
 async def access(directory: StateDir, clock: Clock | None = None) -> AsyncIterator[Access]:
     """Raises NotUp when no cluster runs there."""
-    state = directory.read_running()
+    state = directory.read_reachable()
     renew_admin(directory, state, (clock or SystemClock()).now())
     network = GrpcNetwork(Credentials.read(directory.admin))
     try:

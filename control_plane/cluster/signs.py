@@ -11,6 +11,7 @@ import socket
 from pathlib import Path
 
 _NAMES = Path("/proc/net/unix")
+_JOINED = "joined-"
 
 
 def hold(slot: int, joined: str = "") -> socket.socket:
@@ -30,11 +31,20 @@ def hold(slot: int, joined: str = "") -> socket.socket:
 
 def is_held(slot: int, by: str = "") -> bool:
     """Whether any process here has a sign of that slot, but for nodes that joined cluster `by` (`key_hash`)."""
-    names = (line.rpartition(" ")[2] for line in _NAMES.read_text(errors="replace").splitlines())
-    held = (name for name in names if name.startswith(f"@{_prefix(slot)}"))
+    held = (name for name in _names() if name.startswith(f"@{_prefix(slot)}"))
     return any(not by or not name.startswith(f"@{_prefix(slot, by)}") for name in held)
+
+
+def is_of_joined(slot: int) -> bool:
+    """Whether all signs of that slot here are of nodes that have joined a cluster."""
+    own = [name for name in _names() if name.startswith(f"@{_prefix(slot)}")]
+    return bool(own) and all(name.startswith(f"@{_prefix(slot)}{_JOINED}") for name in own)
+
+
+def _names() -> list[str]:
+    return [line.rpartition(" ")[2] for line in _NAMES.read_text(errors="replace").splitlines()]
 
 
 def _prefix(slot: int, joined: str = "") -> str:
     """A name has room for 107 bytes (unix(7))."""
-    return f"rayplane-slot-{slot}-" + (f"joined-{joined[-16:]}-" if joined else "")
+    return f"rayplane-slot-{slot}-" + (f"{_JOINED}{joined[-16:]}-" if joined else "")

@@ -113,4 +113,7 @@ def _reserve(plans: Sequence[AddressPlan], own: str) -> tuple[AddressPlan, socke
 
 
 def _taken(plan: AddressPlan) -> SlotTaken:
+    if signs.is_of_joined(plan.slot):
+        whose = f"a node of this machine, which joined another cluster, has the addresses {plan.pod_cidr} of this one"
+        return SlotTaken(f"{whose} now; end its `rayplane join` first")
     return SlotTaken(f"another cluster has the addresses {plan.pod_cidr} of this one now; take it down first")

@@ -26,7 +26,7 @@ from typing import Any
 from rayplane.control_plane.cluster.config import AddressPlan, ClusterConfig, check_name
 from rayplane.control_plane.cluster.errors import ClusterError, NewerState, NotUp, UsageError
 from rayplane.control_plane.cluster.ours import TEST_ENV, is_marked, mark, remove, remove_known
-from rayplane.control_plane.cluster.topology import Topology
+from rayplane.control_plane.cluster.topology import Role, Topology
 from rayplane.control_plane.component_base.version import VERSION
 from rayplane.storage.env import AheadClock, Clock, DiskError, LocalDisk
 from rayplane.storage.env.private import make_private_dir, narrow, write_private
@@ -100,8 +100,10 @@ class StateDir:
 
     @staticmethod
     def of(name: str, state_dir: str | None) -> "StateDir":
-        """Raises UsageError for a name that is none."""
+        """Raises UsageError for a name or a path that is none."""
         check_name(name)
+        if state_dir and "\0" in state_dir:
+            raise UsageError(f"--state-dir {state_dir!r} has a byte 0, which no path has; give another")
         # What is printed of it is used in other directories too.
         return StateDir((Path(state_dir) if state_dir else Path.home() / HOME / name).absolute())
 
@@ -214,6 +216,16 @@ class StateDir:
             others = ", ".join(other.config.name for other in self.others() if other.running)
             instead = f", or give the --name of one that is: {others}" if others else ""
             raise NotUp(f"no cluster is up in {self.path}; run `{self.command('up')}`{instead}")
+        return state
+
+    def read_reachable(self) -> ClusterState:
+        """The state of a running cluster of which is known where it is. Raises NotUp, ClusterError."""
+        state = self.read_running()
+        if not (state.topology.of(Role.SUPERVISOR) and state.topology.of(Role.LOAD_BALANCER)):
+            up = self.command("up")
+            raise NotUp(
+                f"the cluster in {self.path} is not up yet; wait for `{up}`, or run it again where it was ended"
+            )
         return state
 
     def others(self) -> list[ClusterState]:

@@ -165,7 +165,7 @@ class Cluster(Commands):
     @property
     def endpoints(self) -> dict[str, Any]:
         """Where everything is, and which certificate to show there, as `rayplane endpoints -o json` prints it."""
-        return endpoints(self.directory, self.directory.read_running())
+        return endpoints(self.directory, self.directory.read_reachable())
 
     def client(self) -> Client:
         """A client of its API, with an administrator's certificate; to be closed."""

@@ -93,13 +93,16 @@ async def test_a_node_that_has_joined_is_in_the_way_of_other_clusters_only(
     secrets.write(directory.pki)
     config = ClusterConfig(name="own", host=PROCESS)
     down = ClusterState(config, plan, Topology(()), False, {"pid": 0})
-    with signs.hold(plan.slot, joined=key_hash(Secrets.create("own").ca_cert)), pytest.raises(SlotTaken):
+    with (
+        signs.hold(plan.slot, joined=key_hash(Secrets.create("own").ca_cert)),
+        pytest.raises(SlotTaken, match="rayplane join"),
+    ):
         await launch._up(config, directory, down, SILENT, prepare=None, encryption=b"")
     with signs.hold(plan.slot, joined=key_hash(secrets.ca_cert)):
         assert held(plan)
         await launch._up(config, directory, down, SILENT, prepare=None, encryption=b"")
         # Its own processes are, as ever.
-        with signs.hold(plan.slot), pytest.raises(SlotTaken):
+        with signs.hold(plan.slot), pytest.raises(SlotTaken, match="take it down"):
             await launch._up(config, directory, down, SILENT, prepare=None, encryption=b"")
     assert [one.slot for one in started] == [plan.slot]
 

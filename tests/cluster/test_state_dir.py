@@ -17,7 +17,7 @@ import pytest
 
 from rayplane.control_plane.cluster import ending, launch, ray_cluster
 from rayplane.control_plane.cluster.config import AddressPlan, ClusterConfig
-from rayplane.control_plane.cluster.errors import ClusterError
+from rayplane.control_plane.cluster.errors import ClusterError, NotUp, UsageError
 from rayplane.control_plane.cluster.launch import down
 from rayplane.control_plane.cluster.ours import MARKER, forget
 from rayplane.control_plane.cluster.pki import Secrets
@@ -299,6 +299,19 @@ def session(code: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @pytest.mark.processes
+def test_what_is_not_up_yet_is_not_reached_for(tmp_path: Path) -> None:
+    directory = filled(tmp_path / "x")
+    directory.write(replace(state(), running=True, topology=Topology(())))
+    assert directory.read_running().running
+    with pytest.raises(NotUp, match="is not up yet"):
+        directory.read_reachable()
+
+
+def test_a_path_that_is_none_is_told_as_such() -> None:
+    with pytest.raises(UsageError, match="has a byte 0"):
+        StateDir.of("x", "/tmp/a\0b")
+
+
 async def test_a_port_of_somebody_else_is_no_cluster_that_is_up(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other, session("") as ended:
         ended.wait()
