@@ -97,11 +97,7 @@ class VolumeController(BaseController):
             text = "Volume has unrecognized PersistentVolumeReclaimPolicy"
             return self._fail(volume, "VolumeUnknownReclaimPolicy", text)
         if PROVISIONED_BY not in meta.annotations(volume):
-            text = (
-                f'error getting deleter volume plugin for volume "{meta.name(volume)}": '
-                "no deletable volume plugin matched"
-            )
-            return self._fail(volume, "VolumeFailedDelete", text)
+            return self._fail(volume, "VolumeFailedDelete", _not_deletable(volume))
         if (meta.spec(volume).get("csi") or {}).get("driver") not in (LOCAL, REPLICATED):
             return NOTHING  # whoever provisioned it deletes it
         return self._delete(volume, view)
@@ -134,6 +130,17 @@ class VolumeController(BaseController):
 
 def _policy(volume: Object) -> str:
     return meta.spec(volume).get("persistentVolumeReclaimPolicy") or "Retain"
+
+
+def _not_deletable(volume: Object) -> str:
+    """Why a volume made by hand is not deleted: files of a machine are its user's, also below /tmp."""
+    path = (meta.spec(volume).get("hostPath") or {}).get("path")
+    if path is None:
+        name = meta.name(volume)
+        return f'error getting deleter volume plugin for volume "{name}": no deletable volume plugin matched'
+    if not path.startswith("/tmp/") or path == "/tmp/":
+        return f"host_path deleter only supports /tmp/.+ but received provided {path}"
+    return f"{path} is the machine's own: delete its files there, and this PersistentVolume"
 
 
 def _unbound(volume: Object) -> Update:

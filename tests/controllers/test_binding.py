@@ -235,6 +235,24 @@ def test_what_becomes_of_a_volume_that_users_made_when_its_claim_goes(
     assert meta.status(cluster.require(VOLUMES, "", "v")).get("message") == (event[1] if event else None)
 
 
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/srv/x", "host_path deleter only supports /tmp/.+ but received provided /srv/x"),
+        ("/tmp/x", "/tmp/x is the machine's own: delete its files there, and this PersistentVolume"),
+    ],
+)
+def test_directories_of_machines_are_their_users_to_delete(cluster: Cluster, path: str, said: str) -> None:
+    made = volume(cluster, "v", persistentVolumeReclaimPolicy="Delete")
+    spec = {key: value for key, value in meta.spec(made).items() if key not in ("csi", "local", "nodeAffinity")}
+    cluster.put(VOLUMES, {**made, "spec": {**spec, "hostPath": {"path": path}}})
+    claimed = claim(cluster, cls="")
+    cluster.settle()
+    cluster.remove_object(CLAIMS, claimed)
+    cluster.settle()
+    assert told(cluster, "v") == [("VolumeFailedDelete", said)]
+
+
 def test_a_lost_claim_says_what_it_lost(cluster: Cluster) -> None:
     for name in ("a", "b"):
         volume(cluster, f"v{name}")
