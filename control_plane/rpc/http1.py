@@ -296,6 +296,8 @@ class Guard(web.RequestHandler):
             return
         if self._waiter is not None and self._asked_at is None:
             self._asked_at = machine_time(self._loop)
+            # aiohttp ends connections that are kept alive by the loop's time, whatever has come of another request.
+            self._leap_again = keep_pace(INTRODUCTION_S)
         if not is_head:
             self._body_bytes += len(data)
             return
