@@ -298,7 +298,6 @@ def session(code: str) -> Iterator[subprocess.Popen[bytes]]:
         made.communicate()
 
 
-@pytest.mark.processes
 def test_what_is_not_up_yet_is_not_reached_for(tmp_path: Path) -> None:
     directory = filled(tmp_path / "x")
     directory.write(replace(state(), running=True, topology=Topology(())))
@@ -312,6 +311,7 @@ def test_a_path_that_is_none_is_told_as_such() -> None:
         StateDir.of("x", "/tmp/a\0b")
 
 
+@pytest.mark.processes
 async def test_a_port_of_somebody_else_is_no_cluster_that_is_up(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other, session("") as ended:
         ended.wait()

@@ -213,10 +213,9 @@ def _is_as_asked(spec: Spec, allocated: Any, actuated: Any, containers: list[tup
     asked = {c.get("name"): c.get("resources") for f in ("containers", "initContainers") for c in spec.get(f) or ()}
     asked[None] = spec.get("resources")
     for name, set_aside, in_force in (*containers, (None, allocated, actuated)):
-        own = reported(asked.get(name), asked.get(name))
-        if set_aside is not None and set_aside != own.get("allocatedResources", {}):
-            return False
-        if in_force is not None and in_force != own.get("resources", {}):
+        own, now = asked.get(name) or {}, in_force or {}
+        told = (("requests", set_aside), ("requests", now.get("requests")), ("limits", now.get("limits")))
+        if any(amounts is not None and amounts != (own.get(part) or {}) for part, amounts in told):
             return False
     return True
 
