@@ -202,9 +202,10 @@ def _answer_first(member: Any) -> None:
     disk.append_file = append_file
 
 
-def test_a_failed_expectation_says_what_is_missing() -> None:
+def test_a_failed_expectation_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rayplane.control_plane.simulation.run.FINAL_TIMEOUT_S", 5.0)
     scenario = parse_scenario(SHORT, source="short")
-    wrong = replace(scenario, steps=scenario.steps[:1], duration_s=5.0)
+    wrong = replace(scenario, steps=scenario.steps[:1])
     result = simulate(wrong, 1)
     assert not result.ok
     assert "deployment web has 4 ready replicas; it does not exist" in result.failures[0]

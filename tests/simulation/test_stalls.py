@@ -16,18 +16,18 @@ from rayplane.control_plane.simulation.loop import LIFE, Life
 pytestmark = pytest.mark.timeout(300)
 
 SCENARIO = """
-duration: 80s
+duration: 1s
 cluster: {timing: fast, nodes: 3}
 client: {write_every: 200ms}
 steps:
   - await: {ready: cluster}
-  - sleep: 70s
+  - sleep: 40s
 expect:
   - {ready: cluster}
 """
 # Longer than a node's grace period and than a leader's lease.
 STALL_S = 6.0
-FIRST_S, EVERY_S = 20.0, 16.0
+FIRST_S, EVERY_S = 10.0, 13.0
 
 
 class _Stalls:
