@@ -215,7 +215,7 @@ def test_a_failed_expectation_says_what_is_missing(monkeypatch: pytest.MonkeyPat
 def test_claims_go_with_their_set_when_the_controllers_die(moment_ms: int) -> None:
     """At 40 ms the claims were made and the controllers died before they had written whose they are."""
     text = f"""
-duration: 100s
+duration: 1s
 cluster: {{timing: fast, nodes: 3, controllers: 2}}
 client: {{write_every: 5s}}
 steps:
