@@ -1,6 +1,7 @@
 """Workload of trials: what they made is deleted in the end, by a later one where need be, and nothing else is."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ from rayplane.control_plane.api.errors import Forbidden, Timeout
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.hands import ApiHands
-from rayplane.control_plane.cluster.state import StateDir
-from rayplane.control_plane.cluster.trial.workload import MARK, Caller, Made, TooMuchLeft, Workload
+from rayplane.control_plane.cluster.state import MADE, StateDir
+from rayplane.control_plane.cluster.trial.workload import MARK, Caller, Made, TooMuchLeft, Workload, read_row, rows_of
 from rayplane.control_plane.invariants import History
 from tests.fakes.client import FakeClient
 
@@ -70,7 +71,7 @@ async def test_what_is_applied_again_is_not_told_again(tmp_path: Path) -> None:
     told: list[list[str]] = []
 
     async def tell(rows: Any) -> None:
-        told.append([row["name"] for row in rows])
+        told.append([one.name for row in rows for one in read_row(row)])
 
     api, workload = Api(), Workload(StateDir(tmp_path), tell=tell)
     await api.create("configmaps", obj("ConfigMap", "found"))
@@ -79,6 +80,22 @@ async def test_what_is_applied_again_is_not_told_again(tmp_path: Path) -> None:
     assert told == [["found"]]
     await hands(api, workload).apply(obj("ConfigMap", "made"))
     assert await workload.delete(api) == [] and told == [["found"], ["found", "made"], []]  # type: ignore[arg-type]
+
+
+def test_a_trials_caller_is_said_once_and_what_earlier_builds_wrote_is_read(tmp_path: Path) -> None:
+    jane = Caller("jane", tuple(f"group-{number}" for number in range(50)), "7", (("scopes", ("a", "b")),))
+    made = [Made("configmaps", "default", f"c-{n}", f"mark-{n}", caller=jane, trial="one") for n in range(200)]
+    made += [Made("deployments", "default", "web", "mark", "uid-1", trial="two")]
+    rows = rows_of(made)
+    text = json.dumps(rows)
+    assert text.count("group-7") == 1 and text.count("jane") == 1
+    assert [one for row in json.loads(text) for one in read_row(row)] == made
+    earlier = [asdict(one) for one in made]
+    (tmp_path / MADE).write_text(json.dumps(earlier))
+    workload = Workload(StateDir(tmp_path))
+    assert workload.read() == made
+    workload.adopt([*json.loads(text), {"trial": "three"}, "no row"])
+    assert workload.read() == made, "what is there already and what nobody can read is not added"
 
 
 async def test_a_namesake_that_somebody_made_since_stays(tmp_path: Path) -> None:

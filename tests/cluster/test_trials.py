@@ -4,7 +4,6 @@ import asyncio
 import json
 import random
 from collections.abc import AsyncIterator
-from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +20,7 @@ from rayplane.control_plane.cluster.supervisor.notes import FAULTS_KEY, Notes
 from rayplane.control_plane.cluster.supervisor.standing import StandingFaults
 from rayplane.control_plane.cluster.supervisor.trials import AnotherTrial, Ended, GivenUp, NoSuchTrial, Trials
 from rayplane.control_plane.cluster.trial import trial
-from rayplane.control_plane.cluster.trial.workload import Caller, Made, Workload
+from rayplane.control_plane.cluster.trial.workload import Caller, Made, Workload, rows_of
 from rayplane.control_plane.identities import API_SERVERS
 from rayplane.control_plane.rpc import Context, Identity
 from rayplane.proto.rayplane.v1 import chaos_pb2 as pb
@@ -202,7 +201,7 @@ async def test_what_nobody_may_delete_is_tried_once_by_a_supervisor(
     trials: Trials, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     StateDir(tmp_path).create()
-    (tmp_path / MADE).write_text(json.dumps([asdict(Made("configmaps", "default", "a", "mark", "7"))]))
+    (tmp_path / MADE).write_text(json.dumps(rows_of([Made("configmaps", "default", "a", "mark", "7")])))
     looks: list[str] = []
     made: list[float] = []
 

@@ -66,18 +66,37 @@ class Made:
     caller: Caller | None = None
     trial: str = ""
 
-    @staticmethod
-    def from_json(data: Any) -> "Made":
-        """Raises TypeError, ValueError, KeyError."""
-        caller = data.get("caller")
-        return Made(**{**data, "caller": Caller.from_json(caller) if caller else None})
-
     def is_it(self, obj: Object) -> bool:
         """Whether an object of this name is the one."""
         return self.uid == meta.uid(obj) if self.uid else self.mark == meta.annotations(obj).get(MARK)
 
     def __str__(self) -> str:
         return f"{self.resource} {self.namespace}/{self.name}" if self.namespace else f"{self.resource} {self.name}"
+
+
+def rows_of(made: Iterable[Made]) -> list[dict[str, Any]]:
+    """As JSON: a row for each trial, with its caller, whose groups may be many, and its objects in order. Pure."""
+    by_trial: dict[tuple[str, Caller | None], list[Made]] = {}
+    for one in made:
+        by_trial.setdefault((one.trial, one.caller), []).append(one)
+    return [
+        {
+            "trial": trial,
+            "caller": caller and asdict(caller),
+            "made": [{word: getattr(one, word) for word in _OF_OBJECTS} for one in of_trial],
+        }
+        for (trial, caller), of_trial in by_trial.items()
+    ]
+
+
+def read_row(row: Any) -> list[Made]:
+    """The objects of a row; earlier builds wrote one for each object. Raises TypeError, ValueError, KeyError."""
+    caller = Caller.from_json(row["caller"]) if row.get("caller") else None
+    objects = row["made"] if "made" in row else [{word: row[word] for word in _OF_OBJECTS if word in row}]
+    return [Made(**one, caller=caller, trial=str(row.get("trial", ""))) for one in objects]
+
+
+_OF_OBJECTS = ("resource", "namespace", "name", "mark", "uid")
 
 
 class TooMuchLeft(ClusterError):
@@ -110,7 +129,7 @@ class Workload:
     def read(self) -> list[Made]:
         """Raises ClusterError when the file is damaged."""
         try:
-            return [Made.from_json(one) for one in json.loads(self._path.read_bytes())]
+            return [one for row in json.loads(self._path.read_bytes()) for one in read_row(row)]
         except FileNotFoundError:
             return []
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as e:
@@ -145,19 +164,19 @@ class Workload:
             return
         made = self.read()
         if (marks := {one.mark for one in made}) != self._noted:
-            await self._tell([asdict(one) for one in made])
+            await self._tell(rows_of(made))
             self._noted = marks
 
     def rows(self) -> list[dict[str, Any]]:
-        return [asdict(one) for one in self.read()]
+        return rows_of(self.read())
 
     def adopt(self, rows: Iterable[Any]) -> None:
         """Add what was written down elsewhere; what nobody can read of it is left out."""
         there = self.read()
-        marks, new = {one.mark for one in there}, []
+        marks, new = {one.mark for one in there}, list[Made]()
         for row in rows:
             with contextlib.suppress(TypeError, ValueError, KeyError, AttributeError):
-                new.append(Made.from_json(row))
+                new += read_row(row)
         self._write([*there, *(one for one in new if one.mark not in marks)])
 
     async def left(self, api: ApiClient) -> list[str]:
@@ -236,7 +255,7 @@ class Workload:
 
     def _write(self, made: list[Made]) -> None:
         if made:
-            write_private(self._path, json.dumps([asdict(one) for one in made]).encode())
+            write_private(self._path, json.dumps(rows_of(made)).encode())
         else:
             self._path.unlink(missing_ok=True)
 
