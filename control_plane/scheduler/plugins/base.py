@@ -54,6 +54,7 @@ class Refusal:
 
     @property
     def told(self) -> tuple[str, ...]:
+        """The reasons with what they are on this node."""
         return tuple(f"{reason} {self.detail}" for reason in self.reasons) if self.detail else self.reasons
 
 
