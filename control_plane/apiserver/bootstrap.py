@@ -7,6 +7,8 @@ nobody's once they are made.
 import asyncio
 import contextlib
 import logging
+from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 
 import orjson
@@ -27,12 +29,13 @@ from rayplane.control_plane.tasks import cancel_and_wait
 log = logging.getLogger(__name__)
 
 DNS_SERVICE, DNS_PORT = "kube-dns", 53
-_JSON = "application/json"
 _KEEP_S = 60.0
 _AUTOUPDATE = "rbac.authorization.kubernetes.io/autoupdate"
 _GRANTS = ("rules", "subjects")
-# They name others, and need none but their namespace to be there.
-_IN_ANY_ORDER = frozenset({"ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"})
+# Others need them: objects their namespace, services the addresses that there are.
+_FIRST = frozenset({"Namespace", "ServiceCIDR"})
+# A round of raft takes what is under way together. More would be made in vain by servers that begin side by side.
+_AT_ONCE = 32
 _FLOW_CONTROL = {"PriorityLevelConfiguration": LEVELS, "FlowSchema": SCHEMAS}
 # Before there was a node authorizer the first ones let every node read all secrets; the last was cluster-admin.
 _TIGHTENED = frozenset(
@@ -47,14 +50,13 @@ _TIGHTENED = frozenset(
 
 async def ensure(registry: ObjectRegistry, config: ApiServerConfig) -> None:
     """Create what is missing. Safe on all servers at once. ApiError when etcd refuses."""
-    experiments = chaos_mesh.definitions() if config.experiments else []
-    objects = [*bootstrap_objects(), *definitions(), *experiments, *_of_this_cluster(config)]
-    most = [o for o in objects if o["kind"] in _IN_ANY_ORDER]
+    objects = [*bootstrap_objects(), *_of_this_cluster(config)]
+    await _ensure_each(registry, [o for o in objects if o["kind"] in _FIRST])
+    rest = [o for o in objects if o["kind"] not in _FIRST and o["kind"] not in _FLOW_CONTROL]
     # Servers that begin side by side would make each object at the same time, and all but one in vain.
-    registry.env.rng.shuffle(most)
-    for o in (*(o for o in objects if o["kind"] not in _IN_ANY_ORDER), *most):
-        if o["kind"] not in _FLOW_CONTROL:
-            await _ensure(registry, o)
+    registry.env.rng.shuffle(rest)
+    # Definitions wait for each other anyway, as no two may have one name.
+    await _ensure_each(registry, rest, row=[*definitions(), *(chaos_mesh.definitions() if config.experiments else ())])
     await keep_flow_control(registry)
     await keep_tracking(registry)
 
@@ -72,6 +74,27 @@ async def keep_tracking(registry: ObjectRegistry) -> None:
         await _complete(registry, Target(info, place, name), known.object, wanted)
 
 
+async def _ensure_each(registry: ObjectRegistry, objects: Sequence[Object], *, row: Sequence[Object] = ()) -> None:
+    """Side by side, and beside them what is in the `row`, one after the other. ApiError when etcd refuses: then no more
+    are begun.
+    """
+    waiting, row_waiting = deque(objects), deque(row)
+
+    async def some(queue: deque[Object]) -> None:
+        while queue:
+            try:
+                await _ensure(registry, queue.popleft())
+            except BaseException:
+                waiting.clear()
+                row_waiting.clear()
+                raise
+
+    queues = [row_waiting, *[waiting] * min(_AT_ONCE, len(waiting))]
+    for error in await asyncio.gather(*map(some, queues), return_exceptions=True):
+        if error is not None:
+            raise error
+
+
 async def _ensure(registry: ObjectRegistry, o: Object) -> None:
     info = registry.kinds.registry.by_kind(o["apiVersion"], o["kind"])
     assert info is not None, f"{o['kind']} is no served kind"
@@ -81,7 +104,10 @@ async def _ensure(registry: ObjectRegistry, o: Object) -> None:
     known = cache.get(namespace, meta["name"])
     try:
         if known is None:
-            await registry.writer.create(SYSTEM, Target(info, namespace), orjson.dumps(o), _JSON, WriteOptions())
+            # A copy: what is made of it stays in caches, and its parts may be others' too.
+            body = orjson.dumps(o)
+            made = orjson.loads(body)
+            await registry.writer.create_object(SYSTEM, Target(info, namespace), made, WriteOptions(), size=len(body))
         elif known.readable and (o["kind"], meta["name"]) in _TIGHTENED:
             await _tighten(registry, Target(info, namespace, meta["name"]), known.object, o)
         elif known.readable and o["kind"] == "ConfigMap" and meta["name"] != legacy_tokens.TRACKING:
@@ -101,9 +127,11 @@ async def keep_flow_control(registry: ObjectRegistry) -> None:
     """Make the flow schemas and levels of every cluster what they are, unless an annotation says to leave them; remove
     those that are ours no more. Safe on all servers at once. ApiError when etcd refuses.
     """
-    ours = [*bootstrap_flow.priority_levels(), *bootstrap_flow.flow_schemas()]
-    for o in ours:
-        await _ensure(registry, o)
+    levels, schemas = bootstrap_flow.priority_levels(), bootstrap_flow.flow_schemas()
+    # A schema whose level is missing would be told so.
+    await _ensure_each(registry, levels)
+    await _ensure_each(registry, schemas)
+    ours = [*levels, *schemas]
     for kind, resource in _FLOW_CONTROL.items():
         wanted = {o["metadata"]["name"] for o in ours if o["kind"] == kind}
         info = registry.kinds.named(resource)

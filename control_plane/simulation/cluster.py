@@ -16,13 +16,14 @@ from typing import Any, TypeVar
 
 from rayplane.control_plane.backoff import Backoff, Pauses
 from rayplane.control_plane.cluster.components import Component, Spec, StopsItself, build
-from rayplane.control_plane.cluster.config import AddressPlan, ClusterConfig
+from rayplane.control_plane.cluster.config import ClusterConfig
 from rayplane.control_plane.cluster.errors import StartFailed
 from rayplane.control_plane.cluster.failures import Failure
 from rayplane.control_plane.cluster.host import not_started
+from rayplane.control_plane.cluster.in_memory import simulated_spec, simulated_topology
 from rayplane.control_plane.cluster.pki import identity_of_actor
 from rayplane.control_plane.cluster.supervisor.component import Supervisor
-from rayplane.control_plane.cluster.topology import PORTS, Instance, Machine, Role, Topology, founding
+from rayplane.control_plane.cluster.topology import Instance, Machine, Role, Topology
 from rayplane.control_plane.etcd.server import Member
 from rayplane.control_plane.identities import ADMINISTRATOR, MASTERS
 from rayplane.control_plane.rpc import Identity, Network, RpcError
@@ -41,7 +42,6 @@ log = logging.getLogger(__name__)
 
 CLIENT, KUBECTL = "client", "kubectl"
 ADMIN = Identity(ADMINISTRATOR, (MASTERS,))
-_NUMBERS = {"client": 2379, "peer": 2380, "grpc": 7443, "https": 6443, "metrics": 10250}
 SUPERVISOR = Role.SUPERVISOR.value
 SPARE_MACHINES = 12
 _FIRST_PORT = 10_000
@@ -387,30 +387,3 @@ class SimulatedCluster:
     def endpoints(self, role: Role) -> tuple[str, ...]:
         """Where clients reach the actors of a role."""
         return self.topology.endpoints(role, "client" if role is Role.MEMBER else "grpc")
-
-
-def simulated_spec(instance: Instance, config: ClusterConfig, topology: Topology) -> Spec:
-    """What a component of such a cluster is told: without certificates, its data on a disk of its own."""
-    return Spec(
-        instance=instance,
-        config=config,
-        plan=AddressPlan(0),
-        topology=topology,
-        credentials=None,
-        secrets=None,
-        data_dir=instance.name,
-        log_file="",
-    )
-
-
-def simulated_topology(config: ClusterConfig) -> Topology:
-    """A new cluster's actors, each on a machine of its own."""
-    return Topology(tuple(_placed(i, number) for number, i in enumerate(founding(config, (Machine(),)).instances)))
-
-
-def _placed(instance: Instance, number: int) -> Instance:
-    """On a machine of its own, the `number`th."""
-    # Nobody scrapes a simulated cluster: components without a port for metrics serve none.
-    ports = {label: _NUMBERS[label] for label in PORTS[instance.role] if label in _NUMBERS}
-    machine = Machine(f"10.{number >> 8}.{number & 255}.1", instance.name)
-    return replace(instance, machine=machine, ports=ports)

@@ -14,14 +14,14 @@ from rayplane.control_plane.client.etcd import EtcdClient
 from rayplane.control_plane.cluster.components import Component, build
 from rayplane.control_plane.cluster.config import PROCESS, ClusterConfig
 from rayplane.control_plane.cluster.errors import UsageError
+from rayplane.control_plane.cluster.in_memory import simulated_spec, simulated_topology
 from rayplane.control_plane.cluster.pki import identity_of_actor
 from rayplane.control_plane.cluster.topology import Instance, Role
 from rayplane.control_plane.durations import parse_span
 from rayplane.control_plane.identities import ADMINISTRATOR, MASTERS
 from rayplane.control_plane.rpc import Identity
 from rayplane.control_plane.rpc.memory import Fabric, MemoryNetwork
-from rayplane.control_plane.simulation.cluster import simulated_spec, simulated_topology
-from rayplane.storage.env import Env, SimulatedDisk
+from rayplane.storage.env import Env, SimulatedDisk, growing_heap
 from rayplane.storage.env.leaps import LeapingLoop, clock_of
 
 #: As kube-apiserver of envtest is started: nobody makes the accounts that pods would need.
@@ -75,9 +75,10 @@ class AsyncFake:
     async def start(self) -> None:
         """Start all of it; what was started is ended where that fails."""
         try:
-            for role in _ROLES:
-                for instance in self._topology.of(role):
-                    await self._start(instance)
+            with growing_heap():
+                for role in _ROLES:
+                    for instance in self._topology.of(role):
+                        await self._start(instance)
         except BaseException:
             await self.stop()
             raise

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import ctypes
 import gc
+from collections.abc import Iterator
 
 COLLECTOR_THRESHOLDS = (50_000, 20, 50)
 #: What ended components have left is looked for so long after the first of them ended, and so often at most: it stops
@@ -18,6 +19,23 @@ def grow_heap() -> None:
     and of a busy process's.
     """
     gc.set_threshold(*COLLECTOR_THRESHOLDS)
+
+
+_growing: list[tuple[int, int, int]] = []
+
+
+@contextlib.contextmanager
+def growing_heap() -> Iterator[None]:
+    """Around the start of something in a process that is others': the collector looks seldom, and then as it did."""
+    _growing.append(gc.get_threshold())
+    before = _growing[0]
+    grow_heap()
+    try:
+        yield
+    finally:
+        _growing.pop()
+        if not _growing:
+            gc.set_threshold(*before)
 
 
 def settle_heap() -> None:

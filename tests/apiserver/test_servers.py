@@ -3,14 +3,16 @@
 import asyncio
 from contextlib import aclosing
 from datetime import UTC, datetime
+from typing import Any
 
+import grpc
 import pytest
 
 from rayplane.control_plane.api import errors
 from rayplane.control_plane.apiserver.config import ApiServerConfig
 from rayplane.control_plane.apiserver.storage.compaction import Compactor
 from rayplane.control_plane.client import ops
-from rayplane.control_plane.rpc import Stub
+from rayplane.control_plane.rpc import RpcError, Stub
 from rayplane.proto.rayplane.v1 import objects_pb2 as pb
 from rayplane.storage.env import Env
 from tests.apiserver.conftest import Stack, make_env
@@ -44,6 +46,69 @@ async def test_a_server_that_has_started_has_its_caches(stack: Stack) -> None:
     registry = stack.servers[0].registry
     stored = registry.kinds.registry.stored()
     assert {info.name for info in stored if registry.hub.peek(info) is None} == {"events"}
+
+
+class _Failing(FakeEtcd):
+    """Counts transactions under way; `fails_after` so many, it is away."""
+
+    def __init__(self, fails_after: int = 1 << 30) -> None:
+        super().__init__()
+        self.under_way = self.most_under_way = self.answered = 0
+        self.fails_after = fails_after
+
+    async def txn(self, *args: Any, **options: Any) -> Any:
+        self.under_way += 1
+        self.most_under_way = max(self.most_under_way, self.under_way)
+        try:
+            if self.answered >= self.fails_after:
+                self.down = RpcError(grpc.StatusCode.UNAVAILABLE, "gone")
+            return await super().txn(*args, **options)
+        finally:
+            self.under_way -= 1
+            self.answered += 1
+
+
+async def test_what_every_cluster_has_is_made_side_by_side_and_once() -> None:
+    stack = Stack(new=True)
+    stack.etcd = etcd = _Failing()
+    await stack.add_server()
+    assert etcd.most_under_way > 10
+    made = await stack.client().list("clusterroles.rbac.authorization.k8s.io")
+    written = {key: kv.mod_revision for key, kv in etcd.live.items() if key.startswith(b"/registry/clusterroles/")}
+    assert len(written) == len(made.items) > 50
+    await stack.add_server()
+    assert written == {key: etcd.live[key].mod_revision for key in written}
+    await stack.stop()
+
+
+async def test_an_etcd_that_goes_away_while_a_new_cluster_is_filled_is_waited_for() -> None:
+    whole, stack = Stack(new=True), Stack(new=True)
+    await whole.add_server()
+    stack.etcd = etcd = _Failing(fails_after=60)
+    starting = asyncio.create_task(stack.add_server())
+    async with asyncio.timeout(30):
+        while not etcd.refused:
+            await asyncio.sleep(0)
+        assert not starting.done()
+        etcd.fails_after, etcd.down = 1 << 30, None
+        await starting
+    assert [key for key in etcd.live if b"/registry/" in key] == [
+        key for key in whole.etcd.live if b"/registry/" in key
+    ]
+    await stack.stop()
+    await whole.stop()
+
+
+async def test_servers_that_fill_a_new_cluster_together_make_all_of_it() -> None:
+    stack, alone = Stack(new=True), Stack(new=True)
+    await alone.add_server()
+    async with asyncio.TaskGroup() as starting:
+        for number in range(3):
+            starting.create_task(stack.add_server(name=f"apiserver-{number}", grpc_address=f"host-0:{20_000 + number}"))
+    there = [key for key in alone.etcd.live if b"/registry/" in key and b"masterleases" not in key]
+    assert [key for key in there if key not in stack.etcd.live] == []
+    await stack.stop()
+    await alone.stop()
 
 
 async def test_servers_are_listed_while_they_live() -> None:

@@ -373,12 +373,13 @@ def _of_controller(kind: str, account: str, namespace: str = "") -> Object:
 
 
 def _binding(kind: str, name: str, role_kind: str, role: str, subjects: Sequence[tuple[str, str]]) -> Object:
+    bound = [{"apiGroup": GROUP, "kind": subject, "name": who} for subject, who in subjects]
     return {
         "apiVersion": API_VERSION,
         "kind": kind,
         "metadata": _metadata(name),
         "roleRef": {"apiGroup": GROUP, "kind": role_kind, "name": role},
-        "subjects": [{"apiGroup": GROUP, "kind": subject, "name": who} for subject, who in subjects],
+        **({"subjects": bound} if bound else {}),
     }
 
 

@@ -8,8 +8,11 @@ Source: apiextensions-apiserver `pkg/apis/apiextensions/validation`, `pkg/contro
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import urlsplit
+
+import orjson
 
 from rayplane.control_plane.api.errors import FieldError, forbidden, invalid, not_supported, required, too_many
 from rayplane.control_plane.api.kinds.admissionregistration.webhook_configurations import (
@@ -26,6 +29,9 @@ from rayplane.control_plane.apiserver.apiextensions.structural import schema_err
 
 APPROVED: Final = "api-approved.kubernetes.io"
 _COLUMNS_MAX: Final = 100
+#: Schemas whose faults are kept: so many, and of so many bytes each at most.
+_REMEMBERED: Final = 64
+_REMEMBERED_BYTES: Final = 64 << 10
 _ENHANCEMENT: Final = "see https://github.com/kubernetes/enhancements/pull/1111"
 _STRATEGIES: Final = ("None", "Webhook")
 _PROTECTED: Final = ("k8s.io", "kubernetes.io")
@@ -242,11 +248,20 @@ def _schema_of(version: Mapping[str, Any]) -> Any:
     return (version.get("schema") or {}).get("openAPIV3Schema")
 
 
-def _schema_errors(schema: Mapping[str, Any], place: str) -> list[FieldError]:
-    path = f"{place}.openAPIV3Schema"
+def _schema_errors(schema: Mapping[str, Any], place: str) -> Sequence[FieldError]:
+    path, text = f"{place}.openAPIV3Schema", orjson.dumps(schema)
+    return _remembered(text, path) if len(text) <= _REMEMBERED_BYTES else _judged(text, path)
+
+
+def _judged(schema_text: bytes, path: str) -> Sequence[FieldError]:
+    schema = orjson.loads(schema_text)
     found = schema_errors(schema, path)
     found = found or list(default_errors(schema, path)) or rule_errors(schema, path)
     return found or rules.default_errors(schema, path)
+
+
+# Servers of one process are shown the same ones when they start, and so is who applies definitions over and over.
+_remembered = lru_cache(maxsize=_REMEMBERED)(_judged)
 
 
 def _conversion_errors(spec: Mapping[str, Any]) -> Iterator[FieldError]:

@@ -13,6 +13,7 @@ the driver's loop, one per peer, and publishing until it is done.
 
 import asyncio
 import contextlib
+import functools
 import logging
 from collections.abc import Coroutine, Sequence
 from typing import Any
@@ -58,9 +59,8 @@ from rayplane.control_plane.etcd.server.upkeep.corruption_check import Corruptio
 from rayplane.control_plane.etcd.server.upkeep.lease_clock import LeaseClock
 from rayplane.control_plane.etcd.server.upkeep.level_rise import LevelRise
 from rayplane.control_plane.etcd.server.upkeep.ticker import Ticker, every
-from rayplane.control_plane.etcd.server.web.endpoints import Web
 from rayplane.control_plane.etcd.server.web.health import Health
-from rayplane.control_plane.rpc import Network, Server, Service
+from rayplane.control_plane.rpc import Network, Server, Service, WebHandler
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.storage.env import DiskError, Env
 
@@ -209,13 +209,24 @@ class Member:
         ranges = Ranges(driver, machine, driver.reads, callers)
         services = self.metrics.metered(client_services(config, self._handlers(callers, ranges)))
         self.health = Health(driver, machine.alarms, ranges, self.metrics)
-        web = Web(services, self.health, self.metrics, config.client_callers)
-        client_server = await self._listen(self._network, config.client_address, services, web)
+        client_server = await self._listen(self._network, config.client_address, services, self._web(services))
         self.metrics.client_traffic = client_server.traffic
         self.client_url = config.advertise_client_url or f"{config.scheme}://{client_server.address}"
 
+    def _web(self, services: Sequence[Service]) -> WebHandler:
+        """What answers HTTP/1.1: imported when somebody asks, as most members are never asked."""
+        health, metrics, callers = self.health, self.metrics, self.config.client_callers
+
+        @functools.cache
+        def made() -> WebHandler:
+            from rayplane.control_plane.etcd.server.web.endpoints import Web
+
+            return Web(services, health, metrics, callers)
+
+        return lambda request: made()(request)
+
     async def _listen(
-        self, network: Network, address: str, services: Sequence[Service], web: Web | None = None
+        self, network: Network, address: str, services: Sequence[Service], web: WebHandler | None = None
     ) -> Server:
         server = await network.serve(address, services, web=web)
         self._context.push_async_callback(server.stop)
