@@ -15,6 +15,9 @@ def plugin() -> None:
 
 def _main(program: str) -> None:
     try:
+        from rayplane.storage.env.heap import grow_heap
+
+        grow_heap()
         # Takes a second, or three on a busy machine: Ctrl-C may come before there is anything to interrupt.
         from rayplane.control_plane.cli.app import run
     except KeyboardInterrupt:
