@@ -1,4 +1,4 @@
-"""What components of a cluster in memory are told: each is on a machine of its own, with the same ports everywhere."""
+"""Topology of a cluster in memory, and what its components are told: a machine of its own for each, the same ports."""
 
 from dataclasses import replace
 
