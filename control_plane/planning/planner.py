@@ -18,12 +18,12 @@ from rayplane.control_plane.cluster.autoscaling.template import template
 from rayplane.control_plane.cluster.components import with_profiles
 from rayplane.control_plane.cluster.config import NODES_MAX, ClusterConfig
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
+from rayplane.control_plane.cluster.in_memory import AsyncFake
 from rayplane.control_plane.planning.plan import NODE, Group, Limits, Plan, plan
 from rayplane.control_plane.planning.workloads import Wanted, wanted
 from rayplane.control_plane.scheduler.config import SchedulerConfig
 from rayplane.control_plane.scheduler.onlooker import Onlooker
 from rayplane.control_plane.scheduler.pods import PodInfo
-from rayplane.control_plane.simulation.in_memory import AsyncFake
 
 ZONES_MAX = 100
 TIMES_MAX = 10_000.0

@@ -4,7 +4,7 @@ from rayplane.control_plane.client.api import TIMEOUT_S
 from rayplane.control_plane.client.blocking import Client
 from rayplane.control_plane.client.on_thread import OnThread
 from rayplane.control_plane.client.pods import PodClient
-from rayplane.control_plane.simulation.in_memory import AsyncFake
+from rayplane.control_plane.cluster.in_memory import AsyncFake
 from rayplane.storage.env.leaps import LeapingLoop
 
 

@@ -8,8 +8,8 @@ import pytest
 from rayplane.control_plane.cli.plan import lines
 from rayplane.control_plane.cluster.config import PROCESS, ClusterConfig
 from rayplane.control_plane.cluster.errors import UsageError
+from rayplane.control_plane.cluster.in_memory import AsyncFake
 from rayplane.control_plane.planning.planner import CannotPlan, Question, plan_anew, plan_beside
-from rayplane.control_plane.simulation.in_memory import AsyncFake
 from rayplane.storage.env.leaps import LeapingLoop
 
 CONFIG = ClusterConfig(host=PROCESS)

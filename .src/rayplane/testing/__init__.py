@@ -10,7 +10,7 @@ when they are first used: who loads the plug-in pays for no others.
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rayplane.control_plane.simulation.in_memory import AsyncFake
+    from rayplane.control_plane.cluster.in_memory import AsyncFake
     from rayplane.control_plane.testing.etcd import Etcd, etcd
     from rayplane.control_plane.testing.fake import Fake, fake
     from rayplane.control_plane.testing.shared import ClusterInTest, own_namespace
@@ -33,7 +33,7 @@ __all__ = [
     "until",
 ]
 _PLACES = {
-    "AsyncFake": "control_plane.simulation.in_memory",
+    "AsyncFake": "control_plane.cluster.in_memory",
     "ClusterInTest": "control_plane.testing.shared",
     "Etcd": "control_plane.testing.etcd",
     "Fake": "control_plane.testing.fake",
