@@ -53,13 +53,16 @@ def plan(
     if not (files or running):
         raise UsageError("say of what: -f FILE, --running, or both")
     objects = [one.object for one in manifests.load(files)] if files else []
-    question = planner.Question(objects=objects, times=times, zones=zones, nodes_max=max_nodes, survive=survive)
-    said = {
-        "node_cpu": node_cpu,
-        "node_memory": node_memory,
-        "scheduling": scheduling,
-        "scheduler_config": text_of("--scheduler-config", scheduler_config),
-    }
+    question = planner.Question(
+        objects=objects,
+        times=times,
+        zones=zones,
+        nodes_max=max_nodes,
+        survive=survive,
+        node_cpu=node_cpu,
+        node_memory=node_memory,
+    )
+    said = {"scheduling": scheduling, "scheduler_config": text_of("--scheduler-config", scheduler_config)}
     chosen: dict[str, Any] = {field: value for field, value in said.items() if value}
 
     async def ask() -> "planner.Answer":

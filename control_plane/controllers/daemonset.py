@@ -393,6 +393,11 @@ def _target_node(pod: Object) -> str:
     return ""
 
 
+def wants_node(ds: Object, node: Object) -> bool:
+    """Whether a DaemonSet is to have a pod on a node."""
+    return meta.name(node) in _Nodes(ds, [node], failed={}).wanted
+
+
 def pod_for_node(ds: Object, node: str) -> Object:
     """The pod of a DaemonSet that is for one node, without the marks of its revision."""
     pod = pod_from(meta.spec(ds).get("template") or {}, ds)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.controllers.daemonset import pod_for_node
+from rayplane.control_plane.controllers.daemonset import pod_for_node, wants_node
 from rayplane.control_plane.controllers.templates import pod_from
 
 #: Of objects that are not there yet: an API server wants to know whom a pod is of.
 PLANNED_UID = "planned"
 _Spec = Mapping[str, Any]
+_POD, _DAEMON_SET, _CRON_JOB = ("", "Pod"), ("apps", "DaemonSet"), ("batch", "CronJob")
+_OTHERS = (_POD, _DAEMON_SET, _CRON_JOB)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,40 +28,44 @@ class Wanted:
     set_of: Object | None = None
     """The DaemonSet of which each node is to have a pod, if it will have one; `count` says nothing then."""
 
-    def on(self, node: str) -> Object:
-        """The pod of a node."""
+    def on(self, node: Object) -> Object | None:
+        """The pod of a node, if it is to have one."""
         assert self.set_of is not None
-        return pod_for_node(self.set_of, node)
+        return pod_for_node(self.set_of, meta.name(node)) if wants_node(self.set_of, node) else None
 
 
-def wanted(objects: Iterable[Object], *, times: float = 1.0) -> tuple[list[Wanted], list[Object]]:
-    """The pods of all workloads among some objects, `times` as many as they say; and the objects that are none."""
-    found, others = list[Wanted](), list[Object]()
-    for obj in objects:
-        kind = _group_and_kind(obj)
-        if kind == ("", "Pod"):
-            found.append(Wanted(obj, math.ceil(times)))
-        elif kind == ("apps", "DaemonSet"):
-            owner = _known(obj)
-            found.append(Wanted(pod_for_node(owner, "node"), set_of=owner))
-        elif kind in _COUNTS:
-            found.append(_of_template(obj, _COUNTS[kind], times))
-        elif kind == ("batch", "CronJob"):
-            job = {**obj, "spec": (meta.spec(obj).get("jobTemplate") or {}).get("spec") or {}}
-            found.append(_of_template(job, _of_job, times))
-        else:
-            others.append(obj)
-    return found, others
+def is_workload(obj: Object) -> bool:
+    """Whether pods come of it, or it is one."""
+    return _group_and_kind(obj) in {*_COUNTS, *_OTHERS}
+
+
+def wanted(obj: Object, *, times: float = 1.0) -> Wanted:
+    """The pods of a workload that an API server has taken, `times` as many as it says."""
+    kind = _group_and_kind(obj)
+    if kind == _POD:
+        return Wanted(obj, _times(1, times))
+    if kind == _DAEMON_SET:
+        owner = _known(obj)
+        return Wanted(pod_for_node(owner, "node"), set_of=owner)
+    if kind == _CRON_JOB:
+        job = {**obj, "spec": (meta.spec(obj).get("jobTemplate") or {}).get("spec") or {}}
+        return _of_template(job, _of_job, times)
+    return _of_template(obj, _COUNTS[kind], times)
+
+
+def _times(count: int, times: float) -> int:
+    """Ten times 1.1 is 11, whatever the machine's numbers make of it."""
+    return math.ceil(round(count * times, 6))
 
 
 def _of_template(owner: Object, count: Callable[[_Spec], int], times: float) -> Wanted:
     owner, spec = _known(owner), meta.spec(owner)
-    pod = pod_from(spec.get("template") or {}, owner, name=f"{meta.name(owner)}-0")
+    pod = pod_from(spec.get("template") or {}, owner)
     # A claim of its own for each pod, which is not there yet.
     volumes = [{"name": meta.name(one), "ephemeral": {}} for one in spec.get("volumeClaimTemplates") or ()]
     if volumes:
         pod["spec"]["volumes"] = [*(pod["spec"].get("volumes") or ()), *volumes]
-    return Wanted(pod, math.ceil(count(spec) * times))
+    return Wanted(pod, _times(count(spec), times))
 
 
 def _of_replicas(spec: _Spec) -> int:

@@ -37,16 +37,20 @@ APART = {
         ]
     }
 }
-CLAIM = {"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"]}}
+CLAIM = {
+    "metadata": {"name": "data"},
+    "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+}
 MOUNTED = {
     "containers": [container("1", volumeMounts=[{"name": "data", "mountPath": "/data"}])],
     "affinity": APART,
     "priorityClassName": "vip",
 }
+AGENT = workload("DaemonSet", "agent", "100m")
 SHOP: list[dict[str, Any]] = [
     {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": "vip"}, "value": 1000},
     workload("Deployment", "web", "750m", replicas=9),
-    workload("DaemonSet", "agent", "100m"),
+    AGENT,
     workload("StatefulSet", "db", "1", MOUNTED, replicas=2, volumeClaimTemplates=[CLAIM]),
 ]
 
@@ -66,29 +70,70 @@ def test_a_running_cluster_is_planned_with_what_it_has_and_nothing_is_written() 
 
     async def run() -> None:
         async with AsyncFake(nodes=2) as fake:
+            with pytest.raises(CannotPlan, match='namespaces "shop" not found: create it first'):
+                await plan_beside(fake.api, CONFIG, Question(objects=objects))
             await fake.api.create("namespaces", {"metadata": {"name": "shop"}})
             found = await plan_beside(fake.api, CONFIG, Question(objects=objects))
-            assert (found.plan.added, len(found.plan.nodes)) == (("new-2",), 3)
+            assert (found.plan.added, len(found.plan.nodes), found.left_out) == (("new-2",), 3, ())
             assert (await fake.api.list("deployments.apps")).items == (await fake.api.list("pods")).items == []
             await fake.api.create("deployments.apps", objects[0])
+            await fake.api.create("daemonsets.apps", AGENT)
             await fake.advance("30s")
-            pods = (await fake.api.list("pods")).items
+            pods = (await fake.api.list("pods", label_selector="app=web")).items
             # On two nodes there is room for four: the third that was planned is for the one that waits.
             assert sorted(bool(pod["spec"].get("nodeName")) for pod in pods) == [False, *[True] * 4]
             waiting = await plan_beside(fake.api, CONFIG, Question())
             assert waiting.plan.added == ("new-2",) and not waiting.plan.unplaced
+            more = await plan_beside(fake.api, CONFIG, Question(objects=[*objects, AGENT], node_cpu="16"))
+            assert more.left_out == (
+                "Deployment/shop/web: it is there already, and these pods would be more",
+                "DaemonSet/shop/agent: it is there already",
+            )
+            (new,) = (more.plan.nodes[name] for name in more.plan.added)
+            assert new.allocatable["cpu"] == 16_000 and new.requested["DaemonSet/shop/agent"]["pods"] == 1
 
     with asyncio.Runner(loop_factory=LeapingLoop) as runner:
         runner.run(run())
 
 
-async def test_what_no_api_server_would_take_is_no_plan() -> None:
-    broken = workload("Deployment", "web", "1")
-    broken["spec"]["template"]["spec"]["containers"][0]["image"] = ""
-    with pytest.raises(CannotPlan, match=r"Deployment/shop/web: .*image"):
+HOOK = {
+    "apiVersion": "admissionregistration.k8s.io/v1",
+    "kind": "ValidatingWebhookConfiguration",
+    "metadata": {"name": "hook"},
+    "webhooks": [
+        {
+            "name": "hook.example.com",
+            "clientConfig": {"service": {"name": "hook", "namespace": "shop"}},
+            "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}],
+            "sideEffects": "None",
+            "admissionReviewVersions": ["v1"],
+        }
+    ],
+}
+
+
+async def test_workloads_of_one_name_are_planned_each_and_webhooks_are_not_asked() -> None:
+    both = [workload("Deployment", "web", "1", replicas=4), workload("StatefulSet", "web", "1", replicas=4)]
+    found = await plan_anew(CONFIG, Question(objects=[*both, HOOK, {"apiVersion": "x/v1", "kind": "X"}]))
+    pods = [need["pods"] for node in found.plan.nodes.values() for need in node.requested.values()]
+    assert (sum(pods), len(found.plan.nodes)) == (8, 2)
+    assert found.left_out == ("ValidatingWebhookConfiguration/hook: it is not asked", "X: it is not asked")
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        (workload("Deployment", "web", "1", {"containers": [{"name": "main", "image": ""}]}), "image"),
+        (workload("Deployment", "web", "1", replicas="many"), "replicas"),
+        (workload("Deployment", "web", "1", replicas=-3), "replicas"),
+        (workload("Deployment", "web", "1") | {"spec": "x"}, "spec"),
+        (workload("Deployment", "web", "1", replicas=1_000_000), "more than 500000 pods"),
+        (workload("Deployment", "web", "1", {"schedulerName": "volcano"}), "no profile is named 'volcano'"),
+    ],
+)
+async def test_what_no_api_server_would_take_is_no_plan(broken: dict[str, Any], said: str) -> None:
+    with pytest.raises(CannotPlan, match=f"Deployment/shop/web: .*{said}"):
         await plan_anew(CONFIG, Question(objects=[broken]))
-    with pytest.raises(CannotPlan, match="more than 500000 pods"):
-        await plan_anew(CONFIG, Question(objects=[workload("Deployment", "web", "1", replicas=1_000_000)]))
 
 
 @pytest.mark.parametrize(
@@ -98,6 +143,7 @@ async def test_what_no_api_server_would_take_is_no_plan() -> None:
         (Question(times=0), "--times 0"),
         (Question(zones=-1), "--zones -1"),
         (Question(nodes_max=0), "--max-nodes 0"),
+        (Question(node_cpu="banana"), "--node-cpu 'banana'"),
         (Question(survive="zone"), "--survive zone: nodes of one zone cannot; say --zones"),
     ],
 )

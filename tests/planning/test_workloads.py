@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from rayplane.control_plane.planning.workloads import wanted
+from rayplane.control_plane.planning.workloads import is_workload, wanted
 
 POD = {"metadata": {"labels": {"app": "a"}}, "spec": {"containers": [{"name": "main", "image": "app:1"}]}}
 
@@ -30,17 +30,23 @@ def workload(version: str, kind: str, **spec: Any) -> dict[str, Any]:
     ],
 )
 def test_a_workload_has_so_many_pods(found: dict[str, Any], count: int) -> None:
-    ((one,), others) = wanted([found])
-    assert (one.count, one.set_of, others) == (count, None, [])
+    one = wanted(found)
+    assert is_workload(found) and (one.count, one.set_of) == (count, None)
     assert one.pod["metadata"]["namespace"] == "shop"
     assert one.pod["spec"]["containers"] == POD["spec"]["containers"]
-    (twice,), _ = wanted([found], times=1.5)
-    assert twice.count == -(-count * 3 // 2)
+    assert wanted(found, times=1.5).count == -(-count * 3 // 2)
 
 
-def test_a_daemon_set_has_a_pod_for_each_node() -> None:
-    (one,), _ = wanted([workload("apps/v1", "DaemonSet")])
-    pod = one.on("node-7")
+def test_a_tenth_more_is_no_pod_more_than_that() -> None:
+    assert wanted(workload("apps/v1", "Deployment", replicas=100), times=1.1).count == 110
+
+
+def test_a_daemon_set_has_a_pod_for_each_node_that_it_is_for() -> None:
+    one = wanted(
+        workload("apps/v1", "DaemonSet", template={**POD, "spec": {**POD["spec"], "nodeSelector": {"a": "b"}}})
+    )
+    pod = one.on({"metadata": {"name": "node-7", "labels": {"a": "b"}}})
+    assert pod is not None and one.on({"metadata": {"name": "node-8"}}) is None
     required = pod["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
     assert required["nodeSelectorTerms"][0]["matchFields"][0]["values"] == ["node-7"]
     assert {"key": "node.kubernetes.io/unschedulable", "operator": "Exists", "effect": "NoSchedule"} in pod["spec"][
@@ -50,10 +56,10 @@ def test_a_daemon_set_has_a_pod_for_each_node() -> None:
 
 def test_volumes_of_a_stateful_set_are_there_to_be_mounted() -> None:
     claims = [{"metadata": {"name": "data"}, "spec": {}}]
-    (one,), _ = wanted([workload("apps/v1", "StatefulSet", volumeClaimTemplates=claims)])
+    one = wanted(workload("apps/v1", "StatefulSet", volumeClaimTemplates=claims))
     assert [volume["name"] for volume in one.pod["spec"]["volumes"]] == ["data"]
 
 
 def test_what_is_no_workload_is_told_apart_whatever_its_kind_is_called() -> None:
-    others = [{"apiVersion": "v1", "kind": "Service"}, workload("example.com/v1", "Deployment")]
-    assert wanted(others) == ([], others)
+    assert not is_workload({"apiVersion": "v1", "kind": "Service"})
+    assert not is_workload(workload("example.com/v1", "Deployment"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
@@ -25,6 +25,11 @@ class Trial:
         self.cycle = cycle
         self._cluster = cycle.cluster
         self._undo: list[Callable[[], object]] = []
+        pods = self._cluster.snapshot.pods.values()
+        self._daemons = [
+            *{(p.namespace, p.owner): p for p in pods if p.owner is not None and p.owner[0] == "DaemonSet"}.values()
+        ]
+        """A pod of each DaemonSet that has any."""
 
     @property
     def mark(self) -> int:
@@ -45,13 +50,6 @@ class Trial:
             placed = replace(pod, key=f"{name}/{pod.key}", node=name)
             snapshot.set_pod(placed)
             self._undo.append(partial(snapshot.remove_pod, placed.key))
-
-    @cached_property
-    def _daemons(self) -> list[PodInfo]:
-        pods = self._cluster.snapshot.pods.values()
-        return [
-            *{(p.namespace, p.owner): p for p in pods if p.owner is not None and p.owner[0] == "DaemonSet"}.values()
-        ]
 
     def remove_node(self, name: str) -> None:
         snapshot = self._cluster.snapshot
