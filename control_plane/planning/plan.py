@@ -130,7 +130,7 @@ class _Planning:
         while True:
             self._tried.back_to(0)
             self._staying.clear()
-            for name in self._there:
+            for name in sorted(self._there):
                 self._settle_everywhere(name)
             for zone in zones:
                 self._add(zone)
