@@ -72,6 +72,7 @@ class ApiServer:
         )
         self._bootstrap = bootstrap.Keeper(self.registry)
         self._faces = AsyncExitStack()
+        self._rest: object | None = None
 
     async def start(self) -> None:
         """Return when requests are answered, however long etcd is away. ApiError when etcd refuses, OSError when a port
@@ -118,6 +119,7 @@ class ApiServer:
         from rayplane.control_plane.apiserver.rest.server import RestServer
 
         rest = RestServer(self.config, self._env, self._network, self, sockets=self._sockets)
+        self._rest = rest
         self._faces.push_async_callback(rest.stop)
         bound = await rest.start()
         self.https_address = self._advertised(bound)

@@ -212,6 +212,7 @@ async def test_a_claim_of_an_attempt_that_came_to_nothing_makes_room_for_another
     api.put(CLAIMS, {**left_over, "status": {"allocation": {"devices": {"results": [result]}}}})
     api.put("pods", {**one, "status": {"extendedResourceClaimStatus": {"resourceClaimName": "old"}}})
     await until(lambda: node_of(api, "p"))
+    await until(lambda: api.events("FailedScheduling"))
     told = "cannot schedule extended resource claim. deletion of ResourceClaim completed, preemption: "
     assert told in api.events("FailedScheduling")[0]
     [made] = claims(api)
