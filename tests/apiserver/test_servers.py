@@ -68,6 +68,11 @@ class _Failing(FakeEtcd):
             self.answered += 1
 
 
+def _once(etcd: FakeEtcd, key: bytes) -> bool:
+    """Whether what is there was written once."""
+    return etcd.live[key].create_revision == etcd.live[key].mod_revision
+
+
 async def test_what_every_cluster_has_is_made_side_by_side_and_once() -> None:
     stack = Stack(new=True)
     stack.etcd = etcd = _Failing()
@@ -92,9 +97,9 @@ async def test_an_etcd_that_goes_away_while_a_new_cluster_is_filled_is_waited_fo
         assert not starting.done()
         etcd.fails_after, etcd.down = 1 << 30, None
         await starting
-    assert [key for key in etcd.live if b"/registry/" in key] == [
-        key for key in whole.etcd.live if b"/registry/" in key
-    ]
+    there = [key for key in whole.etcd.live if b"/registry/" in key]
+    assert [key for key in etcd.live if b"/registry/" in key] == there
+    assert [key for key in there if not _once(etcd, key)] == []
     await stack.stop()
     await whole.stop()
 
@@ -107,6 +112,7 @@ async def test_servers_that_fill_a_new_cluster_together_make_all_of_it() -> None
             starting.create_task(stack.add_server(name=f"apiserver-{number}", grpc_address=f"host-0:{20_000 + number}"))
     there = [key for key in alone.etcd.live if b"/registry/" in key and b"masterleases" not in key]
     assert [key for key in there if key not in stack.etcd.live] == []
+    assert [key for key in there if not _once(stack.etcd, key)] == []
     await stack.stop()
     await alone.stop()
 
