@@ -44,7 +44,7 @@ def dashboard(
         run(_serve(lambda: Player(recording), port, str(open_)))
         return
     directory = state_dir(name, state)
-    directory.read_running()
+    directory.read_reachable()
     from rayplane.control_plane.dashboard import Gateway
 
     run(_serve(lambda: Gateway(directory), port, repr(name)))

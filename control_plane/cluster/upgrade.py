@@ -62,7 +62,7 @@ async def outlook(directory: StateDir, python: str, say: Say = lambda _: None) -
 async def upgrade(directory: StateDir, python: str, say: Say) -> int:
     """Take all steps to that build; how many there were. Raises UpgradeStopped, and whatever `outlook` does."""
     wanted = await checked(directory, python, say)
-    state = directory.read_running()
+    state = directory.read_reachable()
     with exclusive(directory, state.config.name):
         await _finish_replacing(directory)
         async with access(directory) as admin:
@@ -90,7 +90,7 @@ async def checked(directory: StateDir, python: str, say: Say) -> Build:
     Raises UsageError: it is none; ClusterError: it cannot.
     """
     wanted = await asyncio.to_thread(build_of, python)
-    state = directory.read_running()
+    state = directory.read_reachable()
     host = str(state.host.get(PYTHON, ""))
     # An environment that was changed in place, or is gone, does not tell any more.
     present = _as_marked(directory, state)
@@ -192,7 +192,7 @@ async def _hand_over(admin: Access, source: str, target: str) -> None:
 
 async def _replace_host(directory: StateDir, python: str) -> None:
     """End the supervisor's process but not the actors beside it; start one of the other build, which goes on."""
-    state = directory.read_running()
+    state = directory.read_reachable()
     pid = process_of(directory, int(state.host.get("pid", 0)))
     # Whoever goes on from here after an interruption knows what was meant.
     directory.write(replace(state, host=state.host | {PYTHON: python, "pid": 0}))
@@ -205,7 +205,7 @@ async def _replace_host(directory: StateDir, python: str) -> None:
 
 
 async def _start_host(directory: StateDir, python: str) -> None:
-    state = directory.read_running()
+    state = directory.read_reachable()
     out = directory.logs / PROCESS_OUT
     command = [python, "-m", HOST_MODULE, str(directory.path.resolve())]
     pid = await asyncio.to_thread(processes.start, command, out, environment=environment())
@@ -220,6 +220,6 @@ async def _start_host(directory: StateDir, python: str) -> None:
 
 async def _finish_replacing(directory: StateDir) -> None:
     """Take the last step where the upgrade before was interrupted between the process's end and its next start."""
-    state = directory.read_running()
+    state = directory.read_reachable()
     if state.config.host == PROCESS and not state.host.get("pid") and state.host.get(PYTHON):
         await _replace_host(directory, str(state.host[PYTHON]))

@@ -73,7 +73,7 @@ class KubeApi:
         return await reverse_proxy.forward(request, session, url, headers, body or None)
 
     def _servers(self) -> list[str]:
-        topology = self._directory.read_running().topology
+        topology = self._directory.read_reachable().topology
         return [*topology.endpoints(Role.LOAD_BALANCER, "https"), *topology.endpoints(Role.APISERVER, "https")]
 
     def _session(self, *, bare: bool) -> aiohttp.ClientSession:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import typer
@@ -14,12 +15,15 @@ import yaml
 
 from rayplane.control_plane.api.errors import Conflict, NotFound, ServiceUnavailable, Timeout
 from rayplane.control_plane.cli import app, completion
+from rayplane.control_plane.cli import dashboard as cli_dashboard
 from rayplane.control_plane.cli.kinds import Kinds
 from rayplane.control_plane.cli.kubectl_plugin import chosen
 from rayplane.control_plane.cli.printing import BAD, HEAD, PLAIN, TableWriter
 from rayplane.control_plane.cli.session import Terminal
 from rayplane.control_plane.cli.welcome import welcome
+from rayplane.control_plane.cluster import upgrade
 from rayplane.control_plane.cluster.config import AddressPlan, ClusterConfig
+from rayplane.control_plane.cluster.environments import Build
 from rayplane.control_plane.cluster.errors import ClusterError, NotUp
 from rayplane.control_plane.cluster.state import ClusterState, StateDir
 from rayplane.control_plane.cluster.topology import Instance, Machine, Role, Topology
@@ -79,6 +83,27 @@ def test_a_wrong_name_is_told_with_those_that_run(home: Path, port: int) -> None
     made(home, "web", port)
     with pytest.raises(NotUp, match="or give the --name of one that is: web"):
         StateDir.of("wep", None).read_running()
+
+
+@pytest.mark.parametrize("command", ["top", "dashboard", "get pods"])
+def test_what_is_not_up_yet_is_told_before_it_is_reached_for(
+    command: str, home: Path, port: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = made(home, "web", port)
+    directory.write(replace(directory.read_running(), topology=Topology(())))
+    monkeypatch.setattr(cli_dashboard, "_serve", Mock(side_effect=AssertionError("it is served")))
+    assert app.run([*command.split(), "--name", "web"]) == 1
+    assert "is not up yet; wait for `rayplane up --name web`" in capsys.readouterr().err
+
+
+async def test_nothing_is_replaced_in_a_cluster_that_is_not_up_yet(
+    home: Path, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = made(home, "web", port)
+    directory.write(replace(directory.read_running(), topology=Topology(())))
+    monkeypatch.setattr(upgrade, "build_of", lambda _: Build.own())
+    with pytest.raises(NotUp, match="is not up yet"):
+        await upgrade.checked(directory, "python", lambda _: None)
 
 
 @pytest.mark.parametrize(("name", "flags"), [("web", " --name web"), ("default", "")])

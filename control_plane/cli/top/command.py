@@ -28,7 +28,7 @@ def top(
 ) -> None:
     """Show the cluster as it changes, on a terminal, with the keys of k9s; `?` tells them."""
     directory = state_dir(name, state)
-    directory.read_running()
+    directory.read_reachable()
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError("top needs a terminal; elsewhere use `rayplane get KIND -w`")
     run(_show(directory, kind, namespace))
