@@ -3,6 +3,7 @@
 Nobody waits for longer than his pod lives: those that are deferred are bounded by the pods of the node.
 """
 
+import asyncio
 import logging
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
@@ -99,13 +100,17 @@ async def hold(pod: ResizedPod, containers: Iterable[str]) -> str:
     """Hold those that run, and then the pod as a whole, to what is set aside for them; what of it failed."""
     given = {name: c.spec for name, c in pod.machine.by_name.items()}
     now = as_given(pod.pod, given, pod.machine.spec.get("resources"))
-    failed: list[str] = []
-    for name in containers:
+
+    async def held(name: str) -> str:
         try:
             if (run := pod.runs.get(name)) is not None:
                 await run.resize(now, given[name])
         except NodeError as e:
-            failed.append(f"container {name}: {e}")
+            return f"container {name}: {e}"
+        return ""
+
+    # Side by side: one that is being started may wait for that.
+    failed = [why for why in await asyncio.gather(*map(held, containers)) if why]
     try:
         pod.resize(now)
     except NodeError as e:

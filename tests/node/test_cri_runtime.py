@@ -426,6 +426,21 @@ async def test_other_resources_are_told(fake: FakeRuntime, runtime: CriRuntime, 
     assert len(heard.words) == 1
 
 
+async def test_a_container_that_is_being_made_is_told_once_it_runs(
+    fake: FakeRuntime, runtime: CriRuntime, tmp_path: Path
+) -> None:
+    pod = make_pod("p", container={"resources": {"limits": {"cpu": "2"}}})
+    await runtime.add_pod(place(tmp_path, pod))
+    heard = Heard()
+    await runtime.start(order(tmp_path, pod, resources={}), heard).resize(pod, pod["spec"]["containers"][0])
+    assert [word[0] for word in heard.words] == ["started"]
+    assert fake.requests["UpdateContainerResources"].linux.cpu_quota == 200_000
+    fake.fail["CreateContainer"] = RpcError(Code.INVALID_ARGUMENT, "no")
+    await runtime.start(order(tmp_path, pod, 1), heard).resize(pod, pod["spec"]["containers"][0])
+    assert [word[0] for word in heard.words] == ["started", "failed"]
+    assert fake.calls["UpdateContainerResources"] == 1
+
+
 async def test_a_container_that_ran_out_of_memory_says_so(
     fake: FakeRuntime, runtime: CriRuntime, tmp_path: Path
 ) -> None:

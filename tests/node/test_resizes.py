@@ -1,13 +1,18 @@
 """In-place resizes: who is given what he asks for, when, and at what price."""
 
+import asyncio
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 from rayplane.node.config import NodeConfig
+from rayplane.node.errors import RuntimeFailed
 from rayplane.node.kubelet.admission import Allocations, Room, room_of
+from rayplane.node.kubelet.resizes import hold
 from rayplane.node.kubelet.resizing import new_images, new_resources, refusal, summary
 from rayplane.node.lifecycle import (
     Event,
@@ -122,6 +127,32 @@ def test_a_resize_tells_its_begin_and_its_end() -> None:
     assert told[-2:] == ["ResizeStarted", "Killing"] and machine.resize_in_progress, "it does not run yet"
     step(Started(container.name, 2, "id2"))
     assert "ResizeCompleted" in told[-3:] and not machine.resize_in_progress
+
+
+async def test_a_container_that_cannot_be_held_yet_keeps_nothing_from_the_others() -> None:
+    pod = make_pod("a")
+    pod["spec"]["containers"] = [{"name": name} for name in "abc"]
+    told: list[str] = []
+    others, failure = asyncio.Event(), RuntimeFailed("not here")
+
+    async def late(*_: Object) -> None:
+        await others.wait()
+        told.append("a")
+
+    async def at_once(*_: Object) -> None:
+        told.append("b")
+        others.set()
+
+    runs = {"a": Mock(resize=late), "b": Mock(resize=at_once), "c": Mock(resize=AsyncMock(side_effect=failure))}
+    worker: Any = SimpleNamespace(
+        pod=pod,
+        machine=PodMachine({**pod, "status": {}}, KUBERNETES_RESTARTS),
+        runs=runs,
+        resize=lambda _: told.append("the pod"),
+    )
+    async with asyncio.timeout(5):
+        assert await hold(worker, "abc") == "container c: not here"
+    assert told == ["b", "a", "the pod"]
 
 
 async def test_the_resources_of_a_pod_as_a_whole_change(

@@ -69,6 +69,7 @@ class CriRun:
         self._begun = False
         self._late_at = float("inf")
         self._grace_s: float | None = None  # since it is to end
+        self._starting: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
         name = order.container["name"]
         self._log_name = f"{name}/{order.attempt}.log"
@@ -80,7 +81,7 @@ class CriRun:
     # --- start ------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        self._runtime.spawn(self._start(), f"start of {self._order.container['name']}")
+        self._starting = self._runtime.spawn(self._start(), f"start of {self._order.container['name']}")
 
     async def _start(self) -> None:
         reason = CREATE_ERROR
@@ -306,6 +307,9 @@ class CriRun:
         """Do nothing: another's containers are not ours to work in, and experiments on them are refused."""
 
     async def resize(self, pod: Object, container: dict[str, Any]) -> None:
+        if self._starting is not None:
+            # It is made with what it was to have before.
+            await asyncio.wait([self._starting])
         if self._begun and not self._over:
             resources = container_resources(pod, container, node_memory=self._runtime.node.memory)
             asked = pb.UpdateContainerResourcesRequest(container_id=self.id, linux=resources)
