@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import ctypes
 import gc
+import threading
 from collections.abc import Iterator
 
 COLLECTOR_THRESHOLDS = (50_000, 20, 50)
@@ -22,20 +23,25 @@ def grow_heap() -> None:
 
 
 _growing: list[tuple[int, int, int]] = []
+# What starts in other threads begins and ends meanwhile.
+_growing_lock = threading.Lock()
 
 
 @contextlib.contextmanager
 def growing_heap() -> Iterator[None]:
     """Around the start of something in a process that is others': the collector looks seldom, and then as it did."""
-    _growing.append(gc.get_threshold())
-    before = _growing[0]
-    grow_heap()
+    with _growing_lock:
+        _growing.append(gc.get_threshold())
+        grow_heap()
     try:
         yield
     finally:
-        _growing.pop()
-        if not _growing:
-            gc.set_threshold(*before)
+        with _growing_lock:
+            # Who ends last gives back what the first one found.
+            before = _growing[0]
+            _growing.pop()
+            if not _growing:
+                gc.set_threshold(*before)
 
 
 def settle_heap() -> None:
