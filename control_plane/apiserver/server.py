@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
 
 from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.apiserver import bootstrap, callers
@@ -23,6 +24,9 @@ from rayplane.control_plane.rpc.sockets import Sockets
 from rayplane.control_plane.tasks import end_each
 from rayplane.proto.rayplane.v1 import aggregation_pb2, chaos_pb2, objects_pb2, pods_pb2
 from rayplane.storage.env import Env
+
+if TYPE_CHECKING:
+    from rayplane.control_plane.apiserver.rest.server import RestServer
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +76,7 @@ class ApiServer:
         )
         self._bootstrap = bootstrap.Keeper(self.registry)
         self._faces = AsyncExitStack()
-        self._rest: object | None = None
+        self._rest: RestServer | None = None
 
     async def start(self) -> None:
         """Return when requests are answered, however long etcd is away. ApiError when etcd refuses, OSError when a port

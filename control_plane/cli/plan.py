@@ -12,7 +12,7 @@ from rayplane.control_plane.cli import manifests
 from rayplane.control_plane.cli.option_files import text_of
 from rayplane.control_plane.cli.options import Name, Output, State, console, progress, run, state_dir, wants_json
 from rayplane.control_plane.cluster.access import access
-from rayplane.control_plane.cluster.config import PROCESS, ClusterConfig
+from rayplane.control_plane.cluster.config import NONE, PROCESS, ClusterConfig
 from rayplane.control_plane.cluster.errors import UsageError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def plan(
         node_memory=node_memory,
     )
     said = {"scheduling": scheduling, "scheduler_config": text_of("--scheduler-config", scheduler_config)}
-    chosen: dict[str, Any] = {field: value for field, value in said.items() if value}
+    chosen: dict[str, Any] = {field: "" if value == NONE else value for field, value in said.items() if value}
 
     async def ask() -> "planner.Answer":
         if not running:

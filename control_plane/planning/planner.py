@@ -215,6 +215,9 @@ class _Asker:
 
     def _group_of(self, obj: Object, one: Wanted, pod: Object) -> Group:
         spec = meta.spec(pod)
+        sample = self._read(pod, meta.name(obj), spec)
+        if sample is not None and not self._onlooker.cycle.handles(sample):
+            raise CannotPlan(f"{_said(obj)}: no profile is named {sample.scheduler!r}: give --scheduler-config")
         if one.set_of is not None:
 
             def on(node: Object) -> PodInfo | None:
@@ -224,10 +227,7 @@ class _Asker:
 
             return Group((), on)
         names = (f"{meta.name(obj)}-planned-{next(self._number)}" for _ in range(one.count))
-        pods = [found for name in names if (found := self._read(pod, name, spec)) is not None]
-        if pods and not self._onlooker.cycle.handles(pods[0]):
-            raise CannotPlan(f"{_said(obj)}: no profile is named {pods[0].scheduler!r}: give --scheduler-config")
-        return Group(pods)
+        return Group([found for name in names if (found := self._read(pod, name, spec)) is not None])
 
     def _read(self, pod: Object, name: str, spec: Object) -> PodInfo | None:
         return self._onlooker.read({**pod, "metadata": {**meta.metadata(pod), "name": name, "uid": name}, "spec": spec})

@@ -129,10 +129,11 @@ async def test_workloads_of_one_name_are_planned_each_and_webhooks_are_not_asked
         (workload("Deployment", "web", "1") | {"spec": "x"}, "spec"),
         (workload("Deployment", "web", "1", replicas=1_000_000), "more than 500000 pods"),
         (workload("Deployment", "web", "1", {"schedulerName": "volcano"}), "no profile is named 'volcano'"),
+        (workload("DaemonSet", "web", "1", {"schedulerName": "volcano"}), "no profile is named 'volcano'"),
     ],
 )
 async def test_what_no_api_server_would_take_is_no_plan(broken: dict[str, Any], said: str) -> None:
-    with pytest.raises(CannotPlan, match=f"Deployment/shop/web: .*{said}"):
+    with pytest.raises(CannotPlan, match=f"{broken['kind']}/shop/web: .*{said}"):
         await plan_anew(CONFIG, Question(objects=[broken]))
 
 

@@ -5,18 +5,15 @@ The usual run takes 12 blocks of 40, and 8 long schedules of 30.
 
 from __future__ import annotations
 
-import datetime
-
 import pytest
 
 from tests.raft.schedule import run
-from tests.tiers import first_are_fast, usually_first
+from tests.tiers import TODAY, first_are_fast, usually_first
 
 BLOCK = 250
 #: Blocks that are run each time, and how many each day brings.
 LASTING, FRESH = 30, 10
-TODAY = datetime.datetime.now(datetime.UTC).date().toordinal() * FRESH
-BLOCKS = [*usually_first(8, range(LASTING)), *usually_first(4, range(TODAY, TODAY + FRESH))]
+BLOCKS = [*usually_first(8, range(LASTING)), *usually_first(4, range(TODAY * FRESH, (TODAY + 1) * FRESH))]
 
 
 @pytest.mark.parametrize("block", first_are_fast(3, BLOCKS))

@@ -1,6 +1,5 @@
 """Seeds that are recorded, and seeds that nobody has run before."""
 
-import datetime
 import os
 import re
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rayplane.control_plane.simulation import load_scenario, simulate
-from tests.tiers import usually_first
+from tests.tiers import TODAY, usually_first
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -17,7 +16,6 @@ LINE = re.compile(r"(\w+) +(\d+) +# (.+)")
 FRESH = int(os.environ.get("RAYPLANE_FRESH_SEEDS", "1"))
 #: Seeds that never failed, for long runs.
 OTHERS = [("quick", 2), ("quick", 3), ("quick", 4), ("changes", 3)]
-TODAY = datetime.datetime.now(datetime.UTC).date().toordinal()
 
 
 def recorded() -> list[tuple[str, int]]:

@@ -186,7 +186,7 @@ class Face:
         assert code_of(answer) in (201, 409), answer[:500]
 
     def sizes(self) -> dict[str, int]:
-        server = self.stack.servers[0]._rest._server  # type: ignore[union-attr, attr-defined]
+        server = self.stack.servers[0]._rest._server  # type: ignore[union-attr]
         registry = self.stack.servers[0].registry
         return {
             "connections": len(server.connections),
