@@ -1,18 +1,24 @@
-"""Attendance on running containers: their hooks and probes, carried out for the worker of their pod.
+"""Attendance on running containers: their hooks, probes and resources, carried out for the worker of their pod.
 
 What a simulated container would answer is known beforehand: a timer stands for its probes, and hooks are done at once.
 """
 
 import asyncio
-from collections.abc import Coroutine
+import logging
+from collections.abc import Coroutine, Iterable
 from typing import Any, Protocol
 
+from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
+from rayplane.node.errors import NodeError
 from rayplane.node.kubelet.hooks import outcome
+from rayplane.node.kubelet.resizing import as_given
 from rayplane.node.kubelet.worker_parts import WorkerParts
 from rayplane.node.lifecycle import Event, HookRan, PodMachine, Probed, RunHook, StartProbe
 from rayplane.node.lifecycle.model import Run
 from rayplane.node.runtime import ContainerRun
+
+log = logging.getLogger(__name__)
 
 
 class AttendedPod(Protocol):
@@ -30,6 +36,9 @@ class AttendedPod(Protocol):
 
     def timer(self, slot: object, at: float, event: Event) -> None:
         """Post an event at a time of the loop, in place of the slot's last one."""
+
+    def resize(self, pod: Object) -> None:
+        """Hold its containers together to what the spec of `pod` says. Raises NodeError."""
 
 
 def run_hook(worker: AttendedPod, effect: RunHook) -> None:
@@ -88,3 +97,27 @@ async def _probe(worker: AttendedPod, parts: WorkerParts, effect: StartProbe) ->
         runs=lambda: container.attempt == effect.attempt and container.run in states,
         report=report,
     )
+
+
+async def hold(worker: AttendedPod, containers: Iterable[str]) -> str:
+    """Hold those that run, and then the pod as a whole, to what is set aside for them; what of it failed."""
+    given = {name: c.spec for name, c in worker.machine.by_name.items()}
+    now = as_given(worker.pod, given, worker.machine.spec.get("resources"))
+
+    async def held(name: str) -> str:
+        try:
+            if (run := worker.runs.get(name)) is not None:
+                await run.resize(now, given[name])
+        except NodeError as e:
+            return f"container {name}: {e}"
+        return ""
+
+    # Side by side: one that is being started may wait for that.
+    failed = [why for why in await asyncio.gather(*map(held, containers)) if why]
+    try:
+        worker.resize(now)
+    except NodeError as e:
+        failed.append(str(e))
+    if failed:
+        log.warning("pod %s keeps resources: %s", meta.key(worker.pod), "; ".join(failed))
+    return "; ".join(failed)

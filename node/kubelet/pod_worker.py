@@ -17,7 +17,7 @@ from rayplane.control_plane.api.pods.containers import part_of
 from rayplane.node.errors import AddressesExhausted, ContainerConfigError, MountError, NodeError, SandboxError
 from rayplane.node.images.containers import ContainerImage
 from rayplane.node.images.errors import ImageError
-from rayplane.node.kubelet import attendance, resizes
+from rayplane.node.kubelet import attendance
 from rayplane.node.kubelet.admission import Room
 from rayplane.node.kubelet.image_manager import not_started
 from rayplane.node.kubelet.run_listener import RunListener
@@ -390,10 +390,10 @@ class PodWorker:
     async def _hold(self, effect: HoldResources) -> None:
         """One after the other: what is asked for meanwhile has the last word."""
         try:
-            error = await resizes.hold(self, effect.containers)
+            error = await attendance.hold(self, effect.containers)
             while self._to_hold is not None and self._to_hold is not effect:
                 effect = self._to_hold
-                error = await resizes.hold(self, effect.containers)
+                error = await attendance.hold(self, effect.containers)
         finally:
             self._to_hold = None
         self.post(ResourcesHeld(error))

@@ -3,29 +3,22 @@
 Nobody waits for longer than his pod lives: those that are deferred are bounded by the pods of the node.
 """
 
-import asyncio
-import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.qos import GUARANTEED, qos_class
-from rayplane.node.errors import NodeError
 from rayplane.node.kubelet.admission import Allocations, Room, room_of
 from rayplane.node.kubelet.resizing import (
     DEFERRED,
     NOTHING_PENDING,
-    as_given,
     new_images,
     new_resources,
     refusal,
     summary,
 )
 from rayplane.node.lifecycle import Event, PodMachine, Respecified
-from rayplane.node.runtime import ContainerRun
-
-log = logging.getLogger(__name__)
 
 
 class ResizedPod(Protocol):
@@ -34,14 +27,10 @@ class ResizedPod(Protocol):
     pod: Object
     machine: PodMachine
     room: Room
-    runs: dict[str, ContainerRun]
 
     def change_room(self, room: Room) -> None: ...
 
     def post(self, event: Event) -> None: ...
-
-    def resize(self, pod: Object) -> None:
-        """Hold its containers together to what the spec of `pod` says. Raises NodeError."""
 
 
 class Resizes:
@@ -94,30 +83,6 @@ class Resizes:
 
     def forget(self, pod: ResizedPod) -> None:
         self._deferred.pop(pod, None)
-
-
-async def hold(pod: ResizedPod, containers: Iterable[str]) -> str:
-    """Hold those that run, and then the pod as a whole, to what is set aside for them; what of it failed."""
-    given = {name: c.spec for name, c in pod.machine.by_name.items()}
-    now = as_given(pod.pod, given, pod.machine.spec.get("resources"))
-
-    async def held(name: str) -> str:
-        try:
-            if (run := pod.runs.get(name)) is not None:
-                await run.resize(now, given[name])
-        except NodeError as e:
-            return f"container {name}: {e}"
-        return ""
-
-    # Side by side: one that is being started may wait for that.
-    failed = [why for why in await asyncio.gather(*map(held, containers)) if why]
-    try:
-        pod.resize(now)
-    except NodeError as e:
-        failed.append(str(e))
-    if failed:
-        log.warning("pod %s keeps resources: %s", meta.key(pod.pod), "; ".join(failed))
-    return "; ".join(failed)
 
 
 def _rank(pod: ResizedPod) -> tuple[int, bool]:

@@ -12,7 +12,7 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.node.config import NodeConfig
 from rayplane.node.errors import RuntimeFailed
 from rayplane.node.kubelet.admission import Allocations, Room, room_of
-from rayplane.node.kubelet.resizes import hold
+from rayplane.node.kubelet.attendance import hold
 from rayplane.node.kubelet.resizing import new_images, new_resources, refusal, summary
 from rayplane.node.lifecycle import (
     Event,
