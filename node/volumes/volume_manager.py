@@ -178,7 +178,7 @@ class VolumeManager:
             try:
                 await backend.unpublish(volume_id)
             except (VolumeError, ApiError, RpcError, OSError) as e:
-                # The next publication, here or elsewhere, takes the volume over by its epoch.
+                # The next publication takes the volume over by its epoch. Elsewhere it finds what a majority has.
                 log.warning("volume %s of node %s was not given back: %s", volume_id, node, e)
 
     async def _source(self, pod: Object, volume: dict[str, Any]) -> dict[str, Any]:

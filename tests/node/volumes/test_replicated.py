@@ -6,6 +6,7 @@ import stat
 import tempfile
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -254,6 +255,37 @@ async def test_only_changed_blocks_travel(cluster: Cluster) -> None:
     await cluster.backends["a"].sync("v")
     await until(lambda: not cluster.backends["a"].publication("v").lagging)
     assert 0 < sum(sent) <= 65536
+
+
+async def test_slow_replicas_hold_a_volume_up_until_they_have_what_the_next_node_needs(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await cluster.backends["a"].create("v", GIB)
+    path = (await cluster.backends["a"].publish("v")).path
+    gate, tries = asyncio.Event(), 0
+    for node in ("b", "c"):
+        service = cluster.services[node]
+
+        async def commit(*call: Any, commit: Any = service.Commit) -> Any:
+            await gate.wait()
+            return await commit(*call)
+
+        monkeypatch.setattr(service, "Commit", commit)
+    publication = cluster.backends["a"].publication("v")
+    sync = publication.sync
+
+    async def tried() -> int:
+        nonlocal tries
+        tries += 1
+        return await sync()
+
+    monkeypatch.setattr(publication, "sync", tried)
+    write(path, "orders", b"a kettle")
+    cluster.barrier_timeout("v", "a", 0.02)
+    moving = asyncio.create_task(move(cluster, "a", "b"))
+    await until(lambda: tries == 3 or moving.done())
+    gate.set()
+    assert tree(await moving) == {"orders": b"a kettle"}
 
 
 async def test_a_minority_of_dead_replicas_stops_nobody(cluster: Cluster) -> None:

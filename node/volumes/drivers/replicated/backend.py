@@ -418,7 +418,7 @@ class ReplicatedBackend:
             if active is None:
                 return
             try:
-                await active.publication.sync()
+                await active.publication.settle()
                 await self._deactivate(volume_id)
                 await self.release(volume_id, self.node)
             except (Fenced, VolumeNotFound):

@@ -122,6 +122,17 @@ class Publication:
                 f"within {self._timing.barrier_timeout_s:g} s ({failing or 'they are slow'}); it is retried"
             ) from None
 
+    async def settle(self) -> None:
+        """As `sync`, for as long as replicas are on their way: whoever takes the volume next finds what they hold."""
+        while True:
+            try:
+                await self.sync()
+                return
+            except NoQuorum:
+                if not self._is_shipping:
+                    raise
+                await asyncio.sleep(self._timing.retry_min_s)
+
     @property
     def version(self) -> Version:
         """The newest generation, durable or not."""
@@ -135,8 +146,11 @@ class Publication:
     @property
     def is_busy(self) -> bool:
         """Whether a replica is on its way, as far as nothing keeps it from that."""
-        behind = (f for f in self._followers.values() if f.acked < self._target.version)
-        return self._repair_task is not None or any(not f.error for f in behind)
+        return self._repair_task is not None or self._is_shipping
+
+    @property
+    def _is_shipping(self) -> bool:
+        return any(f.acked < self._target.version and not f.error for f in self._followers.values())
 
     @property
     def lagging(self) -> dict[str, str]:
