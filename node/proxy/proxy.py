@@ -42,6 +42,7 @@ from rayplane.node.proxy.rules import (
     endpoints_of,
     left_out,
     outside,
+    outside_ip,
     plan_service,
     services_of,
 )
@@ -116,7 +117,7 @@ class ServiceProxy:
         self._listeners: dict[Socket, Listener] = {}
         self._stale: dict[Socket, Listener] = {}
         self._by_rules_alone: dict[str, dict[Socket, bool]] = {}
-        """Sockets of SCTP by service, and whether packet rules lead to all that is behind them."""
+        """Of SCTP, or at addresses that are others', by service, and whether packet rules lead to all behind them."""
         self._datagrams: dict[str, packet_rules.Datagrams] = {}
         self._lost: packet_rules.Datagrams = {}
         self._told: dict[str, str] = {}
@@ -263,18 +264,11 @@ class ServiceProxy:
             self._kernel.table.put(f"service {key}", wanted)
             self._note_datagrams(key, plan)
         self._by_rules_alone.pop(key, None)
-        if found := {one: packet_rules.is_in_kernel(t, _is_pod) for one, t in plan.items() if one.protocol == SCTP}:
-            self._by_rules_alone[key] = found
-        # Sockets give no answer where there is nobody to ask; who listens nowhere says so. Rules alone know SCTP.
-        sockets = {
-            one: target
-            for one, target in plan.items()
-            if one.protocol != SCTP and (target.endpoints or target.health is not None)
-        }
-        for address in [a for a in sockets if self._is_foreign(a.ip)]:
-            if (owner := self._owner(key)) is not None:
-                self._events.record(owner, "Warning", "CannotListen", f"{address.ip} is no address of this cluster")
-            del sockets[address]
+        # Sockets give no answer where there is nobody to ask; who listens nowhere says so.
+        sockets = {one: t for one, t in plan.items() if one.protocol == SCTP or t.endpoints or t.health is not None}
+        alone = [one for one in sockets if one.protocol == SCTP or self._is_foreign(one.ip)]
+        if alone:
+            self._by_rules_alone[key] = {one: self._is_led_to(one, sockets.pop(one)) for one in alone}
         if sockets:
             self._plans[key] = sockets
         else:
@@ -299,11 +293,14 @@ class ServiceProxy:
             self._told.pop(key, None)
             return
         rules = self._by_rules_alone.get(key, {})
-        missing = [socket for socket, is_there in rules.items() if not (self._in_kernel and is_there)]
+        missing = [one for one, is_there in rules.items() if not (self._in_kernel and is_there)]
+        sctp = [one for one in missing if one.protocol == SCTP]
+        for ip in dict.fromkeys(one.ip for one in missing if one.protocol != SCTP):
+            self._events.record(owner, "Warning", "CannotListen", f"{ip} is no address of this cluster")
         if key in self._ported:
-            words = host_ports.left_out(owner, self._view(), missing)
+            words = host_ports.left_out(owner, self._view(), sctp)
         else:
-            words = left_out(owner, self._slices.by_index(SLICES_BY_SERVICE, key), missing)
+            words = left_out(owner, self._slices.by_index(SLICES_BY_SERVICE, key), sctp)
         if words and self._told.get(key) != words:
             self._events.record(owner, "Warning", "NotServed", f"not served: {words}")
         if words:
@@ -337,6 +334,11 @@ class ServiceProxy:
         if self._is_own(address):
             return False
         return ipaddress.ip_address(address).is_loopback or _is_loopback(_machine(self._config.address).strip("[]"))
+
+    def _is_led_to(self, socket: Socket, target: Target) -> bool:
+        """Whether packet rules lead pods from an address to all that is behind it. Of 127/8 they have the cluster's."""
+        is_inside = self._is_own(socket.ip) or not ipaddress.ip_address(socket.ip).is_loopback
+        return is_inside and packet_rules.is_in_kernel(target, _is_pod)
 
     def _is_own(self, address: str) -> bool:
         ip = ipaddress.ip_address(address)
@@ -398,7 +400,9 @@ class ServiceProxy:
     def _refused(self, address: Socket, target: Target, error: OSError) -> None:
         if error.errno == errno.EADDRNOTAVAIL:
             return  # an external address which another machine has
-        text = f"cannot listen on {address.ip}:{address.port}: {error.strerror}"
+        # In the pods' own network nothing is in the way.
+        whom = "" if self._config.network is DIRECT else " for people at this machine (pods reach it)"
+        text = f"cannot listen on {outside_ip(address.ip)}:{address.port}{whom}: {error.strerror}"
         if error.errno == errno.EACCES:
             text += "; use a port from 1024 on, or set net.ipv4.ip_unprivileged_port_start=0 on the machine"
         else:

@@ -211,6 +211,17 @@ async def test_pods_of_another_machine_are_reached_through_their_host(api: FakeC
     assert answer == "a 200000"
 
 
+class Kernel:
+    """A kernel that takes packet rules, or not."""
+
+    def __init__(self) -> None:
+        self.table, self.refuses = Table(), False
+
+    async def apply(self) -> None:
+        if self.refuses:
+            raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+
 async def test_addresses_of_other_clusters_are_left_alone(api: FakeClient, make_host: MakeHost) -> None:
     host = await make_host(NodeConfig("n1"), proxy=True, loopback_networks=("127.96.0.0/16",))
     proxy = host.proxy
@@ -231,18 +242,30 @@ async def test_addresses_of_other_clusters_are_left_alone(api: FakeClient, make_
     assert sorted(said()) == [f"{address} is no address of this cluster" for address in sorted(external)]
 
 
+async def test_addresses_that_packet_rules_serve_are_not_told_of(api: FakeClient, make_host: MakeHost) -> None:
+    host, kernel = await make_host(NodeConfig("n1"), proxy=True, loopback_networks=("127.96.0.0/16",)), Kernel()
+    proxy = host.proxy
+    assert proxy is not None
+    proxy._kernel = kernel  # type: ignore[assignment]
+    external = ["127.97.77.5", "192.0.2.7"]
+    api.put("services", service(clusterIP="127.96.77.5", externalIPs=external, ports=[{"name": "http", "port": 18085}]))
+    for one in slices(endpoint("127.77.1.9", node="elsewhere")):
+        api.put(SLICES, one)
+
+    def said() -> set[str]:
+        events = api.objects.get("events", {}).values()
+        return {e["message"].partition(" ")[0] for e in events if e["reason"] == "CannotListen"}
+
+    await api.until(lambda: proxy._in_kernel and said() != set())
+    assert said() == {"127.97.77.5"}, "no pod's packets to another cluster's loopback address leave it"
+    kernel.refuses = True
+    proxy.reopen()
+    await api.until(lambda: said() == {*external})
+
+
 async def test_ports_of_sctp_are_told_of_wherever_no_packet_rules_serve_them(
     api: FakeClient, make_host: MakeHost
 ) -> None:
-    class Kernel:
-        """A kernel that takes packet rules, or not."""
-
-        table, refuses = Table(), False
-
-        async def apply(self) -> None:
-            if self.refuses:
-                raise OSError(errno.EOPNOTSUPP, "Operation not supported")
-
     host, kernel = await make_host(NodeConfig("n1"), proxy=True), Kernel()
     proxy = host.proxy
     assert proxy is not None
