@@ -345,6 +345,7 @@ class OwnPods:
             attempt=container.status.metadata.attempt,
             container_id=f"rayplane://{container.status.id}",
             pod_ip=place.ip,
+            host_name=place.host_name,
             env={pair.key: os.fsdecode(pair.value) for pair in container.config.envs},
             mounts=mounts,
             directory=place.directory,

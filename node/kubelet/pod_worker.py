@@ -339,6 +339,7 @@ class PodWorker:
             attempt=effect.attempt,
             container_id=f"rayplane://{outside.rng.getrandbits(256):064x}",
             pod_ip=self.sandbox.ip,
+            host_name=self.sandbox.host_name,
             env=env,
             mounts=self.sandbox.mounts(spec, env),
             devices=self.sandbox.devices(spec),

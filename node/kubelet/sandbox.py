@@ -133,6 +133,7 @@ class Sandbox:
         "_volumes",
         "_watched",
         "directory",
+        "host_name",
         "ip",
         "live",
         "own_address",
@@ -143,6 +144,7 @@ class Sandbox:
         self, parts: SandboxParts, pod: Object, ip: str, *, own_address: bool, moved: Callable[[str], None]
     ) -> None:
         self.ip = self.taken_ip = ip
+        self.host_name = ""  # for programs: of simulated ones none asks
         self._tell_moved = moved
         self.own_address = own_address
         self.directory = ""
@@ -179,7 +181,9 @@ class Sandbox:
                 if _is_claim(volume):
                     await self._publish(volume)
             if self._parts.files is not None:
-                self.ip = await self._parts.runtime.add_pod(self._place())
+                place = self._place()
+                self.host_name = place.host_name
+                self.ip = await self._parts.runtime.add_pod(place)
         except SourceUnavailable as e:
             raise MountError(str(e)) from e
 

@@ -63,6 +63,7 @@ class StartOrder:
     attempt: int
     container_id: str
     pod_ip: str
+    host_name: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
     mounts: tuple[Mount, ...] = ()
     directory: str = ""  # the pod's own directory on this machine; empty when there is none

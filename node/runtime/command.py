@@ -23,7 +23,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rayplane.control_plane.api import meta
 from rayplane.node.environment import expand
 from rayplane.node.images.containers import own_command
 from rayplane.node.runtime import StartOrder
@@ -99,7 +98,7 @@ def _own_env(order: StartOrder, layout: Layout, path: str) -> dict[str, str]:
     env = {
         "PATH": path,
         "HOME": layout.root,
-        "HOSTNAME": meta.spec(order.pod).get("hostname") or meta.name(order.pod),
+        "HOSTNAME": order.host_name,
         "LANG": "C.UTF-8",
         "PYTHONUNBUFFERED": "1",
         "POD_IP": order.pod_ip,

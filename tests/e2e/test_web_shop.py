@@ -26,6 +26,8 @@ pytestmark = [isolating, pytest.mark.skipif(bool(missing()), reason=f"this machi
 HOST = "shop.example"
 ASK_DATABASE = "psql --no-psqlrc -qAt $DATABASE -c 'select system_identifier from pg_control_system()' || echo shut"
 ASK_SHOP = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=30).read().decode())"
+DESK = {"name": "desk", "image": "desk", "command": ["sleep", "infinity"]}
+"""Somebody with the machine's own programs."""
 
 NOBODY = 65534
 AS_NOBODY = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
@@ -118,6 +120,7 @@ def shop(authority: Authority) -> list[dict[str, Any]]:
     ready = {"tcpSocket": {"port": 8000}}
     return [
         secret | {"stringData": keys},
+        {"apiVersion": "v1", "kind": "Pod", "metadata": metadata("desk"), "spec": {"containers": [DESK]}},
         workload("Deployment", "cache", image="shop-cache:1", ready={"tcpSocket": {"port": 6379}}),
         service("cache", 6379, 6379),
         workload("Deployment", "shop", image="shop:1", ready=ready, env=[reached]),
@@ -184,6 +187,14 @@ def test_a_shop_sells_and_its_database_moves(cluster: Cluster, fresh_namespace: 
     # From within another pod, to which it is the same address as to people at the machine.
     said = kubectl("exec", "deployment/stranger", "--", PYTHON, "-c", ASK_SHOP, f"http://{balanced}/")
     assert json.loads(said)["orders"] == ["a kettle; it's red"]
+
+    # Its tar gives each file to whose it was here, whom a cluster of nobody has no number for.
+    kubectl("wait", "--for=condition=Ready", "pod/desk", "--timeout=60s")
+    (sent := cluster.home / "sent").write_text("sent")
+    if os.geteuid() == 0:
+        os.chown(sent, 1000, 1000)
+    kubectl("cp", str(sent), "desk:/tmp/sent")
+    assert kubectl("exec", "desk", "--", "cat", "/tmp/sent") == "sent"
 
     identity = asked_by("stranger")
     assert identity.isdigit()

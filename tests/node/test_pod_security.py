@@ -1,5 +1,8 @@
 """What is read of a pod's security context, without a kernel to hold it."""
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +14,7 @@ from rayplane.node.runtime.isolation import seccomp
 from rayplane.node.runtime.isolation.pods import memory_volumes, oom_score, shares
 from rayplane.node.runtime.isolation.rootfs import SKELETON, Box, Machine, plan, skeleton
 from rayplane.node.runtime.isolation.users import Identity, identity, known_groups
+from rayplane.storage.beneath import Beneath
 from tests.node.conftest import make_pod
 
 GIB = 1 << 30
@@ -149,3 +153,37 @@ def test_a_profile_becomes_what_the_kernel_takes(default: str) -> None:
     ]
     program = seccomp.compiled(seccomp.read({"defaultAction": default, "syscalls": rules}))
     assert len(program) > 32
+
+
+# With rights that change nothing: of the machine's root this tries what it could do.
+GIVE = """
+import base64, os, sys
+from rayplane.node.runtime.isolation import syscalls
+syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+syscalls.set_filter(base64.b64decode(sys.argv[1]))
+path, uid, gid = sys.argv[2], os.getuid(), os.getgid()
+for user, group in ((999, 999), (999, -1), (-1, 999), (uid, gid)):
+    os.chown(path, user, group)
+    os.lchown(path, user, group)
+    os.chown(path, user, group, dir_fd=0, follow_symlinks=False)
+    with open(path) as file:
+        os.fchown(file.fileno(), user, group)
+print(os.stat(path).st_uid == uid, os.stat(path).st_gid == gid)
+"""
+
+
+@pytest.mark.processes
+@pytest.mark.skipif(seccomp.library() is None, reason="no libseccomp here")
+@pytest.mark.parametrize("kind", [seccomp.RUNTIME_DEFAULT, seccomp.UNCONFINED])
+def test_root_of_one_number_gives_files_to_others_in_vain_and_unharmed(tmp_path: Path, kind: str) -> None:
+    def made(*capabilities: str, one_user: bool) -> str:
+        container = {"securityContext": {"seccompProfile": {"type": kind}}}
+        return seccomp.filter_of({}, container, frozenset(capabilities), Beneath(tmp_path), one_user=one_user)
+
+    ordinary = made("CHOWN", one_user=False)
+    assert made(one_user=True) == made(one_user=False), "who may not give files is told so by the kernel"
+    assert made("CHOWN", one_user=True) != ordinary and bool(ordinary) == (kind == seccomp.RUNTIME_DEFAULT)
+    (file := tmp_path / "file").touch()
+    asked = [sys.executable, "-c", GIVE, made("CHOWN", one_user=True), str(file)]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("True True\n", "")

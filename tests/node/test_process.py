@@ -303,10 +303,12 @@ async def test_pods_see_nothing_of_the_hosts_environment(
 ) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN", "the-secret")
     host = await make_host(NODE)
-    api.put("pods", shell("job", "env; tr '\\0' '\\n' < /proc/$PPID/environ", restartPolicy="Never"))
+    named = {"hostname": "box", "subdomain": "boxes", "setHostnameAsFQDN": True}
+    api.put("pods", shell("job", "env; tr '\\0' '\\n' < /proc/$PPID/environ", restartPolicy="Never", **named))
     await api.until(lambda: phase(api, "job") == "Succeeded")
     text = (await logs(host, "job")).decode()
     assert "RAYPLANE_ROOT=" in text and "the-secret" not in text
+    assert "\nHOSTNAME=box.boxes.default.svc.cluster.local\n" in f"\n{text}"
     own = {"PATH", "LANG", "LD_LIBRARY_PATH", "PWD", "SHLVL", "_", "OLDPWD", "HOME", "HOSTNAME", "PYTHONPATH"}
     inherited = {line.partition("=")[0] for line in text.splitlines()} & os.environ.keys()
     assert inherited <= own | {"PYTHONUNBUFFERED", "POD_IP"}

@@ -180,7 +180,7 @@ def order(**container: Any) -> StartOrder:
     mounts = (Mount("data", "/data", "/real/data"), Mount("deep", "/data/deep/", "/real/deep"))
     pod = {"metadata": {"name": "web-0"}, "spec": {"containers": [container]}}
     env = container.pop("own_env", {})
-    return StartOrder(pod, container, 1, "rayplane://1", "127.16.0.9", env=env, mounts=mounts)
+    return StartOrder(pod, container, 1, "rayplane://1", "127.16.0.9", "web", env=env, mounts=mounts)
 
 
 LAYOUT = Layout("/pod/root", "/pod/term", "/pod/root/srv")
@@ -212,7 +212,7 @@ def test_environment_of_a_process() -> None:
     assert line.argv == ["run", "/real/data/a", "$(POD)"]
     assert line.env["PATH"] == "/own"
     assert line.env["RAYPLANE_MOUNT_DATA"] == "/real/data"
-    assert (line.env["HOSTNAME"], line.env["POD_IP"]) == ("web-0", "127.16.0.9")
+    assert (line.env["HOSTNAME"], line.env["POD_IP"]) == ("web", "127.16.0.9")
     assert line.cwd == "/pod/root/srv"
     mark = line.env[MARK]
     assert command_line(order(command=["x"], own_env={MARK: "other"}), LAYOUT, path="").env[MARK] == mark

@@ -122,7 +122,9 @@ class IsolatedRunner:
 
     def _order(self, step: Step) -> dict[str, Any]:
         user = step.user
-        identity = Identity(user.uid, user.gid, user.groups, filter=filter_of({}, {}, USUAL, Beneath(self._store)))
+        one_user = user.uid == 0 and os.geteuid() != 0
+        made = filter_of({}, {}, USUAL, Beneath(self._store), one_user=one_user)
+        identity = Identity(user.uid, user.gid, user.groups, filter=made)
         env = {
             "PATH": PATH,
             "HOME": user.home or ("/root" if user.uid == 0 else "/"),

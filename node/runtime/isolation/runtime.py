@@ -299,20 +299,20 @@ class IsolatedRun(ProcessRun):
         spec = meta.spec(order.pod)
         self._box = self._make_box()
         who, image = identity(spec, order.container), order.image
-        who = replace(who, filter=filter_of(spec, order.container, who.capabilities, runtime.profiles))
         home, own = "/root" if who.uid == 0 else "/", self._box.image is not None
         if image is not None and own:
             user = user_for(image, spec, order.container)
             who, home = replace(who, uid=user.uid, gid=user.gid, groups=user.groups), user.home
-        host_name = runtime.place(meta.uid(order.pod)).host_name
-        env = variables(order, host_name, home=home, path=PATH if own else runtime.path)
+        one_user = who.uid == 0 and os.geteuid() != 0
+        made = filter_of(spec, order.container, who.capabilities, runtime.profiles, one_user=one_user)
+        env = variables(order, home=home, path=PATH if own else runtime.path)
         argv = own_command(order.container, image, lambda word: expand(word, env))
         if not argv:
             raise ContainerConfigError("no command specified: neither the pod nor its image has one")
         cwd = order.container.get("workingDir") or (image.working_dir if image is not None else "")
         cwd = posixpath.normpath(posixpath.join("/", cwd))
         score = oom_score(order.pod, order.container, runtime.node_memory)
-        more = {"pod": meta.uid(order.pod), "identity": who.to_json(), "oom_score": score}
+        more = {"pod": meta.uid(order.pod), "identity": replace(who, filter=made).to_json(), "oom_score": score}
         more["processes"] = processes_of_user(runtime.pod_processes)
         line = CommandLine(argv, env, cwd, more)
         check_line(line)

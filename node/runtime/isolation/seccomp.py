@@ -59,15 +59,23 @@ _DENIED = {
     "SYS_PACCT": "acct",
     "SYS_TTY_CONFIG": "vhangup",
 }
+#: Calls that give files, and the index of the user among their arguments; the group comes after.
+_GIVING = {"chown": 1, "chown32": 1, "lchown": 1, "lchown32": 1, "fchown": 1, "fchown32": 1, "fchownat": 2}
 _NEW_NAMESPACES = 0x7E02_0080
 _AF_VSOCK = 40
 _UNKNOWN = -1
 
 
 def filter_of(
-    pod: Mapping[str, Any], container: Mapping[str, Any], capabilities: frozenset[str], profiles: Beneath
+    pod: Mapping[str, Any],
+    container: Mapping[str, Any],
+    capabilities: frozenset[str],
+    profiles: Beneath,
+    *,
+    one_user: bool,
 ) -> str:
-    """The filter that a container asks for, compiled; empty for none. `profiles`: the directory of the machine's own.
+    """The filter that a container asks for, compiled; empty for none. `profiles`: the directory of the machine's own;
+    `one_user`: the container is root where there is no other user.
 
     One that does not say has the usual one, as under a kubelet with `seccompDefault`, where the machine can make it.
     Raises ContainerConfigError.
@@ -75,10 +83,11 @@ def filter_of(
     own = container.get("securityContext") or {}
     wanted = own.get("seccompProfile") or (pod.get("securityContext") or {}).get("seccompProfile") or {}
     kind = wanted.get("type") or RUNTIME_DEFAULT
-    if own.get("privileged") or kind == UNCONFINED:
-        return ""
-    if kind == RUNTIME_DEFAULT:
-        return compiled(usual(capabilities)) if library() is not None else ""
+    unconfined = own.get("privileged") or kind == UNCONFINED
+    if unconfined or kind == RUNTIME_DEFAULT:
+        rules = () if unconfined else usual(capabilities).rules
+        rules += giving_to_nobody() if one_user and "CHOWN" in capabilities else ()
+        return compiled(Profile("ALLOW", rules)) if rules and library() is not None else ""
     name = wanted["localhostProfile"]
     try:
         return compiled(read(json.loads(profiles.read(name, _PROFILE_BYTES_MAX))))
@@ -116,6 +125,18 @@ def usual(capabilities: frozenset[str]) -> Profile:
         rules.append(Rule(("clone3",), "ERRNO", errno.ENOSYS))
     rules.append(Rule(("socket",), "ERRNO", args=((0, "EQ", _AF_VSOCK, 0),)))
     return Profile("ALLOW", tuple(rules))
+
+
+def giving_to_nobody() -> tuple[Rule, ...]:
+    """What lets root give files to users that its namespace has no number for: it succeeds, and they stay root's.
+
+    Else programs fail that do so as a matter of course: `tar` of `kubectl cp`, entrypoints of databases' images.
+    """
+    return tuple(
+        Rule((name,), "ERRNO", 0, args=((index, "GT", 0, 0),))
+        for name, user in _GIVING.items()
+        for index in (user, user + 1)
+    )
 
 
 def read(document: Any) -> Profile:

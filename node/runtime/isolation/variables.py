@@ -11,12 +11,12 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SYNC = "RAYPLANE_VOLUME_SYNC"
 
 
-def variables(order: StartOrder, host_name: str, *, home: str, path: str) -> dict[str, str]:
+def variables(order: StartOrder, *, home: str, path: str) -> dict[str, str]:
     """`path`: where programs are, unless image or pod say otherwise."""
     env = {
         "PATH": path,
         "HOME": home,
-        "HOSTNAME": host_name,
+        "HOSTNAME": order.host_name,
         "LANG": "C.UTF-8",
         "PYTHONUNBUFFERED": "1",
         # What programs are told that run without a file system of their own: so that one goes with both.
