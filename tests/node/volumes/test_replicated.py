@@ -16,6 +16,7 @@ from rayplane.node.volumes import (
     LocalBackend,
     NoCapacity,
     NoQuorum,
+    PeerError,
     Reservations,
     VolumeConflict,
     VolumeError,
@@ -24,6 +25,7 @@ from rayplane.node.volumes import (
 )
 from rayplane.node.volumes.drivers.replicated.manifest import used_bytes
 from rayplane.storage.env import Disk, LocalDisk, SimulatedDisk, SystemClock
+from rayplane.storage.errors import Code
 from tests.node.volumes.volume_cluster import GIB, Cluster, tree, until, write
 
 
@@ -257,8 +259,9 @@ async def test_only_changed_blocks_travel(cluster: Cluster) -> None:
     assert 0 < sum(sent) <= 65536
 
 
+@pytest.mark.parametrize("first", [[], [PeerError(Code.DEADLINE_EXCEEDED, "it took too long")]])
 async def test_slow_replicas_hold_a_volume_up_until_they_have_what_the_next_node_needs(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, first: list[PeerError]
 ) -> None:
     await cluster.backends["a"].create("v", GIB)
     path = (await cluster.backends["a"].publish("v")).path
@@ -266,7 +269,9 @@ async def test_slow_replicas_hold_a_volume_up_until_they_have_what_the_next_node
     for node in ("b", "c"):
         service = cluster.services[node]
 
-        async def commit(*call: Any, commit: Any = service.Commit) -> Any:
+        async def commit(*call: Any, commit: Any = service.Commit, failures: list[PeerError] = [*first]) -> Any:
+            if failures:
+                raise failures.pop()
             await gate.wait()
             return await commit(*call)
 

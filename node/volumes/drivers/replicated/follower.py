@@ -52,6 +52,10 @@ class Follower:
         elif self.lost_since is None:
             self.lost_since = at
 
+    def has_failed_for(self, seconds: float) -> bool:
+        """Whether all of its tries did, whatever with. One that is under way may take as long as it takes."""
+        return self.failing_since is not None and self.failed_at - self.failing_since >= seconds
+
     async def is_gone(self) -> bool:
         """Whether it answers that it holds nothing. Where nothing is written nobody else would miss it."""
         try:

@@ -123,13 +123,13 @@ class Publication:
             ) from None
 
     async def settle(self) -> None:
-        """As `sync`, for as long as replicas are on their way: whoever takes the volume next finds what they hold."""
+        """As `sync`, for as long as a majority may get there: whoever takes the volume next finds what it holds."""
         while True:
             try:
                 await self.sync()
                 return
             except NoQuorum:
-                if not self._is_shipping:
+                if not self._is_in_reach:
                     raise
                 await asyncio.sleep(self._timing.retry_min_s)
 
@@ -146,11 +146,16 @@ class Publication:
     @property
     def is_busy(self) -> bool:
         """Whether a replica is on its way, as far as nothing keeps it from that."""
-        return self._repair_task is not None or self._is_shipping
+        behind = (f for f in self._followers.values() if f.acked < self._target.version)
+        return self._repair_task is not None or any(not f.error for f in behind)
 
     @property
-    def _is_shipping(self) -> bool:
-        return any(f.acked < self._target.version and not f.error for f in self._followers.values())
+    def _is_in_reach(self) -> bool:
+        """Whether no majority has failed for long: a busy machine's replica may fail once, and have all at the next
+        try."""
+        long = self._timing.repair_after_s
+        going = {node for node, f in self._followers.items() if not f.has_failed_for(long)}
+        return all(len(going.intersection(nodes)) >= majority(nodes) for nodes in self._sets)
 
     @property
     def lagging(self) -> dict[str, str]:
@@ -435,8 +440,7 @@ class Publication:
     def _check_progress(self, follower: Follower) -> None:
         """Raises TimeoutError for one that has failed long, whatever with. A copy may take as long as it takes."""
         self._check_fenced()
-        since = follower.failing_since
-        if since is not None and follower.failed_at - since >= self._timing.repair_after_s:
+        if follower.has_failed_for(self._timing.repair_after_s):
             raise TimeoutError(f"node {follower.replica.node} gets no replica: {follower.error}")
 
     async def _record(self, record: VolumeRecord) -> None:
