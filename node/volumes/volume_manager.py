@@ -129,7 +129,8 @@ class VolumeManager:
             return Published("")
         backend, volume_id = self._backend(source["csi"], node), source["csi"]["volumeHandle"]
         key = (node, volume_id)
-        # First, so that a pod that ends while this is under way gives back what came of it.
+        # First, so that a pod that ends while this is under way gives back what came of it, and one that does already
+        # leaves it here.
         self._users.setdefault(key, {})[meta.uid(pod)] = None
         async with self._locks.setdefault(key, asyncio.Lock()):
             try:
@@ -225,6 +226,7 @@ class VolumeManager:
             directory=self._directory,
             stubs=self._stub,
             on_fenced=lambda volume_id: self._fenced(node, volume_id),
+            is_wanted=lambda volume_id: bool(self._users.get((node, volume_id))),
         )
 
     def _stub(self, address: str) -> Stub:

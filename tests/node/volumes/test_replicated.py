@@ -265,13 +265,13 @@ async def test_slow_replicas_hold_a_volume_up_until_they_have_what_the_next_node
 ) -> None:
     await cluster.backends["a"].create("v", GIB)
     path = (await cluster.backends["a"].publish("v")).path
-    gate, tries = asyncio.Event(), 0
+    gate, tries, failures = asyncio.Event(), 0, {"b": [*first], "c": [*first]}
     for node in ("b", "c"):
         service = cluster.services[node]
 
-        async def commit(*call: Any, commit: Any = service.Commit, failures: list[PeerError] = [*first]) -> Any:
-            if failures:
-                raise failures.pop()
+        async def commit(*call: Any, commit: Any = service.Commit, node: str = node) -> Any:
+            if failures[node]:
+                raise failures[node].pop()
             await gate.wait()
             return await commit(*call)
 
@@ -291,6 +291,28 @@ async def test_slow_replicas_hold_a_volume_up_until_they_have_what_the_next_node
     await until(lambda: tries == 3 or moving.done())
     gate.set()
     assert tree(await moving) == {"orders": b"a kettle"}
+
+
+@pytest.mark.parametrize("why", ["wanted", "overtaken"])
+async def test_a_volume_that_is_wanted_again_or_never_rests_is_not_waited_for(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    await cluster.backends["a"].create("v", GIB)
+    path = (await cluster.backends["a"].publish("v")).path
+    publication = cluster.backends["a"].publication("v")
+
+    async def never(*_: object) -> None:
+        if why == "wanted":
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(publication._content, "block", never)
+    write(path, "orders", b"a kettle")
+    cluster.barrier_timeout("v", "a", 0.02)
+    if why == "wanted":
+        cluster.wanted.add(("a", "v"))
+    with pytest.raises(NoQuorum):
+        await cluster.backends["a"].unpublish("v")
+    assert (await cluster.backends["a"].publish("v")).path == path and tree(path) == {"orders": b"a kettle"}
 
 
 async def test_a_minority_of_dead_replicas_stops_nobody(cluster: Cluster) -> None:

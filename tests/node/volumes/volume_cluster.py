@@ -66,6 +66,8 @@ class Cluster:
         self.dead: set[str] = set()
         self.mute: set[tuple[str, str]] = set()
         """Nodes and the calls that do not come through to them."""
+        self.wanted: set[tuple[str, str]] = set()
+        """Nodes and the volumes that pods there are to use."""
         self.fenced: list[tuple[str, str]] = []
         self.calls: list[tuple[str, str]] = []
         self._config = ReplicatedConfig(
@@ -94,6 +96,7 @@ class Cluster:
             stubs=self._stubs(node),
             config=self._config,
             on_fenced=lambda volume: self.fenced.append((node, volume)),
+            is_wanted=lambda volume: (node, volume) in self.wanted,
         )
         await self.backends[node].start()
         return self.backends[node]

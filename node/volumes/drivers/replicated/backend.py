@@ -67,7 +67,8 @@ class ReplicatedBackend:
     """Replicated volumes, as seen from one node.
 
     `store` holds this node's own replicas (served to others by ReplicaService); `on_fenced(volume_id)` is called when
-    another node has taken a volume over that is published here: its pods must be killed.
+    another node has taken a volume over that is published here: its pods must be killed; `is_wanted(volume_id)` tells
+    whether pods here are to use a volume.
     """
 
     def __init__(
@@ -80,12 +81,13 @@ class ReplicatedBackend:
         stubs: Stubs,
         config: ReplicatedConfig | None = None,
         on_fenced: Callable[[str], None] | None = None,
+        is_wanted: Callable[[str], bool] = lambda volume_id: False,
     ) -> None:
         self.node = store.node
         self._store, self._disk, self._clock = store, disk, clock
         self._directory, self._stubs = directory, stubs
         self._config = config or ReplicatedConfig()
-        self._on_fenced = on_fenced
+        self._on_fenced, self._is_wanted = on_fenced, is_wanted
         self._active: dict[str, _Active] = {}
         self._copies = Copies()
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
@@ -407,10 +409,7 @@ class ReplicatedBackend:
 
     async def sync(self, volume_id: str) -> int:
         """The barrier, for callers in this process; see Publication.sync."""
-        active = self._active.get(volume_id)
-        if active is None:
-            raise WrongNode(f"volume {volume_id} is not published on node {self.node}")
-        return await active.publication.sync()
+        return await self.publication(volume_id).sync()
 
     async def unpublish(self, volume_id: str) -> None:
         async with self._lock(volume_id):
@@ -418,7 +417,7 @@ class ReplicatedBackend:
             if active is None:
                 return
             try:
-                await active.publication.settle()
+                await active.publication.settle(lambda: self._is_wanted(volume_id))
                 await self._deactivate(volume_id)
                 await self.release(volume_id, self.node)
             except (Fenced, VolumeNotFound):

@@ -29,7 +29,7 @@ class Follower:
     known: Target | None = None
     acked: Version = EMPTY
     failing_since: float | None = None
-    """When the first of the failures was since it last committed something."""
+    """When the first of the failures was since it last took what was sent."""
     failed_at: float = 0.0
     """When the last was."""
     lost_since: float | None = None
@@ -39,7 +39,7 @@ class Follower:
     task: "asyncio.Task[None] | None" = None
 
     def succeeded(self) -> None:
-        """It has committed something."""
+        """It has taken what was sent, committed or overtaken by then: it is not lost."""
         self.error, self.code, self.failing_since, self.lost_since = "", None, None, None
 
     def failed(self, error: PeerError, at: float) -> None:

@@ -34,6 +34,8 @@ WAITERS_MAX = 1024
 """Barrier calls that may wait at once; further ones are refused."""
 UNSTABLE_ROUNDS_MAX = 5
 """Scans of a directory that never rests before it is shipped as it was found, unasked."""
+OVERTAKEN_MAX = 20
+"""Shipments that changes may overtake while a volume is given back: its pod has ended, and few are left to come."""
 
 
 class Content(Protocol):
@@ -75,6 +77,7 @@ class Publication:
         self._barrier: list[asyncio.Future[int]] = []
         self._wanted = asyncio.Event()
         self._unstable_rounds = 0
+        self._overtaken = 0
         self._reason = ""
         self._loop_task: asyncio.Task[None] | None = None
         self._repair_task: asyncio.Task[None] | None = None
@@ -122,14 +125,18 @@ class Publication:
                 f"within {self._timing.barrier_timeout_s:g} s ({failing or 'they are slow'}); it is retried"
             ) from None
 
-    async def settle(self) -> None:
-        """As `sync`, for as long as a majority may get there: whoever takes the volume next finds what it holds."""
+    async def settle(self, is_wanted: Callable[[], bool]) -> None:
+        """As `sync`, for as long as a majority may get there: whoever takes the volume next finds what it holds.
+
+        `is_wanted`: whether somebody is to use it here, where all of it is.
+        """
+        overtaken = self._overtaken
         while True:
             try:
                 await self.sync()
                 return
             except NoQuorum:
-                if not self._is_in_reach:
+                if is_wanted() or not self._is_in_reach or self._overtaken > overtaken + OVERTAKEN_MAX:
                     raise
                 await asyncio.sleep(self._timing.retry_min_s)
 
@@ -273,7 +280,8 @@ class Publication:
         for batch in block_batches(changes):
             blocks = await self._blocks(batch, changes)
             if blocks is None:
-                return  # overtaken: what is there now comes with the next generation
+                self._overtaken += 1
+                return  # what is there now comes with the next generation
             await replica.apply_blocks(blocks, version=target.version)
         await replica.commit(base=follower.known.version, version=target.version)
         follower.known, follower.acked = target, target.version
