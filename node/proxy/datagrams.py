@@ -178,7 +178,7 @@ class UdpListener:
         *,
         turn: int,
     ) -> None:
-        self.places = places
+        self.places, self.closed = places, places
         self.target = target
         self._connect = connect
         self._judge = judge

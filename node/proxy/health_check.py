@@ -26,7 +26,7 @@ class HealthListener:
     """A listener that tells `target.health`."""
 
     def __init__(self, places: Places, target: Target, tasks: Tasks) -> None:
-        self.places = places
+        self.places, self.closed = places, places
         self.target = target
         self._tasks = tasks
         self._servers: list[asyncio.Server] = []

@@ -28,10 +28,12 @@ class Listener(Protocol):
     """A socket of a service that is open from `open` to `close`, whose target may change."""
 
     places: Places
+    closed: Places
+    """Those at which it does not listen."""
     target: Target
 
     async def open(self) -> OSError | None:
-        """Begin to listen; why that is not allowed at some of its places. Raises OSError where it listens nowhere."""
+        """Listen where it does not yet; why that failed at some place. Raises OSError where it listens nowhere."""
 
     async def close(self) -> None: ...
 
@@ -39,22 +41,20 @@ class Listener(Protocol):
 async def opened(listener: Listener, begin: Callable[[PodNetwork, str, int], Awaitable[None]]) -> OSError | None:
     """As `Listener.open`. `begin`: listen at one place.
 
-    Of an unprivileged user the machine's own network may keep a port that the pods' network lets him have.
+    The machine's own network may keep a port that is free in the pods' network: of an unprivileged user, or for another
+    program.
     """
     refused: OSError | None = None
-    began = 0
-    try:
-        for network, (ip, port, _) in listener.places:
-            try:
-                await begin(network, ip, port)
-                began += 1
-            except PermissionError as e:
+    tried, listener.closed = listener.closed, []
+    for network, address in tried:
+        try:
+            await begin(network, address.ip, address.port)
+        except OSError as e:
+            listener.closed.append((network, address))
+            if refused is None or not isinstance(e, PermissionError):  # which no later try changes
                 refused = e
-        if refused is not None and not began:
-            raise refused
-    except OSError:
-        await listener.close()
-        raise
+    if refused is not None and len(listener.closed) == len(listener.places):
+        raise refused
     return refused
 
 
@@ -109,7 +109,7 @@ class TcpListener:
         *,
         turn: int,
     ) -> None:
-        self.places = places
+        self.places, self.closed = places, places
         self.target = target
         self._dial = dial
         self._judge = judge

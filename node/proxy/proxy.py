@@ -116,6 +116,8 @@ class ServiceProxy:
         self._plans: dict[str, dict[Socket, Target]] = {}
         self._listeners: dict[Socket, Listener] = {}
         self._stale: dict[Socket, Listener] = {}
+        self._again: set[Socket] = set()
+        """Those to be opened at places where that failed."""
         self._by_rules_alone: dict[str, dict[Socket, bool]] = {}
         """Of SCTP, or at addresses that are others', by service, and whether packet rules lead to all behind them."""
         self._datagrams: dict[str, packet_rules.Datagrams] = {}
@@ -355,10 +357,11 @@ class ServiceProxy:
                 stale[address] = listener
         for address in [a for a in self._listeners if a not in wanted or a in stale]:
             await self._listeners.pop(address).close()
+        again, self._again = self._again, set()
         for address, target in wanted.items():
             listener = self._listeners.get(address)
-            if listener is None:
-                listener = self._make(address, target)
+            if listener is None or address in again:
+                listener = listener or self._make(address, target)
                 if not await self._open(listener, address):
                     continue
                 self._listeners[address] = listener
@@ -383,34 +386,48 @@ class ServiceProxy:
         network = self._config.network
         if network is DIRECT or not self._is_own(address.ip):
             return places
-        if self._in_kernel and target.health is None and packet_rules.is_in_kernel(target, _is_pod):
+        if self._is_led(target):
             return places
         return [(network, address), *places]
+
+    def _is_led(self, target: Target) -> bool:
+        """Whether packet rules lead pods to what is behind an address of the cluster."""
+        return self._in_kernel and target.health is None and packet_rules.is_in_kernel(target, _is_pod)
 
     async def _open(self, listener: Listener, address: Socket) -> bool:
         try:
             refused = await listener.open()
         except OSError as e:
-            self._refused(address, listener.target, e)
+            self._refused(address, listener, e)
             return False
         if refused is not None:
-            self._refused(address, listener.target, refused)
+            self._refused(address, listener, refused)
         return True
 
-    def _refused(self, address: Socket, target: Target, error: OSError) -> None:
+    def _refused(self, address: Socket, listener: Listener, error: OSError) -> None:
         if error.errno == errno.EADDRNOTAVAIL:
             return  # an external address which another machine has
-        # In the pods' own network nothing is in the way.
-        whom = "" if self._config.network is DIRECT else " for people at this machine (pods reach it)"
-        text = f"cannot listen on {outside_ip(address.ip)}:{address.port}{whom}: {error.strerror}"
+        target = listener.target
+        text = f"cannot listen on {outside_ip(address.ip)}:{address.port}{self._for_whom(listener)}: {error.strerror}"
         if error.errno == errno.EACCES:
             text += "; use a port from 1024 on, or set net.ipv4.ip_unprivileged_port_start=0 on the machine"
         else:
-            asyncio.get_running_loop().call_later(BIND_RETRY_S, self._mark, target.service)
+            asyncio.get_running_loop().call_later(BIND_RETRY_S, self._retry, address, target.service)
         owner = self._owner(target.service)
         if owner is not None:
             self._events.record(owner, "Warning", "CannotListen", text)
         log.warning("service %s: %s", target.service, text)
+
+    def _for_whom(self, listener: Listener) -> str:
+        """Who does without what a listener is closed to, where it is not everybody."""
+        inside = [place for place in listener.places if place[0] is not DIRECT]
+        if any(place in listener.closed for place in inside):
+            return "" if len(listener.closed) == len(listener.places) else " for pods"
+        return " for people at this machine (pods reach it)" if inside or self._is_led(listener.target) else ""
+
+    def _retry(self, address: Socket, service: str) -> None:
+        self._again.add(address)
+        self._mark(service)
 
 
 def _is_pod(endpoint: Endpoint) -> bool:

@@ -2,9 +2,11 @@
 
 import asyncio
 import errno
+import os
 import socket
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from rayplane.control_plane.api.pods.state import pod_is_ready
 from rayplane.node.config import NodeConfig
 from rayplane.node.host import NodeHost
 from rayplane.node.nftables.ruleset import Table
+from rayplane.node.proxy import proxy as proxies
 from rayplane.node.proxy.datagrams import UdpListener
 from rayplane.node.proxy.health_check import HealthListener
 from rayplane.node.proxy.listeners import TcpListener
@@ -294,13 +297,25 @@ async def test_ports_of_sctp_are_told_of_wherever_no_packet_rules_serve_them(
     await api.until(lambda: sorted(said()) == ["elsewhere", "pods"])
 
 
-@pytest.mark.parametrize("kind", [TcpListener, UdpListener, HealthListener])
-async def test_a_port_that_the_machine_keeps_is_open_to_pods(kind: Any) -> None:
-    class Machine(OwnNetwork):
-        async def listen(self, ip: str, port: int) -> socket.socket:
-            raise PermissionError(errno.EACCES, "Permission denied")
+class Machine(OwnNetwork):
+    """The machine's network, where others have a port."""
 
-        listen_udp = listen
+    def __init__(self, error: int | None) -> None:
+        self.error = error
+
+    async def listen(self, ip: str, port: int) -> socket.socket:
+        if self.error is not None:
+            raise OSError(self.error, os.strerror(self.error))
+        return await super().listen("127.0.0.1", 0)
+
+    async def listen_udp(self, ip: str, port: int) -> socket.socket:
+        await self.listen(ip, port)
+        return await super().listen_udp("127.0.0.1", 0)
+
+
+@pytest.mark.parametrize("error", [errno.EACCES, errno.EADDRINUSE])
+@pytest.mark.parametrize("kind", [TcpListener, UdpListener, HealthListener])
+async def test_a_port_that_the_machine_keeps_is_open_to_pods(kind: Any, error: int) -> None:
 
     def listener(*networks: OwnNetwork) -> Any:
         places = [(network, Socket("127.0.0.1", 0)) for network in networks]
@@ -308,12 +323,42 @@ async def test_a_port_that_the_machine_keeps_is_open_to_pods(kind: Any) -> None:
         turn = {"turn": 0} if more else {}
         return kind(places, Target("default/web", ()), *more, Tasks(), **turn)
 
-    both = listener(OwnNetwork(), Machine())
-    assert isinstance(await both.open(), PermissionError)
-    assert len(both._sockets if kind is UdpListener else both._servers) == 1
+    both = listener(OwnNetwork(), Machine(error))
+    for _ in range(2):
+        refused = await both.open()
+        assert refused is not None and refused.errno == error
+        assert len(both._sockets if kind is UdpListener else both._servers) == 1
     await both.close()
-    with pytest.raises(PermissionError):
-        await listener(Machine()).open()
+    with pytest.raises(OSError, match=os.strerror(error)):
+        await listener(Machine(error)).open()
     alone = listener(OwnNetwork())
     assert await alone.open() is None
     await alone.close()
+
+
+@pytest.mark.parametrize("pods", [None, errno.EADDRINUSE])
+async def test_cannot_listen_says_for_whom_and_is_tried_again(
+    api: FakeClient, make_host: MakeHost, monkeypatch: pytest.MonkeyPatch, pods: int | None
+) -> None:
+    """Where the kernel takes no packet rules, and another program has the port of the machine."""
+    web = Socket("10.96.0.5", 80)
+    machine, network = Machine(errno.EADDRINUSE), Machine(pods)
+    monkeypatch.setattr(proxies, "DIRECT", machine)
+    monkeypatch.setattr(proxies, "BIND_RETRY_S", 0.01)
+    host = await make_host(NodeConfig("n1"), proxy=True, loopback_networks=("10.96.0.0/16",))
+    proxy = host.proxy
+    assert proxy is not None
+    proxy._config = replace(proxy._config, network=network)
+    api.put("services", service(clusterIP=web.ip))
+    for one in slices(endpoint("10.0.0.1")):
+        api.put(SLICES, one)
+
+    def said() -> set[str]:
+        return {e["message"] for e in api.objects.get("events", {}).values() if e["reason"] == "CannotListen"}
+
+    await api.until(lambda: said() != set())
+    whom = "" if pods else " for people at this machine (pods reach it)"
+    assert said() == {f"cannot listen on 127.96.0.5:80{whom}: Address already in use"}
+    assert [*proxy._listeners] == ([] if pods else [web])
+    machine.error = network.error = None
+    await api.until(lambda: web in proxy._listeners and not proxy._listeners[web].closed)
