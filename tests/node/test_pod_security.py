@@ -1,5 +1,8 @@
 """What is read of a pod's security context, without a kernel to hold it."""
 
+import base64
+import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -8,12 +11,15 @@ from typing import Any
 import pytest
 
 from rayplane.node.errors import ContainerConfigError
+from rayplane.node.images.building import Step
+from rayplane.node.images.users import User
 from rayplane.node.kernel_parameters import forbidden
 from rayplane.node.kubelet.admission import forbids
 from rayplane.node.runtime.isolation import seccomp
+from rayplane.node.runtime.isolation.build_runner import IsolatedRunner
 from rayplane.node.runtime.isolation.pods import memory_volumes, oom_score, shares
 from rayplane.node.runtime.isolation.rootfs import SKELETON, Box, Machine, plan, skeleton
-from rayplane.node.runtime.isolation.users import Identity, identity, known_groups
+from rayplane.node.runtime.isolation.users import USUAL, Identity, identity, known_groups
 from rayplane.storage.beneath import Beneath
 from tests.node.conftest import make_pod
 
@@ -187,3 +193,20 @@ def test_root_of_one_number_gives_files_to_others_in_vain_and_unharmed(tmp_path:
     asked = [sys.executable, "-c", GIVE, made("CHOWN", one_user=True), str(file)]
     done = subprocess.run(asked, capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("True True\n", "")
+
+
+@pytest.mark.skipif(seccomp.library() is None, reason="no libseccomp here")
+def test_a_filter_for_files_given_in_vain_is_for_nothing_else(tmp_path: Path) -> None:
+    container = {"securityContext": {"seccompProfile": {"type": seccomp.UNCONFINED}}}
+    made = seccomp.filter_of({}, container, frozenset({"CHOWN"}), Beneath(tmp_path), one_user=True)
+    steps = struct.iter_unpack("=HBBI", base64.b64decode(made))
+    allow, succeed = 0x7FFF_0000, 0x0005_0000
+    assert {value for code, _, _, value in steps if code == 0x06} == {allow, succeed}
+
+
+def test_builds_give_no_files_in_vain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The image would say that they are root's, and be run where its users are others."""
+    runner = IsolatedRunner(tmp_path, network=False, output=1, epoch=0)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    order = runner._order(Step(str(tmp_path), [], ["true"], {}, User(), "/"))
+    assert order["identity"]["filter"] == seccomp.filter_of({}, {}, USUAL, Beneath(tmp_path), one_user=False)

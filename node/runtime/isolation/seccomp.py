@@ -78,7 +78,7 @@ def filter_of(
     `one_user`: the container is root where there is no other user.
 
     One that does not say has the usual one, as under a kubelet with `seccompDefault`, where the machine can make it.
-    Raises ContainerConfigError.
+    One of the machine's own stays as its owner wrote it, for one user too. Raises ContainerConfigError.
     """
     own = container.get("securityContext") or {}
     wanted = own.get("seccompProfile") or (pod.get("securityContext") or {}).get("seccompProfile") or {}
@@ -87,7 +87,8 @@ def filter_of(
     if unconfined or kind == RUNTIME_DEFAULT:
         rules = () if unconfined else usual(capabilities).rules
         rules += giving_to_nobody() if one_user and "CHOWN" in capabilities else ()
-        return compiled(Profile("ALLOW", rules)) if rules and library() is not None else ""
+        foreign = "ALLOW" if unconfined else "ERRNO"
+        return compiled(Profile("ALLOW", rules, foreign=foreign)) if rules and library() is not None else ""
     name = wanted["localhostProfile"]
     try:
         return compiled(read(json.loads(profiles.read(name, _PROFILE_BYTES_MAX))))
@@ -112,6 +113,8 @@ class Profile:
     default: str
     rules: tuple[Rule, ...]
     number: int = errno.EPERM
+    foreign: str = "ERRNO"
+    """What is done with calls of an architecture that the rules are not for."""
 
 
 def usual(capabilities: frozenset[str]) -> Profile:
@@ -179,7 +182,7 @@ def compiled(profile: Profile) -> str:
     try:
         default = _action(made, profile.default, profile.number)
         program = made.SyscallFilter(defaction=default)
-        program.set_attr(made.Attr.ACT_BADARCH, made.ERRNO(errno.EPERM))
+        program.set_attr(made.Attr.ACT_BADARCH, _action(made, profile.foreign, errno.EPERM))
         for arch in _also(made):
             program.add_arch(arch)
         for rule in profile.rules:
