@@ -350,7 +350,7 @@ async def test_cannot_listen_says_for_whom_and_is_tried_again(
     assert proxy is not None
     proxy._config = replace(proxy._config, network=network)
     api.put("services", service(clusterIP=web.ip))
-    for one in slices(endpoint("10.0.0.1")):
+    for one in slices(endpoint("10.0.0.1", node="elsewhere")):
         api.put(SLICES, one)
 
     def said() -> set[str]:
