@@ -9,10 +9,10 @@ from rayplane.control_plane.api.errors import ApiError, NotFound
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.cli.kinds import resource_of
-from rayplane.control_plane.cli.manifests import Manifest
 from rayplane.control_plane.cli.printing import error_line, name_of
-from rayplane.control_plane.cli.session import FIELD_MANAGER, Session
+from rayplane.control_plane.cli.session import Session
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
+from rayplane.control_plane.cluster.manifests import FIELD_MANAGER, Manifest
 
 POLL_S = 0.1
 

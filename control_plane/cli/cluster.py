@@ -37,14 +37,14 @@ from rayplane.control_plane.cli.options import (
     tell,
     wants_json,
 )
-from rayplane.control_plane.cli.stages import put as put_stages
-from rayplane.control_plane.cli.stages import read as read_stages
 from rayplane.control_plane.cluster import launch, ray_cluster
 from rayplane.control_plane.cluster.access import access, answers, endpoints, refresh
 from rayplane.control_plane.cluster.config import AUTO, NONE, ClusterConfig, scheduler_configuration
 from rayplane.control_plane.cluster.listening import Listener, listeners
 from rayplane.control_plane.cluster.patience import stretched
 from rayplane.control_plane.cluster.renewal import renew_admin
+from rayplane.control_plane.cluster.stages import put as put_stages
+from rayplane.control_plane.cluster.stages import read as read_stages
 from rayplane.control_plane.cluster.state import ClusterState, StateDir
 from rayplane.control_plane.cluster.status import status as cluster_status
 from rayplane.control_plane.cluster.topology import Role

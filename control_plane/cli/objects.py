@@ -6,11 +6,12 @@ from typing import Annotated
 
 import typer
 
-from rayplane.control_plane.cli import changing, completion, containers, manifests, reading
+from rayplane.control_plane.cli import changing, completion, containers, reading
 from rayplane.control_plane.cli.keyboard import typed
 from rayplane.control_plane.cli.options import Name, State, run, state_dir
 from rayplane.control_plane.cli.printing import check_format
 from rayplane.control_plane.cli.session import Session, session
+from rayplane.control_plane.cluster import manifests
 from rayplane.control_plane.cluster.errors import UsageError
 from rayplane.control_plane.durations import DurationError, parse_span
 

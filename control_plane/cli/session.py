@@ -19,7 +19,6 @@ from rayplane.control_plane.cluster.state import StateDir
 from rayplane.control_plane.rpc import Network
 from rayplane.storage.env import Clock
 
-FIELD_MANAGER = "rayplane"
 # Control characters but for the end of a line and the tabulator.
 _SHOWN = {c: f"^{chr(c ^ 0x40)}" for c in (*range(0x20), 0x7F) if chr(c) not in "\n\t"} | {
     c: f"\\u{c:04x}" for c in range(0x80, 0xA0)

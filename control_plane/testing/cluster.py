@@ -6,13 +6,13 @@ import secrets
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypedDict, Unpack
+from typing import Any, Self, TypedDict, Unpack, cast
 
 from rayplane.control_plane.client.blocking import Client
-from rayplane.control_plane.cluster import envtest, launch
+from rayplane.control_plane.cluster import envtest, launch, stages
 from rayplane.control_plane.cluster.access import access, endpoints
 from rayplane.control_plane.cluster.advancing import advance
 from rayplane.control_plane.cluster.config import PROCESS, ClusterConfig
@@ -26,8 +26,8 @@ from rayplane.control_plane.testing.commands import NOW, CommandFailed, Commands
 _up: "dict[str, Cluster]" = {}
 
 
-class Options(TypedDict, total=False):
-    """The flags of `rayplane up`; what is left out is as there."""
+class Flags(TypedDict, total=False):
+    """The flags of `rayplane up` that are a ClusterConfig's; what is left out is as there."""
 
     address: str
     members: int
@@ -68,6 +68,15 @@ class Options(TypedDict, total=False):
     log_format: str
 
 
+class Options(Flags, total=False):
+    """All flags of `rayplane up`, and what its files say in place of their paths."""
+
+    stages: Sequence[str | os.PathLike[str]]
+    """Stages to put in: each one that comes along (`rayplane stages`), or a file or folder."""
+    encryption_config: str
+    """An EncryptionConfiguration of the API servers, in place of the cluster's own."""
+
+
 class Cluster(Commands):
     """A cluster that is up inside a `with` block.
 
@@ -92,7 +101,9 @@ class Cluster(Commands):
         **options: Unpack[Options],
     ) -> None:
         self.name = name or f"py-{secrets.token_hex(4)}"
-        self._config = ClusterConfig(name=self.name, host=host, **options)
+        self._stages = [os.fspath(one) for one in options.pop("stages", ())]
+        self._encryption = options.pop("encryption_config", "").encode()
+        self._config = ClusterConfig(name=self.name, host=host, **cast(Flags, options))
         self._config.validate()
         self._state_dir = state_dir
         self._directory: StateDir | None = None
@@ -123,7 +134,13 @@ class Cluster(Commands):
 
     def start(self) -> None:
         """Bring everything up and wait until it is ready. What was started is ended where that fails."""
-        self._bring_up(lambda directory: launch.up(self._config, directory, _unheard))
+        played = stages.read(self._stages)
+
+        async def begin(directory: StateDir) -> None:
+            await launch.up(self._config, directory, _unheard, encryption=self._encryption)
+            await stages.put(directory, played)
+
+        self._bring_up(begin)
 
     def _bring_up(self, begin: Callable[[StateDir], Coroutine[Any, Any, object]]) -> None:
         if self._directory is not None:

@@ -12,12 +12,13 @@ import yaml
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import NotFound
-from rayplane.control_plane.cli import changing, containers, manifests, reading
+from rayplane.control_plane.cli import changing, containers, reading
 from rayplane.control_plane.cli.containers import Input, LogOptions
 from rayplane.control_plane.cli.reading import GetOptions
 from rayplane.control_plane.cli.top.rows import Key, Row
 from rayplane.control_plane.cli.top.source import ClusterSource, Selection, yaml_of
 from rayplane.control_plane.cli.top.standings import actor_rows
+from rayplane.control_plane.cluster import manifests
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.control_plane.tasks import cancel_and_wait
 from tests.cli.screen import Screen, screen, write

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from rayplane.control_plane.cli import stages, waiting
-from rayplane.control_plane.cli.manifests import ManifestError
 from rayplane.control_plane.cluster.errors import UsageError
+from rayplane.control_plane.cluster.manifests import ManifestError
+from rayplane.control_plane.cluster.stages import read
 from rayplane.control_plane.stages.examples import shipped
 from rayplane.node.images.containers import SIMULATED_ID
 from tests.fakes import FakeClient
@@ -81,10 +82,10 @@ async def test_whoever_waits_for_what_stages_that_come_along_make_is_told_of_the
         stages.show("other")
     (tmp_path / "keda").mkdir()
     monkeypatch.chdir(tmp_path)  # where somebody keeps that application's own files
-    assert [one.object["metadata"]["name"] for one in stages.read(["keda"])] == ["keda-certificates"]
+    assert [one.object["metadata"]["name"] for one in read(["keda"])] == ["keda-certificates"]
     with pytest.raises(ManifestError, match="keda"):
-        stages.read(["./keda"])
-    assert stages.read([*shipped()])
+        read(["./keda"])
+    assert read([*shipped()])
 
 
 async def test_a_pod_that_has_what_it_needs_or_runs_waits_for_nothing() -> None:
@@ -137,7 +138,7 @@ spec: {resourceRef: {kind: Pod}, selector: {}, next: {statusTemplate: "phase: Ru
 def test_stages_of_a_file_are_checked_before_anything_is_done(text: bytes, why: str, tmp_path: Any) -> None:
     file = tmp_path / "stages.yaml"
     file.write_bytes(GOOD)
-    assert [one.object["metadata"]["name"] for one in stages.read([str(file)])] == ["a"]
+    assert [one.object["metadata"]["name"] for one in read([str(file)])] == ["a"]
     file.write_bytes(GOOD + b"---\n" + text)
     with pytest.raises(ManifestError, match=why):
-        stages.read([str(file)])
+        read([str(file)])

@@ -7,7 +7,7 @@ import pytest
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ApiError, Forbidden, Invalid
-from rayplane.control_plane.cli.manifests import parse
+from rayplane.control_plane.cluster.manifests import parse
 from rayplane.control_plane.rpc import RpcError
 from rayplane.control_plane.stages.examples import shipped
 from rayplane.control_plane.stages.pace import UNDELAYED_MAX

@@ -19,8 +19,10 @@ class Launch:
         self.begun, self.go = threading.Event(), threading.Event()
         self.failure: Exception | None = None
         self.up_now: list[str] = []
+        self.encryption = b""
 
-    async def up(self, config: object, directory: object, heard: object) -> None:
+    async def up(self, config: object, directory: object, heard: object, *, encryption: bytes = b"") -> None:
+        self.encryption = encryption
         self.begun.set()
         self.go.wait()
         if self.failure is not None:
@@ -55,6 +57,25 @@ async def test_it_is_up_until_its_block_ends(launch: Launch) -> None:
     async with rayplane.AsyncCluster():
         assert launch.up_now
     assert not launch.up_now and clusters.left() == []
+
+
+async def test_stages_are_read_before_anything_is_begun_and_put_in_when_it_is_up(
+    launch: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put: list[str] = []
+
+    async def applied(directory: object, found: list[Any]) -> None:
+        assert launch.up_now
+        put.extend(one.object["kind"] for one in found)
+
+    monkeypatch.setattr(clusters.stages, "put", applied)
+    launch.go.set()
+    with pytest.raises(rayplane.ClusterError, match=r"no-such\.yaml"):
+        await rayplane.AsyncCluster.up(stages=["no-such.yaml"])
+    assert not launch.begun.is_set()
+    async with rayplane.AsyncCluster(stages=["keda"], encryption_config="kind: EncryptionConfiguration"):
+        assert put == ["Stage"]
+        assert launch.encryption == b"kind: EncryptionConfiguration"
 
 
 @pytest.mark.parametrize("times", [1, 2, 3])

@@ -10,6 +10,7 @@ import rayplane
 from rayplane.control_plane.cli.app import app
 from rayplane.control_plane.testing.awaited import Awaited
 from rayplane.control_plane.testing.chaos import AsyncChaos, Chaos
+from rayplane.control_plane.testing.cluster import Options
 from tests.cli.test_json import commands
 
 SCREEN = "for people at a terminal or in a browser"
@@ -38,6 +39,14 @@ COUNTERPARTS = {
     "image prune": "Cluster.prune_images",
     "token list": "Cluster.tokens",
 }
+#: Flags of `up` that Options call otherwise, or that are arguments beside them.
+FLAGS = {
+    **dict.fromkeys(("min_nodes", "max_nodes"), "autoscale"),
+    "scale_down_unneeded_time": "unneeded_time",
+    "authentication_token_webhook_config_file": "authentication_webhook",
+    "admission_control_config_file": "admission_config",
+}
+BESIDE = {"name", "host", "state", "output"}
 NAMES = {"Cluster": rayplane.Cluster, "Client": rayplane.Client, "Chaos": Chaos, "testing": rayplane.testing}
 
 
@@ -54,6 +63,12 @@ def test_a_command_has_a_counterpart_that_says_what_it_does(command: str) -> Non
     first, *rest = counterpart(command).split(".")
     found = reduce(getattr, rest, NAMES[first])
     assert inspect.getdoc(found)
+
+
+def test_each_flag_of_up_is_an_option_of_a_cluster() -> None:
+    up = next(command for name, command in commands(typer.main.get_command(app)) if name == "up")
+    flags = {str(one.name) for one in up.params} - BESIDE
+    assert {FLAGS.get(one, one) for one in flags} <= Options.__annotations__.keys() | Options.__optional_keys__
 
 
 def test_no_reason_is_for_a_command_that_is_gone() -> None:

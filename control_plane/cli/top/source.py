@@ -21,7 +21,7 @@ from rayplane.control_plane.cli.following import Part, follow
 from rayplane.control_plane.cli.kinds import Kinds, resource_of
 from rayplane.control_plane.cli.printing import cell_text, formatted, looks_bad
 from rayplane.control_plane.cli.reading import events_of
-from rayplane.control_plane.cli.session import FIELD_MANAGER, Session
+from rayplane.control_plane.cli.session import Session
 from rayplane.control_plane.cli.top import owners
 from rayplane.control_plane.cli.top.forwards import Forwards
 from rayplane.control_plane.cli.top.owners import Standing
@@ -29,6 +29,7 @@ from rayplane.control_plane.cli.top.rows import Column, Key, Row
 from rayplane.control_plane.client.pods import PodClient
 from rayplane.control_plane.cluster.access import Access, access
 from rayplane.control_plane.cluster.errors import ClusterError
+from rayplane.control_plane.cluster.manifests import FIELD_MANAGER
 from rayplane.control_plane.cluster.status import glances
 from rayplane.proto.rayplane.v1 import chaos_pb2
 

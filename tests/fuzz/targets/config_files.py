@@ -18,11 +18,11 @@ from rayplane.control_plane.api.config_files import ConfigFileError
 from rayplane.control_plane.apiserver.authentication.configuration import read_authentication
 from rayplane.control_plane.apiserver.authorization.configuration import read_authorization
 from rayplane.control_plane.apiserver.storage.encryption import BadEncryptionConfig, Encryption
-from rayplane.control_plane.cli.manifests import ManifestError
-from rayplane.control_plane.cli.manifests import parse as parse_manifests
 from rayplane.control_plane.cluster import scenario
 from rayplane.control_plane.cluster.config import AddressPlan, ClusterConfig
 from rayplane.control_plane.cluster.errors import ClusterError
+from rayplane.control_plane.cluster.manifests import ManifestError
+from rayplane.control_plane.cluster.manifests import parse as parse_manifests
 from rayplane.control_plane.cluster.state import ClusterState, StateDir
 from rayplane.control_plane.cluster.topology import Machine, founding
 from rayplane.control_plane.simulation.scenario import _package as scenarios

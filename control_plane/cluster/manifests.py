@@ -11,6 +11,8 @@ from rayplane.control_plane.api.machinery import yaml_reader
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.cluster.errors import ClusterError, refusal
 
+FIELD_MANAGER = "rayplane"
+"""As whom objects of files are written."""
 _SUFFIXES = (".yaml", ".yml", ".json")
 
 

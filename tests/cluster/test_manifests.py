@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayplane.control_plane.cli.manifests import ManifestError, load, parse
+from rayplane.control_plane.cluster.manifests import ManifestError, load, parse
 
 A = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n"
 B = '{"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "b"}}\n'
