@@ -74,6 +74,14 @@ class Door(ABC):
     async def _api(self, request: web.BaseRequest, token: str) -> web.StreamResponse:
         """The answer of an API server, which has a word on every path; `token` is empty for who has the key."""
 
+    async def _elsewhere(self, request: web.BaseRequest) -> web.StreamResponse:
+        """The answer to who came by another name. Raises Forbidden."""
+        raise Forbidden("the dashboard is at 127.0.0.1 alone")
+
+    @property
+    def port(self) -> str:
+        return self.address.rpartition(":")[2]
+
     @property
     def url(self) -> str:
         """What to open in a browser. The key stands behind the `#`: it is neither sent nor logged."""
@@ -88,9 +96,8 @@ class Door(ABC):
             return _refusal(ServiceUnavailable(str(getattr(e, "message", "") or e)))
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        port = self.address.rpartition(":")[2]
-        if request.host not in (f"127.0.0.1:{port}", f"localhost:{port}"):
-            raise Forbidden("the dashboard is at 127.0.0.1 alone")
+        if request.host not in (f"127.0.0.1:{self.port}", f"localhost:{self.port}"):
+            return await self._elsewhere(request)
         if not request.path.startswith("/"):
             raise NotFound(f"{request.path}: there is no such view")
         place = request.path.split("/")[1]

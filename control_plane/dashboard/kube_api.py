@@ -17,6 +17,8 @@ from rayplane.control_plane.streams.wires import wants_websocket
 CONNECT_S = 5.0
 # What concerns the gateway alone, or would make an API server look for who is behind it.
 _OWN = ("Host", "Origin", "Referer", "Cookie", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto")
+# Begin the headers by which a caller speaks for others: nothing for the scripts of a pod's page.
+_WHO = ("impersonate-", "x-remote-")
 
 
 class KubeApi:
@@ -33,22 +35,28 @@ class KubeApi:
         while self._retired:
             await self._retired.pop().close()
 
-    async def forward(self, request: web.BaseRequest, body: bytes, *, token: str) -> web.StreamResponse:
+    async def forward(
+        self, request: web.BaseRequest, body: reverse_proxy.Body, *, token: str, below: str = ""
+    ) -> web.StreamResponse:
         """The answer to the request, asked with `token`, or with the certificate where that is empty.
 
+        `below`: the path where the request's own begins, which is a pod's; cookies are between that and the browser.
         Raises ServiceUnavailable.
         """
         headers = reverse_proxy.request_headers(request)
-        for name in (*_OWN, "Authorization"):
+        cookies = headers.getall("Cookie", []) if below else []
+        says_who = [name for name in headers if below and name.lower().startswith(_WHO)]
+        for name in (*_OWN, "Authorization", *says_who):
             headers.popall(name, None)
+        headers.extend(("Cookie", one) for one in cookies)
         subprotocols.drop_token(headers)
         if token:
             headers["Authorization"] = f"Bearer {token}"
         errors = []
         for server in self._servers():
-            url = f"https://{server}{request.raw_path}"
+            url = f"https://{server}{below}{request.raw_path}"
             try:
-                return await self._ask(request, url, headers, body, token=token)
+                return await self._ask(request, url, headers, body, token=token, below=below)
             except aiohttp.WSServerHandshakeError as e:
                 return web.Response(status=e.status, text=f"{e.message}\n")
             except (aiohttp.ClientConnectorError, TimeoutError) as e:
@@ -63,14 +71,20 @@ class KubeApi:
         request: web.BaseRequest,
         url: str,
         headers: CIMultiDict[str],
-        body: bytes,
+        body: reverse_proxy.Body,
         *,
         token: str,
+        below: str,
     ) -> web.StreamResponse:
         session = self._session(bare=bool(token))
         if wants_websocket(request):
             return await reverse_proxy.forward_websocket(request, session, url, headers)
-        return await reverse_proxy.forward(request, session, url, headers, body or None)
+
+        def located(location: str) -> str:
+            """Where a pod's page leads to within itself is at the path that the browser knows."""
+            return location.removeprefix(below) if location.startswith(f"{below}/") else location
+
+        return await reverse_proxy.forward(request, session, url, headers, body or None, located=located)
 
     def _servers(self) -> list[str]:
         topology = self._directory.read_reachable().topology

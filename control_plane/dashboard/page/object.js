@@ -3,6 +3,7 @@
 import { html, nothing, render } from "./lib/lit-html/lit-html.js";
 import { structuredPatch } from "./lib/diff/patch/create.js";
 import { ask, json, lines, persistently, pieces, Refused, text } from "./api.js";
+import * as forwards from "./forwards.js";
 import { kinds, link, listPath, objectPath, pastOf, then } from "./kinds.js";
 import { rights } from "./rights.js";
 import { attempt } from "./said.js";
@@ -125,11 +126,13 @@ async function undo(deployment) {
 // --- tabs ------------------------------------------------------------------------------------------
 
 async function facts(tab, state, signal) {
-  state.onChange = () => signal.aborted || render(factsOf(state), tab);
+  const open = (found) => ((state.open = found), state.onChange());
+  state.onChange = () => signal.aborted || render(factsOf(state, open), tab);
   state.onChange();
+  if (!state.past.at && forwards.portsOf(state.kind.name, state.object.spec).length) open(await forwards.opened(signal));
 }
 
-function factsOf({ kind: { name }, object: { metadata, spec, status }, all, past }) {
+function factsOf({ kind: { name }, object: { metadata, spec, status }, all, past, open }, opened) {
   const { [APPLIED]: _, ...annotations } = metadata.annotations || {};
   const pairs = (title, map) =>
     map && Object.keys(map).length ? html`<div><dt>${title}</dt><dd>${Object.entries(map).map(([key, value]) => html`<code>${key}=${value}</code> `)}</dd></div>` : nothing;
@@ -144,17 +147,11 @@ function factsOf({ kind: { name }, object: { metadata, spec, status }, all, past
       ${spec?.nodeName ? html`<div><dt>node</dt><dd><a href=${link("nodes", "", spec.nodeName, past)}>${spec.nodeName}</a></dd></div>` : nothing}
       ${status?.phase ? html`<div><dt>phase</dt><dd>${status.phase}</dd></div>` : nothing}
       ${status?.podIP ? html`<div><dt>address</dt><dd>${status.podIP}</dd></div>` : nothing}
-      ${(past.at ? [] : reached(name, spec)).map((port) => html`<div><dt>port ${port}, from here</dt><dd><code>kubectl port-forward -n ${metadata.namespace} ${name}/${metadata.name} :${port}</code></dd></div>`)}
+      ${past.at ? nothing : forwards.rows(name, metadata, spec, open, opened)}
       ${metadata.ownerReferences ? html`<div><dt>owned by</dt><dd>${metadata.ownerReferences.map(owner)}</dd></div>` : nothing}
       ${pairs("labels", metadata.labels)} ${pairs("annotations", annotations)}
     </dl>
     ${rows.length ? html`<h2>Conditions</h2><table><thead><tr><th>type</th><th>status</th><th>reason</th><th>message</th></tr></thead><tbody>${rows}</tbody></table>` : nothing}`;
-}
-
-// The ports that `kubectl port-forward` leads to.
-function reached(name, spec) {
-  const ports = name === "services" ? spec.ports : name === "pods" ? spec.containers.flatMap((one) => one.ports || []) : [];
-  return (ports || []).filter((one) => (one.protocol || "TCP") === "TCP").map((one) => one.containerPort ?? one.port);
 }
 
 // Owners are told by their kind.
