@@ -302,4 +302,4 @@ def _told(fault: Fault) -> Iterator[None]:
     except (RpcError, ApiError) as e:
         if isinstance(e, RpcError) and e.code.name == UsageError.code:
             raise UsageError(e.message) from e
-        raise ClusterError(f"{as_step(fault)}: {e}") from e
+        raise ClusterError(f"{as_step(fault)}: {e.message}") from e

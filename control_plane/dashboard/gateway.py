@@ -1,22 +1,23 @@
 """The gateway: the door of a running cluster, which lends whoever has its key the identity of a kubeconfig.
 
-A token of the cluster opens it too: it is handed on.
+A token of the cluster opens it too: it is handed on. Who has the key opens ports of pods and Services, see `forwards`.
 """
 
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import orjson
 from aiohttp import web
 from google.protobuf.json_format import MessageToDict
 
-from rayplane.control_plane.api.errors import ApiError, BadRequest
-from rayplane.control_plane.cluster.access import access
+from rayplane.control_plane.api.errors import ApiError, BadRequest, ServiceUnavailable
+from rayplane.control_plane.cluster.access import Access, access
 from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.state import StateDir
 from rayplane.control_plane.cluster.views import Views
 from rayplane.control_plane.dashboard.door import VIEWS, Door, answer, asked, body_of
+from rayplane.control_plane.dashboard.forwards import Forwards
 from rayplane.control_plane.dashboard.kube_api import KubeApi
 from rayplane.control_plane.rpc import RpcError
 from rayplane.control_plane.rpc.json_lines import streamed
@@ -37,6 +38,7 @@ class Gateway(Door):
         super().__init__(sockets)
         self._directory = directory
         self._kube = KubeApi(directory)
+        self._forwards = Forwards()
         self._views = Views(lambda: access(directory), directory.clock.now)
         self._routes = {
             **{("GET", f"{VIEWS}{view}"): self._view for view in _VIEWS},
@@ -44,6 +46,9 @@ class Gateway(Door):
             ("GET", f"{VIEWS}faults"): self._faults,
             ("POST", f"{VIEWS}faults"): self._begin,
             ("DELETE", f"{VIEWS}faults"): self._end_fault,
+            ("GET", f"{VIEWS}forwards"): self._open_ports,
+            ("POST", f"{VIEWS}forwards"): self._open_port,
+            ("DELETE", f"{VIEWS}forwards"): self._close_port,
         }
 
     async def close(self) -> None:
@@ -67,10 +72,39 @@ class Gateway(Door):
 
         return await streamed(request, values(), (ClusterError, ApiError, RpcError))
 
+    # --- ports ------------------------------------------------------------------------------------
+
+    async def _open_ports(self, request: web.BaseRequest) -> web.StreamResponse:
+        return answer(self._forwards.to_json())
+
+    async def _open_port(self, request: web.BaseRequest) -> web.StreamResponse:
+        return answer(self._forwards.open(_document(await body_of(request)), self.port).to_json())
+
+    async def _close_port(self, request: web.BaseRequest) -> web.StreamResponse:
+        return answer(self._forwards.end(asked(request, "url")).to_json())
+
+    async def _elsewhere(self, request: web.BaseRequest) -> web.StreamResponse:
+        if (forward := self._forwards.of(request)) is None:
+            return await super()._elsewhere(request)
+        body = request.content if request.can_read_body else None
+        return await self._kube.forward(request, body, token="", below=forward.below)
+
     # --- faults -----------------------------------------------------------------------------------
 
+    @asynccontextmanager
+    async def _supervisor(self) -> AsyncGenerator[Access, None]:
+        """The way to who begins and ends faults. Raises ServiceUnavailable where that one does not answer."""
+        try:
+            async with access(self._directory) as admin:
+                yield admin
+        except RpcError as e:
+            if not e.retryable:
+                raise
+            came = "nothing was done; try again" if e.unsent else "it may have been done all the same"
+            raise ServiceUnavailable(f"the supervisor does not answer: {e.message} ({came})") from e
+
     async def _faults(self, request: web.BaseRequest) -> web.StreamResponse:
-        async with access(self._directory) as admin:
+        async with self._supervisor() as admin:
             targets = await admin.faults.Targets(chaos_pb2.TargetsRequest(), timeout=FAULT_S)
             found = await admin.faults.List(chaos_pb2.ListFaultsRequest(), timeout=FAULT_S)
         return answer(MessageToDict(targets) | {"faults": MessageToDict(found).get("faults", [])})
@@ -79,12 +113,12 @@ class Gateway(Door):
         fault = _document(await body_of(request)).get("fault")
         if not isinstance(fault, str):
             raise BadRequest('say which fault: {"fault": "stop: {target: leader, for: 10s}"}')
-        async with access(self._directory) as admin:
+        async with self._supervisor() as admin:
             begun = await admin.faults.Begin(chaos_pb2.BeginRequest(fault=fault, by="dashboard"), timeout=FAULT_S)
         return answer(MessageToDict(begun))
 
     async def _end_fault(self, request: web.BaseRequest) -> web.StreamResponse:
-        async with access(self._directory) as admin:
+        async with self._supervisor() as admin:
             ended = await admin.faults.End(chaos_pb2.EndRequest(id=asked(request, "id")), timeout=FAULT_S)
         return answer(MessageToDict(ended.fault))
 

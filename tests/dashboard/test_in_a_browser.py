@@ -132,6 +132,7 @@ def test_a_killed_leader_is_seen_to_be_followed_by_another(page: Any) -> None:
     name = leading.get_by_role("rowheader").inner_text()
     page.on("dialog", lambda dialog: dialog.accept())
     page.get_by_role("button", name=f"Kill {name}").click()
+    page.locator(".story").get_by_text(f"kill: {name}").wait_for()
     page.locator(".story").get_by_text(re.compile(r"member-\d leads in term")).first.wait_for()
 
 
@@ -249,6 +250,15 @@ def test_the_pods_below_a_workload_and_behind_a_service_are_seen(page: Any, kube
     kubectl("expose", "deployment", "shouter", "--port=80")
     go(page, "#/object?kind=services&namespace=default&name=shouter")
     page.get_by_text("kubectl port-forward -n default services/shouter :80").wait_for()
+    page.get_by_role("button", name="Open port 80").click()
+    there = page.get_by_role("link", name=re.compile(r"^http://[0-9a-f]{32}\.localhost:\d+/$"))
+    with page.expect_popup() as opened:
+        there.click()
+    opened.value.get_by_text("error trying to reach service").wait_for()  # nobody listens in these pods
+    assert opened.value.evaluate("[window.opener, sessionStorage.length, document.referrer]") == [None, 0, ""]
+    opened.value.close()
+    page.get_by_role("button", name="End port 80").click()
+    there.wait_for(state="detached")
     page.get_by_role("link", name="Topology").click()
     pod = page.get_by_role("listitem").filter(has_text=re.compile(r"^Pod shouter-\S+\s+Ready\s+on node-"))
     pod.first.wait_for()
@@ -349,7 +359,7 @@ def see_what_was_granted(page: Any, kubectl: Kubectl, account: str) -> None:
     page.get_by_role("button", name="Kill scheduler-1").wait_for()
     page.on("dialog", lambda dialog: dialog.accept())
     page.get_by_role("button", name="Cut off scheduler-1").click()
-    page.get_by_role("listitem").filter(has_text="partition: {").get_by_role("button", name="End").click()
+    row(page, "scheduler-1").get_by_role("button", name="Undo").click()
     page.locator(".story").get_by_text("over: partition").wait_for()
     page.get_by_role("link", name="Packing").click()
     page.get_by_text(re.compile("default/shouter [0-9]")).wait_for()

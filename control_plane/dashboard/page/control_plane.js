@@ -2,7 +2,7 @@
 
 import { html, nothing, render } from "./lib/lit-html/lit-html.js";
 import { json, lines, persistently } from "./api.js";
-import { elections, note } from "./elections.js";
+import { elections, leaderOf, note } from "./elections.js";
 import { leading, machines, noteRates, servers } from "./loads.js";
 import { rights } from "./rights.js";
 import { attempt } from "./said.js";
@@ -13,10 +13,28 @@ const LEADING = ["scheduler", "controllers"];
 
 export async function show(place, _, signal) {
   const lately = { strips: new Map(), rates: new Map() };
-  const state = { now: undefined, story: [], faults: undefined, may: (await rights()).faults, verbs: [], error: "" };
-  const draw = () => signal.aborted || render(view(state, attempt), place);
+  const state = { now: undefined, known: undefined, story: [], faults: undefined, stood: undefined, may: (await rights()).faults, verbs: [], error: "" };
+  const draw = () => signal.aborted || render(view(state, act), place);
+  const tell = (texts) => (state.story = [...texts.map((text) => ({ at: new Date().toLocaleTimeString(), text })), ...state.story].slice(0, STORY_MAX));
+  // What a button did, or why it did nothing, is part of what happened: a kill is seen nowhere else.
+  const act = (work) =>
+    attempt(async () => {
+      try {
+        const { text, lasts } = await work();
+        if (!lasts) tell([text]);
+        return text;
+      } catch (error) {
+        tell([error.message]);
+        throw error;
+      } finally {
+        draw();
+      }
+    });
   const take = (faults) => {
-    state.story = [...faultChanges(state.faults, faults), ...state.story].slice(0, STORY_MAX);
+    if (faults) {
+      tell(faultChanges(state.stood, faults));
+      state.stood = faults;
+    }
     state.faults = faults;
   };
   const offer = async () => {
@@ -27,11 +45,13 @@ export async function show(place, _, signal) {
   draw();
   await persistently(signal, (error) => ((state.error = error.message), draw()), async (seen) => {
     for await (const now of lines("rayplane/v1/control-plane", { signal: seen })) {
-      state.error = now.error;
+      state.error = now.members && now.error ? `the supervisor does not answer: ${now.error}` : now.error;
       if (now.members) {
-        state.story = [...changes(state.now, now), ...state.story].slice(0, STORY_MAX);
+        const known = remembered(state.known, now);
+        tell(changes(state.known, known));
+        state.known = known;
         state.now = { ...now, lately };
-        if (now.faults) take(now.faults);
+        take(now.faults);
         note(lately.strips, now, performance.now() / 1000);
         noteRates(lately.rates, now.loads);
       }
@@ -42,18 +62,28 @@ export async function show(place, _, signal) {
   });
 }
 
+// What is known of each by its name: what a look could not tell is as it was before.
+export function remembered(before, now) {
+  const unsure = (now.leases || []).some(({ error }) => error);
+  const known = (one) => {
+    const old = before?.get(one.name);
+    const leader = one.leader === undefined || (one.role && unsure) ? old?.leader : one.leader;
+    return { ...one, leader, term: one.term ?? old?.term, running: one.running ?? old?.running ?? null, starts: one.running === null && old ? old.starts : one.starts };
+  };
+  return new Map([...now.members, ...now.actors].map((one) => [one.name, known(one)]));
+}
+
 // What is otherwise than a moment ago, in words; nothing of a first look.
 export function changes(before, now) {
   if (!before) return [];
-  const at = new Date().toLocaleTimeString();
-  const was = new Map([...before.members, ...before.actors].map((one) => [one.name, one]));
+  const was = new Map(before);
   const told = [];
-  for (const one of [...now.members, ...now.actors]) {
+  for (const one of now.values()) {
     const old = was.get(one.name);
     if (!old) told.push(`${one.name} is new`);
     else {
-      if (old.leader !== one.leader && one.leader) told.push(`${one.name} leads${one.term ? ` in term ${one.term}` : ""}`);
-      if (old.running !== one.running) told.push(`${one.name} ${one.running ? "runs" : "does not run"}`);
+      if (one.leader && (old.leader !== one.leader || old.term !== one.term)) told.push(`${one.name} leads${one.term ? ` in term ${one.term}` : ""}`);
+      if (old.running !== one.running && old.running !== null) told.push(`${one.name} ${one.running ? "runs" : "does not run"}`);
       else if (old.starts !== one.starts) told.push(`${one.name} was started again`);
       if (!old.error && one.error) told.push(`${one.name} does not answer: ${one.error}`);
       if (old.error && !one.error) told.push(`${one.name} answers again`);
@@ -61,7 +91,7 @@ export function changes(before, now) {
     was.delete(one.name);
   }
   for (const name of was.keys()) told.push(`${name} is gone`);
-  return told.map((text) => ({ at, text }));
+  return told;
 }
 
 const struck = ({ fault, hit }) => `${fault}${hit?.length ? ` → ${hit.join(", ")}` : ""}`;
@@ -69,48 +99,47 @@ const struck = ({ fault, hit }) => `${fault}${hit?.length ? ` → ${hit.join(", 
 // Which faults have begun since, and which are over; nothing of a first look.
 export function faultChanges(before, now) {
   if (!before) return [];
-  const at = new Date().toLocaleTimeString();
   const others = (all) => (one) => !all.some(({ id }) => id === one.id);
   const over = before.filter(others(now)).map((one) => `over: ${struck(one)}`);
-  return [...now.filter(others(before)).map((one) => `began: ${struck(one)}`), ...over].map((text) => ({ at, text }));
+  return [...now.filter(others(before)).map((one) => `began: ${struck(one)}`), ...over];
 }
 
+// What was done, and whether it lasts: that it began and is over is seen then.
 const begin = async (fault) => {
   const begun = await json("rayplane/v1/faults", { method: "POST", body: { fault } });
-  return struck(begun);
+  return { text: struck(begun), lasts: !!begun.id };
 };
 
-const end = async ({ id }) => `over: ${(await json(`rayplane/v1/faults?id=${encodeURIComponent(id)}`, { method: "DELETE" })).fault}`;
+const end = async ({ id }) => ({ text: `over: ${(await json(`rayplane/v1/faults?id=${encodeURIComponent(id)}`, { method: "DELETE" })).fault}`, lasts: true });
 
 // As they stood at an instant of the past.
 export async function showPast(place, parameters, signal) {
   const then = await json(`rayplane/v1/control-plane?${new URLSearchParams({ at: parameters.get("at") })}`, { signal });
-  render(then.members ? html`${members(then.members, [])} ${actors(then.actors, [])}` : html`<p>Nobody had looked yet.</p>`, place);
+  render(then.members ? html`${members(then.members)} ${actors(then.actors)}` : html`<p>Nobody had looked yet.</p>`, place);
 }
 
 function view({ now, story, faults, may, verbs, error }, act) {
   return html`
     <h1>Control plane ${now ? html`of ${now.name}` : ""}</h1>
     ${error ? html`<p class="bad" role="alert">${error}</p>` : nothing}
-    ${now ? parts(now, (name) => buttons(name, verbs, act), verbs, act) : html`<p>Looking …</p>`}
+    ${now ? parts(now, (name) => buttons(name, verbs, act, may && faults)) : html`<p>Looking …</p>`}
     ${standing(faults, may, verbs, act)}
     <h2>What happened</h2>
     <ol class="story" aria-live="polite">${story.map(({ at, text }) => html`<li><time>${at}</time> ${text}</li>`)}</ol>
   `;
 }
 
-function parts(now, deeds, verbs, act) {
+function parts(now, deeds) {
   const { strips, rates } = now.lately;
   const of = (roles) => now.actors.filter((one) => roles.includes(one.role));
   const shown = ["apiserver", ...LEADING];
-  return html`${elections(strips)} ${members(now.members, verbs, act)} ${servers(of(["apiserver"]), now.loads, rates, deeds)}
+  return html`${elections(strips)} ${members(now.members, deeds)} ${servers(of(["apiserver"]), now.loads, rates, deeds)}
     ${leading(of(LEADING), now.leases, now.loads, deeds)} ${machines(now)}
-    ${actors(now.actors.filter((one) => !shown.includes(one.role)), verbs, act)}`;
+    ${actors(now.actors.filter((one) => !shown.includes(one.role)), deeds)}`;
 }
 
-function members(all, verbs, act) {
-  // A leader that was cut off says so still, in an earlier term.
-  const leader = all.filter((one) => one.leader).sort((a, b) => b.term - a.term)[0];
+function members(all, deeds = () => nothing) {
+  const leader = leaderOf(all);
   const named = new Map(all.map(({ id, name }) => [id, name]));
   const followed = ({ follows }) => (follows === undefined ? leader?.name : named.get(follows)) ?? "nobody";
   const row = (one) => html`<tr class=${one.error ? "bad" : ""}>
@@ -119,7 +148,7 @@ function members(all, verbs, act) {
     <td>${one.term ?? ""}</td><td>${one.raft_index ?? ""}</td><td>${one.raft_applied ?? ""}</td>
     <td>${leader?.raft_index && one.raft_index ? Math.max(0, leader.raft_index - one.raft_index) : ""}</td>
     <td>${one.revision ?? ""}</td><td>${one.db_bytes ? `${(one.db_bytes / 2 ** 20).toFixed(1)} MiB` : ""}</td>
-    <td>${one.endpoint}</td><td>${buttons(one.name, verbs, act)}</td>
+    <td>${one.endpoint}</td><td>${deeds(one.name)}</td>
   </tr>`;
   return html`<h2>etcd</h2>
     <table><thead><tr><th>member</th><th>role</th><th>term</th><th title="index of the last entry of its log">log</th><th title="index up to which entries are committed and applied">committed</th>
@@ -127,11 +156,11 @@ function members(all, verbs, act) {
     <tbody>${all.map(row)}</tbody></table>`;
 }
 
-function actors(all, verbs, act) {
+function actors(all, deeds = () => nothing) {
   const row = (one) => html`<tr class=${one.running === false ? "bad" : ""}>
     <th scope="row">${one.name}</th><td>${one.role}${one.leader ? html` <b>leads</b>` : ""}</td><td>${one.machine}</td>
     <td>${one.running ? "runs" : one.running === false ? "does not run" : "unknown"}</td><td>${one.starts}</td>
-    <td>${one.reason}</td><td>${buttons(one.name, verbs, act)}</td>
+    <td>${one.reason}</td><td>${deeds(one.name)}</td>
   </tr>`;
   return html`<h2>Other actors</h2>
     <table><thead><tr><th>actor</th><th>role</th><th>machine</th><th>state</th><th>starts</th><th>last failure</th><th></th></tr></thead>
@@ -145,12 +174,15 @@ const DEEDS = [
   ["partition", "Cut off", (name) => [`Cut ${name} off from all others for ${FOR}?`, `partition: {hosts: [[${name}]], for: ${FOR}}`]],
 ];
 
-function buttons(name, verbs, act) {
+// What can be done to an actor, and undone of what lasts.
+function buttons(name, verbs, act, faults) {
   const button = ([, title, fault]) => {
     const [question, text] = fault(name);
     return html`<button class="danger" aria-label="${title} ${name}" @click=${() => confirm(question) && act(() => begin(text))}>${title}</button> `;
   };
-  return DEEDS.filter(([verb]) => verbs.includes(verb)).map(button);
+  const lasting = (faults || []).filter(({ hit }) => hit?.includes(name));
+  const undo = (one) => html`<button aria-label="Undo ${one.fault}, which hit ${name}" title=${one.fault} @click=${() => act(() => end(one))}>Undo ${one.fault.split(":")[0]}</button> `;
+  return html`${DEEDS.filter(([verb]) => verbs.includes(verb)).map(button)}${lasting.map(undo)}`;
 }
 
 function standing(faults, may, verbs, act) {

@@ -8,9 +8,12 @@ const SPAN_S = 300;
 const SHOWN_S = 60; // at least, so that the first seconds do not fill the strip
 const NOBODY = "nobody", UNKNOWN = "not known";
 
+// The member that leads. One that was cut off says so still, in an earlier term.
+export const leaderOf = (members) => members.filter((one) => one.leader).sort((a, b) => b.term - a.term)[0];
+
 // Puts a look, made at `at` seconds, to what the strips show.
 export function note(strips, now, at) {
-  const leader = now.members.find((one) => one.leader);
+  const leader = leaderOf(now.members);
   const none = now.members.every((one) => one.error) ? UNKNOWN : NOBODY;
   const led = [["etcd", leader?.name ?? none, leader ? `in term ${leader.term}` : ""]];
   for (const { name, holder, error } of now.leases || []) led.push([name, error ? UNKNOWN : holder.split("_")[0] || NOBODY, ""]);
