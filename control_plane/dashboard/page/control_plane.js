@@ -182,7 +182,9 @@ function buttons(name, verbs, act, faults) {
   };
   const lasting = (faults || []).filter(({ hit }) => hit?.includes(name));
   const undo = (one) => html`<button aria-label="Undo ${one.fault}, which hit ${name}" title=${one.fault} @click=${() => act(() => end(one))}>Undo ${one.fault.split(":")[0]}</button> `;
-  return html`${DEEDS.filter(([verb]) => verbs.includes(verb)).map(button)}${lasting.map(undo)}`;
+  // Who lets others go on again cannot be stopped.
+  const can = ([verb]) => verbs.includes(verb) && (verb !== "stop" || name !== "supervisor");
+  return html`${DEEDS.filter(can).map(button)}${lasting.map(undo)}`;
 }
 
 function standing(faults, may, verbs, act) {
