@@ -55,7 +55,7 @@ class Supervisors:
                 error = e
                 if not e.unsent:
                     break
-        _fail(error, of)
+        _fail(error, of, "" if error.unsent else " (it may have been done all the same)")
 
     async def told(
         self, service: ServiceDescriptor, method: str, request: Message, *, of: tuple[str, str, str] = _NOTHING
@@ -76,12 +76,12 @@ class Supervisors:
         _fail(error, of)
 
 
-def _fail(error: RpcError, of: tuple[str, str, str]) -> NoReturn:
+def _fail(error: RpcError, of: tuple[str, str, str], unsure: str = "") -> NoReturn:
     if error.details:
         raise api_error(error) from error
     code, (group, resource, name) = error.code.name, of
     if code == "NOT_FOUND":
         raise NotFound.of(resource, name, group=group) from error
     kind = _ERRORS.get(code, InternalError)
-    text = f"the supervisor does not answer: {error.message}" if kind is ServiceUnavailable else error.message
+    text = f"the supervisor does not answer: {error.message}{unsure}" if kind is ServiceUnavailable else error.message
     raise kind(text, details={}) from error

@@ -1,9 +1,10 @@
 // Members, API servers and the rest of the control plane as they stand, and faults to begin and end.
 
 import { html, nothing, render } from "./lib/lit-html/lit-html.js";
-import { json, lines, persistently } from "./api.js";
+import { json, lines, OF_RECORDING, persistently } from "./api.js";
 import { elections, leaderOf, note } from "./elections.js";
 import { leading, machines, noteRates, servers } from "./loads.js";
+import * as looks from "./looks.js";
 import { rights } from "./rights.js";
 import { attempt } from "./said.js";
 
@@ -43,16 +44,20 @@ export async function show(place, _, signal) {
     draw();
   };
   draw();
-  await persistently(signal, (error) => ((state.error = error.message), draw()), async (seen) => {
+  const failed = (error) => ((state.error = error.message), (state.faults = undefined), draw());
+  await persistently(signal, failed, async (seen) => {
     for await (const now of lines("rayplane/v1/control-plane", { signal: seen })) {
       state.error = now.members && now.error ? `the supervisor does not answer: ${now.error}` : now.error;
       if (now.members) {
         const known = remembered(state.known, now);
-        tell(changes(state.known, known));
+        const at = performance.now() / 1000;
+        const told = changes(state.known, known);
+        tell(told);
+        looks.keep(now, at, told.length > 0);
         state.known = known;
         state.now = { ...now, lately };
         take(now.faults);
-        note(lately.strips, now, performance.now() / 1000);
+        note(lately.strips, now, at);
         noteRates(lately.rates, now.loads);
       }
       // What can be struck is asked for once, from who can answer.
@@ -112,10 +117,20 @@ const begin = async (fault) => {
 
 const end = async ({ id }) => ({ text: `over: ${(await json(`rayplane/v1/faults?id=${encodeURIComponent(id)}`, { method: "DELETE" })).fault}`, lasts: true });
 
-// As they stood at an instant of the past.
+// As they stood at an instant of the past: as a recording has it, or as this tab saw it.
 export async function showPast(place, parameters, signal) {
+  if (!OF_RECORDING) return render(seen(looks.upTo(Number(parameters.get("revision")))), place);
   const then = await json(`rayplane/v1/control-plane?${new URLSearchParams({ at: parameters.get("at") })}`, { signal });
   render(then.members ? html`${members(then.members)} ${actors(then.actors)}` : html`<p>Nobody had looked yet.</p>`, place);
+}
+
+function seen(all) {
+  if (!all.length) return html`<p>This tab had not looked at the control plane yet.</p>`;
+  const strips = new Map();
+  for (const { now, at } of all) note(strips, now, at);
+  const { now, at } = all.at(-1);
+  const when = new Date(performance.timeOrigin + at * 1000).toLocaleTimeString();
+  return html`<p>As this tab saw it at ${when}.</p>${parts({ ...now, lately: { strips, rates: new Map() } }, () => nothing)}`;
 }
 
 function view({ now, story, faults, may, verbs, error }, act) {

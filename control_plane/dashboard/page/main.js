@@ -3,6 +3,7 @@
 import { html, render } from "./lib/lit-html/lit-html.js";
 import { json, OF_API_SERVER, OF_RECORDING, token } from "./api.js";
 import * as kinds from "./kinds.js";
+import * as looks from "./looks.js";
 import * as rights from "./rights.js";
 import { said } from "./said.js";
 
@@ -85,6 +86,7 @@ function signIn(place, problem = "") {
 function signOut() {
   token.forget();
   kinds.forget();
+  looks.forget();
   rights.forget();
   history.replaceState(null, "", location.pathname);
   show();

@@ -5,7 +5,7 @@ import { repeat } from "./lib/lit-html/directives/repeat.js";
 import { styleMap } from "./lib/lit-html/directives/style-map.js";
 import { json, lines, persistently } from "./api.js";
 import { link, pastOf } from "./kinds.js";
-import { viewport } from "./viewport.js";
+import { rarely, unchanged, viewport } from "./viewport.js";
 import { colour } from "./colours.js";
 
 const USUAL = ["pods", "cpu", "memory"];
@@ -16,7 +16,7 @@ const byName = new Intl.Collator(undefined, { numeric: true }).compare;
 
 export async function show(place, parameters, signal) {
   const past = pastOf(parameters);
-  const state = { past, nodes: new Map(), names: undefined, news: undefined, error: "", order: "name" };
+  const state = { past, nodes: new Map(), workloads: new Map(), names: undefined, news: undefined, error: "", order: "name" };
   const draw = () => signal.aborted || render(view(state, choose), place);
   const window = viewport(signal, ROW_PX, draw);
   state.window = window;
@@ -27,14 +27,15 @@ export async function show(place, parameters, signal) {
     return draw();
   }
   draw();
+  const arranged = rarely(signal, () => (arrange(state), draw()));
   await persistently(signal, (error) => ((state.error = error.message), draw()), async (seen) => {
     for await (const news of lines("rayplane/v1/packing", { signal: seen })) {
       state.error = news.error || "";
-      if (news.nodes) {
+      if (!news.nodes) draw();
+      else {
         take(state, news);
-        arrange(state);
+        arranged();
       }
-      draw();
     }
   });
 }
@@ -43,14 +44,33 @@ export async function show(place, parameters, signal) {
 export function take(state, news) {
   if (news.whole) {
     state.nodes.clear();
+    state.workloads.clear();
     state.names = undefined;
   }
   for (const [name, node] of Object.entries(news.nodes)) {
-    if (state.nodes.has(name) !== !!node) state.names = undefined;
-    if (node) state.nodes.set(name, byResource(node));
-    else state.nodes.delete(name);
+    const old = state.nodes.get(name);
+    if (!old !== !node) state.names = undefined;
+    if (old) count(state.workloads, old, -1);
+    if (!node) {
+      state.nodes.delete(name);
+      continue;
+    }
+    const known = byResource(node);
+    state.nodes.set(name, known);
+    count(state.workloads, known, 1);
   }
   state.news = news;
+}
+
+// Puts what the pods of a node ask for to the sums of their workloads, or takes it away.
+function count(workloads, { held }, sign) {
+  for (const workload in held) {
+    const need = held[workload];
+    let sum = workloads.get(workload);
+    if (!sum) workloads.set(workload, (sum = {}));
+    for (const name in need) sum[name] = (sum[name] || 0) + sign * need[name];
+    if (!sum.pods) workloads.delete(workload);
+  }
 }
 
 const named = ([pods, cpu, memory], others) => ({ pods, cpu, memory, ...others });
@@ -67,35 +87,34 @@ export function byResource({ room, held, others = { room: {}, held: {} }, ...nod
 function resourcesOf(nodes) {
   const found = new Set(USUAL);
   for (const { room, used } of nodes.values()) {
-    for (const name of Object.keys(room)) if (name.includes("/")) found.add(name);
-    for (const name of Object.keys(used)) found.add(name);
+    for (const name in room) if (name.includes("/")) found.add(name);
+    for (const name in used) found.add(name);
   }
   return [...found];
 }
 
 // By resource, the share of what is free that a pod could not take, drawn from those that run: on nodes where it does not fit.
-export function fragmentation(nodes, resources) {
-  const all = new Map();
-  for (const { held } of nodes.values())
-    for (const [workload, need] of Object.entries(held)) {
-      const sum = all.get(workload) || {};
-      for (const [name, amount] of Object.entries(need)) sum[name] = (sum[name] || 0) + amount;
-      all.set(workload, sum);
-    }
-  const most = [...all.values()].sort((a, b) => b.pods - a.pods).slice(0, SIZES_MAX);
+export function fragmentation(nodes, workloads, resources) {
+  const most = [...workloads.values()].sort((a, b) => b.pods - a.pods).slice(0, SIZES_MAX);
   const pods = most.reduce((sum, one) => sum + one.pods, 0);
-  const sizes = most.map((one) => ({ share: one.pods / pods, need: Object.entries(one).map(([name, amount]) => [name, amount / one.pods]) }));
-  const free = {}, lost = {};
+  // By their places among the resources, and without a list or an object a node: thousands of nodes times all sizes are asked.
+  const sizes = most.map((one) => ({ share: one.pods / pods, need: resources.map((name) => (one[name] || 0) / one.pods) }));
+  const [left, free, lost] = [0, 0, 0].map((none) => resources.map(() => none));
+  const fits = ({ need }) => {
+    for (let i = 0; i < need.length; i++) if (need[i] > left[i]) return false;
+    return true;
+  };
   for (const { room, used, ready, cordoned } of nodes.values()) {
     if (!ready || cordoned) continue;
-    const left = Object.fromEntries(resources.map((name) => [name, Math.max(0, (room[name] || 0) - (used[name] || 0))]));
-    const shut = sizes.reduce((sum, { share, need }) => (need.every(([name, amount]) => amount <= left[name]) ? sum : sum + share), 0);
-    for (const name of resources) {
-      free[name] = (free[name] || 0) + left[name];
-      lost[name] = (lost[name] || 0) + shut * left[name];
+    for (let i = 0; i < left.length; i++) left[i] = Math.max(0, (room[resources[i]] || 0) - (used[resources[i]] || 0));
+    let shut = 0;
+    for (const size of sizes) if (!fits(size)) shut += size.share;
+    for (let i = 0; i < left.length; i++) {
+      free[i] += left[i];
+      lost[i] += shut * left[i];
     }
   }
-  return Object.fromEntries(resources.map((name) => [name, free[name] ? lost[name] / free[name] : 0]));
+  return Object.fromEntries(resources.map((name, i) => [name, free[i] ? lost[i] / free[i] : 0]));
 }
 
 // What is shown of all nodes together is made when they change, not whenever the window moves.
@@ -106,13 +125,18 @@ function arrange(state) {
     const full = new Map([...state.nodes].map(([name, node]) => [name, fullness(node)]));
     state.sorted = [...state.names].sort((a, b) => full.get(b) - full.get(a));
   }
-  state.resources = resourcesOf(state.nodes);
-  state.sums = sums(state.nodes, state.news, state.resources);
-  state.legend = legend(state.nodes);
+  const resources = resourcesOf(state.nodes);
+  if (String(resources) !== String(state.resources)) state.resources = resources;
+  state.sums = sums(state);
+  state.legend = legend(state.workloads);
 }
 
 // How full a node is of its scarcest resource, as a share.
-export const fullness = ({ room, used }) => Math.max(0, ...Object.entries(room).map(([name, amount]) => (amount ? (used[name] || 0) / amount : 0)));
+export function fullness({ room, used }) {
+  let most = 0;
+  for (const name in room) if (room[name]) most = Math.max(most, (used[name] || 0) / room[name]);
+  return most;
+}
 
 const short = (workload) => workload.split("/").slice(1).join("/");
 
@@ -128,22 +152,28 @@ function view({ past, nodes, news, error, sorted, resources, sums, legend, windo
       <div role="row" class="bar-row head"><b role="columnheader">node</b>${resources.map((name) => html`<b role="columnheader" title=${name}>${name}</b>`)}</div>
       <div class="window" ${window.place} style=${styleMap({ height: `${sorted.length * ROW_PX}px` })}>
         <div style=${styleMap({ transform: `translateY(${from * ROW_PX}px)` })}>
-          ${repeat(sorted.slice(from, to), (name) => name, (name) => bars(name, nodes.get(name), resources, past))}
+          ${repeat(sorted.slice(from, to), (name) => name, (name) => unchanged(nodes.get(name), resources, () => bars(name, nodes.get(name), resources, past)))}
         </div>
       </div>
     </div>
     ${pending(news, past)}`;
 }
 
-function sums(nodes, news, resources) {
-  const all = [...nodes.values()];
-  const total = (of, name) => all.reduce((sum, node) => sum + (node[of][name] || 0), 0);
-  const share = (name) => (total("room", name) ? (100 * total("used", name)) / total("room", name) : 0);
-  const lost = fragmentation(nodes, resources);
+function sums({ nodes, workloads, news, resources }) {
+  const room = {}, used = {};
+  let ready = 0;
+  for (const node of nodes.values()) {
+    ready += node.ready;
+    for (const name of resources) {
+      room[name] = (room[name] || 0) + (node.room[name] || 0);
+      used[name] = (used[name] || 0) + (node.used[name] || 0);
+    }
+  }
+  const share = (name) => (room[name] ? (100 * used[name]) / room[name] : 0);
+  const lost = fragmentation(nodes, workloads, resources);
   const fragmented = resources.filter((name) => name !== "pods");
-  const ready = all.filter((node) => node.ready).length;
   return html`<dl class="facts">
-    <div><dt>nodes ready</dt><dd>${ready} of ${all.length}</dd></div>
+    <div><dt>nodes ready</dt><dd>${ready} of ${nodes.size}</dd></div>
     <div><dt>nodes with pods</dt><dd>${news.used}</dd></div>
     <div><dt>fewest that could hold them</dt><dd>${news.lowerBound}</dd></div>
     <div><dt>waiting pods</dt><dd>${news.pendingCount}</dd></div>
@@ -152,10 +182,8 @@ function sums(nodes, news, resources) {
   </dl>`;
 }
 
-function legend(nodes) {
-  const pods = new Map();
-  for (const node of nodes.values()) for (const [name, need] of Object.entries(node.held)) pods.set(name, (pods.get(name) || 0) + need.pods);
-  const most = [...pods].sort((a, b) => b[1] - a[1] || a[0].localeCompare(b[0]));
+function legend(workloads) {
+  const most = [...workloads].map(([name, { pods }]) => [name, pods]).sort((a, b) => b[1] - a[1] || a[0].localeCompare(b[0]));
   const entry = ([name, count]) => html`<li><i style=${styleMap({ background: colour(name) })}></i>${short(name)} ${count}</li>`;
   return html`<ul class="legend" aria-label="Workloads">${most.slice(0, LEGEND_MAX).map(entry)}
     ${most.length > LEGEND_MAX ? html`<li>and ${most.length - LEGEND_MAX} more</li>` : nothing}</ul>`;

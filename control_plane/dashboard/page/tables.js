@@ -5,7 +5,7 @@ import { repeat } from "./lib/lit-html/directives/repeat.js";
 import { styleMap } from "./lib/lit-html/directives/style-map.js";
 import { json, lines, persistently, Refused } from "./api.js";
 import { kinds, link, listPath, pastOf, then } from "./kinds.js";
-import { viewport } from "./viewport.js";
+import { rarely, unchanged, viewport } from "./viewport.js";
 
 const TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
 const PAGE = 500;
@@ -22,9 +22,7 @@ export async function show(place, parameters, signal) {
   const draw = () => signal.aborted || (past.at && !state.loaded && !state.error) || render(view(state, change), place);
   const change = (filter) => ((state.filter = filter), draw());
   state.window = viewport(signal, ROW_PX, draw);
-  let waiting;
-  // Changes that come together are drawn together.
-  const soon = () => (waiting ??= requestAnimationFrame(() => ((waiting = undefined), draw())));
+  const soon = rarely(signal, draw);
   draw();
   namespaces(signal).then((names) => ((state.namespaces = names), draw()));
   await persistently(signal, (error) => ((state.error = error.message), draw()), (seen) => follow(state, seen, soon));
@@ -67,25 +65,34 @@ async function follow(state, signal, changed) {
       if (state.rows.has(uid) === (type === "DELETED")) state.order = undefined;
       if (type === "DELETED") state.rows.delete(uid);
       else state.rows.set(uid, kept(row));
+      state.fitting = undefined;
     }
     changed();
   }
 }
 
 // Of an object only what a row shows of it: there may be very many.
-const kept = ({ cells, object: { metadata: { uid, namespace, name } } }) => ({ cells, object: { metadata: { uid, namespace, name } } });
+const kept = ({ cells, object: { metadata: { uid, namespace, name } } }) => ({
+  cells,
+  object: { metadata: { uid, namespace, name } },
+  words: [namespace, name, ...cells].join(" ").toLowerCase(),
+});
 
 function replace(state, rows) {
   state.rows = rows;
   state.order = undefined;
+  state.fitting = undefined;
 }
 
 function ordered(state) {
   const key = ({ object: { metadata } }) => `${metadata.namespace || ""}/${metadata.name}`;
   state.order ??= [...state.rows].map(([uid, row]) => [key(row), uid]).sort(([a], [b]) => (a < b ? -1 : a > b ? 1 : 0));
   const words = state.filter.toLowerCase().split(/\s+/).filter(Boolean);
-  const fits = ([key, uid]) => words.every((word) => key.toLowerCase().includes(word) || state.rows.get(uid).cells.some((cell) => String(cell).toLowerCase().includes(word)));
-  return words.length ? state.order.filter(fits) : state.order;
+  if (!words.length) return state.order;
+  if (state.fitting?.filter !== state.filter) {
+    state.fitting = { filter: state.filter, rows: state.order.filter(([, uid]) => words.every((word) => state.rows.get(uid).words.includes(word))) };
+  }
+  return state.fitting.rows;
 }
 
 function view(state, change) {
@@ -103,7 +110,7 @@ function view(state, change) {
       </div>
       <div class="window" ${window.place} style=${styleMap({ height: `${rows.length * ROW_PX}px` })}>
         <div style=${styleMap({ transform: `translateY(${from * ROW_PX}px)` })}>
-          ${repeat(rows.slice(from, to), ([, uid]) => uid, ([, uid]) => line(state.rows.get(uid), state, columns, spread))}
+          ${repeat(rows.slice(from, to), ([, uid]) => uid, ([, uid]) => unchanged(state.rows.get(uid), state.columns, () => line(state.rows.get(uid), state, columns, spread)))}
         </div>
       </div>
     </div>
