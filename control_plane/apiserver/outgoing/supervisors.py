@@ -31,7 +31,7 @@ _ERRORS: dict[str, type[ApiError]] = {
     "CANCELLED": ServiceUnavailable,
     "DEADLINE_EXCEEDED": ServiceUnavailable,
 }
-_UNKNOWN = RpcError(Code.UNAVAILABLE, "this server knows no supervisor")
+_UNKNOWN = RpcError(Code.UNAVAILABLE, "this server knows no supervisor", unsent=True)
 _NOTHING = ("", "", "")
 
 
