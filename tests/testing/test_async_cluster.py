@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import rayplane
-from rayplane.control_plane.cluster import backup
+from rayplane.control_plane.cluster import backup, stages
 from rayplane.control_plane.testing import cluster as clusters
 
 
@@ -68,7 +68,7 @@ async def test_stages_are_read_before_anything_is_begun_and_put_in_when_it_is_up
         assert launch.up_now
         put.extend(one.object["kind"] for one in found)
 
-    monkeypatch.setattr(clusters.stages, "put", applied)
+    monkeypatch.setattr(stages, "put", applied)
     launch.go.set()
     with pytest.raises(rayplane.ClusterError, match=r"no-such\.yaml"):
         await rayplane.AsyncCluster.up(stages=["no-such.yaml"])
