@@ -154,6 +154,7 @@ def take(driver: Any, address: str, wanted: list[View], into: Path) -> None:
         view.before(page)
         view.awaits(page).wait_for()
         page.wait_for_timeout(1500)
+        page.evaluate("scrollTo(0, 0)")  # the header stays at the top of a whole page
         made = into / f"{view.name}.png"
         made.write_bytes(smaller(page.screenshot(full_page=view.whole)))
         print(f"{made}: {made.stat().st_size} bytes", flush=True)

@@ -11,7 +11,7 @@ import orjson
 from aiohttp import web
 from google.protobuf.json_format import MessageToDict
 
-from rayplane.control_plane.api.errors import ApiError, BadRequest, ServiceUnavailable
+from rayplane.control_plane.api.errors import ApiError, BadRequest, NotFound, ServiceUnavailable
 from rayplane.control_plane.cluster.access import Access, access
 from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.state import StateDir
@@ -20,6 +20,7 @@ from rayplane.control_plane.dashboard.door import VIEWS, Door, answer, asked, bo
 from rayplane.control_plane.dashboard.forwards import Forwards
 from rayplane.control_plane.dashboard.kube_api import KubeApi
 from rayplane.control_plane.rpc import RpcError
+from rayplane.control_plane.rpc.errors import Code
 from rayplane.control_plane.rpc.json_lines import streamed
 from rayplane.control_plane.rpc.sockets import Sockets
 from rayplane.proto.rayplane.v1 import chaos_pb2
@@ -93,11 +94,13 @@ class Gateway(Door):
 
     @asynccontextmanager
     async def _supervisor(self) -> AsyncGenerator[Access, None]:
-        """The way to who begins and ends faults. Raises ServiceUnavailable where that one does not answer."""
+        """The way to who begins and ends faults. Raises NotFound for one that is over, ServiceUnavailable."""
         try:
             async with access(self._directory) as admin:
                 yield admin
         except RpcError as e:
+            if e.code is Code.NOT_FOUND:
+                raise NotFound(e.message) from e
             if not e.retryable:
                 raise
             came = "nothing was done; try again" if e.unsent else "it may have been done all the same"

@@ -115,7 +115,14 @@ const begin = async (fault) => {
   return { text: struck(begun), lasts: !!begun.id };
 };
 
-const end = async ({ id }) => ({ text: `over: ${(await json(`rayplane/v1/faults?id=${encodeURIComponent(id)}`, { method: "DELETE" })).fault}`, lasts: true });
+const end = async ({ id, fault }) => {
+  try {
+    await json(`rayplane/v1/faults?id=${encodeURIComponent(id)}`, { method: "DELETE" });
+  } catch (error) {
+    if (error.status !== 404) throw error; // by itself, meanwhile
+  }
+  return { text: `over: ${fault}`, lasts: true };
+};
 
 // As they stood at an instant of the past: as a recording has it, or as this tab saw it.
 export async function showPast(place, parameters, signal) {
