@@ -365,6 +365,8 @@ def see_what_was_granted(page: Any, kubectl: Kubectl, account: str) -> None:
     page.get_by_text(re.compile("default/shouter [0-9]")).wait_for()
     page.get_by_role("link", name="Time travel").click()
     page.get_by_role("slider").wait_for()
+    page.get_by_role("navigation", name="Of this instant").get_by_role("link", name="Control plane").click()
+    page.get_by_text("As this tab saw it at").wait_for()
 
 
 def test_a_recording_is_played_as_it_was(browser: Any, tmp_path: Path) -> None:
