@@ -22,7 +22,8 @@ class Server:
     """In place of an API server: what it was asked last, and what it answers."""
 
     def __init__(self) -> None:
-        self.url, self.headers, self.answer = "", dict[str, str](), web.Response(text="a pod's page")
+        self.url, self.headers = "", dict[str, str]()
+        self.status, self.said = 200, dict[str, str]()
 
 
 @pytest.fixture
@@ -31,9 +32,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
 
     async def forward(request: object, session: object, url: str, headers: Any, body: Any, **more: Any) -> Any:
         made.url, made.headers = url, dict(headers)
-        if location := made.answer.headers.get("Location"):
-            made.answer.headers["Location"] = more["located"](location)
-        return made.answer
+        said = {name: more["located"](value) if name == "Location" else value for name, value in made.said.items()}
+        return web.Response(status=made.status, text="a pod's page", headers=said)
 
     monkeypatch.setattr(KubeApi, "_servers", lambda _: ["api"])
     monkeypatch.setattr(KubeApi, "_session", lambda _, bare: None)
@@ -161,7 +161,7 @@ async def test_cookies_are_between_a_pod_and_the_browser_and_nobody_else_is_spok
 ) -> None:
     host = await opened(gateway, client)
     below = "/api/v1/namespaces/shop/services/web:80/proxy"
-    server.answer = web.Response(status=302, headers={"Set-Cookie": "a=b", "Location": f"{below}/login"})
+    server.status, server.said = 302, {"Set-Cookie": "a=b", "Location": f"{below}/login"}
     given = {"Host": host, "Cookie": "a=b", "Impersonate-User": "other", "X-Remote-User": "other"}
     async with client.get("/", headers=given, allow_redirects=False) as answer:
         assert answer.headers["Set-Cookie"] == "a=b"
