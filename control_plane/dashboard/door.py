@@ -7,6 +7,7 @@ another's that leads here would make a browser take the two for one).
 
 import hmac
 import secrets
+import socket
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
 from importlib.resources import files
@@ -53,17 +54,24 @@ class Door(ABC):
         self._page = Page(_PAGE)
         self._sockets = sockets or SystemSockets()
         self._server = http1.server(self._handle)
-        self._listening: Listening | None = None
+        self._listening: list[Listening] = []
         self._routes: Routes = {}
 
     async def start(self, port: int = 0) -> None:
         """Listen on loopback; OSError when the port cannot be had."""
-        self._listening = await self._sockets.listen(f"127.0.0.1:{port}", self._server)
-        self.address = self._listening.address
+        self._listening.append(await self._sockets.listen(f"127.0.0.1:{port}", self._server))
+        self.address = self._listening[0].address
+        # Browsers look for *.localhost there first: another user of this machine would be taken for the door.
+        if _has_ipv6():
+            try:
+                self._listening.append(await self._sockets.listen(f"::1:{self.port}", self._server))
+            except BaseException:
+                await self.close()
+                raise
 
     async def close(self) -> None:
-        if self._listening is not None:
-            await self._listening.close()
+        while self._listening:
+            await self._listening.pop().close()
         await self._end()
         await self._server.shutdown(STOP_S)
 
@@ -120,6 +128,16 @@ class Door(ABC):
         if not path.startswith(self._at) or (found := self._page.file(name)) is None:
             raise NotFound(f"{path}: the page has no such file{_MISSING_LIB if name.startswith('lib/') else ''}")
         return found
+
+
+def _has_ipv6() -> bool:
+    """Whether this machine has a loopback of IPv6."""
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
 
 
 def _token(request: web.BaseRequest) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import io
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -90,6 +91,22 @@ async def test_what_a_token_asks_for_is_asked_of_an_api_server(
         assert await answer.text() == f"{method} {url} as a-token"
     async with client.get("/rayplane/v1/packing", headers=bearer(gateway.key)) as answer:
         assert await answer.text() == "GET /rayplane/v1/packing as administrator"
+
+
+async def test_nobody_else_is_found_at_its_port_where_browsers_look_first(
+    gateway: Gateway, client: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    with socket.socket(socket.AF_INET6) as other:
+        try:
+            other.bind(("::1", 0))
+        except OSError:
+            pytest.skip("no IPv6 here")
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(OSError, match=str(port)):
+            await Gateway(StateDir(tmp_path)).start(port)
+    async with client.get(f"http://[::1]:{gateway.port}/main.js", headers={"Host": gateway.address}) as answer:
+        assert answer.status == 200
 
 
 async def test_each_start_has_a_key_of_its_own(gateway: Gateway, tmp_path: Path) -> None:
