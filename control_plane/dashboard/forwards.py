@@ -93,8 +93,11 @@ class Forwards:
 
 
 def _of_another_site(request: web.BaseRequest) -> bool:
-    """Whether the browser says so; other programs say nothing."""
-    return request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin")
+    """Whether the browser says so, of a WebSocket by its Origin alone; other programs say nothing."""
+    if (site := request.headers.get("Sec-Fetch-Site")) is not None:
+        return site not in ("none", "same-origin")
+    own = f"http://{request.host}"
+    return request.headers.get("Origin", own) != own
 
 
 def _is_looked_at(request: web.BaseRequest) -> bool:

@@ -84,7 +84,14 @@ class KubeApi:
             """Where a pod's page leads to within itself is at the path that the browser knows."""
             return location.removeprefix(below) if location.startswith(f"{below}/") else location
 
-        return await reverse_proxy.forward(request, session, url, headers, body or None, located=located)
+        def starting(told: CIMultiDict[str]) -> None:
+            """Sites that a pod's page leads to are not told its name."""
+            if below:
+                told["Referrer-Policy"] = "same-origin"
+
+        return await reverse_proxy.forward(
+            request, session, url, headers, body or None, located=located, starting=starting
+        )
 
     def _servers(self) -> list[str]:
         topology = self._directory.read_reachable().topology

@@ -83,11 +83,12 @@ async def forward(
     body: Body,
     *,
     located: Callable[[str], str] = str,
+    starting: Starting = lambda _: None,
     timeout: aiohttp.ClientTimeout | None = None,
 ) -> web.StreamResponse:
     """The server's answer, handed to the client; `url` is encoded, `located` changes where a Location points.
 
-    `timeout`: in place of the session's.
+    `starting` is called with the answer's headers before they go out. `timeout`: in place of the session's.
 
     Raises ClientConnectorError and TimeoutError before anything was sent, Broken before anything was answered.
     """
@@ -106,7 +107,7 @@ async def forward(
     except (aiohttp.ClientError, OSError) as e:
         raise Broken(f"the connection broke: {e}") from e
     async with answer:
-        return await hand_on(request, answer, located=located)
+        return await hand_on(request, answer, located=located, starting=starting)
 
 
 async def hand_on(

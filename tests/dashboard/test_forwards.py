@@ -33,7 +33,9 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     async def forward(request: object, session: object, url: str, headers: Any, body: Any, **more: Any) -> Any:
         made.url, made.headers = url, dict(headers)
         said = {name: more["located"](value) if name == "Location" else value for name, value in made.said.items()}
-        return web.Response(status=made.status, text="a pod's page", headers=said)
+        answer = web.Response(status=made.status, text="a pod's page", headers=said)
+        more["starting"](answer.headers)
+        return answer
 
     monkeypatch.setattr(KubeApi, "_servers", lambda _: ["api"])
     monkeypatch.setattr(KubeApi, "_session", lambda _, bare: None)
@@ -146,6 +148,9 @@ async def test_a_name_is_one_segment_of_the_path_whatever_is_in_it(
         ("GET", LOOKS | {"Sec-Fetch-Dest": "iframe"}, 403),
         ("GET", {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image"}, 403),
         ("POST", {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "cors"}, 403),
+        # Chromium says no more of a WebSocket.
+        ("GET", {"Connection": "Upgrade", "Upgrade": "websocket", "Origin": "http://localhost:8000"}, 403),
+        ("GET", {"Origin": "null"}, 403),
     ],
 )
 async def test_pages_of_other_sites_lead_to_a_port_and_do_nothing_else_with_it(
@@ -161,11 +166,12 @@ async def test_cookies_are_between_a_pod_and_the_browser_and_nobody_else_is_spok
 ) -> None:
     host = await opened(gateway, client)
     below = "/api/v1/namespaces/shop/services/web:80/proxy"
-    server.status, server.said = 302, {"Set-Cookie": "a=b", "Location": f"{below}/login"}
+    server.status, server.said = 302, {"Set-Cookie": "a=b", "Location": f"{below}/login", "Referrer-Policy": "origin"}
     given = {"Host": host, "Cookie": "a=b", "Impersonate-User": "other", "X-Remote-User": "other"}
     async with client.get("/", headers=given, allow_redirects=False) as answer:
         assert answer.headers["Set-Cookie"] == "a=b"
         assert answer.headers["Location"] == "/login"
+        assert answer.headers.getall("Referrer-Policy") == ["same-origin"], "the name is told to no other site"
     assert server.headers["Cookie"] == "a=b"
     assert not [name for name in server.headers if "user" in name.lower() and name != "User-Agent"]
 
