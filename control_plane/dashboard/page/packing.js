@@ -141,8 +141,10 @@ export function fullness({ room, used }) {
 const short = (workload) => workload.split("/").slice(1).join("/");
 
 function view({ past, nodes, news, error, sorted, resources, sums, legend, window, order }, choose) {
-  if (!news) return html`<h1>Packing</h1>${error ? html`<p class="bad" role="alert">${error}</p>` : html`<p>Looking …</p>`}`;
+  if (!news || !sorted) return html`<h1>Packing</h1>${error ? html`<p class="bad" role="alert">${error}</p>` : html`<p>Looking …</p>`}`;
   const { from, to } = window.shown(sorted.length);
+  // What was arranged last may have nodes that are gone since.
+  const rows = sorted.slice(from, to).filter((name) => nodes.has(name));
   return html`<h1>Packing</h1>
     ${error ? html`<p class="bad" role="alert">${error}</p>` : nothing}
     ${sums}
@@ -152,7 +154,7 @@ function view({ past, nodes, news, error, sorted, resources, sums, legend, windo
       <div role="row" class="bar-row head"><b role="columnheader">node</b>${resources.map((name) => html`<b role="columnheader" title=${name}>${name}</b>`)}</div>
       <div class="window" ${window.place} style=${styleMap({ height: `${sorted.length * ROW_PX}px` })}>
         <div style=${styleMap({ transform: `translateY(${from * ROW_PX}px)` })}>
-          ${repeat(sorted.slice(from, to), (name) => name, (name) => unchanged(nodes.get(name), resources, () => bars(name, nodes.get(name), resources, past)))}
+          ${repeat(rows, (name) => name, (name) => unchanged(nodes.get(name), resources, () => bars(name, nodes.get(name), resources, past)))}
         </div>
       </div>
     </div>
