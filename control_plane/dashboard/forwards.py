@@ -8,9 +8,12 @@ of this machine, and of what a browser says that another site's page asks for, o
 Below the name all is the port's: a path is put behind the proxy subresource's, and can lead nowhere beside it.
 """
 
+import asyncio
 import re
 import secrets
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -57,6 +60,7 @@ class Forwards:
 
     def __init__(self) -> None:
         self._by_host: dict[str, Forward] = {}
+        self._answering: defaultdict[str, set[asyncio.Task[Any]]] = defaultdict(set)
 
     def to_json(self) -> dict[str, Any]:
         return {"forwards": [one.to_json() for one in self._by_host.values()]}
@@ -74,11 +78,24 @@ class Forwards:
         return made
 
     def end(self, url: str) -> Forward:
-        """Answer there no more. Raises NotFound."""
+        """Answer there no more, and break off what is being answered. Raises NotFound."""
         for host, one in self._by_host.items():
             if url == one.to_json()["url"]:
+                for task in self._answering.pop(host, ()):
+                    task.cancel()
                 return self._by_host.pop(host)
         raise NotFound("no such port is open")
+
+    @contextmanager
+    def answering(self, forward: Forward) -> Iterator[None]:
+        """Inside, this task is one that `end` cancels."""
+        task, tasks = asyncio.current_task(), self._answering[forward.host]
+        assert task is not None
+        tasks.add(task)
+        try:
+            yield
+        finally:
+            tasks.discard(task)
 
     def of(self, request: web.BaseRequest) -> Forward | None:
         """Whose page a request is for by its host; None for nobody's. Raises BadRequest, Forbidden."""

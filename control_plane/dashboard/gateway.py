@@ -88,7 +88,8 @@ class Gateway(Door):
         if (forward := self._forwards.of(request)) is None:
             return await super()._elsewhere(request)
         body = request.content if request.can_read_body else None
-        return await self._kube.forward(request, body, token="", below=forward.below)
+        with self._forwards.answering(forward):
+            return await self._kube.forward(request, body, token="", below=forward.below)
 
     # --- faults -----------------------------------------------------------------------------------
 
