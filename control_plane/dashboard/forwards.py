@@ -16,12 +16,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote
 
 from aiohttp import web
 
 from rayplane.control_plane.api.errors import BadRequest, Forbidden, NotFound, TooManyRequests
-from rayplane.control_plane.api.machinery.names import is_number_of_port
+from rayplane.control_plane.api.machinery.names import is_number_of_port, label_errors, subdomain_errors
 
 FORWARDS_MAX = 64
 NAME_BYTES = 16
@@ -47,8 +46,7 @@ class Forward:
     def below(self) -> str:
         """The path of the API at which the port's own begins."""
         scheme = "https:" if self.scheme == "https" else ""
-        whom = f"{scheme}{quote(self.name, safe='')}:{self.port}"
-        return f"/api/v1/namespaces/{quote(self.namespace, safe='')}/{self.resource}/{whom}/proxy"
+        return f"/api/v1/namespaces/{self.namespace}/{self.resource}/{scheme}{self.name}:{self.port}/proxy"
 
     def to_json(self) -> dict[str, Any]:
         asked = {name: getattr(self, name) for name in (*_FIELDS, "scheme")}
@@ -124,12 +122,14 @@ def _is_looked_at(request: web.BaseRequest) -> bool:
 
 def _wanted(asked: Mapping[str, Any]) -> dict[str, Any]:
     """What a Forward is made of. Raises BadRequest."""
-    found = {name: str(asked.get(name, "")) for name in _FIELDS} | {"scheme": str(asked.get("scheme", "http"))}
+    found = {name: asked.get(name, "") for name in _FIELDS} | {"scheme": asked.get("scheme", "http")}
     if found["resource"] not in RESOURCES or found["scheme"] not in SCHEMES:
         raise BadRequest(f"resource is one of {', '.join(RESOURCES)}, scheme one of {', '.join(SCHEMES)}")
-    if not is_number_of_port(found["port"]) or not 0 < int(found["port"]) < 65536:
-        raise BadRequest(f"port is a number from 1 to 65535, not {found['port']!r:.80}")
-    # Dots would lead up, and nobody has such a name.
-    if any(found[name].strip(".") == "" for name in ("namespace", "name")):
-        raise BadRequest("namespace and name say whose port it is")
-    return found | {"port": int(found["port"])}
+    port = str(found["port"])
+    if not is_number_of_port(port) or not 0 < int(port) < 65536:
+        raise BadRequest(f"port is a number from 1 to 65535, not {port!r:.80}")
+    # API servers route by decoded paths: a slash in a name would lead to another resource, however it is written.
+    for name, errors in (("namespace", label_errors), ("name", subdomain_errors)):
+        if wrong := errors(found[name]) if isinstance(found[name], str) else ("must be a string",):
+            raise BadRequest(f"{name}: {wrong[0]}")
+    return found | {"port": int(port)}
