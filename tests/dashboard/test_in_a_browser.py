@@ -199,7 +199,7 @@ def test_the_past_is_shown_played_and_compared(page: Any, kubectl: Kubectl) -> N
 def test_a_filter_leaves_what_has_the_words(page: Any) -> None:
     go(page, "#/objects?kind=pods&namespace=default")
     row(page, "too-large").wait_for()
-    page.get_by_label("Filter").fill("shouter running")
+    page.get_by_label("Filter").fill("default/shouter running")
     row(page, "too-large").wait_for(state="detached")
     assert page.get_by_role("rowheader", name=re.compile("shouter")).count() == 2
 

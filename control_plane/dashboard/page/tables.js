@@ -75,7 +75,7 @@ async function follow(state, signal, changed) {
 const kept = ({ cells, object: { metadata: { uid, namespace, name } } }) => ({
   cells,
   object: { metadata: { uid, namespace, name } },
-  words: [namespace, name, ...cells].join(" ").toLowerCase(),
+  words: [`${namespace || ""}/${name}`, ...cells].join(" ").toLowerCase(),
 });
 
 function replace(state, rows) {
