@@ -11,7 +11,8 @@ import orjson
 from aiohttp import web
 from google.protobuf.json_format import MessageToDict
 
-from rayplane.control_plane.api.errors import ApiError, BadRequest, NotFound, ServiceUnavailable
+from rayplane.control_plane.api.errors import ApiError, BadRequest
+from rayplane.control_plane.apiserver.outgoing.supervisors import FAULTS, GROUP, refusal
 from rayplane.control_plane.cluster.access import Access, access
 from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.state import StateDir
@@ -20,7 +21,6 @@ from rayplane.control_plane.dashboard.door import VIEWS, Door, answer, asked, bo
 from rayplane.control_plane.dashboard.forwards import Forwards
 from rayplane.control_plane.dashboard.kube_api import KubeApi
 from rayplane.control_plane.rpc import RpcError
-from rayplane.control_plane.rpc.errors import Code
 from rayplane.control_plane.rpc.json_lines import streamed
 from rayplane.control_plane.rpc.sockets import Sockets
 from rayplane.proto.rayplane.v1 import chaos_pb2
@@ -94,21 +94,16 @@ class Gateway(Door):
     # --- faults -----------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def _supervisor(self) -> AsyncGenerator[Access, None]:
-        """The way to who begins and ends faults. Raises NotFound for one that is over, ServiceUnavailable."""
+    async def _supervisor(self, *, id_: str = "", reads: bool = False) -> AsyncGenerator[Access, None]:
+        """The way to who begins and ends faults. Raises ApiError as API servers do."""
         try:
             async with access(self._directory) as admin:
                 yield admin
         except RpcError as e:
-            if e.code is Code.NOT_FOUND:
-                raise NotFound(e.message) from e
-            if not e.retryable:
-                raise
-            came = "nothing was done; try again" if e.unsent else "it may have been done all the same"
-            raise ServiceUnavailable(f"the supervisor does not answer: {e.message} ({came})") from e
+            raise refusal(e, of=(GROUP, FAULTS, id_), reads=reads) from e
 
     async def _faults(self, request: web.BaseRequest) -> web.StreamResponse:
-        async with self._supervisor() as admin:
+        async with self._supervisor(reads=True) as admin:
             targets = await admin.faults.Targets(chaos_pb2.TargetsRequest(), timeout=FAULT_S)
             found = await admin.faults.List(chaos_pb2.ListFaultsRequest(), timeout=FAULT_S)
         return answer(MessageToDict(targets) | {"faults": MessageToDict(found).get("faults", [])})
@@ -122,8 +117,9 @@ class Gateway(Door):
         return answer(MessageToDict(begun))
 
     async def _end_fault(self, request: web.BaseRequest) -> web.StreamResponse:
-        async with self._supervisor() as admin:
-            ended = await admin.faults.End(chaos_pb2.EndRequest(id=asked(request, "id")), timeout=FAULT_S)
+        id_ = asked(request, "id")
+        async with self._supervisor(id_=id_) as admin:
+            ended = await admin.faults.End(chaos_pb2.EndRequest(id=id_), timeout=FAULT_S)
         return answer(MessageToDict(ended.fault))
 
 

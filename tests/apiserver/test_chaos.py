@@ -160,6 +160,7 @@ async def test_calls_are_in_the_audit_log(chaos: Chaos) -> None:
         (Code.NOT_FOUND, "NOT_FOUND"),
         (Code.FAILED_PRECONDITION, "ABORTED"),
         (Code.RESOURCE_EXHAUSTED, "RESOURCE_EXHAUSTED"),
+        (Code.PERMISSION_DENIED, "PERMISSION_DENIED"),
         (Code.INTERNAL, "INTERNAL"),
     ],
 )

@@ -16,6 +16,8 @@ from rayplane.control_plane.cluster.state import StateDir
 from rayplane.control_plane.dashboard import Gateway
 from rayplane.control_plane.dashboard import gateway as gateway_module
 from rayplane.control_plane.dashboard.kube_api import KubeApi
+from rayplane.control_plane.rpc import RpcError
+from rayplane.control_plane.rpc.errors import Code
 
 
 @pytest.fixture
@@ -135,6 +137,39 @@ async def test_bad_requests_are_told_what_is_wrong(gateway: Gateway, client: aio
             method, f"/rayplane/v1/{path}", data=body and io.BytesIO(body), headers=bearer(gateway.key)
         ) as answer:
             assert answer.status == code, (method, path)
+
+
+@pytest.mark.parametrize(
+    ("method", "code", "status", "unsure"),
+    [
+        ("POST", Code.DEADLINE_EXCEEDED, 503, True),
+        ("DELETE", Code.UNAVAILABLE, 503, True),
+        ("GET", Code.UNAVAILABLE, 503, False),
+        ("POST", Code.INVALID_ARGUMENT, 400, False),
+        ("POST", Code.FAILED_PRECONDITION, 409, False),
+        ("POST", Code.PERMISSION_DENIED, 403, False),
+        ("DELETE", Code.NOT_FOUND, 404, False),
+    ],
+)
+async def test_a_fault_is_refused_as_api_servers_do_and_said_to_be_perhaps_done_where_it_may_be(
+    monkeypatch: pytest.MonkeyPatch,
+    gateway: Gateway,
+    client: aiohttp.ClientSession,
+    method: str,
+    code: Code,
+    status: int,
+    unsure: bool,
+) -> None:
+    @contextlib.asynccontextmanager
+    async def access(_: StateDir) -> AsyncIterator[None]:
+        raise RpcError(code, "not so")
+        yield
+
+    monkeypatch.setattr(gateway_module, "access", access)
+    url = "/rayplane/v1/faults?id=7"
+    async with client.request(method, url, json={"fault": "x"}, headers=bearer(gateway.key)) as answer:
+        assert answer.status == status
+        assert ("may have been done" in (await answer.json())["message"]) == unsure
 
 
 @pytest.mark.parametrize(

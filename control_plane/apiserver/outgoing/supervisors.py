@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from typing import Any, NoReturn
+from typing import Any
 
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
@@ -11,6 +11,7 @@ from rayplane.control_plane.api.errors import (
     ApiError,
     BadRequest,
     Conflict,
+    Forbidden,
     InternalError,
     NotFound,
     ServiceUnavailable,
@@ -23,9 +24,11 @@ from rayplane.control_plane.rpc.errors import Code
 GROUP, VERSION, FAULTS = "chaos.rayplane.io", "v1", "faults"
 """The resource that RBAC is asked about, which is stored nowhere."""
 _TIMEOUT_S = 30.0
+_READS = ("List", "Look", "Targets")
 _ERRORS: dict[str, type[ApiError]] = {
     "INVALID_ARGUMENT": BadRequest,
     "FAILED_PRECONDITION": Conflict,
+    "PERMISSION_DENIED": Forbidden,
     "RESOURCE_EXHAUSTED": TooManyRequests,
     "UNAVAILABLE": ServiceUnavailable,
     "CANCELLED": ServiceUnavailable,
@@ -55,7 +58,7 @@ class Supervisors:
                 error = e
                 if not e.unsent:
                     break
-        _fail(error, of, "" if error.unsent else " (it may have been done all the same)")
+        raise refusal(error, of=of, reads=method in _READS) from error
 
     async def told(
         self, service: ServiceDescriptor, method: str, request: Message, *, of: tuple[str, str, str] = _NOTHING
@@ -73,15 +76,18 @@ class Supervisors:
                 error = e
                 if not e.unsent:
                     break
-        _fail(error, of)
+        raise refusal(error, of=of, reads=method in _READS) from error
 
 
-def _fail(error: RpcError, of: tuple[str, str, str], unsure: str = "") -> NoReturn:
+def refusal(error: RpcError, *, of: tuple[str, str, str] = _NOTHING, reads: bool = False) -> ApiError:
+    """The API's error for a call of a supervisor that failed: unless it `reads`, it may have been carried out."""
     if error.details:
-        raise api_error(error) from error
+        return api_error(error)
     code, (group, resource, name) = error.code.name, of
     if code == "NOT_FOUND":
-        raise NotFound.of(resource, name, group=group) from error
+        return NotFound.of(resource, name, group=group)
     kind = _ERRORS.get(code, InternalError)
-    text = f"the supervisor does not answer: {error.message}{unsure}" if kind is ServiceUnavailable else error.message
-    raise kind(text, details={}) from error
+    if kind is not ServiceUnavailable:
+        return kind(error.message, details={})
+    unsure = "" if reads or error.unsent else " (it may have been done all the same)"
+    return kind(f"the supervisor does not answer: {error.message}{unsure}", details={})
