@@ -29,7 +29,7 @@ export function rows(resource, { namespace, name }, spec, all, changed) {
   const open = (port) => again(() => json(PATH, { method: "POST", body: { namespace, resource, name, port: port.port, scheme: port.scheme } }));
   const end = ({ url }) => again(() => json(`${PATH}?${new URLSearchParams({ url })}`, { method: "DELETE" }));
   const row = (port) => {
-    const found = all?.find((one) => one.namespace === namespace && one.resource === resource && one.name === name && one.port === port.port);
+    const found = all?.find((one) => one.namespace === namespace && one.resource === resource && one.name === name && one.port === port.port && one.scheme === port.scheme);
     const there = found
       ? html`<a href=${found.url} target="_blank" rel="noopener noreferrer">${found.url}</a> <button aria-label="End port ${port.port}" @click=${() => end(found)}>End</button>`
       : html`<button aria-label="Open port ${port.port}" @click=${() => open(port)}>Open</button>`;
