@@ -101,7 +101,10 @@ class Cluster(Commands):
         **options: Unpack[Options],
     ) -> None:
         self.name = name or f"py-{secrets.token_hex(4)}"
-        self._stages = [os.fspath(one) for one in options.pop("stages", ())]
+        wanted = options.pop("stages", ())
+        if isinstance(wanted, str):
+            raise UsageError(f"stages is a list, such as [{wanted!r}], not one text")
+        self._stages = [os.fspath(one) for one in wanted]
         self._encryption = options.pop("encryption_config", "").encode()
         self._config = ClusterConfig(name=self.name, host=host, **cast(Flags, options))
         self._config.validate()

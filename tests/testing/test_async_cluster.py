@@ -72,6 +72,8 @@ async def test_stages_are_read_before_anything_is_begun_and_put_in_when_it_is_up
     launch.go.set()
     with pytest.raises(rayplane.ClusterError, match=r"no-such\.yaml"):
         await rayplane.AsyncCluster.up(stages=["no-such.yaml"])
+    with pytest.raises(rayplane.ClusterError, match=r"stages is a list, such as \['keda'\]"):
+        await rayplane.AsyncCluster.up(stages="keda")
     assert not launch.begun.is_set()
     async with rayplane.AsyncCluster(stages=["keda"], encryption_config="kind: EncryptionConfiguration"):
         assert put == ["Stage"]
