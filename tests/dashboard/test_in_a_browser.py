@@ -171,6 +171,22 @@ def test_nodes_show_what_fills_them_and_what_waits(page: Any) -> None:
     waiting.get_by_text("2 Insufficient cpu").wait_for()
 
 
+def test_nodes_are_shown_though_answers_broke_off_before(page: Any) -> None:
+    """What is drawn with an error, before it is arranged anew: nothing yet, and then a node that is gone."""
+    node = {"room": [4, 1000, 1 << 30], "held": {}, "ready": True, "registered": True, "cordoned": False}
+    sums = {"used": 0, "lowerBound": 0, "pendingCount": 0, "pending": []}
+    answers = [{"whole": True, "nodes": {"gone": node}, **sums}, {"nodes": {"gone": None}, **sums}]
+
+    def broken(route: Any) -> None:
+        lines = (answers.pop(0), {"error": "nobody leads"})
+        route.fulfill(body="".join(json.dumps(line) + "\n" for line in lines), content_type="application/json")
+
+    page.route("**/rayplane/v1/packing", broken, times=len(answers))
+    go(page, "#/packing")
+    page.get_by_text("default/shouter 2").wait_for()
+    assert not answers
+
+
 def test_a_table_follows_what_happens(page: Any, kubectl: Kubectl) -> None:
     go(page, "#/objects?kind=configmaps&namespace=default")
     row(page, "kube-root-ca.crt").wait_for()
