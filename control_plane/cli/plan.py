@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from rayplane.control_plane.cli import manifests
 from rayplane.control_plane.cli.option_files import text_of
 from rayplane.control_plane.cli.options import Name, Output, State, console, progress, run, state_dir, wants_json
+from rayplane.control_plane.cluster import manifests
 from rayplane.control_plane.cluster.access import access
 from rayplane.control_plane.cluster.config import NONE, PROCESS, ClusterConfig
 from rayplane.control_plane.cluster.errors import UsageError
