@@ -66,7 +66,7 @@ def test_a_command_has_a_counterpart_that_says_what_it_does(command: str) -> Non
 
 
 def test_each_flag_of_up_is_an_option_of_a_cluster() -> None:
-    up = next(command for name, command in commands(typer.main.get_command(app)) if name == "up")
+    up = typer.main.get_command(app).commands["up"]  # type: ignore[attr-defined]
     flags = {str(one.name) for one in up.params} - BESIDE
     assert {FLAGS.get(one, one) for one in flags} <= Options.__annotations__.keys() | Options.__optional_keys__
 
