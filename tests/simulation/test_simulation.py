@@ -16,7 +16,7 @@ import pytest
 import rayplane
 from rayplane.control_plane.cluster.components import Component
 from rayplane.control_plane.controllers.manager.runner import ControllerRunner
-from rayplane.control_plane.simulation import Planted, SimulationResult, load_scenario, parse_scenario, simulate
+from rayplane.control_plane.simulation import Planted, Setup, SimulationResult, load_scenario, parse_scenario, simulate
 from rayplane.control_plane.simulation.trace import Trace
 from rayplane.storage.env import SimulatedDisk
 from rayplane.storage.env.simulated import SimulatedFile
@@ -56,11 +56,13 @@ print(simulate(parse_scenario(sys.stdin.read(), source="short"), 3).trace_hash)
 @pytest.mark.processes
 def test_the_same_seed_gives_the_same_trace_in_every_process() -> None:
     scenario = parse_scenario(SHORT, source="short")
-    first = simulate(scenario, 3)
-    assert first.ok, str(first)
-    assert simulate(scenario, 4).trace_hash != first.trace_hash
+    before = simulate(scenario, 4)
+    # Not the first run of this process: nothing that an earlier one left in it makes a difference.
+    result = simulate(scenario, 3)
+    assert result.ok, str(result)
+    assert before.trace_hash != result.trace_hash
     # This process hashes by chance.
-    assert _again(sys.executable, {"PYTHONHASHSEED": "1"}) == first.trace_hash
+    assert _again(sys.executable, {"PYTHONHASHSEED": "1"}) == result.trace_hash
 
 
 def _again(python: str, environment: dict[str, str]) -> str:
@@ -123,6 +125,18 @@ def test_nothing_of_a_run_outlives_it() -> None:
     assert simulate(parse_scenario(SHORT, source="short"), 3).ok
     loop.close()
     assert runners() <= before
+
+
+@pytest.mark.parametrize("settled", [False, True])
+def test_a_run_leaves_the_collector_as_it_was(settled: bool) -> None:
+    scenario = parse_scenario("duration: 1s\nsteps: [{sleep: 1s}]", source="none")
+    (gc.freeze if settled else gc.unfreeze)()
+    try:
+        assert simulate(scenario, 3, setup=Setup(until="0.01s")).ok
+        assert (gc.get_freeze_count() > 0) is settled
+        assert gc.isenabled()
+    finally:
+        gc.freeze()
 
 
 def test_all_failures_of_an_hour() -> None:
