@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from tests.tiers import USUAL, register_profiles
+from tests.tiers import USUAL, not_its_day, register_profiles
 from tests.workers import from_both_ends, in_a_row
 
 # Each process that a test starts would compile everything again, for as long as it takes to import it twice.
@@ -59,9 +59,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
+    everything = [Path(argument).resolve() for argument in config.args] == [here]
     for item in items:
+        if everything and (turn := item.get_closest_marker("turn")) and (reason := not_its_day(turn)):
+            item.add_marker(pytest.mark.skip(reason=reason))
         path = item.path.relative_to(here)
         if {path.parts[0], path.as_posix()} & SLOW:
             item.add_marker(pytest.mark.slow)

@@ -32,6 +32,20 @@ def todays_part(parts: int, cases: Iterable[Any]) -> list[Any]:
     return [*cases] if _is_long() else [*cases][TODAY % parts :: parts]
 
 
+def not_its_day(turn: pytest.Mark) -> str:
+    """Why a run of all tests leaves out what has this turn, `turn(day, of=days)`; empty on its day.
+
+    Turns are of what takes minutes, so that each day tries another of those that have much in common.
+    """
+    (day,), days = turn.args, turn.kwargs["of"]
+    wait = (day - TODAY) % days
+    return (
+        ""
+        if _is_long() or not wait
+        else f"its turn comes in {wait} days: name its file, or say --hypothesis-profile long"
+    )
+
+
 def _is_long() -> bool:
     return settings().max_examples > _FULL
 

@@ -31,11 +31,13 @@ def bench(*arguments: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.turn(2, of=3)
 def test_up_measures_start_memory_and_idle_cpu() -> None:
     row = bench("up", "--host", "process", "--idle", "1", "--nodes", "1")["rows"][0]
     assert row["ready_s"] > 0 and row["memory_mb"] > 10 and row["idle_cpu_percent"] >= 0
 
 
+@pytest.mark.turn(1, of=3)
 def test_pods_sees_every_pod_run() -> None:
     options = ("--host", "process", "--pods", "6", "--nodes", "2", "--node-hosts", "1", "--account", "--idle", "1")
     row = bench("pods", *options)["rows"][0]
@@ -51,6 +53,7 @@ def test_pods_sees_every_pod_run() -> None:
     assert row["gone"] == 6 and row["gone_per_s"] > 0 and row["gone_cpu_s_per_1000"] > 0
 
 
+@pytest.mark.turn(2, of=3)
 def test_nodes_starts_pods_and_lets_them_talk() -> None:
     beside, row = bench("nodes", "--isolation", "none", "--pods", "2", "--megabytes", "1")["rows"]
     assert beside["mb_per_s"] > 0 and row["pods_per_s"] > 0
@@ -68,6 +71,7 @@ def test_scheduler_places_the_pods_of_each_case() -> None:
     assert all(row["placed"] > 0 and row["per_cpu_s"] > 0 for row in rows.values())
 
 
+@pytest.mark.turn(0, of=3)
 def test_pods_kills_leaders_and_tells_what_must_never_happen() -> None:
     options = ("--host", "process", "--pods", "60", "--nodes", "4", "--node-hosts", "1", "--kill-leader", "0.05")
     row = bench("pods", *options)["rows"][0]
@@ -86,6 +90,7 @@ def test_controllers_measures_each_controller_over_a_cluster_at_rest() -> None:
     assert rows["podgc"]["resync_ms"] > 0
 
 
+@pytest.mark.turn(1, of=3)
 def test_kv_measures_each_operation_without_errors() -> None:
     found = bench("kv", "--host", "process", "--clients", "2", "--seconds", "0.5", "--members", "1")
     ours = [r for r in found["rows"] if r["system"] == "process"]
@@ -95,6 +100,7 @@ def test_kv_measures_each_operation_without_errors() -> None:
         assert row["p50_ms"] <= row["p90_ms"] <= row["p99_ms"]
 
 
+@pytest.mark.turn(0, of=3)
 def test_chaos_measures_the_spans_of_each_kill() -> None:
     rows = bench("chaos", "--host", "process", "--kills", "1,0,0,0")["rows"]
     spans = {row["what"]: row["spans_s"] for row in rows if row["lost"] == "leader"}
@@ -106,6 +112,7 @@ API = ("api", "--clients", "2", "--seconds", "1", "--watchers", "3", "--rate", "
 OVER_MEMBERS = (*API, "--host", "members", "--members", "1", "--starts", "1")
 
 
+@pytest.mark.turn(0, of=3)
 def test_api_measures_requests_memory_and_start_of_a_server_over_members_and_what_extensions_cost() -> None:
     rows = bench(*OVER_MEMBERS, "--operations", "get,create,list,start,memory", "--extended", "1")["rows"]
     requests = ["get", "create", "list, consistent", "list, from the cache"]
@@ -127,6 +134,7 @@ def test_api_measures_requests_memory_and_start_of_a_server_over_members_and_wha
     assert all(row["errors"] == {} for row in rows)
 
 
+@pytest.mark.turn(2, of=3)
 async def test_api_measures_a_server_that_is_there_already() -> None:
     async with members_alone(1) as (endpoints, credentials, _, _etcd):
         server = ServerProcess(endpoints, credentials)

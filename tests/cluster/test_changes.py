@@ -88,6 +88,7 @@ async def _healthy(c: Cluster) -> None:
     await c.until(ask, "healthy")
 
 
+@pytest.mark.turn(0, of=2)
 async def test_every_member_and_api_server_can_be_replaced_while_a_client_writes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -136,6 +137,7 @@ async def _elsewhere(c: Cluster, nodes: set[str]) -> list[dict[str, Any]] | None
     return pods if good else None
 
 
+@pytest.mark.turn(1, of=2)
 async def test_whatever_is_killed_comes_back_and_nothing_acknowledged_is_lost() -> None:
     steps = b"""
 steps:

@@ -9,6 +9,7 @@ import pytest
 
 from tests.e2e import releases
 from tests.e2e.harness import Cluster, Kubectl, Traces
+from tests.tiers import todays_part
 
 E2E_TIMEOUT_S = 600
 
@@ -25,7 +26,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Tests that take a `release` are run for each that was asked for."""
     if "release" in metafunc.fixturenames:
-        usual = getattr(metafunc.module, "RELEASES", releases.USUAL)
+        usual = todays_part(2, getattr(metafunc.module, "RELEASES", releases.USUAL))
         asked = metafunc.config.getoption("release") or usual
         metafunc.parametrize("release", releases.KNOWN if "all" in asked else asked, scope="module")
 

@@ -38,6 +38,7 @@ def not_ready(kubectl: Kubectl) -> list[str]:
     return found
 
 
+@pytest.mark.turn(1, of=2)
 def test_all_of_them_are_accepted_run_are_applied_again_and_leave_nothing(cluster: Cluster) -> None:
     kubectl = cluster.kubectl(namespace="")
     before = everything(kubectl)

@@ -89,6 +89,7 @@ def refusal(place: Path, url: str, token: str, *pins: str, node: str = "other") 
     return refused.value
 
 
+@pytest.mark.turn(0, of=2)
 def test_a_joined_process_runs_pods_is_killed_and_comes_back_without_its_token(
     cluster: Cluster, command: list[str], tmp_path: Path
 ) -> None:

@@ -44,6 +44,7 @@ def delete(kubectl: Kubectl, file: str) -> None:
     assert set(kubectl.names("all,ingresses,serviceaccounts")) == {"serviceaccount/default"}
 
 
+@pytest.mark.turn(0, of=2)
 def test_a_shop_of_twelve_deployments(kubectl: Kubectl) -> None:
     apply(kubectl, "shop.yaml")
     kubectl("wait", "--for=condition=Available", "deployments", "--all", "--timeout=180s")

@@ -55,6 +55,7 @@ def refusal(channel: grpc.Channel) -> grpc.StatusCode:
     return code
 
 
+@pytest.mark.turn(0, of=2)
 def test_ray_with_tls_is_closed_to_who_has_no_certificate_of_the_cluster(lone_cluster: Cluster) -> None:
     small = ("--members", "1", "--apiservers", "1", "--schedulers", "1", "--controllers", "1", "--nodes", "1")
     try:
@@ -72,6 +73,7 @@ def test_ray_with_tls_is_closed_to_who_has_no_certificate_of_the_cluster(lone_cl
     assert not Path(host["dir"]).exists()
 
 
+@pytest.mark.turn(1, of=2)
 def test_killed_actors_come_back_and_down_leaves_no_trace(cluster: Cluster) -> None:
     traces = Traces.of(cluster)
     closed(cluster)

@@ -3,6 +3,8 @@
 import json
 from dataclasses import replace
 
+import pytest
+
 from tests.e2e.conftest import running
 from tests.e2e.harness import Cluster, until
 
@@ -14,6 +16,7 @@ def colour(cluster: Cluster, *more: str) -> str:
     return cluster.rayplane(*read, *more).stdout.strip()
 
 
+@pytest.mark.turn(0, of=2)
 def test_a_cluster_is_compared_forked_and_rewound(lone_cluster: Cluster) -> None:
     with running(lone_cluster, "--host", "process", "--history", "1h", *SMALL) as cluster:
         kubectl = cluster.kubectl()

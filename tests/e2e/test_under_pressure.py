@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.harness import Cluster
+from tests.tiers import todays_part
 
 # Whatever runs beside this test, as other workers of the same run do, wants the other cores.
 OTHERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) - 1
@@ -30,7 +31,7 @@ def pressure() -> Iterator[None]:
         one.wait()
 
 
-@pytest.fixture(params=["process", "ray"])
+@pytest.fixture(params=todays_part(2, ["ray", "process"]))
 def cluster(lone_cluster: Cluster, pressure: None, request: pytest.FixtureRequest) -> Iterator[Cluster]:
     try:
         lone_cluster.rayplane("up", "--host", request.param, *SMALL)

@@ -9,6 +9,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 import rayplane
 from tests.e2e.harness import ROOT, Cluster, until
 
@@ -84,6 +86,7 @@ def versions(cluster: Cluster) -> set[str]:
     return {row["version"] for row in (*found["members"], *found["actors"])}
 
 
+@pytest.mark.turn(1, of=2)
 def test_another_build_takes_over_part_by_part(bring_up: Callable[..., Cluster], tmp_path: Path) -> None:
     sizes = ("--apiservers", "2", "--schedulers", "1", "--controllers", "1", "--nodes", "1")
     cluster = bring_up("--host", "process", *sizes)

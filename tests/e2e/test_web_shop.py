@@ -21,6 +21,7 @@ from tests.e2e.conftest import running
 from tests.e2e.harness import ROOT, Cluster, Kubectl, until
 from tests.e2e.shop_images import PYTHON, make_contexts, missing
 from tests.node.isolated import isolating
+from tests.tiers import todays_part
 
 pytestmark = [isolating, pytest.mark.skipif(bool(missing()), reason=f"this machine has no {missing()}")]
 HOST = "shop.example"
@@ -50,7 +51,7 @@ class OfNobody(Cluster):
         return done.stderr.strip().rpartition("\n")[2]
 
 
-@pytest.fixture(scope="module", params=[Cluster, OfNobody], ids=["whoever this is", "nobody"])
+@pytest.fixture(scope="module", params=todays_part(2, [OfNobody, Cluster]), ids=lambda of: of.__name__)
 def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     if request.param is OfNobody and (why := OfNobody.why_not()):
         pytest.skip(f"nobody cannot run this Python: {why}")

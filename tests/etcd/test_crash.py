@@ -9,6 +9,7 @@ from tests.etcd.crash import Ledger, crash
 KILLS = 24
 
 
+@pytest.mark.turn(0, of=2)
 @pytest.mark.e2e
 @pytest.mark.timeout(300)
 async def test_no_kill_loses_an_acknowledged_write() -> None:

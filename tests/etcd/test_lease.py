@@ -128,6 +128,7 @@ def test_a_checkpoint_keeps_a_long_lease_from_starting_over() -> None:
     assert lessor.remaining(1, 5001.0) == 1000
 
 
+@pytest.mark.turn(0, of=2)
 @pytest.mark.slow
 async def test_a_renewed_lease_does_not_fall_back_to_its_checkpoint_with_the_next_leader() -> None:
     async with etcd_cluster(3) as cluster:

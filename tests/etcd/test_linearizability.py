@@ -138,6 +138,7 @@ class RealStorm:
         assert sum(op.known for op in history) > 100, "hardly anything was answered"
 
 
+@pytest.mark.turn(1, of=2)
 @pytest.mark.e2e
 @pytest.mark.timeout(180)
 def test_processes_that_are_killed_and_stopped(tmp_path: Path) -> None:

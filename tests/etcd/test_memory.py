@@ -36,6 +36,7 @@ async def _round(cluster: EtcdCluster, rng: random.Random) -> None:
     await asyncio.sleep(1)  # of virtual time, for what members do by the way
 
 
+@pytest.mark.turn(1, of=2)
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_a_long_run_holds_no_more_than_a_short_one() -> None:

@@ -46,6 +46,7 @@ def test_partitions_of_five(seed: int) -> None:
     storm(seed, members=5, acts=PARTITIONS)
 
 
+@pytest.mark.turn(1, of=2)
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", usually_first(2, range(4)))
 def test_members_that_stand_still_and_wake(seed: int) -> None:
@@ -85,6 +86,7 @@ def test_watchers_that_fall_behind(seed: int) -> None:
     storm(seed, events_buffered=8, acts={"slow": 1, "heal": 1, "sever": 1, "move_leader": 1}, writers=3, steps=15)
 
 
+@pytest.mark.turn(0, of=2)
 @pytest.mark.slow
 def test_the_same_seed_gives_the_same_run() -> None:
     assert storm(99) == storm(99)

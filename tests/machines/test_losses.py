@@ -15,7 +15,7 @@ from tests.e2e.harness import Kubectl, until
 from tests.machines.places import ROLES, Placed, healthy, healthy_elsewhere, needs_machines, node_on, voters
 from tests.machines.pods import apply, asked, claimed, replicas, server, write_data
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900), needs_machines]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900), needs_machines, pytest.mark.turn(0, of=2)]
 
 
 def speak(kubectl: Kubectl, one: str, other: str) -> bool:

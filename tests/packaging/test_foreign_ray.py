@@ -106,6 +106,7 @@ def cluster(wheel: Path, foreign_ray: ForeignRay, tmp_path: Path) -> Cluster:
     return Cluster("foreign", tmp_path, python=python, variables=foreign_ray.env)
 
 
+@pytest.mark.turn(1, of=2)
 def test_a_cluster_on_a_ray_without_rayplane_comes_heals_and_goes(cluster: Cluster, foreign_ray: ForeignRay) -> None:
     assert foreign_ray.seen_by_another() == NOTHING_OF_OURS
     try:

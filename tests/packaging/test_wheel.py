@@ -41,6 +41,7 @@ def test_the_wheel_holds_the_package_and_nothing_beside_it(source: Path, wheel: 
     } <= held
 
 
+@pytest.mark.turn(1, of=2)
 def test_the_source_distribution_gives_the_same_wheel(source: Path, wheel: Path, tmp_path: Path) -> None:
     pip(sys.executable, "install", "--target", tmp_path / "tools", "setuptools>=77")
     build(source, tmp_path / "tools", f"build_sdist({str(tmp_path)!r})")
@@ -81,6 +82,7 @@ def run(python: Path, project: Path, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.turn(0, of=2)
 def test_a_cluster_runs_from_a_project_with_packages_of_the_same_names(beside_ray: Path, project: Path) -> None:
     # -I leaves out the current directory, whose `proto` would be the user's.
     assert "proto.message.Message" in run(beside_ray, project, "-I", "-c", "import proto; print(proto.Message)")
@@ -95,6 +97,7 @@ def test_a_cluster_runs_from_a_project_with_packages_of_the_same_names(beside_ra
     run(beside_ray.with_name("rayplane"), project, "--help")
 
 
+@pytest.mark.turn(0, of=2)
 def test_a_users_type_checker_sees_types(beside_ray: Path, project: Path) -> None:
     (project / "program.py").write_text(PROGRAM)
     command = [sys.executable, "-m", "mypy", "--python-executable", str(beside_ray), "--strict", "program.py"]

@@ -13,6 +13,7 @@ from rayplane.control_plane.simulation.scenario import Change, Rage
 pytestmark = pytest.mark.timeout(600)
 
 
+@pytest.mark.turn(1, of=2)
 @pytest.mark.parametrize("seed", [1])
 def test_a_cluster_changes_through_a_storm(seed: int) -> None:
     result = simulate(load_scenario("changes"), seed)
@@ -70,6 +71,7 @@ steps:
     return simulate(parse_scenario(text, source="removal"), 1)
 
 
+@pytest.mark.turn(0, of=2)
 def test_no_member_goes_while_the_rest_would_be_no_majority(monkeypatch: pytest.MonkeyPatch) -> None:
     refused = removed_while_another_is_down()
     [why] = refused.failures

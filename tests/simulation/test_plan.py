@@ -65,6 +65,7 @@ steps:
 """
 
 
+@pytest.mark.turn(0, of=2)
 @pytest.mark.timeout(600)
 def test_a_run_by_its_whole_plan_is_that_run_again() -> None:
     scenario = parse_scenario(STORMY, source="stormy")

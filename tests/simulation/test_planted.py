@@ -68,18 +68,21 @@ def test_without_a_bug_nothing_is_found() -> None:
     assert failures_of(workload, ", {scale: {deployment: web, replicas: 1}}, {delete: {deployment: web}}") == []
 
 
+@pytest.mark.turn(1, of=2)
 def test_a_scheduler_that_does_not_count_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(NodeResourcesFit, "allowed", lambda self, view, rows: None)
     monkeypatch.setattr(NodeResourcesFit, "allows", lambda self, view, row: True)
     assert any("no node over-committed" in found for found in failures_of(web(2, cpu="3")))
 
 
+@pytest.mark.turn(0, of=2)
 def test_endpoints_that_are_not_ready_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service_targets, "pod_is_ready", lambda pod: True)
     workload = web(1, gates="[{conditionType: example.com/never}]") + SERVICE
     assert any("endpoints are ready pods" in found for found in failures_of(workload))
 
 
+@pytest.mark.turn(0, of=2)
 def test_leases_that_end_before_their_time_or_by_halves_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert leases_of() == []
     with monkeypatch.context() as planted:
@@ -91,11 +94,13 @@ def test_leases_that_end_before_their_time_or_by_halves_are_found(monkeypatch: p
     assert any("illegal" in found and "gone" in found for found in leases_of())
 
 
+@pytest.mark.turn(1, of=2)
 def test_what_nobody_collects_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(GarbageCollector, "reconcile", nothing)
     assert any("no orphans" in found for found in failures_of(web(1), ", {delete: {deployment: web}}"))
 
 
+@pytest.mark.turn(0, of=2)
 def test_a_quota_that_nobody_counts_again_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     counts = ResourceQuotaController.reconcile
 

@@ -26,6 +26,7 @@ print("done")
 """
 
 
+@pytest.mark.turn(0, of=2)
 def test_seeds_are_spread_over_ray_and_a_failure_ends_the_rest() -> None:
     # By default Ray's workers come after everything else, the other tests too.
     env = os.environ | {"RAY_worker_niceness": "0"}

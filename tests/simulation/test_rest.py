@@ -71,6 +71,7 @@ client: {ask_every: 100ms}
     assert next(hours) > 0
 
 
+@pytest.mark.turn(0, of=3)
 def test_a_server_that_acknowledges_before_etcd_is_found() -> None:
     async def late(write: Any, arguments: Any) -> None:
         await asyncio.sleep(0.3)
@@ -94,6 +95,7 @@ def test_a_server_that_acknowledges_before_etcd_is_found() -> None:
     assert found("REST: ", hasty, seeds=1)
 
 
+@pytest.mark.turn(1, of=3)
 def test_a_watch_that_drops_an_event_when_it_begins_again_is_found() -> None:
     def forgetful(name: str, component: Component) -> None:
         if isinstance(component, ApiServer):
@@ -127,6 +129,7 @@ class _Impatient(LoadBalancer):
             await super()._carry(task, upstream, reader, writer)
 
 
+@pytest.mark.turn(2, of=3)
 def test_a_balancer_that_sends_a_request_twice_is_found() -> None:
     def hedge(name: str, component: Component) -> None:
         if isinstance(component, LoadBalancer):

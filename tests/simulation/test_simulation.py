@@ -53,6 +53,7 @@ print(simulate(parse_scenario(sys.stdin.read(), source="short"), 3).trace_hash)
 """
 
 
+@pytest.mark.turn(0, of=2)
 @pytest.mark.processes
 def test_the_same_seed_gives_the_same_trace_in_every_process() -> None:
     scenario = parse_scenario(SHORT, source="short")
@@ -139,6 +140,7 @@ def test_a_run_leaves_the_collector_as_it_was(settled: bool) -> None:
         gc.freeze()
 
 
+@pytest.mark.turn(1, of=2)
 def test_all_failures_of_an_hour() -> None:
     """The last of them ends when the node is back after a quarter; the rest of the scenario's hour is idle."""
     result = simulate(replace(load_scenario("failures"), duration_s=960), 1)
@@ -180,11 +182,13 @@ steps:
     return (simulate(parse_scenario(text, source="power"), seed, planted=planted) for seed in (1, 2))
 
 
+@pytest.mark.turn(0, of=2)
 def test_an_honest_disk_loses_nothing_when_all_members_lose_power() -> None:
     for result in _kill_all_members(None):
         assert result.ok, str(result)
 
 
+@pytest.mark.turn(1, of=2)
 def test_a_disk_that_acknowledges_without_keeping_is_found() -> None:
     planted = Planted(disks={f"member-{n}": _LyingDisk for n in range(3)})
     results = [*_kill_all_members(planted)]
@@ -194,6 +198,7 @@ def test_a_disk_that_acknowledges_without_keeping_is_found() -> None:
     assert "last events:" in text
 
 
+@pytest.mark.turn(0, of=2)
 def test_a_member_that_answers_before_it_syncs_is_found() -> None:
     def hasty(name: str, component: Component) -> None:
         config = getattr(component, "config", None)

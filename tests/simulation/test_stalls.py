@@ -12,6 +12,7 @@ from rayplane.control_plane.cluster.components import Component
 from rayplane.control_plane.controllers.nodelifecycle import NodeLifecycleController
 from rayplane.control_plane.simulation import Planted, VirtualLoop, parse_scenario, simulate
 from rayplane.control_plane.simulation.loop import LIFE, Life
+from tests.tiers import todays_part
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -53,7 +54,7 @@ class _Stalls:
         loop.call_later(STALL_S, loop.revive, life)
 
 
-@pytest.mark.parametrize("victim", ["apiserver", "controllers", "scheduler", "member"])
+@pytest.mark.parametrize("victim", todays_part(2, ["apiserver", "controllers", "scheduler", "member"]))
 def test_no_node_is_lost_because_somebody_else_stood_still(victim: str, monkeypatch: pytest.MonkeyPatch) -> None:
     lost: list[str] = []
     judge = NodeLifecycleController._lost

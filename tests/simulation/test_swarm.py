@@ -49,6 +49,7 @@ def test_coverage_tells_what_was_come_to_and_what_was_not() -> None:
     assert simulate(parse_scenario(text, source="tiny"), 1).trace_hash == result.trace_hash
 
 
+@pytest.mark.turn(1, of=2)
 def test_a_swarm_is_borne_and_repeated_by_its_plan() -> None:
     first = simulate(load_scenario("swarm"), 3)
     assert first.ok, str(first)

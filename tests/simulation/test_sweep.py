@@ -33,6 +33,7 @@ def until(holds: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.turn(0, of=2)
 def test_all_seeds_are_run_and_each_gives_what_it_gives_alone() -> None:
     order = Order(parse_scenario(TINY, source="tiny"))
     before = children(os.getpid())
@@ -42,6 +43,7 @@ def test_all_seeds_are_run_and_each_gives_what_it_gives_alone() -> None:
     assert children(os.getpid()) == before
 
 
+@pytest.mark.turn(1, of=2)
 def test_a_failure_ends_the_others_unless_they_are_to_go_on() -> None:
     order = Order(parse_scenario(FAILS, source="fails"))
     before = children(os.getpid())

@@ -19,6 +19,7 @@ from rayplane.control_plane.simulation import (
     simulate,
     sweep,
 )
+from tests.tiers import todays_part
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -36,12 +37,14 @@ def run(code: str, seed: int = 1) -> SimulationResult:
     return simulate(parse_scenario(TINY, source="tiny"), seed, setup=Setup(load=UserFile("mine.py", code)))
 
 
+@pytest.mark.turn(1, of=2)
 def test_the_planted_bug_of_the_example_is_found() -> None:
     order = Order(load_scenario(EXAMPLE / "invoices.yaml"), Setup(load=read_file(str(EXAMPLE / "invoices.py"))))
     found = [result for result in sweep(order, range(1, 101)) if not result.ok]
     assert "no number twice" in found[0].failures[0]
 
 
+@pytest.mark.turn(0, of=2)
 def test_the_example_without_its_bug_holds() -> None:
     right = read_file(str(EXAMPLE / "invoices.py")).text.replace("INVOICE_FIRST = True", "INVOICE_FIRST = False")
     result = simulate(load_scenario(EXAMPLE / "invoices.yaml"), 2, setup=Setup(load=UserFile("invoices.py", right)))
@@ -179,10 +182,13 @@ def test_a_reconcile_function_is_called_for_what_it_watches_and_what_it_owns() -
 @pytest.mark.processes
 @pytest.mark.parametrize(
     "drawn",
-    [
-        "next(__import__('tempfile')._RandomNameSequence())",  # what it imports from elsewhere sees the machine
-        "' '.join(set('abcdefghijklmnopqrstuvwxyz'))",  # in another order in each process
-    ],
+    todays_part(
+        2,
+        [
+            "next(__import__('tempfile')._RandomNameSequence())",  # what it imports from elsewhere sees the machine
+            "' '.join(set('abcdefghijklmnopqrstuvwxyz'))",  # in another order in each process
+        ],
+    ),
 )
 def test_code_that_is_not_the_same_again_is_told(
     drawn: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -48,6 +48,7 @@ def found(mark: str, wrap: Wrap, seeds: int = 3) -> bool:
     return any(mark in failure for seed in range(1, seeds + 1) for failure in run(seed, wrap).failures)
 
 
+@pytest.mark.turn(0, of=3)
 @pytest.mark.parametrize("seed", [1])
 def test_no_client_is_sent_back_and_every_one_reads_its_own_writes(seed: int) -> None:
     result = run(seed)
@@ -55,6 +56,7 @@ def test_no_client_is_sent_back_and_every_one_reads_its_own_writes(seed: int) ->
     assert result.acknowledged > 60
 
 
+@pytest.mark.turn(1, of=3)
 def test_a_server_that_answers_from_a_cache_that_lags_is_found() -> None:
     def lagging(name: str, component: Component) -> None:
         if isinstance(component, ApiServer) and name == "apiserver-0":
@@ -72,6 +74,7 @@ def test_a_server_that_answers_from_a_cache_that_lags_is_found() -> None:
     assert found("REST: a list was answered at version", lagging, seeds=1)
 
 
+@pytest.mark.turn(2, of=3)
 def test_a_watch_cache_that_loses_a_change_is_found() -> None:
     def forgetful(name: str, component: Component) -> None:
         if isinstance(component, ApiServer):

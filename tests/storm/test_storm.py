@@ -18,6 +18,7 @@ SEEN = (
 )
 
 
+@pytest.mark.turn(1, of=2)
 @pytest.mark.e2e
 @pytest.mark.timeout(600)
 async def test_a_cluster_comes_to_rest_after_a_storm_and_status_told_the_truth() -> None:
