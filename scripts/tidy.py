@@ -48,6 +48,8 @@ SPAN = re.compile(
 # What gRPC's users call it; the name of a code in RFC 9113.
 SPANS_NAMED_BY_OTHERS = {"timeout", "SETTINGS_TIMEOUT"}
 QUEUES = {"Queue", "LifoQueue", "PriorityQueue", "SimpleQueue"}
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+LOOKED_AT = (ast.Module, ast.ClassDef, *FUNCTIONS, ast.Call, ast.arg, ast.AnnAssign, ast.Assign)
 
 
 @dataclass
@@ -69,12 +71,12 @@ class Module:
 
     @cached_property
     def nodes(self) -> list[ast.AST]:
-        """All of its tree: most of what the rules take is to walk it."""
-        return [*ast.walk(self.tree)]
+        """What the rules look at of its tree: most of what they take is to walk it."""
+        return [node for node in ast.walk(self.tree) if isinstance(node, LOOKED_AT)]
 
     @property
     def functions(self) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
-        return [n for n in self.nodes if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+        return [n for n in self.nodes if isinstance(n, FUNCTIONS)]
 
 
 Broken = Iterator[tuple[int, str]]

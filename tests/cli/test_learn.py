@@ -12,6 +12,7 @@ from rayplane.control_plane.cli.learn import command
 from rayplane.control_plane.cluster.errors import ClusterError
 
 
+@pytest.mark.turn(1, of=2)
 @pytest.mark.e2e
 @pytest.mark.slow
 @pytest.mark.timeout(600)

@@ -69,6 +69,7 @@ def test_a_cluster_is_not_started_twice(small_cluster: Cluster) -> None:
     assert small_cluster.status()["healthy"]
 
 
+@pytest.mark.turn(0, of=2)
 def test_clusters_that_come_up_together_do_not_take_each_others_addresses(tmp_path: Path) -> None:
     clusters = [Cluster(name, tmp_path) for name in ("e2e-left", "e2e-right")]
     small = ("--host", "process", "--members", "1", "--apiservers", "1", "--nodes", "1")

@@ -30,6 +30,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
     return os.environ | {"HOME": str(tmp_path), "PATH": f"{programs}:{os.environ['PATH']}"}
 
 
+@pytest.mark.turn(1, of=2)
 def test_every_command_of_the_guides_works(tmp_path: Path, environment: dict[str, str]) -> None:
     script = ["set -eux"]
     for guide in GUIDES:

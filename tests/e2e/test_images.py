@@ -26,6 +26,7 @@ def kubectl(cluster: Cluster, fresh_namespace: Callable[..., Kubectl], request: 
     return fresh_namespace(cluster, "", str(request.node.name).replace("_", "-"))
 
 
+@pytest.mark.turn(1, of=2)
 def test_an_image_is_loaded_run_and_removed(cluster: Cluster, kubectl: Kubectl, tmp_path: Path) -> None:
     archive = tmp_path / "shop.tar"
     layers = [tools(), tar([entry("srv/page", data=b"from the image\n")])]
@@ -58,6 +59,7 @@ def test_a_program_of_the_machine_stands_for_an_image(cluster: Cluster, kubectl:
     assert "greeter*" not in cluster.rayplane("image", "list").stdout
 
 
+@pytest.mark.turn(0, of=2)
 def test_an_image_is_built_on_another(cluster: Cluster, kubectl: Kubectl, tmp_path: Path) -> None:
     base = tmp_path / "base.tar"
     base.write_bytes(docker_archive("base:1", [tools()], Env=["WHO=base"]))

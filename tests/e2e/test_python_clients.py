@@ -134,6 +134,7 @@ def lists_of(api: Any) -> Iterator[tuple[str, Callable[..., Any], list[str]]]:
                 yield name, method, ["default"] * len(needed)
 
 
+@pytest.mark.turn(0, of=2)
 def test_the_official_client_reads_every_list_of_every_served_group(official: kubernetes.client.ApiClient) -> None:
     groups = kubernetes.client.ApisApi(official).get_api_versions().groups
     versions = {"v1"} | {version.group_version for group in groups for version in group.versions}
@@ -407,6 +408,7 @@ def operator(cluster: Cluster, program: Path, namespace: str) -> Iterator[tuple[
         process.wait(30)
 
 
+@pytest.mark.turn(1, of=2)
 def test_an_operator_of_kopf(kubectl: Kubectl, tmp_path: Path) -> None:
     definitions = [
         definition("kopf.dev", "kopfpeerings", "KopfPeering", "Namespaced"),

@@ -134,8 +134,10 @@ def test_what_is_read_changed_and_deleted(kubectl: Kubectl) -> None:
 
 
 def test_rollouts_are_followed_undone_and_scaled(kubectl: Kubectl) -> None:
-    kubectl("create", "deployment", "app", "--image=busybox:1", "--replicas=1", "--", "sleep", "1000000")
-    kubectl("patch", "deployment", "app", "-p", '{"spec":{"template":{"spec":{"terminationGracePeriodSeconds":1}}}}')
+    kubectl("create", "deployment", "app", "--image=busybox:1", "--replicas=0", "--", "sleep", "1000000")
+    # Before there is a pod that would take half a minute to end.
+    patience = '{"spec":{"replicas":1,"template":{"spec":{"terminationGracePeriodSeconds":1}}}}'
+    kubectl("patch", "deployment", "app", "-p", patience)
     kubectl("rollout", "status", "deployment/app", "--timeout=180s")
     kubectl("set", "image", "deployment/app", "busybox=busybox:2")
     assert "successfully rolled out" in kubectl("rollout", "status", "deployment/app", "--timeout=180s")

@@ -50,6 +50,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
     )
 
 
+@pytest.mark.turn(1, of=2)
 def test_a_suite_has_a_cluster_and_gives_its_exit_code(tmp_path: Path, environment: dict[str, str]) -> None:
     missing = [
         probe for probe in SUITES if subprocess.run(["sh", "-c", probe], env=environment, check=False).returncode

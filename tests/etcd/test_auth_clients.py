@@ -163,6 +163,7 @@ WALK: list[tuple[str, ...]] = [
 ]
 
 
+@pytest.mark.turn(1, of=2)
 def test_etcdctl_walks_through_it_as_with_etcd(pair: Pair) -> None:
     unlike, said = [], {}
     for step in WALK:
@@ -178,6 +179,7 @@ def test_etcdctl_walks_through_it_as_with_etcd(pair: Pair) -> None:
         assert "permission denied" in said[refused]
 
 
+@pytest.mark.turn(0, of=2)
 def test_requests_are_answered_as_by_etcd(pair: Pair) -> None:
     unlike: list[str] = []
 

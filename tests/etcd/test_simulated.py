@@ -11,7 +11,7 @@ import pytest
 
 from tests.linearizability.processes import JumpingClock
 from tests.linearizability.storm import MIXED, Plan, run_storm
-from tests.tiers import first_are_fast, usually_first
+from tests.tiers import first_are_fast, todays_part
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -35,53 +35,53 @@ def storm(seed: int, **settings: Any) -> str:
     return run_storm(Plan(seed, **settings))
 
 
-@pytest.mark.parametrize("seed", first_are_fast(1, usually_first(2, range(6))))
+@pytest.mark.parametrize("seed", first_are_fast(1, todays_part(6, range(6))))
 def test_everything_at_once(seed: int) -> None:
     storm(seed, steps=30)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", usually_first(1, range(3)))
+@pytest.mark.parametrize("seed", todays_part(3, range(3)))
 def test_partitions_of_five(seed: int) -> None:
     storm(seed, members=5, acts=PARTITIONS)
 
 
 @pytest.mark.turn(1, of=2)
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", usually_first(2, range(4)))
+@pytest.mark.parametrize("seed", todays_part(4, range(4)))
 def test_members_that_stand_still_and_wake(seed: int) -> None:
     """A leader that slept for long must not answer reads, nor renew leases, from before its sleep."""
     storm(seed, acts=PAUSES, step_s=(0.5, 5.0))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", usually_first(2, range(4)))
+@pytest.mark.parametrize("seed", todays_part(4, range(4)))
 def test_leaders_that_do_not_know_of_their_heirs(seed: int) -> None:
     storm(seed, acts=HANDOVERS, leases=6, writers=2, step_s=(0.1, 2.5))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", usually_first(1, range(3)))
+@pytest.mark.parametrize("seed", todays_part(3, range(3)))
 def test_killed_members_and_lost_power(seed: int) -> None:
     storm(seed, acts=CRASHES, writers=3)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", usually_first(2, range(3)))
+@pytest.mark.parametrize("seed", todays_part(3, range(3)))
 def test_an_acknowledged_write_is_on_the_disks_of_a_majority(seed: int) -> None:
     """All machines lose power again and again, in the middle of slow syncs."""
     storm(seed, acts={"power_loss_of_all": 1}, step_s=(0.1, 3.0), steps=15, options={"sync_seconds": 0.1})
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", usually_first(1, range(3)))
+@pytest.mark.parametrize("seed", todays_part(3, range(3)))
 def test_members_are_replaced_under_load(seed: int) -> None:
     """A machine is lost, removed, another added as a learner and promoted, while clients go on."""
     storm(seed, acts=REPLACEMENTS, steps=12, step_s=(0.5, 3.0), options={"snapshot_count": 50, "catch_up_entries": 10})
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", usually_first(1, range(2)))
+@pytest.mark.parametrize("seed", todays_part(2, range(2)))
 def test_watchers_that_fall_behind(seed: int) -> None:
     storm(seed, events_buffered=8, acts={"slow": 1, "heal": 1, "sever": 1, "move_leader": 1}, writers=3, steps=15)
 

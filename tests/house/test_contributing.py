@@ -116,6 +116,7 @@ def test_the_examples_work_in_a_copy_of_the_tree(copy: Path) -> None:
         assert fine, said
 
 
+@pytest.mark.turn(1, of=2)
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_seed_fails_again_as_it_failed(

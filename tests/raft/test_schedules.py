@@ -8,12 +8,12 @@ from __future__ import annotations
 import pytest
 
 from tests.raft.schedule import run
-from tests.tiers import TODAY, first_are_fast, usually_first
+from tests.tiers import TODAY, first_are_fast, todays_part, usually_first
 
 BLOCK = 250
-#: Blocks that are run each time, and how many each day brings.
+#: Blocks that come again, and how many new ones each day brings.
 LASTING, FRESH = 30, 10
-BLOCKS = [*usually_first(8, range(LASTING)), *usually_first(4, range(TODAY * FRESH, (TODAY + 1) * FRESH))]
+BLOCKS = [*todays_part(6, range(LASTING)), *usually_first(2, range(TODAY * FRESH, (TODAY + 1) * FRESH))]
 
 
 @pytest.mark.parametrize("block", first_are_fast(3, BLOCKS))

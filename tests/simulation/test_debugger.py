@@ -89,6 +89,7 @@ def test_a_scenario_that_is_refused_is_told_as_without_a_debugger() -> None:
         simulate(parse_scenario("steps: [{kill: member-9}]", source="x"), 1, control=debugger)
 
 
+@pytest.mark.turn(0, of=2)
 def test_a_fork_has_the_same_past_and_another_future(whole: SimulationResult) -> None:
     until = Setup(until="2s")
     same = [simulate(SCENARIO, 3, setup=Setup(until="2s", fork=Fork(2.5, number))) for number in (1, 2)]

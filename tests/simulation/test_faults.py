@@ -86,7 +86,7 @@ def quiet() -> SimulationResult:
     return simulate(parse_scenario(TEXT.format(fault="sleep: 0s"), source="fault"), 1)
 
 
-@pytest.mark.parametrize("fault", todays_part(2, BORNE), ids=as_step)
+@pytest.mark.parametrize("fault", todays_part(4, BORNE), ids=as_step)
 def test_a_cluster_bears_it(fault: Fault, quiet: SimulationResult) -> None:
     clocks = Clocks()
     result = simulate(parse_scenario(TEXT.format(fault=as_step(fault)), source="fault"), 1, control=clocks)

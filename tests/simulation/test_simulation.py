@@ -20,6 +20,7 @@ from rayplane.control_plane.simulation import Planted, Setup, SimulationResult, 
 from rayplane.control_plane.simulation.trace import Trace
 from rayplane.storage.env import SimulatedDisk
 from rayplane.storage.env.simulated import SimulatedFile
+from tests.tiers import todays_part
 
 # Whole clusters take their time on a busy machine.
 pytestmark = pytest.mark.timeout(600)
@@ -230,7 +231,7 @@ def test_a_failed_expectation_says_what_is_missing(monkeypatch: pytest.MonkeyPat
     assert "deployment web has 4 ready replicas; it does not exist" in result.failures[0]
 
 
-@pytest.mark.parametrize("moment_ms", [40, 120])
+@pytest.mark.parametrize("moment_ms", todays_part(2, [40, 120]))
 def test_claims_go_with_their_set_when_the_controllers_die(moment_ms: int) -> None:
     """At 40 ms the claims were made and the controllers died before they had written whose they are."""
     text = f"""

@@ -52,6 +52,7 @@ def test_a_failure_ends_the_others_unless_they_are_to_go_on() -> None:
     assert len([*sweep(order, range(1, 4), Ways(jobs=2), keep_going=True)]) == 3
 
 
+@pytest.mark.turn(0, of=2)
 def test_a_worker_that_is_killed_is_told() -> None:
     before = set(children(os.getpid()))
     sweeping = sweep(Order(parse_scenario(TINY, source="tiny")), range(1, 1000), Ways(jobs=2))

@@ -85,15 +85,18 @@ def test_what_a_program_draws_comes_from_the_seed() -> None:
 
 @pytest.mark.parametrize(
     ("asks", "told"),
-    [
-        ("open('/etc/hostname').read()", "the file /etc/hostname: keep what must last in objects"),
-        ("open('mine.txt', 'w')", "the file mine.txt"),
-        ("__import__('socket').socket()", "a socket: use the client"),
-        ("__import__('threading').Thread(target=print).start()", "a thread"),
-        pytest.param("__import__('subprocess').run(['true'])", "a process", marks=pytest.mark.processes),
-        ("__import__('time').sleep(1)", "a pause of the whole process"),
-        ("await __import__('asyncio').to_thread(print)", "a thread"),
-    ],
+    todays_part(
+        2,
+        [
+            ("open('/etc/hostname').read()", "the file /etc/hostname: keep what must last in objects"),
+            ("open('mine.txt', 'w')", "the file mine.txt"),
+            ("__import__('socket').socket()", "a socket: use the client"),
+            ("__import__('threading').Thread(target=print).start()", "a thread"),
+            pytest.param("__import__('subprocess').run(['true'])", "a process", marks=pytest.mark.processes),
+            ("__import__('time').sleep(1)", "a pause of the whole process"),
+            ("await __import__('asyncio').to_thread(print)", "a thread"),
+        ],
+    ),
 )
 def test_what_would_bring_in_the_machine_is_refused_and_told_though_it_is_swallowed(asks: str, told: str) -> None:
     code = f"""

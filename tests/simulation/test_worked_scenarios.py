@@ -1,4 +1,4 @@
-"""The worked scenarios: each holds in the simulation (a third of them each day), and a live cluster takes it too."""
+"""The worked scenarios: each holds in the simulation (a fifth of them each day), and a live cluster takes it too."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def asked_of(file: Path) -> Scenario:
     return parse(file.read_bytes(), str(file))
 
 
-@pytest.mark.parametrize("file", todays_part(3, WORKED), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", todays_part(5, WORKED), ids=lambda file: file.stem)
 def test_a_worked_scenario_holds(file: Path) -> None:
     result = simulate(load_scenario(file), 1)
     assert result.ok, str(result)

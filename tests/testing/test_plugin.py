@@ -256,6 +256,7 @@ def test_a_failed_test_of_a_cluster_that_has_ended_is_reported_each_time_it_runs
     assert done.stdout.count("not to be had: it is not up") == 2
 
 
+@pytest.mark.turn(0, of=2)
 @pytest.mark.e2e
 def test_the_guide_runs_and_failures_tell_their_story(tmp_path: Path) -> None:
     guide = "\n\n".join(block.text for block in blocks(GUIDE) if block.language == "python")
