@@ -4,7 +4,7 @@ from rayplane.control_plane.identities import API_SERVERS, CONTROLLER_MANAGER, M
 from rayplane.control_plane.rpc import ADMINISTRATORS, EVERYONE, Callers, each
 
 SUPERVISOR = {
-    **each(ADMINISTRATORS, "Topology", "Add", "Remove", "Drain", "Move", "Kill", "Disturb", "Advance"),
+    **each(ADMINISTRATORS, "Topology", "Add", "Remove", "Drain", "Move", "Kill", "LoseMachine", "Disturb", "Advance"),
     # It judges by itself: each actor may renew its own certificate.
     **each(EVERYONE, "Renew"),
     **each(Callers.of(users=(CONTROLLER_MANAGER,)), "Sign"),

@@ -12,6 +12,7 @@ from rayplane.control_plane.cluster.access import Access
 from rayplane.control_plane.cluster.config import PROCESS
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.control_plane.cluster.flood import flood
+from rayplane.control_plane.cluster.lost_machines import BACK_S, LostMachines
 from rayplane.control_plane.cluster.own_ray import OwnRay
 from rayplane.control_plane.cluster.patience import RETRY_S, Patience, slowdown
 from rayplane.control_plane.cluster.victims import NAMESPACE, called, victims
@@ -32,6 +33,7 @@ from rayplane.control_plane.faults.vocabulary import (
     FullDisk,
     Heal,
     Kill,
+    LoseMachine,
     Partition,
     Reset,
     SlowDisk,
@@ -76,6 +78,7 @@ class LiveInjector:
         self._weather: Weather = ()
         """What holds now."""
         self._ray = OwnRay(admin)
+        self._machines = LostMachines(admin)
         self._telling = asyncio.Lock()
         self._floods: dict[Fault, list[asyncio.Task[None]]] = {}
         """They end with this process at the latest, as does who tells of the weather."""
@@ -94,6 +97,9 @@ class LiveInjector:
 
     def refusal(self, fault: Fault) -> str:
         target: Target | None = getattr(fault, "target", None)
+        if isinstance(fault, LoseMachine):
+            why = self._machines.refusal(fault)
+            return f"{as_step(fault)}: {why}" if why else ""
         if target is not None and target.name in RAY:
             return self._refused_to_ray(fault)
         if isinstance(fault, Kill) and fault.back_s is not None:
@@ -137,6 +143,8 @@ class LiveInjector:
             case Heal() | SlowNetwork() | Flood():
                 return ()
         with _told(fault):
+            if isinstance(fault, LoseMachine):
+                return await self._machines.chosen(fault.target, self._rng)
             if fault.target.name in RAY:  # type: ignore[union-attr]
                 return (fault.target.name,)  # type: ignore[union-attr]
             if is_of_replicas(fault):
@@ -153,6 +161,9 @@ class LiveInjector:
             if isinstance(fault, Flood):
                 self._floods.setdefault(fault, []).append(asyncio.create_task(self._flood(fault)))
                 return []
+            if isinstance(fault, LoseMachine):
+                await self._machines.lose(names, fault.for_s)
+                return [(name, 0) for name in names]
             if isinstance(fault, FullDisk):
                 return [(name, self._fill(name)) for name in names]
             return [(name, await self._kill(fault, name)) for name in names]
@@ -246,11 +257,17 @@ class LiveInjector:
                 await cancel_and_wait(self._floods[fault].pop(0))  # the first to end
                 if not self._floods[fault]:
                     del self._floods[fault]
+            case LoseMachine():
+                await self._patiently(lambda: self._recall(fault, hit), BACK_S)
             case FullDisk() if not self._in_one_process:
                 for pid in filter(None, map(self._process, hit)):
                     processes.free_disk(pid)
             case _ if isinstance(fault, (Partition, Cut, SlowNetwork, *OF_MACHINES)):
                 await self._patiently(lambda: self._clear_up(fault, hit))
+
+    async def _recall(self, fault: LoseMachine, hit: tuple[str, ...]) -> None:
+        with _told(fault):
+            await self._machines.recall(hit)
 
     async def _clear_up(self, fault: Fault, hit: tuple[str, ...]) -> None:
         with _told(fault):
@@ -267,10 +284,10 @@ class LiveInjector:
         with contextlib.suppress(UsageError):  # its place in the cluster is gone, and its process with it
             await self._patiently(lambda: self.inflict(Continue(Target(name=name)), (name,)))
 
-    async def _patiently(self, attempt: Callable[[], Awaitable[Any]]) -> None:
-        """Raises ClusterError."""
+    async def _patiently(self, attempt: Callable[[], Awaitable[Any]], longer_s: float = 0.0) -> None:
+        """`longer_s`: for what takes its time, where anything is waited for. Raises ClusterError."""
         loop = asyncio.get_running_loop()
-        patience = Patience(self._patience_s, loop.time())
+        patience = Patience(max(self._patience_s, longer_s if self._patience_s else 0.0), loop.time())
         while True:
             try:
                 await attempt()

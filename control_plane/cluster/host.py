@@ -111,7 +111,7 @@ class Host(Protocol):
         """Those of them whose process stands still (SIGSTOP), as far as this machine can tell."""
 
     async def machines(self) -> list[Machine]:
-        """Machines that are alive."""
+        """Machines that are alive, first that of its head, where it has one."""
 
     async def room(self) -> dict[str, dict[str, float]]:
         """What each of them has, by its address, as Ray names it: CPU, memory in bytes, ..."""
@@ -145,6 +145,20 @@ class Elastic(Protocol):
 
     async def request(self, bundles: Sequence[Mapping[str, float]]) -> None:
         """Ask for machines on which all of these fit; in the place of what was asked for before."""
+
+
+@runtime_checkable
+class Losing(Protocol):
+    """A host of machines that can be lost on purpose."""
+
+    async def lose(self, address: str, for_s: float) -> None:
+        """End its part of a machine, with all that runs there; it is back after so long. Returns when it is gone.
+
+        Raises UsageError, ClusterError.
+        """
+
+    async def recall(self, address: str) -> bool:
+        """Have a machine that was lost come back now; whether it is there."""
 
 
 def room_here() -> dict[str, float]:

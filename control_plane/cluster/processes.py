@@ -15,7 +15,7 @@ from rayplane.storage.env.private import UMASK, make_private_dir, write_private
 
 SUFFIX = "-process"
 # Among the fields after a process's name (proc_pid_stat(5)).
-_STATE, _SESSION, _START = 0, 3, 19
+_STATE, _PARENT, _SESSION, _START = 0, 1, 3, 19
 
 
 def start(command: Sequence[str], out: Path, *, environment: Mapping[str, str] | None = None) -> int:
@@ -108,6 +108,23 @@ def arguments(pid: int) -> list[bytes]:
 def running() -> list[int]:
     """All of this machine."""
     return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
+def parent(pid: int) -> int:
+    """Who has started it, or has it since that one ended; 0 when it has ended."""
+    stat = _stat(pid)
+    return int(stat[_PARENT]) if stat else 0
+
+
+def below(pid: int) -> list[int]:
+    """All that it has started, and those in turn, as long as who started them lives; each after its parent."""
+    children: dict[int, list[int]] = {}
+    for one in running():
+        children.setdefault(parent(one), []).append(one)
+    found = [*children.get(pid, ())]
+    for one in found:
+        found += children.get(one, ())
+    return found
 
 
 def of_session(session: int) -> list[int]:

@@ -23,7 +23,7 @@ from ray._raylet import IMPLICIT_RESOURCE_PREFIX  # type: ignore[attr-defined]
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from rayplane.control_plane.cluster import ours, processes, ray_autoscaler
+from rayplane.control_plane.cluster import ours, processes, ray_autoscaler, ray_machines
 from rayplane.control_plane.cluster.components import Spec
 from rayplane.control_plane.cluster.config import ClusterConfig
 from rayplane.control_plane.cluster.errors import ClusterError, StartFailed, TimeStands
@@ -125,6 +125,12 @@ class RayHost:
             for name, at in names.items():
                 ran.setdefault(name, {})[machine] = at
         return {name: sorted(times, key=times.__getitem__, reverse=True) for name, times in ran.items()}
+
+    async def lose(self, address: str, for_s: float) -> None:
+        await self._in_thread(lambda: ray_machines.lose(address, for_s))
+
+    async def recall(self, address: str) -> bool:
+        return await self._in_thread(lambda: ray_machines.recall(address))
 
     async def contents(self, path: Path) -> bytes:
         """What stands in a file that some machines have, where it was written last; empty where none has it."""
@@ -271,7 +277,7 @@ def _patiently(reference: Any, span_s: float) -> Any:
 def _machines() -> list[Machine]:
     """Ray's nodes that are alive, in a stable order, the head first."""
     alive: list[dict[str, Any]] = [n for n in ray.nodes() if n["Alive"]]
-    alive.sort(key=lambda n: ("node:__internal_head__" not in n["Resources"], n["NodeID"]))
+    alive.sort(key=lambda n: (ray_machines.HEAD not in n["Resources"], n["NodeID"]))
     return [Machine(address=_address(n), id=n["NodeID"]) for n in alive]
 
 

@@ -4,6 +4,7 @@
     kill: {target: node node-1, back: 10m}  # also {node: node-1, ...}; back: never keeps it away
     kill: replica-in-use data               # of a claim's volume: CLAIM, CLAIM@NODE or random; `replica`: another
     stop: {target: apiserver-1, for: 3s}    # it goes on then; without `for` at `continue`
+    lose_machine: {target: node random, for: 1m}  # the machine of that actor, with all that runs there
     partition: {hosts: [[member-0, apiserver-0]], for: 20s}
     slow_network: {delay: 50ms}
     jumble: {target: leader, twice: 0.1, late: 0.1, for: 10s}

@@ -35,6 +35,8 @@ PARTITION_S = 10.0
 CORRUPT_S = 5.0
 FLOOD_S = 10.0
 CERTIFICATE_S = 30.0
+LOST_MAX_S = 3600.0
+"""A real machine that is lost on purpose comes back after so long at the latest."""
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 # Of a claim, on a node.
@@ -105,9 +107,13 @@ class PowerLoss:
 
 @dataclass(frozen=True, slots=True)
 class LoseMachine:
-    """A machine is gone for good, with its disk; the actor's keeper may put it on another."""
+    """The machine of an actor is gone, with all that runs there; the actors' keeper may put them on another.
+
+    Where it is virtual its disk is gone too.
+    """
 
     target: Target
+    for_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +293,11 @@ def lasts(fault: Fault) -> bool:
     if isinstance(fault, SlowNetwork) and not fault.delay_s:
         return False
     return any(field.name == "for_s" for field in fields(fault))
+
+
+def is_made_up_for(fault: Fault) -> bool:
+    """Whether all may be well again while a fault lasts."""
+    return isinstance(fault, LoseMachine)
 
 
 def ends(fault: Fault, hit: Collection[str], other: Fault, other_hit: Collection[str]) -> bool:

@@ -181,8 +181,8 @@ class SimulatedCluster:
         elif after_s is not None:
             self._away[name] = asyncio.get_running_loop().time() + after_s
 
-    def lose(self, name: str) -> None:
-        """The machine of an actor is gone for good, with all that ran and lay there."""
+    def lose(self, name: str) -> Machine:
+        """The machine of an actor is gone, with all that ran and lay there; which one it was."""
         machine = self.topology.get(name).machine
         self.trace.event("lose", machine.id)
         self.machines.remove(machine)
@@ -193,6 +193,12 @@ class SimulatedCluster:
                 self._excused.pop(instance.name, None)
                 self.cells[instance.name] = self._cell(instance)
                 self._started.pop(instance.name, None)
+        return machine
+
+    def find(self, machine: Machine) -> None:
+        """A machine that was lost is there again, with an empty disk."""
+        self.trace.event("find", machine.id)
+        self.machines.append(machine)
 
     async def _keep_supervisor(self, pause_s: float = 0.0) -> None:
         await asyncio.sleep(pause_s)

@@ -8,7 +8,7 @@ from typing import get_args
 from rayplane.control_plane.client import ApiClient
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.control_plane.cluster.replicas import Replicas
-from rayplane.control_plane.cluster.topology import Role
+from rayplane.control_plane.cluster.topology import Machine, Role
 from rayplane.control_plane.cluster.trial.replica_watch import ReplicaWatch
 from rayplane.control_plane.etcd.server import Member
 from rayplane.control_plane.faults import injector
@@ -18,6 +18,7 @@ from rayplane.control_plane.faults.vocabulary import (
     LEADER,
     NEVER_S,
     POD,
+    SUPERVISOR,
     ClockJump,
     Continue,
     CorruptDisk,
@@ -82,6 +83,8 @@ class CellInjector:
         self._jumblers: dict[str, Jumbler] = {}
         self._held: list[_Held] = []
         """In the order in which they began."""
+        self._gone: dict[tuple[Fault, str], list[Machine]] = {}
+        """Machines by the fault that lost them and the actor that it hit."""
         self._volumes: ReplicaWatch | None = None
         """From the first replica on that is lost."""
         self.points = Points(cluster.kill, cluster.pause, cluster.excuse)
@@ -90,6 +93,8 @@ class CellInjector:
         """Why it cannot be; raises UsageError that names an actor the cluster has not."""
         if isinstance(fault, Failpoint) and fault.point not in failpoints.POINTS:
             return f"there is no failpoint {fault.point!r}"
+        if isinstance(fault, LoseMachine) and fault.target == Target(name=SUPERVISOR):
+            return f"{as_step(fault)}: the supervisor makes up for lost machines; it can be killed"
         if _target_of(fault).role == POD:
             return f"{as_step(fault)}: here a pod cannot be hit"
         if is_of_replicas(fault) and not isinstance(fault, Kill):
@@ -191,6 +196,9 @@ class CellInjector:
             case Flood():
                 for name in hit:
                     self._floods.end(name)
+            case LoseMachine():
+                for machine in (lost.pop(0) for name in hit if (lost := self._gone.get((fault, name)))):
+                    cluster.find(machine)
             case _:
                 for cell in held.cells:
                     if cluster.processes.get(cell.name) is cell:
@@ -237,6 +245,9 @@ class CellInjector:
         if cluster.weather.troubles():
             self._heal()
             cluster.slow(0.0)
+        for machine in [one for lost in self._gone.values() for one in lost]:
+            cluster.find(machine)
+        self._gone.clear()
         self._floods.calm()
         for jumbler in self._jumblers.values():
             jumbler.end()
@@ -258,8 +269,10 @@ class CellInjector:
                 cluster.kill(name)
             case LoseMachine() if name in cluster.guests:
                 cluster.kill(name)
+            case LoseMachine() if cluster.topology.get(name).machine in cluster.machines:
+                self._gone.setdefault((fault, name), []).append(cluster.lose(name))
             case LoseMachine():
-                cluster.lose(name)
+                pass  # lost already, and nobody has moved
             case Stop():
                 cluster.pause(name)
             case Continue():

@@ -195,6 +195,11 @@ class MachineBreaker(LiveInjector):
         self._lost[address] = time.monotonic()
         return [(name, 0) for name in names]
 
+    async def end(self, fault: Fault, hit: tuple[str, ...]) -> None:
+        """The last that is lost ends with its owner."""
+        if not isinstance(fault, LoseMachine):
+            await super().end(fault, hit)
+
     async def _bring_back(self, *, now: bool) -> None:
         for address, since in [*self._lost.items()]:
             if now or time.monotonic() - since > BACK_S:

@@ -40,7 +40,7 @@ TABLE = {
     "/rayplane.raft.v1.Convoys/*": ETCD,
     "/rayplane.v1.Scheduler/*": ADMINS,
     "/rayplane.v1.Controllers/*": ADMINS,
-    "/rayplane.v1.Supervisor/[TAKDM]*": ADMINS,
+    "/rayplane.v1.Supervisor/[TAKDML]*": ADMINS,
     "/rayplane.v1.Supervisor/Remove": ADMINS,
     # It answers an actor of its own certificate only.
     "/rayplane.v1.Supervisor/Renew": EVERYONE,

@@ -20,7 +20,17 @@ from rayplane.control_plane.cluster.trial.probes import AppUser
 from rayplane.control_plane.cluster.trial.trial import TrialInjector, to_its_end
 from rayplane.control_plane.cluster.trial.verdict import Health, Struck, Track, Verdict, failed_expectation, table
 from rayplane.control_plane.faults.steps import Recovered, Served
-from rayplane.control_plane.faults.vocabulary import Continue, Fault, Heal, Kill, Partition, SlowNetwork, Stop, Target
+from rayplane.control_plane.faults.vocabulary import (
+    Continue,
+    Fault,
+    Heal,
+    Kill,
+    LoseMachine,
+    Partition,
+    SlowNetwork,
+    Stop,
+    Target,
+)
 from rayplane.control_plane.invariants import History
 from rayplane.control_plane.tasks import cancel_and_wait
 
@@ -98,6 +108,23 @@ async def test_what_is_over_is_broken_no_more(tmp_path: Path) -> None:
     assert journal.read() == [] == live.noted and all(one.ended_s == 5.0 for one in trial.struck)
     await trial.begin(STOPPED)
     assert await trial.heal() == [] and journal.read() == [] == live.noted
+
+
+async def test_a_lost_machine_is_to_be_made_up_for_while_it_is_away(tmp_path: Path) -> None:
+    live, journal, now = Live(), Journal(StateDir(tmp_path)), [5.0]
+    any_live: Any = live
+    volumes: Any = SimpleNamespace(watch=lambda held: None)
+    trial = TrialInjector(any_live, journal, lambda: now[0], volumes)
+    lost = LoseMachine(Target("node", count=1))
+    await trial.begin(lost)
+    assert [one.fault for one in journal.read()] == [lost], "whoever comes next brings it back"
+    now[0] = 60.0
+    assert await trial.heal() == [] and journal.read() == []
+    health = Health()
+    for at_s, wrong in ((0.0, ""), (7.0, "member-2"), (20.0, "")):
+        health.add(at_s, wrong)
+    health.judge(trial.struck, 60.0)
+    assert (trial.struck[0].detected_s, trial.struck[0].recovered_s) == (2.0, 15.0)
 
 
 async def test_what_is_written_down_first_is_none_of_a_faults_time(tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ def test_a_failpoint_says_what_the_environment_takes() -> None:
 
 def test_the_example_in_the_documentation_is_right() -> None:
     lines = re.findall(r"^    (\w+: .*)$", form.__doc__ or "", re.MULTILINE)
-    assert len(lines) == 12
+    assert len(lines) == 13
     for line in lines:
         [(verb, body)] = yaml.safe_load(line).items()
         read_fault(verb, body, verb)

@@ -60,7 +60,7 @@ ONE = Target(name="member-0")
 SAMPLES: list[Fault] = [
     Kill(ONE),
     PowerLoss(ONE),
-    LoseMachine(ONE),
+    LoseMachine(ONE, 2.0),
     Stop(ONE, 2.0),
     Continue(ONE),
     Partition((("member-0",),), 2.0),
@@ -130,7 +130,10 @@ async def of_processes(cluster: SimulatedCluster, injector: CellInjector, fault:
         case Kill() | PowerLoss():
             return not cell.alive
         case LoseMachine():
-            return cluster.cells["member-0"] is not cell
+            machine = cluster.topology.get("member-0").machine
+            lost = cluster.cells["member-0"] is not cell and machine not in cluster.machines
+            await asyncio.sleep(3.0)
+            return lost and cluster.machines.count(machine) == 1
         case Continue():
             await injector.begin(Stop(ONE))
             await injector.begin(fault)
@@ -325,9 +328,6 @@ def test_the_end_of_a_fault_leaves_what_began_later() -> None:
         assert weather.delay("member-2", "member-1") is not None, "what was healed does not come back"
 
     simulated(check)
-
-
-# A live cluster
 
 
 class Admin:

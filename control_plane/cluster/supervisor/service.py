@@ -8,13 +8,14 @@ from dataclasses import asdict, replace
 from typing import Protocol
 
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
-from rayplane.control_plane.cluster.host import Host, Runs
+from rayplane.control_plane.cluster.host import Host, Losing, Runs
 from rayplane.control_plane.cluster.patience import Patience
 from rayplane.control_plane.cluster.pki import identity_of_actor
 from rayplane.control_plane.cluster.supervisor.changes import added, called, drained, removed, undrained
 from rayplane.control_plane.cluster.supervisor.starts import StartRecords
 from rayplane.control_plane.cluster.supervisor.weathering import Weathering
 from rayplane.control_plane.cluster.topology import Instance, Phase, Role, Topology
+from rayplane.control_plane.faults.vocabulary import LOST_MAX_S
 from rayplane.control_plane.rpc import Context, RpcError
 from rayplane.control_plane.rpc.errors import Code
 from rayplane.proto.rayplane.v1 import objects_pb2
@@ -96,19 +97,23 @@ class SupervisorService:
         builds = await self._host.builds() if request.builds else {}
         rows = [self._row(i, still, builds.get(i.name, _UNTOLD)) for i in self._control.topology.instances]
         sockets = await self._host.sockets() if request.host_sockets else []
-        drained, room = self._control.topology.drained, await self._room() if request.machines else {}
         return pb.TopologyResponse(
             instances=rows,
             host_sockets=[pb.HostSocket(**asdict(s)) for s in sockets],
-            machines=[pb.MachineStatus(address=a, resources=has, drained=a in drained) for a, has in room.items()],
+            machines=await self._machines() if request.machines else [],
         )
 
-    async def _room(self) -> dict[str, dict[str, float]]:
-        """What machines have; nothing where the host does not say so soon."""
+    async def _machines(self) -> list[pb.MachineStatus]:
+        """None where the host does not say so soon."""
+        drained = self._control.topology.drained
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(GLANCE_TIMEOUT_S):
-                return await self._host.room()
-        return {}
+                room, heads = await self._host.room(), [m.address for m in await self._host.machines()][:1]
+                return [
+                    pb.MachineStatus(address=at, resources=has, drained=at in drained, head=at in heads)
+                    for at, has in room.items()
+                ]
+        return []
 
     async def Add(self, request: pb.AddRequest, context: Context) -> pb.ChangeResponse:
         machines = await self._host.machines()
@@ -181,6 +186,19 @@ class SupervisorService:
         pid = await self._host.kill(instance.name, request.signal or "KILL")
         self._control.wake()
         return pb.KillResponse(name=instance.name, pid=pid)
+
+    async def LoseMachine(self, request: pb.LoseMachineRequest, context: Context) -> pb.LoseMachineResponse:
+        host = self._host
+        if not isinstance(host, Losing):
+            raise UsageError("machines can be lost where Ray runs on several: use `rayplane up --host ray --address`")
+        if request.undo:
+            alive = await host.recall(request.machine)
+            self._control.wake()
+            return pb.LoseMachineResponse(alive=alive)
+        if not 0 < request.for_s <= LOST_MAX_S:
+            raise UsageError(f"a machine is lost for more than nothing and at most {LOST_MAX_S:.0f} s")
+        await host.lose(request.machine, request.for_s)
+        return pb.LoseMachineResponse()
 
     async def Disturb(self, request: pb.DisturbRequest, context: Context) -> pb.DisturbResponse:
         await self.weather.tell(request)

@@ -33,6 +33,7 @@ from rayplane.control_plane.faults.steps import ACTORS, CLUSTER, Condition, Time
 from rayplane.control_plane.faults.vocabulary import (
     Fault,
     ends,
+    is_made_up_for,
     is_of_replicas,
     lasts,
 )
@@ -102,7 +103,7 @@ class TrialInjector:
         finally:
             self._replicas.watch(held)
         self.struck.append(struck)
-        if not broken_until_ended:
+        if not broken_until_ended or is_made_up_for(fault):
             struck.ended_s = self._now()
         for one, _ in [*self._open]:
             if ends(fault, hit, one.fault, one.hit):
@@ -117,14 +118,15 @@ class TrialInjector:
         for one in [pair for pair in self._open if pair[0] == broken]:
             self._open.remove(one)
             self._journal.healed(broken)
-            one[1].ended_s = self._now()
+            if one[1].ended_s is None:
+                one[1].ended_s = self._now()
             await self._live.healed(broken.fault, broken.hit)
 
     async def heal(self) -> list[str]:
         """End all that lasts; what of it could not be ended."""
         failed = await self._journal.heal(self)
         for _, struck in self._open:
-            struck.ended_s = self._now()
+            struck.ended_s = self._now() if struck.ended_s is None else struck.ended_s
         self._open = []
         return failed
 

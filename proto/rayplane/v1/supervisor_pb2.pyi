@@ -60,7 +60,7 @@ class HostSocket(_message.Message):
     def __init__(self, owner: _Optional[str] = ..., address: _Optional[str] = ..., speaks: _Optional[str] = ...) -> None: ...
 
 class MachineStatus(_message.Message):
-    __slots__ = ("address", "resources", "drained")
+    __slots__ = ("address", "resources", "drained", "head")
     class ResourcesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -71,10 +71,12 @@ class MachineStatus(_message.Message):
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     RESOURCES_FIELD_NUMBER: _ClassVar[int]
     DRAINED_FIELD_NUMBER: _ClassVar[int]
+    HEAD_FIELD_NUMBER: _ClassVar[int]
     address: str
     resources: _containers.ScalarMap[str, float]
     drained: bool
-    def __init__(self, address: _Optional[str] = ..., resources: _Optional[_Mapping[str, float]] = ..., drained: _Optional[bool] = ...) -> None: ...
+    head: bool
+    def __init__(self, address: _Optional[str] = ..., resources: _Optional[_Mapping[str, float]] = ..., drained: _Optional[bool] = ..., head: _Optional[bool] = ...) -> None: ...
 
 class TopologyResponse(_message.Message):
     __slots__ = ("instances", "host_sockets", "machines")
@@ -149,6 +151,22 @@ class KillResponse(_message.Message):
     name: str
     pid: int
     def __init__(self, name: _Optional[str] = ..., pid: _Optional[int] = ...) -> None: ...
+
+class LoseMachineRequest(_message.Message):
+    __slots__ = ("machine", "for_s", "undo")
+    MACHINE_FIELD_NUMBER: _ClassVar[int]
+    FOR_S_FIELD_NUMBER: _ClassVar[int]
+    UNDO_FIELD_NUMBER: _ClassVar[int]
+    machine: str
+    for_s: float
+    undo: bool
+    def __init__(self, machine: _Optional[str] = ..., for_s: _Optional[float] = ..., undo: _Optional[bool] = ...) -> None: ...
+
+class LoseMachineResponse(_message.Message):
+    __slots__ = ("alive",)
+    ALIVE_FIELD_NUMBER: _ClassVar[int]
+    alive: bool
+    def __init__(self, alive: _Optional[bool] = ...) -> None: ...
 
 class HostGroup(_message.Message):
     __slots__ = ("hosts",)
