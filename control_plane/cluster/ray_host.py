@@ -64,6 +64,8 @@ class RayHost:
         self._threads = ThreadPoolExecutor(max_workers=32, thread_name_prefix="ray-call")
         # Its own, so that starts and looks that hang in Ray never hold up a signal.
         self._signals = ThreadPoolExecutor(max_workers=4, thread_name_prefix="ray-kill")
+        # One machine is lost or called back at a time, in the order of the calls, whoever still waits for them.
+        self._losses = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ray-lose")
 
     async def start(self, spec: Spec, *, at: Machine | None = None) -> int:
         """`at`: for a supervisor, which goes on wherever it is started, another machine than its spec says."""
@@ -127,10 +129,10 @@ class RayHost:
         return {name: sorted(times, key=times.__getitem__, reverse=True) for name, times in ran.items()}
 
     async def lose(self, address: str, for_s: float) -> None:
-        await self._in_thread(lambda: ray_machines.lose(address, for_s))
+        await asyncio.get_running_loop().run_in_executor(self._losses, ray_machines.lose, address, for_s)
 
     async def recall(self, address: str) -> bool:
-        return await self._in_thread(lambda: ray_machines.recall(address))
+        return await asyncio.get_running_loop().run_in_executor(self._losses, ray_machines.recall, address)
 
     async def contents(self, path: Path) -> bytes:
         """What stands in a file that some machines have, where it was written last; empty where none has it."""

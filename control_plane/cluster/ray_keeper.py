@@ -1,10 +1,10 @@
 """The keeper of a machine that is lost on purpose: it ends Ray's part of it, and later starts that again.
 
-    python -m rayplane.control_plane.cluster.ray_keeper RAYLET NODE ADDRESS SECONDS
+    python -m rayplane.control_plane.cluster.ray_keeper RAYLET LOSS ADDRESS SECONDS
 
 It is nobody's child, so that it outlives what it ends. Once the tables of Ray's head say that the machine is lost it
 kills Ray's `raylet` there and everything that this has started; when they say that it is back, or its time is over,
-the same raylet starts under another id. If nobody says either soon, nothing happens.
+the same raylet starts under another id. If nobody says so soon, nothing happens. Like a raylet it ends with the head.
 """
 
 import contextlib
@@ -25,26 +25,26 @@ LOST, GONE, BACK = "lost", "gone", "back"
 POLL_S = 0.3
 BEGIN_S = 30.0
 """For whoever started the keeper to say that the machine is lost."""
-TRIES, LIVES_S = 20, 120.0
+TRIES, PAUSE_S, LIVES_S = 20, 5.0, 120.0
 """A raylet that lives so long has begun: on a busy machine it may give up on its own helpers after half a minute."""
 _RAYLET = "raylet"
 _PARENTS = 5
 
 
 def key(address: str) -> bytes:
-    """The row of a machine in Ray's tables: an order, and the id of the node that it lost."""
+    """The row of a machine in Ray's tables: an order, and which loss it is for."""
     return address.encode()
 
 
 def read(row: bytes | None) -> tuple[str, str]:
-    """The order and the node that stand in a row; empty where there is none."""
-    order, _, node = (row or b"").decode().partition(" ")
-    return order, node
+    """The order and the loss that stand in a row; empty where there is none."""
+    order, _, loss = (row or b"").decode(errors="replace").partition(" ")
+    return order, loss
 
 
-def start(node: str, address: str, for_s: float) -> None:
+def start(loss: str, address: str, for_s: float) -> None:
     """Start the keeper of the machine that this process runs on, a task of Ray. Returns when it waits for its order."""
-    words = [sys.executable, "-m", __name__, str(_raylet_above(os.getpid())), node, address, str(for_s)]
+    words = [sys.executable, "-m", __name__, str(_raylet_above(os.getpid())), loss, address, str(for_s)]
     # The package may be known to this worker alone.
     paths = os.pathsep.join(filter(None, sys.path))
     subprocess.run(
@@ -72,8 +72,8 @@ def _raylet_above(pid: int) -> int:
 class Raylet:
     """A raylet as it was started, and so can be again."""
 
-    def __init__(self, pid: int, node: str) -> None:
-        self.pid, self._node = pid, node
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
         self.words = [os.fsdecode(word) for word in processes.arguments(pid)[:-1]]
         lines = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
         self._environment = dict(line.split(b"=", 1) for line in lines if b"=" in line)
@@ -92,12 +92,16 @@ class Raylet:
                 os.kill(pid, signal.SIGKILL)
 
     def start(self, is_over: Callable[[], bool]) -> bool:
-        """Whether nothing is left to do: it lives, or `is_over`. Its id is new, as for Ray the former is dead."""
+        """Whether nothing is left to do: it lives, or `is_over`. Its id is new, as for Ray the former is dead.
+
+        Raises OSError.
+        """
         for socket in ("raylet_socket_name", "store_socket_name"):
             if path := self.option(socket):
                 Path(path).unlink(missing_ok=True)
-        node = secrets.token_hex(len(self._node) // 2)
-        words = [word.replace(self._node, node) for word in self.words]
+        former = self.option("node_id")
+        node = secrets.token_hex(len(former) // 2)
+        words = [word.replace(former, node) for word in self.words]
         with open(self._out, "ab") as out:
             process = subprocess.Popen(
                 words, env=self._environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
@@ -125,13 +129,15 @@ def keep(raylet: Raylet, order: Callable[[], str], gone: Callable[[], None], for
     while order() in (LOST, GONE) and time.monotonic() < until:
         time.sleep(POLL_S)
     for _ in range(TRIES):
-        if not order() or raylet.start(lambda: not order()):
-            return
+        with contextlib.suppress(OSError):  # there is no room for it now
+            if not order() or raylet.start(lambda: not order()):
+                return
+        time.sleep(PAUSE_S)
 
 
 def main() -> None:
-    pid, node, address, for_s = sys.argv[1:]
-    raylet = Raylet(int(pid), node)
+    pid, loss, address, for_s = sys.argv[1:]
+    raylet = Raylet(int(pid))
     if os.fork():
         return
     from ray._raylet import GcsClient  # type: ignore[attr-defined]
@@ -143,12 +149,12 @@ def main() -> None:
         nonlocal last
         with contextlib.suppress(RayError, RuntimeError):  # Ray's head does not answer now
             told, lost = read(client.internal_kv_get(key(address), SPACE))
-            last = told if lost == node else ""
+            last = told if lost == loss else ""
         return last
 
     def gone() -> None:
         with contextlib.suppress(RayError, RuntimeError):
-            client.internal_kv_put(key(address), f"{GONE} {node}".encode(), True, SPACE)
+            client.internal_kv_put(key(address), f"{GONE} {loss}".encode(), True, SPACE)
 
     keep(raylet, order, gone, float(for_s))
 

@@ -4,7 +4,9 @@ On each that is to be lost a keeper is started (`ray_keeper`), which ends Ray's 
 is to do stands in the tables of Ray's head, where whoever may talk to Ray can write; no port is opened for it.
 """
 
+import secrets
 import time
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -12,45 +14,63 @@ from ray.exceptions import RayError
 from ray.experimental import internal_kv as tables
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from rayplane.control_plane.cluster import ray_keeper
+from rayplane.control_plane.cluster import processes, ray_keeper
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 
 HEAD = "node:__internal_head__"
 """The resource that the node of Ray's head has."""
-START_S = 60.0
+START_S, ANSWER_S = 60.0, 5.0
 
 
 def lose(address: str, for_s: float) -> None:
     """Lose a machine, for so long at most; when it is gone this returns. Raises UsageError, ClusterError."""
     node = _only(address)
-    where = NodeAffinitySchedulingStrategy(node, soft=False)
-    start: Any = ray.remote(ray_keeper.start)
+    # A keeper that starts late never takes the order of another.
+    loss = f"{node}-{secrets.token_hex(4)}"
     try:
-        options = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": where}
-        ray.get(start.options(**options).remote(node, address, for_s), timeout=START_S)
-        _write(address, ray_keeper.LOST, node)
-        _await_gone(address, node)
+        _on(node, ray_keeper.start, loss, address, for_s, timeout_s=START_S)
+        _write(address, ray_keeper.LOST, loss)
+        _await_gone(address, loss)
     except RayError as e:
-        raise ClusterError(f"{address} cannot be lost now: {str(e).strip().splitlines()[-1]}") from e
+        raise ClusterError(f"{address} cannot be lost now: {' '.join(str(e).split())}") from e
 
 
 def recall(address: str) -> bool:
     """Have a machine come back; whether it is there."""
-    order, lost = _read(address)
-    there = any(node != lost for node in _nodes(address))
+    order, loss = _read(address)
+    nodes = _nodes(address)
+    if order in (ray_keeper.LOST, ray_keeper.GONE) and all(map(loss.startswith, nodes)):
+        _write(address, ray_keeper.BACK, loss)
+        return False
+    # For a while Ray takes a node for alive that has ended; one that was to be lost may never have been.
+    there = any(not loss.startswith(node) or _answers(node) for node in nodes)
     if there:
         tables._internal_kv_del(ray_keeper.key(address), namespace=ray_keeper.SPACE)
-    elif order in (ray_keeper.LOST, ray_keeper.GONE):
-        _write(address, ray_keeper.BACK, lost)
     return there
 
 
-def _await_gone(address: str, node: str) -> None:
+def _on(node: str, call: Callable[..., Any], *words: Any, timeout_s: float) -> None:
+    """Call it on a node of Ray's. Raises RayError."""
+    where = NodeAffinitySchedulingStrategy(node, soft=False)
+    task: Any = ray.remote(call)
+    options = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": where}
+    ray.get(task.options(**options).remote(*words), timeout=timeout_s)
+
+
+def _answers(node: str) -> bool:
+    try:
+        _on(node, processes.running, timeout_s=ANSWER_S)
+    except RayError:
+        return False
+    return True
+
+
+def _await_gone(address: str, loss: str) -> None:
     """Raises ClusterError when the keeper does not answer; whatever it has done, it brings the machine back."""
     until = time.monotonic() + START_S
-    while _read(address) != (ray_keeper.GONE, node):
+    while _read(address) != (ray_keeper.GONE, loss):
         if time.monotonic() > until:
-            _write(address, ray_keeper.BACK, node)
+            _write(address, ray_keeper.BACK, loss)
             raise ClusterError(f"{address} is not lost within {START_S:.0f} s; try again")
         time.sleep(ray_keeper.POLL_S)
 
@@ -59,8 +79,8 @@ def _read(address: str) -> tuple[str, str]:
     return ray_keeper.read(tables._internal_kv_get(ray_keeper.key(address), namespace=ray_keeper.SPACE))
 
 
-def _write(address: str, order: str, node: str) -> None:
-    tables._internal_kv_put(ray_keeper.key(address), f"{order} {node}".encode(), namespace=ray_keeper.SPACE)
+def _write(address: str, order: str, loss: str) -> None:
+    tables._internal_kv_put(ray_keeper.key(address), f"{order} {loss}".encode(), namespace=ray_keeper.SPACE)
 
 
 def _nodes(address: str) -> list[str]:
@@ -74,6 +94,8 @@ def _only(address: str) -> str:
     if address in heads:
         raise UsageError(f"{address} has Ray's head, with which all would end: choose another machine")
     found = _nodes(address)
+    if ray.get_runtime_context().get_node_id() in found:
+        raise UsageError(f"{address} has the supervisor, which brings machines back: choose another machine")
     if len(found) != 1:
         raise UsageError(f"{address}: {len(found)} nodes of Ray are alive there; a machine that is lost has one")
     return found[0]

@@ -174,7 +174,7 @@ def test_a_raylet_ends_with_all_below_it_and_begins_only_where_it_lives() -> Non
         assert first.stdout is not None
         first.stdout.readline()
         tree = processes.below(first.pid)
-        raylet = ray_keeper.Raylet(first.pid, node)
+        raylet = ray_keeper.Raylet(first.pid)
         assert raylet.option("gcs-address") == "10.0.0.1:6379"
         raylet.end()
         # So all that have its output have ended, too.
