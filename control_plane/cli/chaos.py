@@ -16,7 +16,7 @@ from rayplane.control_plane.cli import completion
 from rayplane.control_plane.cli.options import Name, Output, State, console, errors, run, state_dir, wants_json
 from rayplane.control_plane.cli.recordings import check_files, write_recording
 from rayplane.control_plane.cluster.access import access
-from rayplane.control_plane.cluster.chaos import KILL_TIMEOUT_S, SIGNALS, LiveInjector
+from rayplane.control_plane.cluster.chaos import KILL_TIMEOUT_S, SIGNALS, LiveInjector, heal_standing
 from rayplane.control_plane.cluster.config import PROCESS
 from rayplane.control_plane.cluster.errors import UsageError, refusal
 from rayplane.control_plane.cluster.heard import heard
@@ -273,9 +273,9 @@ def heal_all(name: Name = "default", state: State = None) -> None:
     async def call() -> tuple[list[str], list[str]]:
         async with access(state_dir(name, state)) as admin:
             left, failed = await heal(admin)
-            standing = await admin.faults.Heal(chaos_pb2.HealRequest(), timeout=KILL_TIMEOUT_S)
-        left += [one.fault for one in (*standing.healed, *standing.left)]
-        return left, [*failed, *(f"{one.fault}: {one.failed}; it is tried again" for one in standing.left)]
+            over, standing = await heal_standing(admin.faults)
+        left += [one.fault for one in (*over, *standing)]
+        return left, [*failed, *(f"{one.fault}: {one.failed}; it is tried again" for one in standing)]
 
     left, failed = run(call())
     _say_healed(left, failed)

@@ -15,6 +15,7 @@ from rayplane.control_plane.cluster.flood import flood
 from rayplane.control_plane.cluster.lost_machines import BACK_S, LostMachines
 from rayplane.control_plane.cluster.own_ray import OwnRay
 from rayplane.control_plane.cluster.patience import RETRY_S, Patience, slowdown
+from rayplane.control_plane.cluster.supervisor.standing import OF_TRIALS
 from rayplane.control_plane.cluster.victims import NAMESPACE, called, victims
 from rayplane.control_plane.cluster.weather import OF_MACHINES, OF_NETWORK, OfMachines, Weather, after, told_of, without
 from rayplane.control_plane.faults import injector
@@ -46,6 +47,7 @@ from rayplane.control_plane.faults.vocabulary import (
 from rayplane.control_plane.rpc import RpcError
 from rayplane.control_plane.rpc.errors import Code
 from rayplane.control_plane.tasks import cancel_and_wait
+from rayplane.proto.rayplane.v1 import chaos_pb2
 from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
 
 if TYPE_CHECKING:
@@ -299,6 +301,22 @@ class LiveInjector:
                 if patience.over:
                     raise
             await asyncio.sleep(RETRY_S)
+
+
+async def heal_standing(faults: Any) -> tuple[list[chaos_pb2.ActiveFault], list[chaos_pb2.ActiveFault]]:
+    """End the faults that stand but trials' own: what is over, and what is not yet, though it was waited for.
+
+    `faults`: a stub of rayplane.v1.Chaos. Raises RpcError.
+    """
+    loop = asyncio.get_running_loop()
+    patience, over = Patience(BACK_S, loop.time()), list[chaos_pb2.ActiveFault]()
+    while True:
+        told = await faults.Heal(chaos_pb2.HealRequest(), timeout=KILL_TIMEOUT_S)
+        over += told.healed
+        patience.passed(loop.time(), slowdown())
+        if patience.over or all(one.id.startswith(OF_TRIALS) for one in told.left):
+            return over, [*told.left]
+        await asyncio.sleep(RETRY_S)
 
 
 def _refused_of_machine(fault: OfMachines) -> str:

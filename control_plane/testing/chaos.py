@@ -1,14 +1,14 @@
 """Faults of a cluster that a program has brought up, as `rayplane chaos` does them: the cluster ends them by itself."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf.message import Message
 
 from rayplane.control_plane.cluster.access import access
-from rayplane.control_plane.cluster.chaos import KILL_TIMEOUT_S
+from rayplane.control_plane.cluster.chaos import KILL_TIMEOUT_S, heal_standing
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.control_plane.cluster.state import StateDir
 from rayplane.control_plane.faults.form import parse_fault
@@ -63,15 +63,19 @@ class Chaos:
 
     def heal(self) -> list[Struck]:
         """End all that lasts; what was."""
-        return [_struck(one) for one in self._asked("Heal", pb.HealRequest()).healed]
+        over, _ = self._told(heal_standing)
+        return [_struck(one) for one in over]
 
     def _asked(self, method: str, request: Message) -> Any:
-        async def ask() -> Any:
+        return self._told(lambda faults: getattr(faults, method)(request, timeout=KILL_TIMEOUT_S))
+
+    def _told(self, ask: Callable[[Any], Awaitable[Any]]) -> Any:
+        async def call() -> Any:
             async with access(self._directory()) as admin:
-                return await getattr(admin.faults, method)(request, timeout=KILL_TIMEOUT_S)
+                return await ask(admin.faults)
 
         try:
-            return asyncio.run(ask())
+            return asyncio.run(call())
         except RpcError as e:
             raise ClusterError(e.message) from e
 

@@ -3,6 +3,7 @@
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -10,13 +11,14 @@ from typing import Any
 import pytest
 
 from rayplane.control_plane.cluster import processes, ray_keeper
-from rayplane.control_plane.cluster.chaos import LiveInjector
+from rayplane.control_plane.cluster.chaos import LiveInjector, heal_standing
 from rayplane.control_plane.cluster.config import PROCESS, RAY
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.control_plane.cluster.topology import Instance, Machine, Role, Topology
 from rayplane.control_plane.faults.form import parse_fault
 from rayplane.control_plane.faults.vocabulary import LoseMachine, Target
 from rayplane.control_plane.simulation.loop import VirtualLoop
+from rayplane.proto.rayplane.v1 import chaos_pb2
 from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
 
 HEAD, MIDDLE, LAST, SECOND = (f"10.0.0.{number}" for number in (1, 2, 3, 4))
@@ -179,7 +181,24 @@ def test_a_raylet_ends_with_all_below_it_and_begins_only_where_it_lives() -> Non
         raylet.end()
         # So all that have its output have ended, too.
         assert first.stdout.read() == b""
-    assert len(tree) == 2 and not any(map(processes.is_alive, tree))
+    assert len(tree) == 2
+    while any(map(processes.is_alive, tree)):  # files are closed a moment before a process has ended
+        time.sleep(0.001)
     raylet.words[0] = sys.executable
     raylet.words[2] = "import sys; sys.stdin.read(1) or sys.exit()"
     assert not raylet.start(lambda: False), "what ends at once has not begun"
+
+
+async def test_who_heals_waits_for_a_machine_to_be_back_and_for_no_trial() -> None:
+    away = [
+        chaos_pb2.ActiveFault(id="1", failed="not back yet"),
+        chaos_pb2.ActiveFault(id="trial-2", failed="its trial ends it"),
+    ]
+    answers = [chaos_pb2.HealResponse(left=away), chaos_pb2.HealResponse(healed=away[:1], left=away[1:])]
+
+    class Faults:
+        async def Heal(self, request: chaos_pb2.HealRequest, timeout: float) -> chaos_pb2.HealResponse:
+            return answers.pop(0)
+
+    assert await heal_standing(Faults()) == (away[:1], away[1:])
+    assert answers == []

@@ -49,6 +49,15 @@ def test_a_lost_machine_is_made_up_for(cluster: Placed, machines: Machines, rays
     until("each machine has a member", lambda: voters(cluster) == three)
 
 
+def test_a_machine_that_is_lost_on_purpose_comes_back(cluster: Placed, machines: Machines) -> None:
+    said = cluster.rayplane("chaos", "inject", "lose_machine: {target: node random, for: 10m}").stdout
+    [lost] = [machine for machine in machines.living() if machine.address in said]
+    assert lost.processes("raylet") == []
+    until("all is well elsewhere", lambda: healthy_elsewhere(cluster, ROLES, lost), timeout_s=150)
+    assert "was left broken: lose_machine" in cluster.rayplane("chaos", "heal").stdout
+    until("it has its member again", lambda: healthy(cluster) and lost.address in voters(cluster))
+
+
 @pytest.mark.skipif(not shutil.which("redis-server"), reason="there is no redis-server")
 def test_supervisor_load_balancer_and_rays_head_on_the_lost_machine(
     cluster: Placed, machines: Machines, rays: RayNodes, kubectl: Kubectl
