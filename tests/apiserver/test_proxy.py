@@ -48,6 +48,23 @@ async def test_redirections_stay_below_the_pod(http: aiohttp.ClientSession) -> N
         assert (answer.status, answer.headers["Location"]) == (302, f"{SPACE}/pods/p/proxy/there")
 
 
+@pytest.mark.parametrize("of", [f"{SPACE}/pods/p", "/api/v1/nodes/n1"])
+async def test_what_pods_show_is_of_no_origin_where_the_dashboards_page_is(cluster: Cluster, of: str) -> None:
+    said = []
+    for server in cluster.servers:
+        tls = ssl.create_default_context(cadata=cluster.authority.cert.decode())
+        url, headers = f"https://{server.https_address}", {"Authorization": "Bearer sesame"}
+        connector = aiohttp.TCPConnector(ssl=tls)
+        async with (
+            aiohttp.ClientSession(url, headers=headers, connector=connector) as session,
+            session.get(f"{of}/proxy/healthz") as answer,
+        ):
+            assert answer.status == 200
+            said.append([words for words in answer.headers.getall("Content-Security-Policy", []) if "sandbox" in words])
+    [[with_page], without] = said
+    assert "allow-same-origin" not in with_page and without == []
+
+
 @pytest.mark.parametrize(
     ("path", "code", "message"),
     [

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import aiohttp
 from aiohttp import web
+from multidict import CIMultiDict
 
 from rayplane.control_plane.api.errors import BadRequest, NotFound, ServiceUnavailable
 from rayplane.control_plane.api.machinery.names import is_number_of_port
@@ -25,6 +26,8 @@ from rayplane.proto.rayplane.v1 import node_pb2
 
 _SILENCE_S = 60.0
 _NODE_TIMEOUT_S = 3.0
+_SANDBOX = "sandbox allow-downloads allow-forms allow-modals allow-popups allow-scripts"
+"""As Content-Security-Policy: of no origin, so that it reads nothing of a page at the same address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +52,15 @@ class Address:
 
 
 class Proxy:
-    """Handler of `pods/proxy`, `services/proxy` and `nodes/proxy`."""
+    """Handler of `pods/proxy`, `services/proxy` and `nodes/proxy`.
 
-    def __init__(self, registry: ObjectRegistry, network: Network) -> None:
+    `beside_page`: a page with people's tokens is served here too, from which what others show is kept.
+    """
+
+    def __init__(self, registry: ObjectRegistry, network: Network, *, beside_page: bool) -> None:
         self._registry = registry
         self._network = network
+        self._headers = {"Content-Security-Policy": _SANDBOX} if beside_page else {}
 
     async def handle(self, request: web.BaseRequest, user: User, target: Target, verb: str) -> web.StreamResponse:
         """The answer of whom the request is handed on to. Raises ApiError."""
@@ -124,7 +131,9 @@ class Proxy:
                 if wants_websocket(request):
                     return await reverse_proxy.forward_websocket(request, session, url, headers)
                 body = request.content if request.can_read_body else None
-                return await reverse_proxy.forward(request, session, url, headers, body, located=located)
+                return await reverse_proxy.forward(
+                    request, session, url, headers, body, located=located, starting=self._kept_apart
+                )
             except aiohttp.WSServerHandshakeError as e:
                 return web.Response(status=e.status, text=f"{e.message}\n")
             except (aiohttp.ClientError, reverse_proxy.Broken, TimeoutError) as e:
@@ -132,6 +141,11 @@ class Proxy:
                 raise ServiceUnavailable(f"error trying to reach service: {why}") from e
             finally:
                 await connector.end()
+
+    def _kept_apart(self, headers: CIMultiDict[str]) -> None:
+        """A policy that the pod gives holds beside this one."""
+        for name, value in self._headers.items():
+            headers.add(name, value)
 
     # --- nodes --------------------------------------------------------------------------------
 
@@ -148,7 +162,9 @@ class Proxy:
             answer: node_pb2.PageResponse = await stub.Page(request, timeout=_NODE_TIMEOUT_S)
         except RpcError as e:
             raise node_error(e) from e
-        return web.Response(body=answer.page, status=answer.status, headers={"Content-Type": answer.content_type})
+        return web.Response(
+            body=answer.page, status=answer.status, headers={"Content-Type": answer.content_type, **self._headers}
+        )
 
 
 def _unchecked() -> ssl.SSLContext:

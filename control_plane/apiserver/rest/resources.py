@@ -77,7 +77,7 @@ class ResourceHandler:
         self._registry = registry
         self._presenter = Presenter(registry.kinds)
         self._pods = PodHandler(PodStreams(registry, network))
-        self._proxy = Proxy(registry, network)
+        self._proxy = Proxy(registry, network, beside_page=config.ui)
 
     async def handle(self, request: web.BaseRequest, user: User, path: ResourcePath, verb: str) -> web.StreamResponse:
         """The response. Raises ApiError."""
