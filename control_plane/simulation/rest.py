@@ -6,6 +6,7 @@ next, whether on a new connection) comes from its rng.
 """
 
 import asyncio
+import contextlib
 import json
 import random
 from collections.abc import AsyncIterator, Callable
@@ -76,7 +77,7 @@ class RestClient:
         self._watcher: aiohttp.ClientSession
         self._watch_s = WATCH_S
         self._watching: asyncio.Task[None] | None = None
-        self._ending = False
+        self._ending = asyncio.Event()
         self._ended = asyncio.Event()
 
     def open(self, sockets: Sockets, every_s: float = 0.0) -> None:
@@ -100,9 +101,11 @@ class RestClient:
     async def run(self, every_s: float) -> None:
         """Until `finish`; the watch goes on."""
         self._watching = asyncio.get_running_loop().create_task(self._watch_for_ever())
-        while not self._ending:
+        while not self._ending.is_set():
             await self._command()
-            await asyncio.sleep(every_s * self._rng.uniform(0.5, 1.5))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(every_s * self._rng.uniform(0.5, 1.5)):
+                    await self._ending.wait()
         self._ended.set()
 
     # Commands
@@ -289,7 +292,7 @@ class RestClient:
 
     async def finish(self) -> bool:
         """At the end: everything is there, and the watch has told it. False while that cannot be said yet."""
-        self._ending = True
+        self._ending.set()
         await self._ended.wait()
         if not await self.look():
             return False

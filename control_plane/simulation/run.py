@@ -359,10 +359,10 @@ class Run:
     async def _insist(self, cell: Cell, ask: Callable[[], Awaitable[bool]], otherwise: str) -> None:
         """Ask, in a client's cell, until it is answered. Raises StepFailed."""
         deadline = self.loop.time() + FINAL_TIMEOUT_S
-        answered = False
-        while not answered:
+        while True:
             with cell.inside():
-                answered = await ask()
-            if not answered and self.loop.time() > deadline:
+                if await ask():
+                    return
+            if self.loop.time() > deadline:
                 raise StepFailed(otherwise)
             await asyncio.sleep(1.0)
