@@ -1,5 +1,7 @@
 """Machines of a cluster are lost, drained, and come up again at other addresses: it goes on, and keeps its bytes.
 
+Each of the tests holds alone, and after those before it.
+
 On a cluster of their own: a Ray whose head was killed and is back may have thrown away the package that machines get
 which come later.
 """
@@ -15,7 +17,7 @@ from tests.e2e.harness import Kubectl, until
 from tests.machines.places import ROLES, Placed, healthy, healthy_elsewhere, needs_machines, node_on, voters
 from tests.machines.pods import apply, asked, claimed, replicas, server, write_data
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900), needs_machines, pytest.mark.turn(0, of=2)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900), needs_machines]
 
 
 def speak(kubectl: Kubectl, one: str, other: str) -> bool:
@@ -26,12 +28,22 @@ def speak(kubectl: Kubectl, one: str, other: str) -> bool:
     return there == [f"on-{other}"] * 2 and back == [f"on-{one}"] * 2
 
 
-def test_a_lost_machine_is_made_up_for(cluster: Placed, machines: Machines, rays: RayNodes, kubectl: Kubectl) -> None:
-    third = machines.all[2]
-    lost, kept = node_on(cluster, third), node_on(cluster, cluster.machine)
-    apply(kubectl, *claimed("keeper", near=lost))
+@pytest.fixture(scope="module")
+def keeper(cluster: Placed, machines: Machines, kubectl: Kubectl) -> str:
+    """The node of the third machine where a deployment keeps precious bytes on a replicated volume."""
+    near = node_on(cluster, machines.all[2])
+    apply(kubectl, *claimed("keeper", near=near))
     kubectl("rollout", "status", "deployment/keeper", "--timeout=180s")
     write_data(kubectl, "keeper", "precious")
+    return near
+
+
+@pytest.mark.turn(0, of=4)
+def test_a_lost_machine_is_made_up_for(
+    cluster: Placed, machines: Machines, rays: RayNodes, kubectl: Kubectl, keeper: str
+) -> None:
+    third = machines.all[2]
+    lost, kept = keeper, node_on(cluster, cluster.machine)
     third.lose()
     until("all its actors are elsewhere", lambda: healthy_elsewhere(cluster, ROLES, third), timeout_s=150)
     assert len(cluster.places("member")) == 3
@@ -49,6 +61,7 @@ def test_a_lost_machine_is_made_up_for(cluster: Placed, machines: Machines, rays
     until("each machine has a member", lambda: voters(cluster) == three)
 
 
+@pytest.mark.turn(0, of=4)
 def test_a_machine_that_is_lost_on_purpose_comes_back(cluster: Placed, machines: Machines) -> None:
     said = cluster.rayplane("chaos", "inject", "lose_machine: {target: node random, for: 10m}").stdout
     [lost] = [machine for machine in machines.living() if machine.address in said]
@@ -58,7 +71,9 @@ def test_a_machine_that_is_lost_on_purpose_comes_back(cluster: Placed, machines:
     until("it has its member again", lambda: healthy(cluster) and lost.address in voters(cluster))
 
 
+@pytest.mark.turn(1, of=4)
 @pytest.mark.skipif(not shutil.which("redis-server"), reason="there is no redis-server")
+@pytest.mark.usefixtures("keeper")
 def test_supervisor_load_balancer_and_rays_head_on_the_lost_machine(
     cluster: Placed, machines: Machines, rays: RayNodes, kubectl: Kubectl
 ) -> None:
@@ -75,7 +90,9 @@ def test_supervisor_load_balancer_and_rays_head_on_the_lost_machine(
     assert kubectl("exec", "deployment/keeper", "--", "cat", "/data/file") == "precious"
 
 
+@pytest.mark.turn(1, of=4)
 @pytest.mark.skipif(not shutil.which("redis-server"), reason="there is no redis-server")
+@pytest.mark.usefixtures("keeper")
 def test_a_drained_machine_is_empty_until_it_is_used_again(
     cluster: Placed, machines: Machines, kubectl: Kubectl
 ) -> None:
@@ -93,6 +110,8 @@ def test_a_drained_machine_is_empty_until_it_is_used_again(
     until("its members are back", lambda: address in voters(cluster) and healthy(cluster))
 
 
+@pytest.mark.turn(2, of=4)
+@pytest.mark.usefixtures("keeper")
 def test_a_cold_start_at_other_addresses_after_ray_has_gone(
     cluster: Placed, machines: Machines, kubectl: Kubectl
 ) -> None:

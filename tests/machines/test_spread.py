@@ -15,7 +15,7 @@ from tests.e2e.harness import Kubectl, until
 from tests.machines.places import NODES, Placed, healthy, needs_machines, node_on
 from tests.machines.pods import apply, asked, asking, write_once, writing
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900), needs_machines, pytest.mark.turn(1, of=2)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900), needs_machines, pytest.mark.turn(3, of=4)]
 
 
 def everybody() -> list[str]:
