@@ -184,6 +184,11 @@ def condition_is(o: Object, kind: str, value: str = "True") -> bool:
     return condition is not None and condition.get("status") == value
 
 
+def observed(o: Object, condition: dict[str, Any]) -> dict[str, Any]:
+    """A condition with the generation of the object that it was concluded from, where the object has one."""
+    return {**condition, "observedGeneration": generation(o)} if generation(o) else condition
+
+
 def set_condition(conditions: list[dict[str, Any]], condition: dict[str, Any], now: datetime | str) -> bool:
     """Add or replace, in place, the condition of the same type; True when anything changed.
 

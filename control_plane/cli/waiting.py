@@ -1,4 +1,4 @@
-"""Things that a pod lacks: ConfigMaps and Secrets that are not there, and whose pods could make them; images."""
+"""Things that a pod lacks: a node, images; ConfigMaps and Secrets that are nowhere, and whose pods could make them."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
@@ -43,19 +43,36 @@ class Lacks:
 
     missing: tuple[Missing, ...] = ()
     simulated: tuple[tuple[str, str], ...] = ()
+    unscheduled: str = ""
+    """Why it has no node, in words of its scheduler; empty where it has one."""
 
     def to_json(self) -> dict[str, Any]:
         data = [{"container": container, "image": image} for container, image in self.simulated]
-        return {"waits": [one.to_json() for one in self.missing], "simulated": data}
+        return {"waits": [one.to_json() for one in self.missing], "simulated": data, "unscheduled": self.unscheduled}
 
     def lines(self) -> Iterator[str]:
         """For people."""
+        if self.unscheduled:
+            yield f"It has no node: {self.unscheduled}"
+            yield "    `rayplane explain pod` tells what its scheduler made of each node."
         yield from lines(self.missing)
         yield from _simulated_lines(self.simulated)
 
 
 async def lacks(api: ApiClient, namespace: str, name: str) -> Lacks:
-    return Lacks(tuple(await waits(api, namespace, name)), tuple(await _simulated(api, namespace, name)))
+    missing, simulated = await waits(api, namespace, name), await _simulated(api, namespace, name)
+    return Lacks(tuple(missing), tuple(simulated), await _unscheduled(api, namespace, name))
+
+
+async def _unscheduled(api: ApiClient, namespace: str, name: str) -> str:
+    try:
+        pod = await api.get("pods", name, namespace)
+    except ApiError:
+        return ""
+    if meta.node_name(pod) or meta.status(pod).get("phase") != "Pending":
+        return ""
+    said = meta.get_condition(pod, "PodScheduled") or {}
+    return said.get("message") or f"scheduler {meta.spec(pod).get('schedulerName')} has said nothing about it."
 
 
 async def waits(api: ApiClient, namespace: str, name: str) -> list[Missing]:

@@ -141,9 +141,7 @@ def _of_pod(pod: Object, view: View, now: Moment) -> Result:
 
 def _unpromised(pod: Object, now: Moment) -> Object:
     freed = meta.copy_for_write(pod)
-    condition: dict[str, Any] = {"type": DISRUPTION_TARGET, "status": "False"}
-    if meta.generation(pod):
-        condition["observedGeneration"] = meta.generation(pod)
+    condition = meta.observed(pod, {"type": DISRUPTION_TARGET, "status": "False"})
     meta.set_condition(freed["status"]["conditions"], condition, now.stamp)
     return freed
 

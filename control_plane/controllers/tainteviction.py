@@ -137,7 +137,8 @@ def disrupted(pod: Object, reason: str, message: str, now: Moment, **status: Any
         "message": message,
         "lastTransitionTime": now.stamp,
     }
-    body = {"metadata": {"uid": meta.uid(pod)}, "status": {**status, "conditions": [condition]}}
+    status["conditions"] = [meta.observed(pod, condition)]
+    body = {"metadata": {"uid": meta.uid(pod)}, "status": status}
     space, name = meta.namespace(pod), meta.name(pod)
     # Conditions of other types are the kubelet's, which may write them at this moment.
     return Patch("pods", space, name, body, kind="strategic", subresource="status", may_fail=True)

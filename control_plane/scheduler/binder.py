@@ -57,7 +57,7 @@ def unscheduled_patch(failure: Failure, stamp: str) -> Object | None:
         new = {"type": "PodScheduled", "status": "False", "reason": reason, "message": failure.message}
         if old.get("status") != "False":
             new["lastTransitionTime"] = stamp
-        status["conditions"] = [new]
+        status["conditions"] = [meta.observed(pod.obj, new)]
     if nominated and nominated != pod.nominated:
         status["nominatedNodeName"] = nominated
     elif pod.nominated and not nominated and not failure.keeps_nomination:
@@ -76,18 +76,21 @@ def nomination(placement: Placement) -> list[Any]:
     return [ops.patch("pods", pod.name, pod.namespace, body, kind="strategic", subresource="status")]
 
 
-def victim_patch(victim: PodInfo, scheduler: str, stamp: str) -> Object:
-    return {"metadata": {"uid": victim.uid}, "status": {"conditions": [_disruption(scheduler, stamp)]}}
+def victim_patch(victim: PodInfo, preemptor: PodInfo, stamp: str) -> Object:
+    return {"metadata": {"uid": victim.uid}, "status": {"conditions": [_disruption(victim.obj, preemptor, stamp)]}}
 
 
-def _disruption(scheduler: str, stamp: str) -> Object:
-    return {
+def _disruption(of: Object, preemptor: PodInfo, stamp: str) -> Object:
+    """The condition of a pod, or of a pod group, that makes room."""
+    kind = "pod group" if preemptor.group else "pod"
+    condition = {
         "type": "DisruptionTarget",
         "status": "True",
         "reason": "PreemptionByScheduler",
-        "message": f"{scheduler}: preempting to accommodate a higher priority pod",
+        "message": f"{preemptor.scheduler}: preempting to accommodate a higher priority {kind}",
         "lastTransitionTime": stamp,
     }
+    return meta.observed(of, condition)
 
 
 def verdict(group: GroupInfo, found: Verdict, stamp: str) -> Object | None:
@@ -320,12 +323,12 @@ class Binder:
             for victim in found.victims if found else ():
                 text = f"Preempted by pod {pod.uid} on node {victim.node}"
                 self._recorder.event(victim.obj, "Normal", "Preempted", text, component=pod.scheduler)
-                body = victim_patch(victim, pod.scheduler, stamp)
+                body = victim_patch(victim, pod, stamp)
                 operations.append(
                     ops.patch("pods", victim.name, victim.namespace, body, kind="strategic", subresource="status")
                 )
             for group in groups.disrupted(found.victims) if found else ():
-                operations.append(_of_group(group, _disruption(pod.scheduler, stamp)))
+                operations.append(_of_group(group, _disruption(group.obj, pod, stamp)))
         for answer in await self._batch(operations):
             if isinstance(answer, ApiError):
                 log.debug("a pod's status was not written: %s", answer.message)

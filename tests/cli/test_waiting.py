@@ -113,10 +113,24 @@ async def test_a_container_that_is_data_on_a_node_of_processes_is_told_with_its_
     }
     api.put("pods", web)
     lacks = await waiting.lacks(api, "default", "web")  # type: ignore[arg-type]
-    assert lacks.to_json() == {"waits": [], "simulated": [{"container": "c", "image": "nginx"}]}
+    simulated = [{"container": "c", "image": "nginx"}]
+    assert lacks.to_json() == {"waits": [], "simulated": simulated, "unscheduled": ""}
     first, then = lacks.lines()
     assert first == "Container c is simulated, and runs no program: image nginx is nowhere, and no command said."
     assert "rayplane image load" in then
+
+
+async def test_a_pod_without_a_node_is_told_with_its_schedulers_words() -> None:
+    api = Api()
+    web = pod("web", nodeName="", schedulerName="mine")
+    api.put("pods", web)
+    (first, then) = (await waiting.lacks(api, "default", "web")).lines()  # type: ignore[arg-type]
+    assert first == "It has no node: scheduler mine has said nothing about it."
+    assert "rayplane explain pod" in then
+    web["status"]["conditions"] = [{"type": "PodScheduled", "status": "False", "message": "its gang is not complete"}]
+    api.put("pods", web)
+    lacks = await waiting.lacks(api, "default", "web")  # type: ignore[arg-type]
+    assert lacks.to_json()["unscheduled"] == "its gang is not complete"
 
 
 GOOD = b"""

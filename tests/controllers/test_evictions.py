@@ -49,6 +49,7 @@ def pods(cluster: Cluster) -> list[str]:
 def target_of(cluster: Cluster, name: str) -> tuple[str, str]:
     found = meta.get_condition(cluster.require("pods", "default", name), "DisruptionTarget") or {}
     assert found["status"] == "True"
+    assert found["observedGeneration"] == 1  # which its deletion makes another
     return found["reason"], found["message"]
 
 

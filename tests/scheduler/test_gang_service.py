@@ -194,7 +194,12 @@ async def test_a_gang_preempts_for_all_of_it_or_nobody(api: FakeClient, schedule
     api.put(GROUPS, {**api.objects[GROUPS]["default/high"], "spec": group("high", 2, priority=100)["spec"]})
     await until(lambda: meta.is_deleting(api.pod("low-0")) and meta.is_deleting(api.pod("low-1")))
     await until(lambda: condition(api, "low", "DisruptionTarget"))
-    assert condition(api, "low", "DisruptionTarget")["reason"] == "PreemptionByScheduler"
+    for target in (
+        condition(api, "low", "DisruptionTarget"),
+        meta.get_condition(api.pod("low-0"), "DisruptionTarget") or {},
+    ):
+        assert target["reason"] == "PreemptionByScheduler"
+        assert target["message"] == "default-scheduler: preempting to accommodate a higher priority pod group"
     found = {family.name: family.samples for family in scheduler.collect()}
     assert found["scheduler_podgroup_preemption_attempts_total"] == {(): 1}
     assert found["scheduler_preemption_attempts_total"] == {(): 0}

@@ -37,10 +37,12 @@ async def test_pods_are_bound_and_told(api: FakeClient, scheduler: Scheduler) ->
 
 async def test_an_unschedulable_pod_says_why_and_goes_when_a_node_comes(api: FakeClient, scheduler: Scheduler) -> None:
     api.put("nodes", node("n1", cpu="1"))
-    api.put("pods", pod("p", cpu="2"))
+    waits = pod("p", cpu="2")
+    waits["metadata"]["generation"] = 2
+    api.put("pods", waits)
     await until(lambda: meta.get_condition(api.objects["pods"]["default/p"], "PodScheduled"))
     condition = meta.get_condition(api.objects["pods"]["default/p"], "PodScheduled")
-    assert condition is not None
+    assert condition is not None and condition["observedGeneration"] == 2
     assert (condition["status"], condition["reason"]) == ("False", "Unschedulable")
     text = (
         "0/1 nodes are available: 1 Insufficient cpu. "
@@ -308,10 +310,15 @@ async def test_a_volume_that_was_made_elsewhere_sends_its_pod_there(api: FakeCli
 
 async def test_preemption_deletes_victims_and_takes_their_place(api: FakeClient, scheduler: Scheduler) -> None:
     api.put("nodes", node("n1", cpu="1"))
-    api.put("pods", pod("meek", cpu="1", priority=1))
+    meek = pod("meek", cpu="1", priority=1)
+    meek["metadata"]["generation"] = 3
+    api.put("pods", meek)
     await until(lambda: node_of(api, "meek"))
     api.put("pods", pod("vip", cpu="1", priority=100))
     await until(lambda: meta.is_deleting(api.pod("meek")))
+    target = meta.get_condition(api.pod("meek"), "DisruptionTarget") or {}
+    assert target["message"] == "default-scheduler: preempting to accommodate a higher priority pod"
+    assert target["observedGeneration"] == 3
     await until(lambda: api.pod("vip").get("status", {}).get("nominatedNodeName"))
     assert not node_of(api, "vip"), "its room is not free before it has ended"
     api.remove("pods", "default/meek")

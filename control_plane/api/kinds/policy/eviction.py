@@ -20,6 +20,7 @@ from rayplane.control_plane.api.meta import (
     labels,
     name,
     namespace,
+    observed,
     set_condition,
     spec,
     status,
@@ -100,9 +101,7 @@ def mark_evicted(pod: Object, now: datetime) -> None:
         "reason": "EvictionByEvictionAPI",
         "message": "Eviction API: evicting",
     }
-    if generation(pod):
-        condition["observedGeneration"] = generation(pod)
-    set_condition(pod.setdefault("status", {}).setdefault("conditions", []), condition, now)
+    set_condition(pod.setdefault("status", {}).setdefault("conditions", []), observed(pod, condition), now)
 
 
 def still_processed(budget_name: str) -> TooManyRequests:
