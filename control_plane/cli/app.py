@@ -23,6 +23,7 @@ from rayplane.control_plane.cli import (
     objects,
     operate,
     plan,
+    replay,
     simulate,
     stages,
     test_env,
@@ -54,6 +55,7 @@ machines.register(app)
 chaos.register(app)
 logs_of.register(app)
 simulate.register(app)
+replay.register(app)
 operate.register(app)
 objects.register(app)
 trace.register(app)

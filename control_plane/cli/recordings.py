@@ -24,7 +24,7 @@ def write_recording(file: Path, data: bytes) -> None:
         write_private(file, data)
     except OSError as e:
         raise ClusterError(f"cannot write {file}: {refusal(e)}") from e
-    errors.print(f"recorded: rayplane dashboard --open {file}", markup=False)
+    errors.print(f"recorded: rayplane dashboard --open {file}, or rayplane replay {file}", markup=False)
 
 
 def read_recording(file: Path) -> "Recording":
