@@ -12,7 +12,7 @@ from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.state import HOME
 
 SAID = ("--name", "--state-dir")
-WITHOUT_CLUSTER = ("completion", "debug", "join", "learn", "simulate", "stages", "test-env")
+WITHOUT_CLUSTER = ("completion", "debug", "join", "learn", "replay", "simulate", "stages", "test-env")
 """Commands that take none, or one that is elsewhere."""
 NAME_VARIABLE, STATE_VARIABLE = "RAYPLANE_NAME", "RAYPLANE_STATE_DIR"
 

@@ -41,7 +41,8 @@ async def heard(admin: Access, request: pb.TrialRequest) -> AsyncGenerator[pb.Tr
                 endpoints.failed(address)
             await asyncio.sleep(RETRY_S)
     except asyncio.CancelledError:
-        await _end(admin, request.id)
+        # In a task of its own: in one that was cancelled, timeouts of Python before 3.11.3 are told as that.
+        await asyncio.create_task(_end(admin, request.id))
         raise
 
 

@@ -101,12 +101,14 @@ class RestClient:
     async def run(self, every_s: float) -> None:
         """Until `finish`; the watch goes on."""
         self._watching = asyncio.get_running_loop().create_task(self._watch_for_ever())
-        while not self._ending.is_set():
-            await self._command()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(every_s * self._rng.uniform(0.5, 1.5)):
-                    await self._ending.wait()
-        self._ended.set()
+        try:
+            while not self._ending.is_set():
+                await self._command()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(every_s * self._rng.uniform(0.5, 1.5)):
+                        await self._ending.wait()
+        finally:
+            self._ended.set()
 
     # Commands
 

@@ -47,7 +47,8 @@ def test_the_source_distribution_gives_the_same_wheel(source: Path, wheel: Path,
     build(source, tmp_path / "tools", f"build_sdist({str(tmp_path)!r})")
     [archive] = tmp_path.glob("*.tar.gz")
     with tarfile.open(archive) as tar:
-        tar.extractall(tmp_path, filter="data")
+        tar.extraction_filter = getattr(tarfile, "data_filter", None)  # since Python 3.11.4
+        tar.extractall(tmp_path)
     extracted = tmp_path / archive.name.removesuffix(".tar.gz")
     for file in extracted.rglob("*"):
         os.utime(file, (2_000_000_000, 2_000_000_000))

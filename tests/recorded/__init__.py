@@ -15,5 +15,6 @@ _FILE = Path(__file__).with_name("older_build.tar.gz")
 def unpacked(into: Path) -> Path:
     """The directory with all of it."""
     with tarfile.open(_FILE) as archive:
-        archive.extractall(into, filter="data")
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # since Python 3.11.4
+        archive.extractall(into)
     return into

@@ -75,7 +75,7 @@ def test_an_interrupted_command_leaves_no_process() -> None:
         _, said = running.communicate()
     assert running.returncode == 130
     assert "interrupted" in said and "Traceback" not in said
-    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
 
 
 def test_a_failure_is_told_as_a_story_and_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

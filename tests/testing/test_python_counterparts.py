@@ -21,6 +21,7 @@ WITHOUT = {
     **dict.fromkeys(("top", "learn", "dashboard", "debug"), SCREEN),
     **dict.fromkeys(("stages", "completion", "chaos schema"), A_DOCUMENT),
     **dict.fromkeys(("join", "operate"), RUNS_ON),
+    "replay": "tells a file's story to people; programs read its JSON",
     **{f"test-env {one}": OTHERS for one in ("run", "start", "stop", "assets")},
 }
 #: Where a name of `rayplane` is called otherwise than the command.
