@@ -70,8 +70,10 @@ class LostMachines:
         return tuple(one for place in places for one in (place, *_on(topology, place)))
 
     async def _kept(self, topology: Topology) -> dict[str, str]:
-        """Machines that are not lost, each with what is there."""
+        """Machines that are not lost, each with what is there. Raises ClusterError, RpcError."""
         told = await self._admin.supervisor.Topology(pb.TopologyRequest(machines=True), timeout=CALL_S)
+        if not any(m.head for m in told.machines):
+            raise ClusterError("Ray does not say now which machine has its head; try again")
         supervisors = topology.of(Role.SUPERVISOR)
         found = {i.machine.address: "the supervisor, which brings machines back" for i in supervisors}
         return found | {m.address: "Ray's head, with which all would end" for m in told.machines if m.head}

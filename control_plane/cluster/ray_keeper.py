@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from rayplane.control_plane.cluster import processes
@@ -86,10 +86,12 @@ class Raylet:
         return next((word.removeprefix(prefix) for word in self.words if word.startswith(prefix)), "")
 
     def end(self) -> None:
-        """Kill it and all that it has started, parents first, so that none is made anew."""
-        for pid in [self.pid, *processes.below(self.pid)]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        """Kill it and all that it has started: first whoever stands still starts no more."""
+        found: dict[int, None] = {}
+        while new := {self.pid, *processes.below(self.pid)} - found.keys():
+            found |= dict.fromkeys(new)
+            _signal(new, signal.SIGSTOP)
+        _signal(found, signal.SIGKILL)
 
     def start(self, is_over: Callable[[], bool]) -> bool:
         """Whether nothing is left to do: it lives, or `is_over`. Its id is new, as for Ray the former is dead.
@@ -113,6 +115,12 @@ class Raylet:
                 return True
             time.sleep(POLL_S)
         return is_over()
+
+
+def _signal(pids: Iterable[int], number: int) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def keep(raylet: Raylet, order: Callable[[], str], gone: Callable[[], None], for_s: float) -> None:

@@ -4,6 +4,7 @@ On each that is to be lost a keeper is started (`ray_keeper`), which ends Ray's 
 is to do stands in the tables of Ray's head, where whoever may talk to Ray can write; no port is opened for it.
 """
 
+import contextlib
 import secrets
 import time
 from collections.abc import Callable
@@ -20,6 +21,8 @@ from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 HEAD = "node:__internal_head__"
 """The resource that the node of Ray's head has."""
 START_S, ANSWER_S = 60.0, 5.0
+_UNTOLD = (RayError, RuntimeError)
+"""What Ray raises whose head does not answer now."""
 
 
 def lose(address: str, for_s: float) -> None:
@@ -31,7 +34,9 @@ def lose(address: str, for_s: float) -> None:
         _on(node, ray_keeper.start, loss, address, for_s, timeout_s=START_S)
         _write(address, ray_keeper.LOST, loss)
         _await_gone(address, loss)
-    except RayError as e:
+    except _UNTOLD as e:
+        with contextlib.suppress(*_UNTOLD):
+            _write(address, ray_keeper.BACK, loss)
         raise ClusterError(f"{address} cannot be lost now: {' '.join(str(e).split())}") from e
 
 

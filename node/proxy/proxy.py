@@ -118,6 +118,8 @@ class ServiceProxy:
         self._stale: dict[Socket, Listener] = {}
         self._again: set[Socket] = set()
         """Those to be opened at places where that failed."""
+        self._retries: dict[Socket, asyncio.TimerHandle] = {}
+        """When those are tried again that were refused."""
         self._by_rules_alone: dict[str, dict[Socket, bool]] = {}
         """Of SCTP, or at addresses that are others', by service, and whether packet rules lead to all behind them."""
         self._datagrams: dict[str, packet_rules.Datagrams] = {}
@@ -142,6 +144,8 @@ class ServiceProxy:
 
     async def stop(self) -> None:
         await cancel_and_wait(self._task)
+        for later in self._retries.values():
+            later.cancel()
         for listener in self._listeners.values():
             await listener.close()
 
@@ -360,6 +364,8 @@ class ServiceProxy:
         again, self._again = self._again, set()
         for address, target in wanted.items():
             listener = self._listeners.get(address)
+            if listener is None and address in self._retries:
+                continue  # whatever else changes
             if listener is None or address in again:
                 listener = listener or self._make(address, target)
                 if not await self._open(listener, address):
@@ -411,8 +417,9 @@ class ServiceProxy:
         text = f"cannot listen on {outside_ip(address.ip)}:{address.port}{self._for_whom(listener)}: {error.strerror}"
         if error.errno == errno.EACCES:
             text += "; use a port from 1024 on, or set net.ipv4.ip_unprivileged_port_start=0 on the machine"
-        else:
-            asyncio.get_running_loop().call_later(BIND_RETRY_S, self._retry, address, target.service)
+        elif address not in self._retries:
+            later = asyncio.get_running_loop().call_later(BIND_RETRY_S, self._retry, address, target.service)
+            self._retries[address] = later
         owner = self._owner(target.service)
         if owner is not None:
             self._events.record(owner, "Warning", "CannotListen", text)
@@ -426,6 +433,7 @@ class ServiceProxy:
         return " for people at this machine (pods reach it)" if inside or self._is_led(listener.target) else ""
 
     def _retry(self, address: Socket, service: str) -> None:
+        del self._retries[address]
         self._again.add(address)
         self._mark(service)
 

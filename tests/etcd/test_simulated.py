@@ -46,7 +46,6 @@ def test_partitions_of_five(seed: int) -> None:
     storm(seed, members=5, acts=PARTITIONS)
 
 
-@pytest.mark.turn(1, of=2)
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", todays_part(4, range(4)))
 def test_members_that_stand_still_and_wake(seed: int) -> None:

@@ -360,5 +360,8 @@ async def test_cannot_listen_says_for_whom_and_is_tried_again(
     whom = "" if pods else " for people at this machine (pods reach it)"
     assert said() == {f"cannot listen on 127.96.0.5:80{whom}: Address already in use"}
     assert [*proxy._listeners] == ([] if pods else [web])
+    for _ in range(3):
+        await proxy._apply()
+        assert len(proxy._retries) <= 1, "each change would begin tries of its own"
     machine.error = network.error = None
     await api.until(lambda: web in proxy._listeners and not proxy._listeners[web].closed)
