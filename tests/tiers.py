@@ -39,11 +39,9 @@ def not_its_day(turn: pytest.Mark) -> str:
     """
     (day,), days = turn.args, turn.kwargs["of"]
     wait = (day - TODAY) % days
-    return (
-        ""
-        if _is_long() or not wait
-        else f"its turn comes in {wait} days: name its file, or say --hypothesis-profile long"
-    )
+    if _is_long() or not wait:
+        return ""
+    return f"its turn comes in {wait} days: name its file, or say --hypothesis-profile long"
 
 
 def _is_long() -> bool:

@@ -74,6 +74,7 @@ class Raylet:
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
+        self._began = processes.started(pid)
         self.words = [os.fsdecode(word) for word in processes.arguments(pid)[:-1]]
         lines = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
         self._environment = dict(line.split(b"=", 1) for line in lines if b"=" in line)
@@ -87,6 +88,8 @@ class Raylet:
 
     def end(self) -> None:
         """Kill it and all that it has started: first whoever stands still starts no more."""
+        if processes.started(self.pid) != self._began:
+            return  # it has ended by itself, and what has its number is another's
         found: dict[int, None] = {}
         while new := {self.pid, *processes.below(self.pid)} - found.keys():
             found |= dict.fromkeys(new)

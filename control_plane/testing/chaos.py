@@ -62,8 +62,10 @@ class Chaos:
         self._asked("End", pb.EndRequest(id=struck.id))
 
     def heal(self) -> list[Struck]:
-        """End all that lasts; what was."""
-        over, _ = self._told(heal_standing)
+        """End all that lasts; what was. Raises ClusterError for what does not end yet."""
+        over, left = self._told(heal_standing)
+        if left:
+            raise ClusterError("; ".join(f"{one.fault}: {one.failed}; it is tried again" for one in left))
         return [_struck(one) for one in over]
 
     def _asked(self, method: str, request: Message) -> Any:

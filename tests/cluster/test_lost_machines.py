@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,10 +15,12 @@ from rayplane.control_plane.cluster import processes, ray_keeper
 from rayplane.control_plane.cluster.chaos import LiveInjector, heal_standing
 from rayplane.control_plane.cluster.config import PROCESS, RAY
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
+from rayplane.control_plane.cluster.state import StateDir
 from rayplane.control_plane.cluster.topology import Instance, Machine, Role, Topology
 from rayplane.control_plane.faults.form import parse_fault
 from rayplane.control_plane.faults.vocabulary import LoseMachine, Target
 from rayplane.control_plane.simulation.loop import VirtualLoop
+from rayplane.control_plane.testing.chaos import Chaos
 from rayplane.proto.rayplane.v1 import chaos_pb2
 from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
 
@@ -187,6 +190,22 @@ def test_a_raylet_ends_with_all_below_it_and_begins_only_where_it_lives() -> Non
     raylet.words[0] = sys.executable
     raylet.words[2] = "import sys; sys.stdin.read(1) or sys.exit()"
     assert not raylet.start(lambda: False), "what ends at once has not begun"
+
+
+@pytest.mark.processes
+def test_what_has_the_number_of_a_raylet_that_ended_is_let_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        raylet = ray_keeper.Raylet(other.pid)
+        monkeypatch.setattr(processes, "started", lambda pid: "later")
+        raylet.end()
+        assert other.communicate(b"goes on") == (b"goes on", None)
+
+
+def test_who_heals_from_python_is_told_of_what_does_not_end_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    away = chaos_pb2.ActiveFault(fault="lose_machine: node random", failed="machine-3: not back yet")
+    monkeypatch.setattr(Chaos, "_told", lambda self, ask: ([], [away]))
+    with pytest.raises(ClusterError, match="lose_machine: node random: machine-3: not back yet; it is tried again"):
+        Chaos(lambda: StateDir(Path("unused"))).heal()
 
 
 async def test_who_heals_waits_for_a_machine_to_be_back_and_for_no_trial() -> None:

@@ -13,9 +13,8 @@ from rayplane.control_plane.cluster.state import StateDir
 from rayplane.control_plane.dashboard import Gateway
 from rayplane.control_plane.dashboard.kube_api import KubeApi
 from rayplane.control_plane.rpc.tls import Authority
-from tests.dashboard.test_forwards import PATH, client, key, opened
+from tests.dashboard.test_forwards import PATH, key, opened
 
-__all__ = ["client"]
 WAIT_S = 20
 BELOW = "/api/v1/namespaces/shop/services/web:80/proxy"
 
@@ -45,7 +44,7 @@ class ApiServer:
         return endless
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 async def api_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ApiServer]:
     made = ApiServer()
     credentials = Authority.create("test").issue("admin", hosts=["127.0.0.1"])
@@ -60,14 +59,6 @@ async def api_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
     monkeypatch.setattr(KubeApi, "_servers", lambda _: [f"{host}:{port}"])
     yield made
     await runner.cleanup()
-
-
-@pytest.fixture
-async def gateway(tmp_path: Path, api_server: ApiServer) -> AsyncIterator[Gateway]:
-    made = Gateway(StateDir(tmp_path))
-    await made.start()
-    yield made
-    await made.close()
 
 
 async def test_a_websocket_is_the_browsers_and_the_pods_until_its_port_is_ended(

@@ -1,14 +1,11 @@
 """Ports that are opened in the browser: a host of their own each, from which nothing else is reached."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 from aiohttp import web
 
-from rayplane.control_plane.cluster.state import StateDir
 from rayplane.control_plane.dashboard import Gateway, forwards
 from rayplane.control_plane.dashboard.kube_api import KubeApi
 from rayplane.control_plane.rpc import reverse_proxy
@@ -26,7 +23,7 @@ class Server:
         self.status, self.said = 200, dict[str, str]()
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     made = Server()
 
@@ -41,20 +38,6 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     monkeypatch.setattr(KubeApi, "_session", lambda _, bare: None)
     monkeypatch.setattr(reverse_proxy, "forward", forward)
     return made
-
-
-@pytest.fixture
-async def gateway(tmp_path: Path, server: Server) -> AsyncIterator[Gateway]:
-    made = Gateway(StateDir(tmp_path))
-    await made.start()
-    yield made
-    await made.close()
-
-
-@pytest.fixture
-async def client(gateway: Gateway) -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession(f"http://{gateway.address}") as session:
-        yield session
 
 
 def key(gateway: Gateway) -> dict[str, str]:

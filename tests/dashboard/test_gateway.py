@@ -20,20 +20,6 @@ from rayplane.control_plane.rpc import RpcError
 from rayplane.control_plane.rpc.errors import Code
 
 
-@pytest.fixture
-async def gateway(tmp_path: Path) -> AsyncIterator[Gateway]:
-    made = Gateway(StateDir(tmp_path))
-    await made.start()
-    yield made
-    await made.close()
-
-
-@pytest.fixture
-async def client(gateway: Gateway) -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession(f"http://{gateway.address}") as session:
-        yield session
-
-
 def bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
 
