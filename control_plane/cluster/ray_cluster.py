@@ -29,6 +29,9 @@ from rayplane.storage.env.sockets import short_directory
 LOOPBACK = "127.0.0.1"
 # All of rayplane, as it is imported: in a checkout a folder of links, which Ray follows when it packs it.
 PACKAGE = Path(__file__).parents[2]
+#: What of it is not packed: times of files are lost on the way, so that all would be compiled anew anyway, and with
+#: each module that is compiled here the package would be another, which Ray has to be sent.
+NOT_PACKED = ("__pycache__",)
 # In fair time (`patience`).
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 3.0
@@ -175,7 +178,7 @@ def connect(host: dict[str, Any], cluster: str, *, timeout: float = START_TIMEOU
         _await_port(host, timeout)
     options: dict[str, Any] = {"_node_ip_address": LOOPBACK} if host["owned"] else {}
     if not host["owned"]:
-        options["runtime_env"] = {"py_modules": [str(PACKAGE)]}
+        options["runtime_env"] = carrying()
     patience = Patience(timeout, time.monotonic())
     while True:
         try:
@@ -193,6 +196,11 @@ def connect(host: dict[str, Any], cluster: str, *, timeout: float = START_TIMEOU
             if patience.over:
                 raise ClusterError(f"Ray at {address} does not answer: {e}") from e
             time.sleep(POLL_S)
+
+
+def carrying() -> dict[str, Any]:
+    """A runtime environment by which Ray's machines that have no rayplane get this one."""
+    return {"py_modules": [str(PACKAGE)], "excludes": [*NOT_PACKED]}
 
 
 def was_slow(host: dict[str, Any], log_file: Path) -> bool:

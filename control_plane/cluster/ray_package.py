@@ -9,12 +9,13 @@ import logging
 import tempfile
 import time
 from collections.abc import Iterable
+from typing import Any
 
 import ray
 from ray._private.runtime_env.packaging import upload_package_if_needed
 from ray.exceptions import RayError
 
-from rayplane.control_plane.cluster.ray_cluster import PACKAGE
+from rayplane.control_plane.cluster.ray_cluster import NOT_PACKED, PACKAGE
 from rayplane.control_plane.cluster.topology import Machine
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,8 @@ class Package:
         for uri in ray.get_runtime_context().runtime_env.get("py_modules", ()):
             try:
                 with tempfile.TemporaryDirectory() as folder:
-                    if upload_package_if_needed(uri, folder, str(PACKAGE), True, include_parent_dir=True):
+                    packing: dict[str, Any] = {"include_parent_dir": True, "excludes": [*NOT_PACKED]}
+                    if upload_package_if_needed(uri, folder, str(PACKAGE), True, **packing):
                         log.warning("Ray had thrown rayplane's package away: it has it again")
             except (RayError, RuntimeError, OSError) as e:
                 log.warning("rayplane's package cannot be kept in Ray: %s", e)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterable
 from typing import Any, TypeVar
 
 from rayplane.control_plane.cluster.errors import ClusterError
-from rayplane.control_plane.cluster.ray_cluster import LOOPBACK, PACKAGE
+from rayplane.control_plane.cluster.ray_cluster import LOOPBACK, carrying
 
 LOCAL = "local"
 TASKS_PER_CPU = 2
@@ -66,7 +66,7 @@ def _connect(address: str, context: contextlib.ExitStack) -> Any:
         options |= {"address": LOCAL, "include_dashboard": False, "num_cpus": cpus, "_temp_dir": folder}
         options |= {"_node_ip_address": LOOPBACK}
     else:
-        options |= {"address": address, "runtime_env": {"py_modules": [str(PACKAGE)]}}
+        options |= {"address": address, "runtime_env": carrying()}
     try:
         ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError) as e:

@@ -9,9 +9,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray._private.runtime_env.py_modules import upload_py_modules_if_needed
 from ray.exceptions import RaySystemError
 
-from rayplane.control_plane.cluster import launch, ray_driver, ray_host, ray_package
+from rayplane.control_plane.cluster import launch, ray_cluster, ray_driver, ray_host, ray_package
 from rayplane.control_plane.cluster.components import Spec
 from rayplane.control_plane.cluster.config import AddressPlan, ClusterConfig
 from rayplane.control_plane.cluster.errors import ClusterError
@@ -76,6 +77,26 @@ def test_the_package_is_kept_for_machines_that_come(monkeypatch: pytest.MonkeyPa
     ray.now_s = 4.0 + KEEP_EVERY_S
     package.keep_for([A, B])
     assert len(ray.kept) == 4, "a head that started anew forgets who needs it"
+
+
+def test_the_package_is_the_same_whatever_was_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or Ray would be sent another after each import of a module that was not imported before."""
+    monkeypatch.setattr(ray_cluster, "PACKAGE", tmp_path)
+    sent: list[str] = []
+
+    def send() -> None:
+        packed = upload_py_modules_if_needed(ray_cluster.carrying(), True, upload_fn=lambda *_, **__: None)
+        sent.extend(packed["py_modules"])
+
+    (tmp_path / "module.py").write_text("")
+    send()
+    (tmp_path / "__pycache__").mkdir()
+    (tmp_path / "__pycache__" / "module.pyc").write_bytes(b"compiled")
+    send()
+    (tmp_path / "module.py").write_text("changed = True")
+    send()
+    first, compiled, changed = sent
+    assert first == compiled != changed
 
 
 def test_a_head_that_is_away_ends_nobodys_look(monkeypatch: pytest.MonkeyPatch) -> None:
