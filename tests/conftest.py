@@ -16,6 +16,9 @@ from tests.workers import from_both_ends, in_a_row
 # Each process that a test starts would compile everything again, for as long as it takes to import it twice.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+# Whoever runs the tests may have chosen a cluster, which is none of theirs.
+for _chosen in ("RAYPLANE_NAME", "RAYPLANE_STATE_DIR", "KUBECONFIG"):
+    os.environ.pop(_chosen, None)
 
 register_profiles()
 settings.load_profile(USUAL)  # scripts/test --fast names another

@@ -16,7 +16,7 @@ from rayplane.control_plane.cli import completion
 from rayplane.control_plane.cli.options import Name, Output, State, console, errors, run, state_dir, wants_json
 from rayplane.control_plane.cli.recordings import check_files, write_recording
 from rayplane.control_plane.cluster.access import access
-from rayplane.control_plane.cluster.chaos import KILL_TIMEOUT_S, SIGNALS, LiveInjector, heal_standing
+from rayplane.control_plane.cluster.chaos import KILL_TIMEOUT_S, SIGNALS, LiveInjector, end_standing, heal_standing
 from rayplane.control_plane.cluster.config import PROCESS
 from rayplane.control_plane.cluster.errors import UsageError, refusal
 from rayplane.control_plane.cluster.heard import heard
@@ -176,9 +176,9 @@ def end(
 
     async def call() -> Any:
         async with access(state_dir(name, state)) as admin:
-            return await admin.faults.End(chaos_pb2.EndRequest(id=id), timeout=KILL_TIMEOUT_S)
+            return await end_standing(admin.faults, id)
 
-    _plain(f"over: {run(call()).fault.fault}")
+    _plain(f"over: {run(call()).fault}")
 
 
 Told = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the verdict there too.")]

@@ -319,6 +319,28 @@ async def heal_standing(faults: Any) -> tuple[list[chaos_pb2.ActiveFault], list[
         await asyncio.sleep(RETRY_S)
 
 
+async def end_standing(faults: Any, id: str) -> chaos_pb2.ActiveFault:
+    """End one before its time; what it was. What takes its time is waited for.
+
+    `faults`: a stub of rayplane.v1.Chaos. Raises RpcError, also for what does not end.
+    """
+    loop = asyncio.get_running_loop()
+    patience = Patience(BACK_S, loop.time())
+    standing = (await faults.List(chaos_pb2.ListFaultsRequest(), timeout=KILL_TIMEOUT_S)).faults
+    begun = next((one for one in standing if one.id == id and not id.startswith(OF_TRIALS)), None)
+    while True:
+        try:
+            ended: chaos_pb2.ActiveFault = (await faults.End(chaos_pb2.EndRequest(id=id), timeout=KILL_TIMEOUT_S)).fault
+            return ended
+        except RpcError as e:
+            if begun is not None and e.code is Code.NOT_FOUND:  # the supervisor tries by itself, too
+                return begun
+            patience.passed(loop.time(), slowdown())
+            if begun is None or patience.over:
+                raise
+        await asyncio.sleep(RETRY_S)
+
+
 def _refused_of_machine(fault: OfMachines) -> str:
     if fault.target == Target(name=SUPERVISOR):
         what = {ClockJump: "by that clock", ExpireCertificate: "with that certificate"}.get(

@@ -11,7 +11,6 @@ Below the name all is the port's: a path is put behind the proxy subresource's, 
 import asyncio
 import re
 import secrets
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,8 @@ from rayplane.control_plane.api.errors import BadRequest, Forbidden, NotFound, T
 from rayplane.control_plane.api.machinery.names import is_number_of_port, label_errors, subdomain_errors
 
 FORWARDS_MAX = 64
+#: What one port answers at a time: browsers ask a host of HTTP/1.1 for six things at once, and for WebSockets besides.
+ANSWERS_MAX = 256
 NAME_BYTES = 16
 RESOURCES = ("pods", "services")
 SCHEMES = ("http", "https")
@@ -58,7 +59,7 @@ class Forwards:
 
     def __init__(self) -> None:
         self._by_host: dict[str, Forward] = {}
-        self._answering: defaultdict[str, set[asyncio.Task[Any]]] = defaultdict(set)
+        self._answering: dict[str, set[asyncio.Task[Any]]] = {}
 
     def to_json(self) -> dict[str, Any]:
         return {"forwards": [one.to_json() for one in self._by_host.values()]}
@@ -72,23 +73,25 @@ class Forwards:
         if len(self._by_host) >= FORWARDS_MAX:
             raise TooManyRequests(f"{FORWARDS_MAX} ports are open already: end some", details={})
         made = Forward(host=f"{secrets.token_hex(NAME_BYTES)}.localhost:{door_port}", **wanted)
-        self._by_host[made.host] = made
+        self._by_host[made.host], self._answering[made.host] = made, set()
         return made
 
     def end(self, url: str) -> Forward:
         """Answer there no more, and break off what is being answered. Raises NotFound."""
         for host, one in self._by_host.items():
             if url == one.to_json()["url"]:
-                for task in self._answering.pop(host, ()):
+                for task in self._answering.pop(host):
                     task.cancel()
                 return self._by_host.pop(host)
         raise NotFound("no such port is open")
 
     @contextmanager
     def answering(self, forward: Forward) -> Iterator[None]:
-        """Inside, this task is one that `end` cancels."""
+        """Inside, this task is one that `end` cancels. Raises TooManyRequests."""
         task, tasks = asyncio.current_task(), self._answering[forward.host]
         assert task is not None
+        if len(tasks) >= ANSWERS_MAX:
+            raise TooManyRequests(f"{ANSWERS_MAX} requests to this port are being answered: wait for some", details={})
         tasks.add(task)
         try:
             yield

@@ -8,7 +8,7 @@ from typing import Any
 from google.protobuf.message import Message
 
 from rayplane.control_plane.cluster.access import access
-from rayplane.control_plane.cluster.chaos import KILL_TIMEOUT_S, heal_standing
+from rayplane.control_plane.cluster.chaos import KILL_TIMEOUT_S, end_standing, heal_standing
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.control_plane.cluster.state import StateDir
 from rayplane.control_plane.faults.form import parse_fault
@@ -59,7 +59,7 @@ class Chaos:
 
     def end(self, struck: Struck) -> None:
         """End a fault before its time."""
-        self._asked("End", pb.EndRequest(id=struck.id))
+        self._told(lambda faults: end_standing(faults, struck.id))
 
     def heal(self) -> list[Struck]:
         """End all that lasts; what was. Raises ClusterError for what does not end yet."""

@@ -12,13 +12,15 @@ from typing import Any
 import pytest
 
 from rayplane.control_plane.cluster import processes, ray_keeper
-from rayplane.control_plane.cluster.chaos import LiveInjector, heal_standing
+from rayplane.control_plane.cluster.chaos import LiveInjector, end_standing, heal_standing
 from rayplane.control_plane.cluster.config import PROCESS, RAY
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.control_plane.cluster.state import StateDir
 from rayplane.control_plane.cluster.topology import Instance, Machine, Role, Topology
 from rayplane.control_plane.faults.form import parse_fault
 from rayplane.control_plane.faults.vocabulary import LoseMachine, Target
+from rayplane.control_plane.rpc import RpcError
+from rayplane.control_plane.rpc.errors import Code
 from rayplane.control_plane.simulation.loop import VirtualLoop
 from rayplane.control_plane.testing.chaos import Chaos
 from rayplane.proto.rayplane.v1 import chaos_pb2
@@ -221,3 +223,37 @@ async def test_who_heals_waits_for_a_machine_to_be_back_and_for_no_trial() -> No
 
     assert await heal_standing(Faults()) == (away[:1], away[1:])
     assert answers == []
+
+
+@pytest.mark.parametrize("last", ["ended", "gone"], ids=["it ends it", "the supervisor was first"])
+async def test_who_ends_one_fault_waits_for_a_machine_to_be_back(last: str) -> None:
+    away = chaos_pb2.ActiveFault(id="1", failed="not back yet")
+    answers = ["away", last]
+
+    class Faults:
+        async def List(self, request: chaos_pb2.ListFaultsRequest, timeout: float) -> chaos_pb2.ListFaultsResponse:
+            return chaos_pb2.ListFaultsResponse(faults=[away])
+
+        async def End(self, request: chaos_pb2.EndRequest, timeout: float) -> chaos_pb2.EndResponse:
+            match answers.pop(0):
+                case "away":
+                    raise RpcError(Code.FAILED_PRECONDITION, "not back yet")
+                case "gone":
+                    raise RpcError(Code.NOT_FOUND, "no fault '1' stands")
+            return chaos_pb2.EndResponse(fault=away)
+
+    assert await end_standing(Faults(), "1") == away
+    assert answers == []
+
+
+@pytest.mark.parametrize("id", ["2", "trial-3"])
+async def test_who_ends_what_does_not_stand_or_is_a_trials_is_refused_at_once(id: str) -> None:
+    class Faults:
+        async def List(self, request: chaos_pb2.ListFaultsRequest, timeout: float) -> chaos_pb2.ListFaultsResponse:
+            return chaos_pb2.ListFaultsResponse(faults=[chaos_pb2.ActiveFault(id=one) for one in ("1", "trial-3")])
+
+        async def End(self, request: chaos_pb2.EndRequest, timeout: float) -> chaos_pb2.EndResponse:
+            raise RpcError(Code.NOT_FOUND, "refused")
+
+    with pytest.raises(RpcError, match="refused"):
+        await end_standing(Faults(), id)

@@ -171,3 +171,15 @@ async def test_there_are_no_more_than_so_many(
     async with client.post(PATH, json=WEB | {"port": 81}, headers=key(gateway)) as answer:
         assert answer.status == 429
         assert "end some" in (await answer.json())["message"]
+
+
+async def test_one_port_answers_no_more_than_so_many_at_a_time(
+    gateway: Gateway, client: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = await opened(gateway, client)
+    async with client.get("/", headers={"Host": host}) as answer:
+        assert answer.status == 200
+    monkeypatch.setattr(forwards, "ANSWERS_MAX", 0)
+    async with client.get("/", headers={"Host": host}) as answer:
+        assert answer.status == 429
+        assert "wait for some" in (await answer.json())["message"]
