@@ -12,7 +12,12 @@ fn kubectl(arguments: &[&str], input: &str) -> String {
         .stdout(Stdio::piped())
         .spawn()
         .expect("kubectl is not on PATH");
-    running.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    running
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(input.as_bytes())
+        .unwrap();
     let done = running.wait_with_output().unwrap();
     assert!(done.status.success(), "kubectl {:?} failed", arguments);
     String::from_utf8(done.stdout).unwrap()
@@ -20,7 +25,13 @@ fn kubectl(arguments: &[&str], input: &str) -> String {
 
 #[test]
 fn a_namespace_is_made_and_can_be_found() {
-    let namespace = r#"{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "from-rust"}}"#;
-    kubectl(&["create", "--raw", "/api/v1/namespaces", "-f", "-"], namespace);
-    assert!(kubectl(&["get", "--raw", "/api/v1/namespaces/from-rust"], "").contains("\"from-rust\""));
+    let namespace =
+        r#"{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "from-rust"}}"#;
+    kubectl(
+        &["create", "--raw", "/api/v1/namespaces", "-f", "-"],
+        namespace,
+    );
+    assert!(
+        kubectl(&["get", "--raw", "/api/v1/namespaces/from-rust"], "").contains("\"from-rust\"")
+    );
 }
