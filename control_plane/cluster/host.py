@@ -78,6 +78,10 @@ def prevail(link: Weather, told: Disturbance) -> None:
         link.cut(sources, sinks)
 
 
+STANDS_STILL = "its process stands still (SIGSTOP)"
+HAS_ENDED = "its process has ended; Ray starts another"
+
+
 @dataclass(frozen=True, slots=True)
 class Runs:
     """An actor's build, and the Python of the environment that it runs in; empty: that of its host."""
@@ -107,8 +111,8 @@ class Host(Protocol):
     async def running(self) -> set[str]:
         """Names of the actors that exist, those being restarted by the host itself included."""
 
-    async def suspended(self) -> set[str]:
-        """Those of them whose process stands still (SIGSTOP), as far as this machine can tell."""
+    async def absent(self) -> dict[str, str]:
+        """Those of them that do nothing now, as far as the host can tell, each with why."""
 
     async def machines(self) -> list[Machine]:
         """Machines that are alive, first that of its head, where it has one."""

@@ -27,6 +27,7 @@ from rayplane.control_plane.cluster.components import Component, Leaves, Spec, S
 from rayplane.control_plane.cluster.errors import ClusterError, StartFailed, TimeStands
 from rayplane.control_plane.cluster.failures import Failure
 from rayplane.control_plane.cluster.host import (
+    STANDS_STILL,
     Disturbance,
     HostSocket,
     Runs,
@@ -191,8 +192,9 @@ class ProcessHost:
     async def running(self) -> set[str]:
         return self._busy | set(self._actors)
 
-    async def suspended(self) -> set[str]:
-        return {name for name, (one, _) in self._actors.items() if isinstance(one, Carried) and one.stands_still}
+    async def absent(self) -> dict[str, str]:
+        carried = {name: one for name, (one, _) in self._actors.items() if isinstance(one, Carried)}
+        return {name: STANDS_STILL for name, one in carried.items() if one.stands_still}
 
     async def machines(self) -> list[Machine]:
         return [Machine()]

@@ -28,7 +28,15 @@ from rayplane.control_plane.cluster.components import Spec
 from rayplane.control_plane.cluster.config import ClusterConfig
 from rayplane.control_plane.cluster.errors import ClusterError, StartFailed, TimeStands
 from rayplane.control_plane.cluster.failures import ComponentFailed, Failure, failure_in
-from rayplane.control_plane.cluster.host import Disturbance, HostSocket, Runs, not_started, room_here
+from rayplane.control_plane.cluster.host import (
+    HAS_ENDED,
+    STANDS_STILL,
+    Disturbance,
+    HostSocket,
+    Runs,
+    not_started,
+    room_here,
+)
 from rayplane.control_plane.cluster.patience import Patience, slowdown
 from rayplane.control_plane.cluster.ray_cluster import LOOPBACK, namespace
 from rayplane.control_plane.cluster.ray_package import Package
@@ -47,6 +55,7 @@ TELL_S = 5.0
 # machine, and looks at no affinity that is soft.
 _A_WISH = {f"{IMPLICIT_RESOURCE_PREFIX}rayplane-supervisor": 0.001}
 _STORE = "object_store_memory"
+_RESTARTING = "RESTARTING"
 
 
 class RayHost:
@@ -95,12 +104,13 @@ class RayHost:
 
         return await self._in_thread(names)
 
-    async def suspended(self) -> set[str]:
+    async def absent(self) -> dict[str, str]:
+        ended = dict.fromkeys(await self._in_thread(lambda: _restarting(self._namespace)), HAS_ENDED)
         if self._data is None:
-            return set()
+            return ended
         ending = processes.SUFFIX
         known = [p.name.removesuffix(ending) for p in self._data.glob(f"*{ending}")]
-        return {name for name in known if processes.stands_still(self._data / name)}
+        return ended | {name: STANDS_STILL for name in known if processes.stands_still(self._data / name)}
 
     async def machines(self) -> list[Machine]:
         def look() -> list[Machine]:
@@ -326,6 +336,8 @@ class _Builds:
             with contextlib.suppress(ValueError, RayError):  # it has ended meanwhile
                 actor: Any = ray.get_actor(name, namespace=self._place)
                 life = _life(actor)
+                if life is None:
+                    continue
                 if life in self._told:
                     found[name] = there[life] = self._told[life]
                 # One of an earlier build cannot be asked.
@@ -340,10 +352,22 @@ class _Builds:
         return found
 
 
-def _life(actor: Any) -> tuple[str, int]:
-    """The actor, and how often Ray has made its process anew."""
+def _restarting(place: str) -> set[str]:
+    """Names of those actors of a namespace whose process has ended and is not there again."""
+    found = set()
+    with contextlib.suppress(RayError):
+        for ident, known in actors(actor_state_name=_RESTARTING).items():
+            with contextlib.suppress(ValueError):  # another namespace's, or it is gone
+                if ray.get_actor(known["Name"], namespace=place)._actor_id.hex() == ident:
+                    found.add(known["Name"])
+    return found
+
+
+def _life(actor: Any) -> tuple[str, int] | None:
+    """The actor, and how often Ray has made its process anew; None while there is none, which would be waited for."""
     ident = actor._actor_id.hex()
-    return ident, int(actors(ident).get("NumRestarts") or 0)
+    known = actors(ident)
+    return None if known.get("State") == _RESTARTING else (ident, int(known.get("NumRestarts") or 0))
 
 
 def _tell(place: str, weather: Disturbance, holds_s: float) -> set[str]:

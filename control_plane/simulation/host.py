@@ -55,8 +55,8 @@ class SimulatedHost:
     async def running(self) -> set[str]:
         return {name for name, cell in self._cluster.cells.items() if cell.alive}
 
-    async def suspended(self) -> set[str]:
-        return set()
+    async def absent(self) -> dict[str, str]:
+        return {}
 
     async def machines(self) -> list[Machine]:
         return list(self._cluster.machines)

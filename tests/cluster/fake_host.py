@@ -13,7 +13,7 @@ from rayplane.control_plane.cluster.components import Component, Spec, build
 from rayplane.control_plane.cluster.config import PROCESS, SLOTS, AddressPlan, ClusterConfig
 from rayplane.control_plane.cluster.errors import StartFailed
 from rayplane.control_plane.cluster.failures import Failure
-from rayplane.control_plane.cluster.host import Disturbance, HostSocket, Runs, not_started
+from rayplane.control_plane.cluster.host import STANDS_STILL, Disturbance, HostSocket, Runs, not_started
 from rayplane.control_plane.cluster.pki import Secrets, identity_of_actor
 from rayplane.control_plane.cluster.ports import with_ports
 from rayplane.control_plane.cluster.slots import is_taken
@@ -94,8 +94,8 @@ class FakeHost:
             await asyncio.sleep(0.01)
         return set(self.actors)
 
-    async def suspended(self) -> set[str]:
-        return self.still
+    async def absent(self) -> dict[str, str]:
+        return dict.fromkeys(self.still, STANDS_STILL)
 
     async def machines(self) -> list[Machine]:
         return list(self._machines)

@@ -131,6 +131,30 @@ def test_each_process_is_asked_once_what_it_runs(monkeypatch: pytest.MonkeyPatch
     assert asked == ["a", "b", "b"]
 
 
+async def test_who_was_killed_is_absent_until_ray_has_it_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And is not asked which build it is, for which it would be waited."""
+    mine = {"lb": "1", "member-0": "2"}
+    known = {"1": {"Name": "lb", "State": "RESTARTING"}, "2": {"Name": "member-0", "State": "ALIVE"}}
+    known["3"] = {"Name": "member-0", "State": "RESTARTING"}  # another cluster's
+
+    def ray_actors(ident: str = "", *, actor_state_name: str = "") -> Any:
+        return known[ident] if ident else {i: one for i, one in known.items() if one["State"] == actor_state_name}
+
+    def actor(name: str, **_: Any) -> Any:
+        return SimpleNamespace(_actor_id=SimpleNamespace(hex=lambda: mine[name]), build=SimpleNamespace(remote=object))
+
+    named = SimpleNamespace(list_named_actors=lambda **_: [{"name": n, "namespace": "rayplane-default"} for n in mine])
+    answers = SimpleNamespace(wait=lambda one, **_: (one, []), get=lambda _: ("1", ""))
+    monkeypatch.setattr(ray_host, "ray", SimpleNamespace(util=named, get_actor=actor, **vars(answers)))
+    monkeypatch.setattr(ray_host, "actors", ray_actors)
+    host = RayHost(ClusterConfig(), object)
+    assert await host.absent() == {"lb": "its process has ended; Ray starts another"}
+    assert (await host.builds()).keys() == {"member-0"}
+    known["1"]["State"] = "ALIVE"
+    assert await host.absent() == {}
+    assert (await host.builds()).keys() == mine.keys()
+
+
 @pytest.mark.parametrize("cpus", [None, {"a": 8.0}])
 async def test_nodes_leave_with_their_machines_only_where_ray_gives_machines_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], cpus: dict[str, float] | None

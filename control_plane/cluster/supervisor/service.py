@@ -29,7 +29,6 @@ CHANGE_WAIT_S = 240.0
 #: Ten years: an authority lasts no longer.
 SPAN_MAX_S = 10 * 365 * 86_400.0
 
-_STILL = "its process stands still (SIGSTOP)"
 _UNTOLD = Runs("")
 # The classes below have methods of the same name, which hide the type inside them.
 _Topology = Topology
@@ -93,9 +92,11 @@ class SupervisorService:
     async def Topology(self, request: pb.TopologyRequest, context: Context) -> pb.TopologyResponse:
         with contextlib.suppress(TimeoutError):
             await self._control.look(GLANCE_TIMEOUT_S)
-        still = await self._host.suspended()
+        absent = await self._host.absent()
         builds = await self._host.builds() if request.builds else {}
-        rows = [self._row(i, still, builds.get(i.name, _UNTOLD)) for i in self._control.topology.instances]
+        rows = [
+            self._row(i, absent.get(i.name, ""), builds.get(i.name, _UNTOLD)) for i in self._control.topology.instances
+        ]
         sockets = await self._host.sockets() if request.host_sockets else []
         return pb.TopologyResponse(
             instances=rows,
@@ -222,19 +223,19 @@ class SupervisorService:
     async def Sign(self, request: pb.SignRequest, context: Context) -> pb.SignResponse:
         return pb.SignResponse(certificate=await self._signing.sign(request.name, request.uid))
 
-    def _row(self, instance: Instance, still: set[str], runs: Runs) -> pb.InstanceStatus:
+    def _row(self, instance: Instance, absent: str, runs: Runs) -> pb.InstanceStatus:
         name, records = instance.name, self._control.records
         is_self = instance.role is Role.SUPERVISOR
         return pb.InstanceStatus(
             name=name,
             role=instance.role.value,
             machine=instance.machine.address,
-            running=(name in self._control.running and name not in still) or is_self,
+            running=(name in self._control.running and not absent) or is_self,
             pid=os.getpid() if is_self else 0,
             starts=records.counts.get(name, 0),
             ports=dict(instance.ports),
             failures=records.failures.get(name, 0),
-            reason=_STILL if name in still else self._reason(instance),
+            reason=absent or self._reason(instance),
             build=runs.version,
             runs_in=runs.python,
         )
