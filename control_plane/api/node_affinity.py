@@ -35,6 +35,11 @@ class NodeTerm:
         )
         return NodeTerm(from_node_expressions(expressions), rules, not expressions and not fields)
 
+    def names(self) -> frozenset[str] | None:
+        """The only names that its fields allow; None where they do not list any."""
+        listed = [frozenset(rule.values) for rule in self.name_rules if rule.operator == "in"]
+        return frozenset.intersection(*listed) if listed else None
+
     def matches(self, labels: Mapping[str, str], name: str) -> bool:
         if self.empty or not self.labels.matches(labels):
             return False
@@ -52,6 +57,13 @@ def required_terms(pod_spec: Mapping[str, Any]) -> tuple[NodeTerm, ...] | None:
     """What a pod's node affinity requires; None when nothing."""
     affinity = (pod_spec.get("affinity") or {}).get("nodeAffinity") or {}
     return node_terms(affinity.get("requiredDuringSchedulingIgnoredDuringExecution"))
+
+
+def only_names(terms: tuple[NodeTerm, ...] | None) -> frozenset[str] | None:
+    """The names of the only nodes that terms can admit; None where some term lists none, or there are no terms."""
+    found = [term.names() for term in terms or ()]
+    listed = [names for names in found if names is not None]
+    return frozenset().union(*listed) if found and len(listed) == len(found) else None
 
 
 def admits(terms: tuple[NodeTerm, ...] | None, labels: Mapping[str, str], name: str) -> bool:

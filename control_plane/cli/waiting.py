@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 PODS_MAX = 500
 ACCOUNTS_MAX = 20
 SHOWN_MAX = 3
+_EXPLAIN = "`rayplane explain pod` tells what its scheduler made of each node."
 _KINDS = {"secrets": "Secret", "configmaps": "ConfigMap"}
 
 
@@ -45,6 +46,8 @@ class Lacks:
     simulated: tuple[tuple[str, str], ...] = ()
     unscheduled: str = ""
     """Why it has no node, in words of its scheduler; empty where it has one."""
+    unexplained: str = ""
+    """Why the cluster's own schedulers cannot tell more of that; empty where they can."""
 
     def to_json(self) -> dict[str, Any]:
         data = [{"container": container, "image": image} for container, image in self.simulated]
@@ -54,7 +57,8 @@ class Lacks:
         """For people."""
         if self.unscheduled:
             yield f"It has no node: {self.unscheduled}"
-            yield "    `rayplane explain pod` tells what its scheduler made of each node."
+            told = f"Nothing more is known here: {self.unexplained}." if self.unexplained else _EXPLAIN
+            yield f"    {told}"
         yield from lines(self.missing)
         yield from _simulated_lines(self.simulated)
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -12,10 +13,11 @@ from rayplane.control_plane.cli.kinds import Kinds
 from rayplane.control_plane.cli.options import Name, Output, State, console, run, state_dir, wants_json
 from rayplane.control_plane.cli.printing import plain
 from rayplane.control_plane.cluster.access import Access, access
-from rayplane.control_plane.cluster.asking import story
-from rayplane.control_plane.cluster.errors import UsageError
+from rayplane.control_plane.cluster.asking import explained, story
+from rayplane.control_plane.cluster.errors import NobodyAnswers, NotThere, UsageError
 from rayplane.control_plane.cluster.stories import lines
 from rayplane.proto.rayplane.v1 import controllers_pb2 as pb
+from rayplane.proto.rayplane.v1 import scheduler_pb2
 
 
 def register(app: typer.Typer) -> None:
@@ -55,10 +57,19 @@ async def _ask(
     async with access(directory) as admin:
         request = await _request(admin, what, namespace)
         found = await story(admin, request)
-        of_pod = request.resource == "pods"
-        lacks = await waiting.lacks(admin.api, request.namespace, request.name) if of_pod else waiting.Lacks()
+        lacks = await _lacks(admin, request) if request.resource == "pods" else waiting.Lacks()
     asked = {"resource": request.resource, "namespace": request.namespace, "name": request.name}
     return asked, found.answers, found.silent, lacks
+
+
+async def _lacks(admin: Access, pod: pb.WhyRequest) -> waiting.Lacks:
+    found = await waiting.lacks(admin.api, pod.namespace, pod.name)
+    if found.unscheduled:
+        try:
+            await explained(admin, scheduler_pb2.ExplainRequest(namespace=pod.namespace, name=pod.name))
+        except (NotThere, NobodyAnswers) as e:
+            return replace(found, unexplained=str(e))
+    return found
 
 
 async def _request(admin: Access, what: Sequence[str], namespace: str) -> pb.WhyRequest:

@@ -5,6 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.errors import ApiError, NotFound
+from rayplane.control_plane.api.pods.state import pod_is_terminated
 from rayplane.control_plane.cluster.access import Access, current_topology
 from rayplane.control_plane.cluster.errors import NobodyAnswers, NotThere
 from rayplane.control_plane.cluster.topology import Instance, Role
@@ -31,11 +34,27 @@ async def explained(admin: Access, request: scheduler_pb2.ExplainRequest) -> sch
             answer: scheduler_pb2.ExplainResponse = await stub.Explain(request, timeout=EXPLAIN_S)
         except RpcError as e:
             if e.code is Code.NOT_FOUND:
-                raise NotThere(e.message) from e
+                raise NotThere(await _why_unknown(admin, request) or e.message) from e
             silent.append(f"{instance.name}: {e.message}")
             continue
         return answer
     raise NobodyAnswers(f"no scheduler leads; try again in a moment ({'; '.join(silent)})")
+
+
+async def _why_unknown(admin: Access, asked: scheduler_pb2.ExplainRequest) -> str:
+    """Why the cluster's schedulers have no such pod; empty when that is not known."""
+    key = f"{asked.namespace}/{asked.name}"
+    try:
+        pod = await admin.api.get("pods", asked.name, asked.namespace)
+    except NotFound:
+        return f"no pod {key}"
+    except ApiError:
+        return ""
+    if pod_is_terminated(pod):
+        return f"pod {key} has ended"
+    if meta.node_name(pod):
+        return ""
+    return f"pod {key} names scheduler {meta.spec(pod).get('schedulerName')}, and the cluster's own have not taken it"
 
 
 @dataclass(frozen=True, slots=True)

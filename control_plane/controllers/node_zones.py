@@ -20,6 +20,8 @@ from rayplane.control_plane.controllers.config import Timing
 
 UNHEALTHY_ZONE_THRESHOLD = 0.55
 LARGE_CLUSTER_THRESHOLD = 50
+EXCLUDED = "node.kubernetes.io/exclude-disruption"
+"""A label of nodes that say nothing of their zone, whatever its value."""
 Zone = tuple[str, str]
 """(region, zone), each empty where nobody says."""
 
@@ -56,7 +58,8 @@ class ZoneHealth:
         healthy: Counter[Zone] = Counter()
         sick: Counter[Zone] = Counter()
         for node, fine in nodes:
-            (healthy if fine else sick)[zone_of(node)] += 1
+            if EXCLUDED not in meta.labels(node):
+                (healthy if fine else sick)[zone_of(node)] += 1
         return ZoneHealth(healthy, sick)
 
     @property

@@ -73,6 +73,8 @@ _NO_SCHEDULE = {
 }
 _OWN_NO_SCHEDULE = frozenset(_NO_SCHEDULE.values()) | {UNSCHEDULABLE}
 _OWN_NO_EXECUTE = frozenset({NOT_READY, UNREACHABLE})
+_OLD_LABELS = ("kubernetes.io/os", "kubernetes.io/arch")
+"""Labels that nodes have under their old names too, `beta.` and the name."""
 
 
 def ready_status(node: Object) -> str:
@@ -194,10 +196,7 @@ class NodeLifecycleController(BaseController):
         status = ready_status(node)
         evict, turn = (True, None) if status == "True" else self._may_evict(node, view, now)
         taints = self._taints(node, evict=evict, now=now)
-        steps: list[Action] = []
-        if taints != (meta.spec(node).get("taints") or []):
-            guard = {"uid": meta.uid(node), "resourceVersion": meta.resource_version(node)}
-            steps.append(Patch("nodes", "", key, {"metadata": guard, "spec": {"taints": taints or None}}))
+        steps = _brought_up_to_date(node, taints)
         if status == "Unknown" and left <= 0:
             steps += self._mark_pods(view, key, now)
         again = left + 0.001 if left > 0 and not _has_company(node, view) else None
@@ -289,6 +288,19 @@ class NodeLifecycleController(BaseController):
         return known[1]
 
 
+def _brought_up_to_date(node: Object, taints: list[dict[str, Any]]) -> list[Action]:
+    """The write of a node's taints, and of old names of labels, which manifests still select by."""
+    labels = meta.labels(node)
+    known = {f"beta.{name}": labels[name] for name in _OLD_LABELS if name in labels}
+    old = {name: value for name, value in known.items() if labels.get(name) != value}
+    change: dict[str, Any] = {"metadata": {"uid": meta.uid(node), "resourceVersion": meta.resource_version(node)}}
+    if old:
+        change["metadata"]["labels"] = old
+    if taints != (meta.spec(node).get("taints") or []):
+        change["spec"] = {"taints": taints or None}
+    return [Patch("nodes", "", meta.name(node), change)] if old or "spec" in change else []
+
+
 def _has_company(node: Object, view: View) -> bool:
     """Whether another node, which is looked at itself, is heard of whenever this one is."""
     name = heartbeat_of(node)
@@ -307,4 +319,9 @@ def _node_changed(old: Object, new: Object) -> bool:
         found = meta.status(node).get("conditions") or ()
         return [(c.get("type") or "", c.get("status") or "") for c in found]
 
-    return meta.spec(old) != meta.spec(new) or facts(old) != facts(new) or heartbeat_of(old) != heartbeat_of(new)
+    return (
+        meta.spec(old) != meta.spec(new)
+        or facts(old) != facts(new)
+        or heartbeat_of(old) != heartbeat_of(new)
+        or meta.labels(old) != meta.labels(new)
+    )

@@ -35,6 +35,8 @@ CA_VALIDITY = timedelta(days=3650)
 VALIDITY = timedelta(days=365)
 # Machines of one cluster may disagree about the time by a little.
 _SKEW = timedelta(hours=1)
+# What signers of certificates.k8s.io date back, and from which life on the end goes back with the beginning.
+_GRANT_SKEW, _LONG = timedelta(minutes=5), timedelta(hours=8)
 NOBODY = Identity("")
 _KEY = b"-----BEGIN PRIVATE KEY-----"
 _PAIR = "tls.pem"
@@ -272,7 +274,8 @@ class Authority:
     def grant(self, request: bytes, usages: Sequence[str], *, now: datetime, validity: timedelta) -> bytes:
         """The certificate that a request (PEM, RFC 2986) asks for: its name, its other names, its key.
 
-        `usages` as certificates.k8s.io has them. It never outlives the authority. Raises ValueError.
+        `usages` as certificates.k8s.io has them. It begins five minutes ago, and never outlives the authority. Raises
+        ValueError.
         """
         try:
             asked = x509.load_pem_x509_csr(request)
@@ -285,8 +288,7 @@ class Authority:
         hosts = [host for e in names for host in e.value.get_values_for_type(x509.DNSName)]
         if any(host.lower().rstrip(".") == INTERNAL_SERVER_NAME for host in hosts):
             raise ValueError(f"the name {INTERNAL_SERVER_NAME} is the cluster's own")
-        life = (_life(now, validity)[0], min(now + validity, self._cert.not_valid_after_utc))
-        builder = _builder(asked.subject, self._cert.subject, key, life)
+        builder = _builder(asked.subject, self._cert.subject, key, self._granted(now, validity))
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         if not _KEY_USAGES.isdisjoint(usages):
             # One without any usage would be good for nothing.
@@ -297,6 +299,11 @@ class Authority:
         for extension in names:
             builder = builder.add_extension(extension.value, critical=extension.critical)
         return self._signed(builder)
+
+    def _granted(self, now: datetime, validity: timedelta) -> tuple[datetime, datetime]:
+        """The life of what a signer gives. Source: kubernetes/pkg/controller/certificates/authority (policies)."""
+        end = now + validity - (_GRANT_SKEW if validity >= _LONG else timedelta(0))
+        return now - _GRANT_SKEW, min(end, self._cert.not_valid_after_utc)
 
     def _certificate(
         self,

@@ -63,7 +63,7 @@ def _insufficient(amounts: Iterable[tuple[str, int, int, int]]) -> Rejected | No
     for name, asked, taken, most in amounts:
         if asked and taken + asked > most:
             text = f"Node didn't have enough resource: {name}, requested: {asked}, used: {taken}, capacity: {most}"
-            return Rejected(f"OutOf{name}", f"Pod was rejected: {text}")
+            return Rejected(f"OutOf{name}", text)
     return None
 
 
@@ -73,10 +73,10 @@ def unwanted(pod: Object, node: Object) -> Rejected | None:
     selector = spec.get("nodeSelector") or {}
     if _OS in selector and selector[_OS] != labels.get(_OS):
         text = f"Failed to admit pod as the `{_OS}` label doesn't match node label"
-        return Rejected("PodOSSelectorNodeLabelDoesNotMatch", f"Pod was rejected: {text}")
+        return Rejected("PodOSSelectorNodeLabelDoesNotMatch", text)
     if (spec.get("os") or {}).get("name") not in (None, "", labels.get(_OS, "linux")):
         text = "Failed to admit pod as the OS field doesn't match node OS"
-        return Rejected("PodOSNotSupported", f"Pod was rejected: {text}")
+        return Rejected("PodOSNotSupported", text)
     if not selector.items() <= labels.items() or not admits(required_terms(spec), labels, meta.name(node)):
         return _failed("NodeAffinity", "node(s) didn't match Pod's node affinity/selector")
     tolerations = spec.get("tolerations") or ()
@@ -91,11 +91,11 @@ def forbids(pod: Object) -> Rejected | None:
     name = forbidden(meta.spec(pod))
     if not name:
         return None
-    return Rejected("SysctlForbidden", f'Pod was rejected: forbidden sysctl: "{name}" not allowlisted')
+    return Rejected("SysctlForbidden", f'forbidden sysctl: "{name}" not allowlisted')
 
 
 def _failed(predicate: str, why: str) -> Rejected:
-    return Rejected(predicate, f"Pod was rejected: Predicate {predicate} failed: {why}")
+    return Rejected(predicate, f"Predicate {predicate} failed: {why}")
 
 
 class Allocations:

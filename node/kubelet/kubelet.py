@@ -62,6 +62,8 @@ class Kubelet:
         real = config.runtime if config.cri_path else PROCESS
         self.runtime = runtimes[real if config.takes_processes else SIMULATED]
         self.node: Object | None = None
+        self._told: dict[str, str] = {}
+        """Conditions of the node, and the reasons that were last told of them."""
         self.addresses = NodeAddresses()
         self.metrics = KubeletMetrics()
         self.fence = Fence(shared.timing.fence_after_s, self._suspend)
@@ -207,6 +209,7 @@ class Kubelet:
         if before is not None and cordoned != bool(meta.spec(before).get("unschedulable")):
             reason = "NodeNotSchedulable" if cordoned else "NodeSchedulable"
             self._tell("Normal", reason, f"Node {self.name} status is now: {reason}")
+        self._tell_conditions(node)
         lost = meta.condition_is(node, "Ready", "Unknown")
         # Somebody has given this node up, and yet it hears of it: it is back.
         if self.take_cidr(node) or lost or not registration.follows_capacity(node):
@@ -295,7 +298,7 @@ class Kubelet:
         if has_begun(pod):
             return None
         if self._leaving:
-            return Rejected("NodeShutdown", "Pod was rejected: Pod was rejected as the node is shutting down.")
+            return Rejected("NodeShutdown", "Pod was rejected as the node is shutting down.")
         if (refused := pressure.refusal(pod, self.pressure)) is not None:
             return refused
         return self._room.refuse(room) or known or self._room.refuse_ports(room) or forbids(pod)
@@ -385,6 +388,15 @@ class Kubelet:
             reclaim=shared.images.reclaim if shared.images is not None else nothing,
         )
 
+    def _tell_conditions(self, node: Object) -> None:
+        """What is other than it was before."""
+        for one in meta.status(node).get("conditions") or ():
+            kind, reason = one.get("type") or "", one.get("reason") or ""
+            if self._told.get(kind, reason) != reason and reason.startswith("Kubelet"):
+                told = f"Node{reason.removeprefix('Kubelet')}"
+                self._tell("Normal", told, f"Node {self.name} status is now: {told}")
+            self._told[kind] = reason
+
     def _tell(self, kind: str, reason: str, text: str) -> None:
         if self.node is not None:
             self._shared.events.record(self.node, kind, reason, text)
@@ -392,6 +404,7 @@ class Kubelet:
     async def leave(self, periods: Iterable[Period]) -> None:
         """Take no pods any more, and end those that are here, the least important ones first."""
         self._leaving = True
+        self._told["Ready"] = "KubeletNotReady"
         self._status_changed(self)
         self._tell("Normal", "NodeNotReady", f"Node {self.name} status is now: NodeNotReady")
         # Of what stages play no program could go on.

@@ -113,10 +113,10 @@ class PodCredentials:
         except (ApiError, MountError) as e:
             why = e.message if isinstance(e, ApiError) else str(e)
             if held is None:
-                raise mount_failed(pod, volume, f"failed to fetch {what}: {why}") from e
+                raise mount_failed(volume, f"failed to fetch {what}: {why}") from e
             self._held[wanted] = replace(held, renewed_at=now + RENEW_AGAIN_S)
             if now >= held.ends_at:
-                raise mount_failed(pod, volume, f"{what} expired and refresh failed: {why}") from e
+                raise mount_failed(volume, f"{what} expired and refresh failed: {why}") from e
             log.warning("a %s of pod %s cannot be renewed: %s", what, meta.key(pod), why)
         else:
             self._held[wanted] = _Held(value, now + renew_s, now + seconds)

@@ -256,5 +256,4 @@ def refusal(pod: Object, conditions: frozenset[str]) -> Rejected | None:
         tolerations: list[dict[str, Any]] = meta.spec(pod).get("tolerations") or []
         if qos_class(pod) != BEST_EFFORT or any(tolerates(t, taint) for t in tolerations):
             return None
-    text = f"The node had condition: [{' '.join(sorted(conditions))}]. "
-    return Rejected(EVICTED, f"Pod was rejected: {text}")
+    return Rejected(EVICTED, f"The node had condition: [{' '.join(sorted(conditions))}]. ")

@@ -111,7 +111,7 @@ def refusal(pod: Object, have: Room, want: Room, room: Allocations) -> ResizePen
     room.release(have)
     rejected = room.refuse(want)
     room.hold(have)
-    return None if rejected is None else _pending(pod, DEFERRED, rejected.message.removeprefix("Pod was rejected: "))
+    return None if rejected is None else _pending(pod, DEFERRED, rejected.message)
 
 
 def _pending(pod: Object, reason: str, message: str) -> ResizePending:

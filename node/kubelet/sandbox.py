@@ -216,7 +216,7 @@ class Sandbox:
             for ref in refs:
                 if found[ref.resource, ref.name] is None:
                     kind = ref.resource.removesuffix("s")
-                    raise mount_failed(self._pod, volume["name"], f'{kind} "{ref.name}" not found')
+                    raise mount_failed(volume["name"], f'{kind} "{ref.name}" not found')
 
     @staticmethod
     def _checked(volume: dict[str, Any]) -> list[Reference]:
@@ -261,7 +261,7 @@ class Sandbox:
             if "emptyDir" in volume:
                 self._paths[name] = files.volume_dir(self.directory, name)
             elif "hostPath" in volume:
-                self._paths[name] = files.host_path(self._pod, volume)
+                self._paths[name] = files.host_path(volume)
             elif any(kind in volume for kind in PROJECTED):
                 self._paths[name] = files.volume_dir(self.directory, name)
                 self._watched += volume_references(volume)
@@ -270,7 +270,7 @@ class Sandbox:
                 self._paths[name] = layers[0]
             elif not _is_claim(volume):
                 kind = next((k for k in volume if k != "name"), "none")
-                raise mount_failed(self._pod, name, f"volumes of type {kind} are not supported")
+                raise mount_failed(name, f"volumes of type {kind} are not supported")
         await self._project(files)
         self.live = True
         self._await_renewal()

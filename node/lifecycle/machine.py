@@ -51,6 +51,7 @@ from rayplane.node.lifecycle.runs import GRACE_MIN_S, LIVE, ContainerRuns
 from rayplane.node.restarts import RestartTiming
 
 DEFAULT_GRACE_S = 30.0
+_TOO_LONG = ("DeadlineExceeded", "Pod was active on the node longer than the specified deadline")
 _RANK = {"Pending": 0, "Running": 1, "Succeeded": 2, "Failed": 2}
 
 
@@ -194,7 +195,8 @@ class PodMachine(ContainerRuns):
     def _timer_fired(self, event: TimerFired) -> None:
         kind, name, attempt = event.key
         if kind == "deadline":
-            self._fail("DeadlineExceeded", "Pod was active on the node longer than the specified deadline")
+            self._record(*_TOO_LONG)
+            self._fail(*_TOO_LONG)
         elif kind == "sandbox":
             if self.stage is Stage.PREPARING:
                 self._effects.append(PrepareSandbox())
@@ -247,7 +249,7 @@ class PodMachine(ContainerRuns):
     def _reject(self, event: Rejected) -> None:
         self.rejected = True
         self._record(event.reason, event.message, warning=True)
-        self._fail(event.reason, event.message)
+        self._fail(event.reason, f"Pod was rejected: {event.message}")
 
     def _evicted(self, event: Evicted) -> None:
         self._record(event.reason, event.message, warning=True)

@@ -63,7 +63,7 @@ class Attachments:
             await self._attached(pod, volume, source, node=node)
         if node not in self._simulated:
             text = f"driver name {driver} not found in the list of registered CSI drivers"
-            raise mount_failed(pod, volume, text)
+            raise mount_failed(volume, text)
 
     async def _attached(self, pod: Object, volume: str, source: Mapping[str, Any], *, node: str) -> None:
         name = attachable_name(source["driver"], source["volumeHandle"])

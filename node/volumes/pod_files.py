@@ -13,7 +13,6 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
-from rayplane.control_plane.api.meta import Object
 from rayplane.node.volumes.projected import VolumeFile, mount_failed
 from rayplane.storage.beneath import Beneath, LeavesRoot, is_whole, one_name
 
@@ -96,15 +95,15 @@ class PodFiles:
         except OSError:
             return None
 
-    def host_path(self, pod: Object, volume: dict[str, Any]) -> str:
+    def host_path(self, volume: dict[str, Any]) -> str:
         """A path of the machine. Raises MountError when it is not what the volume's type says."""
         path, kind = volume["hostPath"]["path"], volume["hostPath"].get("type") or ""
         if not is_whole(path):
-            raise mount_failed(pod, volume["name"], f"hostPath {path} must be absolute and must not contain '..'")
+            raise mount_failed(volume["name"], f"hostPath {path} must be absolute and must not contain '..'")
         path = os.path.realpath(path)
         if any(path == kept or path.startswith(f"{kept}/") for kept in (str(self.root), *self._kept)):
             raise mount_failed(
-                pod, volume["name"], f"hostPath {path} holds files of the cluster: use a volume of this pod's own"
+                volume["name"], f"hostPath {path} holds files of the cluster: use a volume of this pod's own"
             )
         # Without a type container runtimes make a directory too.
         if kind in ("", "DirectoryOrCreate") and not os.path.exists(path):
@@ -113,7 +112,7 @@ class PodFiles:
             Path(path).touch()
         is_so, what = _HOST_PATHS.get(kind, (os.path.exists, "there"))
         if not is_so(path):
-            raise mount_failed(pod, volume["name"], f"hostPath type check failed: {path} is not {what}")
+            raise mount_failed(volume["name"], f"hostPath type check failed: {path} is not {what}")
         return path
 
     def project(self, directory: str, files: Mapping[str, VolumeFile], group: int | None = None) -> None:

@@ -115,7 +115,7 @@ def volume_files(
             if certified is not None:
                 files |= {path: VolumeFile(data, mode) for path, data in _certified_files(source, certified)}
         else:
-            raise MountError(_failed(volume["name"], f"source {kind} is not supported"))
+            raise mount_failed(volume["name"], f"source {kind} is not supported")
     return files
 
 
@@ -126,7 +126,7 @@ def _object_files(volume: str, kind: str, source: dict[str, Any], found: Found, 
     if obj is None:
         if optional:
             return {}
-        raise MountError(_failed(volume, f'{kind.lower()} "{name}" not found'))
+        raise mount_failed(volume, f'{kind.lower()} "{name}" not found')
     data = binary_data(obj)
     items = source.get("items")
     if not items:
@@ -136,7 +136,7 @@ def _object_files(volume: str, kind: str, source: dict[str, Any], found: Found, 
         if item["key"] in data:
             files[item["path"]] = VolumeFile(data[item["key"]], item.get("mode") or mode)
         elif not optional:
-            raise MountError(_failed(volume, f"references non-existent {kind.lower()} key: {item['key']}"))
+            raise mount_failed(volume, f"references non-existent {kind.lower()} key: {item['key']}")
     return files
 
 
@@ -160,7 +160,7 @@ def _anchors(volume: str, source: dict[str, Any], bundles: Sequence[Object]) -> 
         chosen = [bundle for bundle in of_signer if selector.matches(meta.labels(bundle))]
         missing = "combination of signerName and labelSelector matched zero ClusterTrustBundles"
     if not chosen and not source.get("optional"):
-        raise MountError(_failed(volume, missing))
+        raise mount_failed(volume, missing)
     texts = (meta.spec(bundle).get("trustBundle") or "" for bundle in chosen)
     return b"".join(pem(der) for der in sorted({b.der for text in texts for b in blocks(text.encode()) if b.der}))
 
@@ -184,10 +184,6 @@ def _name(source: dict[str, Any]) -> str:
     return source.get("name") or source.get("secretName") or ""
 
 
-def _failed(volume: str, why: str) -> str:
-    return f'MountVolume.SetUp failed for volume "{volume}" : {why}'
-
-
-def mount_failed(pod: Object, volume: str, why: str) -> MountError:
+def mount_failed(volume: str, why: str) -> MountError:
     """The error kubelet reports when a volume cannot be set up."""
-    return MountError(f"{_failed(volume, why)} (pod {meta.key(pod)})")
+    return MountError(f'MountVolume.SetUp failed for volume "{volume}" : {why}')

@@ -123,7 +123,7 @@ class VolumeManager:
         """Make a pod's claim usable on `node`. Raises MountError, also when the claim is not bound yet."""
         source = await self._source(pod, volume)
         if "csi" not in source:
-            return Published(_directory_of(pod, volume, source), block=source.get("volumeMode") == "Block")
+            return Published(_directory_of(volume, source), block=source.get("volumeMode") == "Block")
         if source["csi"]["driver"] not in (LOCAL, REPLICATED):
             await self._attachments.take(pod, volume["name"], source["csi"], node=node)
             return Published("")
@@ -136,7 +136,7 @@ class VolumeManager:
             try:
                 return await backend.publish(volume_id)
             except (VolumeError, ApiError, RpcError, OSError) as e:
-                raise mount_failed(pod, volume["name"], f"rpc error: {e}") from e
+                raise mount_failed(volume["name"], f"rpc error: {e}") from e
 
     async def unpublish(self, pod: Object, *, node: str) -> None:
         """The pod has ended: give back each volume it was the last to use on `node`."""
@@ -189,17 +189,17 @@ class VolumeManager:
         try:
             claim = await client.get("persistentvolumeclaims", name, namespace)
             if meta.is_deleting(claim):
-                raise mount_failed(pod, volume["name"], f"can't start pod because PVC {name} is being deleted")
+                raise mount_failed(volume["name"], f"can't start pod because PVC {name} is being deleted")
             if meta.status(claim).get("phase") != "Bound":
-                raise mount_failed(pod, volume["name"], f'PersistentVolumeClaim is not bound: "{name}"')
+                raise mount_failed(volume["name"], f'PersistentVolumeClaim is not bound: "{name}"')
             found = await client.get("persistentvolumes", meta.spec(claim)["volumeName"])
         except NotFound as e:
-            raise mount_failed(pod, volume["name"], e.message) from e
+            raise mount_failed(volume["name"], e.message) from e
         except ApiError as e:
             raise MountError(f"cannot read claim {namespace}/{name}: {e.message}") from e
         # A claim says what its writer wants; the volume says whose it is.
         if (meta.spec(found).get("claimRef") or {}).get("uid") != meta.uid(claim):
-            raise mount_failed(pod, volume["name"], f'volume "{meta.name(found)}" is bound to a different claim')
+            raise mount_failed(volume["name"], f'volume "{meta.name(found)}" is bound to a different claim')
         return meta.spec(found)
 
     def _backend(self, source: dict[str, Any], node: str) -> Backend:
@@ -269,13 +269,13 @@ class _Lazy(Mapping[str, T]):
         return [*self._made.values()]
 
 
-def _directory_of(pod: Object, volume: dict[str, Any], source: dict[str, Any]) -> str:
+def _directory_of(volume: dict[str, Any], source: dict[str, Any]) -> str:
     """Path of a volume made by hand on this machine (hostPath or local)."""
     path = (source.get("hostPath") or source.get("local") or {}).get("path")
     if not path:
-        raise mount_failed(pod, volume["name"], "volumes of this type are not supported")
+        raise mount_failed(volume["name"], "volumes of this type are not supported")
     if not is_whole(path):
-        raise mount_failed(pod, volume["name"], f"path {path} must be absolute and must not contain '..'")
+        raise mount_failed(volume["name"], f"path {path} must be absolute and must not contain '..'")
     return os.path.realpath(path)
 
 

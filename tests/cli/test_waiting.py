@@ -1,5 +1,6 @@
 """`rayplane why pod`: what a pod waits for or lacks, and who could make it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,8 @@ async def test_a_pod_without_a_node_is_told_with_its_schedulers_words() -> None:
     api.put("pods", web)
     lacks = await waiting.lacks(api, "default", "web")  # type: ignore[arg-type]
     assert lacks.to_json()["unscheduled"] == "its gang is not complete"
+    foreign = replace(lacks, unexplained="pod default/web names scheduler mine")
+    assert list(foreign.lines())[1] == "    Nothing more is known here: pod default/web names scheduler mine."
 
 
 GOOD = b"""

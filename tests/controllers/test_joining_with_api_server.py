@@ -190,6 +190,18 @@ def test_nobody_gets_a_certificate_by_the_name_of_the_clusters_servers(host: str
         Authority.create("test").grant(request, ["server auth"], now=datetime.now(UTC), validity=timedelta(days=1))
 
 
+@pytest.mark.parametrize(("hours", "back"), [(1, 0), (8, 5), (24 * 36500, None)])
+def test_certificates_begin_five_minutes_ago_and_long_ones_end_as_much_earlier(hours: int, back: int | None) -> None:
+    request = base64.b64decode(certificate_request("a", "system:node:n1", "system:nodes")["spec"]["request"])
+    now, authority = datetime.now(UTC).replace(microsecond=0), Authority.create("test")
+    made = authority.grant(request, ["client auth"], now=now, validity=timedelta(hours=hours))
+    certificate = x509.load_pem_x509_certificate(made)
+    assert certificate.not_valid_before_utc == now - timedelta(minutes=5)
+    own = x509.load_pem_x509_certificate(authority.cert).not_valid_after_utc
+    end = own if back is None else now + timedelta(hours=hours, minutes=-back)
+    assert certificate.not_valid_after_utc == end
+
+
 async def test_aggregated_roles_hold_the_rules_of_those_they_select(place: Place) -> None:
     rule = {"apiGroups": ["example.org"], "resources": ["widgets"], "verbs": ["get"]}
     labels = {"rbac.authorization.k8s.io/aggregate-to-view": "true"}

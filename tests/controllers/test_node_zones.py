@@ -8,7 +8,12 @@ import pytest
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.controllers.config import Timing
-from rayplane.control_plane.controllers.node_zones import LARGE_CLUSTER_THRESHOLD, Disruption, disruption_of
+from rayplane.control_plane.controllers.node_zones import (
+    EXCLUDED,
+    LARGE_CLUSTER_THRESHOLD,
+    Disruption,
+    disruption_of,
+)
 from rayplane.control_plane.controllers.nodelifecycle import NodeLifecycleController
 from rayplane.control_plane.timings import KUBERNETES
 from tests.controllers.cluster import Cluster
@@ -85,6 +90,14 @@ def test_a_small_zone_most_of_which_is_lost_is_not_left_any_further() -> None:
     assert cluster.tainted() == ["a0"]  # whoever began to be left goes on
     cluster.pass_by(6, lost=[*members("a", 4), "b0"])
     assert cluster.tainted() == ["a0", "b0"]
+
+
+def test_nodes_that_are_excluded_say_nothing_of_their_zone() -> None:
+    cluster = Zoned(a=5, b=5)
+    for name in members("a", 4):
+        cluster.change("nodes", name, metadata={"labels": {"topology.kubernetes.io/zone": "a", EXCLUDED: ""}})
+    cluster.pass_by(20, lost=members("a", 4))
+    assert cluster.tainted() == members("a", 4)
 
 
 def test_a_large_zone_most_of_which_is_lost_is_left_slowly() -> None:

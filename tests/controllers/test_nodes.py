@@ -369,3 +369,17 @@ def test_nodes_that_name_each_other_are_looked_at_each() -> None:
     cluster.settle()
     cluster.advance(10)
     assert [ready(cluster, name) for name in ("n1", "n2")] == ["Unknown"] * 2
+
+
+def test_labels_have_their_old_names_too() -> None:
+    cluster = Cluster(NodeLifecycleController(Timing()))
+    names = {"kubernetes.io/os": "linux", "kubernetes.io/arch": "arm64"}
+    cluster.node("n1", metadata={"labels": {**names, "beta.kubernetes.io/os": "plan9"}})
+    cluster.node("n2", metadata={"labels": {"beta.kubernetes.io/os": "plan9"}})
+    cluster.settle()
+    old = {f"beta.{name}": value for name, value in names.items()}
+    assert meta.labels(node(cluster, "n1")) == {**names, **old}
+    assert meta.labels(node(cluster, "n2")) == {"beta.kubernetes.io/os": "plan9"}
+    cluster.change("nodes", "n1", metadata={"labels": names})
+    cluster.settle()
+    assert meta.labels(node(cluster, "n1")) == {**names, **old}

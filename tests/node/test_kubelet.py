@@ -61,6 +61,17 @@ async def test_a_node_tells_that_it_was_cordoned(api: FakeClient, make_host: Mak
         assert api.events(reason) == [f"Node n1 status is now: {reason}"]
 
 
+async def test_a_node_that_was_given_up_tells_that_it_is_back(api: FakeClient, make_host: MakeHost) -> None:
+    await make_host(NodeConfig("n1"), timing=QUICK)
+    assert api.events("NodeReady") == []
+    node = api.objects["nodes"]["n1"]
+    lost = [{**c, "status": "Unknown", "reason": "NodeStatusUnknown"} for c in node["status"]["conditions"]]
+    api.put("nodes", {**node, "status": {**node["status"], "conditions": lost}})
+    for reason in ("NodeHasSufficientMemory", "NodeHasNoDiskPressure", "NodeHasSufficientPID", "NodeReady"):
+        await api.until(lambda r=reason: api.events(r))  # type: ignore[misc]
+        assert api.events(reason) == [f"Node n1 status is now: {reason}"]
+
+
 async def test_many_nodes_register_in_batches_and_those_that_could_not_again(
     api: FakeClient, make_host: MakeHost
 ) -> None:

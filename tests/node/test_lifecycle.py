@@ -362,6 +362,7 @@ def test_the_deadline_fails_the_pod() -> None:
     life.step()
     life.fire()
     assert (life.status["phase"], life.status["reason"]) == ("Failed", "DeadlineExceeded")
+    assert Record("Normal", "DeadlineExceeded", life.status["message"], "") in life.effects
 
 
 def test_a_deadline_that_is_set_later_counts_from_the_start() -> None:

@@ -164,7 +164,7 @@ def test_a_node_under_pressure_takes_few_pods() -> None:
     assert refusal(sized("a"), frozenset()) is None
     found = refusal(sized("a"), disk)
     assert found is not None and found.reason == "Evicted"
-    assert found.message == "Pod was rejected: The node had condition: [DiskPressure]. "
+    assert found.message == "The node had condition: [DiskPressure]. "
 
 
 # --- the manager ----------------------------------------------------------------------------------

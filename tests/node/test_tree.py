@@ -235,8 +235,7 @@ def _plant(path: str, target: str, *, below: tuple[str, ...]) -> None:
 def test_no_host_path_shows_files_of_pods(pod: Pod, tmp_path: Path, where: str) -> None:
     files, _ = pod
     (tmp_path / "link").symlink_to(files.root)
-    asking = {"metadata": {"name": "p", "namespace": "default"}}
     with pytest.raises(MountError, match="files of the cluster"):
-        files.host_path(asking, {"name": "v", "hostPath": {"path": str(tmp_path / where)}})
+        files.host_path({"name": "v", "hostPath": {"path": str(tmp_path / where)}})
     assert os.listdir(files.root) == ["uid"]
-    assert files.host_path(asking, {"name": "v", "hostPath": {"path": str(tmp_path / "other")}}) == f"{tmp_path}/other"
+    assert files.host_path({"name": "v", "hostPath": {"path": str(tmp_path / "other")}}) == f"{tmp_path}/other"

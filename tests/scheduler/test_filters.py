@@ -133,6 +133,11 @@ def test_match_fields_pin_a_daemons_pod() -> None:
     world = World(node("a"), node("b"), node("c"))
     pinned = affinity(fields=(rule("metadata.name", "In", "b"),))
     assert world.place(pod("p", affinity=pinned)) == "b"
+    large = world.fail(pod("q", affinity=pinned, cpu="99"))
+    assert "1 Insufficient cpu, 2 node(s) didn't satisfy plugin(s) [NodeAffinity]." in large
+    assert "3 node(s) didn't satisfy plugin(s) [NodeAffinity]." in world.fail(
+        pod("r", affinity=affinity(fields=(rule("metadata.name", "In", "gone"),)))
+    )
 
 
 def test_node_selector_and_an_empty_term() -> None:

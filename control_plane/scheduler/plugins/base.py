@@ -115,6 +115,10 @@ class Plugin:
         """Whether the filter can refuse any node for this pod; False spares the rest."""
         return True
 
+    def only(self, view: PodView) -> frozenset[str] | None:
+        """The names of the nodes that filters are asked about at all; None where they are about every node."""
+        return None
+
     def allowed(self, view: PodView, rows: Rows) -> Bools | None:
         """True for the rows that the pod may go to."""
         snapshot = view.snapshot
@@ -237,6 +241,14 @@ class PluginSet:
         """(reason, its rows): each row once, with the first that keeps the pod off; no allowed rows."""
         found: list[tuple[Refusal, Ints]] = []
         rows = np.flatnonzero(view.snapshot.valid)
+        for plugin in self.filters:
+            only = plugin.only(view)
+            if only is not None:
+                asked = np.isin(rows, [view.snapshot.index[name] for name in only if name in view.snapshot.index])
+                if not asked.all():
+                    text = f"node(s) didn't satisfy plugin(s) [{plugin.name}]"
+                    found.append((Refusal(plugin.name, (text,), False), rows[~asked]))
+                    rows = rows[asked]
         for plugin in self.filters:
             allowed = plugin.allowed(view, rows) if len(rows) else None
             if allowed is not None and not allowed.all():

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from rayplane.control_plane.api.node_affinity import NodeTerm, node_terms
+from rayplane.control_plane.api.node_affinity import NodeTerm, node_terms, only_names
 from rayplane.control_plane.api.taints import (
     HARD_EFFECTS,
     NO_SCHEDULE,
@@ -170,6 +170,9 @@ class NodeAffinity(Plugin):
             (item.get("weight") or 0, NodeTerm.of(item.get("preference") or {}))
             for item in added.get("preferredDuringSchedulingIgnoredDuringExecution") or ()
         )
+
+    def only(self, view: PodView) -> frozenset[str] | None:
+        return only_names(view.pod.shape.required)
 
     def allowed(self, view: PodView, rows: Rows) -> Bools | None:
         shape = view.pod.shape

@@ -220,6 +220,13 @@ def test_what_was_wrong_before_a_rule_came_holds_up_no_change(
     assert [str(error) for error in validate_pod_update(with_changes(old, changes), old)] == findings
 
 
+def test_a_gated_pod_says_since_when() -> None:
+    made, findings = created(POD, {**GATED, "metadata.creationTimestamp": "2026-01-01T00:00:00Z"})
+    (condition,) = made["status"]["conditions"]
+    assert (findings, condition["reason"]) == ([], "SchedulingGated")
+    assert condition["lastTransitionTime"] == "2026-01-01T00:00:00Z"
+
+
 # --- ephemeral containers -----------------------------------------------------------------------
 
 DEBUGGER = {"name": "e", "image": "i", "imagePullPolicy": "Always", "terminationMessagePolicy": "File"}

@@ -42,7 +42,7 @@ def _prepare_create(pod: Object) -> None:
                 "reason": "SchedulingGated",
                 "message": "Scheduling is blocked due to non-empty scheduling gates",
                 "lastProbeTime": None,
-                "lastTransitionTime": None,
+                "lastTransitionTime": meta.metadata(pod).get("creationTimestamp"),
             }
         ]
 
