@@ -61,6 +61,7 @@ class LoadBalancerController(BaseController):
             if _is_balanced(service) and not addresses(service):
                 steps += self._assign(service, free, taken)
             elif meta.spec(service).get("type") != "LoadBalancer" and addresses(service):
+                steps.append(Event(service, "Normal", "DeletingLoadBalancer", "Deleting load balancer"))
                 steps.append(Event(service, "Normal", "DeletedLoadBalancer", "Deleted load balancer"))
                 steps.append(_with_ingress(service, []))
         return result(steps)

@@ -9,7 +9,7 @@ from typing import Any
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.controllers.core import Patch, View
+from rayplane.control_plane.controllers.core import Event, Patch, View
 from rayplane.control_plane.controllers.history import template_of
 from rayplane.control_plane.controllers.replicaset import BURST
 from rayplane.control_plane.controllers.templates import pod_from
@@ -121,7 +121,9 @@ def identity_patches(sts: Object, pods: Mapping[int, Object]) -> list[Patch]:
         labels = _identity(sts, ordinal)
         if not meta.is_deleting(pod) and not labels.items() <= meta.labels(pod).items():
             body = {"metadata": {"uid": meta.uid(pod), "labels": labels}}
-            patches.append(Patch("pods", meta.namespace(pod), meta.name(pod), body))
+            text = f"update Pod {meta.name(pod)} in StatefulSet {meta.name(sts)} successful"
+            done = Event(sts, "Normal", "SuccessfulUpdate", text)
+            patches.append(Patch("pods", meta.namespace(pod), meta.name(pod), body, done=done))
     return patches
 
 

@@ -43,16 +43,18 @@ class AttendedPod(Protocol):
 
 def run_hook(worker: AttendedPod, effect: RunHook) -> None:
     end_hook(worker, effect.container)
-    run = worker.runs[effect.container]
-    if not run.real:
+    run, container = worker.runs[effect.container], worker.machine.by_name[effect.container].spec
+    hook: dict[str, Any] = container["lifecycle"][effect.hook]
+    if not run.real and "sleep" not in hook:  # which takes no program
         worker.post(HookRan(effect.container, effect.attempt, effect.hook))
         return
-    worker.hooks[effect.container] = worker.spawn(_hook(worker, effect, run), f"{effect.hook} {effect.container}")
+    work = _hook(worker, effect, hook, run, container)
+    worker.hooks[effect.container] = worker.spawn(work, f"{effect.hook} {effect.container}")
 
 
-async def _hook(worker: AttendedPod, effect: RunHook, run: ContainerRun) -> None:
-    container = worker.machine.by_name[effect.container].spec
-    hook: dict[str, Any] = container["lifecycle"][effect.hook]
+async def _hook(
+    worker: AttendedPod, effect: RunHook, hook: dict[str, Any], run: ContainerRun, container: dict[str, Any]
+) -> None:
     failed = await outcome(hook, run, container, ip=worker.machine.ip, limit_s=effect.limit_s)
     worker.hooks.pop(effect.container, None)
     worker.post(HookRan(effect.container, effect.attempt, effect.hook, failed))

@@ -1,4 +1,7 @@
-"""Life-cycle hooks of real containers (core/v1 LifecycleHandler): commands, HTTP requests, connections, pauses."""
+"""Life-cycle hooks (core/v1 LifecycleHandler): commands, HTTP requests, connections, pauses.
+
+Of simulated containers pauses alone: the rest takes a program.
+"""
 
 import asyncio
 import logging

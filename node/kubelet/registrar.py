@@ -9,9 +9,10 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol, TypeVar
 
-from rayplane.control_plane.api import node_annotations
+from rayplane.control_plane.api import meta, node_annotations
 from rayplane.control_plane.api.errors import AlreadyExists, ApiError
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.node_labels import ZONE
 from rayplane.control_plane.backoff import Backoff, Pauses
 from rayplane.control_plane.client import ApiClient, ops
 
@@ -66,8 +67,15 @@ async def _register(client: ApiClient, nodes: Sequence[_N]) -> list[_N]:
             known.append(node)
         elif not _done(node, answer):
             late.append(node)
+    there: list[tuple[_N, Object]] = []
+    for node, answer in await _write(client, known, [ops.get("nodes", n.name) for n in known]):
+        if isinstance(answer, ApiError):
+            _done(node, answer)
+            late.append(node)
+        else:
+            there.append((node, answer))
     met: list[tuple[_N, Object]] = []
-    for node, answer in await _write(client, known, [_refreshed(n) for n in known]):
+    for node, answer in await _write(client, [n for n, _ in there], [_refreshed(n, o) for n, o in there]):
         if isinstance(answer, ApiError):
             _done(node, answer)
             late.append(node)
@@ -79,12 +87,20 @@ async def _register(client: ApiClient, nodes: Sequence[_N]) -> list[_N]:
     return late + [node for node, answer in answers if not _done(node, answer)]
 
 
-def _refreshed(node: NewNode) -> Any:
-    """What a host says of a node that was there before: also that no other stands for it."""
-    made = node.wanted()["metadata"]
-    annotations = {node_annotations.HEARTBEAT: None, **made["annotations"]}
-    body = {"metadata": {"labels": made["labels"], "annotations": annotations}}
-    return ops.patch("nodes", node.name, "", body)
+def _refreshed(node: NewNode, known: Object) -> Any:
+    """What a host says of a node that was there before: also that no other stands for it.
+
+    Where it has not moved, the zone that somebody has given it stays.
+    """
+    made = node.wanted()
+    labels, annotations = meta.labels(made), {node_annotations.HEARTBEAT: None, **meta.annotations(made)}
+    if _machine(known) == _machine(made) and meta.labels(known).get(ZONE):
+        labels = {**labels, ZONE: meta.labels(known)[ZONE]}
+    return ops.patch("nodes", node.name, "", {"metadata": {"labels": labels, "annotations": annotations}})
+
+
+def _machine(node: Object) -> str:
+    return meta.annotations(node).get(node_annotations.HOST_ADDRESS, "").rpartition(":")[0]
 
 
 def _done(node: NewNode, answer: Object | ApiError) -> bool:

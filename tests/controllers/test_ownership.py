@@ -181,6 +181,10 @@ def test_external_addresses_are_distinct_kept_and_given_back() -> None:
     cluster.change("services", "a", spec={"type": "ClusterIP"})
     cluster.settle()
     assert [given_to(n) for n in ("a", "b", "c")] == [[], ["127.200.0.2"], ["127.200.0.1"]]
+    assert [reason for about, reason, _ in cluster.events if about == "a"][-2:] == [
+        "DeletingLoadBalancer",
+        "DeletedLoadBalancer",
+    ]
 
 
 def test_reserved_addresses_are_not_given_and_a_bad_wish_holds_nobody_up() -> None:

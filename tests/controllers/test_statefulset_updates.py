@@ -130,6 +130,7 @@ def test_labels_that_say_who_a_pod_is_are_given_back(cluster: Cluster) -> None:
     cluster.change("pods", "db-1", metadata={"labels": {label: "db-0"}})
     cluster.converge()
     assert meta.labels(pod(cluster, 1))[label] == "db-1"
+    assert ("db", "SuccessfulUpdate", "update Pod db-1 in StatefulSet db successful") in cluster.events
 
 
 def test_only_pods_of_its_names_are_adopted(cluster: Cluster) -> None:

@@ -311,6 +311,8 @@ class FakeClient:
         request = getattr(operation, verb)
         ref = request.ref
         resource = f"{ref.resource}.{ref.group}" if ref.group else ref.resource
+        if verb == "get":
+            return copied(self.store.require(resource, ref.namespace, ref.name))
         if verb == "create":
             return self._create(resource, orjson.loads(request.json), ref.subresource)
         if verb == "update":

@@ -61,6 +61,24 @@ async def test_a_node_tells_that_it_was_cordoned(api: FakeClient, make_host: Mak
         assert api.events(reason) == [f"Node n1 status is now: {reason}"]
 
 
+@pytest.mark.parametrize(("moved", "zone"), [(False, "mine"), (True, "a")])
+async def test_a_zone_that_somebody_gave_stays_while_the_node_does(
+    api: FakeClient, make_host: MakeHost, *, moved: bool, zone: str
+) -> None:
+    host = await make_host(NodeConfig("n1", zone="a"), timing=QUICK)
+    await host.stop()
+    node = api.objects["nodes"]["n1"]
+    labels = {**meta.labels(node), "topology.kubernetes.io/zone": "mine", "kubernetes.io/os": "plan9"}
+    was = {"rayplane.io/host-address": "192.0.2.1:1"} if moved else {}
+    changed = {**node["metadata"], "labels": labels, "annotations": {**meta.annotations(node), **was}}
+    api.put("nodes", {**node, "metadata": changed})
+    host = await make_host(NodeConfig("n1", zone="a"), timing=QUICK)
+    node = api.objects["nodes"]["n1"]
+    assert meta.annotations(node)["rayplane.io/host-address"] == host.advertised
+    assert meta.labels(node)["kubernetes.io/os"] == "linux"
+    assert meta.labels(node)["topology.kubernetes.io/zone"] == zone
+
+
 async def test_a_node_that_was_given_up_tells_that_it_is_back(api: FakeClient, make_host: MakeHost) -> None:
     await make_host(NodeConfig("n1"), timing=QUICK)
     assert api.events("NodeReady") == []
@@ -218,6 +236,20 @@ async def test_deleted_pods_go_for_good(api: FakeClient, make_host: MakeHost) ->
     api.put("pods", make_pod("web"))
     await api.until(lambda: ready(api, "web"))
     await api.delete("pods", "web", "default")
+    await api.until(lambda: "default/web" not in api.objects["pods"])
+
+
+async def test_a_simulated_container_sleeps_before_it_ends(api: FakeClient, make_host: MakeHost) -> None:
+    await make_host(NodeConfig("n1"))
+    hooks = {"postStart": {"exec": {"command": ["a"]}}, "preStop": {"sleep": {"seconds": 3600}}}
+    api.put("pods", make_pod("web", container={"lifecycle": hooks}, terminationGracePeriodSeconds=7200))
+    api.put("pods", make_pod("other"))
+    await api.until(lambda: ready(api, "web") and ready(api, "other"))
+    for name in ("web", "other"):
+        await api.delete("pods", name, "default")
+    await api.until(lambda: "default/other" not in api.objects["pods"])
+    assert ready(api, "web")
+    await api.delete("pods", "web", "default", grace_period_s=1)
     await api.until(lambda: "default/web" not in api.objects["pods"])
 
 
