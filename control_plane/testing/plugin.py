@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager
 from importlib import import_module
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -218,13 +219,40 @@ def simulation() -> Callable[..., SimulationResult]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """What happened in a failed test's namespace goes into its report."""
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What happened in a failed test's namespace goes into its report; errors are told by the test's own lines."""
+    if call.excinfo is not None and not item.config.getoption("fulltrace"):
+        _without_ours(call.excinfo.value)
     report = yield
     if report.failed and report.when != "teardown":
         for seen in item.stash.get(_seen, ()):
             report.sections.extend(_story(seen))
     return report
+
+
+def _without_ours(error: BaseException | None) -> None:
+    """An error that rayplane raises on purpose, as NotFound or NotInTime, loses the way that it went inside."""
+    while error is not None and type(error).__module__.startswith("rayplane."):
+        shown = [one for one in _entries(error.__traceback__) if not _is_inside(one)]
+        for entry, after in zip(shown, [*shown[1:], None], strict=False):
+            entry.tb_next = after
+        error.__traceback__ = shown[0] if shown else None
+        error = error.__cause__
+
+
+def _entries(traceback: TracebackType | None) -> Iterator[TracebackType]:
+    while traceback is not None:
+        after = traceback.tb_next
+        yield traceback
+        traceback = after
+
+
+def _is_inside(entry: TracebackType) -> bool:
+    """Not so of this module: where a fixture cannot be set up, it is all that there is to show."""
+    name = entry.tb_frame.f_globals.get("__name__", "")
+    return name != __name__ and name.startswith(("rayplane.", "asyncio.", "concurrent.futures."))
 
 
 def _story(seen: ClusterInTest) -> list[tuple[str, str]]:

@@ -87,13 +87,17 @@ class ClusterInTest:
         how it was last.
         """
         last: Object = {}
+        missing = ""
         met = condition if callable(condition) else lambda obj: meta.condition_is(obj, condition)
 
         def look() -> Object | None:
-            nonlocal last
+            nonlocal last, missing
             try:
-                last = self.api.get(resource, name, self.namespace)
-            except NotFound:
+                last, missing = self.api.get(resource, name, self.namespace), ""
+            except NotFound as e:  # a definition of the resource may come, too
+                missing = (
+                    str(e) if e.details else f"no resource is served as {resource!r}; names are as deployments.apps"
+                )
                 return None
             return last if met(last) else None
 
@@ -101,7 +105,8 @@ class ClusterInTest:
         try:
             return until(f"{resource} {name} is {wanted}", look, timeout=timeout) or {}
         except AssertionError as e:
-            raise type(e)(f"{e}; its status: {last.get('status')}") from None
+            told = missing or f"its status: {last.get('status')}"
+            raise type(e)(f"{e}; {told}") from None
 
     def wait_gone(self, resource: str, name: str, *, timeout: float = TIMEOUT_S) -> None:
         """Wait until there is no such object of the namespace."""

@@ -218,6 +218,28 @@ def test_without_a_cluster_there_are_fakes_and_the_missing_is_named(tmp_path: Pa
     assert "2 passed" in done.stdout and "pip install kr8s" in done.stdout
 
 
+def test_errors_of_rayplane_are_told_by_the_lines_of_the_test(tmp_path: Path) -> None:
+    fails = """
+        import rayplane
+        from rayplane.testing import until
+
+        def looked(api):
+            return api.get("pods", "nope", "default")
+
+        def test_fails(fake_api):
+            until("it is there", lambda: looked(fake_api))
+
+        def test_mistaken(fake_api):
+            fake_api.list(7)
+    """
+    short, whole = (run(tmp_path, *options, test_fails=fails).stdout for options in ((), ("--full-trace",)))
+    assert 'return api.get("pods", "nope", "default")' in short and 'NotFound: pods "nope" not found' in short
+    inner = "await call_any("
+    [of_fails, of_mistaken] = short.split(" test_mistaken ")
+    assert inner not in of_fails and inner in whole
+    assert "control_plane/client" in of_mistaken  # what nobody foresaw is told whole
+
+
 @pytest.mark.parametrize("workers", [(), ("-p", "xdist", "-n", "1")], ids=["alone", "in a worker"])
 def test_clusters_that_are_left_up_fail_the_session_and_end(tmp_path: Path, workers: tuple[str, ...]) -> None:
     done = run(tmp_path, *workers, conftest=LEFT, test_left="def test_passes(leave): leave()")

@@ -2,12 +2,14 @@
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from rayplane import errors
 from rayplane.control_plane.testing import failing
 from rayplane.control_plane.testing.shared import ClusterInTest
+from rayplane.control_plane.testing.until import NotInTime
 
 
 async def test_a_story_is_told_where_a_loop_runs_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -18,3 +20,23 @@ async def test_a_story_is_told_where_a_loop_runs_too(monkeypatch: pytest.MonkeyP
     api: Any = SimpleNamespace(get=lambda *_: {"metadata": {"resourceVersion": "1"}})
     cluster: Any = SimpleNamespace(directory=None)
     assert ClusterInTest(cluster, "a", Path(), api).story() == [("rayplane events", "it came")]
+
+
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        ({"status": {"phase": "Pending"}}, "its status: {'phase': 'Pending'}"),
+        (errors.NotFound.of("pods", "a"), 'pods "a" not found'),
+        (errors.NotFound("the server could not find it", details={}), "no resource is served as 'pods'"),
+    ],
+)
+def test_who_waits_in_vain_is_told_what_there_was(found: Any, told: str) -> None:
+    def get(resource: str, *_: str) -> Any:
+        if resource == "pods" and isinstance(found, Exception):
+            raise found
+        return {"metadata": {"resourceVersion": "1"}} | (found if resource == "pods" else {})
+
+    api: Any = SimpleNamespace(get=get)
+    with pytest.raises(NotInTime) as raised:
+        ClusterInTest(cast("Any", None), "n", Path(), api).wait_for("pods", "a", "Ready", timeout=0)
+    assert told in str(raised.value)
