@@ -28,6 +28,7 @@ from rayplane.control_plane.api.authorization.node_identity import NODE_LEASES
 from rayplane.control_plane.api.machinery.resources import LEASES
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.node_annotations import heartbeat_of
+from rayplane.control_plane.api.node_labels import old_names
 from rayplane.control_plane.api.pods.state import pod_is_ready, pod_is_terminated
 from rayplane.control_plane.api.taints import (
     DISK_PRESSURE,
@@ -73,8 +74,6 @@ _NO_SCHEDULE = {
 }
 _OWN_NO_SCHEDULE = frozenset(_NO_SCHEDULE.values()) | {UNSCHEDULABLE}
 _OWN_NO_EXECUTE = frozenset({NOT_READY, UNREACHABLE})
-_OLD_LABELS = ("kubernetes.io/os", "kubernetes.io/arch")
-"""Labels that nodes have under their old names too, `beta.` and the name."""
 
 
 def ready_status(node: Object) -> str:
@@ -289,10 +288,9 @@ class NodeLifecycleController(BaseController):
 
 
 def _brought_up_to_date(node: Object, taints: list[dict[str, Any]]) -> list[Action]:
-    """The write of a node's taints, and of old names of labels, which manifests still select by."""
+    """The write of a node's taints, and of its labels under their old names."""
     labels = meta.labels(node)
-    known = {f"beta.{name}": labels[name] for name in _OLD_LABELS if name in labels}
-    old = {name: value for name, value in known.items() if labels.get(name) != value}
+    old = {name: value for name, value in old_names(labels).items() if labels.get(name) != value}
     change: dict[str, Any] = {"metadata": {"uid": meta.uid(node), "resourceVersion": meta.resource_version(node)}}
     if old:
         change["metadata"]["labels"] = old

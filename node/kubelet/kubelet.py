@@ -189,9 +189,12 @@ class Kubelet:
             port=int(self._shared.address.rpartition(":")[2]),
             stamp=self._shared.env.timestamp(),
             in_use=self._shared.volumes.in_use(self.name),
-            health=registration.Health(self._trouble(), self.pressure, self.runtime.no_services),
+            health=self._health(),
             version=self.runtime.version,
         ) | registration.node_images(node, self._shared.listed_images(self.config))
+
+    def _health(self) -> registration.Health:
+        return registration.Health(self._trouble(), self.pressure, self.runtime.no_services)
 
     def _trouble(self) -> str:
         down = f"container runtime is down: {self.runtime.trouble}" if self.runtime.trouble else ""
@@ -210,9 +213,11 @@ class Kubelet:
             reason = "NodeNotSchedulable" if cordoned else "NodeSchedulable"
             self._tell("Normal", reason, f"Node {self.name} status is now: {reason}")
         self._tell_conditions(node)
-        lost = meta.condition_is(node, "Ready", "Unknown")
-        # Somebody has given this node up, and yet it hears of it: it is back.
-        if self.take_cidr(node) or lost or not registration.follows_capacity(node):
+        # Who hears that somebody has given this node up is back. What is else said in its name it says anew.
+        taken = meta.condition_is(node, "Ready", "Unknown") or (
+            not self._staged_node.concerned and registration.contradicted(node, self._health())
+        )
+        if self.take_cidr(node) or taken or not registration.follows_capacity(node):
             self._status_changed(self)
         self.addresses.tell()
         self._look_at_node()

@@ -12,7 +12,7 @@ from rayplane.control_plane.api.authorization.node_identity import NODE_LEASES
 from rayplane.control_plane.api.kinds.pod_template.resources import is_extended
 from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.node_labels import ZONE
+from rayplane.control_plane.api.node_labels import ZONE, old_names
 from rayplane.control_plane.api.pods.declared_features import DECLARED
 from rayplane.node.config import NodeConfig
 
@@ -71,6 +71,12 @@ class Health:
         return told
 
 
+def contradicted(node: Object, health: Health) -> bool:
+    """Whether somebody has put other conditions in place of what the node says of itself."""
+    said = {one.get("type") or "": one.get("status") for one in meta.status(node).get("conditions") or ()}
+    return any(said.get(kind) != value for kind, value, _, _ in health.conditions(said))
+
+
 def healthy_conditions() -> list[dict[str, str]]:
     """Conditions of a node in order, as far as they say nothing of times."""
     told = Health().conditions(())
@@ -119,7 +125,7 @@ def node_labels(config: NodeConfig) -> dict[str, str]:
     }
     if config.zone:
         labels[ZONE] = config.zone
-    return labels
+    return {**labels, **old_names(labels)}
 
 
 def node_status(

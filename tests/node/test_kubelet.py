@@ -46,6 +46,7 @@ async def test_registers_its_node_and_keeps_its_lease(api: FakeClient, make_host
     node = api.objects["nodes"]["n1"]
     assert meta.condition_is(node, "Ready")
     assert meta.labels(node)["topology.kubernetes.io/zone"] == "a"
+    assert meta.labels(node)["beta.kubernetes.io/os"] == "linux"
     assert meta.annotations(node)["rayplane.io/host-address"] == host.advertised
     assert node["status"]["allocatable"]["cpu"] == "2"
     assert {"type": "InternalIP", "address": "127.77.1.1"} in node["status"]["addresses"]
@@ -88,6 +89,18 @@ async def test_a_node_that_was_given_up_tells_that_it_is_back(api: FakeClient, m
     for reason in ("NodeHasSufficientMemory", "NodeHasNoDiskPressure", "NodeHasSufficientPID", "NodeReady"):
         await api.until(lambda r=reason: api.events(r))  # type: ignore[misc]
         assert api.events(reason) == [f"Node n1 status is now: {reason}"]
+
+
+async def test_what_others_say_in_a_nodes_name_it_says_anew(api: FakeClient, make_host: MakeHost) -> None:
+    await make_host(NodeConfig("n1"), timing=QUICK)
+    node = api.objects["nodes"]["n1"]
+    others = {"Ready": "False", "DiskPressure": "True"}
+    told = [{**c, "status": others.get(c["type"], c["status"])} for c in node["status"]["conditions"]]
+    problem = {"type": "KernelDeadlock", "status": "True"}
+    api.put("nodes", {**node, "status": {**node["status"], "conditions": [*told, problem]}})
+    await api.until(lambda: meta.condition_is(api.objects["nodes"]["n1"], "Ready"))
+    node = api.objects["nodes"]["n1"]
+    assert meta.condition_is(node, "DiskPressure", "False") and meta.condition_is(node, "KernelDeadlock")
 
 
 async def test_many_nodes_register_in_batches_and_those_that_could_not_again(
