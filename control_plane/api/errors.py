@@ -396,8 +396,8 @@ def not_supported(field: str, value: Any, supported: Iterable[str]) -> FieldErro
 
 
 def too_long(field: str, max_bytes: int) -> FieldError:
-    return FieldError(TOO_LONG, field, None, f"may not be more than {max_bytes} bytes")
+    return FieldError(TOO_LONG, field, None, f"may not be more than {max_bytes} byte{'' if max_bytes == 1 else 's'}")
 
 
 def too_many(field: str, actual: int, maximum: int) -> FieldError:
-    return FieldError(TOO_MANY, field, actual, f"must have at most {maximum} items")
+    return FieldError(TOO_MANY, field, actual, f"must have at most {maximum} item{'' if maximum == 1 else 's'}")

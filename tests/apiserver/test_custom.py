@@ -3,10 +3,14 @@
 import asyncio
 from contextlib import aclosing
 
+import orjson
 import pytest
 
 from rayplane.control_plane.api import errors
-from rayplane.control_plane.apiserver.apiextensions import defaulting
+from rayplane.control_plane.api.kinds.metadata import finalizer_warnings
+from rayplane.control_plane.api.kinds.rules import ScalePaths
+from rayplane.control_plane.api.machinery.decoding import decode_object
+from rayplane.control_plane.apiserver.apiextensions import custom_resource, defaulting
 from rayplane.control_plane.apiserver.apiextensions import schema as custom_schema
 from tests.apiserver.conftest import Stack
 
@@ -153,10 +157,9 @@ async def test_versions_are_two_forms_of_one_object(stack: Stack) -> None:
         ({"type": "integer"}, True, 'f in body must be of type integer: "boolean"'),
         ({"type": "string", "pattern": "^a+$"}, "b", "f in body should match '^a+$'"),
         ({"type": "string", "minLength": 2}, "b", "f in body should be at least 2 chars long"),
-        ({"type": "array", "items": {"type": "integer"}, "maxItems": 1}, [1, 2], "must have at most 1 items"),
+        ({"type": "array", "items": {"type": "integer"}, "maxItems": 1}, [1, 2], "must have at most 1 item"),
         ({"type": "array", "x-kubernetes-list-type": "set", "items": {}}, ["x", "x"], 'Duplicate value: "x"'),
         ({"x-kubernetes-int-or-string": True}, [], "must be of type integer,string"),
-        ({"anyOf": [{"type": "string"}, {"type": "integer"}]}, [], "must validate at least one schema"),
         ({"type": "object", "additionalProperties": {"type": "integer"}}, {"k": "v"}, "f.k in body must be of type"),
     ],
 )
@@ -164,6 +167,150 @@ def test_schema_findings(schema: dict, value: object, message: str) -> None:
     found = custom_schema.validate({"f": value}, {"type": "object", "properties": {"f": schema}})
     assert len(found) == 1
     assert message in str(found[0])
+
+
+A_OR_B = [{"required": ["a"]}, {"required": ["b"], "properties": {"b": {"minimum": 3}}}]
+"""Branches of which the second is meant where b is there."""
+NONE_VALID = '<nil>: Invalid value: "": "f" must validate one and only one schema (oneOf). Found none valid'
+
+
+@pytest.mark.parametrize(
+    ("schema", "value", "messages"),
+    [
+        (
+            {"oneOf": A_OR_B},
+            {},
+            [NONE_VALID, "f.a: Required value"],
+        ),
+        (
+            {"oneOf": A_OR_B},
+            {"b": 1},
+            [NONE_VALID, "f.b: Invalid value: 1: f.b in body should be greater than or equal to 3"],
+        ),
+        (
+            {"oneOf": A_OR_B},
+            {"a": 1, "b": 3},
+            ['<nil>: Invalid value: "": "f" must validate one and only one schema (oneOf). Found 2 valid alternatives'],
+        ),
+        (
+            {"anyOf": A_OR_B},
+            {},
+            ['<nil>: Invalid value: "": "f" must validate at least one schema (anyOf)', "f.a: Required value"],
+        ),
+        ({"anyOf": A_OR_B}, {"a": 1}, []),
+        (
+            {"allOf": A_OR_B},
+            {"a": 1},
+            ["f.b: Required value", '<nil>: Invalid value: "": "f" must validate all the schemas (allOf)'],
+        ),
+        ({"not": A_OR_B[0]}, {"a": 1}, ['<nil>: Invalid value: "": "f" must not validate the schema (not)']),
+        (
+            {"type": "string", "enum": ["x"]},
+            5,
+            [
+                'f: Invalid value: "integer": f in body must be of type string: "integer"',
+                'f: Unsupported value: 5: supported values: "x"',
+            ],
+        ),
+        (
+            {"type": "string", "nullable": True, "enum": ["x"]},
+            None,
+            ['f: Unsupported value: null: supported values: "x"'],
+        ),
+        (
+            {"type": "string", "minLength": 2, "pattern": "^a"},
+            "b",
+            ['f: Invalid value: "b": f in body should be at least 2 chars long'],
+        ),
+        ({"type": "string", "maxLength": 1}, "bb", ["f: Too long: may not be more than 1 byte"]),
+        (
+            {"type": "integer", "format": "int32"},
+            1 << 33,
+            ['<nil>: Invalid value: "": Checked value must be of type integer with format int32 in f'],
+        ),
+        ({"type": "integer", "format": "int64"}, 1 << 33, []),
+        ({"type": "number", "format": "double"}, 1e300, []),
+        (
+            {"type": "number", "format": "float"},
+            1e300,
+            ['<nil>: Invalid value: "": Checked value must be of type number with format float in f'],
+        ),
+        ({"type": "number", "format": "int32"}, 1 << 33, []),
+    ],
+)
+def test_findings_about_a_value_as_a_whole(schema: dict, value: object, messages: list[str]) -> None:
+    """As kube-openapi words them: the branch that was meant says what it lacks."""
+    found = custom_schema.validate({"f": value}, {"type": "object", "properties": {"f": schema}})
+    assert [str(error) for error in found] == messages
+
+
+EMBEDDED = {"type": "object", "x-kubernetes-embedded-resource": True, "x-kubernetes-preserve-unknown-fields": True}
+POD = {"apiVersion": "v1", "kind": "Pod"}
+
+
+@pytest.mark.parametrize(
+    ("value", "messages"),
+    [
+        (POD, []),
+        (POD | {"metadata": {"labels": {"a": "b"}}}, []),
+        ({}, ["f.apiVersion: Required value", "f.kind: Required value"]),
+        (POD | {"kind": ""}, ['f.kind: Invalid value: "": must not be empty']),
+        (
+            POD | {"apiVersion": "a/b/c"},
+            ['f.apiVersion: Invalid value: "a/b/c": unexpected GroupVersion string: a/b/c'],
+        ),
+        (POD | {"metadata": {"labels": {"a": "-"}}}, ['f.metadata.labels: Invalid value: "-": a valid label must be']),
+        (
+            POD | {"metadata": {"labels": {"a": 1}}},
+            ['f.metadata: Invalid value: {"labels":{"a":1}}: json: cannot unmarshal number into Go struct field'],
+        ),
+    ],
+)
+def test_an_object_in_an_object_is_one(value: dict, messages: list[str]) -> None:
+    found = custom_schema.validate({"f": value}, {"type": "object", "properties": {"f": EMBEDDED}})
+    assert len(found) == len(messages)
+    assert all(str(error).startswith(text) for error, text in zip(found, messages, strict=True)), found
+
+
+def test_replicas_are_a_count() -> None:
+    scale = ScalePaths(spec=".spec.n", status=".status.n")
+    o: dict = {"spec": {"n": -1}, "status": {"n": 1 << 31}}
+    assert [str(error) for error in custom_resource.errors_of(o, {}, None, None, scale)] == [
+        ".spec.n: Invalid value: -1: should be a non-negative integer",
+        ".status.n: Invalid value: 2147483648: should be less than or equal to 2147483647",
+    ]
+    assert not custom_resource.errors_of({"spec": {"n": 3}}, {}, None, None, scale)
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        (
+            {"kind": None},
+            errors.BadRequest,
+            "Foo in version \"v1\" cannot be handled as a Foo: Object 'Kind' is missing",
+        ),
+        ({"apiVersion": None}, errors.BadRequest, "the API version in the data () does not match the expected API"),
+        ({"apiVersion": "example.com/v9"}, errors.BadRequest, "the API version in the data (example.com/v9) does not"),
+        ({"kind": "Bar"}, errors.Invalid, 'Bar.example.com "a" is invalid: kind: Invalid value: "Bar": must be Foo'),
+    ],
+)
+def test_a_custom_resource_says_what_it_is(changed: dict, error: type[errors.ApiError], message: str) -> None:
+    body = {"apiVersion": "example.com/v1", "kind": "Foo", "metadata": {"name": "a"}} | changed
+    with pytest.raises(error) as caught:
+        decode_object(orjson.dumps(body), api_version="example.com/v1", kind="Foo", definition=None, custom=True)
+    assert message in caught.value.message
+
+
+def test_names_of_finalizers_tell_whose_they_are() -> None:
+    made = foo("a", size=1)
+    made["metadata"]["finalizers"] = ["mine", "example.com/mine", "mine.example.com"]
+    first, second = finalizer_warnings(made, None)
+    assert first.startswith('metadata.finalizers: "mine": prefer a domain-qualified finalizer name to avoid')
+    assert second.startswith(
+        'metadata.finalizers: "mine.example.com": prefer a domain-qualified finalizer name including'
+    )
+    assert finalizer_warnings(made, made) == []
 
 
 def test_defaults_reach_into_lists_and_maps() -> None:

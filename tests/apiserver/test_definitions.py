@@ -247,7 +247,10 @@ async def test_what_is_defined_is_in_discovery_and_openapi_as_long_as_it_is(rest
 async def test_definitions_are_warned_of_and_versions_on_their_way_out_too(rest: Rest) -> None:  # noqa: F811
     old = version("v1", {}, deprecated=True, storage=False)
     new = version(
-        "v2", {"properties": {"t": {"type": "string", "format": "odd"}}}, deprecated=True, deprecationWarning="use v3"
+        "v2",
+        {"properties": {"t": {"type": "string", "format": "odd"}, "n": {"type": "integer", "format": "int64"}}},
+        deprecated=True,
+        deprecationWarning="use v3",
     )
     crd = definition(old, new)
     async with rest.request("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", crd) as response:

@@ -125,7 +125,7 @@ RULES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         {"rule": "true", "reason": "Odd"},
         '.reason: Unsupported value: "Odd": supported values: "FieldValueDuplicate"',
     ),
-    ({}, {"rule": "true", "fieldPath": ".b"}, '.fieldPath: Invalid value: ".b": fieldPath must be a valid path'),
+    ({}, {"rule": "true", "fieldPath": ".b"}, '.fieldPath: Invalid value: ".b": must be a valid path'),
     ({}, {"rule": "true", "fieldPath": ".a"}, ""),
     ({}, {"rule": "true", "optionalOldSelf": True}, "may not be set if oldSelf is not used in rule"),
     ({}, {"rule": "self.a == oldSelf.a"}, ""),
@@ -159,6 +159,81 @@ def test_rules_are_judged_with_their_definition(of_list: dict[str, Any], rule: d
     inner = {"type": "object", "properties": properties, "x-kubernetes-validations": [rule]}
     found = judged({"type": "object", "properties": {"x": inner}})
     assert any(message in one for one in found) if message else found == [], found
+
+
+SPEC = {"type": "object", "properties": {"a": STRING, "n": {"type": "object", "properties": {"b": STRING}}}}
+OBJECT = {"type": "object", "properties": {"spec": SPEC}}
+VERSIONS: list[tuple[dict[str, Any], str]] = [
+    ({"schema": None}, "spec.versions[0].schema.openAPIV3Schema: Required value"),
+    (
+        {"schema": {"openAPIV3Schema": {**OBJECT, "oneOf": [{"required": ["spec"]}]}}, "subresources": {"status": {}}},
+        "fields are allowed at the root of the schema if the status subresource is enabled",
+    ),
+    ({"schema": {"openAPIV3Schema": {**OBJECT, "oneOf": [{"required": ["spec"]}]}}}, ""),
+    ({"schema": {"openAPIV3Schema": {**OBJECT, "required": ["spec"]}}, "subresources": {"status": {}}}, ""),
+    ({"schema": {"openAPIV3Schema": {**OBJECT, "nullable": True}}}, f"{AT}.nullable: Forbidden: nullable cannot be"),
+    ({"selectableFields": [{"jsonPath": ".spec.a"}]}, ""),
+    ({"selectableFields": [{}]}, "spec.selectableFields[0].jsonPath: Required value"),
+    (
+        {"selectableFields": [{"jsonPath": ".spec.c"}]},
+        'spec.selectableFields[0].jsonPath: Invalid value: ".spec.c": is an invalid path: does not refer to a valid',
+    ),
+    ({"selectableFields": [{"jsonPath": ".spec['a']"}]}, "is an invalid path: array notation is not allowed"),
+    ({"selectableFields": [{"jsonPath": "spec.a"}]}, "is an invalid path: expected [ or . but got: spec.a"),
+    ({"selectableFields": [{"jsonPath": ".spec.n"}]}, '".spec.n": must point to a field of type string, boolean or'),
+    ({"selectableFields": [{"jsonPath": ".spec.a"}] * 2}, "spec.selectableFields[1].jsonPath: Duplicate value"),
+    (
+        {"additionalPrinterColumns": [{"name": "x", "type": "string", "jsonPath": "a"}]},
+        'spec.additionalPrinterColumns[0].JSONPath: Invalid value: "a": must be a simple json path starting with .',
+    ),
+    ({"additionalPrinterColumns": [{"name": "x", "type": "string", "jsonPath": ".a["}]}, ""),
+    (
+        {"subresources": {"scale": {"specReplicasPath": ".a", "statusReplicasPath": ".status.n"}}},
+        'spec.subresources.scale.specReplicasPath: Invalid value: ".a": should be a json path under .spec',
+    ),
+    (
+        {
+            "subresources": {
+                "scale": {
+                    "specReplicasPath": ".spec.n",
+                    "statusReplicasPath": ".status.n",
+                    "labelSelectorPath": ".a",
+                }
+            }
+        },
+        'scale.labelSelectorPath: Invalid value: ".a": should be a json path under either .spec or .status',
+    ),
+]
+
+
+@pytest.mark.parametrize(("version", "message"), VERSIONS, ids=lambda case: str(case)[:60])
+def test_a_version_that_is_not_taken(version: dict[str, Any], message: str) -> None:
+    crd = defined(OBJECT, "Thing", "example.com")
+    crd["spec"]["versions"][0].pop("subresources", None)
+    crd["spec"]["versions"][0] |= version
+    acceptance.complete(crd, "2024-02-20T10:00:00Z", ())
+    found = [str(error) for error in acceptance.errors_of(crd, ())]
+    assert any(message in one for one in found) if message else found == [], found
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"scope": "World"}, 'spec.scope: Unsupported value: "World": supported values: "Cluster", "Namespaced"'),
+        ({"scope": ""}, "spec.scope: Required value"),
+        ({"group": "Exämple.com"}, 'spec.group: Invalid value: "Exämple.com": a lowercase RFC 1123 subdomain must'),
+        ({"group": ""}, "spec.group: Required value"),
+        ({"versions": 2}, 'spec.versions: Invalid value: ["v1","v1"]: must contain unique version names'),
+    ],
+)
+def test_a_definition_that_is_not_taken(changed: dict[str, Any], message: str) -> None:
+    crd = defined(OBJECT, "Thing", "example.com")
+    if "versions" in changed:
+        changed = {"versions": [*crd["spec"]["versions"], {**crd["spec"]["versions"][0], "storage": False}]}
+    crd["spec"] |= changed
+    acceptance.complete(crd, "2024-02-20T10:00:00Z", ())
+    found = [str(error) for error in acceptance.errors_of(crd, ())]
+    assert any(message in one for one in found), found
 
 
 def test_old_values_of_what_cannot_be_known_again_are_not_asked_for() -> None:

@@ -6,7 +6,7 @@ Label selectors and the small checks every kind uses (ranges, choices, immutabil
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from rayplane.control_plane.api.errors import (
     FieldError,
@@ -274,3 +274,40 @@ def unique(values: Sequence[Any], path: str, errs: Errors) -> None:
         if value in seen:
             errs.append(duplicate(f"{path}[{index}]", value))
         seen.add(value)
+
+
+_STANDARD_FINALIZERS: Final = frozenset({"orphan", "foregroundDeletion", "kubernetes"})
+
+
+def checked_finalizer(finalizer: str, path: str, errs: Errors) -> None:
+    """Whether the name of a finalizer tells whose it is."""
+    if "/" not in finalizer and finalizer not in _STANDARD_FINALIZERS:
+        text = "name is neither a standard finalizer name nor is it fully qualified"
+        errs.append(invalid(path, finalizer, text))
+
+
+def _added(obj: Object, old: Object | None) -> list[tuple[int, str]]:
+    """The finalizers that an object gets, with their places."""
+    known = ((old or {}).get("metadata") or {}).get("finalizers") or ()
+    given = enumerate((obj.get("metadata") or {}).get("finalizers") or ())
+    return [(index, one) for index, one in given if one not in known]
+
+
+def validate_finalizers(obj: Object, old: Object | None = None) -> Errors:
+    """Problems of the finalizers that an object of a kind of Kubernetes gets; `old` is what it was before."""
+    errs: Errors = []
+    for index, one in _added(obj, old):
+        checked_finalizer(one, f"metadata.finalizers[{index}]", errs)
+    return errs
+
+
+def finalizer_warnings(obj: Object, old: Object | None) -> list[str]:
+    """What is said of the finalizers that a custom resource gets: of those it may have any."""
+    found = []
+    for one in sorted({one for _, one in _added(obj, old)}):
+        if "/" in one or one in _STANDARD_FINALIZERS:
+            continue
+        path = " including a path (/)" if "." in one else ""
+        said = f"prefer a domain-qualified finalizer name{path} to avoid accidental conflicts"
+        found.append(f'metadata.finalizers: "{one}": {said} with other finalizer writers')
+    return found

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from rayplane.control_plane.api.errors import FieldError
-from rayplane.control_plane.api.kinds.metadata import NameCheck
+from rayplane.control_plane.api.kinds.metadata import NameCheck, finalizer_warnings
 from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.machinery.columns import NAME_AND_CREATED_AT, Printer
 from rayplane.control_plane.api.machinery.field_selectors import METADATA_FIELDS
@@ -168,6 +168,7 @@ PLAIN: Final = replace(
     validate_update=NO_UPDATE_RULES,
     status=NO_STATUS,
     generation=False,
+    warnings=finalizer_warnings,
     printer=NAME_AND_CREATED_AT,
 )
 """Rules of kinds that are not Kubernetes' own."""

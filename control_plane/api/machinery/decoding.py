@@ -73,15 +73,19 @@ def decode_object(
     kind: str,
     definition: Definition | None,
     field_validation: FieldValidation = "Warn",
+    custom: bool = False,
 ) -> Decoded:
     """Parse a body that must hold one object of the given kind.
 
-    apiVersion and kind may be left out of the body. With a definition, the object comes back
-    conforming to it (see `strict.conform`). Without one nothing but the kind is checked.
-    Raises BadRequest, UnsupportedMediaType.
+    apiVersion and kind may be left out of the body, both or none of a custom resource's. With a definition, the object
+    comes back conforming to it (see `strict.conform`). Without one nothing but the kind is checked.
+    Raises BadRequest, UnsupportedMediaType, and Invalid for a custom resource of another kind.
     """
     obj = decode(body, content_type, kind=kind)
-    _require_kind(obj, api_version, kind)
+    if custom:
+        _require_custom_kind(obj, api_version, kind)
+    else:
+        _require_kind(obj, api_version, kind)
     if definition is None:
         return Decoded(obj, [])
     try:
@@ -157,6 +161,30 @@ def _bad_patch(obj: Object, patch: Any, message: str) -> Invalid:
     return Invalid.of("", "", [invalid("patch", shown, message)])
 
 
+def _require_custom_kind(obj: Object, api_version: str, kind: str) -> None:
+    """Refuse a custom resource that says that it is none of the endpoint's, in the words said of those."""
+    given_version, given_kind = obj.get("apiVersion") or "", obj.get("kind") or ""
+    if not (given_version or given_kind):
+        obj["apiVersion"], obj["kind"] = api_version, kind
+        return
+    group, _, version = api_version.rpartition("/")
+    if not given_kind:
+        shown = _summarize(orjson.dumps(obj))
+        text = f"{kind} in version \"{version}\" cannot be handled as a {kind}: Object 'Kind' is missing in '{shown}'"
+        raise BadRequest(text)
+    if given_version != api_version:
+        raise _unexpected(given_version, api_version)
+    if given_kind != kind:
+        metadata = obj.get("metadata")
+        name = metadata.get("name") if isinstance(metadata, dict) else ""
+        wrong = [invalid("kind", given_kind, f"must be {kind}")]
+        raise Invalid.of(str(given_kind), str(name or ""), wrong, group=group)
+
+
+def _unexpected(given: Any, wanted: str) -> BadRequest:
+    return BadRequest(f"the API version in the data ({given}) does not match the expected API version ({wanted})")
+
+
 def _require_kind(obj: Object, api_version: str, kind: str) -> None:
     """Fill in apiVersion and kind where missing; refuse another kind than the endpoint's."""
     given_version = obj.setdefault("apiVersion", api_version) or api_version
@@ -178,9 +206,7 @@ def _require_kind(obj: Object, api_version: str, kind: str) -> None:
             f'no kind "{given_kind}" is registered for version "{given_version}" in scheme "{_SCHEME}"',
         )
     if given_kind == kind:
-        raise BadRequest(
-            f"the API version in the data ({given_version}) does not match the expected API version ({api_version})"
-        )
+        raise _unexpected(given_version, api_version)
     version = given_version.rpartition("/")[2]
     package = api_version.rpartition("/")[0].partition(".")[0] or "core"
     raise _cannot_handle(obj, kind, f"converting ({version}.{given_kind}) to ({package}.{kind}): unknown conversion")

@@ -1,7 +1,7 @@
 """Custom resources: definitions, the resources they make this server serve, their schemas and rules.
 
 `definitions` keeps what is served in step with what is defined; `acceptance` says what is wrong with a definition and
-what its status is, by `structural` (its schema), `defaulting` (its defaults) and `rules` (its expressions);
+what its status is, and `versions` with its schemas, by `structural`, `defaulting` and `rules` (their expressions);
 `custom_resource` says what is wrong with an object, by `schema` and `rules`. Objects are converted between versions in
 `apiserver.kinds`: by their apiVersion alone, or by what a webhook is known to make of them; `forms` asks it.
 

@@ -8,31 +8,23 @@ Source: apiextensions-apiserver `pkg/apis/apiextensions/validation`, `pkg/contro
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-import orjson
-
-from rayplane.control_plane.api.errors import FieldError, forbidden, invalid, not_supported, required, too_many
+from rayplane.control_plane.api.errors import FieldError, forbidden, invalid, not_supported, required
 from rayplane.control_plane.api.kinds.admissionregistration.webhook_configurations import (
     validate_client,
     validate_reviews,
 )
 from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition import definition
+from rayplane.control_plane.api.machinery.names import subdomain_errors
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.meta import Object, set_condition
-from rayplane.control_plane.apiserver.apiextensions import rules
-from rayplane.control_plane.apiserver.apiextensions.defaulting import default_errors
-from rayplane.control_plane.apiserver.apiextensions.rules import rule_errors
-from rayplane.control_plane.apiserver.apiextensions.structural import schema_errors
+from rayplane.control_plane.apiserver.apiextensions.versions import version_errors
 
 APPROVED: Final = "api-approved.kubernetes.io"
-_COLUMNS_MAX: Final = 100
-#: Schemas whose faults are kept: so many, and of so many bytes each at most.
-_REMEMBERED: Final = 64
-_REMEMBERED_BYTES: Final = 64 << 10
 _ENHANCEMENT: Final = "see https://github.com/kubernetes/enhancements/pull/1111"
+_SCOPES: Final = ("Cluster", "Namespaced")
 _STRATEGIES: Final = ("None", "Webhook")
 _PROTECTED: Final = ("k8s.io", "kubernetes.io")
 _TERMINATING: Final = {
@@ -206,62 +198,26 @@ def errors_of(crd: Object, in_group: Sequence[ResourceInfo], old: Object | None 
     name = crd["metadata"].get("name") or ""
     if name != f"{plural}.{group}":
         found.append(invalid("metadata.name", name, 'must be spec.names.plural+"."+spec.group'))
-    if "." not in group:
+    if not group:
+        found.append(required("spec.group"))
+    elif problems := subdomain_errors(group):
+        found.append(invalid("spec.group", group, ",".join(problems)))
+    elif "." not in group:
         found.append(invalid("spec.group", group, "should be a domain with at least one dot"))
     elif any(not info.custom for info in in_group):
         # Kinds, rules and keys in etcd of these groups are the server's own.
         found.append(invalid("spec.group", group, "is served by this server itself"))
     found += [required(f"spec.names.{field}") for field, value in (("plural", plural), ("kind", kind)) if not value]
-    if spec.get("scope") not in ("Namespaced", "Cluster"):
+    if not spec.get("scope"):
         found.append(required("spec.scope"))
+    elif spec["scope"] not in _SCOPES:
+        found.append(not_supported("spec.scope", spec["scope"], _SCOPES))
     if spec.get("preserveUnknownFields"):
         text = "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead"
         found.append(invalid("spec.preserveUnknownFields", True, text))
-    found += [*_version_errors(spec.get("versions") or [], old), *definition(crd), *_conversion_errors(spec)]
+    found += [*version_errors(spec.get("versions") or [], old), *definition(crd), *_conversion_errors(spec)]
     found += [*_approval_errors(crd, old), *_stored_version_errors(crd)]
     return found + (list(_changes(spec, old)) if old is not None else [])
-
-
-def _version_errors(versions: Sequence[Object], old: Object | None) -> Iterator[FieldError]:
-    if sum(bool(v.get("storage")) for v in versions) != 1:
-        text = "must have exactly one version marked as storage version"
-        yield invalid("spec.versions", [v.get("name") for v in versions], text)
-    before = {v.get("name"): _schema_of(v) for v in ((old or {}).get("spec") or {}).get("versions") or ()}
-    schemas = [_schema_of(version) for version in versions]
-    # Kubernetes has one schema in one place, wherever it was written.
-    one = bool(schemas) and all(schema == schemas[0] for schema in schemas)
-    for index, version in enumerate(versions):
-        at = f"spec.versions[{index}]"
-        columns = len(version.get("additionalPrinterColumns") or ())
-        if columns > _COLUMNS_MAX:
-            # Each row of each table has them all.
-            yield too_many(f"{at}.additionalPrinterColumns", columns, _COLUMNS_MAX)
-        schema = schemas[index]
-        if not schema:
-            yield required(f"{at}.schema.openAPIV3Schema", "schemas are required")
-        elif not (one and index) and before.get(version.get("name")) != schema:
-            # What was taken once is not judged again.
-            yield from _schema_errors(schema, "spec.validation" if one else f"{at}.schema")
-
-
-def _schema_of(version: Mapping[str, Any]) -> Any:
-    return (version.get("schema") or {}).get("openAPIV3Schema")
-
-
-def _schema_errors(schema: Mapping[str, Any], place: str) -> Sequence[FieldError]:
-    path, text = f"{place}.openAPIV3Schema", orjson.dumps(schema)
-    return _remembered(text, path) if len(text) <= _REMEMBERED_BYTES else _judged(text, path)
-
-
-def _judged(schema_text: bytes, path: str) -> Sequence[FieldError]:
-    schema = orjson.loads(schema_text)
-    found = schema_errors(schema, path)
-    found = found or list(default_errors(schema, path)) or rule_errors(schema, path)
-    return found or rules.default_errors(schema, path)
-
-
-# Servers of one process are shown the same ones when they start, and so is who applies definitions over and over.
-_remembered = lru_cache(maxsize=_REMEMBERED)(_judged)
 
 
 def _conversion_errors(spec: Mapping[str, Any]) -> Iterator[FieldError]:

@@ -15,7 +15,14 @@ from typing import Any, Final
 
 from rayplane.control_plane.api.errors import FieldError, forbidden, invalid, not_supported, required
 from rayplane.control_plane.apiserver.apiextensions.defaulting import default
-from rayplane.control_plane.apiserver.apiextensions.structural import EMBEDDED, LIST_KEYS, LIST_TYPE, MAP_TYPE
+from rayplane.control_plane.apiserver.apiextensions.structural import (
+    EMBEDDED,
+    LIST_KEYS,
+    LIST_TYPE,
+    MAP_TYPE,
+    PathError,
+    schema_at,
+)
 from rayplane.control_plane.cel import (
     BOOL,
     NONE,
@@ -44,7 +51,6 @@ RULES: Final = "x-kubernetes-validations"
 _REASONS: Final = ("FieldValueDuplicate", "FieldValueForbidden", "FieldValueInvalid", "FieldValueRequired")
 _MESSAGE_BYTES_MAX: Final = 5 * 1024
 _UNBOUNDED: Final = (1 << 64) - 1
-_STEP: Final = re.compile(r"\.([^.\[\]]+)|\['((?:[^'\\]|\\.)*)'\]")
 _OUT_OF_BUDGET: Final = "validation failed due to running out of cost budget, no further validation rules will be run"
 
 
@@ -246,9 +252,9 @@ def _words(rule: Mapping[str, Any], schema: Schema, at: str) -> Iterator[FieldEr
     if not text:
         yield required(f"{at}.rule", "rule is not specified")
     elif message and not message.strip():
-        yield invalid(f"{at}.message", message, "message must be non-empty if specified")
+        yield invalid(f"{at}.message", message, "must be non-empty if specified")
     elif re.search(r"[\n\r]", message.strip()):
-        yield invalid(f"{at}.message", message, "message must not contain line breaks")
+        yield invalid(f"{at}.message", message, "must not contain line breaks")
     elif re.search(r"[\n\r]", text) and not message.strip():
         yield required(f"{at}.message", "message must be specified if rule contains line breaks")
     expression = rule.get("messageExpression") or ""
@@ -258,31 +264,14 @@ def _words(rule: Mapping[str, Any], schema: Schema, at: str) -> Iterator[FieldEr
         yield not_supported(f"{at}.reason", rule["reason"], _REASONS)
     path = rule.get("fieldPath") or ""
     if path and not path.strip():
-        yield invalid(f"{at}.fieldPath", path, "fieldPath must be non-empty if specified")
+        yield invalid(f"{at}.fieldPath", path, "must be non-empty if specified")
     if re.search(r"[\n\r]", path):
-        yield invalid(f"{at}.fieldPath", path, "fieldPath must not contain line breaks")
-    if path and not _leads_somewhere(path, schema):
-        yield invalid(f"{at}.fieldPath", path, "fieldPath must be a valid path")
-
-
-def _leads_somewhere(path: str, schema: Schema) -> bool:
-    at = 0
-    while at < len(path):
-        step = _STEP.match(path, at)
-        if step is None:
-            return False
-        at = step.end()
-        name = step[1] if step[1] is not None else step[2]
-        others = schema.get("additionalProperties")
-        if schema.get("properties"):
-            if name not in schema["properties"]:
-                return False
-            schema = schema["properties"][name]
-        elif isinstance(others, Mapping):
-            schema = others
-        else:
-            return False
-    return True
+        yield invalid(f"{at}.fieldPath", path, "must not contain line breaks")
+    if path:
+        try:
+            schema_at(path, schema)
+        except PathError:
+            yield invalid(f"{at}.fieldPath", path, "must be a valid path")
 
 
 # --- objects ----------------------------------------------------------------------------------------

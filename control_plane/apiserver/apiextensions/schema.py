@@ -6,6 +6,7 @@ Source: Kubernetes reference "Extend the Kubernetes API with CustomResourceDefin
 ratcheting); messages as go-openapi/validate words them.
 """
 
+import copy
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -22,10 +23,17 @@ from rayplane.control_plane.api.errors import (
     invalid,
     not_supported,
     required,
+    too_long,
+    too_many,
 )
+from rayplane.control_plane.api.kinds.metadata import validate_metadata
 from rayplane.control_plane.api.machinery import formats, patterns
 from rayplane.control_plane.api.machinery.budget import LIMITS, Meter
+from rayplane.control_plane.api.machinery.names import dns1035_errors, path_segment_errors
+from rayplane.control_plane.api.machinery.schema import from_openapi
+from rayplane.control_plane.api.machinery.strict import DecodeError, conform
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.apiserver.apiextensions.structural import EMBEDDED
 
 Schema = Mapping[str, Any]
 _JSON_TYPES = {
@@ -34,6 +42,16 @@ _JSON_TYPES = {
     "array": list,
     "boolean": bool,
 }
+#: The numbers that a format holds: bounds, both taken.
+_RANGES: Final = {
+    ("integer", "int32"): (-(2**31), 2**31 - 1),
+    ("integer", "int64"): (-(2**63), 2**63 - 1),
+    ("integer", ""): (-(2**63), 2**63 - 1),
+    ("number", "float"): (-3.4028234663852886e38, 3.4028234663852886e38),
+}
+#: What is said of a value as a whole, by the branches of its schema or the range of its type, names no field.
+_NOWHERE: Final = "<nil>"
+_METADATA: Final = from_openapi("ObjectMeta", {}, root=True)
 _UNKNOWN: Final = object()
 """An old value that nothing is known of."""
 _BLOCKING: Final = frozenset({NOT_SUPPORTED, REQUIRED, TOO_LONG, TOO_MANY, TYPE_INVALID})
@@ -65,36 +83,50 @@ class _Errors(list[FieldError]):
     def __init__(self, meter: Meter) -> None:
         super().__init__()
         self.meter = meter
+        self.matches = 0
+        """Values that were looked at, and types that fit: the branch with most of them is the one that was meant."""
 
     def append(self, error: FieldError) -> None:
         if len(self) < FINDINGS_MAX:
             super().append(error)
 
+    def take(self, others: "_Errors") -> None:
+        """Errors of a branch, which may find what another one found."""
+        self.matches += others.matches
+        for error in others:
+            if error not in self:
+                self.append(error)
+
 
 def _value(value: Any, schema: Schema, path: str, errors: _Errors, old: Any = _UNKNOWN) -> None:
     errors.meter.spend()
-    if value is None and schema.get("nullable"):
-        return
-    if not _type_fits(value, schema):
-        wanted = schema.get("type") or "integer,string"
+    errors.matches += 1
+    if (value is None and schema.get("nullable")) or _type_fits(value, schema):
+        errors.matches += 1
+    else:
+        wanted = "integer,string" if schema.get("x-kubernetes-int-or-string") else schema.get("type")
         shown = _type_name(value)
         text = f'{path} in body must be of type {wanted}: "{shown}"'
         errors.append(FieldError(TYPE_INVALID, path, shown, text))
-        return
-    if isinstance(value, dict):
-        _object(value, schema, path, errors, old if isinstance(old, dict) else {})
-    elif isinstance(value, list):
-        _array(value, schema, path, errors, old)
-    elif isinstance(value, str):
+    if value is not None:
+        _combined(value, schema, path, errors)
+    if isinstance(value, str):
         _string(value, schema, path, errors)
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         _number(value, schema, path, errors)
+    elif isinstance(value, list):
+        _array(value, schema, path, errors, old)
     choices = schema.get("enum")
     if choices is not None:
         errors.meter.spend(len(choices))
         if value not in choices:
-            errors.append(not_supported(path, value, [str(c) for c in choices]))
-    _combined(value, schema, path, errors)
+            errors.append(not_supported(path, value, [_as_choice(c) for c in choices]))
+    if isinstance(value, dict):
+        _object(value, schema, path, errors, old if isinstance(old, dict) else {})
+
+
+def _as_choice(value: Any) -> str:
+    return value if isinstance(value, str) else orjson.dumps(value).decode()
 
 
 def _type_fits(value: Any, schema: Schema) -> bool:
@@ -128,6 +160,8 @@ def _type_name(value: Any) -> str:
 def _object(value: dict[str, Any], schema: Schema, path: str, errors: _Errors, old: dict[str, Any]) -> None:
     properties = schema.get("properties") or {}
     others = schema.get("additionalProperties")
+    if schema.get(EMBEDDED):
+        _embedded(value, path, errors)
     for name in schema.get("required") or ():
         if name not in value:
             errors.append(required(_join(path, name)))
@@ -140,7 +174,37 @@ def _object(value: dict[str, Any], schema: Schema, path: str, errors: _Errors, o
     if low is not None and len(value) < low:
         errors.append(invalid(path, len(value), f"{path} in body should have at least {low} properties"))
     if high is not None and len(value) > high:
-        errors.append(FieldError(TOO_MANY, path, len(value), f"must have at most {high} items"))
+        errors.append(too_many(path, len(value), high))
+
+
+def _embedded(value: dict[str, Any], path: str, errors: _Errors) -> None:
+    """What an object inside of another one needs to be one: a kind, its version, and metadata as all objects have."""
+    for name in ("apiVersion", "kind"):
+        at, given = _join(path, name), value.get(name)
+        if name not in value:
+            errors.append(required(at))
+        elif not isinstance(given, str):
+            errors.append(invalid(at, given, "must be a string"))
+        elif not given:
+            errors.append(invalid(at, given, "must not be empty"))
+        elif name == "kind":
+            problems = dns1035_errors(given.lower())
+            for problem in problems:
+                errors.append(invalid(at, given, f"may have mixed case, but should otherwise match: {problem}"))
+        elif given.count("/") > 1:
+            errors.append(invalid(at, given, f"unexpected GroupVersion string: {given}"))
+    if value.get("metadata") is None:
+        return
+    at, metadata = _join(path, "metadata"), copy.deepcopy(value["metadata"])
+    try:
+        conform({"metadata": metadata}, _METADATA)
+    except DecodeError as error:
+        errors.append(invalid(at, value["metadata"], str(error)))
+        return
+    metadata.setdefault("name", "fakename")  # it may have none
+    namespaced = bool(metadata.get("namespace"))
+    for found in validate_metadata(metadata, namespaced=namespaced, check=path_segment_errors, path=at):
+        errors.append(found)
 
 
 def _array(value: list[Any], schema: Schema, path: str, errors: _Errors, old: Any) -> None:
@@ -155,7 +219,7 @@ def _array(value: list[Any], schema: Schema, path: str, errors: _Errors, old: An
     if low is not None and len(value) < low:
         errors.append(invalid(path, len(value), f"{path} in body should have at least {low} items"))
     if high is not None and len(value) > high:
-        errors.append(FieldError(TOO_MANY, path, len(value), f"must have at most {high} items"))
+        errors.append(too_many(path, len(value), high))
     keys = schema.get("x-kubernetes-list-map-keys")
     unique = schema.get("uniqueItems") or schema.get("x-kubernetes-list-type") == "set" or keys
     if unique:
@@ -183,11 +247,11 @@ def _by_key(schema: Schema, old: Any) -> dict[bytes, Any]:
 
 def _string(value: str, schema: Schema, path: str, errors: _Errors) -> None:
     low, high, pattern = schema.get("minLength"), schema.get("maxLength"), schema.get("pattern")
-    if low is not None and len(value) < low:
-        errors.append(invalid(path, value, f"{path} in body should be at least {low} chars long"))
     if high is not None and len(value) > high:
-        errors.append(FieldError(TOO_LONG, path, None, f"may not be more than {high} bytes"))
-    if pattern and not _found(pattern, value):
+        errors.append(too_long(path, high))
+    elif low is not None and len(value) < low:
+        errors.append(invalid(path, value, f"{path} in body should be at least {low} chars long"))
+    elif pattern and not _found(pattern, value):
         errors.append(invalid(path, value, f"{path} in body should match '{pattern}'"))
     form = schema.get("format") or ""
     if form and not formats.fits(value, form):
@@ -203,31 +267,53 @@ def _found(pattern: str, value: str) -> bool:
 
 def _number(value: float, schema: Schema, path: str, errors: _Errors) -> None:
     low, high, step = schema.get("minimum"), schema.get("maximum"), schema.get("multipleOf")
-    if low is not None and (value < low or (schema.get("exclusiveMinimum") and value == low)):
-        word = "greater than" if schema.get("exclusiveMinimum") else "greater than or equal to"
-        errors.append(invalid(path, value, f"{path} in body should be {word} {low}"))
+    _in_range(value, schema, path, errors)
+    if step and value % step:
+        errors.append(invalid(path, value, f"{path} in body should be a multiple of {step}"))
     if high is not None and (value > high or (schema.get("exclusiveMaximum") and value == high)):
         word = "less than" if schema.get("exclusiveMaximum") else "less than or equal to"
         errors.append(invalid(path, value, f"{path} in body should be {word} {high}"))
-    if step and value % step:
-        errors.append(invalid(path, value, f"{path} in body should be a multiple of {step}"))
+    if low is not None and (value < low or (schema.get("exclusiveMinimum") and value == low)):
+        word = "greater than" if schema.get("exclusiveMinimum") else "greater than or equal to"
+        errors.append(invalid(path, value, f"{path} in body should be {word} {low}"))
+
+
+def _in_range(value: float, schema: Schema, path: str, errors: _Errors) -> None:
+    kind, form = schema.get("type") or "", schema.get("format") or ""
+    form = form if (kind, form) in _RANGES else ""
+    bounds = _RANGES.get((kind, form))
+    if bounds is None or (bounds[0] <= value <= bounds[1] and (kind != "integer" or value == int(value))):
+        return
+    said = f"with format {form}" if form else "(default format)"
+    errors.append(invalid(_NOWHERE, "", f"Checked value must be of type {kind} {said} in {path}"))
 
 
 def _combined(value: Any, schema: Schema, path: str, errors: _Errors) -> None:
-    def fits(sub: Schema) -> bool:
+    def tried(sub: Schema) -> _Errors:
         found = _Errors(errors.meter)
         _value(value, sub, path, found)
-        return not found
+        return found
 
-    for sub in schema.get("allOf") or ():
-        _value(value, sub, path, errors)
+    def fail(text: str) -> None:
+        errors.append(invalid(_NOWHERE, "", f'"{path}" must {text}'))
+
     for word, ok in (("anyOf", lambda n: n >= 1), ("oneOf", lambda n: n == 1)):
-        choices = schema.get(word)
-        if choices and not ok(sum(fits(c) for c in choices)):
-            count = "at least one" if word == "anyOf" else "one and only one"
-            errors.append(invalid(path, value, f"{path} in body must validate {count} schema ({word})"))
-    if schema.get("not") and fits(schema["not"]):
-        errors.append(invalid(path, value, f"{path} in body must not validate the schema (not)"))
+        if not (branches := [tried(choice) for choice in schema.get(word) or ()]):
+            continue
+        fitting = sum(not found for found in branches)
+        if not ok(fitting):
+            count = f"Found {fitting} valid alternatives" if fitting else "Found none valid"
+            one = f"validate one and only one schema (oneOf). {count}"
+            fail("validate at least one schema (anyOf)" if word == "anyOf" else one)
+            if not fitting:
+                errors.take(max(branches, key=lambda found: found.matches))
+    every = [tried(sub) for sub in schema.get("allOf") or ()]
+    for found in every:
+        errors.take(found)
+    if any(every):
+        fail("validate all the schemas (allOf)" + (". None validated" if all(every) else ""))
+    if schema.get("not") and not tried(schema["not"]):
+        fail("not validate the schema (not)")
 
 
 def _join(path: str, name: str) -> str:

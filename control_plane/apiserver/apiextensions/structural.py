@@ -6,6 +6,7 @@ Source: apiextensions-apiserver `pkg/apis/apiextensions/validation` and `pkg/api
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -14,6 +15,7 @@ from rayplane.control_plane.api.errors import FieldError, forbidden, invalid, no
 from rayplane.control_plane.api.machinery import patterns
 
 Schema = Mapping[str, Any]
+_STEP: Final = re.compile(r"\.([^.\[\]]+)|\['((?:[^'\\]|\\.)*)'\]")
 TYPES: Final = ("array", "boolean", "integer", "number", "object", "string")
 META_FIELDS: Final = frozenset({"apiVersion", "kind", "metadata"})
 PRESERVE: Final = "x-kubernetes-preserve-unknown-fields"
@@ -49,6 +51,10 @@ _GENERICS: Final = (
 )
 
 
+class PathError(ValueError):
+    """A path that leads to no field of a schema; the message says why, as Kubernetes does."""
+
+
 def schema_errors(schema: Schema, path: str) -> list[FieldError]:
     """What is wrong with the schema of a definition: first by OpenAPI, and if that is right by structure."""
     found = list(_openapi(schema, path, _Place(root=True)))
@@ -65,6 +71,24 @@ def sub_schemas(schema: Schema) -> Iterator[tuple[str, Schema]]:
     for word in ("items", "additionalProperties"):
         if isinstance(schema.get(word), Mapping):
             yield word, schema[word]
+
+
+def schema_at(path: str, schema: Schema, *, quoted: bool = True) -> Schema:
+    """The schema of the field that a path such as `.spec['a b']` leads to. Raises PathError where it leads nowhere."""
+    at = 0
+    while at < len(path):
+        if path[at] == "[" and not quoted:
+            raise PathError("array notation is not allowed")
+        step = _STEP.match(path, at)
+        if step is None:
+            raise PathError(f"expected [ or . but got: {path[at:]}")
+        at, name = step.end(), step[1] if step[1] is not None else step[2]
+        properties, others = _mapping(schema.get("properties")), schema.get("additionalProperties")
+        found = properties.get(name) if properties else others
+        if not isinstance(found, Mapping):
+            raise PathError("does not refer to a valid field")
+        schema = found
+    return schema
 
 
 def _junctors(schema: Schema) -> Iterator[tuple[str, Schema]]:

@@ -33,7 +33,7 @@ def _extra_errors(kinds: Kinds, o: Object, info: ResourceInfo, old: Object | Non
     """What is wrong with a custom resource by its schema and rules, with a definition of some, or with expressions."""
     found = kinds.custom(info)
     if found is not None:
-        return custom_resource.errors_of(o, found.schema, found.rules, old)
+        return custom_resource.errors_of(o, found.schema, found.rules, old, found.scale)
     if info.name == CRDS:
         return acceptance.errors_of(o, kinds.in_group(acceptance.group_of(o)), old)
     return compilation.errors_of(o, info)

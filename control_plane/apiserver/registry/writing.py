@@ -126,6 +126,7 @@ class Writer:
             kind=info.kind,
             definition=self._kinds.definition(info),
             field_validation=validation_mode(options.field_validation),
+            custom=info.custom,
         )
 
     async def create_object(

@@ -498,3 +498,18 @@ def test_no_finalizer_is_added_to_what_is_being_deleted() -> None:
         "metadata.finalizers: Forbidden: no new finalizers can be added if the object is being "
         'deleted, found new finalizers []string{"example.com/g"}'
     ] * 2
+
+
+def test_names_of_finalizers_tell_whose_they_are() -> None:
+    configmaps, leases = REGISTRY.by_kind("v1", "ConfigMap"), REGISTRY.by_kind("coordination.k8s.io/v1", "Lease")
+    assert configmaps is not None and leases is not None
+    made, free = make("ConfigMap"), make("ConfigMap")
+    made["metadata"]["finalizers"] = ["orphan", "example.com/a", "mine"]
+    message = "name is neither a standard finalizer name nor is it fully qualified"
+    expected = f'metadata.finalizers[2]: Invalid value: "mine": {message}'
+    assert [str(error) for error in validate_create(made, configmaps)] == [expected]
+    assert expected in [str(error) for error in validate_update(made, free, configmaps)]
+    assert validate_update(made, copy.deepcopy(made), configmaps) == []  # what is there may stay
+    lease = make("Lease")
+    lease["metadata"]["finalizers"] = ["mine"]
+    assert validate_create(lease, leases) == []

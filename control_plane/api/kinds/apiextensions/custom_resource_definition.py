@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from rayplane.control_plane.api.errors import FieldError, duplicate, invalid, required
+from rayplane.control_plane.api.errors import FieldError, invalid, required
 from rayplane.control_plane.api.kinds.metadata import checked
 from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, Absent, Status
 from rayplane.control_plane.api.machinery import formats, jsonpath, names
@@ -20,7 +20,8 @@ Errors = list[FieldError]
 CRDS = "customresourcedefinitions.apiextensions.k8s.io"
 COLUMN_TYPES = ("boolean", "date", "integer", "number", "string")
 _COLUMN_FORMATS = ("byte", "date", "date-time", "double", "float", "int32", "int64", "password")
-_SELECTABLE_MAX = 8
+_NUMBER_FORMATS = {"integer": ("int32", "int64"), "number": ("float", "double")}
+_NO_DOT = "must be a simple json path starting with ."
 _DEPRECATION_MAX = 256
 
 
@@ -31,25 +32,36 @@ def form_as_stored(crd: Object) -> str:
     return ".".join(part for part in (spec["names"]["plural"], stored, spec["group"]) if part)
 
 
+def as_written(versions: Sequence[Mapping[str, Any]], part: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The path of a part of each version, with the version: once, in the definition itself, where all have the same."""
+    own = "validation" if part == "schema" else part
+    if versions and all(version.get(part) == versions[0].get(part) for version in versions):
+        yield f"spec.{own}", versions[0]
+        return
+    for index, version in enumerate(versions):
+        yield f"spec.versions[{index}].{part}", version
+
+
 def definition(crd: Object) -> Errors:
     """What is wrong with the parts of a definition that decide how its objects are named, shown and scaled."""
     errs: Errors = []
     spec = crd.get("spec") or {}
     _names(spec.get("names") or {}, errs)
-    seen: set[str] = set()
-    for index, version in enumerate(spec.get("versions") or ()):
-        at, own = f"spec.versions[{index}]", version.get("name") or ""
-        checked(names.dns1035_errors(own), own, f"{at}.name", errs)
-        if own in seen:
-            errs.append(duplicate(f"{at}.name", own))
-        seen.add(own)
+    versions = spec.get("versions") or ()
+    given = [version.get("name") or "" for version in versions]
+    for index, version in enumerate(versions):
+        at = f"spec.versions[{index}]"
+        checked(names.dns1035_errors(given[index]), given[index], f"{at}.name", errs)
         _deprecation(version, f"{at}.deprecationWarning", errs)
+    if len(set(given)) < len(given):
+        errs.append(invalid("spec.versions", given, "must contain unique version names"))
+    for at, version in as_written(versions, "additionalPrinterColumns"):
         for number, column in enumerate(version.get("additionalPrinterColumns") or ()):
-            _column(column, f"{at}.additionalPrinterColumns[{number}]", errs)
-        _selectable(version.get("selectableFields") or (), f"{at}.selectableFields", errs)
+            _column(column, f"{at}[{number}]", errs)
+    for at, version in as_written(versions, "subresources"):
         scale = (version.get("subresources") or {}).get("scale")
         if scale is not None:
-            _scale(scale, f"{at}.subresources.scale", errs)
+            _scale(scale, f"{at}.scale", errs)
     return errs
 
 
@@ -75,7 +87,10 @@ def _names(given: Mapping[str, Any], errs: Errors) -> None:
     plural = given.get("plural") or ""
     if plural:
         checked(names.dns1035_errors(plural), plural, "spec.names.plural", errs)
-    for field in ("singular", "kind", "listKind"):
+    singular = given.get("singular") or ""
+    if singular:
+        checked(names.dns1035_errors(singular), singular, "spec.names.singular", errs)
+    for field in ("kind", "listKind"):
         value = given.get(field) or ""
         if value:
             problems = [
@@ -100,76 +115,88 @@ def _column(column: Mapping[str, Any], path: str, errs: Errors) -> None:
         errs.append(invalid(f"{path}.type", kind, listed))
     if shape and shape not in _COLUMN_FORMATS:
         errs.append(invalid(f"{path}.format", shape, f"must be one of {','.join(_COLUMN_FORMATS)}"))
-    if not column.get("jsonPath"):
-        errs.append(required(f"{path}.jsonPath"))
-    else:
-        _path(column["jsonPath"], f"{path}.jsonPath", errs)
+    path_to = column.get("jsonPath") or ""
+    if not path_to:
+        errs.append(required(f"{path}.JSONPath"))
+    elif not path_to.startswith("."):
+        errs.append(invalid(f"{path}.JSONPath", path_to, _NO_DOT))
 
 
-def _path(text: str, path: str, errs: Errors, *, below: Sequence[str] = (".",)) -> bool:
-    """Whether a JSONPath is one that values can be found by."""
+def columns_of(version: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The columns of a version's tables: none of its own where one of them cannot be read."""
+    columns = list(version.get("additionalPrinterColumns") or ())
+    try:
+        for column in columns:
+            jsonpath.check(column.get("jsonPath") or "")
+    except jsonpath.JsonPathError:
+        return []
+    return columns
+
+
+def _path(text: str, path: str, errs: Errors, below: Sequence[str]) -> None:
+    """Whether a JSONPath is one that replicas can be found by."""
     if not text.startswith("."):
-        errs.append(invalid(path, text, "must be a simple json path starting with ."))
-    elif not text.startswith(tuple(below)):
-        errs.append(invalid(path, text, f"should be a json path under {' or '.join(below)}"))
+        errs.append(invalid(path, text, _NO_DOT))
+    elif not text.startswith(tuple(f"{part}." for part in below)):
+        either = "either " if len(below) > 1 else ""
+        errs.append(invalid(path, text, f"should be a json path under {either}{' or '.join(below)}"))
     else:
         try:
             jsonpath.check(text)
         except jsonpath.JsonPathError as e:
             errs.append(invalid(path, text, f"is an invalid path: {e}"))
-        else:
-            return True
-    return False
-
-
-def _selectable(fields: Sequence[Mapping[str, Any]], path: str, errs: Errors) -> None:
-    if len(fields) > _SELECTABLE_MAX:
-        errs.append(invalid(path, len(fields), f"must have at most {_SELECTABLE_MAX} items"))
-    seen: set[str] = set()
-    for index, field in enumerate(fields):
-        at, text = f"{path}[{index}].jsonPath", field.get("jsonPath") or ""
-        if not text:
-            errs.append(required(at))
-        elif _path(text, at, errs) and text in seen:
-            errs.append(duplicate(at, text))
-        seen.add(text)
 
 
 def _scale(scale: Mapping[str, Any], path: str, errs: Errors) -> None:
     for field, below, needed in (
-        ("specReplicasPath", (".spec.",), True),
-        ("statusReplicasPath", (".status.",), True),
-        ("labelSelectorPath", (".spec.", ".status."), False),
+        ("specReplicasPath", (".spec",), True),
+        ("statusReplicasPath", (".status",), True),
+        ("labelSelectorPath", (".spec", ".status"), False),
     ):
         text = scale.get(field) or ""
         if text:
-            _path(text, f"{path}.{field}", errs, below=below)
+            _path(text, f"{path}.{field}", errs, below)
         elif needed:
             errs.append(required(f"{path}.{field}"))
 
 
-def _unrecognized(schema: Any) -> Iterator[str]:
-    """Formats of texts that say nothing."""
+def _schemas(schema: Any) -> Iterator[Mapping[str, Any]]:
+    """A schema, and all inside of it."""
     if isinstance(schema, list):
         for one in schema:
-            yield from _unrecognized(one)
+            yield from _schemas(one)
     elif isinstance(schema, Mapping):
-        form = schema.get("format")
-        if schema.get("type") == "string" and isinstance(form, str) and form and not formats.is_known(form):
-            yield form
+        yield schema
         for word, sub in schema.items():
             if word not in ("default", "enum", "example"):
-                yield from _unrecognized(sub)
+                yield from _schemas(sub)
+
+
+def _said_of(schema: Mapping[str, Any]) -> Iterator[str]:
+    kind, form = schema.get("type", ""), schema.get("format")
+    if isinstance(kind, str) and isinstance(form, str) and form:
+        known = formats.is_known(form) if kind in ("", "string") else form in _NUMBER_FORMATS.get(kind, ())
+        if not known:
+            yield f'unrecognized format "{form}"'
+    items = schema.get("items")
+    inner = items.get("type") if schema.get("x-kubernetes-list-type") == "set" and isinstance(items, Mapping) else ""
+    if inner in ("object", "array"):
+        yield (
+            f'x-kubernetes-list-type: set for items of type "{inner}" is not supported by server-side apply or CEL '
+            "validation rules"
+        )
+
+
+def _warned(crd: Object) -> dict[str, None]:
+    versions = (crd.get("spec") or {}).get("versions") or ()
+    schemas = [(version.get("schema") or {}).get("openAPIV3Schema") for version in versions]
+    return dict.fromkeys(text for schema in schemas for one in _schemas(schema) for text in _said_of(one))
 
 
 def _warnings(crd: Object, old: Object | None) -> list[str]:
-    spec = crd.get("spec") or {}
-    found = dict.fromkeys(
-        form
-        for version in spec.get("versions") or ()
-        for form in _unrecognized((version.get("schema") or {}).get("openAPIV3Schema"))
-    )
-    return [f'unrecognized format "{form}"' for form in found]
+    """Formats that say nothing, and sets of what is no scalar: those that were not there before."""
+    known = _warned(old) if old is not None else {}
+    return [text for text in _warned(crd) if text not in known]
 
 
 RULES = {

@@ -7,14 +7,13 @@ from datetime import datetime
 from typing import Any
 
 from rayplane.control_plane.api.errors import invalid
-from rayplane.control_plane.api.kinds.metadata import Errors, checked
+from rayplane.control_plane.api.kinds.metadata import Errors, checked, checked_finalizer
 from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_UPDATE_RULES, Status
 from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.machinery.columns import AGE, NAME, Cell, Column, Printer, age
 from rayplane.control_plane.api.meta import Object, is_deleting, name
 
 NAMESPACE_LABEL = "kubernetes.io/metadata.name"
-_STANDARD = ("kubernetes", "orphan", "foregroundDeletion")
 
 
 def _default(obj: Object) -> None:
@@ -49,9 +48,7 @@ def _validate(obj: Object) -> Errors:
 
 def _finalizer(finalizer: str, path: str, errs: Errors) -> None:
     checked(names.qualified_name_errors(finalizer), finalizer, path, errs)
-    if "/" not in finalizer and finalizer not in _STANDARD:
-        text = "name is neither a standard finalizer name nor is it fully qualified"
-        errs.append(invalid(path, finalizer, text))
+    checked_finalizer(finalizer, path, errs)
 
 
 def _validate_finalize(new: Object, old: Object) -> Errors:
