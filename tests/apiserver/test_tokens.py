@@ -88,6 +88,11 @@ OBJECTS: dict[str, tuple[str, Object]] = {
 
 @pytest.mark.parametrize("kind", OBJECTS)
 @pytest.mark.parametrize("made_again", [False, True])
+async def test_a_review_is_of_a_token(issuer: Issuer) -> None:
+    with pytest.raises(errors.BadRequest, match="token is required for TokenReview in authentication"):
+        await issuer.review("")
+
+
 async def test_a_bound_token_dies_with_what_it_is_bound_to(issuer: Issuer, kind: str, made_again: bool) -> None:
     resource, o = OBJECTS[kind]
     await issuer.client.create(resource, o)

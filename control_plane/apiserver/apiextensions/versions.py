@@ -68,16 +68,16 @@ def version_errors(versions: Sequence[Object], old: Object | None) -> Iterator[F
         if not _schema_of(version):
             yield required(f"{at}.schema.openAPIV3Schema")
     before = {v.get("name"): v for v in ((old or {}).get("spec") or {}).get("versions") or ()}
-    for at, version in as_written(versions, "schema"):
+    for at, one in as_written(versions, "schema"):
         # What was taken once is not judged again.
-        schema, earlier = _schema_of(version), before.get(version.get("name")) or {}
+        schema, earlier = _schema_of(one), before.get(one.get("name")) or {}
         if schema and _schema_of(earlier) != schema:
-            among = versions if at == "spec.validation" else (version,)
-            has_status = any("status" in (one.get("subresources") or {}) for one in among)
+            among = versions if at == "spec.validation" else (one,)
+            has_status = any("status" in (each.get("subresources") or {}) for each in among)
             yield from _root_errors(schema, f"{at}.openAPIV3Schema", has_status=has_status)
             yield from _schema_errors(schema, at)
-    for at, version in as_written(versions, "selectableFields"):
-        fields, schema = version.get("selectableFields") or (), _schema_of(version)
+    for at, one in as_written(versions, "selectableFields"):
+        fields, schema = one.get("selectableFields") or (), _schema_of(one)
         if fields and schema:
             yield from _selectable_errors(fields, schema, at)
 

@@ -98,9 +98,12 @@ class Reviews:
         return answer
 
     async def _token(self, spec: Object) -> Object:
+        token = spec.get("token")
+        if not token:
+            raise BadRequest("token is required for TokenReview in authentication")
         asked = spec.get("audiences") or self._authenticator.audiences
         try:
-            found = await self._authenticator.identify(spec.get("token") or "", asked)
+            found = await self._authenticator.identify(token, asked)
         except Unauthorized as e:
             why = e.message if e.message == NOT_FOR_THEM else "token lookup failed: the token is invalid or has expired"
             return {"user": {}, "error": why}

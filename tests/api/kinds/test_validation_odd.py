@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition import definition
+from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition import columns_of, definition
 from rayplane.control_plane.api.kinds.defaulting import default
 from rayplane.control_plane.api.kinds.validation import validate_create, validate_update
 from rayplane.control_plane.api.machinery import conversion, names
@@ -153,10 +153,8 @@ def crd(**version: Any) -> Object:
         ({"type": "float"}, 'type: Invalid value: "float": must be one of boolean,date,integer,number,string'),
         ({"type": ""}, "type: Required value: must be one of boolean,date,integer,number,string"),
         ({"name": ""}, "name: Required value"),
-        ({"jsonPath": ""}, "jsonPath: Required value"),
+        ({"jsonPath": ""}, "spec.additionalPrinterColumns[0].JSONPath: Required value"),
         ({"jsonPath": "spec.x"}, "must be a simple json path starting with ."),
-        ({"jsonPath": ".spec[?(@.x"}, "is an invalid path"),
-        ({"jsonPath": "." + "a" * 2000}, "is an invalid path"),
         ({"format": "hex"}, "format: Invalid value"),
         ({"jsonPath": '.status.conditions[?(@.type=="Ready")].status'}, ""),
         ({"jsonPath": ".status.conditions[-1:].type"}, ""),
@@ -168,10 +166,18 @@ def test_printer_columns_are_ones_that_can_be_printed(column: dict[str, str], te
     assert (len(found), text in "".join(found)) == ((1, True) if text else (0, True))
 
 
+@pytest.mark.parametrize("path", [".spec[?(@.x", "." + "a" * 2000])
+def test_columns_that_cannot_be_read_are_not_shown(path: str) -> None:
+    columns = [{"name": name, "type": "string", "jsonPath": ".spec.x"} for name in "ab"]
+    assert columns_of({"additionalPrinterColumns": columns}) == columns
+    columns[1]["jsonPath"] = path
+    assert definition(crd(additionalPrinterColumns=columns)) == []
+    assert columns_of({"additionalPrinterColumns": columns}) == []
+
+
 def test_a_definition_keeps_no_odd_names_versions_or_paths() -> None:
     odd = crd(
         subresources={"scale": {"specReplicasPath": ".status.x", "statusReplicasPath": ""}},
-        selectableFields=[{"jsonPath": ".spec.a"}, {"jsonPath": ".spec.a"}],
     )
     odd["spec"]["names"].update(shortNames=["a/b"], singular="Th/ing", listKind="Thing")
     odd["spec"]["versions"].append({"name": "v1"})
@@ -181,8 +187,7 @@ def test_a_definition_keeps_no_odd_names_versions_or_paths() -> None:
         "spec.names.listKind",
         "spec.versions[0].subresources.scale.specReplicasPath",
         "spec.versions[0].subresources.scale.statusReplicasPath",
-        "spec.versions[0].selectableFields[1].jsonPath",
-        "spec.versions[1].name",
+        "spec.versions",
     }
 
 
