@@ -225,3 +225,11 @@ class _Sizes:
         if self._args[index].type.kind != "list":
             return None
         return self._estimator.element(self._args[index]) or UNKNOWN
+
+    def number(self, index: int) -> int | None:
+        arg = self._args[index]
+        return arg.value if isinstance(arg, Literal) and isinstance(arg.value, int) else None
+
+    @property
+    def given(self) -> int:
+        return len(self._args)

@@ -59,6 +59,13 @@ class Sizes(Protocol):
     def element(self, index: int) -> Range | None:
         """The size of a list's items; None of what is no list."""
 
+    def number(self, index: int) -> int | None:
+        """The integer that an argument is written as; None of what is not written."""
+
+    @property
+    def given(self) -> int:
+        """How many arguments there are."""
+
 
 class Cost(Protocol):
     """The price of a call."""

@@ -20,6 +20,8 @@ from rayplane.control_plane.cel.syntax import (
     Select,
 )
 
+_SORTED: Final = "@__sortBy_input__"
+
 
 class MacroError(ValueError):
     """A macro whose arguments are not what it takes."""
@@ -127,12 +129,24 @@ def _transform_map_entry(at: int, source: Node, args: list[Node]) -> Node:
     return _insert(at, source, args, args[-1])
 
 
+def _bind(at: int, name: str, value: Node, result: Node) -> Node:
+    """An expression with a value in a variable."""
+    return Comprehension(at, ListNode(at, []), ("#unused",), name, value, Literal(at, False), Ident(at, name), result)
+
+
 def _bound(at: int, target: Node, args: list[Node]) -> tuple[Node, Node]:
     """Whether an optional has a value, and an expression with that value in a variable."""
     name = _variable(args[0])
     value = Call(at, "value", [target], method=True)
-    bind = Comprehension(at, ListNode(at, []), ("#unused",), name, value, Literal(at, False), Ident(at, name), args[1])
-    return Call(at, "hasValue", [target], method=True), bind
+    return Call(at, "hasValue", [target], method=True), _bind(at, name, value, args[1])
+
+
+def _sort_by(at: int, source: Node, args: list[Node]) -> Node:
+    if not isinstance(source, ListNode | Select | Ident | Comprehension | Call):
+        kinds = "a list, identifier, comprehension, call or select expression"
+        raise MacroError(source.position, f"sortBy can only be applied to {kinds}")
+    keys = _map(at, Ident(at, _SORTED), args)
+    return _bind(at, _SORTED, source, Call(at, "@sortByAssociatedKeys", [Ident(at, _SORTED), keys], method=True))
 
 
 def _opt_map(at: int, target: Node, args: list[Node]) -> Node:
@@ -162,6 +176,7 @@ _MACROS: Final[dict[tuple[str, int], Callable[[int, Node, list[Node]], Node]]] =
     ("transformMap", 4): _transform_map,
     ("transformMapEntry", 3): _transform_map_entry,
     ("transformMapEntry", 4): _transform_map_entry,
+    ("sortBy", 2): _sort_by,
     ("optMap", 2): _opt_map,
     ("optFlatMap", 2): _opt_flat_map,
 }

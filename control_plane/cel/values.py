@@ -194,13 +194,13 @@ def _lists_equal(a: Any, b: Any, spend: Spend) -> bool:
     if isinstance(unordered, SetList):
         return all(any(equal(one, other, spend) for other in b) for one in a)
     kinds = set(map(type, a)) | set(map(type, b))
-    if len(kinds) == 1 and kinds <= _BY_ITSELF:
+    if len(kinds) == 1 and kinds <= COMPARED_BY_PYTHON:
         spend(len(a) // 16)
         return bool(a == b)
     return all(equal(x, y, spend) for x, y in zip(a, b, strict=True))
 
 
-_BY_ITSELF: Final = frozenset({str, int, bytes, bool})
+COMPARED_BY_PYTHON: Final = frozenset({str, int, bytes, bool})
 """Types of which Python's own comparison of lists is right, and fast."""
 
 

@@ -88,11 +88,6 @@ OBJECTS: dict[str, tuple[str, Object]] = {
 
 @pytest.mark.parametrize("kind", OBJECTS)
 @pytest.mark.parametrize("made_again", [False, True])
-async def test_a_review_is_of_a_token(issuer: Issuer) -> None:
-    with pytest.raises(errors.BadRequest, match="token is required for TokenReview in authentication"):
-        await issuer.review("")
-
-
 async def test_a_bound_token_dies_with_what_it_is_bound_to(issuer: Issuer, kind: str, made_again: bool) -> None:
     resource, o = OBJECTS[kind]
     await issuer.client.create(resource, o)
@@ -308,3 +303,8 @@ async def test_since_when_uses_are_noted_is_said_and_kept_as_it_is(issuer: Issue
         await issuer.client.list("configmaps", legacy_tokens.TRACKING_NAMESPACE)
         await keep_tracking(registry)
         assert (await issuer.client.get(*place))["data"] == {legacy_tokens.SINCE: expected}
+
+
+async def test_a_review_is_of_a_token(issuer: Issuer) -> None:
+    with pytest.raises(errors.BadRequest, match="token is required for TokenReview in authentication"):
+        await issuer.review("")

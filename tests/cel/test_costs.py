@@ -20,6 +20,8 @@ KNOWN = [
     ("self.text.matches('^a+$')", 3, (3, 5)),
     ("self.limits.map(k, k).size()", 30, (14, 79)),
     ("self.text + self.text", 5, (4, 8)),
+    ("[1, 2, 3].sort() == []", 29, (49, 49)),
+    ("self.names.slice(0, 1) == []", 14, (24, 24)),
 ]
 
 
@@ -50,6 +52,10 @@ def test_an_evaluation_ends_with_its_budget() -> None:
 
 
 HEAVY = [
+    "l.map(a, l.sort()).size() > 0",
+    "l.map(a, l.distinct()).size() > 0",
+    "l.map(a, [l, l, l, l].flatten()).size() > 0",
+    "l.map(a, lists.range(1000000000)).size() > 0",
     "l.all(a, l.all(b, l.all(c, l.all(d, a + b + c + d >= 0))))",
     "l.map(a, l + l + l + l).size() > 0",
     "l.map(a, l == l && l == l && l == l).all(x, x)",

@@ -51,6 +51,11 @@ format.named('qualifiedName').value().validate('example.com/x') == optional.none
 !format.named('nothing').hasValue()
 format.dns1123LabelPrefix().validate('web-') == optional.none() && format.uuid().validate('x').hasValue()
 !format.date().validate('2024-02-29').hasValue()
+lists.range(3) == [0, 1, 2] && lists.range(-1) == [] && [1, 2, 3].slice(1, 3) == [2, 3] && [1, 2].slice(1, 1) == []
+[[1], [2, 3], []].flatten() == [1, 2, 3] && [[[1]], [[2]]].flatten(2) == [1, 2] && [[[1]]].flatten() == [[1]]
+[3, 1, 2].sort() == [1, 2, 3] && ['b', 'a'].sort() == ['a', 'b'] && [dyn(2), dyn(1)].sort() == [1, 2]
+['ccc', 'a', 'bb'].sortBy(e, -size(e)) == ['ccc', 'bb', 'a'] && [{'a': 2}, {'a': 1}].sortBy(e, e.a)[0].a == 1
+[2, 1, 2, 1].distinct() == [2, 1] && [1, 2].reverse() == [2, 1] && self.names.sort().reverse()[0] == 'eve'
 [1, 2].first().value() == 1 && [1, 2].last().value() == 2 && ![1].filter(x, x > 1).first().hasValue()
 optional.unwrap([optional.of(1), optional.none()]) == [1] && [optional.none(), optional.of(2)].unwrapOpt() == [2]
 jsonpatch.escapeKey('a.io/b~c') == 'a.io~1b~0c'
@@ -60,6 +65,10 @@ FAILS = """
 'abc'.substring(2, 1) => invalid substring range. start: 2, end: 1
 self.text.matches(self.text + '(') => error parsing regexp: missing closing ): `héllo(`
 [].min() => min called on empty list
+[1].slice(0, 2) => cannot slice(0, 2), list is length 1
+[1].slice(-1, 1) => cannot slice(-1, 1), negative indexes not supported
+[[1]].flatten(-1) => level must be non-negative
+[dyn(1), 'a'].sort() => list elements must have the same type
 quantity(self.free) => quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'
 quantity('50m').asInteger() => cannot convert value to integer
 ip('1.2.3') => IP Address "1.2.3" parse error during conversion from string: ParseAddr("1.2.3"): unable to parse IP

@@ -7,9 +7,18 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from rayplane.control_plane.cel.functions import Overload
-from rayplane.control_plane.cel.library import authorization, conversions, lists, networks, operators, quantities, texts
+from rayplane.control_plane.cel.library import (
+    authorization,
+    conversions,
+    lists,
+    networks,
+    operators,
+    quantities,
+    rearranged,
+    texts,
+)
 
-_ALL: Final = (operators, conversions, texts, lists, networks, quantities, authorization)
+_ALL: Final = (operators, conversions, texts, lists, rearranged, networks, quantities, authorization)
 
 
 def by_name(overloads: Sequence[Overload]) -> Mapping[str, tuple[Overload, ...]]:
