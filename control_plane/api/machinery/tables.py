@@ -84,6 +84,9 @@ def _row(obj: Object, cells: list[Cell], *, include_object: str, conditions: Row
 # --- custom resources ---------------------------------------------------------------------------
 
 
+_NOT_DESCRIBED = "Custom resource definition column (in JSONPath format)"
+
+
 def _custom(
     objs: Sequence[Object], columns: Sequence[Mapping[str, Any]], now: datetime
 ) -> tuple[list[dict[str, Any]], list[list[Cell]]]:
@@ -98,16 +101,12 @@ def _custom(
                 "name": column.get("name") or "",
                 "type": column.get("type") or "string",
                 "format": column.get("format") or "",
-                "description": column.get("description") or "",
+                "description": column.get("description") or f"{_NOT_DESCRIBED}: {column.get('jsonPath') or ''}",
                 "priority": column.get("priority") or 0,
             }
         )
     rows = [[name(obj), *(_custom_cell(obj, column, now) for column in columns)] for obj in objs]
     return definitions, rows
-
-
-# Types of columns whose values are shown as they are.
-_KEPT: dict[Any, tuple[type, ...]] = {"boolean": (bool,), "number": (int, float)}
 
 
 def _custom_cell(obj: Object, column: Mapping[str, Any], now: datetime) -> Cell:
@@ -121,10 +120,12 @@ def _custom_cell(obj: Object, column: Mapping[str, Any], now: datetime) -> Cell:
     value, kind = found[0], column.get("type")
     if kind == "date":
         return _date_cell(value, now)
-    if kind == "integer":
-        return int(value) if isinstance(value, (int, float)) else None
-    if kind in _KEPT:
-        return value if isinstance(value, _KEPT[kind]) else None  # type: ignore[return-value]
+    if kind == "boolean":
+        return value if isinstance(value, bool) else None
+    if kind in ("integer", "number"):
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return None
+        return int(value) if kind == "integer" else value  # type: ignore[return-value]
     return _text(value)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from rayplane.control_plane.api.errors import ApiError
-from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition import CRDS, columns_of
+from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition import CRDS
 from rayplane.control_plane.api.kinds.rules import ScalePaths
 from rayplane.control_plane.api.machinery import schema
 from rayplane.control_plane.api.machinery.resources import ResourceInfo, SubresourceInfo, version_priority
@@ -81,7 +81,7 @@ def versions_of(crd: Object, revision: int) -> list[CustomVersion]:
                 served=bool(version.get("served")),
                 schema=openapi,
                 definition=schema.from_openapi(f"{group}.{version['name']}.{names['kind']}", openapi, root=True),
-                columns=columns_of(version),
+                columns=list(version.get("additionalPrinterColumns") or ()),
                 selectable=tuple(f.get("jsonPath") or "" for f in version.get("selectableFields") or ()),
                 scale=ScalePaths.of(parts.get("scale")),
                 deprecated=_deprecation(spec, version) if version.get("deprecated") else "",

@@ -336,11 +336,14 @@ def test_custom_columns() -> None:
             "jsonPath": '.status.conditions[?(@.type=="Ready")].status',
         },
         {"name": "Missing", "type": "string", "jsonPath": ".spec.none"},
+        {"name": "NotUnderstood", "type": "string", "jsonPath": ".spec[?(@.x"},
         {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
     ]
     table = to_table(PLAIN.printer, [obj], now=NOW, columns=columns)
-    assert table["rows"][0]["cells"] == ["x", 3, True, "True", None, "2s"]
-    assert [one["name"] for one in table["columnDefinitions"]][1] == "Size"
+    assert table["rows"][0]["cells"] == ["x", 3, True, "True", None, None, "2s"]
+    size = table["columnDefinitions"][1]
+    said = "Custom resource definition column (in JSONPath format): .spec.size"
+    assert (size["name"], size["description"]) == ("Size", said)
     plain = to_table(PLAIN.printer, [obj], now=NOW, columns=[])
     assert plain["rows"][0]["cells"] == ["x", "2s"]
     assert [(one["name"], one["type"]) for one in plain["columnDefinitions"]] == [("Name", "string"), ("Age", "date")]
@@ -358,6 +361,8 @@ def test_custom_columns() -> None:
         ("string", None, None),
         ("integer", 5.7, 5),
         ("integer", "5", None),
+        ("integer", True, None),
+        ("number", True, None),
         ("number", 5, 5),
         ("boolean", "true", None),
         ("date", "2026-01-01T11:59:00Z", "60s"),

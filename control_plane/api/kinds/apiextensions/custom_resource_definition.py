@@ -122,17 +122,6 @@ def _column(column: Mapping[str, Any], path: str, errs: Errors) -> None:
         errs.append(invalid(f"{path}.JSONPath", path_to, _NO_DOT))
 
 
-def columns_of(version: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The columns of a version's tables: none of its own where one of them cannot be read."""
-    columns = list(version.get("additionalPrinterColumns") or ())
-    try:
-        for column in columns:
-            jsonpath.check(column.get("jsonPath") or "")
-    except jsonpath.JsonPathError:
-        return []
-    return columns
-
-
 def _path(text: str, path: str, errs: Errors, below: Sequence[str]) -> None:
     """Whether a JSONPath is one that replicas can be found by."""
     if not text.startswith("."):
