@@ -10,6 +10,7 @@ import logging
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import cast
 from urllib.parse import unquote
 
 from multidict import CIMultiDict
@@ -296,9 +297,10 @@ class ByProtocol(asyncio.Protocol):
         self._leap_again()
         chosen = transport.get_extra_info("ssl_object").selected_alpn_protocol()
         protocol = self._http2() if chosen == "h2" else self._http1()
-        assert isinstance(transport, asyncio.Transport)
+        # The library's own is of another class than it says.
+        carrier = cast(asyncio.Transport, transport)
         if protocol is None:
-            transport.abort()
+            carrier.abort()
             return
-        transport.set_protocol(protocol)
+        carrier.set_protocol(protocol)
         protocol.connection_made(transport)

@@ -28,7 +28,8 @@ class ProcessExec:
         self._terminal = -1
         self._input: asyncio.StreamWriter | None = None
         self._readers: list[asyncio.StreamReader] = []
-        self._transports: list[asyncio.BaseTransport] = []
+        self._transports: list[tuple[asyncio.BaseTransport, Callable[[], None]]] = []
+        """Each with what ends it at once: what waits for the command to read is not waited for."""
         self._exit: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._on_end: Callable[[], None] | None = None
         self._said = b""
@@ -88,11 +89,11 @@ class ProcessExec:
 
     async def _connect_input(self, fd: int) -> None:
         self._input = await connect_input(fd)
-        self._transports.append(self._input.transport)
+        self._transports.append((self._input.transport, self._input.transport.abort))
 
     async def _connect_output(self, fd: int) -> None:
         reader, transport = await connect_output(fd)
-        self._transports.append(transport)
+        self._transports.append((transport, transport.close))
         self._readers.append(reader)
 
     def _report(self, message: dict[str, Any]) -> None:
@@ -147,13 +148,9 @@ class ProcessExec:
     def kill(self) -> None:
         if not self._exit.done():
             self._shim.order(self._id, op="kill", grace=0.0)
-        for transport in self._transports:
-            if transport.is_closing():
-                continue
-            if isinstance(transport, asyncio.WriteTransport):
-                transport.abort()
-            else:
-                transport.close()
+        for transport, end in self._transports:
+            if not transport.is_closing():
+                end()
         self._transports.clear()
         if self._terminal >= 0:
             os.close(self._terminal)

@@ -1,10 +1,12 @@
 """A node host on a fake API, and builders of objects."""
 
+import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
+import uvloop
 
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.identities import MASTERS, NODE_HOSTS, NODES
@@ -14,12 +16,23 @@ from rayplane.node.config import NAMESPACES, NodeConfig, NodeHostConfig
 from rayplane.node.host import NodeHost
 from rayplane.storage.env import Env, LocalDisk, SystemClock
 from tests.fakes import FakeClient
+from tests.tiers import todays_part
 
 #: Of the host under test and of its test, who calls it as an API server and as another node would.
 CREDENTIALS = Authority.create("test").issue(
     "system:node:n1", [NODES, NODE_HOSTS, MASTERS, "system:node:n2"], hosts=["127.0.0.1"]
 )
 _MakeHost = Callable[..., Awaitable[NodeHost]]
+
+
+#: Hosts of a cluster on Ray have the second, and its transports are of classes of their own.
+LOOPS = {"asyncio": asyncio.SelectorEventLoop, "uvloop": uvloop.new_event_loop}
+ON_BOTH = ("test_ingress_traffic.py", "test_process_streams.py")
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    loops = [*LOOPS.items()]
+    return dict(todays_part(2, loops) if item.path.name in ON_BOTH else loops[:1])
 
 
 def make_pod(name: str, *, node: str = "n1", uid: str = "", **spec: Any) -> Object:
