@@ -150,6 +150,12 @@ class Beneath:
             if not self._make_dir(parts[:depth], mode, links):
                 raise FileNotFoundError(errno.ENOENT, "what was just made is gone", os.fsdecode(path))
 
+    def make_alike(self, path: Path, *, links: bool = False) -> None:
+        """Make a directory with the root's own permissions; those above it are for all to pass."""
+        self.make_dirs(path, 0o755, links=links)
+        with _closing(self._open_root()) as root, self.open_dir(path, links=links) as made:
+            os.fchmod(made, stat.S_IMODE(os.fstat(root).st_mode))
+
     def _make_dir(self, parts: list[bytes], mode: int, links: bool) -> bool:
         """Whether there is a directory now; not where there is none that it could lie in."""
         try:

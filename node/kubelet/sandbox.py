@@ -230,7 +230,7 @@ class Sandbox:
             self._devices[volume["name"]] = published.path
             return
         if self._parts.files is not None:
-            os.makedirs(published.path, exist_ok=True)  # a hostPath volume made by hand: container runtimes do so too
+            self._parts.files.make_host_dir(published.path)  # of a volume made by hand: container runtimes do so too
         self._paths[volume["name"]] = published.path
         if published.sync_socket:
             self._sync_sockets[volume["name"]] = published.sync_socket

@@ -64,7 +64,7 @@ class ContainerTree:
             try:
                 return volume.resolve(mount.sub_path)
             except FileNotFoundError:
-                volume.make_dirs(mount.sub_path, links=True)
+                volume.make_alike(mount.sub_path, links=True)
                 return volume.resolve(mount.sub_path)
         except OSError as e:
             where = f'failed to prepare subPath for volumeMount "{mount.volume}"'

@@ -106,14 +106,26 @@ class PodFiles:
                 volume["name"], f"hostPath {path} holds files of the cluster: use a volume of this pod's own"
             )
         # Without a type container runtimes make a directory too.
-        if kind in ("", "DirectoryOrCreate") and not os.path.exists(path):
-            os.makedirs(path)
+        if kind in ("", "DirectoryOrCreate"):
+            self.make_host_dir(path)
         elif kind == "FileOrCreate" and not os.path.exists(path):
             Path(path).touch()
+            self._let_have(path, 0o644)
         is_so, what = _HOST_PATHS.get(kind, (os.path.exists, "there"))
         if not is_so(path):
             raise mount_failed(volume["name"], f"hostPath type check failed: {path} is not {what}")
         return path
+
+    def make_host_dir(self, path: str) -> None:
+        """Make a directory of the machine, for pods to have; what is there already stays as it is. Raises OSError."""
+        if not os.path.exists(path):
+            os.makedirs(path)
+            self._let_have(path, 0o755)
+
+    def _let_have(self, path: str, mode: int) -> None:
+        os.chmod(path, mode)  # whatever this host keeps from others
+        if self._give is not None:
+            self._give(path, mode)
 
     def project(self, directory: str, files: Mapping[str, VolumeFile], group: int | None = None) -> None:
         """Make a volume of a pod show exactly `files` (relative path to file); `group` can read them. OSError."""

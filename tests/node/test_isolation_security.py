@@ -157,10 +157,13 @@ async def test_volumes_belong_to_the_group_of_the_pods_files(api: FakeClient, ma
     host = await make_isolating(NODE)
     volumes = [{"name": "disk", "emptyDir": {}}, {"name": "memory", "emptyDir": {"medium": "Memory"}}]
     mounts = [{"name": name, "mountPath": f"/{name}"} for name in ("disk", "memory")]
-    script = "touch /disk/f /memory/f && stat -c '%a %g' /disk /memory && stat -c %g /disk/f /memory/f"
+    mounts.append({"name": "disk", "mountPath": "/part", "subPath": "a/b"})
+    script = (
+        "touch /disk/f /memory/f /part/f; stat -c '%a %g' /disk /memory /part && stat -c %g /disk/f /memory/f /part/f"
+    )
     spec = {"fsGroup": 2000, "runAsUser": 1000, "runAsGroup": 3000}
     said = await ended(api, host, script, container={"volumeMounts": mounts}, volumes=volumes, securityContext=spec)
-    assert said.splitlines() == ["2777 2000", "2777 2000", "2000", "2000"]
+    assert said.splitlines() == ["2777 2000"] * 3 + ["2000"] * 3
 
 
 async def test_a_volume_in_memory_is_shared_by_containers_and_holds_what_it_may(

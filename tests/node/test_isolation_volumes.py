@@ -50,14 +50,29 @@ async def test_a_part_of_the_machine_is_what_its_type_says(
     await api.until(lambda: why in str([*api.events("FailedMount")]))
 
 
+def let_all_pass(place: Path) -> None:
+    for above in (place, *place.parents):
+        if os.stat(above).st_uid == os.geteuid():
+            os.chmod(above, os.stat(above).st_mode | 0o555)
+
+
+async def test_what_is_made_on_the_machine_for_a_pod_is_its_own(
+    api: FakeClient, make_isolating: Isolating, tmp_path: Path
+) -> None:
+    host = await make_isolating(NODE)
+    let_all_pass(tmp_path)
+    (made := tmp_path / "made").mkdir(mode=0o755)
+    script = "echo kept > /m0/f && cat /m0/f && stat -c '%a %u' /m0"
+    assert await ended(api, host, script, **mounting(f"{made}/new")) == "kept\n755 0\n"
+    assert (made / "new/f").read_text() == "kept\n"
+
+
 async def test_no_pod_sees_the_files_of_the_cluster(api: FakeClient, make_isolating: Isolating, tmp_path: Path) -> None:
     host = await make_isolating(NODE)
     secret = tmp_path / "machine" / "key"
     secret.write_text("of the cluster")
     give(str(secret), 0o644)
-    for above in (tmp_path, *tmp_path.parents):
-        if os.stat(above).st_uid == os.geteuid():
-            os.chmod(above, os.stat(above).st_mode | 0o555)
+    let_all_pass(tmp_path)
     for number, inside in enumerate((f"{tmp_path}/host0/pods", f"{tmp_path}/machine", "/sys")):
         api.put("pods", shell("bad", SLEEP, uid=f"uid-{number}", **mounting(inside)))
         await api.until(lambda path=inside: path in str([*api.events("FailedMount")]))

@@ -71,6 +71,7 @@ def test_mount_paths_that_climb_are_refused(pod: Pod, tmp_path: Path) -> None:
 def test_sub_paths_stay_in_their_volume(pod: Pod, tmp_path: Path) -> None:
     volume = tmp_path / "volume"
     (volume / "v1").mkdir(parents=True)
+    volume.chmod(0o2777)
     (volume / "link").symlink_to("v1")
     (volume / "out").symlink_to("..")
     (volume / "etc").symlink_to("/etc")
@@ -79,6 +80,7 @@ def test_sub_paths_stay_in_their_volume(pod: Pod, tmp_path: Path) -> None:
             tree_of(pod, Mount("v", "/data", str(volume), sub_path=path))
     tree = tree_of(pod, Mount("v", "/data", str(volume), sub_path="link/new"))
     assert tree.mounts[0].source == str(volume / "v1/new")
+    assert (volume / "v1/new").stat().st_mode == volume.stat().st_mode, "who may write there may write here"
     assert sorted(os.listdir(tmp_path)) == ["pods", "volume"]
 
 

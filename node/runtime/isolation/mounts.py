@@ -234,7 +234,7 @@ def _open(step: Mapping[str, Any]) -> int:
     except FileNotFoundError:
         if not step["make"]:  # layers are all containers'
             raise
-        volume.make_dirs(below, 0o755, links=True)
+        volume.make_alike(below, links=True)
         return volume.open(below, os.O_PATH, links=True)
 
 
