@@ -54,7 +54,8 @@ def own_command(
 ) -> list[str]:
     """Command and arguments of a container; empty when it has none and is simulated.
 
-    Images that are used from a terminal (`kubectl run -it`, `kubectl debug -it`) have a shell or no entry point.
+    Images that are used by hand (`kubectl run -it`, `kubectl debug -it`; `kubectl run -i -- sh -c ...` in scripts) have
+    a shell or no entry point.
     `expanded`: what becomes of the pod's own words.
     """
     if image is not None:
@@ -62,7 +63,7 @@ def own_command(
     args = container.get("args") or ()
     if command := container.get("command"):
         return [expanded(word) for word in (*command, *args)]
-    if container.get("stdin") and container.get("tty"):
+    if container.get("stdin") and (args or container.get("tty")):
         return [expanded(word) for word in args] or [SHELL]
     return []
 

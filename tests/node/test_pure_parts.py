@@ -218,12 +218,13 @@ def test_environment_of_a_process() -> None:
     assert command_line(order(command=["x"], own_env={MARK: "other"}), LAYOUT, path="").env[MARK] == mark
 
 
-def test_a_container_without_a_command_is_a_process_only_at_a_terminal() -> None:
+def test_a_container_without_a_command_is_a_process_only_where_it_is_used_by_hand() -> None:
     terminal = {"stdin": True, "tty": True}
     assert own_command({"command": ["run"], "args": ["x"]}) == ["run", "x"]
     assert own_command({"args": ["x"]}) == own_command({"args": ["x"], "tty": True}) == []
     assert own_command({"args": ["x"]} | terminal) == ["x"]
     assert own_command(terminal) == ["sh"]
+    assert own_command({"stdin": True, "args": ["sh", "-c", "x"]}) == ["sh", "-c", "x"]
 
 
 # --- small things ---------------------------------------------------------------------------------
