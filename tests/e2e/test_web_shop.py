@@ -1,35 +1,31 @@
 """A web shop from images on isolated nodes: what its customers meet, and what becomes of its database when it moves."""
 
-import http.client
 import json
 import os
-import socket
-import ssl
+import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 from rayplane.control_plane.rpc.tls import Authority
 from tests.e2e.conftest import running
+from tests.e2e.guides import environment, lines, prepare, run
 from tests.e2e.harness import ROOT, Cluster, Kubectl, until
-from tests.e2e.shop_images import PYTHON, make_contexts, missing
+from tests.e2e.shop import Customer, build_images, database, identity_of_database, only_the_shop, shop
+from tests.e2e.shop_images import PYTHON, missing
 from tests.node.isolated import isolating
 from tests.tiers import todays_part
 
-pytestmark = [isolating, pytest.mark.skipif(bool(missing()), reason=f"this machine has no {missing()}")]
-HOST = "shop.example"
-ASK_DATABASE = "psql --no-psqlrc -qAt $DATABASE -c 'select system_identifier from pg_control_system()' || echo shut"
+pytestmark = isolating
+GUIDE = "node/web_shop.md"
 ASK_SHOP = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=30).read().decode())"
-DESK = {"name": "desk", "image": "desk", "command": ["sleep", "infinity"]}
-"""Somebody with the machine's own programs."""
-
 NOBODY = 65534
 AS_NOBODY = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
 
@@ -55,122 +51,18 @@ class OfNobody(Cluster):
 def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     if request.param is OfNobody and (why := OfNobody.why_not()):
         pytest.skip(f"nobody cannot run this Python: {why}")
-    small = ("--members", "1", "--apiservers", "1", "--nodes", "2")
+    [up] = [line for line in lines(GUIDE) if line.startswith("rayplane up ")]
     with tempfile.TemporaryDirectory() as home:
         if request.param is OfNobody:
             os.chown(home, NOBODY, NOBODY)
         of = request.param("e2e-web-shop", Path(home))
-        with running(of, "--host", "process", "--runtime", "process", "--isolation", "namespaces", *small) as made:
-            for name, context in make_contexts(Path(home, "images")).items():
-                made.rayplane("image", "build", str(context), "-t", name)
+        with running(of, *shlex.split(up)[2:]) as made:
             yield made
 
 
-def metadata(name: str) -> dict[str, Any]:
-    return {"name": name, "labels": {"app": name}}
-
-
-def workload(kind: str, name: str, *, ready: dict[str, Any], image: str, **more: Any) -> dict[str, Any]:
-    """One pod of one container, of a Deployment or a StatefulSet. `more`: of the container, and `spec` of the set."""
-    spec = more.pop("spec", {})
-    container = {"name": name, "image": image, "readinessProbe": {"periodSeconds": 1, "timeoutSeconds": 5, **ready}}
-    return {
-        "apiVersion": "apps/v1",
-        "kind": kind,
-        "metadata": metadata(name),
-        "spec": {
-            "selector": {"matchLabels": {"app": name}},
-            "template": {"metadata": metadata(name), "spec": {"containers": [container | more]}},
-            **spec,
-        },
-    }
-
-
-def service(name: str, port: int, target: int, **spec: Any) -> dict[str, Any]:
-    ports = {"ports": [{"port": port, "targetPort": target}], "selector": {"app": name}}
-    return {"apiVersion": "v1", "kind": "Service", "metadata": metadata(name), "spec": ports | spec}
-
-
-def database() -> list[dict[str, Any]]:
-    claim = {
-        "metadata": {"name": "data"},
-        "spec": {
-            "accessModes": ["ReadWriteOnce"],
-            "storageClassName": "replicated",
-            "resources": {"requests": {"storage": "256Mi"}},
-        },
-    }
-    made = workload(
-        "StatefulSet",
-        "database",
-        image="shop-database:1",
-        ready={"exec": {"command": ["pg_isready", "-q", "-h", "127.0.0.1"]}},
-        volumeMounts=[{"name": "data", "mountPath": "/data"}],
-        spec={"serviceName": "database", "volumeClaimTemplates": [claim]},
-    )
-    return [made, service("database", 5432, 5432, clusterIP="None")]
-
-
-def shop(authority: Authority) -> list[dict[str, Any]]:
-    shown = authority.issue(HOST, hosts=[HOST])
-    keys = {"tls.crt": shown.cert.decode(), "tls.key": shown.key.decode()}
-    secret = {"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": metadata("shop")}
-    backend = {"service": {"name": "shop", "port": {"number": 80}}}
-    rule = {"host": HOST, "http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": backend}]}}
-    reached = {"name": "DATABASE", "value": "postgresql://shop@database-0.database/postgres?connect_timeout=2"}
-    ready = {"tcpSocket": {"port": 8000}}
-    return [
-        secret | {"stringData": keys},
-        {"apiVersion": "v1", "kind": "Pod", "metadata": metadata("desk"), "spec": {"containers": [DESK]}},
-        workload("Deployment", "cache", image="shop-cache:1", ready={"tcpSocket": {"port": 6379}}),
-        service("cache", 6379, 6379),
-        workload("Deployment", "shop", image="shop:1", ready=ready, env=[reached]),
-        workload("Deployment", "stranger", image="shop:1", ready=ready, env=[reached]),
-        service("shop", 80, 8000, type="LoadBalancer"),
-        {
-            "apiVersion": "networking.k8s.io/v1",
-            "kind": "Ingress",
-            "metadata": metadata("shop"),
-            "spec": {"tls": [{"hosts": [HOST], "secretName": "shop"}], "rules": [rule]},
-        },
-    ]
-
-
-def only_the_shop() -> dict[str, Any]:
-    allowed = {"from": [{"podSelector": {"matchLabels": {"app": "shop"}}}]}
-    return {
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "NetworkPolicy",
-        "metadata": metadata("database"),
-        "spec": {"podSelector": {"matchLabels": {"app": "database"}}, "ingress": [allowed]},
-    }
-
-
-class Customer:
-    """Somebody at the machine, who knows the shop's name and whose certificate to believe."""
-
-    def __init__(self, cluster: Cluster, authority: Authority) -> None:
-        self._place = cluster.endpoints()["ingressTls"].removeprefix("https://")
-        self._context = ssl.create_default_context(cadata=authority.cert.decode())
-
-    def ask(self, method: str, body: str = "") -> Any:
-        """What the shop says; None where it does not answer well."""
-        address, _, port = self._place.rpartition(":")
-        conn = http.client.HTTPSConnection(address, int(port), timeout=30)
-        try:
-            plain = socket.create_connection((address, int(port)), timeout=30)
-            conn.sock = self._context.wrap_socket(plain, server_hostname=HOST)
-            conn.request(method, "/", body, {"Host": HOST})
-            answer = conn.getresponse()
-            said = answer.read()
-            return json.loads(said) if answer.status == http.client.OK else None
-        except OSError:
-            return None
-        finally:
-            conn.close()
-
-
+@pytest.mark.skipif(bool(missing()), reason=f"this machine has no {missing()}")
 def test_a_shop_sells_and_its_database_moves(cluster: Cluster, fresh_namespace: Callable[..., Kubectl]) -> None:
+    build_images(cluster, cluster.home / "images")
     kubectl = fresh_namespace(cluster, "", "shop")
     authority = Authority.create("shop")
     kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all([*database(), *shop(authority)]))
@@ -180,9 +72,6 @@ def test_a_shop_sells_and_its_database_moves(cluster: Cluster, fresh_namespace: 
     until("the shop is served under its own certificate", lambda: customer.ask("PUT") is not None)
     assert customer.ask("POST", "a kettle; it's red") == ["1"]
     assert customer.ask("GET") == {"visits": 1, "orders": ["a kettle; it's red"]}
-
-    def asked_by(name: str) -> str:
-        return kubectl("exec", f"deployment/{name}", "--", "sh", "-c", ASK_DATABASE).strip()
 
     balanced = kubectl.json("get", "service", "shop")["status"]["loadBalancer"]["ingress"][0]["ip"]
     # From within another pod, to which it is the same address as to people at the machine.
@@ -197,11 +86,11 @@ def test_a_shop_sells_and_its_database_moves(cluster: Cluster, fresh_namespace: 
     kubectl("cp", str(sent), "desk:/tmp/sent")
     assert kubectl("exec", "desk", "--", "cat", "/tmp/sent") == "sent"
 
-    identity = asked_by("stranger")
+    identity = identity_of_database(kubectl, "stranger")
     assert identity.isdigit()
     kubectl("apply", "-f", "-", stdin=yaml.safe_dump(only_the_shop()))
-    until("strangers are kept out", lambda: asked_by("stranger") == "shut")
-    assert asked_by("shop") == identity
+    until("strangers are kept out", lambda: identity_of_database(kubectl, "stranger") == "shut")
+    assert identity_of_database(kubectl, "shop") == identity
 
     before = kubectl.json("get", "pod", "database-0")
     kubectl("cordon", before["spec"]["nodeName"])
@@ -213,4 +102,18 @@ def test_a_shop_sells_and_its_database_moves(cluster: Cluster, fresh_namespace: 
     until("the shop finds its database", lambda: customer.ask("GET"))
     assert customer.ask("GET")["orders"] == ["a kettle; it's red"]
     assert customer.ask("POST", "tea") == ["2"]
-    assert asked_by("shop") == identity and asked_by("stranger") == "shut"
+    assert identity_of_database(kubectl, "shop") == identity and identity_of_database(kubectl, "stranger") == "shut"
+    kubectl("uncordon", before["spec"]["nodeName"])
+
+
+@pytest.mark.skipif(not all(map(shutil.which, ("curl", "ldd", "openssl"))), reason="no curl, ldd or openssl")
+def test_every_command_of_the_guide_works(cluster: Cluster) -> None:
+    place = cluster.home / "guide"
+    place.mkdir()
+    # What it begins and ends with is done for all tests of this file.
+    commands = [line for line in lines(GUIDE) if not line.startswith(("rayplane up", "rayplane down"))]
+    command = prepare(place, [GUIDE], commands)
+    if isinstance(cluster, OfNobody):
+        os.chown(place, NOBODY, NOBODY)
+    variables = environment(cluster.home) | {"RAYPLANE_NAME": cluster.name}
+    run([*cluster.entry(), *command], place, variables)

@@ -74,6 +74,13 @@ def asked(kubectl: Kubectl, node: str, *hosts: str, limit_s: float = 5) -> list[
     return found
 
 
+def likes(node: str) -> dict[str, Any]:
+    """The affinity of a pod that is on a node unless that cannot be."""
+    term = {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}]}
+    terms = [{"weight": 100, "preference": term}]
+    return {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": terms}}
+
+
 def claimed(name: str, near: str) -> list[dict[str, Any]]:
     """A Deployment of one pod with a replicated volume at /data; it likes to be on the node `near`."""
     container = {
@@ -82,11 +89,9 @@ def claimed(name: str, near: str) -> list[dict[str, Any]]:
         "command": ["sleep", "100000"],
         "volumeMounts": [{"name": "data", "mountPath": "/data"}],
     }
-    term = {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [near]}]}
-    likes = {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "preference": term}]}
     spec = {
         "containers": [container],
-        "affinity": {"nodeAffinity": likes},
+        "affinity": likes(near),
         "terminationGracePeriodSeconds": 0,
         "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": name}}],
     }

@@ -8,14 +8,18 @@ which come later.
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from rayplane.control_plane.rpc.tls import Authority
 from rayplane.control_plane.testing.machines.machines import NETWORK, Machines
 from rayplane.control_plane.testing.machines.rays import RayNodes
 from tests.e2e.harness import Kubectl, until
+from tests.e2e.shop import DESK, Customer, build_images, database, identity_of_database, shop
+from tests.e2e.shop_images import missing
 from tests.machines.places import ROLES, Placed, healthy, healthy_elsewhere, needs_machines, node_on, voters
-from tests.machines.pods import apply, asked, claimed, replicas, server, write_data
+from tests.machines.pods import WRITE, apply, asked, claimed, likes, replicas, server, write_data
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900), needs_machines]
 
@@ -108,6 +112,33 @@ def test_a_drained_machine_is_empty_until_it_is_used_again(
     assert kubectl("exec", "deployment/keeper", "--", "cat", "/data/file") == "precious"
     cluster.rayplane("undrain", "machine", address)
     until("its members are back", lambda: address in voters(cluster) and healthy(cluster))
+
+
+@pytest.mark.turn(2, of=4)
+@pytest.mark.skipif(bool(missing()), reason=f"this machine has no {missing()}")
+def test_a_shop_goes_on_with_its_database_elsewhere(
+    cluster: Placed, machines: Machines, rays: RayNodes, tmp_path: Path
+) -> None:
+    third = machines.all[2]
+    build_images(cluster, tmp_path)
+    cluster.kubectl()("create", "namespace", "shop")
+    kubectl, authority = cluster.kubectl(namespace="shop"), Authority.create("shop")
+    near = likes(node_on(cluster, third))
+    apply(kubectl, *database(beside=[DESK], affinity=near), *shop(authority))
+    for name in ("statefulset/database", "deployment/cache", "deployment/shop"):
+        kubectl("rollout", "status", name, "--timeout=180s")
+    customer = Customer(cluster, authority)
+    until("the shop is served", lambda: customer.ask("PUT") is not None)
+    assert customer.ask("POST", "a kettle") == ["1"]
+    identity = identity_of_database(kubectl, "shop")
+    kubectl("exec", "database-0", "-c", "desk", "--", "python3", "-c", WRITE, "so much is safe")
+    assert kubectl.json("get", "pod", "database-0")["spec"]["nodeName"] == node_on(cluster, third)
+    third.lose()
+    until("the shop sells", lambda: customer.ask("POST", "tea"), timeout_s=300)
+    assert "a kettle" in customer.ask("GET")["orders"]
+    assert identity.isdigit() and identity_of_database(kubectl, "shop") == identity
+    third.boot()
+    rays.join(third)
 
 
 @pytest.mark.turn(2, of=4)
