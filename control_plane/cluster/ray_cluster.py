@@ -211,6 +211,11 @@ def was_slow(host: dict[str, Any], log_file: Path) -> bool:
         log.seek(0, os.SEEK_END)
         log.seek(max(0, log.tell() - LOG_TAIL_BYTES))
         said = log.read().decode(errors="replace")
+    return took_too_long(said)
+
+
+def took_too_long(said: str) -> bool:
+    """Whether that is what `ray start` says when its own processes took it too long."""
     return any(sign in said for sign in _WAS_SLOW)
 
 

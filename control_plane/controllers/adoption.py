@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.machinery.selectors import LabelSelector, from_label_selector, from_map
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.state import pod_is_terminated
-from rayplane.control_plane.controllers.core import Action, IfAlive, Patch, View, controlled
+from rayplane.control_plane.controllers.core import Action, IfAlive, Keys, Patch, View, controlled, controller_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +111,16 @@ def selector_of(owner: Object) -> LabelSelector:
     """What a workload selects: a map of labels in ReplicationControllers, a label selector in all others."""
     selector = meta.spec(owner).get("selector")
     return from_map(selector) if owner.get("kind") == "ReplicationController" else from_label_selector(selector)
+
+
+def owner_or_adopters(kind: str, group: str, resource: str) -> Keys:
+    """Maps an object to the key of its controller, when that is of the given kind, an orphan to those that match."""
+    of_owner = controller_key(kind, group)
+
+    def keys(o: Object, view: View) -> Iterable[str]:
+        return of_owner(o, view) if meta.controller_of(o) is not None else orphan_matches(view, resource, o)
+
+    return keys
 
 
 def orphan_matches(view: View, resource: str, o: Object) -> list[str]:

@@ -28,7 +28,7 @@ from rayplane.control_plane.api.taints import (
 )
 from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.controllers import history
-from rayplane.control_plane.controllers.adoption import claim, orphan_matches, selector_of
+from rayplane.control_plane.controllers.adoption import claim, owner_or_adopters, selector_of
 from rayplane.control_plane.controllers.core import (
     NOTHING,
     Action,
@@ -59,13 +59,6 @@ Failures = dict[str, tuple[float, float]]
 """Per node: the pause after the last failed pod that was replaced, and when that was."""
 _KEPT_ON = (NOT_READY, UNREACHABLE)
 _SCHEDULED_ON = (DISK_PRESSURE, MEMORY_PRESSURE, PID_PRESSURE, UNSCHEDULABLE)
-_owner = controller_key("DaemonSet", "apps")
-
-
-def _pod_keys(pod: Object, view: View) -> Iterable[str]:
-    if meta.controller_of(pod) is not None:
-        return _owner(pod, view)
-    return orphan_matches(view, SETS, pod)
 
 
 def _all_sets(_node: Object, view: View) -> Iterable[str]:
@@ -90,9 +83,9 @@ class DaemonSetController(BaseController):
         self._failed: dict[str, Failures] = {}
         self.watches = (
             Watch(SETS),
-            Watch("pods", _pod_keys, delay_s=coalesce_s, changed=_pod_changed),
+            Watch("pods", owner_or_adopters("DaemonSet", "apps", SETS), delay_s=coalesce_s, changed=_pod_changed),
             Watch("nodes", _all_sets, delay_s=coalesce_s, changed=_placement_changed),
-            Watch(history.REVISIONS, _owner, delay_s=coalesce_s),
+            Watch(history.REVISIONS, controller_key("DaemonSet", "apps"), delay_s=coalesce_s),
         )
 
     def reconcile(self, key: str, view: View, now: Moment) -> Result:

@@ -15,7 +15,7 @@ from rayplane.control_plane.api.machinery.selectors import from_label_selector
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.state import pod_is_terminated
 from rayplane.control_plane.controllers import rollout
-from rayplane.control_plane.controllers.adoption import claim, orphan_matches
+from rayplane.control_plane.controllers.adoption import claim, owner_or_adopters
 from rayplane.control_plane.controllers.core import (
     NOTHING,
     Action,
@@ -60,12 +60,6 @@ _NOT_COPIED = frozenset({
 _set_owner = controller_key("Deployment", "apps")
 
 
-def _set_keys(rs: Object, view: View) -> Iterable[str]:
-    if meta.controller_of(rs) is not None:
-        return _set_owner(rs, view)
-    return orphan_matches(view, DEPLOYMENTS, rs)
-
-
 def _pod_keys(pod: Object, view: View) -> Iterable[str]:
     """Only deleted or finished pods matter, and only to Deployments that wait for them (Recreate)."""
     ref = meta.controller_of(pod)
@@ -89,7 +83,7 @@ class DeploymentController(BaseController):
     def __init__(self, *, coalesce_s: float = 0.05) -> None:
         self.watches = (
             Watch(DEPLOYMENTS),
-            Watch(SETS, _set_keys, delay_s=coalesce_s / 2),
+            Watch(SETS, owner_or_adopters("Deployment", "apps", DEPLOYMENTS), delay_s=coalesce_s / 2),
             Watch("pods", _pod_keys, delay_s=coalesce_s, changed=replica_changed),
         )
 

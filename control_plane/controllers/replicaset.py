@@ -12,7 +12,7 @@ from typing import Any
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.state import pod_is_active, pod_is_available, pod_is_ready, pod_is_terminated
-from rayplane.control_plane.controllers.adoption import claim, orphan_matches, selector_of
+from rayplane.control_plane.controllers.adoption import claim, owner_or_adopters, selector_of
 from rayplane.control_plane.controllers.core import (
     NOTHING,
     Action,
@@ -26,7 +26,6 @@ from rayplane.control_plane.controllers.core import (
     View,
     Watch,
     controlled,
-    controller_key,
     result,
     slow_start,
 )
@@ -52,13 +51,8 @@ class ReplicaSetController(BaseController):
         self._kind = "ReplicationController" if self._core else "ReplicaSet"
         self.name = self._kind.lower()
         self.component = "replication-controller" if self._core else "replicaset-controller"
-        self._owner_key = controller_key(self._kind, "" if self._core else "apps")
-        self.watches = (Watch(resource), Watch("pods", self._pod_keys, delay_s=coalesce_s, changed=replica_changed))
-
-    def _pod_keys(self, pod: Object, view: View) -> Iterable[str]:
-        if meta.controller_of(pod) is not None:
-            return self._owner_key(pod, view)
-        return orphan_matches(view, self._resource, pod)
+        pods = owner_or_adopters(self._kind, "" if self._core else "apps", resource)
+        self.watches = (Watch(resource), Watch("pods", pods, delay_s=coalesce_s, changed=replica_changed))
 
     def reconcile(self, key: str, view: View, now: Moment) -> Result:
         rs = view.get(self._resource, *meta.split_key(key))

@@ -14,7 +14,7 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.state import pod_is_available, pod_is_ready, pod_is_terminated, pod_phase
 from rayplane.control_plane.controllers import history
-from rayplane.control_plane.controllers.adoption import claim, orphan_matches, selector_of
+from rayplane.control_plane.controllers.adoption import claim, owner_or_adopters, selector_of
 from rayplane.control_plane.controllers.core import (
     NOTHING,
     Action,
@@ -52,13 +52,6 @@ from rayplane.control_plane.controllers.templates import next_available, replica
 
 SETS = "statefulsets.apps"
 HASH_LABEL = "controller.kubernetes.io/hash"
-_owner = controller_key("StatefulSet", "apps")
-
-
-def _pod_keys(pod: Object, view: View) -> Iterable[str]:
-    if meta.controller_of(pod) is not None:
-        return _owner(pod, view)
-    return orphan_matches(view, SETS, pod)
 
 
 def _claim_keys(claim: Object, view: View) -> Iterable[str]:
@@ -86,8 +79,10 @@ class StatefulSetController(BaseController):
     def __init__(self, *, coalesce_s: float = 0.05) -> None:
         self.watches = (
             Watch(SETS),
-            Watch("pods", _pod_keys, delay_s=coalesce_s / 2, changed=replica_changed),
-            Watch(history.REVISIONS, _owner, delay_s=coalesce_s),
+            Watch(
+                "pods", owner_or_adopters("StatefulSet", "apps", SETS), delay_s=coalesce_s / 2, changed=replica_changed
+            ),
+            Watch(history.REVISIONS, controller_key("StatefulSet", "apps"), delay_s=coalesce_s),
             Watch(CLAIMS, _claim_keys, delay_s=coalesce_s, changed=_claim_changed),
         )
 

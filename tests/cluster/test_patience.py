@@ -2,7 +2,7 @@
 
 import asyncio
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 import pytest
@@ -14,6 +14,8 @@ from rayplane.control_plane.cluster.readiness import Check, await_ready
 from rayplane.control_plane.cluster.state import StateDir
 from rayplane.control_plane.rpc import RpcError
 from rayplane.control_plane.rpc.errors import Code
+from rayplane.control_plane.testing.machines.machines import Machine
+from rayplane.control_plane.testing.machines.rays import RayNodes
 
 
 @pytest.mark.parametrize(
@@ -114,6 +116,27 @@ def test_ray_is_tried_again_only_when_it_was_slow(tmp_path: Path) -> None:
     assert not ray_cluster.was_slow({"owned": False, "pid": 0}, log)
     log.write_text("OSError: [Errno 28] No space left on device\n")
     assert not ray_cluster.was_slow(gone, log)
+
+
+def test_a_node_of_ray_is_started_again_only_when_it_was_slow() -> None:
+    said = ["Exception: The current node timed out during startup.", ""]
+    ran: list[str] = []
+
+    class Busy:
+        address = "198.18.0.2"
+
+        def run(self, *words: str, env: dict[str, str]) -> str:
+            ran.append(next(word for word in words if word in ("start", "stop")))
+            if ran[-1] == "start" and (why := said.pop(0)):
+                raise ClusterError(why)
+            return ""
+
+    RayNodes("198.18.0.1").join(cast(Machine, Busy()))
+    assert ran == ["start", "stop", "start"]
+    said[:], ran[:] = ["no space left on device"], []
+    with pytest.raises(ClusterError, match="no space"):
+        RayNodes("198.18.0.1").join(cast(Machine, Busy()))
+    assert ran == ["start"]
 
 
 async def test_a_start_whose_ray_has_ended_fails_at_once_though_the_driver_still_waits() -> None:

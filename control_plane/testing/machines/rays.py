@@ -2,13 +2,17 @@
 
 import secrets
 import sys
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-from rayplane.control_plane.cluster.ray_cluster import OBJECT_STORE_BYTES
+from rayplane.control_plane.cluster.errors import ClusterError
+from rayplane.control_plane.cluster.ray_cluster import OBJECT_STORE_BYTES, took_too_long
 from rayplane.control_plane.testing.machines.machines import MACHINES_MAX, Machine
 
 PORT = 6379
-_RAY = (sys.executable, "-m", "ray.scripts.scripts", "start", "--disable-usage-stats")
+TRIES = 3
+_RAY = (sys.executable, "-m", "ray.scripts.scripts")
+_START, _STOP = (*_RAY, "start", "--disable-usage-stats"), (*_RAY, "stop", "--force")
 _SMALL = ("--num-cpus", "8", "--object-store-memory", str(OBJECT_STORE_BYTES))
 
 
@@ -43,7 +47,7 @@ class RayNodes:
             machine.take_address(self._head)
         own = ("--head", "--port", str(PORT), "--node-ip-address", machine.address)
         lean = ("--include-dashboard", "false", "--include-log-monitor", "false", "--no-monitor")
-        machine.run(*_RAY, *own, *lean, *_SMALL, env=self.environment | self._of_head)
+        _start(machine, *own, *lean, env=self.environment | self._of_head)
 
     def join(self, *machines: Machine) -> None:
         """Start the other nodes."""
@@ -52,4 +56,16 @@ class RayNodes:
 
     def _join(self, machine: Machine) -> None:
         own = ("--address", self.address, "--node-ip-address", machine.address, "--include-log-monitor", "false")
-        machine.run(*_RAY, *own, *_SMALL, env=self.environment)
+        _start(machine, *own, env=self.environment)
+
+
+def _start(machine: Machine, *own: str, env: Mapping[str, str]) -> None:
+    """Start it, again where Ray took itself too long: it gives a busy machine half a minute. Raises ClusterError."""
+    for tries_left in reversed(range(TRIES)):
+        try:
+            machine.run(*_START, *own, *_SMALL, env=env)
+            return
+        except ClusterError as e:
+            if not tries_left or not took_too_long(str(e)):
+                raise
+            machine.run(*_STOP, env=env)
