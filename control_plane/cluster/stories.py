@@ -44,7 +44,7 @@ def _look(replica: str, look: pb.Look, before: pb.Look | None, own: tuple[str, s
     times = f", {look.times} times" if look.times > 1 else ""
     of = "" if look.key == own[1] else f" for {look.key}"
     yield f"{_clock(look.at)}  {by}{of}: {_why(look, before)}{times}"
-    for text, count in Counter(map(_write, look.writes)).items():
+    for text, count in Counter(map(written, look.writes)).items():
         yield f"    {text}" + (f", {count} times" if count > 1 else "")
     if look.writes_left_out:
         yield f"    and {look.writes_left_out} writes more"
@@ -56,7 +56,8 @@ def _look(replica: str, look: pb.Look, before: pb.Look | None, own: tuple[str, s
         yield f"    looks again after {_span(look.requeue_after_s)}"
 
 
-def _write(write: pb.Write) -> str:
+def written(write: pb.Write) -> str:
+    """What was done, or refused: `created replicasets.apps shop/web @12`."""
     of = f"{write.resource} {write.object}"
     if write.error:
         return f"was refused to {_ASKED.get(write.verb, write.verb)} {of}: {write.error}"

@@ -22,6 +22,7 @@ from rayplane.control_plane.cluster.history import (
     unread_kinds,
 )
 from rayplane.control_plane.cluster.status import glances
+from rayplane.control_plane.cluster.stories import written
 from rayplane.control_plane.shared import Shared
 from rayplane.proto.rayplane.v1 import controllers_pb2, scheduler_pb2
 
@@ -95,8 +96,7 @@ class Views:
         )
         async with self._way() as admin:
             found = await story(admin, query)
-        answers = [MessageToDict(one, always_print_fields_with_no_presence=True) for one in found.answers]
-        return {"replicas": answers, "silent": dict(found.silent)}
+        return {"replicas": [_in_words(one) for one in found.answers], "silent": dict(found.silent)}
 
     async def _history(self, parameters: Parameters) -> Any:
         async with self._way() as admin:
@@ -117,6 +117,14 @@ class Views:
 
     async def _instant(self, admin: Access, text: str) -> Instant:
         return await instant(admin.etcd, text, self._now())
+
+
+def _in_words(answer: controllers_pb2.WhyResponse) -> dict[str, Any]:
+    """A controller manager's answer as JSON; each look besides with what it did, for people."""
+    told: dict[str, Any] = MessageToDict(answer, always_print_fields_with_no_presence=True)
+    for look, one in zip(told["looks"], answer.looks, strict=True):
+        look["did"] = [written(write) for write in one.writes]
+    return told
 
 
 def _of(parameters: Parameters, name: str) -> str:

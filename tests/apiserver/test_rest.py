@@ -5,6 +5,7 @@ import io
 import json
 import struct
 from collections.abc import AsyncIterator, Callable
+from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest_asyncio
 from prometheus_client.parser import text_string_to_metric_families
 
 from rayplane.control_plane.api.machinery import protobuf, protobuf_encoding
+from rayplane.control_plane.client.history import History
 from tests.apiserver.conftest import Stack
 
 TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"
@@ -139,6 +141,21 @@ async def test_server_prints_tables(rest: Rest) -> None:
     assert refused["kind"] == "Status"
     code, _ = await rest.json("GET", "/api/v1/namespaces", Accept="text/html")
     assert code == 406
+
+
+async def test_tables_of_the_past_tell_ages_as_they_were(rest: Rest) -> None:
+    _, made = await rest.json("POST", CONFIG_MAPS, {"metadata": {"name": "a"}})
+    then = made["metadata"]["resourceVersion"]
+    asked = f"{CONFIG_MAPS}?fieldSelector=metadata.name=a&resourceVersion={then}&resourceVersionMatch=Exact"
+
+    async def age() -> str:
+        _, table = await rest.json("GET", asked, Accept=TABLE)
+        return str(table["rows"][0]["cells"][-1])
+
+    assert await age() in ("0s", "1s"), "no time is noted yet"
+    later = datetime.fromisoformat(made["metadata"]["creationTimestamp"]) + timedelta(hours=20)
+    await History(rest.stack.etcd).tick(later, 1.0)  # type: ignore[arg-type]
+    assert await age() == "20h"
 
 
 async def test_watch_streams_lines_and_ends_with_its_timeout(rest: Rest) -> None:

@@ -261,6 +261,7 @@ def test_events_placement_and_story_say_why(page: Any) -> None:
     page.get_by_role("cell", name="Insufficient cpu").first.wait_for()
     go(page, "#/object?kind=deployments.apps&namespace=default&name=shouter&tab=why")
     page.get_by_role("rowheader", name="deployment").first.wait_for()
+    page.get_by_text(re.compile(r"created replicasets\.apps default/shouter-")).first.wait_for()
 
 
 def test_the_pods_below_a_workload_and_behind_a_service_are_seen(page: Any, kubectl: Kubectl) -> None:
@@ -279,6 +280,9 @@ def test_the_pods_below_a_workload_and_behind_a_service_are_seen(page: Any, kube
     page.get_by_role("link", name="Topology").click()
     pod = page.get_by_role("listitem").filter(has_text=re.compile(r"^Pod shouter-\S+\s+Ready\s+on node-"))
     pod.first.wait_for()
+    go(page, "#/object?kind=deployments.apps&namespace=default&name=shouter&tab=of-some-other-version")
+    page.get_by_role("heading", name="Conditions").wait_for()
+    assert page.get_by_role("link", name="Workloads").get_attribute("aria-current") == "true"
     go(page, "#/object?kind=deployments.apps&namespace=default&name=shouter&tab=topology")
     page.get_by_role("listitem").filter(has_text="ReplicaSet shouter-").filter(has=pod).first.wait_for()
     own_itself(kubectl, *kubectl.names("replicasets", "-l", "app=shouter"))

@@ -128,7 +128,7 @@ const end = async ({ id, fault }) => {
 export async function showPast(place, parameters, signal) {
   if (!OF_RECORDING) return render(seen(looks.upTo(Number(parameters.get("revision")))), place);
   const then = await json(`rayplane/v1/control-plane?${new URLSearchParams({ at: parameters.get("at") })}`, { signal });
-  render(then.members ? html`${members(then.members)} ${actors(then.actors)}` : html`<p>Nobody had looked yet.</p>`, place);
+  render(then.members ? html`<div class="actors">${members(then.members)} ${actors(then.actors)}</div>` : html`<p>Nobody had looked yet.</p>`, place);
 }
 
 function seen(all) {
@@ -155,9 +155,9 @@ function parts(now, deeds) {
   const { strips, rates } = now.lately;
   const of = (roles) => now.actors.filter((one) => roles.includes(one.role));
   const shown = ["apiserver", ...LEADING];
-  return html`${elections(strips)} ${members(now.members, deeds)} ${servers(of(["apiserver"]), now.loads, rates, deeds)}
+  return html`<div class="actors">${elections(strips)} ${members(now.members, deeds)} ${servers(of(["apiserver"]), now.loads, rates, deeds)}
     ${leading(of(LEADING), now.leases, now.loads, deeds)} ${machines(now)}
-    ${actors(now.actors.filter((one) => !shown.includes(one.role)), deeds)}`;
+    ${actors(now.actors.filter((one) => !shown.includes(one.role)), deeds)}</div>`;
 }
 
 function members(all, deeds = () => nothing) {
@@ -166,10 +166,10 @@ function members(all, deeds = () => nothing) {
   const followed = ({ follows }) => (follows === undefined ? leader?.name : named.get(follows)) ?? "nobody";
   const row = (one) => html`<tr class=${one.error ? "bad" : ""}>
     <th scope="row">${one.name}</th>
-    <td>${one.error ? "does not answer" : one.leader ? html`<b>leader</b>` : `follows ${followed(one)}`}</td>
+    <td>${one.error ? "does not answer" : one.leader ? html`<b>leader</b>` : html`follows <span class="whole">${followed(one)}</span>`}</td>
     <td>${one.term ?? ""}</td><td>${one.raft_index ?? ""}</td><td>${one.raft_applied ?? ""}</td>
     <td>${leader?.raft_index && one.raft_index ? Math.max(0, leader.raft_index - one.raft_index) : ""}</td>
-    <td>${one.revision ?? ""}</td><td>${one.db_bytes ? `${(one.db_bytes / 2 ** 20).toFixed(1)} MiB` : ""}</td>
+    <td>${one.revision ?? ""}</td><td class="whole">${one.db_bytes ? `${(one.db_bytes / 2 ** 20).toFixed(1)} MiB` : ""}</td>
     <td>${one.endpoint}</td><td>${deeds(one.name)}</td>
   </tr>`;
   return html`<h2>etcd</h2>

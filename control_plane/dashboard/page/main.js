@@ -15,7 +15,7 @@ const VIEWS = OF_RECORDING
       packing: { title: "Packing", load: () => import("./packing.js") },
       history: HISTORY,
       objects: { title: "Workloads", load: () => import("./tables.js") },
-      object: { load: () => import("./object.js") },
+      object: { below: "objects", load: () => import("./object.js") },
     };
 
 let leaving = new AbortController();
@@ -50,7 +50,7 @@ async function show() {
 
 function frame(current, may = {}) {
   const entry = ([name, { title }]) =>
-    html`<a href="#/${name}" aria-current=${current === name ? "page" : "false"}>${title}</a>`;
+    html`<a href="#/${name}" aria-current=${current === name ? "page" : name === VIEWS[current]?.below}>${title}</a>`;
   const links = current ? Object.entries(VIEWS).filter(([name, view]) => view.title && (may[name] ?? true)) : [];
   const out = html`<button @click=${signOut}>Sign out</button>`;
   render(html`<b>rayplane</b><nav aria-label="Views">${links.map(entry)}</nav>${token.get() ? out : ""}`, document.getElementById("top"));

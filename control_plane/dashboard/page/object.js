@@ -28,7 +28,8 @@ export async function show(place, parameters, signal) {
   const name = parameters.get("name") || "";
   const path = objectPath(kind, namespace, name);
   const past = pastOf(parameters);
-  const state = { all, may, kind, namespace, name, path, past, tab: parameters.get("tab") || "facts", object: undefined, error: "", gone: false };
+  const asked = parameters.get("tab");
+  const state = { all, may, kind, namespace, name, path, past, tab: asked in TABS ? asked : "facts", object: undefined, error: "", gone: false };
   const draw = () => signal.aborted || render(view(state), place);
   if (!past.at) draw();
   state.object = past.at ? await objectThen(state, signal) : await json(path, { signal });
@@ -179,7 +180,7 @@ async function events(tab, { namespace, object }, signal) {
 function eventsOf(all) {
   if (!all.length) return html`<p>None.</p>`;
   const when = (one) => one.lastTimestamp || one.eventTime || one.metadata.creationTimestamp;
-  const row = (one) => html`<tr class=${one.type === "Warning" ? "bad" : ""}><td>${when(one)}</td><td>${one.type}</td><td>${one.reason}</td>
+  const row = (one) => html`<tr class=${one.type === "Warning" ? "bad" : ""}><td class="time">${when(one)}</td><td>${one.type}</td><td>${one.reason}</td>
     <td>${one.count || one.series?.count || 1}</td><td>${one.source?.component || one.reportingComponent}</td><td>${one.message}</td></tr>`;
   all.sort((a, b) => (when(a) < when(b) ? -1 : 1));
   return html`<table><thead><tr><th>last</th><th>type</th><th>reason</th><th>times</th><th>from</th><th>message</th></tr></thead><tbody>${all.map(row)}</tbody></table>`;
@@ -266,7 +267,7 @@ async function why(tab, { kind, namespace, name }, signal) {
   const found = await json(`rayplane/v1/why?${new URLSearchParams({ resource: kind.name, namespace, name })}`, { signal });
   const looks = found.replicas.flatMap((one) => one.looks).sort((a, b) => (a.at < b.at ? -1 : 1));
   const changed = (one) => one.changes.map((change) => html`<li>${change.resource} ${change.object} ${change.kind.toLowerCase()}</li>`);
-  const wrote = (one) => one.writes.map((write) => html`<li class=${write.error ? "bad" : ""}>${write.verb} ${write.resource} ${write.object} ${write.error}</li>`);
+  const wrote = (one) => one.did.map((text, i) => html`<li class=${one.writes[i].error ? "bad" : ""}>${text}</li>`);
   const row = (one) => html`<tr class=${one.error ? "bad" : ""}><td title=${one.at}>${one.at.slice(11, 23)}</td><th scope="row">${one.controller}</th><td>${one.times}</td>
     <td><ul>${changed(one)}</ul></td><td>${one.error || (one.writes.length ? html`<ul>${wrote(one)}</ul>` : "nothing to do")}</td></tr>`;
   render(looks.length
