@@ -424,8 +424,11 @@ class Kubelet:
     def _suspend(self) -> None:
         """Stop every pod: the cluster may be about to start them elsewhere."""
         log.warning("node %s has lost the cluster and stops its pods", self.name)
+        why = f"Stopping all containers: node {self.name} has not reached the cluster for {self.fence.after_s:g} s, "
         for worker in self.workers:
             if not is_static(worker.pod):  # which nobody starts elsewhere
+                if self.config.takes_processes and worker.takes_room:
+                    self._shared.events.record(worker.pod, "Normal", "Killing", f"{why}which may start it elsewhere")
                 worker.post(Suspended())
 
     async def resume(self) -> None:

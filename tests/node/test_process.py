@@ -15,7 +15,7 @@ import pytest
 
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.state import pod_is_ready
-from rayplane.node.config import NodeConfig
+from rayplane.node.config import NodeConfig, NodeTiming
 from rayplane.node.runtime import StartOrder
 from rayplane.node.runtime.process import ProcessRuntime
 from rayplane.node.runtime.simulated import SimulatedRuntime
@@ -250,6 +250,17 @@ async def test_a_pod_that_does_not_fit_is_refused(api: FakeClient, make_host: Ma
     await api.until(lambda: "default/a" not in api.objects["pods"])
     api.put("pods", shell("c", "sleep 1000", container=resources))
     await api.until(lambda: phase(api, "c") == "Running")
+
+
+async def test_a_pod_is_told_that_its_node_lost_the_cluster(api: FakeClient, make_host: MakeHost) -> None:
+    host = await make_host(NODE, timing=NodeTiming(0.02, 1, 1.0, QUICK.restarts))
+    api.put("pods", shell("lone", "sleep 1000", restartPolicy="Never"))
+    await api.until(lambda: phase(api, "lone") == "Running")
+    api.down = True
+    await api.until(lambda: host.kubelet("n1").suspended)
+    api.down = False
+    await api.until(lambda: phase(api, "lone") == "Failed")
+    await api.until(lambda: "has not reached the cluster for 1 s" in str([*api.events("Killing")]))
 
 
 async def test_the_shim_stops_containers_whose_host_is_silent(tmp_path: Path) -> None:
