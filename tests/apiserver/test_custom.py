@@ -272,6 +272,19 @@ def test_an_object_in_an_object_is_one(value: dict, messages: list[str]) -> None
     assert all(str(error).startswith(text) for error, text in zip(found, messages, strict=True)), found
 
 
+def test_of_a_write_of_the_status_the_status_is_judged() -> None:
+    status = {"type": "object", "properties": {"ready": {"type": "integer"}}}
+    schema = {"type": "object", "required": ["spec"], "properties": {"spec": {"type": "object"}, "status": status}}
+    scale = ScalePaths(spec=".spec.n", status=".status.ready")
+    stored: dict = {"spec": {"n": -1}}
+    assert len(custom_resource.errors_of({}, schema, None, stored, scale)) == 1
+    assert custom_resource.errors_of({}, schema, None, stored, scale, status=True) == []
+    assert custom_resource.errors_of({**stored, "status": {"ready": 1}}, schema, None, stored, scale, status=True) == []
+    wrong = {"status": {"ready": "x"}}
+    [error] = custom_resource.errors_of(wrong, schema, None, stored, scale, status=True)
+    assert error.field == "status.ready"
+
+
 def test_replicas_are_a_count() -> None:
     scale = ScalePaths(spec=".spec.n", status=".status.n")
     o: dict = {"spec": {"n": -1}, "status": {"n": 1 << 31}}

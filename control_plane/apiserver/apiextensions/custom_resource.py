@@ -9,7 +9,7 @@ from rayplane.control_plane.api.errors import FieldError, invalid
 from rayplane.control_plane.api.kinds.rules import ScalePaths
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.apiextensions.rules import Node, broken_rules
-from rayplane.control_plane.apiserver.apiextensions.schema import are_blocking, validate
+from rayplane.control_plane.apiserver.apiextensions.schema import UNKNOWN, are_blocking, validate, value_errors
 
 _REPLICAS_MAX: Final = 2**31 - 1
 _NOT_CHECKED: Final = (
@@ -19,17 +19,33 @@ _NOT_CHECKED: Final = (
 
 
 def errors_of(
-    o: Object, schema: Mapping[str, Any], rules: Node | None, old: Object | None, scale: ScalePaths | None = None
+    o: Object,
+    schema: Mapping[str, Any],
+    rules: Node | None,
+    old: Object | None,
+    scale: ScalePaths | None = None,
+    *,
+    status: bool = False,
 ) -> list[FieldError]:
-    """What is wrong with an object; rules are asked where it is what they speak of. `scale`: of whom replicas count."""
-    errors = list(validate(o, schema, old))
+    """What is wrong with an object, or (`status`) with its status alone; rules are asked of what they speak of.
+
+    `scale`: where its replicas are counted.
+    """
+    errors = list(_status_errors(o, schema, old) if status else validate(o, schema, old))
     if scale is not None:
-        errors += [*_count_errors(o, scale.spec), *_count_errors(o, scale.status)]
+        errors += [*(() if status else _count_errors(o, scale.spec)), *_count_errors(o, scale.status)]
     if rules is None:
         return errors
     if are_blocking(errors):
         return [*errors, invalid("<nil>", None, _NOT_CHECKED)]
     return errors + broken_rules(rules, o, old)
+
+
+def _status_errors(o: Object, schema: Mapping[str, Any], old: Object | None) -> list[FieldError]:
+    of_status = (schema.get("properties") or {}).get("status")
+    if "status" not in o or not of_status:
+        return []
+    return value_errors(o["status"], of_status, "status", (old or {}).get("status", UNKNOWN))
 
 
 def _count_errors(o: Object, path: str) -> Iterator[FieldError]:

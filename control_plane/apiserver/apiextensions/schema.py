@@ -52,7 +52,7 @@ _RANGES: Final = {
 #: What is said of a value as a whole, by the branches of its schema or the range of its type, names no field.
 _NOWHERE: Final = "<nil>"
 _METADATA: Final = from_openapi("ObjectMeta", {}, root=True)
-_UNKNOWN: Final = object()
+UNKNOWN: Final = object()
 """An old value that nothing is known of."""
 _BLOCKING: Final = frozenset({NOT_SUPPORTED, REQUIRED, TOO_LONG, TOO_MANY, TYPE_INVALID})
 
@@ -62,10 +62,10 @@ def validate(o: Object, schema: Schema, old: Object | None = None) -> list[Field
 
     Raises TooManyValues where the schema has too much to say about the object.
     """
-    return value_errors(o, schema, "", _UNKNOWN if old is None else old)
+    return value_errors(o, schema, "", UNKNOWN if old is None else old)
 
 
-def value_errors(value: Any, schema: Schema, path: str, old: Any = _UNKNOWN) -> list[FieldError]:
+def value_errors(value: Any, schema: Schema, path: str, old: Any = UNKNOWN) -> list[FieldError]:
     """As `validate`, of any value."""
     errors = _Errors(Meter(LIMITS.schema_steps, "validating the object by its schema takes more than {limit} steps"))
     _value(value, schema, path, errors, old)
@@ -98,7 +98,7 @@ class _Errors(list[FieldError]):
                 self.append(error)
 
 
-def _value(value: Any, schema: Schema, path: str, errors: _Errors, old: Any = _UNKNOWN) -> None:
+def _value(value: Any, schema: Schema, path: str, errors: _Errors, old: Any = UNKNOWN) -> None:
     errors.meter.spend()
     errors.matches += 1
     if (value is None and schema.get("nullable")) or _type_fits(value, schema):
@@ -167,8 +167,8 @@ def _object(value: dict[str, Any], schema: Schema, path: str, errors: _Errors, o
             errors.append(required(_join(path, name)))
     for name, item in value.items():
         sub = properties.get(name, others)
-        before = old.get(name, _UNKNOWN)
-        if isinstance(sub, Mapping) and (before is _UNKNOWN or before != item):
+        before = old.get(name, UNKNOWN)
+        if isinstance(sub, Mapping) and (before is UNKNOWN or before != item):
             _value(item, sub, _join(path, name), errors, before)
     low, high = schema.get("minProperties"), schema.get("maxProperties")
     if low is not None and len(value) < low:
@@ -212,8 +212,8 @@ def _array(value: list[Any], schema: Schema, path: str, errors: _Errors, old: An
     if isinstance(items, Mapping):
         before = _by_key(schema, old)
         for index, item in enumerate(value):
-            known = before.get(_key(schema, item), _UNKNOWN) if before else _UNKNOWN
-            if known is _UNKNOWN or known != item:
+            known = before.get(_key(schema, item), UNKNOWN) if before else UNKNOWN
+            if known is UNKNOWN or known != item:
                 _value(item, items, f"{path}[{index}]", errors, known)
     low, high = schema.get("minItems"), schema.get("maxItems")
     if low is not None and len(value) < low:

@@ -26,14 +26,16 @@ def update_errors(
     errors = validation.validate_status_update(new, old, stored, part or "status")
     if stored.name == CRDS:
         return errors + acceptance.status_errors(new)
-    return errors + _extra_errors(kinds, new, stored, old) if stored.custom else errors
+    return errors + _extra_errors(kinds, new, stored, old, status=True) if stored.custom else errors
 
 
-def _extra_errors(kinds: Kinds, o: Object, info: ResourceInfo, old: Object | None = None) -> list[FieldError]:
+def _extra_errors(
+    kinds: Kinds, o: Object, info: ResourceInfo, old: Object | None = None, *, status: bool = False
+) -> list[FieldError]:
     """What is wrong with a custom resource by its schema and rules, with a definition of some, or with expressions."""
     found = kinds.custom(info)
     if found is not None:
-        return custom_resource.errors_of(o, found.schema, found.rules, old, found.scale)
+        return custom_resource.errors_of(o, found.schema, found.rules, old, found.scale, status=status)
     if info.name == CRDS:
         return acceptance.errors_of(o, kinds.in_group(acceptance.group_of(o)), old)
     return compilation.errors_of(o, info)
