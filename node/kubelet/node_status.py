@@ -13,6 +13,7 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ApiClient, ops
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.node.config import NodeTiming
+from rayplane.node.kubelet.registration import status_patch
 
 log = logging.getLogger(__name__)
 
@@ -93,8 +94,8 @@ class NodeStatuses:
         batch = []
         for node in marked:
             assert node.node is not None
-            body = {"status": node.node_status(node.node)}
-            batch.append(ops.patch("nodes", node.name, "", body, subresource="status"))
+            body = status_patch(node.node, node.node_status(node.node))
+            batch.append(ops.patch("nodes", node.name, "", body, kind="strategic", subresource="status"))
         try:
             answers = await self._client.batch(batch)
         except ApiError as e:

@@ -15,6 +15,7 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.node_labels import ZONE
 from rayplane.control_plane.backoff import Backoff, Pauses
 from rayplane.control_plane.client import ApiClient, ops
+from rayplane.node.kubelet.registration import status_patch
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +83,8 @@ async def _register(client: ApiClient, nodes: Sequence[_N]) -> list[_N]:
         else:
             node.take_cidr(answer)
             met.append((node, answer))
-    statuses = [ops.patch("nodes", n.name, "", {"status": n.node_status(o)}, subresource="status") for n, o in met]
+    patches = [(n.name, status_patch(o, n.node_status(o))) for n, o in met]
+    statuses = [ops.patch("nodes", name, "", body, kind="strategic", subresource="status") for name, body in patches]
     answers = await _write(client, [n for n, _ in met], statuses)
     return late + [node for node, answer in answers if not _done(node, answer)]
 

@@ -182,6 +182,17 @@ def node_status(
     }
 
 
+def status_patch(known: Object, status: Mapping[str, Any]) -> Object:
+    """The strategic merge patch that writes a node's status, composed from the Node as it is `known`.
+
+    Conditions that stay are not in it: they are others', who may have changed them meanwhile.
+    """
+    there = meta.status(known).get("conditions") or ()
+    conditions = [one for one in status["conditions"] if one not in there]
+    addresses = [{"$patch": "replace"}, *status["addresses"]]
+    return {"status": {**status, "conditions": conditions, "addresses": addresses}}
+
+
 def node_images(node: Object, images: Sequence[Mapping[str, Any]] | None) -> dict[str, Any]:
     """The part of the status that lists images. `images`: those it has, None for a simulated node."""
     return {"images": [*(_declared_images(node) if images is None else images)] or None}

@@ -7,6 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from rayplane.control_plane.api.machinery.patching import apply_patch
+from rayplane.control_plane.api.machinery.schema import definition_of
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.durations import parse_span
 from rayplane.node.config import NodeConfig, NodeHostConfig
@@ -21,6 +23,7 @@ from rayplane.node.environment import (
 )
 from rayplane.node.errors import AddressesExhausted, ConfigError, ContainerConfigError, MountError
 from rayplane.node.images.containers import own_command
+from rayplane.node.kubelet import registration
 from rayplane.node.kubelet.addresses import AddressPool
 from rayplane.node.kubelet.admission import NOTHING, Room, refuse, room_of
 from rayplane.node.kubelet.node_lease import AT_FIRST, OTHERS, Turns, rounds, stand_in
@@ -316,3 +319,18 @@ def test_each_node_of_a_host_has_its_turn_at_its_lease_and_the_first_always(node
         assert all(now[0] == 0 and len(now) <= 1 + OTHERS for now in taken)
     assert len(turns.take(nodes, stands=False)) == min(nodes, 1 + AT_FIRST)
     assert (stand_in([f"n{n}" for n in range(nodes)]) == "") is (rounds(nodes) == 1)
+
+
+def test_a_nodes_status_leaves_what_others_said_meanwhile() -> None:
+    config, at = NodeConfig("n1"), {"node_ip": "10.0.0.1", "port": 1}
+    known: dict[str, Any] = {"status": {"conditions": [{"type": "KernelDeadlock", "status": "False"}]}}
+    status = registration.node_status(config, known, stamp="later", **at)
+    node = {"apiVersion": "v1", "kind": "Node", **known}
+    node["status"] = {**known["status"], "addresses": [{"type": "ExternalIP", "address": "1.2.3.4"}]}
+    node["status"]["conditions"] = [{"type": "KernelDeadlock", "status": "True"}]
+    patch = registration.status_patch(known, status)
+    written = apply_patch("strategic", node, patch, definition_of("v1", "Node"))["status"]
+    said = {c["type"]: c["status"] for c in written["conditions"]}
+    assert said.pop("KernelDeadlock") == "True" and said.pop("Ready") == "True" and set(said.values()) == {"False"}
+    assert [a["type"] for a in written["addresses"]] == ["InternalIP", "Hostname"]
+    assert written["capacity"] == status["capacity"] and "volumesInUse" not in written
