@@ -8,7 +8,7 @@ again, as often as it takes: the marks are bounded by the number of pods on the 
 import asyncio
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 BATCH_MAX = 256
 RETRIES = Backoff(0.5, 5.0)
 SETTLE_POLL_S = 0.02
+_ADDRESSES = ("hostIPs", "podIPs")
 
 
 class WrittenPod(Protocol):
@@ -178,8 +179,27 @@ def _write(subject: WrittenPod) -> _Write | None:
         status = subject.status()
         digest = hashlib.blake2b(orjson.dumps(status), digest_size=16).digest()
         if digest != subject.written:
-            body = {"metadata": {"uid": uid}, "status": status}
-            return _Write(subject, ops.patch("pods", name, namespace, body, subresource="status"), digest)
+            gated = bool(meta.spec(pod).get("readinessGates"))
+            body = {"metadata": {"uid": uid}, "status": own_part(pod, status) if gated else status}
+            kind = "strategic" if gated else "merge"
+            return _Write(subject, ops.patch("pods", name, namespace, body, kind=kind, subresource="status"), digest)
     if not subject.wants_final_delete:
         return None
     return _Write(subject, ops.delete("pods", name, namespace, uid=uid, grace_period_s=0))
+
+
+def own_part(pod: Object, status: Mapping[str, Any]) -> dict[str, Any]:
+    """A pod's status as a strategic merge patch of the pod as last seen, without conditions that stay as they are.
+
+    Who keeps a readiness gate may have written its condition since then.
+    """
+    part = {**status}
+    for field in _ADDRESSES:
+        if field in status:
+            part[field] = [{"$patch": "replace"}, *(status[field] or ())]
+    if "conditions" in status:
+        known, wanted = meta.status(pod).get("conditions") or (), status["conditions"] or ()
+        kinds = {one["type"] for one in wanted}
+        gone = [{"type": one["type"], "$patch": "delete"} for one in known if one["type"] not in kinds]
+        part["conditions"] = [*(one for one in wanted if one not in known), *gone]
+    return part

@@ -369,6 +369,19 @@ async def test_many_nodes_share_one_watch(api: FakeClient, make_host: MakeHost) 
     assert status(api, "elsewhere") == {"phase": "Pending"}
 
 
+async def test_a_readiness_gate_is_its_keepers(api: FakeClient, make_host: MakeHost) -> None:
+    await make_host(NodeConfig("n1"))
+    api.put("pods", make_pod("web", readinessGates=[{"conditionType": "a.b/gate"}]))
+    await api.until(lambda: meta.condition_is(api.pod("web"), "ContainersReady"))
+    assert not ready(api, "web")
+    for one in ({"type": "a.b/gate", "status": "True"}, {"type": "Ready", "status": "False"}):
+        body = {"status": {"conditions": [one]}}
+        await api.patch("pods", "web", "default", body, kind="strategic", subresource="status")
+        await api.until(lambda: ready(api, "web"))
+    assert meta.condition_is(api.pod("web"), "a.b/gate")
+    assert status(api, "web")["podIPs"] == [{"ip": status(api, "web")["podIP"]}]
+
+
 async def test_readiness_is_restored_when_others_took_it_away(api: FakeClient, make_host: MakeHost) -> None:
     await make_host(NodeConfig("n1"))
     api.put("pods", make_pod("web"))

@@ -28,6 +28,7 @@ from rayplane.node.kubelet.addresses import AddressPool
 from rayplane.node.kubelet.admission import NOTHING, Room, refuse, room_of
 from rayplane.node.kubelet.node_lease import AT_FIRST, OTHERS, Turns, rounds, stand_in
 from rayplane.node.kubelet.prober import ProbeCounter, Thresholds
+from rayplane.node.kubelet.status_manager import own_part
 from rayplane.node.runtime import LogOptions, Mount, StartOrder
 from rayplane.node.runtime.command import Layout, command_line
 from rayplane.node.runtime.logs import LogLine, parse_line, select_lines
@@ -322,9 +323,9 @@ def test_each_node_of_a_host_has_its_turn_at_its_lease_and_the_first_always(node
 
 
 def test_a_nodes_status_leaves_what_others_said_meanwhile() -> None:
-    config, at = NodeConfig("n1"), {"node_ip": "10.0.0.1", "port": 1}
+    config = NodeConfig("n1")
     known: dict[str, Any] = {"status": {"conditions": [{"type": "KernelDeadlock", "status": "False"}]}}
-    status = registration.node_status(config, known, stamp="later", **at)
+    status = registration.node_status(config, known, node_ip="10.0.0.1", port=1, stamp="later")
     node = {"apiVersion": "v1", "kind": "Node", **known}
     node["status"] = {**known["status"], "addresses": [{"type": "ExternalIP", "address": "1.2.3.4"}]}
     node["status"]["conditions"] = [{"type": "KernelDeadlock", "status": "True"}]
@@ -334,3 +335,24 @@ def test_a_nodes_status_leaves_what_others_said_meanwhile() -> None:
     assert said.pop("KernelDeadlock") == "True" and said.pop("Ready") == "True" and set(said.values()) == {"False"}
     assert [a["type"] for a in written["addresses"]] == ["InternalIP", "Hostname"]
     assert written["capacity"] == status["capacity"] and "volumesInUse" not in written
+
+
+def test_a_pods_status_leaves_what_others_said_meanwhile() -> None:
+    gate, passing = {"type": "a.b/gate", "status": "False"}, {"type": "PodResizePending", "status": "True"}
+    known = {"status": {"conditions": [gate, passing, {"type": "Ready", "status": "False"}]}}
+    status = {
+        "conditions": [{"type": "Ready", "status": "True"}, gate],
+        "podIPs": [{"ip": "10.0.0.2"}],
+        "phase": "Running",
+    }
+    pod = {
+        "status": {
+            "conditions": [{**gate, "status": "True"}, *known["status"]["conditions"][1:]],
+            "podIPs": [{"ip": "10.0.0.1"}],
+        }
+    }
+    patch = {"status": own_part(known, status)}
+    written = apply_patch("strategic", pod, patch, definition_of("v1", "Pod"))["status"]
+    assert {c["type"]: c["status"] for c in written.pop("conditions")} == {"a.b/gate": "True", "Ready": "True"}
+    assert written == {"podIPs": [{"ip": "10.0.0.2"}], "phase": "Running"}
+    assert own_part(known, {"phase": "Failed"}) == {"phase": "Failed"}
