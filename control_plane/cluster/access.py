@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -23,7 +23,7 @@ CONNECT_S = 1.0
 LOOK_S = 5.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Access:
     """Clients that show the administrator's certificate. Valid inside `access`."""
 
@@ -37,6 +37,11 @@ class Access:
     """Its standing faults."""
     shown: Callable[[], Credentials]
     """The certificate, to be shown over HTTPS too."""
+    topology: Topology = field(init=False)
+    """As it was wanted when it was read last; at first as in `state`."""
+
+    def __post_init__(self) -> None:
+        self.topology = self.state.topology
 
 
 @contextlib.asynccontextmanager
@@ -92,8 +97,13 @@ async def answers(instance: Instance, port: str) -> bool:
 
 
 async def current_topology(admin: Access) -> Topology:
-    """The topology as wanted now; the one of `up` when etcd cannot tell."""
-    return await _stored(admin) or admin.state.topology
+    """The topology as wanted now; as it was read last when etcd cannot tell. Its members are those that are asked."""
+    found = await _stored(admin)
+    if found is not None and found != admin.topology:
+        # All that were there at first may be replaced while somebody looks on for hours.
+        admin.etcd.endpoints.replace(found.endpoints(Role.MEMBER, "client"))
+        admin.topology = found
+    return admin.topology
 
 
 async def _stored(admin: Access) -> Topology | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rayplane.control_plane.api.errors import ApiError, NotFound
 from rayplane.control_plane.cluster import processes
-from rayplane.control_plane.cluster.access import Access
+from rayplane.control_plane.cluster.access import Access, current_topology
 from rayplane.control_plane.cluster.config import PROCESS
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.control_plane.cluster.flood import flood
@@ -133,7 +133,15 @@ class LiveInjector:
     async def strike(self, fault: Fault) -> list[tuple[str, int]]:
         """Those hit, with their process ids: 0 of one that has no process of its own. Raises ClusterError when nobody
         can be hit now, UsageError when nobody ever can."""
-        return await self.inflict(fault, await self.chosen(fault))
+        hit = await self.chosen(fault)
+        known = self._admin.topology
+        try:
+            return await self.inflict(fault, hit)
+        except UsageError as e:
+            now = await current_topology(self._admin)
+            if any(known.has(name) and not now.has(name) for name in hit):
+                raise ClusterError(f"who was chosen has gone meanwhile: {e}") from e
+            raise
 
     async def chosen(self, fault: Fault) -> tuple[str, ...]:
         """Whom the fault would hit now; raises as `strike` does."""

@@ -68,12 +68,12 @@ async def _pods(admin: Access, target: Target, rng: random.Random) -> tuple[str,
 
 
 async def _topology(admin: Access) -> Topology:
-    """As wanted now; as of `up` or the last change from here when etcd is busy with electing a leader."""
+    """As wanted now; as it was read last when etcd is busy with electing a leader."""
     try:
         async with asyncio.timeout(LOOK_UP_S):
             return await current_topology(admin)
     except TimeoutError:
-        return admin.state.topology
+        return admin.topology
 
 
 async def _in_charge(admin: Access, target: Target, candidates: tuple[Instance, ...]) -> Instance:

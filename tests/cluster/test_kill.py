@@ -32,6 +32,7 @@ class StandIn:
         self.says = says
         self.killed: list[str] = []
         self.state = SimpleNamespace(topology=Topology(MEMBERS), config=SimpleNamespace(host=RAY))
+        self.topology = self.state.topology
         self.etcd = self.supervisor = self
 
     async def status(self, endpoint: str, *, timeout: float) -> Any:

@@ -47,6 +47,7 @@ class Admin:
             for name in names
         )
         self.state = SimpleNamespace(topology=Topology(found), config=SimpleNamespace(host=host), host={})
+        self.topology = self.state.topology
         self.supervisor = self
         self.told: list[Any] = []
         self.away = 0

@@ -34,20 +34,18 @@ class Observers:
         self._judge = judge
         self._now = now
         self._unhealthy = unhealthy
-        self._topology: Topology = admin.state.topology
         self._servers: dict[str, ApiClient] = {}
 
     @property
     def topology(self) -> Topology:
         """As it was when last looked at."""
-        return self._topology
+        return self._admin.topology
 
     async def members(self) -> None:
         """Until cancelled."""
         looks = 0
         while True:
-            self._topology = await current_topology(self._admin)
-            members = self._topology.of(Role.MEMBER)
+            members = (await current_topology(self._admin)).of(Role.MEMBER)
             revisions = await asyncio.gather(*map(self._leads, members))
             looks += 1
             if looks % HASH_EVERY == 1 and (known := [r for r in revisions if r]):
@@ -72,7 +70,7 @@ class Observers:
     async def caches(self) -> None:
         """Until cancelled."""
         while True:
-            await asyncio.gather(*(self._listed(s) for s in self._topology.of(Role.APISERVER)))
+            await asyncio.gather(*(self._listed(s) for s in self.topology.of(Role.APISERVER)))
             await asyncio.sleep(CACHES_EVERY_S)
 
     async def _listed(self, server: Instance) -> None:
