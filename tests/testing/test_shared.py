@@ -1,5 +1,6 @@
 """A cluster in a test: what is told of its namespace."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -8,7 +9,7 @@ import pytest
 
 from rayplane import errors
 from rayplane.control_plane.testing import failing
-from rayplane.control_plane.testing.shared import ClusterInTest
+from rayplane.control_plane.testing.shared import ClusterInTest, LeftBehind, leak_checked
 from rayplane.control_plane.testing.until import NotInTime
 
 
@@ -40,3 +41,35 @@ def test_who_waits_in_vain_is_told_what_there_was(found: Any, told: str) -> None
     with pytest.raises(NotInTime) as raised:
         ClusterInTest(cast("Any", None), "n", Path(), api).wait_for("pods", "a", "Ready", timeout=0)
     assert told in str(raised.value)
+
+
+def test_nobody_waits_for_what_no_test_has_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A namespace that was forgotten, and one that goes a moment later."""
+    known: dict[str, list[Any]] = {"namespaces": []}
+    looks = []
+
+    def listed(kind: str) -> list[Any]:
+        if kind == "namespaces" and known[kind]:
+            looks.append(kind)
+            if len(looks) == 2:
+                known[kind] = [one for one in known[kind] if "deletionTimestamp" not in one["metadata"]]
+        return known.get(kind, [])
+
+    api = nullcontext(SimpleNamespace(list=listed))
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    with pytest.raises(LeftBehind, match="left behind: namespaces forgotten;"):  # noqa: SIM117
+        with leak_checked(cast("Any", FakeCluster(api))):
+            known["namespaces"] = [
+                {"metadata": {"name": "forgotten"}},
+                {"metadata": {"name": "going", "deletionTimestamp": "2026-01-02T12:00:00Z"}},
+            ]
+    assert len(looks) == 3
+
+
+class FakeCluster(nullcontext[None]):
+    def __init__(self, api: Any) -> None:
+        super().__init__()
+        self._api = api
+
+    def client(self) -> Any:
+        return self._api
