@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import json
+import os
 import signal
+import sys
 from collections.abc import Coroutine, Iterator, Mapping
 from typing import Annotated, Any, TypeVar
 
@@ -77,7 +79,11 @@ UnneededTime = Annotated[
 
 Ui = Annotated[str, typer.Option(help="Whether API servers have the dashboard's page below `/ui/`: `on`, `off`; kept.")]
 
-console = Console(highlight=False, soft_wrap=True)
+#: As wide as any table: what a pipe or a file takes has no edge at which addresses would be cut.
+_WIDTH = 1000
+console = Console(
+    highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else _WIDTH
+)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
