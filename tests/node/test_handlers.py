@@ -58,6 +58,6 @@ async def test_a_node_refuses_what_it_has_not(api: FakeClient, make_host: MakeHo
     put(api, "real", "as-process")
     put(api, "lost", "none")
     await api.until(lambda: phase(api, "real") == phase(api, "lost") == "Failed")
-    assert api.pod("real")["status"]["message"] == 'no runtime for "process" is configured on node n1'
-    assert api.pod("lost")["status"]["message"] == 'runtimeclass.node.k8s.io "none" not found'
+    assert api.pod("real")["status"]["message"] == 'Pod was rejected: no runtime for "process" is configured on node n1'
+    assert api.pod("lost")["status"]["message"] == 'Pod was rejected: runtimeclass.node.k8s.io "none" not found'
     assert api.pod("real")["status"]["reason"] == "RuntimeHandlerNotSupported"
