@@ -336,6 +336,7 @@ class Admin:
     def __init__(self, host: str, names: Sequence[str] = ("member-0", "member-1", "member-2")) -> None:
         members = tuple(Instance(name, Role.MEMBER, Machine(), {"client": n}) for n, name in enumerate(names))
         self.state = SimpleNamespace(topology=Topology(members), config=SimpleNamespace(host=host))
+        self.topology = self.state.topology
         self.supervisor = self.etcd = self
         self.sent: list[tuple[str, str]] = []
 
