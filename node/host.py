@@ -216,9 +216,10 @@ class NodeHost:
         return KubeletWeb(own, self._page, review, owner, trusted=callers.PAGES, node=first)
 
     async def _start_kubelets(self) -> None:
-        shared, mark = self._shared(), self._node_statuses.mark
+        shared, statuses = self._shared(), self._node_statuses
         for node in self.config.nodes:
-            kubelet = self.kubelets[node.name] = Kubelet(node, self._runtimes, shared, status_changed=mark)
+            kubelet = Kubelet(node, self._runtimes, shared, status_changed=statuses.mark, disputed=statuses.dispute)
+            self.kubelets[node.name] = kubelet
             self._stages.watchers.append(kubelet.stages_changed)
             self._stack.callback(kubelet.close)
         kubelets = [*self.kubelets.values()]

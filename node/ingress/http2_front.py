@@ -297,7 +297,7 @@ class ByProtocol(asyncio.Protocol):
         self._leap_again()
         chosen = transport.get_extra_info("ssl_object").selected_alpn_protocol()
         protocol = self._http2() if chosen == "h2" else self._http1()
-        # The library's own is of another class than it says.
+        # uvloop's transports are of no class of asyncio's.
         carrier = cast(asyncio.Transport, transport)
         if protocol is None:
             carrier.abort()

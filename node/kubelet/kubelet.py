@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 
 
 class Kubelet:
-    """One node. `status_changed` is called when its status should be written."""
+    """One node. `status_changed` is called when its status is to be written, `disputed` when others have written it."""
 
     def __init__(
         self,
@@ -55,6 +55,7 @@ class Kubelet:
         shared: Shared,
         *,
         status_changed: Callable[["Kubelet"], None],
+        disputed: Callable[["Kubelet"], None],
     ) -> None:
         """`runtimes`: of its host, by name."""
         self.config = config
@@ -69,6 +70,7 @@ class Kubelet:
         self.fence = Fence(shared.timing.fence_after_s, self._suspend)
         self._shared = shared
         self._status_changed = status_changed
+        self._disputed = disputed
         self._workers: dict[str, Worker] = {}  # by uid
         self._by_key: dict[str, Worker] = {}
         capacity = Room(quantity.milli(config.cpu), quantity.value(config.memory), config.max_pods)
@@ -217,8 +219,10 @@ class Kubelet:
         taken = meta.condition_is(node, "Ready", "Unknown") or (
             not self._staged_node.concerned and registration.contradicted(node, self._health())
         )
-        if self.take_cidr(node) or taken or not registration.follows_capacity(node):
+        if self.take_cidr(node):
             self._status_changed(self)
+        elif taken or not registration.follows_capacity(node):
+            self._disputed(self)
         self.addresses.tell()
         self._look_at_node()
 
@@ -395,12 +399,12 @@ class Kubelet:
 
     def _tell_conditions(self, node: Object) -> None:
         """What is other than it was before."""
-        for one in meta.status(node).get("conditions") or ():
-            kind, reason = one.get("type") or "", one.get("reason") or ""
-            if self._told.get(kind, reason) != reason and reason.startswith("Kubelet"):
+        conditions = meta.status(node).get("conditions") or ()
+        before, self._told = self._told, {c.get("type") or "": c.get("reason") or "" for c in conditions}
+        for kind, reason in self._told.items():
+            if before.get(kind, reason) != reason and reason.startswith("Kubelet"):
                 told = f"Node{reason.removeprefix('Kubelet')}"
                 self._tell("Normal", told, f"Node {self.name} status is now: {told}")
-            self._told[kind] = reason
 
     def _tell(self, kind: str, reason: str, text: str) -> None:
         if self.node is not None:

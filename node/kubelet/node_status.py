@@ -36,7 +36,9 @@ class ReportedNode(Protocol):
 
 
 class NodeStatuses:
-    """The statuses of a host's nodes. `mark` asks for a write of one node's status soon."""
+    """The statuses of a host's nodes. `mark` asks for a write of one node's status soon, `dispute` where others have
+    written it: who goes on to does not keep the host and etcd busy.
+    """
 
     def __init__(self, client: ApiClient, timing: NodeTiming) -> None:
         self._client = client
@@ -44,6 +46,10 @@ class NodeStatuses:
         self._nodes: list[ReportedNode] = []
         self._refreshed = 0
         self._marked: dict[str, ReportedNode] = {}
+        self._disputed: dict[str, asyncio.TimerHandle] = {}
+        """Nodes whose status was written against others' of late, with the end of that."""
+        self._again: set[str] = set()
+        """Those of them that others have written since then."""
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -52,11 +58,31 @@ class NodeStatuses:
         self._task = asyncio.get_running_loop().create_task(self._run(), name="node statuses")
 
     async def stop(self) -> None:
-        await cancel_and_wait(self._task)
+        task, self._task = self._task, None
+        for pause in self._disputed.values():
+            pause.cancel()
+        await cancel_and_wait(task)
 
     def mark(self, node: ReportedNode) -> None:
         self._marked[node.name] = node
         self._wake.set()
+
+    def dispute(self, node: ReportedNode) -> None:
+        """Write it at once, but for one node no more than once in the time between two renewals of its Lease."""
+        if self._task is None:
+            return
+        if node.name in self._disputed:
+            self._again.add(node.name)
+            return
+        pause_s = self._timing.lease_renew_s
+        self._disputed[node.name] = asyncio.get_running_loop().call_later(pause_s, self._settled, node)
+        self.mark(node)
+
+    def _settled(self, node: ReportedNode) -> None:
+        del self._disputed[node.name]
+        if node.name in self._again:
+            self._again.remove(node.name)
+            self.dispute(node)
 
     def _mark_all(self, nodes: list[ReportedNode]) -> None:
         self._marked.update((n.name, n) for n in nodes)

@@ -26,7 +26,8 @@ const placeOf = ({ position, revision }) => position ?? revision;
 
 export async function show(place, parameters, signal) {
   const [span, recording] = await Promise.all([json("rayplane/v1/history", { signal }), OF_RECORDING ? json("rayplane/v1/recording", { signal }) : undefined]);
-  const name = VIEWS[parameters.get("view")] ? parameters.get("view") : "objects";
+  const asked = parameters.get("view");
+  const name = Object.hasOwn(VIEWS, asked) ? asked : "objects";
   const showThen = await VIEWS[name].load();
   const state = { ...span, name, recording, changes: undefined, error: "", playing: undefined };
   const draw = () => signal.aborted || render(view(state, parameters, deeds), place);

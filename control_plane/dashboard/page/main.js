@@ -23,7 +23,7 @@ let leaving = new AbortController();
 function route(may) {
   const [path, query] = location.hash.slice(2).split("?");
   const first = Object.keys(VIEWS).find((name) => may[name] ?? true);
-  return { name: VIEWS[path] ? path : first, parameters: new URLSearchParams(query) };
+  return { name: Object.hasOwn(VIEWS, path) ? path : first, parameters: new URLSearchParams(query) };
 }
 
 async function show() {

@@ -29,7 +29,7 @@ export async function show(place, parameters, signal) {
   const path = objectPath(kind, namespace, name);
   const past = pastOf(parameters);
   const asked = parameters.get("tab");
-  const state = { all, may, kind, namespace, name, path, past, tab: asked in TABS ? asked : "facts", object: undefined, error: "", gone: false };
+  const state = { all, may, kind, namespace, name, path, past, tab: Object.hasOwn(TABS, asked) ? asked : "facts", object: undefined, error: "", gone: false };
   const draw = () => signal.aborted || render(view(state), place);
   if (!past.at) draw();
   state.object = past.at ? await objectThen(state, signal) : await json(path, { signal });
