@@ -293,8 +293,12 @@ async def test_an_association_reaches_a_pod_through_a_service(world: World) -> N
 
 
 async def test_people_at_the_machine_and_services_outside_are_served_by_sockets(world: World) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as outside:
-        number = outside.getsockname()[1]
+    async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"from outside")
+        writer.close()
+
+    async with await asyncio.start_server(greet, "127.0.0.1", 0) as outside:
+        number = outside.sockets[0].getsockname()[1]
         beyond = {"addresses": ["127.0.0.1"], "conditions": {"ready": True}}
         put(world.api, service("beyond", clusterIP="10.78.4.1", ports=[{"port": 80}]), beyond, port=number)
         put(
@@ -302,15 +306,8 @@ async def test_people_at_the_machine_and_services_outside_are_served_by_sockets(
             service("own", clusterIP="10.78.4.2", ports=[one | {"port": 8080} for one in BOTH]),
             world.ends["c"],
         )
-        loop = asyncio.get_running_loop()
-        outside.setblocking(False)
-        asking = asyncio.create_task(world.until("TCP 10.78.4.1 80", lambda said: said == "from/outside"))
-        while not asking.done():
-            connection, _ = await loop.sock_accept(outside)
-            connection.sendall(b"from outside")
-            connection.close()
-            await asyncio.sleep(0.05)
-        await asking
+        await world.until("TCP 10.78.4.1 80", lambda said: said == "from/outside")
+    loop = asyncio.get_running_loop()
     async with asyncio.timeout(60):
         while True:
             try:
