@@ -203,6 +203,10 @@ class ComponentActor:
         """Whether it holds from now on for so many seconds."""
         return self._thread.disturb(told, for_s)
 
+    def signal(self, pid: int, number: int) -> None:
+        """Send a signal to another process of this machine."""
+        processes.send(pid, number)
+
     def stop(self) -> None:
         self._thread.stop()
         self._sign.close()

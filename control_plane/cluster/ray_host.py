@@ -23,7 +23,7 @@ from ray._raylet import IMPLICIT_RESOURCE_PREFIX  # type: ignore[attr-defined]
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from rayplane.control_plane.cluster import ours, processes, ray_autoscaler, ray_machines
+from rayplane.control_plane.cluster import ours, processes, ray_autoscaler, ray_machines, ray_signals
 from rayplane.control_plane.cluster.components import Spec
 from rayplane.control_plane.cluster.config import ClusterConfig
 from rayplane.control_plane.cluster.errors import ClusterError, StartFailed, TimeStands
@@ -256,9 +256,7 @@ class RayHost:
         if node == ray.get_runtime_context().get_node_id():
             os.kill(pid, number)
         else:
-            placement = NodeAffinitySchedulingStrategy(node, soft=False)
-            send = ray.remote(processes.send).options(num_cpus=0, scheduling_strategy=placement)
-            ray.get(send.remote(pid, number), timeout=CALL_TIMEOUT_S)
+            ray_signals.send(self._namespace, node, pid, number)
         return pid
 
     def _process(self, name: str) -> tuple[int, str]:
