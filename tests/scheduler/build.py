@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from rayplane.control_plane.scheduler import Cluster, Cycle, Failure, Placement, SchedulerConfig
@@ -21,7 +22,7 @@ def node(
     taints: list[dict[str, str]] | None = None,
     annotations: dict[str, str] | None = None,
     unschedulable: bool = False,
-    **extended: str,
+    extended: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     return {
         "apiVersion": "v1",
@@ -33,7 +34,7 @@ def node(
         },
         "spec": {"taints": taints or [], **({"unschedulable": True} if unschedulable else {})},
         "status": {
-            "allocatable": {"cpu": cpu, "memory": memory, "pods": str(pods), **extended},
+            "allocatable": {"cpu": cpu, "memory": memory, "pods": str(pods), **(extended or {})},
             "conditions": [{"type": "Ready", "status": "True"}],
         },
     }

@@ -83,7 +83,7 @@ def a_node(dice: Dice, number: int) -> dict[str, Any]:
         labels=labels,
         taints=dice.few(taint, 0, 2) if dice.maybe() else [],
         unschedulable=dice.random() < 0.1,
-        **({"x.io/y": "2"} if dice.coin() else {}),
+        extended={"x.io/y": "2"} if dice.coin() else {},
     )
     if dice.coin():
         one["status"]["images"] = [{"names": ["big:latest"], "sizeBytes": 800 * MEGA}]

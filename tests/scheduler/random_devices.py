@@ -58,7 +58,7 @@ def wish(dice: Dice) -> dict[str, Any]:
 
 
 def claim(dice: Dice, name: str) -> dict[str, Any]:
-    requests = []
+    requests: list[dict[str, Any]] = []
     for number in range(dice.randint(1, 2)):
         if dice.maybe():
             alternatives = [{"name": f"a{at}", **wish(dice)} for at in range(2)]

@@ -90,9 +90,12 @@ def test_dear_expressions_are_evaluated_a_few_at_a_time_and_each_once(monkeypatc
 def test_an_expression_that_fails_is_asked_once_of_each_device(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[str] = []
     real = device_expressions.compile
-    monkeypatch.setattr(
-        device_expressions, "compile", lambda text, *a, **k: compiled.append(text) or real(text, *a, **k)
-    )
+
+    def noted(text: str, *more: Any, **options: Any) -> Any:
+        compiled.append(text)
+        return real(text, *more, **options)
+
+    monkeypatch.setattr(device_expressions, "compile", noted)
     here = big(10, gpu("g0"))
     here.cluster.devices.set_claim(wanted("x", exactly(expression="device.(")))
     for _ in range(3):

@@ -18,8 +18,9 @@ def shared(name: str, memory: str = "40Gi", policy: dict[str, Any] | None = None
 
 
 def asks(name: str, memory: str = "", **more: Any) -> dict[str, Any]:
-    capacity = {"capacity": {"requests": {"memory": memory}}} if memory else {}
-    return wanted(name, exactly(**capacity, **more))
+    if memory:
+        more["capacity"] = {"requests": {"memory": memory}}
+    return wanted(name, exactly(**more))
 
 
 def results(of: World, claim: str) -> list[dict[str, Any]]:
@@ -85,7 +86,7 @@ def test_what_is_written_is_what_the_api_takes_and_counts_as_what_was_promised()
 
 
 def test_two_requests_of_a_claim_may_share_a_device_but_one_request_has_it_once() -> None:
-    small = {"capacity": {"requests": {"memory": "1Gi"}}}
+    small: dict[str, Any] = {"capacity": {"requests": {"memory": "1Gi"}}}
     here = world(
         offered("b", shared("g0")),
         claims=(wanted("x", exactly("one", **small), exactly("two", **small)), asks("y", "1Gi", count=2)),
@@ -134,7 +135,7 @@ def test_who_is_first_on_a_shared_partition_takes_its_counters_for_all() -> None
 
 def test_devices_with_conditions_come_last_and_bind_to_their_node() -> None:
     words = {"bindingConditions": ["ready"], "bindingFailureConditions": ["broken"], "bindsToNode": True}
-    far = offered("far", gpu("g0", **words))
+    far = offered("far", {**gpu("g0"), **words})
     del far["spec"]["nodeName"]
     far["spec"]["allNodes"] = True
     here = world(far, claims=(wanted("x", exactly()), wanted("y", exactly())))

@@ -156,7 +156,7 @@ async def test_others_do_not_wait_for_an_extender(api: FakeClient, server: Serve
     extender = Extender(url=server.url, filter_verb="filter", knows_nodes=True, resources=frozenset((GPU,)))
     async with scheduling(api, extender):
         for name in ("n1", "n2", "n3"):
-            api.put("nodes", node(name, cpu="2", **{GPU: "100"}))
+            api.put("nodes", node(name, cpu="2", extended={GPU: "100"}))
         for number in range(AT_ONCE_MAX + 5):
             api.put("pods", pod(f"special{number}", requests={GPU: "1"}))
         await until(lambda: len(server.asked) == AT_ONCE_MAX)
@@ -234,7 +234,7 @@ async def test_an_extender_that_is_not_there_or_never_answers(api: FakeClient, s
     async with scheduling(api, slow, gone):
         for name in ("slow", "gone"):
             resource = f"example.com/{name}"
-            api.put("nodes", node(f"n-{name}", **{resource: "1"}))
+            api.put("nodes", node(f"n-{name}", extended={resource: "1"}))
             api.put("pods", pod(name, requests={resource: "1"}))
         late = f'Post "{server.url}/filter": context deadline exceeded (Client.Timeout exceeded while awaiting headers)'
         lost = 'Post "http://127.0.0.1:1/filter": dial tcp 127.0.0.1:1: connect: connection refused'
@@ -271,7 +271,7 @@ async def test_room_that_is_taken_meanwhile_is_not_given_twice(api: FakeClient, 
     extender = Extender(url=server.url, filter_verb="filter", knows_nodes=True, resources=frozenset((GPU,)))
     async with scheduling(api, extender) as scheduler:
         for name in ("n1", "n2"):
-            api.put("nodes", node(name, cpu="2", **{GPU: "1"}))
+            api.put("nodes", node(name, cpu="2", extended={GPU: "1"}))
         api.put("pods", pod("special", cpu="2", requests={GPU: "1"}))
         await until(lambda: server.asked)
         api.put("pods", pod("quick", cpu="2", nodeSelector={"kubernetes.io/hostname": "n1"}))
@@ -279,7 +279,7 @@ async def test_room_that_is_taken_meanwhile_is_not_given_twice(api: FakeClient, 
         gate.set()
         await until(lambda: node_of(api, "special") == "n2")
         gate.clear()
-        api.put("nodes", node("n4", cpu="2", **{GPU: "1"}))
+        api.put("nodes", node("n4", cpu="2", extended={GPU: "1"}))
         api.put("pods", pod("late", cpu="2", requests={GPU: "1"}))
         await until(lambda: len(server.asked) == 2)
         api.put("pods", pod("quick2", cpu="2", nodeSelector={"kubernetes.io/hostname": "n4"}))
@@ -300,7 +300,7 @@ async def test_room_that_is_taken_while_nodes_are_scored_is_not_given_twice(api:
     extender = Extender(url=server.url, prioritize_verb="prioritize", resources=frozenset((GPU,)))
     async with scheduling(api, extender):
         for name in ("n1", "n2"):
-            api.put("nodes", node(name, cpu="2", **{GPU: "1"}))
+            api.put("nodes", node(name, cpu="2", extended={GPU: "1"}))
         api.put("pods", pod("special", cpu="2", requests={GPU: "1"}))
         await until(lambda: server.asked)
         api.put("pods", pod("quick", cpu="2", nodeSelector={"kubernetes.io/hostname": "n1"}))

@@ -136,7 +136,7 @@ def test_pods_go_where_a_slow_count_says_they_can(
     for number, (gpus, nics, of_gpu, of_nic) in enumerate(have):
         name = f"n{number}"
         told = {r: str(count) for r, count in ((GPU, gpus), (NIC, nics)) if count is not None}
-        world.snapshot.set_node(NodeInfo.of(node(name, **told)))
+        world.snapshot.set_node(NodeInfo.of(node(name, extended=told)))
         devices = [gpu(f"g{i}", model="g") for i in range(of_gpu)] + [gpu(f"k{i}", model="n") for i in range(of_nic)]
         world.cluster.devices.set_slice(offered(name, *devices))
         for resource, count, there in ((GPU, gpus, of_gpu), (NIC, nics, of_nic)):
@@ -237,7 +237,7 @@ async def test_a_node_that_reports_the_resource_itself_is_asked_for_no_devices(
     api: FakeClient, scheduler: Scheduler
 ) -> None:
     api.put(CLASSES, device_class("gpu", GPU))
-    api.put("nodes", node("n1", **{GPU: "1"}))
+    api.put("nodes", node("n1", extended={GPU: "1"}))
     api.put("pods", asking("p", container("main", gpu=1)))
     await until(lambda: node_of(api, "p"))
     api.put("pods", asking("q", container("main", gpu=1)))

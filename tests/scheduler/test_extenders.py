@@ -92,7 +92,8 @@ def test_priorities_are_weighed_on_the_scale_of_plugins() -> None:
     answer = [{"Host": "a", "Score": 10}, {"host": "b", "score": 3}, {"Host": "c"}, {"Host": "elsewhere", "Score": 9}]
     assert read_priorities(NAMES, answer, ASKED) == {"a": 200, "b": 60, "c": 0}
     assert read_priorities(NAMES, None, ASKED) == {}
-    for wrong in ({}, [{"Host": "a", "Score": 1.5}], [{"Host": "a", "Score": 1 << 70}], ["a"]):
+    unreadable: tuple[Any, ...] = ({}, [{"Host": "a", "Score": 1.5}], [{"Host": "a", "Score": 1 << 70}], ["a"])
+    for wrong in unreadable:
         with pytest.raises(ExtenderError, match="cannot be read"):
             read_priorities(NAMES, wrong, ASKED)
 

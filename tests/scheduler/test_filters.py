@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -64,7 +65,7 @@ def test_too_many_pods() -> None:
 
 
 def test_extended_and_ephemeral_resources() -> None:
-    world = World(node("plain"), node("gpu", **{"nvidia.com/gpu": "2", "ephemeral-storage": "10Gi"}))
+    world = World(node("plain"), node("gpu", extended={"nvidia.com/gpu": "2", "ephemeral-storage": "10Gi"}))
     assert world.place(pod("p", requests={"nvidia.com/gpu": "2"})) == "gpu"
     assert "2 Insufficient nvidia.com/gpu" in world.fail(pod("q", requests={"nvidia.com/gpu": "1"}))
     assert world.place(pod("r", requests={"ephemeral-storage": "10Gi"})) == "gpu"
@@ -143,7 +144,8 @@ def test_match_fields_pin_a_daemons_pod() -> None:
 def test_node_selector_and_an_empty_term() -> None:
     world = World(node("a"), node("b", labels={"x": "1"}))
     assert world.place(pod("p", nodeSelector={"x": "1"})) == "b"
-    empty = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{}]}}}
+    terms: dict[str, Any] = {"nodeSelectorTerms": [{}]}
+    empty = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}}
     assert "2 node(s) didn't match Pod's node affinity/selector" in world.fail(pod("q", affinity=empty))
 
 
@@ -174,7 +176,8 @@ def test_any_number_of_host_ports_is_looked_at_once_for_a_node() -> None:
     world, Counted.looks = World(node("a")), 0
     world.snapshot.set_pod(ported("1", 1))
     wanted = PodView(ported("2", 500), world.cluster)
-    assert NodePorts().allowed(wanted, ALL).tolist()[0] and NodePorts().refusal(wanted, 0) is None
+    allowed = NodePorts().allowed(wanted, ALL)
+    assert allowed is not None and allowed.tolist()[0] and NodePorts().refusal(wanted, 0) is None
     [freed] = [hint.helps for hint in HINTS["NodePorts"] if hint.resource is Resource.ASSIGNED_POD]
     assert not freed(wanted.pod, Event(Resource.ASSIGNED_POD, Action.DELETE, ported("1", 1), None), world.snapshot)
     assert Counted.looks <= 5 * 1000

@@ -24,7 +24,8 @@ def world_of(sizes: Sizes, low: Low, gang: Sizes) -> Grouped:
     world = Grouped(*(node(f"n{i}", cpu=str(cpu)) for i, cpu in enumerate(sizes)))
     world.add(group("g", len(gang), priority=10), group("one", 1, together=True))
     for number, (where, cpu, priority, together) in enumerate(low):
-        name, more = f"low{number}", {"cpu": str(cpu), "priority": priority}
+        name = f"low{number}"
+        more: dict[str, Any] = {"cpu": str(cpu), "priority": priority}
         one = member(name, "one", **more) if together else pod(name, **more)
         world.run(on(f"n{where % len(sizes)}", one))
     return world

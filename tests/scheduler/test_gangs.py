@@ -437,7 +437,7 @@ def test_no_decision_places_fewer_than_the_least(
         assert not placed or len(placed) >= least
         assert set(world.snapshot.pods) == before | set(placed)
         check(world)
-        if world.snapshot.pods and data.draw(st.booleans()):
+        if bool(world.snapshot.pods) and data.draw(st.booleans()):
             world.snapshot.remove_pod(sorted(world.snapshot.pods)[0])
 
 

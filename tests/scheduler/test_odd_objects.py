@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from rayplane.control_plane.scheduler import topology
@@ -22,9 +24,9 @@ def test_what_no_node_has_takes_no_room_in_memory() -> None:
 
 
 def test_what_a_node_offers_later_is_counted_for_the_pods_that_are_there() -> None:
-    world = World(node("a", gpu="1"), node("b"))
+    world = World(node("a", extended={"gpu": "1"}), node("b"))
     world.run(on("b", pod("early", requests={"example.com/chip": "3"})), on("a", pod("old", requests={"gpu": "1"})))
-    world.snapshot.set_node(NodeInfo.of(node("b", **{"example.com/chip": "4"})))
+    world.snapshot.set_node(NodeInfo.of(node("b", extended={"example.com/chip": "4"})))
     assert "Insufficient example.com/chip" in world.fail(pod("two", requests={"example.com/chip": "2"}))
     assert "Insufficient gpu" in world.fail(pod("gpu", requests={"gpu": "1"}))
     assert world.place(pod("one", requests={"example.com/chip": "1"})) == "b"
@@ -35,13 +37,13 @@ def test_what_a_node_offers_later_is_counted_for_the_pods_that_are_there() -> No
 def test_resources_that_nodes_cease_to_offer_are_forgotten() -> None:
     world = World(node("a"))
     for number in range(100):
-        world.snapshot.set_node(NodeInfo.of(node("a", **{f"example.com/of-{number}": "1"})))
+        world.snapshot.set_node(NodeInfo.of(node("a", extended={f"example.com/of-{number}": "1"})))
     assert world.snapshot.allocatable.shape[1] < 10
 
 
 def test_each_of_many_resources_that_are_lacking_is_told() -> None:
     """More than the bits of a number."""
-    world = World(node("a", **MANY), node("b", **MANY), node("c"))
+    world = World(node("a", extended=MANY), node("b", extended=MANY), node("c"))
     world.run(on("a", pod("taker", requests={"example.com/r99": "1"})))
     assert world.place(pod("all", requests=MANY)) == "b"
     text = world.fail(pod("all-too", requests=MANY))
@@ -50,7 +52,7 @@ def test_each_of_many_resources_that_are_lacking_is_told() -> None:
 
 
 def test_victims_are_only_those_that_make_room_for_all_of_many_resources() -> None:
-    world = World(node("a", **MANY))
+    world = World(node("a", extended=MANY))
     world.run(on("a", pod("important", priority=10, requests={"example.com/r99": "1"})))
     world.run(on("a", pod("small", cpu="1")))
     text = world.fail(pod("all", cpu="4", priority=5, requests=MANY))
@@ -82,7 +84,7 @@ def test_a_victim_that_is_told_to_go_leaves_no_trace_in_spreading() -> None:
     world = World(node("a"), node("b"))
     victim = info(on("a", pod("v", labels={"app": "w"})))
     world.snapshot.set_pod(victim)
-    spread = {"labels": {"app": "w"}, "topologySpreadConstraints": [rule]}
+    spread: dict[str, Any] = {"labels": {"app": "w"}, "topologySpreadConstraints": [rule]}
     assert world.place(pod("w0", **spread)) == "b"
     world.snapshot.set_terminating(victim, True)
     world.snapshot.remove_pod("default/v")

@@ -35,7 +35,7 @@ async def test_room_that_is_of_no_use_to_who_it_was_kept_for_is_anybodys(api: Fa
 
 async def test_a_nomination_that_somebody_takes_back_keeps_no_room(api: FakeClient, scheduler: Scheduler) -> None:
     api.put("nodes", node("n1", cpu="1"))
-    elsewhere = {"nodeSelector": {"disk": "ssd"}, "preemptionPolicy": "Never", "priority": 9}
+    elsewhere: dict[str, Any] = {"nodeSelector": {"disk": "ssd"}, "preemptionPolicy": "Never", "priority": 9}
     api.put("pods", {**pod("vip", cpu="1", **elsewhere), "status": {"nominatedNodeName": "n1"}})
     await until(lambda: scheduler.pending().get(Place.UNSCHEDULABLE) == 1)
     api.put("pods", pod("patient", cpu="1"))
