@@ -51,9 +51,9 @@ NOBODY = "http://127.0.0.1:1"
 #: Entries that make a member miss so much that it gets a snapshot.
 MISSED_REVISIONS = 150
 
-FOUNDING = ("identity.before_create", "identity.before_rename", "identity.after_create")
-FOUNDING += ("identity.before_found", "identity.after_found")
-JOINING = (*FOUNDING[:3], "identity.before_claim", "identity.after_claim")
+_CREATING = ("identity.before_create", "identity.before_rename", "identity.after_create")
+FOUNDING = (*_CREATING, "identity.before_found", "identity.after_found")
+JOINING = (*_CREATING, "identity.before_claim", "identity.after_claim")
 INSTALLING = tuple(p for p in POINTS if p.startswith("install.") or p.endswith("_replace"))
 #: A life comes to these once.
 ONCE = {*INSTALLING, "wal.before_cut", "wal.after_cut", "store.before_marker", "store.after_marker"}

@@ -18,6 +18,7 @@ class MemberInjector:
         return refusal(fault, (Kill, Failpoint))
 
     async def begin(self, fault: Fault) -> tuple[str, ...]:
+        assert isinstance(fault, Kill | Failpoint), "all others are refused"
         member = self._members[fault.target.name]
         member.kill()
         if isinstance(fault, Failpoint):

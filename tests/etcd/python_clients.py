@@ -25,7 +25,7 @@ def _error(work: Any, *arguments: Any, **options: Any) -> str:
 
 
 def etcd3_session(host: str, port: int) -> None:
-    import etcd3  # type: ignore[import-not-found, unused-ignore]
+    import etcd3
 
     with etcd3.client(host=host, port=port, timeout=10) as client:
         _etcd3_keys(client)
@@ -117,7 +117,7 @@ def _etcd3_operators(client: Any) -> None:
 
 
 async def aetcd_session(host: str, port: int) -> None:
-    import aetcd  # type: ignore[import-not-found, unused-ignore]
+    import aetcd
 
     async with aetcd.Client(host=host, port=port, timeout=10) as client:
         await _aetcd_keys(client)

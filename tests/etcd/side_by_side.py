@@ -405,9 +405,9 @@ class Pair:
             answer = side.endpoints[0].call("KV.DeleteRange", everything)
             assert answer.message is not None, answer.text
             revisions.append(answer.message.header.revision)
-        for side, revision in zip(self.sides, revisions, strict=True):
+        for one, revision in zip(self.sides, revisions, strict=True):
             for _ in range(revision, max(revisions) + 1):
-                side.endpoints[0].call("KV.Put", pb.PutRequest(key=b"align"))
+                one.endpoints[0].call("KV.Put", pb.PutRequest(key=b"align"))
         return int(self.same("KV.DeleteRange", pb.DeleteRangeRequest(key=b"align")).header.revision)
 
     @contextlib.contextmanager

@@ -329,7 +329,7 @@ def test_a_request_is_judged_where_it_is_applied() -> None:
     assert machine.apply(*as_caller(Kind.PUT, put, Caller("u", 1)), 0.0).header.revision == 2
     machine.apply(Kind.AUTH_ENABLE, pb.AuthEnableRequest(), 0.0)
     now = machine.auth.revision
-    for kind, request, error in (
+    for kind, refused, error in (
         (Kind.PUT, put, errors.UserEmpty),  # proposed just before it was enabled
         (*as_caller(Kind.PUT, put, Caller("u", now)), errors.PermissionDenied),
         (*as_caller(Kind.PUT, put, Caller("root", now - 1)), errors.AuthOldRevision),
@@ -337,7 +337,7 @@ def test_a_request_is_judged_where_it_is_applied() -> None:
         (Kind.AUTH_DISABLE, pb.AuthDisableRequest(), errors.UserEmpty),
     ):
         with pytest.raises(error):
-            machine.apply(kind, request, 0.0)
+            machine.apply(kind, refused, 0.0)
         assert store.revision == 2
     for caller in (Caller("root", now), INTERNAL):
         assert machine.apply(*as_caller(Kind.PUT, put, caller), 0.0).header.revision == store.revision

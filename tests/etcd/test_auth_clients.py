@@ -229,12 +229,12 @@ def _set_up(ask: Any) -> None:
     ask("Lease.LeaseGrant", pb.LeaseGrantRequest(ID=8, TTL=600))
     ask("KV.Put", pb.PutRequest(key=b"b", lease=8))
     ask("Auth.AuthEnable", pb.AuthEnableRequest())
-    for request in (
+    for attempt in (
         pb.AuthenticateRequest(name="u", password="wrong"),
         pb.AuthenticateRequest(name="ghost"),
         pb.AuthenticateRequest(name="n"),
     ):
-        ask("Auth.Authenticate", request)
+        ask("Auth.Authenticate", attempt)
 
 
 def _ranges() -> Iterator[tuple[str, Any]]:

@@ -20,6 +20,23 @@ KEYS = (b"a", b"b", b"ba", b"c", b"\x00", b"\xff")
 ENDS = (b"", b"\x00", b"a", b"b", b"bb", b"d", b"\xff", b"\xff\xff")
 LEASES = (0, 0, 0, 11, 12, 99)
 
+ORDERS = (pb.RangeRequest.NONE, pb.RangeRequest.ASCEND, pb.RangeRequest.DESCEND)
+SORTED_BY = (
+    pb.RangeRequest.KEY,
+    pb.RangeRequest.VERSION,
+    pb.RangeRequest.CREATE,
+    pb.RangeRequest.MOD,
+    pb.RangeRequest.VALUE,
+)
+RESULTS = (pb.Compare.EQUAL, pb.Compare.GREATER, pb.Compare.LESS, pb.Compare.NOT_EQUAL)
+TARGETS = {
+    "version": pb.Compare.VERSION,
+    "create_revision": pb.Compare.CREATE,
+    "mod_revision": pb.Compare.MOD,
+    "value": pb.Compare.VALUE,
+    "lease": pb.Compare.LEASE,
+}
+
 
 def put(key: bytes, value: bytes = b"", **options: Any) -> pb.PutRequest:
     return pb.PutRequest(key=key, value=value, **options)
@@ -38,7 +55,7 @@ def fill(pair: Pair) -> int:
 
 def test_range_sorts_and_cuts(pair: Pair) -> None:
     fill(pair)
-    for target, order, limit in itertools.product(range(5), range(3), (-1, 0, 1, 2, 3, 4, 5, 9)):
+    for target, order, limit in itertools.product(SORTED_BY, ORDERS, (-1, 0, 1, 2, 3, 4, 5, 9)):
         request = pb.RangeRequest(key=b"\0", range_end=b"\0", limit=limit, sort_target=target, sort_order=order)
         pair.same("KV.Range", request)
 
@@ -94,13 +111,13 @@ def test_large_ranges(pair: Pair) -> None:
         puts = [put(b"n%04d" % n, b"%d" % (n * 7919 % 1000)) for n in range(start, start + 100)]
         head = pair.same("KV.Txn", pb.TxnRequest(success=[op(p) for p in puts])).header.revision
     pair.same("KV.DeleteRange", pb.DeleteRangeRequest(key=b"n0100", range_end=b"n0110"))
-    base = {"key": b"n", "range_end": b"o"}
+    base: dict[str, Any] = {"key": b"n", "range_end": b"o"}
     for limit, revision in itertools.product((0, 1, 512, 600, 689, 690, 691, 2000), (0, head, head - 1, head + 1)):
         pair.same("KV.Range", pb.RangeRequest(**base, limit=limit, revision=revision))
         for target, order in ((0, 1), (0, 2), (4, 0), (4, 1), (4, 2)):
-            ordered = {"sort_target": target, "sort_order": order, "keys_only": order == 1}
+            ordered: dict[str, Any] = {"sort_target": target, "sort_order": order, "keys_only": order == 1}
             pair.same("KV.Range", pb.RangeRequest(**base, **ordered, limit=limit, revision=revision))
-        filtered = {"min_mod_revision": head - 3, "max_create_revision": head - 1}
+        filtered: dict[str, Any] = {"min_mod_revision": head - 3, "max_create_revision": head - 1}
         pair.same("KV.Range", pb.RangeRequest(**base, **filtered, limit=limit, revision=revision))
     pair.same("KV.Range", pb.RangeRequest(**base, revision=head + 5))
     pair.same("KV.Range", pb.RangeRequest(**base, count_only=True, limit=5))
@@ -154,7 +171,8 @@ def op(request: Message) -> pb.RequestOp:
         pb.DeleteRangeRequest: "request_delete_range",
         pb.TxnRequest: "request_txn",
     }
-    return pb.RequestOp(**{names[type(request)]: request})
+    part: dict[str, Any] = {names[type(request)]: request}
+    return pb.RequestOp(**part)
 
 
 def test_compares(pair: Pair) -> None:
@@ -162,12 +180,11 @@ def test_compares(pair: Pair) -> None:
     wanted: list[dict[str, Any]] = [{"version": v} for v in (0, 1, 2, 3)]
     wanted += [{"create_revision": r} for r in (0, head - 6, head)] + [{"mod_revision": r} for r in (0, head - 6, head)]
     wanted += [{"value": v} for v in (b"", b"2", b"9")] + [{"lease": n} for n in (0, 5)] + [{}]
-    targets = {"version": 0, "create_revision": 1, "mod_revision": 2, "value": 3, "lease": 4}
     compares = [
-        pb.Compare(key=key, range_end=end, result=result, target=targets[next(iter(union), "value")], **union)
+        pb.Compare(key=key, range_end=end, result=result, target=TARGETS[next(iter(union), "value")], **union)
         for (key, end), result, union in itertools.product(
             ((b"a", b""), (b"none", b""), (b"b", b"c"), (b"a", b"\0"), (b"z", b"\0"), (b"b", b"a"), (b"", b"")),
-            range(4),
+            RESULTS,
             wanted,
         )
     ]
@@ -179,10 +196,10 @@ def test_compares(pair: Pair) -> None:
 
 def test_compares_that_do_not_fit(pair: Pair) -> None:
     fill(pair)
-    for target, result, union in itertools.product(
-        (-1, 0, 1, 2, 3, 4, 5), (-1, 0, 1, 2, 3, 4), ({}, {"version": 2}, {"value": b"0"}, {"mod_revision": 1})
-    ):
-        pair.same("KV.Txn", pb.TxnRequest(compare=[pb.Compare(key=b"a", target=target, result=result, **union)]))
+    unions: list[dict[str, Any]] = [{}, {"version": 2}, {"value": b"0"}, {"mod_revision": 1}]
+    for target, result, union in itertools.product((-1, 0, 1, 2, 3, 4, 5), (-1, 0, 1, 2, 3, 4), unions):
+        odd: dict[str, Any] = {"target": target, "result": result, **union}
+        pair.same("KV.Txn", pb.TxnRequest(compare=[pb.Compare(key=b"a", **odd)]))
 
 
 def test_transactions_refused(pair: Pair) -> None:
@@ -256,7 +273,7 @@ def test_operations_in_a_transaction(pair: Pair, count: int) -> None:
 
 def test_reads_in_a_transaction_see_its_writes(pair: Pair) -> None:
     head = fill(pair)
-    everything = {"key": b"\0", "range_end": b"\0"}
+    everything: dict[str, Any] = {"key": b"\0", "range_end": b"\0"}
     request = pb.TxnRequest(
         success=[
             op(put(b"new", b"1", prev_kv=True)),
@@ -286,8 +303,8 @@ def _draw_range(draw: st.DrawFn, head: int) -> pb.RangeRequest:
     request = pb.RangeRequest(key=draw(st.sampled_from(KEYS)), range_end=draw(st.sampled_from(ENDS)))
     request.revision = _revision(draw, head)
     request.limit = draw(st.sampled_from([0, 0, 1, 2, 3]))
-    request.sort_order = draw(st.sampled_from([0, 0, 1, 2]))
-    request.sort_target = draw(st.sampled_from(range(5)))
+    request.sort_order = draw(st.sampled_from([pb.RangeRequest.NONE, *ORDERS]))
+    request.sort_target = draw(st.sampled_from(SORTED_BY))
     request.keys_only, request.count_only, request.serializable = draw(st.tuples(*[st.booleans()] * 3))
     bounds = ("min_mod_revision", "max_mod_revision", "min_create_revision", "max_create_revision")
     for name in draw(st.lists(st.sampled_from(bounds), max_size=2)):
@@ -313,10 +330,9 @@ def _draw_delete(draw: st.DrawFn) -> pb.DeleteRangeRequest:
 
 def _draw_compare(draw: st.DrawFn, head: int) -> pb.Compare:
     compare = pb.Compare(key=draw(st.sampled_from(KEYS)), range_end=draw(st.sampled_from(ENDS)))
-    compare.result = draw(st.sampled_from(range(4)))
-    compare.target = draw(st.sampled_from(range(5)))
-    number = head - draw(st.integers(0, 5)) if compare.target in (1, 2) else draw(st.sampled_from([0, 1, 2, 11]))
-    field = ("version", "create_revision", "mod_revision", "value", "lease")[compare.target]
+    compare.result = draw(st.sampled_from(RESULTS))
+    field, compare.target = draw(st.sampled_from([*TARGETS.items()]))
+    number = head - draw(st.integers(0, 5)) if field.endswith("revision") else draw(st.sampled_from([0, 1, 2, 11]))
     setattr(compare, field, b"1" if field == "value" else number)
     return compare
 
@@ -375,7 +391,7 @@ def test_any_program(sides: Pair, data: st.DataObject) -> None:
     for lease in (11, 12):
         sides.both("Lease.LeaseRevoke", pb.LeaseRevokeRequest(ID=lease))
     draw: Any = data.draw
-    everything = {"key": b"\0", "range_end": b"\0"}
+    everything: dict[str, Any] = {"key": b"\0", "range_end": b"\0"}
     with sides.streams("Watch.Watch") as streams:
         streams.send(pb.WatchRequest(create_request=pb.WatchCreateRequest(**everything, prev_kv=draw(st.booleans()))))
         streams.same()
@@ -385,7 +401,8 @@ def test_any_program(sides: Pair, data: st.DataObject) -> None:
             head = answer.header.revision if answer is not None else head
         sides.same("KV.Range", pb.RangeRequest(**everything))
         sides.same("KV.Put", put(b"end"))
-        must_equal(*(_events_until_end(s) for s in streams.both), "watch of everything")
+        real, own = map(_events_until_end, streams.both)
+        must_equal(real, own, "watch of everything")
 
 
 def _events_until_end(stream: Stream) -> Answer:

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grpc
@@ -71,7 +71,7 @@ class Masking:
                 held.extend(copies)
 
 
-def each(pair: Pair, name: str, requests: tuple[Any, Any], *, numbers: tuple[int, int] = (0, 0)) -> tuple[Any, Any]:
+def each(pair: Pair, name: str, requests: Sequence[Any], *, numbers: Sequence[int] = (0, 0)) -> tuple[Any, Any]:
     """The same request with what differs by side in it; both responses."""
     answers = []
     for side, request, number in zip(pair.sides, requests, numbers, strict=True):

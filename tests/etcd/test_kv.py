@@ -1,6 +1,7 @@
 """KV semantics as an etcd client sees them (etcd API reference, "KV API guarantees" and rpc.proto)."""
 
 import asyncio
+from typing import Any
 
 import grpc
 import pytest
@@ -19,7 +20,7 @@ async def refused(call: object, error: type[errors.EtcdError]) -> None:
     assert (caught.value.code, caught.value.message) == (error.status, errors.PREFIX + error.text)
 
 
-def put(key: bytes, value: bytes = b"", **options: object) -> pb.RequestOp:
+def put(key: bytes, value: bytes = b"", **options: Any) -> pb.RequestOp:
     return pb.RequestOp(request_put=pb.PutRequest(key=key, value=value, **options))
 
 
@@ -27,11 +28,13 @@ def delete(key: bytes, end: bytes = b"") -> pb.RequestOp:
     return pb.RequestOp(request_delete_range=pb.DeleteRangeRequest(key=key, range_end=end))
 
 
-def get(key: bytes, **options: object) -> pb.RequestOp:
+def get(key: bytes, **options: Any) -> pb.RequestOp:
     return pb.RequestOp(request_range=pb.RangeRequest(key=key, **options))
 
 
-def txn(*ops: pb.RequestOp, compare: list[Compare] | None = None, orelse: list[pb.RequestOp] | None = None):
+def txn(
+    *ops: pb.RequestOp, compare: list[Compare] | None = None, orelse: list[pb.RequestOp] | None = None
+) -> pb.TxnRequest:
     return pb.TxnRequest(compare=compare or [], success=ops, failure=orelse or [])
 
 

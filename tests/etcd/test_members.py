@@ -7,6 +7,7 @@ import random
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -130,7 +131,7 @@ class Partition(DirectLink):
 
 async def test_watches_of_a_member_that_was_cut_off_miss_nothing() -> None:
     link = Partition()
-    options = {"snapshot_count": 50, "catch_up_entries": 10}
+    options: dict[str, Any] = {"snapshot_count": 50, "catch_up_entries": 10}
     async with etcd_cluster(3, fabric=Fabric(link), **options) as cluster:
         leader = await cluster.wait_leader()
         lagging = next(m for m in cluster.members if m is not leader)

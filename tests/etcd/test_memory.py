@@ -4,6 +4,7 @@ import asyncio
 import gc
 import random
 import tracemalloc
+from typing import Any
 
 import pytest
 
@@ -41,7 +42,7 @@ async def _round(cluster: EtcdCluster, rng: random.Random) -> None:
 @pytest.mark.timeout(300)
 async def test_a_long_run_holds_no_more_than_a_short_one() -> None:
     rng = random.Random(1)
-    limits = {"snapshot_count": 100, "catch_up_entries": 50, "wal_segment_bytes": 64 * 1024}
+    limits: dict[str, Any] = {"snapshot_count": 100, "catch_up_entries": 50, "wal_segment_bytes": 64 * 1024}
     async with etcd_cluster(3, **limits) as cluster:
         tracemalloc.start()
         try:

@@ -50,7 +50,8 @@ async def test_a_snapshot_that_cannot_be_read_is_sent_again(monkeypatch: pytest.
 async def test_a_link_that_broke_by_a_fault_of_ours_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
     async with etcd_cluster(3) as cluster:
         leader = await cluster.wait_leader()
-        whole, failures = PeerTransport.stub, []
+        whole = PeerTransport.stub
+        failures: list[str] = []
 
         def broken(self: PeerTransport, address: str) -> Any:
             if self is leader.transport and len(failures) < 4:

@@ -176,7 +176,7 @@ async def test_fragments_split_a_large_revision(monkeypatch: pytest.MonkeyPatch)
             await cluster.put(b"k%d" % number, bytes(4_000))
         await cluster.stub("KV").DeleteRange(pb.DeleteRangeRequest(key=b"k", range_end=b"l"))
         await client.create(b"k", range_end=b"l", fragment=True, prev_kv=True, start_revision=10)
-        parts = []
+        parts: list[pb.WatchResponse] = []
         while not parts or parts[-1].fragment:
             response = await client.next()
             if response.watch_id == 1 and response.events:

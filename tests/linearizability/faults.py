@@ -48,8 +48,8 @@ class ProcessInjector:
                 self._weather.heal()
             case SlowNetwork(delay_s):
                 self._weather.slow_s = delay_s
-            case _:
-                name = fault.target.name or self._processes.leader()
+            case Kill(target) | PowerLoss(target) | Stop(target) | StalledDisk(target) | Reset(target):
+                name = target.name or self._processes.leader()
                 if name is not None:
                     self._hit(fault, name)
                     return (name,)
@@ -172,8 +172,8 @@ class Faults:
         """A member is heard by nobody, or hears nobody."""
         names = list(self.processes.all)
         deaf = [self.processes.leader() or self.rng.choice(names)]
-        sides = (deaf, names) if self.rng.random() < 0.5 else (names, deaf)
-        await self._do(Cut(*map(tuple, sides)))
+        sources, sinks = (deaf, names) if self.rng.random() < 0.5 else (names, deaf)
+        await self._do(Cut(tuple(sources), tuple(sinks)))
 
     async def act_cut_some(self) -> None:
         hosts = [*self.processes.all, *self.clients]

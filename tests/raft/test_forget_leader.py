@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from rayplane.control_plane.etcd.raft import Message, MessageType, Role
@@ -10,7 +12,7 @@ from tests.raft.harness import Group
 ELECTION_TICKS = 8
 
 
-def group_of(size: int, **config: object) -> Group:
+def group_of(size: int, **config: Any) -> Group:
     group = Group(size, election_ticks=ELECTION_TICKS, **config)
     group.elect(1)
     group.tick(3)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -33,7 +35,7 @@ class RaftMachine(RuleBasedStateMachine):
         seed=st.integers(0, 3),
     )
     def found(self, size: int, *, pre_vote: bool, check_quorum: bool, largest: int, window: int, seed: int) -> None:
-        config = {"pre_vote": pre_vote, "check_quorum": check_quorum, "election_ticks": 3}
+        config: dict[str, Any] = {"pre_vote": pre_vote, "check_quorum": check_quorum, "election_ticks": 3}
         config |= {"max_size_per_message": largest, "max_inflight_messages": window}
         self.group = Group(size, seed=seed, **config)
         self.group.found_through_log()

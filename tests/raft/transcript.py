@@ -150,7 +150,8 @@ class Script:
         return list(show_ready(ready)) if ready else ["nothing"]
 
     def do_deliver(self, _name: str, _plain: list[str], options: dict[str, str]) -> list[str]:
-        chosen, kept = [], []
+        chosen: list[Message] = []
+        kept: list[Message] = []
         for message in self.group.network:
             matches = options.get("to", str(message.to)) == str(message.to)
             matches = matches and options.get("from", str(message.from_)) == str(message.from_)

@@ -174,7 +174,7 @@ class SlowSync:
 async def given_up_flush(backend: LmdbBackend) -> SlowSync:
     """A flush whose caller has gone while a thread still syncs the file."""
     backend.put("meta", b"a", b"1")
-    backend._file.env = env = SlowSync(backend._file.env)
+    backend._file.env = env = SlowSync(backend._file.env)  # type: ignore[assignment]
     flush = asyncio.get_running_loop().create_task(backend.flush())
     await asyncio.to_thread(env.began.wait, 20)
     flush.cancel()

@@ -18,6 +18,7 @@ def run(work):  # type: ignore[no-untyped-def]
 
 def test_each_timer_goes_off_in_its_turn_and_hours_take_no_time() -> None:
     seen: list[tuple[str, int]] = []
+    began = 0.0
 
     async def beat(name: str, every_s: float) -> None:
         loop = asyncio.get_running_loop()
@@ -37,7 +38,6 @@ def test_each_timer_goes_off_in_its_turn_and_hours_take_no_time() -> None:
         for task in tasks:
             task.cancel()
 
-    began = 0.0
     run(main())
     assert [at for name, at in seen if name == "half"] == [1800, 3600, 5400, 7200]
     assert [at for name, at in seen if name == "hour"] == [3600, 7200]

@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -44,6 +45,11 @@ def put(store: Store, key: bytes, value: bytes = b"", lease: int = 0) -> int:
     with store.write() as txn:
         txn.put(key, value, lease)
     return txn.revision
+
+
+def value_of(kv: KeyValue | None) -> bytes:
+    assert kv is not None
+    return kv.value
 
 
 KEYS = st.sampled_from([b"a", b"aa", b"b", b"b\0", b"c", b"\xff"])
@@ -116,7 +122,7 @@ def same(store: Store, twin: Twin, key: bytes, end: bytes, limit: int) -> None:
 @settings(max_examples=examples(150), deadline=None, suppress_health_check=list(HealthCheck))
 @given(steps=st.lists(STEP, max_size=14), key=KEYS, end=ENDS, limit=st.integers(0, 3))
 def test_store_does_what_a_store_of_all_states_does(
-    steps: list[tuple[str, object]], key: bytes, end: bytes, limit: int
+    steps: list[tuple[str, Any]], key: bytes, end: bytes, limit: int
 ) -> None:
     backend = MemoryBackend(BUCKETS)
     store, twin = Store(backend), Twin()
@@ -169,7 +175,7 @@ def test_a_transaction_reads_its_own_writes_and_the_past(make_store: Callable[[]
     store = make_store()
     put(store, b"a", b"old")
     with store.write() as txn:
-        assert txn.put(b"a", b"new").value == b"old"
+        assert value_of(txn.put(b"a", b"new")) == b"old"
         txn.put(b"b", b"")
         assert [kv.value for kv in txn.range(b"a", b"c").kvs] == [b"new", b""]
         assert txn.range(b"a", revision=2).kvs[0].value == b"old"
@@ -226,11 +232,12 @@ def test_lease_attachments_survive_a_restart(make_store: Callable[[], Store]) ->
 
 
 def test_applied_index_and_writes_are_one(tmp_path: Path) -> None:
-    store = Store(LmdbBackend(tmp_path, BUCKETS), commit_ops=4)
+    backend = LmdbBackend(tmp_path, BUCKETS)
+    store = Store(backend, commit_ops=4)
     for index in range(1, 11):
         put(store, b"%d" % index)
         store.set_applied(index, 1)
-    store.backend._file.env.close()  # the process dies: what was not committed is gone
+    backend._file.env.close()  # the process dies: what was not committed is gone
     again = Store(LmdbBackend(tmp_path, BUCKETS))
     assert 4 <= again.applied.index < 10
     assert again.range(b"", b"\0").count == again.applied.index
@@ -268,7 +275,7 @@ def test_a_snapshot_is_of_the_moment_it_was_asked_for(make_store: Callable[[], S
     other.restore([first, *chunks])
     assert (other.revision, other.range(b"", b"\0", count_only=True).count) == (2001, 2000)
     assert other.applied == (2000, 3)
-    assert other.get(b"0000").value == bytes(1000)
+    assert value_of(other.get(b"0000")) == bytes(1000)
 
 
 def test_a_damaged_snapshot_changes_nothing(make_store: Callable[[], Store]) -> None:
@@ -287,7 +294,7 @@ def test_a_damaged_snapshot_changes_nothing(make_store: Callable[[], Store]) -> 
         assert other.get(b"mine") is not None
     assert list(other.snapshot()) == before
     other.restore(bytes([b]) for b in stream)  # chunk borders mean nothing
-    assert other.get(b"a").value == b"value"
+    assert value_of(other.get(b"a")) == b"value"
 
 
 def test_hash_tells_histories_apart_but_not_scrub_progress(make_store: Callable[[], Store]) -> None:
@@ -371,7 +378,7 @@ def test_a_compaction_hides_at_once_what_it_removes_later(make_store: Callable[[
     store.compact(3)
     for _ in range(2):  # before and after the bytes are removed
         ((_, (first,)), (_, (second,))) = store.events(3, b"a").groups
-        assert (first.prev_kv, second.prev_kv.value) == (None, b"2")
+        assert first.prev_kv is None and value_of(second.prev_kv) == b"2"
         while store.scrub():
             pass
     assert store.record(revision(2, 0)) is None
