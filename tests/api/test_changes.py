@@ -19,7 +19,7 @@ def entry(manager: str, time: str, fields: dict[str, Any], subresource: str = ""
 
 def deployment(version: int, *, image: str = "nginx", replicas: int = 1, managed: list[Object] | None = None) -> Object:
     container = {"name": "web", "image": image, "ports": [{"containerPort": 80, "protocol": "TCP"}]}
-    metadata = {"name": "web", "namespace": "default", "uid": "u1", "resourceVersion": str(version)}
+    metadata: Object = {"name": "web", "namespace": "default", "uid": "u1", "resourceVersion": str(version)}
     metadata |= {"creationTimestamp": SHIP, "managedFields": managed or []}
     spec = {"replicas": replicas, "template": {"spec": {"containers": [container]}}}
     return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec}
@@ -30,7 +30,7 @@ def config_map(name: str, data: dict[str, str], version: int, uid: str = "u") ->
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
 
 
-IMAGE = {"f:spec": {"f:template": {"f:spec": {"f:containers": {'k:{"name":"web"}': {"f:image": {}}}}}}}
+IMAGE: Object = {"f:spec": {"f:template": {"f:spec": {"f:containers": {'k:{"name":"web"}': {"f:image": {}}}}}}}
 
 
 def test_a_field_in_a_list_is_told_by_its_key_with_who_wrote_it_and_when() -> None:

@@ -41,7 +41,7 @@ def refusal(body: bytes | dict[str, Any], content_type: str = JSON, **options: A
 
 def test_fields_of_closed_gates_are_known_checked_and_dropped() -> None:
     mounts = [{"name": "v", "mountPath": "/v", "bindMountOptions": ["noexec"]}]
-    volumes = [
+    volumes: list[dict[str, Any]] = [
         {"name": "v", "emptyDir": {"medium": "Memory", "mode": 448}},
         {"name": "c", "configMap": {"name": "c", "defaultUser": 7, "items": [{"key": "k", "path": "p", "user": 7}]}},
     ]

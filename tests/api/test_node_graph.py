@@ -53,7 +53,8 @@ def needs(objects: dict[Any, Object], node: str) -> set[Ref]:
 
 @given(changes=changes)
 def test_a_node_reaches_exactly_what_its_pods_need(changes: list[tuple[bool, tuple[str, Object]]]) -> None:
-    graph, objects = NodeGraph(), {}
+    graph = NodeGraph()
+    objects: dict[tuple[str, str], Object] = {}
     for removed, (resource, o) in changes:
         key = (resource, o["metadata"]["name"])
         old = objects.get(key)

@@ -34,6 +34,7 @@ def test_odd_values_are_refused_or_harm_nobody(kind: str) -> None:
     info = REGISTRY.by_kind(GOOD[kind]["apiVersion"], kind)
     assert info is not None
     definition = definition_of(info.api_version, kind)
+    assert definition is not None
     space = {"namespace": "ns"} if info.namespaced else {}
     base = {"kind": kind, **GOOD[kind], "metadata": {"name": "x", "uid": "u", **space}}
     everything = list(fields(info.api_version, kind))

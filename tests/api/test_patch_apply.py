@@ -199,7 +199,8 @@ def test_managed_fields_that_a_client_writes_are_taken_unless_unreadable() -> No
     moved = {**made, "metadata": {"name": "x", "managedFields": entries}}
     track_update(made, moved, CONFIG_MAP, manager="edit", time=T2)
     assert set(owners(moved)) == {"renamed"}
-    for nonsense in ({"bogus": {}}, {"k:{": {}}, {"k:1": {}}, {"f:a": [1]}):
+    unreadable: tuple[dict[str, Any], ...] = ({"bogus": {}}, {"k:{": {}}, {"k:1": {}}, {"f:a": [1]})
+    for nonsense in unreadable:
         broken = [{**entries[0], "fieldsV1": nonsense}]
         kept = {**made, "metadata": {"name": "x", "managedFields": broken}}
         track_update(made, kept, CONFIG_MAP, manager="edit", time=T2)

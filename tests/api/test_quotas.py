@@ -86,7 +86,7 @@ def test_claims_count_for_their_storage_and_their_class() -> None:
 
 
 def test_claims_of_devices_count_for_the_most_that_they_may_take() -> None:
-    requests = [
+    requests: list[dict[str, Any]] = [
         {"name": "a", "exactly": {"deviceClassName": "gpu", "count": 2}},
         {"name": "b", "firstAvailable": [{"deviceClassName": "gpu", "count": 1}, {"deviceClassName": "tpu"}]},
         {"name": "c", "exactly": {"deviceClassName": "nic", "allocationMode": "All"}},
@@ -117,7 +117,7 @@ ALL_OF_GPU = {GPU_CLASS: "9", IMPLICIT: "9", f"requests.{GPU}": "9", "requests.o
 def test_devices_count_alike_whether_claimed_or_asked_for_as_a_resource() -> None:
     asking = pod({"limits": {GPU: "2", "deviceclass.resource.kubernetes.io/gpu": "1"}})
     default(asking)
-    counts = used(quota(**ALL_OF_GPU), {"pods": [asking], DEVICES: [claim([OF_GPU])]}, START, NAMES)
+    counts = used(quota(hard=ALL_OF_GPU), {"pods": [asking], DEVICES: [claim([OF_GPU])]}, START, NAMES)
     assert counts == {GPU_CLASS: "3", IMPLICIT: "4", f"requests.{GPU}": "5", "requests.other.com/gpu": "0"}
     assert counted(ALL_OF_GPU, DEVICES, NAMES) == {GPU_CLASS, IMPLICIT, f"requests.{GPU}"}
     assert counted(ALL_OF_GPU, DEVICES) == {GPU_CLASS, IMPLICIT}
@@ -130,7 +130,7 @@ def test_a_claim_for_a_pods_resources_counts_for_what_its_pod_does_not() -> None
     made, forged = claim([OF_GPU], uid="c", of=asking), claim([OF_GPU], uid="d", of=asking)
 
     def counts(*claims: dict[str, Any]) -> dict[str, str]:
-        return used(quota(**ALL_OF_GPU), {"pods": [asking], DEVICES: claims}, START, NAMES)
+        return used(quota(hard=ALL_OF_GPU), {"pods": [asking], DEVICES: claims}, START, NAMES)
 
     assert counts(made) == {GPU_CLASS: "3", IMPLICIT: "3", f"requests.{GPU}": "3", "requests.other.com/gpu": "0"}
     assert counts(forged, made)[f"requests.{GPU}"] == "6", "the first alone is taken for the one"
@@ -153,8 +153,8 @@ def test_each_name_of_a_quota_is_counted_by_the_resource_it_is_about() -> None:
     assert counted(hard, "configmaps") == {"configmaps"}
 
 
-def quota(*terms: dict[str, Any], scopes: tuple[str, ...] = (), **hard: str) -> dict[str, Any]:
-    spec: dict[str, Any] = {"hard": hard, "scopes": list(scopes)}
+def quota(*terms: dict[str, Any], scopes: tuple[str, ...] = (), hard: dict[str, str] | None = None) -> dict[str, Any]:
+    spec: dict[str, Any] = {"hard": hard or {}, "scopes": list(scopes)}
     return {"metadata": {"namespace": "d"}, "spec": spec | {"scopeSelector": {"matchExpressions": list(terms)}}}
 
 
@@ -202,8 +202,8 @@ def test_scope_selectors_choose_classes(operator: str, values: list[str], high: 
 
 def test_what_is_used_is_the_sum_of_what_is_within() -> None:
     hard = {"pods": "9", "requests.cpu": "4", "services": "1", "count/widgets.example.com": "3"}
-    one = quota(**hard)
+    one = quota(hard=hard)
     found = used(one, {"pods": [pod(BIG), pod(BIG), pod(BIG, status={"phase": "Succeeded"})], "services": []}, START)
     assert found == {"pods": "2", "requests.cpu": "1", "services": "0"}
-    scoped = quota(scopes=("BestEffort",), pods="9")
+    scoped = quota(scopes=("BestEffort",), hard={"pods": "9"})
     assert used(scoped, {"pods": [pod(BIG), pod()]}, START) == {"pods": "1"}

@@ -14,7 +14,7 @@ from rayplane.control_plane.rpc import RpcError, Stub
 from rayplane.proto.rayplane.v1 import objects_pb2 as pb
 from tests.apiserver.conftest import Stack
 
-PATCHES = {
+PATCHES: dict[str, tuple[Any, str]] = {
     "merge": (pb.MERGE, "application/merge-patch+json"),
     "json": (pb.JSON, "application/json-patch+json"),
     "strategic": (pb.STRATEGIC, "application/strategic-merge-patch+json"),

@@ -10,6 +10,7 @@ from rayplane.control_plane.apiserver.config import ApiServerConfig
 from rayplane.control_plane.apiserver.server import ApiServer
 from rayplane.control_plane.client.api import ApiClient
 from rayplane.control_plane.rpc import Identity
+from rayplane.control_plane.rpc.http1 import GuardedServer
 from rayplane.control_plane.rpc.memory import Fabric, MemoryNetwork
 from rayplane.storage.env import Env, SystemClock
 from tests.apiserver.begun import begin
@@ -57,6 +58,12 @@ class Stack:
         """A client with a certificate that names `user` and `groups`."""
         network = MemoryNetwork(self.fabric, f"host-of-{user}", Identity(user, groups))
         return ApiClient(network, [self.servers[number].grpc_address])
+
+    def http_server(self) -> GuardedServer:
+        """What the first server listens with for HTTPS."""
+        rest = self.servers[0]._rest
+        assert rest is not None and rest._server is not None
+        return rest._server
 
     async def stop(self) -> None:
         for server in self.servers:

@@ -133,6 +133,8 @@ class FakeEtcd:
     def _compare(self, c: pb.Compare) -> bool:
         kv = self.live.get(c.key)
         target = pb.Compare.CompareTarget.Name(c.target)
+        left: Any
+        right: Any
         if target == "MOD":
             left, right = (kv.mod_revision if kv else 0), c.mod_revision
         elif target == "CREATE":

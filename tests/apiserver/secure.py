@@ -11,6 +11,7 @@ import grpc
 import pytest_asyncio
 import yaml
 
+from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.config import ApiServerConfig
 from rayplane.control_plane.apiserver.server import ApiServer
 from rayplane.control_plane.client.api import ApiClient
@@ -124,7 +125,7 @@ class Cluster:
         self.balancer = LoadBalancer(LoadBalancerConfig(backends=backends, ca=self.authority.cert))
         await self.balancer.start()
         client = self.client()
-        for o in (
+        objects: tuple[Object, ...] = (
             {"kind": "ServiceAccount", "metadata": {"name": "default", "namespace": "default"}},
             {
                 "kind": "Node",
@@ -135,7 +136,8 @@ class Cluster:
                 "metadata": {"name": "p", "namespace": "default"},
                 "spec": {"nodeName": "n1", "containers": [{"name": "c", "image": "i"}]},
             },
-        ):
+        )
+        for o in objects:
             await client.create(o.pop("kind").lower() + "s", o)
         await client.patch("pods", "p", "default", {"status": {"phase": "Running"}}, subresource="status")
 

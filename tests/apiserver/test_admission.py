@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from rayplane.control_plane.api import errors, meta
+from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.admission.limits import bound_errors
 from tests.apiserver.conftest import Stack
 
@@ -344,7 +345,11 @@ TOKEN_PATH = "/var/run/secrets/kubernetes.io/serviceaccount"
 async def test_every_container_finds_a_token_of_its_pods_account(stack: Stack) -> None:
     own = {"name": "own", "image": "i", "volumeMounts": [{"name": "v", "mountPath": TOKEN_PATH}]}
     init = {"name": "init", "image": "i"}
-    spec = {"containers": [CONTAINER, own], "initContainers": [init], "volumes": [{"name": "v", "emptyDir": {}}]}
+    spec: Object = {
+        "containers": [CONTAINER, own],
+        "initContainers": [init],
+        "volumes": [{"name": "v", "emptyDir": {}}],
+    }
     made = (await stack.client().create("pods", pod("p", **spec)))["spec"]
     kept, added = made["volumes"]
     assert kept["name"] == "v" and added["name"].startswith("kube-api-access-")

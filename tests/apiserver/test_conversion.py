@@ -157,7 +157,7 @@ async def test_an_object_is_judged_in_the_version_that_it_came_in(stack: Stack, 
         errors.Invalid, match=r"spec\.n: Invalid value: 0: spec\.n in body should be greater"
     ) as refused:
         await client.create(V1, thing({"n": 0}))
-    assert [cause["field"] for cause in refused.value.details["causes"]] == ["spec.n"]
+    assert [cause["field"] for cause in refused.value.status["details"]["causes"]] == ["spec.n"]
     made = await client.create(V2, thing({"count": 1}))
     made["spec"]["count"] = 0
     with pytest.raises(errors.Invalid, match=r"spec\.count"):
@@ -559,5 +559,5 @@ async def test_a_conversion_that_cannot_be_is_refused(stack: Stack) -> None:
         crd["spec"]["conversion"] = conversion
         with pytest.raises(errors.Invalid) as refused:
             await stack.client().create(CRDS, crd)
-        found = [cause["field"] for cause in refused.value.details["causes"]]
+        found = [cause["field"] for cause in refused.value.status["details"]["causes"]]
         assert found == [f"spec.conversion.{field}" for field in fields]

@@ -56,8 +56,8 @@ class World:
                     self._begin(ticket)
             elif what == "finish":
                 if one.linger_s:
-                    event = (self.now + one.linger_s, next(self.numbers), "release", one, 0.0, {})
-                    heapq.heappush(self.events, event)
+                    released_at = self.now + one.linger_s
+                    heapq.heappush(self.events, (released_at, next(self.numbers), "release", one, 0.0, {}))
                 self._all_begin(self.queues.finish(one, self.now))
             else:
                 self._all_begin(self.queues.release(one, self.now))

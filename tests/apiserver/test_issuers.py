@@ -113,7 +113,7 @@ async def test_what_is_wrong_with_a_token(claims: dict[str, Any]) -> None:
 
 
 async def test_expressions_make_a_user_and_judge_it() -> None:
-    mappings = {
+    mappings: dict[str, Any] = {
         "username": {"expression": "'corp:' + claims.name"},
         "groups": {"expression": "claims.roles.split(',').map(r, 'corp:' + r)"},
         "uid": {"expression": "claims.sub"},
@@ -124,9 +124,9 @@ async def test_expressions_make_a_user_and_judge_it() -> None:
     }
     rules = [{"claim": "hd", "requiredValue": "example.org"}, {"expression": "claims.admin == false", "message": "no"}]
     judged = [{"expression": "!user.groups.exists(g, g.startsWith('corp:system'))"}]
-    parts = {"claimMappings": mappings, "claimValidationRules": rules, "userValidationRules": judged}
+    parts: dict[str, Any] = {"claimMappings": mappings, "claimValidationRules": rules, "userValidationRules": judged}
     async with served(**parts) as (issuer, server):
-        good = {"name": "jane", "roles": "dev,ops", "hd": "example.org", "admin": False}
+        good: dict[str, Any] = {"name": "jane", "roles": "dev,ops", "hd": "example.org", "admin": False}
         user = await owner(server, issuer.token(**good))
         assert user == User("corp:jane", ("corp:dev", "corp:ops", "system:authenticated"), uid="jane")
         assert user.extra == {"example.org/team": ("none",)}
@@ -180,7 +180,7 @@ async def test_an_issuer_that_lies_or_fails_makes_nobody(path: str, answer: Any)
 async def test_a_review_tells_whose_token_it_is() -> None:
     async with served() as (issuer, server):
         reviews = server.registry.kinds.named("tokenreviews.authentication.k8s.io")
-        review = {"spec": {"token": issuer.token()}}
+        review: dict[str, Any] = {"spec": {"token": issuer.token()}}
         answer = await server.registry.subresources._reviews.answer(User("a"), reviews, "", review)
         assert answer["status"]["user"]["username"] == "x:jane"
         assert answer["status"]["audiences"] == [server.config.issuer]

@@ -143,7 +143,7 @@ async def test_what_fails_refuses_or_is_passed_over_as_the_policy_says(stack: St
             await made(client)
         assert refused.value.message == WHO + message
         assert (refused.value.code, refused.value.reason) == (403, "Invalid")
-        assert refused.value.details["causes"] == [{"message": WHO + message}]
+        assert refused.value.status["details"]["causes"] == [{"message": WHO + message}]
         await change(client, mutation, failurePolicy="Ignore")
         assert await made(client, name=f"c{number}") == ({"a": "b"}, None)
 
@@ -258,7 +258,7 @@ async def test_a_policy_that_cannot_be_compiled_is_not_stored(stack: Stack) -> N
     )
     with pytest.raises(errors.Invalid) as refused:
         await client.create(POLICIES, wrong)
-    found = {c["field"]: c["message"] for c in refused.value.details["causes"]}
+    found = {c["field"]: c["message"] for c in refused.value.status["details"]["causes"]}
     assert set(found) == {
         "spec.matchConditions[0].expression",
         "spec.variables[0].expression",
@@ -282,7 +282,7 @@ async def test_a_variable_without_a_name_is_refused_by_its_field(stack: Stack) -
     ):
         with pytest.raises(errors.Invalid) as refused:
             await stack.client().create(resource, wrong)
-        assert [c["field"] for c in refused.value.details["causes"]] == ["spec.variables[0].name"]
+        assert [c["field"] for c in refused.value.status["details"]["causes"]] == ["spec.variables[0].name"]
 
 
 async def test_policies_that_nobody_can_read_stop_no_write(stack: Stack) -> None:

@@ -370,7 +370,7 @@ async def test_a_node_does_its_work(stack: Stack) -> None:
     await client.create(LEASES, named("n3", "kube-node-lease"))
     await client.patch(LEASES, "n3", "kube-node-lease", {"spec": {"holderIdentity": "n3"}})
     await client.create(CSI_NODES, named("n3", "", spec={"drivers": []}))
-    event = {"involvedObject": {"kind": "Node", "name": "n3"}, "type": "Normal", "reason": "r", "message": "m"}
+    event: Object = {"involvedObject": {"kind": "Node", "name": "n3"}, "type": "Normal", "reason": "r", "message": "m"}
     await client.create("events", named("e", **event))
     owner = {"apiVersion": "v1", "kind": "Node", "name": "n3", "uid": node["metadata"]["uid"], "controller": True}
     made = mirror("n3")

@@ -124,7 +124,8 @@ async def _update(etcd: StormyEtcd, storage: Storage, name: str) -> None:
 
     async def one(writer: str) -> None:
         for turn in range(6):
-            value, seen = f"{writer}{turn}", []
+            value = f"{writer}{turn}"
+            seen: list[int] = []
 
             async def change(entry: Entry | None, value: str = value, seen: list[int] = seen) -> Write:
                 assert entry is not None

@@ -78,7 +78,7 @@ def entries(obj: Object) -> dict[tuple[str, str, str], Any]:
     }
 
 
-REPLICAS = {"f:spec": {"f:replicas": {}}}
+REPLICAS: Object = {"f:spec": {"f:replicas": {}}}
 
 
 # --- ownership -------------------------------------------------------------------------------------
@@ -135,7 +135,7 @@ async def test_an_applier_of_what_is_there_already_has_no_time(api: Api) -> None
 
 async def test_creators_do_not_own_what_the_server_adds(api: Api) -> None:
     made = await api.made("/api/v1/namespaces", {"metadata": {"name": "shop", "labels": {"a": "b"}}})
-    labels = {".": {}, "f:a": {}, "f:kubernetes.io/metadata.name": {}}
+    labels: Object = {".": {}, "f:a": {}, "f:kubernetes.io/metadata.name": {}}
     assert entries(made) == {("maker", "Update", ""): {"f:metadata": {"f:labels": labels}}}
 
 
@@ -152,7 +152,8 @@ async def test_pointers_are_owned_and_plain_structs_are_not(api: Api) -> None:
 
 async def test_entries_that_were_reset_stay_away_until_somebody_applies(api: Api) -> None:
     made = await api.made(f"{NAMESPACE}/configmaps", config_map(x="1"))
-    for nothing in ([], [{}]):
+    nothings: tuple[list[Object], ...] = ([], [{}])
+    for nothing in nothings:
         made["metadata"]["managedFields"] = nothing
         code, made = await api("PUT", f"{NAMESPACE}/configmaps/c", made)
         assert (code, entries(made)) == (200, {})
@@ -174,8 +175,14 @@ async def test_entries_that_a_client_writes_have_the_form_of_entries(api: Api) -
         code, status = await api("PUT", f"{NAMESPACE}/configmaps/c", made)
         # An update has its metadata looked at twice.
         assert (code, [c["field"] for c in status["details"]["causes"]]) == (422, [cause, cause])
-    for unreadable in ({"operation": "Seize"}, {"fieldsType": "V2"}, {"fieldsV1": {"bogus": {}}}, {"apiVersion": ""}):
-        made["metadata"]["managedFields"] = [{**good, **unreadable}]
+    unreadable: tuple[Object, ...] = (
+        {"operation": "Seize"},
+        {"fieldsType": "V2"},
+        {"fieldsV1": {"bogus": {}}},
+        {"apiVersion": ""},
+    )
+    for part in unreadable:
+        made["metadata"]["managedFields"] = [{**good, **part}]
         code, after = await api("PUT", f"{NAMESPACE}/configmaps/c", made)
         assert (code, after["metadata"]["managedFields"]) == (200, [good])
 
@@ -236,11 +243,12 @@ async def test_nulls_of_a_configuration_are_owned_and_take_nothing_away(api: Api
 async def test_a_second_version_of_a_kind_has_fields_of_its_own(api: Api) -> None:
     v1, v2 = (f"/apis/autoscaling/{v}/namespaces/default/horizontalpodautoscalers" for v in ("v1", "v2"))
     target = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"}
-    hpa = {"metadata": {"name": "h"}, "spec": {"scaleTargetRef": target, "maxReplicas": 3}}
-    made = await api.made(v1, {**hpa, "spec": {**hpa["spec"], "targetCPUUtilizationPercentage": 80}})
+    spec = {"scaleTargetRef": target, "maxReplicas": 3}
+    hpa: Object = {"metadata": {"name": "h"}, "spec": spec}
+    made = await api.made(v1, {**hpa, "spec": {**spec, "targetCPUUtilizationPercentage": 80}})
     assert "f:targetCPUUtilizationPercentage" in entries(made)["maker", "Update", ""]["f:spec"]
     config = {"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", **hpa}
-    config["spec"] = {**hpa["spec"], "maxReplicas": 5}
+    config["spec"] = {**spec, "maxReplicas": 5}
     code, status = await api.patch("apply", f"{v2}/h", config, "m")
     assert (code, status["details"]["causes"]) == (
         409,
@@ -443,7 +451,7 @@ CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 def definition(spec: Object, **schema: Any) -> Object:
     def version(name: str) -> Object:
         root = {"type": "object", "properties": {"spec": spec, "status": {"type": "object", **UNKNOWN}}, **schema}
-        parts = {"status": {}}
+        parts: Object = {"status": {}}
         return {"name": name, "served": True, "storage": name == "v1", "subresources": parts,
                 "schema": {"openAPIV3Schema": root}}  # fmt: skip
 
@@ -465,7 +473,7 @@ async def test_unknown_fields_are_owned_by_member_and_their_lists_whole(api: Api
     await api.patch("apply", f"{THINGS}/t", thing({"a": {"x": 1, "l": [1, 2]}, "e": {}}), "one")
     code, after = await api.patch("apply", f"{THINGS}/t", thing({"a": {"y": 2}}), "two")
     assert (code, after["spec"]) == (200, {"a": {"x": 1, "y": 2, "l": [1, 2]}, "e": {}})
-    inside = {".": {}, "f:l": {}, "f:x": {}}
+    inside: Object = {".": {}, "f:l": {}, "f:x": {}}
     assert entries(after)["one", "Apply", ""] == {"f:spec": {"f:a": inside, "f:e": {}}}
     code, status = await api.patch("apply", f"{THINGS}/t", thing({"a": {"l": [1]}}), "two")
     assert (code, status["details"]["causes"][0]["field"]) == (409, ".spec.a.l")

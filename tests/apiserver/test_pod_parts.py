@@ -53,7 +53,9 @@ async def test_who_applies_a_resize_owns_resources_and_nothing_else(api: Api) ->
     config = {**HEAD, "metadata": {"name": "p", "labels": {"a": "b"}}, "spec": {"containers": [container]}}
     code, after = await api.patch("apply", f"{POD}/resize", config, "m")
     assert (code, after["spec"]["containers"][0]["resources"]["limits"]) == (200, {"cpu": "3"})
-    owned = {"f:spec": {"f:containers": {'k:{"name":"c"}': {".": {}, "f:resources": {"f:limits": {"f:cpu": {}}}}}}}
+    owned: Object = {
+        "f:spec": {"f:containers": {'k:{"name":"c"}': {".": {}, "f:resources": {"f:limits": {"f:cpu": {}}}}}}
+    }
     assert entries(after)["m", "Apply", "resize"] == owned
 
 
@@ -69,7 +71,7 @@ async def test_who_adds_an_ephemeral_container_owns_it_and_nothing_else(api: Api
     }
     code, after = await api.patch("apply", f"{POD}/ephemeralcontainers", config, "m")
     assert (code, after["metadata"]["generation"], after["metadata"].get("labels")) == (200, 2, None)
-    owned = {"f:ephemeralContainers": {'k:{"name":"e"}': {".": {}, "f:image": {}, "f:name": {}}}}
+    owned: Object = {"f:ephemeralContainers": {'k:{"name":"e"}': {".": {}, "f:image": {}, "f:name": {}}}}
     assert entries(after)["m", "Apply", "ephemeralcontainers"] == {"f:spec": owned}
 
 

@@ -64,7 +64,7 @@ async def test_ephemeral_containers_are_added_once_whole_and_only_by_their_subre
 
     with pytest.raises(errors.Invalid, match="pod updates may not change"):
         await client.patch("pods", "a", "n", wanted({"name": "x", "image": "i"}))
-    part = {"subresource": "ephemeralcontainers"}
+    part: dict[str, Any] = {"subresource": "ephemeralcontainers"}
     await client.patch("pods", "a", "n", wanted({"name": "x", "image": "i"}), **part)
     made = await client.get("pods", "a", "n")
     (there,) = made["spec"]["ephemeralContainers"]

@@ -133,7 +133,7 @@ async def test_a_binding_is_judged_as_such_and_not_as_an_update_of_its_pod(stack
     await enforce(client, policy("q", [bindings], **valid("object.target.name != 'n2'")), binding("of-q", "q"))
     with pytest.raises(errors.Invalid, match="denied request"):
         await client.patch("pods", "p", "default", {"metadata": {"labels": {"a": "b"}}})
-    place = {"metadata": pod["metadata"], "target": {"kind": "Node", "name": "n2"}}
+    place: Object = {"metadata": pod["metadata"], "target": {"kind": "Node", "name": "n2"}}
     with pytest.raises(errors.Invalid, match="denied request"):
         await client.create("pods", place, subresource="binding")
     place["target"]["name"] = "n1"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rayplane.control_plane.api.machinery import protobuf
-from rayplane.control_plane.api.meta import format_micro_time, format_time, parse_time
+from rayplane.control_plane.api.meta import Object, format_micro_time, format_time, parse_time
 from tests.apiserver.test_rest import CONFIG_MAPS, Rest, rest  # noqa: F401
 
 OF_DEFAULT = "/api/v1/namespaces/default"
@@ -69,7 +69,7 @@ async def test_who_may_not_ask_is_told_nothing_else(
     path: str,
     headers: dict[str, str],
 ) -> None:
-    body = {} if method in ("POST", "PATCH") else None
+    body: Object | None = {} if method in ("POST", "PATCH") else None
     code, text = await refusal(rest, method, path, body, Impersonate_User="bob", **headers)
     assert (code, 'User "bob" cannot ' in text) == (403, True)
     async with rest.request(method, path, body, **headers) as response:

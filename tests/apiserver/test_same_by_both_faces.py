@@ -24,8 +24,8 @@ def deployment(name: str = "d", replicas: int = 1) -> dict[str, Any]:
     return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name}, "spec": spec}
 
 
-APPS = {"resource": "deployments", "group": "apps"}
-PODS = {"resource": "pods"}
+APPS: dict[str, Any] = {"resource": "deployments", "group": "apps"}
+PODS: dict[str, Any] = {"resource": "pods"}
 NOBODY = "nobody"
 BEFORE = (
     Op("create", body=config_map(x="1")),
@@ -205,7 +205,7 @@ WATCHES = tuple(
                                  "resourceVersionMatch": "NotOlderThan"}),
     )
 )  # fmt: skip
-CRONTABS = {"resource": "crontabs", "group": "stable.example.com"}
+CRONTABS: dict[str, Any] = {"resource": "crontabs", "group": "stable.example.com"}
 
 
 def crontab(name: str = "c", **spec: Any) -> dict[str, Any]:

@@ -174,7 +174,7 @@ async def test_who_does_not_take_an_answer_in_its_time_is_cut_off() -> None:
     stack = await _large_list(HttpLimits(answer_s=0.1, check_s=0.02))
     try:
         [(reader, writer)] = await _readers(stack, 1)
-        server = stack.servers[0]._rest._server  # type: ignore[union-attr]
+        server = stack.http_server()
         async with asyncio.timeout(20):
             while server.connections:
                 # A byte now and then is not enough.

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from rayplane.control_plane.api import errors
+from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.identities import NODES
 from tests.apiserver.conftest import Stack
 
@@ -52,7 +53,7 @@ async def test_a_node_reads_them_and_changes_none(stack: Stack) -> None:
 async def test_a_component_makes_calls_in_the_name_of_a_tokens_owner(stack: Stack) -> None:
     await stack.add_server(static_tokens={"secret": ("jane", [])})
     node = stack.client_as("system:node:n1", NODES, number=1)
-    review = {"metadata": {}}
+    review: Object = {"metadata": {}}
     subject = await node.bearing("secret").create("selfsubjectreviews.authentication.k8s.io", review)
     assert subject["status"]["userInfo"]["username"] == "jane"
     assert (await node.create("selfsubjectreviews.authentication.k8s.io", review))["status"]["userInfo"][

@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import json
+from typing import Any
 
 import jwt
 import pytest
@@ -62,8 +63,8 @@ async def test_who_may_only_get_runs_no_commands(cluster: Cluster) -> None:
     rules = ("create", "role", "looker", "--verb=get", "--resource=pods,pods/exec,pods/attach,pods/portforward")
     for arguments in (rules, ("create", "rolebinding", "lookers", "--role=looker", "--user=jane")):
         assert (await cluster.kubectl(*arguments))[0] == 0
-    for arguments in (("exec", "p", "--", "echo"), ("attach", "p"), ("port-forward", "p", ":80")):
-        code, out, err = await cluster.kubectl(*arguments, user="jane", groups=())
+    for command in (("exec", "p", "--", "echo"), ("attach", "p"), ("port-forward", "p", ":80")):
+        code, out, err = await cluster.kubectl(*command, user="jane", groups=())
         assert (code, out) == (1, "")
         assert 'User "jane" cannot create resource "pods/' in err
 
@@ -105,7 +106,7 @@ async def test_service_account_token_is_good_until_the_account_goes(cluster: Clu
 
 
 async def test_a_kubelets_certificate_sees_its_own_with_kubectl(cluster: Cluster) -> None:
-    node = {"user": "system:node:n1", "groups": ("system:nodes",)}
+    node: dict[str, Any] = {"user": "system:node:n1", "groups": ("system:nodes",)}
     code, out, err = await cluster.kubectl("get", "pods", "--field-selector", "spec.nodeName=n1", "-o", "name", **node)
     assert (code, out) == (0, "pod/p\n"), err
     _, _, err = await cluster.kubectl("get", "secrets", **node)

@@ -150,13 +150,17 @@ async def _smaller(target: Target, find: Find) -> None:
     while step and tries < SMALLER_TRIES:
         at = 0
         while at < len(find.case) and tries < SMALLER_TRIES:
-            less = find.case[:at] + find.case[at + step :]
+            less = _without(find.case, at, step)
             tries += 1
             if await fails(less):
                 find.case = less
             else:
                 at += step
         step //= 2
+
+
+def _without(case: Any, at: int, count: int) -> Any:
+    return case[:at] + case[at + count :]
 
 
 def runs(coroutine: Any) -> Any:

@@ -42,7 +42,9 @@ class Judge(logging.Handler):
         asyncio.get_running_loop().set_exception_handler(self._on_exception)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         faulthandler.cancel_dump_traceback_later()
         logging.getLogger().removeHandler(self)
         asyncio.get_running_loop().set_exception_handler(None)
@@ -69,6 +71,7 @@ class Judge(logging.Handler):
         """Raises TimeoutError for what hangs; a loop that stands still ends the process, and shows where."""
         if time.monotonic() - self._armed_at > HANG_S / 6:  # its thread is dear
             self._armed_at = time.monotonic()
+            assert sys.__stderr__ is not None
             faulthandler.dump_traceback_later(HANG_S * 2, exit=True, file=sys.__stderr__)
         begun = time.thread_time()
         async with asyncio.timeout(HANG_S):

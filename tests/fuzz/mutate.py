@@ -7,12 +7,13 @@ import random
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from tests.api.odd_values import TEXTS
 
 T = TypeVar("T")
+M = TypeVar("M", bound=Message)
 INTEGERS = (0, 1, -1, 2, 7, 127, 128, 255, 256, 65535, 65536, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**64 - 1)
 ODD_TEXTS = (
     *TEXTS,
@@ -28,11 +29,13 @@ ODD_TEXTS = (
     "\\",
     "é" * 64,
 )
-ODD_VALUES = (
+ODD_VALUES: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 1.5, -0.0, 1e308, 2**31, 2**63, 2**64, -(2**63) - 1, 10**40, "", [], {}, [[]], [{}],
     {"": ""}, {"a": None}, [None], *ODD_TEXTS,
 )  # fmt: skip
 _FD = FieldDescriptor
+_Field = Any
+"""A FieldDescriptor of either implementation of Protocol Buffers."""
 
 
 def some(rng: random.Random, most: int = 4) -> int:
@@ -180,18 +183,17 @@ def _has(container: Any, key: Any) -> bool:
     return isinstance(container, list) and isinstance(key, int) and key < len(container)
 
 
-def fill(rng: random.Random, message: Message, words: Sequence[bytes | str] = (), depth: int = 0) -> Message:
+def fill(rng: random.Random, message: M, words: Sequence[bytes | str] = (), depth: int = 0) -> M:
     """Set some fields of a message to values that fit their types; `words` are such as the service knows."""
-    descriptor: Descriptor = message.DESCRIPTOR
-    for field in descriptor.fields:
-        nested = field.type in (_FD.TYPE_MESSAGE, _FD.TYPE_GROUP)
-        if rng.random() < (0.5 if depth == 0 else 0.4) or (nested and depth > 5):
+    for field in message.DESCRIPTOR.fields:
+        nested = field.message_type
+        if rng.random() < (0.5 if depth == 0 else 0.4) or (nested is not None and depth > 5):
             continue
         many = _is_repeated(field)
-        if nested and field.message_type.GetOptions().map_entry:
+        if nested is not None and nested.GetOptions().map_entry:
             continue
         for _ in range(rng.choice((1, 1, 2, 20 if depth < 2 else 2)) if many else 1):
-            if nested:
+            if nested is not None:
                 inner = getattr(message, field.name).add() if many else getattr(message, field.name)
                 if not many:
                     inner.SetInParent()
@@ -205,14 +207,14 @@ def fill(rng: random.Random, message: Message, words: Sequence[bytes | str] = ()
     return message
 
 
-def _is_repeated(field: FieldDescriptor) -> bool:
+def _is_repeated(field: _Field) -> bool:
     return bool(field.is_repeated)
 
 
-def _scalar(rng: random.Random, field: FieldDescriptor, words: Sequence[bytes | str]) -> Any:
+def _scalar(rng: random.Random, field: _Field, words: Sequence[bytes | str]) -> Any:
     if field.type == _FD.TYPE_BOOL:
         return rng.random() < 0.5
-    if field.type == _FD.TYPE_ENUM:
+    if field.enum_type is not None:
         return rng.choice([v.number for v in field.enum_type.values] * 2 + [77, -1, 2**31 - 1])
     if field.type in (_FD.TYPE_DOUBLE, _FD.TYPE_FLOAT):
         return rng.choice((0.0, -1.0, 1e30, float("inf"), float("nan")))

@@ -243,7 +243,7 @@ def test_a_job_that_is_not_suspended_stays_where_it_is(moved: Changes) -> None:
 
 
 def test_a_suspended_job_keeps_what_it_does() -> None:
-    affinity = {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}}
+    affinity: dict[str, Any] = {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}}
     for path, value in (("containers.0.image", "j"), ("affinity", affinity), ("serviceAccountName", "a")):
         [found] = updated(JOB, SUSPENDED, {f"spec.template.spec.{path}": value})[1]
         assert found.endswith(IMMUTABLE), path

@@ -3,6 +3,7 @@
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -31,7 +32,7 @@ def test_every_room_is_in_the_list() -> None:
     assert {(name, kind) for name in rooms for kind in room(name).RULES} == {(ROOMS[kind], kind[1]) for kind in ROOMS}
 
 
-def room(name: str) -> object:
+def room(name: str) -> ModuleType:
     return import_module(f"{kinds.__name__}.{name}")
 
 

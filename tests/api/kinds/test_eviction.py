@@ -52,7 +52,7 @@ def failed(reason: str) -> list[dict[str, str]]:
 
 
 CANNOT = "The disruption budget b does not allow evicting pods currently"
-REFUSED = {
+REFUSED: dict[str, tuple[dict[str, Any], str, int | None]] = {
     "not looked at yet": (
         {"observedGeneration": 0}, "The disruption budget b is still being processed by the server.", 10),
     "spent": (

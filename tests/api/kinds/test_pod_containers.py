@@ -73,7 +73,7 @@ def mount(**fields: Any) -> Changes:
     return c(volumeMounts=[{"name": "v", "mountPath": "/m", **fields}])
 
 
-def probe(kind: str = "livenessProbe", **fields: Any) -> Changes:
+def probe(kind: str = "livenessProbe", /, **fields: Any) -> Changes:
     return c(**{kind: {"tcpSocket": {"port": 80}, **fields}})
 
 

@@ -72,8 +72,10 @@ def odd(base: Object, values: Some) -> Object | None:
             made = placed(made, path, value)
         except (AttributeError, IndexError, KeyError, TypeError):
             continue  # An earlier value stands in the way.
+    definition = definition_of("v1", "Pod")
+    assert definition is not None
     try:
-        conform(made, definition_of("v1", "Pod"))
+        conform(made, definition)
     except (DecodeError, ApiError):
         return None
     return made

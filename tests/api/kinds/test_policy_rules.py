@@ -148,7 +148,7 @@ CASES: dict[str, list[Case]] = {
         (metric({"type": "Resource"}),
          [f"{M}.resource: Required value: must populate information for the given metric source"]),
         (metric({**METRIC, "pods": {"metric": {"name": "m"}, "target": {"type": "AverageValue", "averageValue": "1"}}}),
-         [f"{M}.resource.{x}" for x in ()] + [f"{M}.pods: Forbidden: must populate the given metric source only"]),
+         [f"{M}.pods: Forbidden: must populate the given metric source only"]),
         (target(type="Utilization"),
          [f"{M}.resource.target.averageUtilization: Required value: must set either a target raw value or a target "
           "utilization"]),

@@ -42,7 +42,7 @@ def created(info: ResourceInfo, body: Body, name: str = "a.b.c") -> tuple[Body, 
     return obj, {error.field for error in validate_create(obj, info)}
 
 
-WEBHOOK = {
+WEBHOOK: dict[str, Any] = {
     "name": "a.example.com",
     "sideEffects": "None",
     "admissionReviewVersions": ["v1"],

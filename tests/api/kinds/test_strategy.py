@@ -354,7 +354,7 @@ def test_pods_are_bound_to_nodes_by_name(target: dict[str, str], findings: list[
         return
     with pytest.raises(Invalid) as refused:
         bind(pod(), {"target": target}, now=NOW)
-    assert len(refused.value.details["causes"]) == len(findings)
+    assert len(refused.value.status["details"]["causes"]) == len(findings)
     assert all(finding in str(refused.value) for finding in findings)
 
 

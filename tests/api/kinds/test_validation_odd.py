@@ -197,7 +197,8 @@ def test_what_a_user_wrote_into_an_autoscalers_annotations_breaks_no_reader(text
     notes = {
         f"autoscaling.alpha.kubernetes.io/{k}": text for k in ("metrics", "behavior", "current-metrics", "conditions")
     }
-    stored = {"apiVersion": "autoscaling/v1", "kind": "HorizontalPodAutoscaler", "metadata": {"annotations": notes}}
+    kind = {"apiVersion": "autoscaling/v1", "kind": "HorizontalPodAutoscaler"}
+    stored: dict[str, Any] = {**kind, "metadata": {"annotations": notes}}
     stored |= {"spec": {"maxReplicas": 1, "targetCPUUtilizationPercentage": 5}, "status": {}}
     shown = conversion.to_served(stored, info) if info.stored_api_version != info.api_version else stored
     assert shown["spec"]["maxReplicas"] == 1

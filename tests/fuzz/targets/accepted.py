@@ -90,7 +90,7 @@ def make(rng: random.Random) -> Case:
 class Face:
     def __init__(self, stack: Stack) -> None:
         self._address = stack.servers[0].https_address
-        self._server = stack.servers[0]._rest._server  # type: ignore[union-attr]
+        self._server = stack.http_server()
         self._number = 0
         self.accepted = 0
 

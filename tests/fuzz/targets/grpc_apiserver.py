@@ -7,6 +7,7 @@ import contextlib
 import json
 import random
 from collections.abc import AsyncIterator
+from typing import Any
 
 from rayplane.control_plane.api.node_annotations import HOST_ADDRESS
 from rayplane.control_plane.apiserver.config import ApiServerConfig
@@ -76,7 +77,7 @@ def _operation(rng: random.Random) -> pb.Operation:
         case 2:
             return pb.Operation(update=pb.UpdateRequest(ref=ref, json=body, options=options))
         case 3:
-            kind = rng.choice(pb.PatchType.values())
+            kind: Any = rng.choice(pb.PatchType.values())
             return pb.Operation(patch=pb.PatchRequest(ref=ref, type=kind, patch=body, options=options))
         case _:
             return pb.Operation(delete=mutate.fill(rng, pb.DeleteRequest(ref=ref), _WORDS))

@@ -62,7 +62,7 @@ def make(rng: random.Random) -> Case:
         request = csi_pb2.CreateVolumeRequest(name=rng.choice(("a", "b", "../x", "a" * 300)))
         request.capacity_range.required_bytes = rng.choice(mutate.INTEGERS) % (1 << 63)
         mode = rng.choice((*csi_pb2.VolumeCapability.AccessMode.Mode.values(), 77))
-        request.volume_capabilities.add().access_mode.mode = mode
+        request.volume_capabilities.add().access_mode.mode = mode  # type: ignore[assignment]
         calls.insert(0, ("/csi.v1.Controller/CreateVolume", (request.SerializeToString(),), True))
     if rng.random() < 0.5:
         calls.insert(0, _of_the_pod(rng))

@@ -105,7 +105,7 @@ class Ports:
         assert answer.endswith(b"hello"), answer[:500]
 
     def sizes(self) -> dict[str, int]:
-        rest = self._stack.servers[0]._rest._server  # type: ignore[union-attr]
+        rest = self._stack.http_server()
         return {"guards": len(rest._guards), "balanced": len(self._balancer._connections)}
 
 

@@ -49,6 +49,7 @@ def make(rng: random.Random) -> Case:
 def _one(rng: random.Random, seed: Any) -> Asked:
     there = collection(seed)
     name = rng.choice(("a", "a", "a", "b"))
+    queries: Sequence[str]
     match rng.randrange(8):
         case 0 | 1 | 2:
             media, body = _objects.encoded(rng, _objects.odd(rng, seed, name))
@@ -67,10 +68,10 @@ def _one(rng: random.Random, seed: Any) -> Asked:
                 "gracePeriodSeconds": 0,
                 "preconditions": {"uid": "x"},
             }
-            body = json.dumps(mutate.of_json(rng, options)).encode() if rng.random() < 0.5 else None
+            told = json.dumps(mutate.of_json(rng, options)).encode() if rng.random() < 0.5 else None
             path = there if rng.random() < 0.2 else f"{there}/{name}"
             queries = ("gracePeriodSeconds", "propagationPolicy", "dryRun", "labelSelector", "orphanDependents")
-            return _asked(rng, "DELETE", path, queries, body, "application/json")
+            return _asked(rng, "DELETE", path, queries, told, "application/json")
     path = there if rng.random() < 0.6 else _below(rng, f"{there}/{name}")
     queries = ("labelSelector", "fieldSelector", "limit", "continue", "resourceVersion",
         "resourceVersionMatch", "watch",
@@ -186,7 +187,7 @@ class Face:
         assert code_of(answer) in (201, 409), answer[:500]
 
     def sizes(self) -> dict[str, int]:
-        server = self.stack.servers[0]._rest._server  # type: ignore[union-attr]
+        server = self.stack.http_server()
         registry = self.stack.servers[0].registry
         return {
             "connections": len(server.connections),
