@@ -4,7 +4,7 @@ import json
 import random
 import subprocess
 from dataclasses import replace
-from ipaddress import ip_network
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
@@ -89,18 +89,18 @@ def test_the_defaults_and_unusual_but_good_flags_pass() -> None:
 
 def test_clusters_of_one_machine_have_addresses_of_their_own() -> None:
     plans = [AddressPlan(slot) for slot in range(SLOTS)]
-    networks = [ip_network(c) for p in plans for c in (p.pod_cidr, p.service_cidr, p.external_cidr)]
+    networks = [IPv4Network(c) for p in plans for c in (p.pod_cidr, p.service_cidr, p.external_cidr)]
     assert all(not a.overlaps(b) for i, a in enumerate(networks) for b in networks[:i])
     for plan in plans:
-        assert ip_network(plan.claim_address[0]).subnet_of(ip_network(plan.external_cidr))
-        assert ip_network(plan.ingress_address.partition(":")[0]).subnet_of(ip_network(plan.external_cidr))
-    assert not any(n.overlaps(ip_network("127.0.0.0/20")) for n in networks)
+        assert IPv4Network(plan.claim_address[0]).subnet_of(IPv4Network(plan.external_cidr))
+        assert IPv4Network(plan.ingress_address.partition(":")[0]).subnet_of(IPv4Network(plan.external_cidr))
+    assert not any(n.overlaps(IPv4Network("127.0.0.0/20")) for n in networks)
 
 
 @pytest.mark.parametrize(("nodes", "pods"), [(0, 110), (1, 110), (2048, 110), (2049, 110), (4097, 61), (NODES_MAX, 61)])
 def test_each_node_of_a_large_cluster_has_a_range_and_each_of_its_pods_an_address(nodes: int, pods: int) -> None:
     config = ClusterConfig(nodes=nodes)
-    ranges = ip_network(AddressPlan(0).pod_cidr).subnets(new_prefix=config.node_prefix)
+    ranges = IPv4Network(AddressPlan(0).pod_cidr).subnets(new_prefix=config.node_prefix)
     first, count = next(ranges), 1 + sum(1 for _ in ranges)
     assert count >= nodes
     assert config.node_pods == pods <= first.num_addresses - 3

@@ -211,8 +211,8 @@ async def test_who_is_interrupted_waits_until_the_supervisor_has_moved() -> None
 async def test_its_pods_go_as_budgets_let_them() -> None:
     said: list[str] = []
     budget = {"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "b"}}
-    alone = {"metadata": {"name": "alone", "namespace": "default"}, "spec": {"nodeName": "node-0"}}
-    alone["spec"]["containers"] = [{"name": "c", "image": "x"}]
+    spec = {"nodeName": "node-0", "containers": [{"name": "c", "image": "x"}]}
+    alone = {"metadata": {"name": "alone", "namespace": "default"}, "spec": spec}
     async with cluster(members=1, apiservers=1, schedulers=1, controllers=1, nodes=2) as c:
         with pytest.raises(RpcError, match="is the last machine"):
             await drain(c.directory, "127.0.0.1", said.append, force=False, patience_s=1.0)

@@ -27,7 +27,7 @@ from rayplane.proto.rayplane.v1 import chaos_pb2
 from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
 
 HEAD, MIDDLE, LAST, SECOND = (f"10.0.0.{number}" for number in (1, 2, 3, 4))
-PLACES = {
+PLACES: dict[str, tuple[str, ...]] = {
     HEAD: ("member-0", "node-host-0"),
     MIDDLE: ("supervisor", "member-1"),
     LAST: ("member-2", "node-host-1"),

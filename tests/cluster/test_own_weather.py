@@ -153,7 +153,7 @@ def test_an_actor_that_has_left_needs_no_certificate_and_hinders_nobody() -> Non
     async def main() -> None:
         host, here = Host(), {"a": "a", "b": "b"}
         weather = Weathering(host, lambda: here, lambda name, _: here[name])  # type: ignore[arg-type, return-value]
-        both = [ExpireCertificate(Target(name=name), 6.0) for name in here]
+        both = tuple(ExpireCertificate(Target(name=name), 6.0) for name in here)
         await weather.tell(told_of(both, standing=True))
         del here["a"]
         await weather.tell(told_of((Partition((("b",),)),), holds_s=20.0))

@@ -52,7 +52,7 @@ async def _again(c: Any, before: object) -> bool:
 
 async def test_an_actor_that_cannot_even_be_connected_is_started_again() -> None:
     async with cluster(members=1, apiservers=1, schedulers=1, controllers=1, nodes=0) as c:
-        failed: list[str] = []
+        failed: list[bool] = []
         connect = process_host.GrpcNetwork
 
         def full(credentials: Any) -> Any:
@@ -100,7 +100,8 @@ async def test_what_a_killed_actor_had_in_memory_is_given_back() -> None:
 
 async def test_a_supervisor_that_does_not_start_is_tried_again() -> None:
     async with cluster(members=1, apiservers=1, schedulers=1, controllers=1, nodes=0) as c:
-        before, prepare, failed = c.host._actors["supervisor"][0], process_host.prepare, []
+        before, prepare = c.host._actors["supervisor"][0], process_host.prepare
+        failed: list[bool] = []
 
         async def full(*args: Any, **options: Any) -> Any:
             if len(failed) < 2:

@@ -58,7 +58,9 @@ async def test_who_is_not_there_is_told() -> None:
 
 
 async def test_a_volume_is_watched_until_its_replica_holds_again_what_was_acknowledged() -> None:
-    volumes, lost, said = Volumes(), [], []
+    volumes = Volumes()
+    lost: list[str] = []
+    said: list[str] = []
     watch = ReplicaWatch(volumes, lost.append, said.append)
     volumes.held = {"a": content(3, b"x"), "b": content(3, b"x"), "c": content(2)}
     watch.watch(await watch.acknowledged(["data@b"]))
@@ -73,7 +75,8 @@ async def test_a_volume_is_watched_until_its_replica_holds_again_what_was_acknow
 
 @pytest.mark.parametrize("after", [{"b": content(3)}, {"b": content(4, b"x"), "c": content(4, b"y")}])
 async def test_other_bytes_than_others_hold_are_a_loss(after: Any) -> None:
-    volumes, lost = Volumes(), []
+    volumes = Volumes()
+    lost: list[str] = []
     watch = ReplicaWatch(volumes, lost.append, lambda text: None)
     volumes.held = dict.fromkeys("abc", content(3, b"x"))
     watch.watch(await watch.acknowledged(["data@b"]))

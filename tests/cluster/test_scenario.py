@@ -107,6 +107,7 @@ class FakeActions:
         return refusal(fault, (Kill, Stop))
 
     async def begin(self, fault: Fault) -> tuple[str, ...]:
+        assert isinstance(fault, Kill | Stop), "all others are refused"
         target = fault.target
         if target.role == "leader" and self.leaderless:
             self.leaderless -= 1

@@ -36,7 +36,7 @@ async def world() -> AsyncIterator[World]:
     await made.close()
 
 
-async def _until(ask: Callable[[], Any]) -> Any:
+async def _until(ask: Callable[..., Any]) -> Any:
     async with asyncio.timeout(LIMIT_S):
         while True:
             answer = ask()

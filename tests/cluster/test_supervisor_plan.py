@@ -40,7 +40,7 @@ def with_ports(topology: Topology) -> Topology:
 
 
 def small(**flags: int) -> Topology:
-    sizes = {"members": 3, "apiservers": 2, "schedulers": 1, "controllers": 1, "nodes": 1}
+    sizes: dict[str, Any] = {"members": 3, "apiservers": 2, "schedulers": 1, "controllers": 1, "nodes": 1}
     return with_ports(founding(ClusterConfig(**(sizes | flags)), MACHINES))
 
 

@@ -52,6 +52,9 @@ class Live:
     def refusal(self, fault: Fault) -> str:
         return ""
 
+    async def begin(self, fault: Fault) -> tuple[str, ...]:
+        raise AssertionError("who heals begins nothing")
+
     async def chosen(self, fault: Fault) -> tuple[str, ...]:
         return (fault.target.name,) if isinstance(fault, Kill | Stop | Continue) else ()
 

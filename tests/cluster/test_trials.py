@@ -139,7 +139,7 @@ async def test_a_trial_ends_healed_before_its_supervisor_does(trials: Trials) ->
 
 
 async def test_a_trial_with_an_id_goes_on_for_who_was_cut_off_and_for_nobody_else(trials: Trials) -> None:
-    mine = {"id": "a", "by": "jane"}
+    mine: dict[str, Any] = {"id": "a", "by": "jane"}
     told = await begin(trials, **mine)
     await told.aclose()
     assert not EndlessTrial.healed

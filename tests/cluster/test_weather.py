@@ -21,6 +21,7 @@ from rayplane.control_plane.faults.vocabulary import (
     StalledDisk,
     Target,
 )
+from rayplane.control_plane.rpc.tls import Credentials
 from rayplane.control_plane.rpc.weather import Weather as Network
 from rayplane.control_plane.simulation.loop import VirtualLoop
 from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
@@ -53,7 +54,11 @@ class Host:
 
 async def test_standing_faults_and_commands_take_nothing_from_each_other() -> None:
     host: Any = Host()
-    told = Weathering(host, dict, Any)
+
+    def issue(name: str, lasts_s: float) -> Credentials:
+        raise AssertionError("no certificate is to expire")
+
+    told = Weathering(host, dict, issue)
 
     async def tell(*weather: Fault, standing: bool) -> None:
         await told.tell(told_of(weather, ["x"], standing=standing))

@@ -13,7 +13,7 @@ from rayplane.control_plane.controllers.chaos.pod_chaos import PodChaosControlle
 from rayplane.control_plane.controllers.chaos.schedule import ChaosScheduleController
 from rayplane.control_plane.controllers.chaos.stress_chaos import StressChaosController
 from rayplane.control_plane.controllers.chaos.workflow import ChaosWorkflowController
-from rayplane.control_plane.controllers.core import CustomController
+from rayplane.control_plane.controllers.core import Controller
 from tests.controllers.cluster import Cluster
 
 PODS, SCHEDULES = mesh.resource(mesh.POD_CHAOS), mesh.resource(mesh.SCHEDULE)
@@ -21,10 +21,15 @@ NETWORKS, STRESSES = mesh.resource(mesh.NETWORK_CHAOS), mesh.resource(mesh.STRES
 WORKFLOWS = mesh.resource(mesh.WORKFLOW)
 
 
-def controllers() -> list[CustomController]:
+def controllers() -> tuple[Controller, ...]:
     """Those that carry experiments out, with all their kinds served."""
-    found: list[CustomController] = [PodChaosController(), NetworkChaosController(), StressChaosController()]
-    found += [ChaosScheduleController(), ChaosWorkflowController()]
+    found = (
+        PodChaosController(),
+        NetworkChaosController(),
+        StressChaosController(),
+        ChaosScheduleController(),
+        ChaosWorkflowController(),
+    )
     for one in found:
         for resource in (PODS, NETWORKS, STRESSES, SCHEDULES, WORKFLOWS):
             one.follow(resource, served=True)

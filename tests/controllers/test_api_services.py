@@ -27,7 +27,7 @@ def test_each_served_version_of_a_custom_group_has_an_api_service_while_it_is_se
     cluster.add(CRDS, "foos.x.io", spec=versions(v1=True, v2=True, v3=False))
     cluster.settle()
     assert services(cluster) == ["v1.x.io", "v2.x.io"]
-    made = cluster.get(SERVICES, "", "v1.x.io")
+    made = cluster.require(SERVICES, "", "v1.x.io")
     assert made["metadata"]["labels"] == {"kube-aggregator.kubernetes.io/automanaged": "true"}
     assert made["spec"] == {"group": "x.io", "version": "v1", "groupPriorityMinimum": 1000, "versionPriority": 100}
     [available] = made["status"]["conditions"]
@@ -47,10 +47,10 @@ def test_an_api_service_is_kept_as_it_should_be_unless_it_is_somebodys_own() -> 
     cluster.add(SERVICES, "v9.x.io", spec=own)
     cluster.settle()
     assert services(cluster) == ["v1.x.io", "v9.x.io"]
-    spec = cluster.get(SERVICES, "", "v1.x.io")["spec"]
+    spec = cluster.require(SERVICES, "", "v1.x.io")["spec"]
     cluster.change(SERVICES, "v1.x.io", spec={**spec, "versionPriority": 1})
     cluster.settle()
-    assert cluster.get(SERVICES, "", "v1.x.io")["spec"] == spec
+    assert cluster.require(SERVICES, "", "v1.x.io")["spec"] == spec
     cluster.delete(SERVICES, "v1.x.io")
     cluster.settle()
     assert services(cluster) == ["v1.x.io", "v9.x.io"]
@@ -70,7 +70,7 @@ def test_a_flow_schema_says_whether_its_priority_level_is_there() -> None:
     cluster.add(LEVELS, "high", spec={"type": "Exempt"})
     cluster.settle()
     assert dangling(cluster) == ("False", "Found", f"{about} and it exists")
-    assert cluster.get(SCHEMAS, "", "mine")["metadata"]["generation"] == 1
+    assert cluster.require(SCHEMAS, "", "mine")["metadata"]["generation"] == 1
     cluster.delete(LEVELS, "high")
     cluster.settle()
     assert dangling(cluster)[0] == "True"

@@ -203,7 +203,7 @@ def test_looks_are_a_sync_period_apart_but_a_new_spec_is_looked_at_at_once(web: 
     assert web.asked[0] == Query(RESOURCE, "default", "pods", labels="app=web")
 
 
-BOUNDS = {
+BOUNDS: dict[str, tuple[int, dict[str, Any], int, str]] = {
     "above": (4, {"maxReplicas": 3}, 3, "Current number of replicas above Spec.MaxReplicas"),
     "below": (1, {"minReplicas": 2}, 2, "Current number of replicas below Spec.MinReplicas"),
 }

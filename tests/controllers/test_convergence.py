@@ -51,7 +51,7 @@ def begin(c: Disturbed) -> None:
 
 def deploy(c: Disturbed) -> None:
     rolling = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
-    fields = {"revisionHistoryLimit": 2, "progressDeadlineSeconds": 600, "strategy": rolling}
+    fields: dict[str, Any] = {"revisionHistoryLimit": 2, "progressDeadlineSeconds": 600, "strategy": rolling}
     c.add(DEPLOYMENTS, "web", spec=workload("web", replicas=3, **fields))
     shared = {"annotations": {"service.kubernetes.io/topology-mode": "Auto"}}
     spec = {"selector": {"app": "web"}, "ports": [{"port": 80}], "ipFamilies": ["IPv4"]}

@@ -73,7 +73,7 @@ def define(cluster: Guarded, replicas: Any, *, scale: bool = True) -> Object:
 
 
 # spec, replicas of the owner, pods, ready pods -> healthy, desired, expected, allowed
-ARITHMETIC = {
+ARITHMETIC: dict[str, tuple[dict[str, Any], int, int, int, tuple[int, ...]]] = {
     "a number that is available": ({"minAvailable": 2}, 4, 4, 4, (4, 2, 4, 2)),
     "a number counts pods, not replicas": ({"minAvailable": 2}, 9, 3, 3, (3, 2, 3, 1)),
     "more than there are": ({"minAvailable": 7}, 4, 4, 4, (4, 7, 4, 0)),

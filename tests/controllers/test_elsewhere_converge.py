@@ -19,6 +19,7 @@ from rayplane.control_plane.controllers.claims import ClaimController
 from rayplane.control_plane.controllers.core import (
     Action,
     CollectAggregated,
+    Controller,
     DeleteSnapshot,
     Migrate,
     TakeSnapshot,
@@ -60,9 +61,10 @@ class Outside(Disturbed):
             snapshots.follow(resource, served=True)
             claims.follow(resource, served=True)
         protection = [ProtectionController(resource=resource) for resource in (CLAIMS, VOLUMES)]
-        others = (StorageVersionMigrator(), AggregatedGarbageCollector(LOOK_S))
+        every: list[Controller] = [snapshots, claims, VolumeController(), *protection]
+        every += [StorageVersionMigrator(), AggregatedGarbageCollector(LOOK_S)]
         self.slots = []
-        self.slots = [Slot(one, self) for one in (snapshots, claims, VolumeController(), *protection, *others)]
+        self.slots = [Slot(one, self) for one in every]
 
     def _prepare(self, action: Action, outcome: Outcome) -> list[Write]:
         if isinstance(action, (TakeSnapshot, DeleteSnapshot)):

@@ -126,7 +126,7 @@ def test_the_last_pod_leaves_a_placeholder_that_is_left_alone(cluster: Cluster) 
 @settings(max_examples=examples(150), deadline=None)
 def test_packing_holds_each_endpoint_once_and_moves_none(held: list[set[int]], wanted: set[int], most: int) -> None:
     seen: set[int] = set()
-    slices = []
+    slices: list[Object] = []
     for number, members in enumerate(held):
         own = sorted(members - seen)[:most]
         seen |= set(own)
@@ -141,9 +141,9 @@ def test_packing_holds_each_endpoint_once_and_moves_none(held: list[set[int]], w
     contents = [members for _, members in packing.kept] + packing.fresh
     assert sorted(int(e["id"]) for members in contents for e in members) == sorted(wanted)
     assert all(0 < len(members) <= most for members in contents)
-    for one, members in packing.kept:
-        stays = [e for e in one["endpoints"] if int(e["id"]) in wanted]  # type: ignore[attr-defined]
-        assert members[: len(stays)] == stays
+    for one, endpoints in packing.kept:
+        stays = [e for e in one["endpoints"] if int(e["id"]) in wanted]
+        assert endpoints[: len(stays)] == stays
     fresh = len(wanted - seen)
     assert len(packing.fresh) <= -(-fresh // most)
 

@@ -76,7 +76,8 @@ def test_at_most_so_large_a_part_of_the_pods_is_hit_by_chance() -> None:
 
 
 def test_whom_chance_hits_differs() -> None:
-    c, hit = Experimented(), set()
+    c = Experimented()
+    hit: set[str] = set()
     for n in range(30):
         c.begin(f"e{n}", action="pod-failure")
         hit |= c.phases(f"e{n}").keys()

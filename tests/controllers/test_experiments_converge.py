@@ -65,8 +65,8 @@ def pause(c: Disturbed) -> None:
 
 
 def schedule(c: Disturbed) -> None:
-    spec = {"schedule": "@every 5s", "type": "PodChaos", "podChaos": {**experiment()["spec"], "action": "pod-failure"}}
-    spec["podChaos"] |= {"duration": "2s"}
+    failure = {**experiment()["spec"], "action": "pod-failure", "duration": "2s"}
+    spec = {"schedule": "@every 5s", "type": "PodChaos", "podChaos": failure}
     own = {"name": "s", "namespace": "default"}
     c.create(SCHEDULES, {"apiVersion": mesh.API_VERSION, "kind": mesh.SCHEDULE, "metadata": own, "spec": spec})
 

@@ -88,7 +88,11 @@ def test_no_odd_value_that_was_stored_stops_a_controller(kind: str) -> None:
     everything = list(fields(info.api_version, kind))
     for path, value in everything[:: max(1, len(everything) // 60)]:
         o = placed(make(kind), path, value)
-        if path[0] in ("spec", "status") and not problems(kind, lambda o, p=path, v=value: o.update(placed(o, p, v))):
+
+        def change(o: Object, path: Any = path, value: Any = value) -> None:
+            o.update(placed(o, path, value))
+
+        if path[0] in ("spec", "status") and not problems(kind, change):
             cluster = controlled(info.name, o)
             for _ in range(20):
                 if not cluster.step():

@@ -371,7 +371,7 @@ def rule(action: str, **of: Any) -> dict[str, Any]:
 CODES = {"onExitCodes": {"operator": "In", "values": [42]}}
 OTHERS = {"onExitCodes": {"operator": "NotIn", "values": [1], "containerName": "c"}}
 DISRUPTED = {"onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
-TOLD = {"conditions": [{"type": "DisruptionTarget", "status": "True"}]}
+TOLD: dict[str, Any] = {"conditions": [{"type": "DisruptionTarget", "status": "True"}]}
 
 
 @pytest.mark.parametrize(

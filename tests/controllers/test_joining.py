@@ -27,7 +27,8 @@ from tests.controllers.cluster import Cluster
 
 
 def add(cluster: Cluster, request: dict[str, Any], **status: Any) -> None:
-    cluster.add(REQUESTS, meta.name(request), spec=request["spec"], **({"status": status} if status else {}))
+    fields: dict[str, Any] = {"status": status} if status else {}
+    cluster.add(REQUESTS, meta.name(request), spec=request["spec"], **fields)
 
 
 def condition(cluster: Cluster, kind: str) -> dict[str, Any]:
@@ -147,7 +148,7 @@ def test_a_signature_is_the_one_that_clients_compute() -> None:
 def test_cluster_info_is_signed_by_every_token_for_that() -> None:
     cluster = Cluster(BootstrapSigner("https://127.0.0.1:6443", "PEM"))
     cluster.settle()
-    made = cluster.get("configmaps", "kube-public", "cluster-info")["data"]
+    made = cluster.require("configmaps", "kube-public", "cluster-info")["data"]
     assert list(made) == ["kubeconfig"]
     [named] = json.loads(made["kubeconfig"])["clusters"]
     authority = base64.b64encode(b"PEM").decode()
@@ -156,22 +157,22 @@ def test_cluster_info_is_signed_by_every_token_for_that() -> None:
     add_token(cluster, "aaaaaa", usage_bootstrap_signing="true", expiration=ends)
     add_token(cluster, "bbbbbb", usage_bootstrap_authentication="true")
     cluster.settle()
-    data = cluster.get("configmaps", "kube-public", "cluster-info")["data"]
+    data = cluster.require("configmaps", "kube-public", "cluster-info")["data"]
     token = BootstrapToken("aaaaaa", "0123456789abcdef", frozenset(), (), None)
     assert data == {**made, "jws-kubeconfig-aaaaaa": token.signature(made["kubeconfig"])}
     # Another kubeconfig, which an administrator has written, is signed as it is.
     cluster.change("configmaps", "cluster-info", "kube-public", data={"kubeconfig": "other"})
     cluster.settle()
-    data = cluster.get("configmaps", "kube-public", "cluster-info")["data"]
+    data = cluster.require("configmaps", "kube-public", "cluster-info")["data"]
     assert data["jws-kubeconfig-aaaaaa"] == token.signature("other")
     cluster.advance(61)
-    assert cluster.get("configmaps", "kube-public", "cluster-info")["data"] == {"kubeconfig": "other"}
+    assert cluster.require("configmaps", "kube-public", "cluster-info")["data"] == {"kubeconfig": "other"}
 
 
 def test_what_nodes_are_told_stays_as_it_is() -> None:
     cluster = Cluster(NodeHostConfigPublisher("{}"))
     cluster.settle()
-    assert cluster.get("configmaps", "kube-system", "rayplane-node-hosts")["data"] == {"config": "{}"}
+    assert cluster.require("configmaps", "kube-system", "rayplane-node-hosts")["data"] == {"config": "{}"}
     cluster.change("configmaps", "rayplane-node-hosts", "kube-system", data={"config": "other"})
     cluster.settle()
-    assert cluster.get("configmaps", "kube-system", "rayplane-node-hosts")["data"] == {"config": "{}"}
+    assert cluster.require("configmaps", "kube-system", "rayplane-node-hosts")["data"] == {"config": "{}"}

@@ -60,7 +60,7 @@ def test_uses_were_noted_for_as_long_before_anything_is_marked() -> None:
 
 
 POD: dict[str, Any] = {"containers": [{"name": "c", "image": "i"}], "nodeName": "n1"}
-MOUNTED = {
+MOUNTED: dict[str, dict[str, Any]] = {
     "volume": {"volumes": [{"name": "v", "secret": {"secretName": "s"}}]},
     "projected": {"volumes": [{"name": "v", "projected": {"sources": [{"secret": {"name": "s"}}]}}]},
     "pull secret": {"imagePullSecrets": [{"name": "s"}]},

@@ -201,7 +201,7 @@ USER = {"nodeName": "n1", "volumes": [{"name": "v", "persistentVolumeClaim": {"c
 
 async def test_a_claim_is_let_go_only_when_the_api_server_lists_no_pod_with_it() -> None:
     store = Store()
-    live, lists = LiveReads(client := FakeClient(store)), 0
+    live, lists = LiveReads(client := FakeClient(store)), 0  # type: ignore[arg-type]
     kept = client.list
 
     async def list_(*args: Any, **named: Any) -> Any:

@@ -65,12 +65,12 @@ def test_a_migration_runs_succeeds_and_leaves_the_versions_that_are_stored() -> 
     put(made, MIGRATIONS, "m", spec={"resource": THINGS})
     [action] = asked(made)
     assert (action.form, meta.name(action.migration)) == ("things.v2.example.com", "m")
-    crd = made.get(CRDS, "", "things.example.com")
+    crd = made.require(CRDS, "", "things.example.com")
     assert conditions(crd) == {"StorageMigrating": ("True", "MigrationRunning")}
     assert crd["status"]["conditions"][0]["message"] == "Migration m is running"
-    assert conditions(made.get(MIGRATIONS, "", "m")) == {"Running": ("True", "MigrationRunning")}
+    assert conditions(made.require(MIGRATIONS, "", "m")) == {"Running": ("True", "MigrationRunning")}
     end(made, "Succeeded")
-    migration, crd = made.get(MIGRATIONS, "", "m"), made.get(CRDS, "", "things.example.com")
+    migration, crd = made.require(MIGRATIONS, "", "m"), made.require(CRDS, "", "things.example.com")
     assert conditions(migration) == {"Succeeded": ("True", "StorageVersionMigrationSucceeded")}
     assert migration["status"]["resourceVersion"] == "77"
     assert conditions(crd) == {"StorageMigrating": ("False", "MigrationSucceeded")}
@@ -83,7 +83,7 @@ def test_a_definition_that_changed_meanwhile_keeps_its_stored_versions() -> None
     asked(made)
     put(made, CRDS, "things.example.com", metadata={"generation": 2})
     end(made, "Succeeded")
-    crd = made.get(CRDS, "", "things.example.com")
+    crd = made.require(CRDS, "", "things.example.com")
     assert crd["status"]["storedVersions"] == ["v1", "v2"]
     assert crd["status"]["conditions"][0]["message"].endswith("not been updated due to a generation mismatch")
 
@@ -113,7 +113,7 @@ def test_one_migration_of_a_resource_runs_after_the_other() -> None:
     assert {a.form for a in made.specials if isinstance(a, Migrate)} == {"things.example.com", "secrets"}
     made.specials[:] = [a for a in made.specials if isinstance(a, Migrate) and meta.name(a.migration) == "b"]
     end(made, "Failed")
-    assert conditions(made.get(CRDS, "", "things.example.com"))["StorageMigrating"] == ("True", "MigrationRunning")
+    assert conditions(made.require(CRDS, "", "things.example.com"))["StorageMigrating"] == ("True", "MigrationRunning")
     assert migrating(made)[-1] == "a"
     end(made, "Succeeded")
     assert migrating(made)[-1] == "c"

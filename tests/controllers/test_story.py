@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from rayplane.control_plane.api import errors, meta
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.controllers.config import ControllersConfig, Timing
-from rayplane.control_plane.controllers.core import Create, Delete, Moment, Patch, Result, View
+from rayplane.control_plane.controllers.core import Create, Delete, Moment, Patch, Result, View, Write
 from rayplane.control_plane.controllers.manager.manager import Term
 from rayplane.control_plane.controllers.manager.stories import Stories
 from rayplane.control_plane.controllers.replicaset import ReplicaSetController
@@ -93,7 +93,7 @@ def test_a_look_is_told_with_the_changes_before_it_and_the_answers_to_its_writes
     for n in range(CHANGES_MAX + 2):
         teller.changed("k", "pods", "ADDED", pod(f"p{n}", n + 1))
     one = teller.look("k", START)
-    answers = [
+    answers: list[tuple[Write, Object | errors.ApiError]] = [
         (Create("pods", {"metadata": {"namespace": "default", "generateName": "web-"}}), errors.Forbidden("no quota")),
         (Create("pods", {"metadata": {"namespace": "default", "generateName": "web-"}}), pod("web-1", 9)),
         (Delete("pods", pod("old")), {}),

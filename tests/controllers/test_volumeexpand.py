@@ -25,7 +25,8 @@ class Growing(Cluster):
 
     def __init__(self, *, driver: str = "rayplane.io/local") -> None:
         super().__init__(VolumeExpandController())
-        self.room, self.asked = 10 * GI, []
+        self.room = 10 * GI
+        self.asked: list[Any] = []
         self.on_special = self._drive
         for name in ("n1", "n2", "n3"):
             self.node(name, metadata={"annotations": {"rayplane.io/host-address": f"host-{name}:1"}})
@@ -143,7 +144,8 @@ class Host:
     """The CSI controller of node hosts; some fail."""
 
     def __init__(self, *failing: str) -> None:
-        self.failing, self.calls = failing, []
+        self.failing = failing
+        self.calls: list[tuple[str, str, int]] = []
 
     def channel(self, address: str) -> Any:
         return address

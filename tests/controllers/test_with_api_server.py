@@ -220,7 +220,7 @@ async def test_statefulset_with_volumes(cluster: Cluster) -> None:
 
     async def phases() -> list[str]:
         claims = (await client.list("persistentvolumeclaims", "default")).items
-        return sorted(meta.status(c).get("phase") for c in claims)
+        return sorted(meta.status(c).get("phase", "") for c in claims)
 
     async def two_fit() -> bool:
         found = await cluster.find("statefulsets.apps", "db")

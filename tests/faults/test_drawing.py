@@ -53,7 +53,8 @@ def test_only_those_are_hit_who_are_there_and_the_members_keep_a_majority(
     away: list[tuple[float, str]] = []
     for at, fault in found:
         named = {host for group in fault.groups for host in group} if isinstance(fault, Partition) else set()
-        named |= {fault.target.name} - {""} if not isinstance(fault, Partition) else set()
+        target: Target = getattr(fault, "target", Target())
+        named |= {target.name} - {""}
         assert named <= there
         away += [(at + getattr(fault, "for_s", 0.0) + RECOVERY_S - 0.01, name) for name in members_hit(fault, who)]
         if members_hit(fault, who):

@@ -30,14 +30,14 @@ NAMES = st.from_regex(r"[a-z]{1,8}(-[a-z0-9]{1,4})?-[0-9]{1,3}", fullmatch=True)
 SPANS = st.floats(0, reading.SPAN_MAX_S) | st.integers(0, 1000).map(float)
 PARTS = st.floats(0, 1)
 HOSTS = st.lists(NAMES, min_size=1, max_size=3).map(tuple)
-TARGETS = st.one_of(
+SOME_TARGET = st.one_of(
     st.sampled_from(ROLES).map(Target),
     NAMES.map(lambda name: Target(name=name)),
     st.builds(Target, st.sampled_from(TARGETS), NAMES | st.just("worker")),
     st.builds(lambda role, count: Target(role, count=count), st.sampled_from(TARGETS), st.integers(1, 99)),
 )
-VALUES = {
-    "target": TARGETS,
+VALUES: dict[str, st.SearchStrategy[Any]] = {
+    "target": SOME_TARGET,
     "for_s": SPANS,
     "back_s": st.none() | st.just(NEVER_S) | SPANS,
     "delay_s": SPANS,
@@ -67,7 +67,7 @@ def test_what_is_written_is_read_as_the_same_fault(fault: Fault) -> None:
     assert step == write_fault(fault)
 
 
-@given(TARGETS)
+@given(SOME_TARGET)
 def test_a_target_is_read_as_it_is_written(target: Target) -> None:
     assert Target.parse(str(target)) == target
 

@@ -32,6 +32,8 @@ def tell(judge: Judge, lines: Iterable[Line]) -> None:
                 _change(judge, now_s, resource, obj)
             case Answer():
                 judge.answered(line)
+            case tuple():
+                raise AssertionError(f"no line of a history: {line}")
             case fact:
                 judge.observed(now_s, fact)
 

@@ -15,7 +15,7 @@ A, B = ("configmaps", named("a")), ("configmaps", named("b"))
 
 
 def answer(verb: str, revision: int, at_s: float, key: str = "", **more: Any) -> Answer:
-    given = {"client": "c", "called_s": at_s, "returned_s": at_s + 1.0, "server": "apiserver-1"} | more
+    given: dict[str, Any] = {"client": "c", "called_s": at_s, "returned_s": at_s + 1.0, "server": "apiserver-1"} | more
     return Answer(verb=verb, resource="configmaps", key=key, revision=revision, **given)
 
 

@@ -25,7 +25,7 @@ from rayplane.control_plane.invariants.pods import OneOfAName
 from rayplane.control_plane.invariants.stored import Place, object_at, place_of
 from tests.invariants.histories import named, pod, tell
 
-ROOT = {"securityContext": {"runAsUser": 0}}
+ROOT: dict[str, Any] = {"securityContext": {"runAsUser": 0}}
 
 
 def documented() -> dict[str, Any]:

@@ -12,7 +12,7 @@ from tests.invariants.histories import GOING, Line, judged, named, node, pod, te
 
 N1, N2 = ("nodes", node("n1", disk="ssd")), ("nodes", node("n2", disk="hdd"))
 SSD = {"nodeSelector": {"disk": "ssd"}}
-CLAIM = {"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]}
+CLAIM: dict[str, Any] = {"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]}
 DATA = {**named("data"), "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}
 SHARED = {**DATA, "spec": {**DATA["spec"], "accessModes": ["ReadWriteMany"]}}
 SERVICE = {**named("web"), "spec": {"selector": {"app": "web"}}}

@@ -6,7 +6,10 @@ import pytest
 
 from rayplane.control_plane.planning.workloads import is_workload, wanted
 
-POD = {"metadata": {"labels": {"app": "a"}}, "spec": {"containers": [{"name": "main", "image": "app:1"}]}}
+POD: dict[str, Any] = {
+    "metadata": {"labels": {"app": "a"}},
+    "spec": {"containers": [{"name": "main", "image": "app:1"}]},
+}
 
 
 def workload(version: str, kind: str, **spec: Any) -> dict[str, Any]:

@@ -13,7 +13,16 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
-_FACTORS = {"": 1, "m": Fraction(1, 1000), "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
+_FACTORS: dict[str, int | Fraction] = {
+    "": 1,
+    "m": Fraction(1, 1000),
+    "k": 10**3,
+    "M": 10**6,
+    "G": 10**9,
+    "Ki": 2**10,
+    "Mi": 2**20,
+    "Gi": 2**30,
+}
 Amount = Fraction | None
 """None where nothing was said, which is not the same as zero."""
 Get = Callable[[dict[str, Any]], Amount]
@@ -38,7 +47,8 @@ def _most(*amounts: Amount) -> Amount:
 
 def _moments(spec: dict[str, Any]) -> list[list[dict[str, Any]]]:
     """Who runs together: each init container in its turn beside the sidecars before it; at last all that last."""
-    found, running = [], []
+    found: list[list[dict[str, Any]]] = []
+    running: list[dict[str, Any]] = []
     for one in spec.get("initContainers", []):
         found.append([*running, one])
         if one.get("restartPolicy") == "Always":
@@ -94,7 +104,7 @@ def requests(pod: dict[str, Any], resource: str) -> Amount:
     asked = _peak(spec, lambda c: number(_given(c, "resources", "requests", resource)))
     of_pod = status.status.get("allocatedResources"), _given(status.status, "resources", "requests")
     if None not in of_pod:
-        known = [number(amounts.get(resource)) for amounts in of_pod]
+        known = [number(amounts.get(resource)) for amounts in of_pod if amounts is not None]
     else:
         known = [
             _peak(spec, lambda c: status.set_aside(c, resource)),

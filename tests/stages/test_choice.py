@@ -1,6 +1,8 @@
 """The choice of stages, what they do, and what is refused of them."""
 
 from datetime import UTC, datetime
+from functools import partial
+from operator import truediv
 from typing import Any
 
 import pytest
@@ -66,10 +68,10 @@ def test_selectors(selector: dict[str, Any] | None, matches: bool) -> None:
 
 def test_weights_decide_among_several_and_those_without_are_left_out() -> None:
     stages = [stage("a", weight=1), stage("b", weight=3), stage("c")]
-    chosen = [next_transition(stages, pod(), NOW, lambda n=n: n / 100) for n in range(100)]
+    chosen = [next_transition(stages, pod(), NOW, partial(truediv, n, 100)) for n in range(100)]
     names = [one.stage.name for one in chosen if one is not None]
     assert (names.count("a"), names.count("b"), names.count("c")) == (25, 75, 0)
-    even = [next_transition([stage("a"), stage("b")], pod(), NOW, lambda n=n: n / 100) for n in range(100)]
+    even = [next_transition([stage("a"), stage("b")], pod(), NOW, partial(truediv, n, 100)) for n in range(100)]
     assert sum(one is not None and one.stage.name == "a" for one in even) == 50
 
 

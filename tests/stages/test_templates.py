@@ -1,5 +1,8 @@
 """Templates: what Go's text/template makes of the same text, and bounds that no template gets past."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +14,11 @@ POD = {
     "metadata": {"name": "web", "annotations": {"a/b": "x"}},
     "spec": {"containers": [{"name": "one", "image": "i:1"}, {"name": "two"}], "hostNetwork": True},
 }
-GIVEN = {"Now": lambda: "T", "NodeIPWith": lambda name: f"ip of {name}", "PodIPWith": lambda *args: len(args)}
+GIVEN: dict[str, Callable[..., Any]] = {
+    "Now": lambda: "T",
+    "NodeIPWith": lambda name: f"ip of {name}",
+    "PodIPWith": lambda *args: len(args),
+}
 
 
 def render(text: str, data: object = POD) -> str:
