@@ -145,7 +145,7 @@ class Watcher:
             async for group in groups:
                 self.events += [event for event in group if event.type != "BOOKMARK"]
 
-    def shown(self, caller: Caller) -> list[tuple[str, Any]]:
+    def shown(self, caller: Caller) -> list[tuple[str, str, Any]]:
         return [(event.type, meta.name(event.object), meta.labels(event.object)) for event in self.events]
 
 

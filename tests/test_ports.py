@@ -14,5 +14,5 @@ def test_no_two_workers_share_a_port_and_none_is_a_connections_where_others_are_
     of = [set(ports_of(worker, connections)) for worker in ("", *(f"gw{number}" for number in range(15)))]
     assert all(of) and not any(a & b for a, b in itertools.combinations(of, 2))
     first, last = map(int, connections.split())
-    taken = set(range(first, last + 1)) & set.union(*of)
+    taken = set(range(first, last + 1)) & set[int]().union(*of)
     assert not taken or last - first > 9_000

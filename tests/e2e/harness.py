@@ -208,7 +208,7 @@ def processes_of(cluster: Cluster) -> dict[int, str]:
 
 def listeners(cluster: Cluster) -> dict[tuple[str, int], str]:
     """Address and port of every TCP socket on which a cluster listens, with the process (proc_pid_net(5))."""
-    found = {}
+    found: dict[tuple[str, int], str] = {}
     for pid, command in processes_of(cluster).items():
         sockets = _sockets(pid)
         found |= {address: command for inode, address in _listening().items() if inode in sockets}

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -57,8 +58,8 @@ def test_all_of_them_are_accepted_run_are_applied_again_and_leave_nothing(cluste
 def test_a_definition_as_large_as_they_come(cluster: Cluster) -> None:
     """Some hundred kilobytes of schema, nested as those of operators that embed pods: created, explained, used."""
     kubectl = cluster.kubectl()
-    leaf: dict[str, object] = {"type": "string", "description": "A text about what this field is good for. " * 4}
-    level: dict[str, object] = {f"field{n}": leaf for n in range(40)}
+    leaf: dict[str, Any] = {"type": "string", "description": "A text about what this field is good for. " * 4}
+    level: dict[str, Any] = {f"field{n}": leaf for n in range(40)}
     for depth in range(12):
         level = {f"field{n}": leaf for n in range(20)} | {f"level{depth}": {"type": "object", "properties": level}}
     every = {f"part{n}": {"type": "object", "properties": level} for n in range(6)}

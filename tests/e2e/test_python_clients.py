@@ -139,7 +139,8 @@ def test_the_official_client_reads_every_list_of_every_served_group(official: ku
     groups = kubernetes.client.ApisApi(official).get_api_versions().groups
     versions = {"v1"} | {version.group_version for group in groups for version in group.versions}
     read = 0
-    for name, kind in inspect.getmembers(kubernetes.client, inspect.isclass):
+    kinds: list[tuple[str, Any]] = inspect.getmembers(kubernetes.client, inspect.isclass)
+    for name, kind in kinds:
         if not name.endswith("Api") or name == "CustomObjectsApi" or not hasattr(kind, "get_api_resources"):
             continue
         api = kind(official)
@@ -169,7 +170,8 @@ def test_the_official_client_creates_watches_and_deletes(
     core.delete_namespaced_config_map("a", space)
     watch = kubernetes.watch.Watch()
     types = []
-    version = str(int(made.metadata.resource_version) - 1)
+    metadata: Any = made.metadata
+    version = str(int(metadata.resource_version) - 1)
     for event in watch.stream(
         core.list_namespaced_config_map, space, field_selector="metadata.name=a", resource_version=version
     ):
@@ -266,7 +268,13 @@ async def test_the_asynchronous_client(web: Kubectl) -> None:
     async with kubernetes_asyncio.stream.WsApiClient() as streaming:
         core = kubernetes_asyncio.client.CoreV1Api(streaming)
         said = await core.connect_get_namespaced_pod_exec(
-            "web", web.namespace, command=["echo", "hi"], stderr=True, stdin=False, stdout=True, tty=False
+            "web",
+            web.namespace,
+            command=["echo", "hi"],  # type: ignore[arg-type]
+            stderr=True,
+            stdin=False,
+            stdout=True,
+            tty=False,
         )
         assert said == "hi\n"
 
@@ -281,12 +289,14 @@ def test_lightkube(web: Kubectl) -> None:
     settings.data["c"] = "3"
     client.replace(settings)
     for kind, found in client.watch(ConfigMap, resource_version="0", fields={"metadata.name": "a"}):
+        assert found.data is not None
         assert (kind, found.data["c"]) == ("ADDED", "3")
         break
     for one in lightkube.codecs.load_all_yaml(yaml.safe_dump(DEPLOYMENT)):
         client.apply(one)
     client.wait(Deployment, "app", for_conditions=["Available"])
     scale = client.get(Deployment.Scale, "app")
+    assert scale.spec is not None
     scale.spec.replicas = 3
     client.replace(scale, name="app")
     assert client.get(Deployment, "app").spec.replicas == 3
@@ -310,7 +320,8 @@ def test_kr8s(web: Kubectl) -> None:
     deployment.scale(3)
     deployment.label({"x": "y"})
     deployment.patch({"spec": {"replicas": 1}})
-    assert [d.name for d in api.get("deployments", label_selector="x=y")] == ["app"]
+    listed: Any = api.get("deployments", label_selector="x=y")
+    assert [d.name for d in listed] == ["app"]
     pod = kr8s.objects.Pod.get("web", namespace=web.namespace, api=api)
     done = pod.exec(["sh", "-c", "echo hi; echo err >&2"])
     assert (done.stdout, done.stderr, done.returncode) == (b"hi\n", b"err\n", 0)

@@ -110,7 +110,7 @@ class FakeClient:
         self._horizon = None if count is None else self._horizon + count
         self._wake()
 
-    async def until(self, condition: Callable[[], Any], *, steps: int = 20_000) -> None:
+    async def until(self, condition: Callable[..., Any], *, steps: int = 20_000) -> None:
         """Let the loop run until `condition()` holds; in real time at most about 20 seconds."""
         for _ in range(steps):
             if condition():

@@ -3,6 +3,7 @@
 import shlex
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer.main
@@ -62,7 +63,8 @@ def wrong_in_rayplane(words: list[str]) -> str:
 
 
 def wrong_in_command(first: str, rest: list[str]) -> str:
-    trail, found = first, typer.main.get_command(app).commands.get(first)
+    every: Any = typer.main.get_command(app)
+    trail, found = first, every.commands.get(first)
     if rest and (inner := getattr(found, "commands", None)):
         names, rest, trail = rest[0].split("|"), rest[1:], f"{first} {rest[0]}"
         found = inner[names[0]] if {*names} <= {*inner} else None

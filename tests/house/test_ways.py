@@ -38,8 +38,8 @@ def names_in(file: str) -> tuple[frozenset[str], frozenset[str]]:
             defined |= {
                 f"{node.name}.{one.name}" for one in inner if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef)
             }
-    for node in ast.walk(tree):
-        match node:
+    for part in ast.walk(tree):
+        match part:
             case ast.Name(id=name) | ast.Attribute(attr=name) | ast.alias(name=name) | ast.Constant(value=str(name)):
                 named.add(name)
     return frozenset(defined), frozenset(named)

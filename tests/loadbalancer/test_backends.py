@@ -119,7 +119,8 @@ EVENTS = st.one_of(
 def test_hardly_a_check_ends_a_connection(steps: list[tuple[Event, float]]) -> None:
     made = Pool(silent_to_doubt=2, silent_to_cut=4, leave_s=60.0)
     # Nobody has listed any of them since the beginning.
-    now, listed, left_at = 0.0, (), dict.fromkeys(ADDRESSES, 0.0)
+    listed: tuple[str, ...] = ()
+    now, left_at = 0.0, dict.fromkeys(ADDRESSES, 0.0)
     for event, pause in steps:
         now += pause
         if isinstance(event, Listed) and event.addresses:

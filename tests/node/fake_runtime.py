@@ -6,15 +6,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import grpc
+from grpc import StatusCode as Code
 
 from rayplane.control_plane.rpc import EVERYONE, Context, RpcError, Service, each, methods_of
 from rayplane.control_plane.rpc.unix import UnixListener
 from rayplane.proto.cri import cri_pb2 as pb
 from tests.node.cri_clients import SERVICES
 
-Code = grpc.StatusCode
-_CREATED, _RUNNING, _EXITED = (pb.ContainerState.Value(f"CONTAINER_{n}") for n in ("CREATED", "RUNNING", "EXITED"))
+_CREATED, _RUNNING, _EXITED = pb.CONTAINER_CREATED, pb.CONTAINER_RUNNING, pb.CONTAINER_EXITED
 
 
 class FakeRuntime:

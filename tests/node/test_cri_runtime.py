@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import AsyncMock, Mock
 
-import grpc
 import pytest
+from grpc import StatusCode as Code
 
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.node_annotations import NO_SERVICES
@@ -28,8 +28,6 @@ from rayplane.node.runtime.cri.streams import exit_code
 from rayplane.proto.cri import cri_pb2 as pb
 from tests.node.conftest import make_pod
 from tests.node.fake_runtime import FakeRuntime
-
-Code = grpc.StatusCode
 
 
 class Heard:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import grpc
 import pytest
+from grpc import StatusCode as Code
 
 from rayplane.control_plane.rpc import RpcError, Stub, methods_of
 from rayplane.node import callers
@@ -22,7 +22,6 @@ from tests.node.conftest import make_pod
 from tests.node.cri_clients import SERVICES, connected
 from tests.node.processes import QUICK, MakeHost
 
-Code = grpc.StatusCode
 MISSING = "f" * 64
 #: Calls that name what is not there, and their answers; OK where CRI wants them to be repeatable.
 ABSENT: dict[str, Code] = {

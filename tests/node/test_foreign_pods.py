@@ -29,9 +29,9 @@ async def fake(tmp_path: Path) -> AsyncIterator[FakeRuntime]:
 
 
 def put_volume(api: FakeClient, path: Path, mode: str = "Block") -> None:
-    volume = {"metadata": {"name": "v"}, "spec": {"local": {"path": str(path)}, "volumeMode": mode}}
-    volume["spec"]["claimRef"] = {"namespace": "default", "name": "c", "uid": "uid-c"}
-    api.put("persistentvolumes", volume)
+    of = {"namespace": "default", "name": "c", "uid": "uid-c"}
+    spec = {"local": {"path": str(path)}, "volumeMode": mode, "claimRef": of}
+    api.put("persistentvolumes", {"metadata": {"name": "v"}, "spec": spec})
     claim = {"metadata": {"name": "c", "namespace": "default", "uid": "uid-c"}, "spec": {"volumeName": "v"}}
     api.put("persistentvolumeclaims", {**claim, "status": {"phase": "Bound"}})
 

@@ -117,7 +117,7 @@ def test_a_service_is_a_few_elements_and_shares_its_rules() -> None:
 def test_ports_and_endpoints_without_end_are_cut_off_and_told() -> None:
     ports = [{"name": f"p{n}", "port": n} for n in range(1, 20_000)]
     many = {"metadata": {"name": "web", "namespace": "default"}, "spec": {"clusterIP": "10.78.0.1", "ports": ports}}
-    few = [{"endpoints": [{}] * 5}]
+    few: list[dict[str, Any]] = [{"endpoints": [{}] * 5}]
     assert len(served_ports(many, few)) == 1000 and "18999 of its ports" in left_out(many, few)
     assert len(served_ports(many, [{"endpoints": [{}] * 1000}] * 10)) == 5
     assert left_out({"metadata": {}, "spec": {"ports": ports[:9]}}, few) == ""

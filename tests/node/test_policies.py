@@ -271,7 +271,7 @@ def test_labels_of_namespaces_and_pods_count_as_they_are_now() -> None:
     twin = Twin()
     east = [{"from": [{"namespaceSelector": {"matchLabels": {"a": "1"}}, "podSelector": {"matchLabels": {"b": "1"}}}]}]
     spec = {"podSelector": {"matchLabels": {"a": "2"}}, "policyTypes": ["Ingress"], "ingress": east}
-    for step in (
+    steps: tuple[tuple[Any, ...], ...] = (
         ("pod", 1, ("red", {"a": "2"}, {})),
         ("pod", 4, ("blue", {"b": "1"}, {})),
         ("policy", "red/x", spec),
@@ -280,7 +280,8 @@ def test_labels_of_namespaces_and_pods_count_as_they_are_now() -> None:
         ("namespace", "blue", {"a": "1"}),
         ("pod", 4, ("blue", {"b": "2"}, {})),
         ("namespace", "blue", None),
-    ):
+    )
+    for step in steps:
         twin.take(*step)
         twin.check()
 

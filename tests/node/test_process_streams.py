@@ -109,7 +109,7 @@ async def test_copies_go_to_the_container_and_come_back(api: FakeClient, make_ho
     where = f"/{tmp_path.name}/deep"  # would be made at the root of the machine
     for directory in (where, "/data", "../../../../../../../../../.."):
         unpack = ("tar", "-xmf", "-", "-C", directory)
-        first = {"stdin_open": True, "stdin": buffer.getvalue(), "stdin_closed": True}
+        first: dict[str, Any] = {"stdin_open": True, "stdin": buffer.getvalue(), "stdin_closed": True}
         assert (await run_in(host, "web", *unpack, **first))[1:] == (b"", 0)
     assert not {tmp_path.name, "copied"} & {*os.listdir("/")}
     for path in (f"{where}/copied", "/data/copied", "/copied"):
@@ -174,7 +174,8 @@ async def test_output_that_nobody_reads_waits_in_the_pod(api: FakeClient, make_h
     # The command stands still, as its pipe is full: what is buffered here is bounded.
     for _ in range(20):
         await asyncio.sleep(0)
-    held = sum(len(r._buffer) for r in session._readers)  # type: ignore[attr-defined]
+    readers: Any = session._readers  # type: ignore[attr-defined]
+    held = sum(len(r._buffer) for r in readers)
     assert held <= 4 * 64 * 1024
     async for out, _ in reader:
         taken += len(out)

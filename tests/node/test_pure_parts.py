@@ -101,7 +101,7 @@ def test_sources_in_order_of_precedence() -> None:
         ],
     }
     secret = {"kind": "Secret", "data": {"k": base64.b64encode(b"hidden").decode()}}
-    found = {
+    found: dict[tuple[str, str], dict[str, Any] | None] = {
         ("configmaps", "m"): {"data": {"one": "1", "two": "2"}},
         ("secrets", "s"): secret,
         ("secrets", "gone"): None,

@@ -70,24 +70,22 @@ _JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
     max_leaves=6,
 )
+_USUAL: dict[str, list[Any]] = {
+    "id": ["a", "b"],
+    "of": ["a", ""],
+    "argv": [["true"], [], ["/nowhere"], [""]],
+    "env": [{}, {"A": "b"}],
+    "cwd": ["/", "/nowhere"],
+    "tty": [True, False],
+    "log": ["1.log", "../x", "."],
+    "log_bytes": [100, 0],
+    "stop_signal": [15, 99],
+    "grace": [0, 0.1, 1e308],
+    "seconds": [60],
+}
 _ORDER = st.fixed_dictionaries(
     {"op": st.sampled_from(["start", "exec", "attach", "kill", "alive", "none"])},
-    optional={
-        field: _JSON | st.sampled_from(usual)
-        for field, usual in {
-            "id": ["a", "b"],
-            "of": ["a", ""],
-            "argv": [["true"], [], ["/nowhere"], [""]],
-            "env": [{}, {"A": "b"}],
-            "cwd": ["/", "/nowhere"],
-            "tty": [True, False],
-            "log": ["1.log", "../x", "."],
-            "log_bytes": [100, 0],
-            "stop_signal": [15, 99],
-            "grace": [0, 0.1, 1e308],
-            "seconds": [60],
-        }.items()
-    },
+    optional={field: _JSON | st.sampled_from(usual) for field, usual in _USUAL.items()},
 )
 _SENT = st.binary(min_size=1, max_size=64) | _ORDER.map(lambda order: json.dumps(order).encode())
 

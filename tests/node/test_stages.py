@@ -90,8 +90,8 @@ async def test_a_stage_decides_a_pods_life_from_its_beginning(api: FakeClient, m
 async def test_without_a_stage_that_is_for_it_a_pod_lives_as_ever_and_a_later_one_takes_it_over(
     api: FakeClient, make_host: MakeHost
 ) -> None:
-    failed = {"next": {"statusTemplate": "phase: Failed\nreason: Chaos"}, "selector": {"matchLabels": {"chaos": "yes"}}}
-    put(api, "chaos", RUNS, **failed)
+    selector = {"matchLabels": {"chaos": "yes"}}
+    put(api, "chaos", RUNS, next={"statusTemplate": "phase: Failed\nreason: Chaos"}, selector=selector)
     host = await make_host(NodeConfig("n1"))
     for name in ("calm", "wild"):
         api.put("pods", make_pod(name))

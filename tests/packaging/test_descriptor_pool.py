@@ -4,6 +4,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
@@ -50,7 +51,8 @@ def define_ours_as_foreigners() -> None:
             theirs.message_type.add(name=message).field.add(name="other", number=1, label=1, type=9)
         file = descriptor_pool.Default().AddSerializedFile(theirs.SerializeToString())
         for message, descriptor in file.message_types_by_name.items():
-            assert message_factory.GetMessageClass(descriptor)(other="theirs").other == "theirs", message
+            made: Any = message_factory.GetMessageClass(descriptor)(other="theirs")
+            assert made.other == "theirs", message
 
 
 def test_messages_are_those_of_the_fast_implementation() -> None:

@@ -66,7 +66,7 @@ class ForeignRay:
 
     def seen_by_another(self) -> dict[str, Any]:
         """What OTHER_USER says; empty when Ray does not let him in."""
-        command = [self.python, "-c", OTHER_USER, self.address]
+        command = [str(self.python), "-c", OTHER_USER, self.address]
         done = subprocess.run(
             command, env=self.env, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S, check=False
         )

@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
+from grpc import StatusCode as Code
 
 from rayplane.control_plane.rpc import RpcError, grpc_network
 from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
@@ -32,7 +33,6 @@ from tests.rpc.grpc_peers import (
 from tests.rpc.http2_peer import RESPONSE, TRAILERS
 
 pytestmark = pytest.mark.usefixtures("nothing_leaks")
-Code = grpc.StatusCode
 
 
 async def test_of_many_addresses_few_are_remembered(network: GrpcNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,7 +287,7 @@ async def test_an_answer_that_is_none_is_an_error(
 
 
 async def test_what_a_server_says_before_the_answer_is_passed_over(network: GrpcNetwork) -> None:
-    script = [[(b":status", b"103")], RESPONSE, ANSWER, TRAILERS]
+    script: list[Any] = [[(b":status", b"103")], RESPONSE, ANSWER, TRAILERS]
     assert (await outcome(network, lambda wire: answer_calls(wire, *script))).count == 7
 
 

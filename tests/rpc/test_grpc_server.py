@@ -309,7 +309,7 @@ async def test_a_client_that_has_sent_its_last_still_gets_its_answers(wire: Wire
 
 async def test_a_deadline_frees_what_nobody_takes(served: Served) -> None:
     wire = await Wire.connect(served.address, window=10)
-    wire.h2.increment_flow_control_window = lambda *_: None  # takes no more
+    wire.h2.increment_flow_control_window = lambda *_: None  # type: ignore[method-assign]  # takes no more
     stream = wire.call(RANGE, (b"grpc-timeout", b"300m"), message=message(key=b"k", limit=10_000_000))
     blocked = wire.call(SNAPSHOT, (b"grpc-timeout", b"200m"), message=frame(b""))
     await wire.until(lambda: blocked in [s for s, _ in wire.peer.resets])
@@ -479,7 +479,7 @@ async def test_everything_of_one_turn_is_written_at_once() -> None:
     connection, transport = _connected(Handler())
     await asyncio.sleep(0)
     writes: list[bytes] = []
-    transport.write = writes.append  # type: ignore[method-assign]
+    transport.write = writes.append  # type: ignore[method-assign, assignment]
     for number in (1, 3):
         fields = [(n, RANGE.encode() if n == b":path" else v) for n, v in REQUEST]
         connection.data_received(frame_of(f.HEADERS, f.END_HEADERS, number, encode_headers(fields)))

@@ -1,6 +1,7 @@
 """HTTP/2 without sockets: peers that break the rules of a connection, and the bounds of what a peer may ask."""
 
 import itertools
+from collections.abc import Callable
 
 import hpack
 import pytest
@@ -169,7 +170,7 @@ def _begun_and_broken(number: int) -> bytes:
 
 
 @pytest.mark.parametrize("ruin", [_begun_and_reset, _begun_and_broken])
-def test_calls_that_are_only_begun_to_be_reset_end_the_connection(ruin: "type[_begun_and_reset]") -> None:
+def test_calls_that_are_only_begun_to_be_reset_end_the_connection(ruin: Callable[[int], bytes]) -> None:
     ours = server()
     numbers = itertools.count(1, 2)
     ours.connection.receive(b"".join(ruin(n) for n in itertools.islice(numbers, f.RESETS_MAX)))

@@ -7,7 +7,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -97,15 +97,18 @@ def test_who_connects_while_time_is_led_forward_is_given_time_to_introduce_himse
     async def main() -> None:
         loop, network = asyncio.get_running_loop(), GrpcNetwork(credentials)
         assert isinstance(loop, LeapingLoop)
+        stop: Callable[[], Awaitable[None]]
         if protocol == "h2":
             server = await network.serve("127.0.0.1:0", services(Handler()))
+            address, stop = server.address, server.stop
         else:
-            server = await SystemSockets().listen("127.0.0.1:0", http1.server(answer), tls=both)
-        thread = threading.Thread(target=introduce, args=server.address.split(":"))
+            listening = await SystemSockets().listen("127.0.0.1:0", http1.server(answer), tls=both)
+            address, stop = listening.address, listening.close
+        thread = threading.Thread(target=introduce, args=address.split(":"))
         thread.start()
         while thread.is_alive():
             await loop.advance(60)
-        await (server.stop() if protocol == "h2" else server.close())
+        await stop()
         await network.close()
 
     with asyncio.Runner(loop_factory=LeapingLoop) as runner:

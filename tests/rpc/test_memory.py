@@ -84,7 +84,7 @@ def test_when_one_end_dies_the_other_learns_of_it(victim: str) -> None:
         stub = Stub(client.channel("server:1"), SERVICES["Watch"])
         kv = Stub(client.channel("server:1"), SERVICES["KV"])
 
-        async def read() -> AsyncIterator[None]:
+        async def read() -> None:
             async for _ in stub.Watch(_held_open(b"a")):
                 pass
 

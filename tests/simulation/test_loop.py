@@ -5,6 +5,7 @@ import contextlib
 import contextvars
 import gc
 import warnings
+from typing import Any
 
 import pytest
 
@@ -143,7 +144,7 @@ def test_tasks_are_made_alike_by_every_asyncio() -> None:
             ran.append(what)
 
         loop = asyncio.get_running_loop()
-        factory = loop.get_task_factory()
+        factory: Any = loop.get_task_factory()
         assert factory is not None
         tasks = [
             factory(loop, note("old")),

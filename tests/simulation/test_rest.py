@@ -106,7 +106,7 @@ def test_a_watch_that_drops_an_event_when_it_begins_again_is_found() -> None:
                     options = replace(options, resource_version=str(int(options.resource_version) + 3))
                 return watch(user, target, options)
 
-            component.registry.watch = skip  # type: ignore[method-assign]
+            component.registry.watch = skip  # type: ignore[method-assign, assignment]
 
     assert found("REST: the watch did not tell of", forgetful)
 

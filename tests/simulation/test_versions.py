@@ -85,6 +85,6 @@ def test_a_watch_cache_that_loses_a_change_is_found() -> None:
                 if cache.info.plural != "configmaps" or revision % 5:
                     apply(cache, key, value, revision)
 
-            hub._apply = lose  # type: ignore[method-assign]
+            hub._apply = lose  # type: ignore[method-assign, assignment]
 
     assert found("REST: ", forgetful, seeds=1)

@@ -1,6 +1,7 @@
 """Messages: what is refused, what fits, and that no bytes make the reader fail."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from dnslib import EDNS0, QTYPE, RCODE, RR, A, DNSHeader, DNSLabel, DNSQuestion, DNSRecord
@@ -34,7 +35,7 @@ def many(count: int) -> list[RR]:
     return [RR("web.default.svc.cluster.local", ttl=5, rdata=A(f"10.16.{n // 250}.{n % 250}")) for n in range(count)]
 
 
-def written(question: Question, records: Sequence[RR] = (), *, limit: int, **more: list[RR]) -> DNSRecord:
+def written(question: Question, records: Sequence[RR] = (), *, limit: int, **more: Any) -> DNSRecord:
     packet = write(question, RCODE.NOERROR, records, limit=limit, **more)
     assert len(packet) <= limit
     return DNSRecord.parse(packet)

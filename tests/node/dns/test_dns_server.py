@@ -121,6 +121,8 @@ async def server(api: FakeClient, others: Others, tmp_path: Path) -> AsyncIterat
 class Client:
     """A client of the server under test."""
 
+    transport: asyncio.DatagramTransport
+
     def __init__(self) -> None:
         self._waiting: dict[int, asyncio.Future[DNSRecord]] = {}
         self._number = 0

@@ -85,7 +85,7 @@ class Node:
         self.address = registry.address
 
     async def image(self, name: str = "shop:1", pod: str = "p", secrets: tuple[str, ...] = (), **container: Any) -> Any:
-        spec = {"imagePullSecrets": [{"name": one} for one in secrets]}
+        spec: dict[str, Any] = {"imagePullSecrets": [{"name": one} for one in secrets]}
         said = name if "@" in name or "/" in name else f"{self.address}/{name}"
         return await self.manager.image(make_pod(pod, **spec), {"image": said, **container})
 

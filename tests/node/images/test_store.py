@@ -320,7 +320,7 @@ def _dies(root: str, digest: str, files: int) -> None:
         files -= 1
         written(self, *args)
 
-    unpacking.LayerWriter._file = counted  # type: ignore[method-assign]
+    unpacking.LayerWriter._file = counted  # type: ignore[method-assign, assignment]
     store.ready(store.catalog().images[digest])
 
 

@@ -33,21 +33,19 @@ class Refused(Exception):
 
 
 def packed(layer: list[Entry]) -> bytes:
-    found = []
-    for kind, path, other in layer:
-        above, _, name = path.rpartition("/")
-        gone = f"{above}/.wh.{name}".lstrip("/")
-        found.append(
-            {
-                "file": lambda path=path, other=other: entry(path, data=other.encode()),
-                "dir": lambda path=path: entry(path, DIRECTORY),
-                "link": lambda path=path, other=other: entry(path, SYMLINK, linkname=other),
-                "hard": lambda path=path, other=other: entry(path, LINK, linkname=other),
-                "gone": lambda gone=gone: entry(gone),
-                "clear": lambda path=path: entry(f"{path}/.wh..wh..opq"),
-            }[kind]()
-        )
-    return tar(found)
+    return tar([_packed(*one) for one in layer])
+
+
+def _packed(kind: str, path: str, other: str) -> tuple[tarfile.TarInfo, bytes]:
+    above, _, name = path.rpartition("/")
+    return {
+        "file": lambda: entry(path, data=other.encode()),
+        "dir": lambda: entry(path, DIRECTORY),
+        "link": lambda: entry(path, SYMLINK, linkname=other),
+        "hard": lambda: entry(path, LINK, linkname=other),
+        "gone": lambda: entry(f"{above}/.wh.{name}".lstrip("/")),
+        "clear": lambda: entry(f"{path}/.wh..wh..opq"),
+    }[kind]()
 
 
 def down(tree: Tree, parts: list[str]) -> Tree:
@@ -189,9 +187,8 @@ def test_devices_are_left_out_and_pipes_are_not(tmp_path: Path) -> None:
 
 def test_modes_times_and_holes_stay(tmp_path: Path) -> None:
     sparse = tarfile.TarInfo("sparse")
-    form = tarfile.GNU_FORMAT
     sparse.size = 512
-    header = bytearray(sparse.tobuf(form))
+    header = bytearray(sparse.tobuf(tarfile.GNU_FORMAT))
     header[156:157] = tarfile.GNUTYPE_SPARSE
     for at, text in ((386, b"%011o" % 4096), (398, b"%011o" % 512), (483, b"%011o" % 1_000_000)):
         header[at : at + 11] = text
@@ -199,7 +196,8 @@ def test_modes_times_and_holes_stay(tmp_path: Path) -> None:
     header[148:156] = b"%06o\0 " % sum(header)
     holes = bytes(header) + b"x" * 512
     plain = tar(
-        [entry("d", DIRECTORY, mode=0o1777, mtime=5), entry("d/su", data=b"1", mode=0o4755, mtime=7)], form=form
+        [entry("d", DIRECTORY, mode=0o1777, mtime=5), entry("d/su", data=b"1", mode=0o4755, mtime=7)],
+        form=tarfile.GNU_FORMAT,
     )
     layer = unpack(holes + plain, tmp_path / "layer")
     assert (layer / "sparse").read_bytes() == bytes(4096) + b"x" * 512 + bytes(1_000_000 - 4608)

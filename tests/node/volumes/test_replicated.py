@@ -198,7 +198,8 @@ async def test_a_round_that_fails_is_told_to_whom_it_was_for_and_the_next_goes_o
     await cluster.backends["a"].create("v", GIB)
     path = (await cluster.backends["a"].publish("v")).path
     publication = cluster.backends["a"].publication("v")
-    scan, failures = publication._content.scan, []
+    scan = publication._content.scan
+    failures: list[Exception] = []
 
     async def failing() -> object:
         if not failures and publication._barrier == [] and waiting.done() is False:
@@ -222,7 +223,8 @@ async def test_a_replica_that_a_fault_of_ours_kept_from_its_bytes_gets_them_late
     await cluster.backends["a"].create("v", GIB)
     path = (await cluster.backends["a"].publish("v")).path
     publication = cluster.backends["a"].publication("v")
-    ship, failures = publication._ship, []
+    ship = publication._ship
+    failures: list[object] = []
 
     async def failing(*shipment: object) -> None:
         if len(failures) < 6:
@@ -247,9 +249,9 @@ async def test_only_changed_blocks_travel(cluster: Cluster) -> None:
     sent: list[int] = []
     original = cluster.services["b"].Apply
 
-    async def counted(request: object, context: object) -> object:
-        sent.append(sum(len(block) for block in request.blocks))  # type: ignore[attr-defined]
-        return await original(request, context)  # type: ignore[arg-type]
+    async def counted(request: Any, context: Any) -> Any:
+        sent.append(sum(len(block) for block in request.blocks))
+        return await original(request, context)
 
     cluster.services["b"].Apply = counted  # type: ignore[method-assign, assignment]
     write(path, "big", b"changed", offset=2_000_000)

@@ -47,7 +47,7 @@ async def cluster(request: pytest.FixtureRequest) -> AsyncIterator[Cluster]:
     await cluster.stop()
 
 
-async def written(cluster: Cluster, volume: str, node: str = "a", **files: bytes) -> Path:
+async def written(cluster: Cluster, volume: str, node: str = "a", /, **files: bytes) -> Path:
     root = Path((await cluster.backends[node].publish(volume)).path)
     for name, data in files.items():
         (root / name).write_bytes(data)

@@ -173,7 +173,7 @@ def test_a_scan_looks_at_nothing_outside_and_waits_for_no_pipe(tmp_path: Path) -
             (root / "dir").symlink_to(outside / "dir")
         return result
 
-    again._entry = swap  # type: ignore[method-assign]
+    again._entry = swap  # type: ignore[method-assign, assignment]
     scan = again.scan()
     assert hash_block(b"secret") not in {b for e in scan.manifest.values() for b in e.blocks}
     assert again.block(hash_block(b"secret"), b"dir/secret", 0, 65536) is None
