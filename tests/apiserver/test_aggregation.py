@@ -59,7 +59,7 @@ class Extension:
         AUTHORITY.issue("extension", hosts=["ext.default.svc"]).load(self._tls)
 
     async def start(self) -> None:
-        self._runner = web.ServerRunner(web.Server(self.handle))  # type: ignore[arg-type]
+        self._runner = web.ServerRunner(web.Server(self.handle))
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self.port, ssl_context=self._tls)
         await site.start()

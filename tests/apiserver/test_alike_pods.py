@@ -226,7 +226,7 @@ async def test_each_is_looked_at_whose_volumes_are_called_after_it(stack: Stack,
 async def test_who_is_recorded_or_asks_for_a_trial_makes_each_by_itself(stack: Stack, decoded: Decoded) -> None:
     client = stack.client()
     for options in ({"field_manager": "me"}, {"dry_run": True}):
-        await client.batch([ops.create("pods", POD, **options)] * 2)  # type: ignore[arg-type]
+        await client.batch([ops.create("pods", POD, **options)] * 2)
     assert decoded.count == 4
     assert [
         entry["manager"]

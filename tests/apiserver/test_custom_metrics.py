@@ -154,7 +154,7 @@ async def test_it_takes_the_rights_that_the_rest_face_asks_for(setting: Setting)
 async def test_places_that_are_none(setting: Setting, place: dict[str, str]) -> None:
     await serve(setting, EXTERNAL, "v1beta1", "namespaces/default/jobs", [])
     with pytest.raises(errors.BadRequest):
-        await setting.client.read_aggregated(EXTERNAL, ["v1beta1"], **place)  # type: ignore[arg-type]
+        await setting.client.read_aggregated(EXTERNAL, ["v1beta1"], **place)
     assert not setting.extension.seen
 
 

@@ -69,7 +69,7 @@ class World:
     def _begin(self, ticket: Ticket) -> None:
         flow, service_s = ticket.flow
         self.served[flow] += 1
-        self.seconds[flow] += service_s * ticket.seats  # type: ignore[assignment]
+        self.seconds[flow] += service_s * ticket.seats
         self.waits.setdefault(flow, []).append(self.now - ticket.arrived_at)
         heapq.heappush(self.events, (self.now + service_s, next(self.numbers), "finish", ticket, 0.0, {}))
 

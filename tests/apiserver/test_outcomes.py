@@ -64,7 +64,7 @@ class StormyEtcd(FakeEtcd):
             raise RpcError(grpc.StatusCode.INTERNAL, "the answer ended within a message")
         return answer
 
-    async def _late(self, *txn: Sequence) -> None:  # type: ignore[type-arg]
+    async def _late(self, *txn: Sequence) -> None:
         await asyncio.sleep(self.rng.expovariate(1.0))
         await super().txn(*txn)
 

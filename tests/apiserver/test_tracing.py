@@ -126,7 +126,7 @@ class Rest:
 
     async def explained(self, method: str, path: str, body: Any = None, **headers: str) -> dict[str, Any]:
         _, _, found = await self.ask(method, path, body, **{TRACE: "1"}, **headers)
-        return (await self.ask("GET", f"{RECENT}/{found[TRACE_ID]}"))[1]  # type: ignore[no-any-return]
+        return (await self.ask("GET", f"{RECENT}/{found[TRACE_ID]}"))[1]
 
 
 @pytest_asyncio.fixture

@@ -154,8 +154,8 @@ def settled(monkeypatch: pytest.MonkeyPatch, **of_raylet: Any) -> tuple[Any, typ
     services = SimpleNamespace(start_ray_process=start)
     node: type[Any] = type("Node", (), {})
     inner = SimpleNamespace(node=SimpleNamespace(Node=node), services=services)
-    monkeypatch.setitem(sys.modules, "ray._private", inner)  # type: ignore[misc]
-    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(_raylet=SimpleNamespace(**of_raylet)))  # type: ignore[misc]
+    monkeypatch.setitem(sys.modules, "ray._private", inner)
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(_raylet=SimpleNamespace(**of_raylet)))
     parameters = SimpleNamespace(ray_client_server_port=10001)
     # A slot that no cluster has, and no longer than this.
     monkeypatch.setenv(ray_hook.SLOT, "-1")

@@ -431,7 +431,7 @@ def test_a_verdict_is_ok_when_nothing_was_wrong() -> None:
     good = Verdict(scenario="s", seed=1, cluster="c", invariants={"held": []}, expected=[("reads", "")])
     assert good.ok and good.to_json()["verdict"] == "ok"
     for wrong in ({"errors": ["e"]}, {"expected": [("reads", "no")]}, {"invariants": {"held": ["t"]}}):
-        assert not Verdict(scenario="s", seed=1, cluster="c", **wrong).ok  # type: ignore[arg-type]
+        assert not Verdict(scenario="s", seed=1, cluster="c", **wrong).ok
 
 
 def test_checks_of_users_are_loaded_or_refused(tmp_path: Path) -> None:

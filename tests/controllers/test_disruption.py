@@ -44,7 +44,7 @@ class Guarded(Cluster):
 
     def counts(self) -> tuple[int, int, int, int]:
         found = self.status()
-        return tuple(found[f] for f in ("currentHealthy", "desiredHealthy", "expectedPods", "disruptionsAllowed"))  # type: ignore[return-value]
+        return tuple(found[f] for f in ("currentHealthy", "desiredHealthy", "expectedPods", "disruptionsAllowed"))
 
     def condition(self) -> tuple[str, str, str]:
         found = meta.get_condition(self.status()["conditions"], "DisruptionAllowed") or {}
@@ -145,7 +145,7 @@ def test_what_cannot_be_counted_allows_nothing(case: str) -> None:
     make, why = FAILURES[case]
     cluster = Guarded()
     cluster.budget(maxUnavailable=1)
-    cluster.web(2, ready=2, owner=make(cluster))  # type: ignore[no-untyped-call]
+    cluster.web(2, ready=2, owner=make(cluster))
     assert cluster.condition() == ("False", "SyncFailed", why)
     assert cluster.status()["disruptionsAllowed"] == 0
     text = f"Failed to calculate the number of expected pods: {why}"

@@ -325,7 +325,7 @@ class CrashRun:
             maintenance = Stub(self.network.channel(member.client), pb.DESCRIPTOR.services_by_name["Maintenance"])
 
             def defragment() -> Awaitable[object]:
-                return maintenance.Defragment(pb.DefragmentRequest(), timeout=CALL_TIMEOUT_S)  # type: ignore[no-any-return]
+                return maintenance.Defragment(pb.DefragmentRequest(), timeout=CALL_TIMEOUT_S)
 
             work = defragment
         else:

@@ -191,7 +191,7 @@ async def test_callers_are_judged_one_by_one_once_authentication_is_on() -> None
         await auth.RoleAdd(pb.AuthRoleAddRequest(name="root"))
         await auth.RoleAdd(pb.AuthRoleAddRequest(name="writer"))
         await auth.RoleGrantPermission(
-            pb.AuthRoleGrantPermissionRequest(name="writer", perm={"permType": 2, "key": b"mine"})  # type: ignore[arg-type]
+            pb.AuthRoleGrantPermissionRequest(name="writer", perm={"permType": 2, "key": b"mine"})
         )
         await auth.UserGrantRole(pb.AuthUserGrantRoleRequest(user="root", role="root"))
         await auth.UserGrantRole(pb.AuthUserGrantRoleRequest(user="user", role="writer"))

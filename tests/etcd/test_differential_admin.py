@@ -445,7 +445,7 @@ def test_reads_and_writes_without_a_majority() -> None:
             assert side.endpoints[0].call("KV.Put", pb.PutRequest(key=b"k", value=b"v")).message is not None
         for side in pair.sides:
             for number in (1, 2):
-                side.stop_member(number)  # type: ignore[attr-defined]
+                side.stop_member(number)
         required = (("hasleader", "true"),)
         serializable = pb.RangeRequest(key=b"k", serializable=True)
         for side in pair.sides:

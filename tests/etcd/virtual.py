@@ -5,7 +5,7 @@ import selectors
 from typing import Any
 
 
-class _Selector(selectors.DefaultSelector):  # type: ignore[misc, valid-type]
+class _Selector(selectors.DefaultSelector):
     """Instead of waiting, time jumps."""
 
     now = 0.0

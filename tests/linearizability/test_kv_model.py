@@ -24,7 +24,7 @@ def on_store(store: Store, request: Request, truth: Truth | None = None) -> Resp
         kv = store.get(compare.key)
         if kv is None:
             return None if compare.field == "value" else 0
-        return getattr(kv_of(kv), compare.field)  # type: ignore[no-any-return]
+        return getattr(kv_of(kv), compare.field)
 
     succeeded = all(field(c) == c.target for c in request.compare)
     results: list[Kv | int | None] = []

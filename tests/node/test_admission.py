@@ -125,7 +125,7 @@ async def test_of_two_pods_with_one_host_port_the_second_is_refused(api: FakeCli
     await make_host(NodeConfig("n1"))
     for name in ("first", "second"):
         api.put("pods", make_pod(name, container={"ports": [port(8080)]}))
-        await api.until(lambda name=name: reason(api, name) != "Pending")  # type: ignore[misc]
+        await api.until(lambda name=name: reason(api, name) != "Pending")
     assert (reason(api, "first"), reason(api, "second")) == ("Running", "NodePorts")
     assert meta.status(api.pod("second"))["phase"] == "Failed"
     assert meta.status(api.pod("second"))["message"].startswith("Pod was rejected: Predicate NodePorts failed: ")
@@ -165,7 +165,7 @@ async def test_extended_resources_follow_what_users_write_into_the_capacity(
     asks = {"resources": {"requests": {"example.org/dongle": "2"}, "limits": {"example.org/dongle": "2"}}}
     for name in ("a", "b"):
         api.put("pods", make_pod(name, container=asks))
-        await api.until(lambda name=name: reason(api, name) != "Pending")  # type: ignore[misc]
+        await api.until(lambda name=name: reason(api, name) != "Pending")
     assert (reason(api, "a"), reason(api, "b")) == ("Running", "OutOfexample.org/dongle")
     await api.patch("nodes", "n1", "", {"status": {"capacity": {"example.org/dongle": None}}}, subresource="status")
     await api.until(lambda: allocatable() == before)

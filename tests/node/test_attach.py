@@ -113,7 +113,7 @@ def test_who_takes_nothing_is_given_up_and_the_container_goes_on(monkeypatch: py
     read, write = os.pipe()
     with ours, theirs, os.fdopen(container, "wb", 0) as container_end:
         below = shim.Shim(theirs)
-        child = children.Child({"id": "c", "argv": []}, SimpleNamespace(pid=1))  # type: ignore[arg-type]
+        child = children.Child({"id": "c", "argv": []}, SimpleNamespace(pid=1))
         child.outputs[output] = b"stdout"
         child.log = SimpleNamespace(add=lambda data, stream: None)  # type: ignore[assignment]
         os.set_blocking(output, False)

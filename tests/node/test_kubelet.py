@@ -58,7 +58,7 @@ async def test_a_node_tells_that_it_was_cordoned(api: FakeClient, make_host: Mak
     for cordoned, reason in ((True, "NodeNotSchedulable"), (False, "NodeSchedulable")):
         node = api.objects["nodes"]["n1"]
         api.put("nodes", {**node, "spec": {**node["spec"], "unschedulable": cordoned}})
-        await api.until(lambda r=reason: api.events(r))  # type: ignore[misc]
+        await api.until(lambda r=reason: api.events(r))
         assert api.events(reason) == [f"Node n1 status is now: {reason}"]
 
 
@@ -87,7 +87,7 @@ async def test_a_node_that_was_given_up_tells_that_it_is_back(api: FakeClient, m
     lost = [{**c, "status": "Unknown", "reason": "NodeStatusUnknown"} for c in node["status"]["conditions"]]
     api.put("nodes", {**node, "status": {**node["status"], "conditions": lost}})
     for reason in ("NodeHasSufficientMemory", "NodeHasNoDiskPressure", "NodeHasSufficientPID", "NodeReady"):
-        await api.until(lambda r=reason: api.events(r))  # type: ignore[misc]
+        await api.until(lambda r=reason: api.events(r))
         assert api.events(reason) == [f"Node n1 status is now: {reason}"]
 
 

@@ -525,7 +525,7 @@ class World:
             del self.hooks[event.container]
         elif isinstance(event, TimerFired):
             self.life.now = max(self.life.now, self.life.timers.pop(event.key))
-        return event  # type: ignore[no-any-return]
+        return event
 
 
 @settings(max_examples=examples(200), deadline=None)

@@ -270,7 +270,7 @@ async def test_no_host_of_a_machine_lets_pods_of_another_out(api: FakeClient, ma
     hosts = [await make_isolating(node) for node in (NODE, NodeConfig("n2", runtime="process"))]
     for node, name in (("n1", "mate"), ("n2", "web")):
         api.put("pods", pod(name, node, "default", app=name))
-        await api.until(lambda name=name: pod_is_ready(api.pod(name)))  # type: ignore[misc]
+        await api.until(lambda name=name: pod_is_ready(api.pod(name)))
     number = int(hosts[0].advertised.rpartition(":")[2])
     end = {"addresses": ["127.0.0.1"], "conditions": {"ready": True}}
     put(api, service("api", clusterIP="10.78.1.3", ports=[{"port": 443}]), end, port=number)
@@ -292,7 +292,7 @@ async def test_no_host_of_a_machine_lets_pods_of_another_out(api: FakeClient, ma
             await asyncio.sleep(0.01)
     api.put(POLICIES, policy("deny", None, policyTypes=["Egress"]))
     for host in hosts:
-        await api.until(lambda host=host: len(enforcer_of(host)._known._by_ip) > 2)  # type: ignore[misc]
+        await api.until(lambda host=host: len(enforcer_of(host)._known._by_ip) > 2)
     async with asyncio.timeout(60):
         while await found(hosts[0], "mate", "n1") != {"ended"}:
             await asyncio.sleep(0.01)

@@ -65,7 +65,7 @@ def test_a_container_is_run_anew_if_a_resource_that_asks_for_that_changes(
 ) -> None:
     policies = [{"resourceName": "cpu", "restartPolicy": policy}]
     before = {"name": "c", "resources": {"requests": {"cpu": "1", "memory": "1Gi"}}, "resizePolicy": policies}
-    after = {**before, "resources": {"requests": {**before["resources"]["requests"], section: "2"}}}  # type: ignore[dict-item, index]
+    after = {**before, "resources": {"requests": {**before["resources"]["requests"], section: "2"}}}  # type: ignore[index]
     asked = new_resources({"spec": {"containers": [after]}}, {"c": before})
     assert asked.containers == (after,)
     assert asked.restart == ((("c", "Container c resize requires restart"),) if restarts else ())
@@ -166,7 +166,7 @@ async def test_the_resources_of_a_pod_as_a_whole_change(
     for generation, cpu, reason in ((2, "5", "Infeasible"), (3, "3", "")):
         changed = whole(cpu, generation=generation)
         api.put("pods", {**api.pod("a"), "spec": changed["spec"], "metadata": changed["metadata"]})
-        await api.until(lambda g=generation: meta.status(api.pod("a")).get("observedGeneration") == g)  # type: ignore[misc]
+        await api.until(lambda g=generation: meta.status(api.pod("a")).get("observedGeneration") == g)
         assert pending(api.pod("a"))[0] == reason
         given = "1" if reason else cpu
         assert api.pod("a")["status"]["allocatedResources"] == {"cpu": given}

@@ -62,7 +62,7 @@ def _peak(spec: dict[str, Any], get: Get) -> Amount:
 
 def _given(holder: dict[str, Any] | None, *path: str) -> Any:
     for step in path:
-        holder = (holder or {}).get(step)  # type: ignore[assignment]
+        holder = (holder or {}).get(step)
     return holder
 
 

@@ -104,7 +104,7 @@ class Member:
             hard_state=disk.recovered(self.applied_index),
             conf_state=self.conf,
         )
-        config = Config(id=self.id, applied=self.applied_index, **self.group.config)  # type: ignore[arg-type]
+        config = Config(id=self.id, applied=self.applied_index, **self.group.config)
         self.node = RawNode(config, self.storage, random.Random(self.group.rng.getrandbits(32)))
         self.out: Ready | None = None
         self.alive = True

@@ -179,7 +179,7 @@ def test_followers_time_starts_over_with_the_leaders_word_and_a_vote_given() -> 
         server = Server([], term=1, check_quorum=False)
         for _ in range(9):
             server.node.tick()
-        server.gets(kind, **fields)  # type: ignore[arg-type]
+        server.gets(kind, **fields)
         for _ in range(9):
             server.node.tick()
         assert server.node.status().role is Role.FOLLOWER

@@ -33,7 +33,7 @@ def queue(**more: Any) -> SchedulingQueue:
     return SchedulingQueue(hints, backoff=Backoff(1.0, 10.0), retry_after_s=300.0, **more)
 
 
-def names(found: list) -> list[str]:  # type: ignore[type-arg]
+def names(found: list) -> list[str]:
     return [p.name for p in found]
 
 

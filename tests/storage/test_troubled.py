@@ -37,7 +37,7 @@ async def test_a_sync_that_begins_while_the_disk_stands_still_ends_when_that_is_
     await file.sync()
     troubled.now = Trouble(stalled=True)
     syncs = [file.sync(), disk.write_atomic("g", b"y"), disk.sync_dir()]
-    stuck = [asyncio.create_task(one) for one in syncs]  # type: ignore[arg-type]
+    stuck = [asyncio.create_task(one) for one in syncs]
     await written(disk, "g")
     assert not any(one.done() for one in stuck), "what is written is not acknowledged"
     troubled.now = Trouble(stalled=True, clock_ahead_s=1.0)

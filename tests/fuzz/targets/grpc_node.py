@@ -77,7 +77,7 @@ def _of_the_pod(rng: random.Random) -> Call:
     bodies = []
     for _ in range(1 if name == "Logs" else rng.randrange(1, 4)):
         message = mutate.fill(rng, kind(), ("2026-01-01T00:00:00Z", "sh", "-c", "1"))
-        message.ref.CopyFrom(REF)  # type: ignore[attr-defined]
+        message.ref.CopyFrom(REF)
         bodies.append(message.SerializeToString())
     return f"/rayplane.v1.Node/{name}", tuple(bodies), True
 

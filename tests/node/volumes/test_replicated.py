@@ -253,7 +253,7 @@ async def test_only_changed_blocks_travel(cluster: Cluster) -> None:
         sent.append(sum(len(block) for block in request.blocks))
         return await original(request, context)
 
-    cluster.services["b"].Apply = counted  # type: ignore[method-assign, assignment]
+    cluster.services["b"].Apply = counted  # type: ignore[method-assign]
     write(path, "big", b"changed", offset=2_000_000)
     os.rename(f"{path}/big", f"{path}/renamed")
     await cluster.backends["a"].sync("v")
