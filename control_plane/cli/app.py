@@ -3,9 +3,11 @@
 import os
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
+import rayplane
 from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.cli import (
     advance,
@@ -47,6 +49,7 @@ app = typer.Typer(
     name="rayplane",
     add_completion=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 cluster.register(app)
 advance.register(app)
@@ -75,8 +78,14 @@ learn.register(app, lambda arguments: run(arguments))
 
 
 @app.callback(invoke_without_command=True)
-def without_command(context: typer.Context) -> None:
+def without_command(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
     """A Kubernetes control plane of actors, on Ray or in one process. Without a command it says what to do next."""
+    if version:
+        typer.echo(f"rayplane {rayplane.__version__}")
+        raise typer.Exit
     if context.invoked_subcommand is None:
         for line in welcome.welcome(Path.home()):
             typer.echo(line)

@@ -36,7 +36,14 @@ Whom = Annotated[
         autocompletion=completion.targets,
     ),
 ]
-Actor = Annotated[str, typer.Argument(metavar="[NAME]", help="Which one, or `random`; the one in charge by default.")]
+Actor = Annotated[
+    str,
+    typer.Argument(
+        metavar="[NAME]",
+        help="Which one, or `random`; the one in charge by default.",
+        autocompletion=completion.whom,
+    ),
+]
 
 
 class Signal(StrEnum):

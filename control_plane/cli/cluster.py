@@ -74,7 +74,9 @@ def register(app: typer.Typer) -> None:
 
 def up(
     name: Name = "default",
-    host: Annotated[str, typer.Option(help="`ray` or `process`.")] = "ray",
+    host: Annotated[
+        str, typer.Option(help="`ray` or `process`.", autocompletion=completion.one_of("ray", "process"))
+    ] = "ray",
     address: Annotated[str, typer.Option(help="Ray cluster to join: `auto` or HOST:PORT.")] = "",
     members: Annotated[int, typer.Option(help="etcd members, an odd number.")] = 3,
     apiservers: Annotated[int, typer.Option(help="API servers.")] = 2,
@@ -91,29 +93,42 @@ def up(
     runtime: Annotated[
         str,
         typer.Option(
-            help="`simulated`, `process`, `mixed` (simulated unless a RuntimeClass says `process`), or `cri:unix:///PATH`."
+            help="`simulated`, `process`, `mixed` (simulated unless a RuntimeClass says `process`), or `cri:unix:///PATH`.",
+            autocompletion=completion.one_of("simulated", "process", "mixed"),
         ),
     ] = "simulated",
     isolation: Annotated[
         str,
         typer.Option(
             help="Of real pods: `namespaces` of their own, `none`, or `auto`, what the machine can (the usual, but "
-            "for a Ray cluster that is joined); kept."
+            "for a Ray cluster that is joined); kept.",
+            autocompletion=completion.one_of("namespaces", "none", "auto"),
         ),
     ] = "",
     network_policy: Annotated[
         str,
         typer.Option(
-            help="Network policies of real pods: `on` (no pod starts where they are not kept), `off`, `auto`; kept."
+            help="Network policies of real pods: `on` (no pod starts where they are not kept), `off`, `auto`; kept.",
+            autocompletion=completion.one_of("on", "off", "auto"),
         ),
     ] = "",
     egress: Annotated[
-        str, typer.Option(help="Of isolated pods out of the cluster: `relay` by their host, or `none`; kept.")
+        str,
+        typer.Option(
+            help="Of isolated pods out of the cluster: `relay` by their host, or `none`; kept.",
+            autocompletion=completion.one_of("relay", "none"),
+        ),
     ] = "",
     egress_allow: Annotated[
         str, typer.Option(help="Networks of the machine's own that the relay reaches too, `a,b`, or `none`; kept.")
     ] = "",
-    timing: Annotated[str, typer.Option(help="`fast` (where nothing is said), `kubernetes` or `sparse`; kept.")] = "",
+    timing: Annotated[
+        str,
+        typer.Option(
+            help="`fast` (where nothing is said), `kubernetes` or `sparse`; kept.",
+            autocompletion=completion.one_of("fast", "kubernetes", "sparse"),
+        ),
+    ] = "",
     history: Annotated[
         str,
         typer.Option(help="For how long the past can be seen at least, such as 1h (10m where nothing is said); kept."),
@@ -148,7 +163,11 @@ def up(
         str, typer.Option(help="Admission plug-ins to switch off, `a,b`, or `none`; kept with the cluster.")
     ] = "",
     scheduling: Annotated[
-        str, typer.Option(help="What `default-scheduler` does: `pack` (until told otherwise) or `spread`; kept.")
+        str,
+        typer.Option(
+            help="What `default-scheduler` does: `pack` (until told otherwise) or `spread`; kept.",
+            autocompletion=completion.one_of("pack", "spread"),
+        ),
     ] = "",
     scheduler_config: Annotated[
         str,
@@ -161,7 +180,11 @@ def up(
         ),
     ] = "",
     missing_images: Annotated[
-        str, typer.Option(help="Images that are not there: `stand-in` (the machine's programs) or `refuse`; kept.")
+        str,
+        typer.Option(
+            help="Images that are not there: `stand-in` (the machine's programs) or `refuse`; kept.",
+            autocompletion=completion.one_of("stand-in", "refuse"),
+        ),
     ] = "",
     kubelet_config: Annotated[
         str, typer.Option(help="KubeletConfiguration of the nodes: a file, or `none`; kept with the cluster.")
@@ -171,7 +194,9 @@ def up(
         list[str] | None,
         typer.Option(help="Stages to put in: one of `rayplane stages`, or a file or folder (if called so, `./NAME`)."),
     ] = None,
-    log_format: Annotated[str, typer.Option(help="Of all logs: `text` or `json`.")] = "text",
+    log_format: Annotated[
+        str, typer.Option(help="Of all logs: `text` or `json`.", autocompletion=completion.one_of("text", "json"))
+    ] = "text",
     output: Output = "",
     state: State = None,
 ) -> None:
@@ -370,7 +395,7 @@ def remove(
     kind: Kind,
     actor: Annotated[
         str,
-        typer.Argument(metavar="[NAME]", help="Its name; the last one by default.", autocompletion=completion.actors),
+        typer.Argument(metavar="[NAME]", help="Its name; the last one by default.", autocompletion=completion.of_kind),
     ] = "",
     name: Name = "default",
     output: Output = "",

@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
+from importlib.resources import files
 from pathlib import Path
 
 import typer
@@ -15,13 +16,30 @@ from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.api.machinery.resources import builtin_registry
 from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.state import HOME, StateDir
-from rayplane.control_plane.faults.vocabulary import TARGETS
+from rayplane.control_plane.cluster.topology import Role, Topology
+from rayplane.control_plane.faults.vocabulary import ANY, FOLLOWER, LEADER, RAY, TARGETS
 from rayplane.control_plane.rpc import RpcError
 
 ANSWER_S = 3.0
 NAMES_MAX = 500
-_HARMLESS = re.compile(r"[A-Za-z0-9._:/-]+")
+_HARMLESS = re.compile(r"[A-Za-z0-9._:/,-]+")
 _FAILURES = (ApiError, RpcError, ClusterError, OSError, TimeoutError)
+# Readline cuts words at `=` and `:` too, as in --name=web and system:node: we are told the words as they were
+# written, and readline what comes behind its last cut.
+_BASH = r"""_rayplane_completion() {
+    local IFS=$'\n' line="${COMP_LINE:0:COMP_POINT}"
+    local word="${line##*[[:space:]]}" cut="" reply
+    [[ "$COMP_WORDBREAKS" == *:* && "$word" == *:* ]] && cut="${word%:*}:"
+    COMPREPLY=()
+    for reply in $(env _TYPER_COMPLETE_ARGS="$line" _TYPER_COMPLETE_FISH_ACTION=get-args \
+                   _RAYPLANE_COMPLETE=complete_fish "$1"); do
+        reply="${reply%%$'\t'*}"
+        COMPREPLY+=("${reply#"$cut"}")
+    done
+}
+
+complete -o default -F _rayplane_completion rayplane
+"""
 
 
 class Shell(StrEnum):
@@ -42,7 +60,15 @@ def completion(shell: Shell) -> None:
 
     zsh takes it the same way; fish by `rayplane completion fish | source`.
     """
+    if shell is Shell.BASH:
+        typer.echo(_BASH, nl=False)
+        return
     typer.echo(get_completion_script(prog_name="rayplane", complete_var="_RAYPLANE_COMPLETE", shell=shell.value))
+
+
+def one_of(*words: str) -> Callable[[str], list[str]]:
+    """What completes a word of which there are few."""
+    return lambda incomplete: _begun(incomplete, words)
 
 
 def clusters(incomplete: str) -> list[str]:
@@ -52,7 +78,9 @@ def clusters(incomplete: str) -> list[str]:
 
 def kinds(incomplete: str) -> list[str]:
     """Kinds that every cluster serves."""
-    return _begun(incomplete, dict.fromkeys(info.plural for info in builtin_registry().all()))
+    before, comma, _ = incomplete.rpartition(",")
+    plurals = dict.fromkeys(info.plural for info in builtin_registry().all())
+    return _begun(incomplete, (before + comma + plural for plural in plurals))
 
 
 def objects(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -76,15 +104,58 @@ def namespaces(ctx: typer.Context, incomplete: str) -> list[str]:
 
 def actors(ctx: typer.Context, incomplete: str) -> list[str]:
     """Names of the cluster's actors, as this machine knows them."""
-    with contextlib.suppress(*_FAILURES):
-        if (state := _place(ctx).read()) is not None:
-            return _begun(incomplete, (one.name for one in state.topology.instances))
-    return []
+    return _begun(incomplete, (one.name for one in _topology(ctx).instances))
+
+
+def machines(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Addresses of the cluster's machines."""
+    return _begun(incomplete, _topology(ctx).addresses)
 
 
 def targets(ctx: typer.Context, incomplete: str) -> list[str]:
-    """What faults hit: kinds of parts, and actors by name."""
-    return [*_begun(incomplete, TARGETS), *actors(ctx, incomplete)]
+    """What faults hit: kinds of parts, actors by name, and Ray's processes."""
+    return [*_begun(incomplete, TARGETS), *actors(ctx, incomplete), *_begun(incomplete, RAY)]
+
+
+def whom(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Which of a target's kind a fault hits."""
+    target = ctx.params.get("target")
+    if target not in TARGETS:
+        return []
+    return _begun(incomplete, (ANY, *(_names(ctx, "", "pods") if target == "pod" else _of_kind(ctx, target))))
+
+
+def of_kind(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Names of the actors of the kind that was said, and of nodes."""
+    return _begun(incomplete, _of_kind(ctx, ctx.params.get("kind") or ""))
+
+
+def scenarios(incomplete: str) -> list[str]:
+    """Names of the simulated scenarios that are built in; a shell completes files where none begins so."""
+    folder = files("rayplane.control_plane") / "simulation" / "scenarios"  # without loading the simulation
+    return _begun(incomplete, (file.name.removesuffix(".yaml") for file in folder.iterdir()))
+
+
+def applications(incomplete: str) -> list[str]:
+    """Names of applications whose Stages come along."""
+    from rayplane.control_plane.stages.examples import shipped
+
+    return _begun(incomplete, shipped())
+
+
+def _of_kind(ctx: typer.Context, kind: str) -> Iterable[str]:
+    if kind == Role.NODE_HOST.removesuffix("-host"):
+        return [node for host in _topology(ctx).of(Role.NODE_HOST) for node in host.nodes]
+    role = Role.MEMBER if kind in (LEADER, FOLLOWER) else kind
+    return [one.name for one in _topology(ctx).instances if one.role == role]
+
+
+def _topology(ctx: typer.Context) -> Topology:
+    """Without actors where no cluster is known."""
+    with contextlib.suppress(*_FAILURES):
+        if (state := _place(ctx).read()) is not None:
+            return state.topology
+    return Topology(())
 
 
 def _place(ctx: typer.Context) -> StateDir:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from rayplane.control_plane.cli import completion
 from rayplane.control_plane.cli.options import Name, Output, State, progress, run, state_dir, tell, wants_json
 from rayplane.control_plane.cluster import draining
 
@@ -17,7 +18,12 @@ class Kind(StrEnum):
     MACHINE = "machine"
 
 
-Machine = Annotated[str, typer.Argument(metavar="NAME", help="Its address, as `rayplane status` shows it.")]
+Machine = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME", help="Its address, as `rayplane status` shows it.", autocompletion=completion.machines
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:

@@ -45,7 +45,15 @@ def get(
     all_namespaces: AllNamespaces = False,
     selector: Selector = "",
     field_selector: Annotated[str, typer.Option(help="Such as status.phase=Running.")] = "",
-    output: Annotated[str, typer.Option("-o", "--output", help="json, yaml, wide, name or jsonpath={.path}.")] = "",
+    output: Annotated[
+        str,
+        typer.Option(
+            "-o",
+            "--output",
+            help="json, yaml, wide, name or jsonpath={.path}.",
+            autocompletion=completion.one_of("json", "yaml", "wide", "name"),
+        ),
+    ] = "",
     watch: Annotated[bool, typer.Option("-w", "--watch", help="Go on showing changes.")] = False,
     no_headers: Annotated[bool, typer.Option("--no-headers", help="Rows only.")] = False,
     show_labels: Annotated[bool, typer.Option("--show-labels", help="Labels as the last column.")] = False,

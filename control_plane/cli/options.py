@@ -61,7 +61,12 @@ State = Annotated[
         callback=_agreeing,
     ),
 ]
-Output = Annotated[str, typer.Option("-o", "--output", help="Empty for people, `json` for programs.")]
+Output = Annotated[
+    str,
+    typer.Option(
+        "-o", "--output", help="Empty for people, `json` for programs.", autocompletion=completion.one_of("json")
+    ),
+]
 
 Autoscale = Annotated[
     bool | None,
@@ -77,7 +82,13 @@ UnneededTime = Annotated[
     str, typer.Option(help="With --autoscale, after which time a needless node goes, such as 10m; kept.")
 ]
 
-Ui = Annotated[str, typer.Option(help="Whether API servers have the dashboard's page below `/ui/`: `on`, `off`; kept.")]
+Ui = Annotated[
+    str,
+    typer.Option(
+        help="Whether API servers have the dashboard's page below `/ui/`: `on`, `off`; kept.",
+        autocompletion=completion.one_of("on", "off"),
+    ),
+]
 
 #: As wide as any table: what a pipe or a file takes has no edge at which addresses would be cut.
 _WIDTH = 1000

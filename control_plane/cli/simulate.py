@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rayplane.control_plane.cli import completion
 from rayplane.control_plane.cli.options import console, errors
 from rayplane.control_plane.cli.recordings import check_files, write_recording
 from rayplane.control_plane.cluster.errors import UsageError, refusal
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
     from rayplane.control_plane.simulation.coverage import Covered
     from rayplane.control_plane.simulation.taping import Taping
 
-Scenario = Annotated[Path, typer.Argument(help="A scenario file, or the name of one that is built in.")]
+Scenario = Annotated[
+    Path,
+    typer.Argument(help="A scenario file, or the name of one that is built in.", autocompletion=completion.scenarios),
+]
 Seed = Annotated[int | None, typer.Option(help="Everything random comes from this.  [default: the plan's, or 1]")]
 PlanFile = Annotated[Path | None, typer.Option(help="Let the faults of this file strike, and no others.")]
 Load = Annotated[Path | None, typer.Option(help="Operators and invariants in Python, to run in the simulation.")]
@@ -96,9 +100,10 @@ def simulate(
 
 def debug(
     seed: Annotated[int, typer.Argument(help="Everything random comes from this.")],
-    scenario: Annotated[Path, typer.Option(help="A scenario file, or the name of one that is built in.")] = Path(
-        "quick"
-    ),
+    scenario: Annotated[
+        Path,
+        typer.Option(help="A scenario file, or the name of one that is built in.", autocompletion=completion.scenarios),
+    ] = Path("quick"),
     load: Load = None,
     plan: PlanFile = None,
 ) -> None:

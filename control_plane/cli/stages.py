@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.cli import completion
 from rayplane.control_plane.cluster.errors import UsageError
 from rayplane.control_plane.cluster.manifests import parse
 from rayplane.control_plane.stages.examples import MAKES, shipped
@@ -14,7 +15,15 @@ def register(app: typer.Typer) -> None:
     app.command(name="stages")(show)
 
 
-def show(application: Annotated[str, typer.Argument(help="Empty: say which there are.")] = "") -> None:
+def show(
+    application: Annotated[
+        str,
+        typer.Argument(
+            help="Empty: say which there are.",
+            autocompletion=completion.applications,
+        ),
+    ] = "",
+) -> None:
     """Print Stages that come along, for `kubectl apply -f -`: they make what programs of an application would, which
     simulated pods do not run.
     """

@@ -9,6 +9,7 @@ import typer
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.machinery.changes import Change
+from rayplane.control_plane.cli import completion
 from rayplane.control_plane.cli.kubectl_plugin import STATE_VARIABLE
 from rayplane.control_plane.cli.objects import with_session
 from rayplane.control_plane.cli.options import Name, Output, State, console, progress, run, state_dir, wants_json
@@ -27,7 +28,13 @@ from rayplane.control_plane.cluster.history import (
     unread_kinds,
 )
 
-Kinds = Annotated[list[str] | None, typer.Argument(metavar="[KIND..]", help="Only these kinds.")]
+Kinds = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KIND..]", help="Only these kinds.", autocompletion=completion.kinds),
+]
+Namespace = Annotated[
+    str, typer.Option("-n", "--namespace", help="Only of this one.", autocompletion=completion.namespaces)
+]
 TEXT_MAX = 100
 SIGNS = {"created": "+", "deleted": "-", "replaced": "!", "changed": "~"}
 DEEDS = {"create": "created", "update": "updated", "delete": "deleted", "replace": "replaced"}
@@ -42,7 +49,7 @@ def diff(
     since: Annotated[str, typer.Option("--from", help="A revision, a time, or a span back such as -10m.")],
     kinds: Kinds = None,
     to: Annotated[str, typer.Option("--to", help="As --from; now by default.")] = "",
-    namespace: Annotated[str, typer.Option("-n", "--namespace", help="Only of this one.")] = "",
+    namespace: Namespace = "",
     output: Output = "",
     name: Name = "default",
     state: State = None,
@@ -74,7 +81,7 @@ def diff(
 def rewind(
     to: Annotated[str, typer.Option("--to", help="A revision, a time, or a span back such as -10m.")],
     kinds: Kinds = None,
-    namespace: Annotated[str, typer.Option("-n", "--namespace", help="Only of this one.")] = "",
+    namespace: Namespace = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be written.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do it.")] = False,
     name: Name = "default",
@@ -142,7 +149,12 @@ async def _rewound(session: Session, steps: Sequence[rewinding.Step], *, dry_run
 
 
 def fork(
-    source: Annotated[str, typer.Argument(metavar="NAME", help="The cluster to start from; it runs on.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="The cluster to start from; it runs on.", autocompletion=completion.clusters
+        ),
+    ],
     at: Annotated[str, typer.Option(help="A revision, a time, or a span back such as -10m.")],
     name: Annotated[str, typer.Option("--name", help="What the new cluster is called.")],
     source_dir: Annotated[

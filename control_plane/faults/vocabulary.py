@@ -72,7 +72,7 @@ class Target:
             case [role, word, count] if role in TARGETS and word == ANY and re.fullmatch("[1-9][0-9]{0,3}", count):
                 return cls(role, count=int(count))
         forms = f"TARGET, TARGET NAME, TARGET {ANY} [COUNT] or an actor's name"
-        raise BadTarget(f"{text!r:.80}: write {forms}; targets are {', '.join(TARGETS)}")
+        raise BadTarget(f"{text.strip()!r:.80}: write {forms}; targets are {', '.join(TARGETS)}")
 
     def __str__(self) -> str:
         drawn = [ANY, *([str(self.count)] if self.count > 1 else [])] if self.count else []

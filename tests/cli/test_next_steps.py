@@ -3,6 +3,7 @@
 import errno
 import io
 import socket
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import typer
 import yaml
 
+import rayplane
 from rayplane.control_plane.api.errors import Conflict, NotFound, ServiceUnavailable, Timeout
 from rayplane.control_plane.cli import app, completion
 from rayplane.control_plane.cli import dashboard as cli_dashboard
@@ -27,6 +29,7 @@ from rayplane.control_plane.cluster.environments import Build
 from rayplane.control_plane.cluster.errors import ClusterError, NotUp
 from rayplane.control_plane.cluster.state import ClusterState, StateDir
 from rayplane.control_plane.cluster.topology import Instance, Machine, Role, Topology
+from rayplane.control_plane.simulation import builtin_scenarios
 from tests.fakes import FakeClient
 
 
@@ -47,7 +50,8 @@ def made(home: Path, name: str, port: int, *, running: bool = True) -> StateDir:
     directory = StateDir.of(name, str(home / ".rayplane" / name))
     directory.path.mkdir(parents=True)
     supervisor = Instance("supervisor", Role.SUPERVISOR, Machine(), {"grpc": port})
-    topology = Topology(run="one", instances=(supervisor,))
+    node = Instance("node-host-0", Role.NODE_HOST, Machine(), nodes=("node-0",))
+    topology = Topology(run="one", instances=(supervisor, node))
     config = ClusterConfig(name=name, host="process")
     state = ClusterState(config=config, plan=AddressPlan(0), topology=topology, running=running, host={})
     directory.write(state)
@@ -146,7 +150,17 @@ def completed(line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         ("rayplane logs-of --name up sup", ["supervisor"]),
         ("rayplane chaos kill --name up sc", ["scheduler"]),
         ("rayplane chaos stop --name up s", ["scheduler", "supervisor"]),
-        ("rayplane remove node --name up no", []),
+        ("rayplane remove node --name up no", ["node-0"]),
+        ("rayplane remove member --name up ", []),
+        ("rayplane chaos kill --name up node ", ["node-0", "random"]),
+        ("rayplane chaos kill --name up leader ran", ["random"]),
+        ("rayplane drain machine --name up ", ["127.0.0.1"]),
+        ("rayplane get nodes,replicase", ["nodes,replicasets"]),
+        ("rayplane get pods -o ", ["json", "name", "wide", "yaml"]),
+        ("rayplane up --timing sp", ["sparse"]),
+        ("rayplane fork w", ["web"]),
+        ("rayplane simulate ", builtin_scenarios()),
+        ("rayplane debug 1 --scenario q", ["quick"]),
         # Nobody answers there, which is nothing to complete.
         ("rayplane get pods -n we", []),
         ("rayplane why replicase", ["replicasets"]),
@@ -177,7 +191,37 @@ def test_a_name_that_would_be_a_command_of_the_shell_is_not_offered(
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_each_shell_is_told_how_to_ask(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert app.run(["completion", shell]) == 0
-    assert f"complete_{shell}" in capsys.readouterr().out
+    assert "_RAYPLANE_COMPLETE=complete_" in capsys.readouterr().out
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    ("line", "answer", "replies"),
+    [
+        ("rayplane get pods --na", "--name\tThe cluster's.\n--namespace\tIts.", "--name|--namespace|"),
+        ("rayplane get pods --name=w", "web", "web|"),
+        # Readline's own last word is what stands behind the colon.
+        ("rayplane get clusterroles system:no", "system:node", "node|"),
+    ],
+)
+def test_bash_is_given_what_goes_on_from_its_own_last_word(
+    line: str, answer: str, replies: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert app.run(["completion", "bash"]) == 0
+    program = tmp_path / "rayplane"
+    program.write_text(f'#!/bin/sh\n[ "$_TYPER_COMPLETE_ARGS" = \'{line}\' ] && printf "{answer}\\n"\n')
+    program.chmod(0o755)
+    asked = f"COMP_LINE='{line}x' COMP_POINT={len(line)}; _rayplane_completion {program}"
+    script = f"{capsys.readouterr().out}\n{asked}; printf '%s|' \"${{COMPREPLY[@]}}\""
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert (done.stdout, done.stderr) == (replies, "")
+
+
+@pytest.mark.parametrize("words", [["--version"], ["-h"], ["get", "-h"]])
+def test_what_people_ask_every_program_is_answered(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.run(words) == 0
+    said = capsys.readouterr().out
+    assert said == f"rayplane {rayplane.__version__}\n" if words == ["--version"] else "Usage: rayplane" in said
 
 
 # --- kubectl rayplane -----------------------------------------------------------------------------

@@ -50,6 +50,7 @@ WRONG = [
     ("add sidecar", "sidecar"),
     ("chaos kill everything", "everything"),
     ("chaos kill cat", "cat"),
+    ("chaos kill nobody", "kill: 'nobody': write TARGET"),
     ("chaos kill leader --signal TERM", "TERM"),
     ("up --pull Docker.io/x", "--pull: "),
     ("up --pull docker.io=mirror", "'mirror' is no mirror of docker.io"),
