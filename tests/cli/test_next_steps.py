@@ -209,7 +209,8 @@ def test_bash_is_given_what_goes_on_from_its_own_last_word(
 ) -> None:
     assert app.run(["completion", "bash"]) == 0
     program = tmp_path / "rayplane"
-    program.write_text(f'#!/bin/sh\n[ "$_TYPER_COMPLETE_ARGS" = \'{line}\' ] && printf "{answer}\\n"\n')
+    said = f"[ \"$_TYPER_COMPLETE_ARGS\" = '{line}' ] && printf '%b\\n' \"{answer}\""
+    program.write_text(f"#!/bin/sh\n{said}\n")
     program.chmod(0o755)
     asked = f"COMP_LINE='{line}x' COMP_POINT={len(line)}; _rayplane_completion {program}"
     script = f"{capsys.readouterr().out}\n{asked}; printf '%s|' \"${{COMPREPLY[@]}}\""
