@@ -36,6 +36,7 @@ from rayplane.control_plane.cli import (
     why,
 )
 from rayplane.control_plane.cli.learn import command as learn
+from rayplane.control_plane.cli.options import EXIT_INTERRUPTED
 from rayplane.control_plane.cli.printing import advised
 from rayplane.control_plane.cli.top import command as top
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError, refusal
@@ -91,7 +92,7 @@ def without_command(
             typer.echo(line)
 
 
-EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_FAILED, EXIT_USAGE = 1, 2
 _FAILURES = (
     *(typer.Abort, KeyboardInterrupt, typer.TyperException),
     *(ClusterError, BackupError, DiskError, ApiError, RpcError, NodeError, OSError),

@@ -21,6 +21,7 @@ T = TypeVar("T")
 
 
 COMMAND_LINE = "COMMANDLINE"
+EXIT_INTERRUPTED = 130
 
 
 def source(context: typer.Context, parameter: str) -> str:
@@ -126,11 +127,12 @@ def tell(found: Mapping[str, Any], text: str, *, as_json: bool) -> None:
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run to the end; SIGTERM interrupts like Ctrl-C, so that what was started is ended."""
+    """Run to the end; what `interrupting` names interrupts like Ctrl-C, so that what was started is ended."""
+    others = {number: signal.getsignal(number) for number in interrupting()}
 
     async def interruptible() -> T:
         task = asyncio.ensure_future(work)
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in others:
             asyncio.get_running_loop().add_signal_handler(number, task.cancel)
         return await task
 
@@ -138,6 +140,16 @@ def run(work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run(interruptible())
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
+    finally:
+        # The loop leaves the system's, by which a process ends at once.
+        for number, handler in others.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+
+
+def interrupting() -> tuple[signal.Signals, ...]:
+    """Signals that interrupt a command: the end of its terminal, too, unless nohup or a shell said not to heed it."""
+    ends = (signal.SIGINT, signal.SIGTERM)
+    return ends if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (*ends, signal.SIGHUP)
 
 
 @contextlib.contextmanager

@@ -5,10 +5,11 @@ import io
 import re
 import shlex
 import shutil
+import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -17,15 +18,16 @@ from typing import Annotated
 import typer
 import yaml
 
-from rayplane.control_plane.cli.options import console, progress
-from rayplane.control_plane.cluster.errors import ClusterError
+from rayplane.control_plane.cli.options import EXIT_INTERRUPTED, console, progress
+from rayplane.control_plane.cluster.errors import ClusterError, UsageError
+from rayplane.control_plane.cluster.guardian import DOWN, guard
 
 NAME = "learn"
 LOOK_S, HEAL_S = 0.5, 180.0
 Run = Callable[[list[str]], int]
 Command = Callable[[str], int]
 _WIDTH_MAX = 100
-_ASK = "  Enter runs it, s leaves it out, q ends the tour: "
+_RUN, _SKIP, _END = ("", "y", "yes"), ("s", "skip"), ("q", "quit", "exit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,8 @@ class Step:
     command: str
     check: str = ""
     shows: str = ""
+    needed: bool = False
+    """Those that follow fail without it: it cannot be left out."""
 
 
 def register(app: typer.Typer, run: Run) -> None:
@@ -45,6 +49,8 @@ def register(app: typer.Typer, run: Run) -> None:
     @app.command()
     def learn(yes: Annotated[bool, typer.Option("--yes", help="Go on without being asked.")] = False) -> None:
         """Take a tour: a cluster of its own in one process, broken and healed step by step, and deleted in the end."""
+        if not (yes or sys.stdin.isatty()):
+            raise UsageError("learn asks before each step, on a terminal; elsewhere use `rayplane learn --yes`")
         _tour(run, ask=not yes)
 
 
@@ -57,20 +63,38 @@ def _tour(run: Run, *, ask: bool) -> None:
     cluster = ["--name", NAME, "--state-dir", str(state)]
 
     def command(text: str) -> int:
-        return run([*shlex.split(text)[1:], *cluster])
+        if (code := run([*shlex.split(text)[1:], *cluster])) == EXIT_INTERRUPTED:
+            raise KeyboardInterrupt
+        return code
 
     try:
-        with contextlib.chdir(place):
+        with _ended_with_the_tour(state, command, cluster), contextlib.chdir(place):
             for name, text in tour["files"].items():
                 Path(name).write_text(text)
             for number, step in enumerate(steps, 1):
                 if not _take(step, f"{number} of {len(steps)}", command, ask=ask):
                     break
     finally:
-        if state.exists() and command(end := "rayplane down --purge"):
-            raise ClusterError(f"the tour's cluster could not be ended: try `{shlex.join([*end.split(), *cluster])}`")
-        shutil.rmtree(place)
+        if not state.exists():
+            shutil.rmtree(place)
     console.print("What to do next: `rayplane`.", markup=False)
+
+
+@contextlib.contextmanager
+def _ended_with_the_tour(state: Path, run: Command, cluster: list[str]) -> Iterator[None]:
+    """The cluster is deleted in the end, by a process of its own where this one is killed, or its terminal is gone."""
+    guardian = guard(state, purge=True)
+    down = False
+    try:
+        yield
+    finally:
+        end = "rayplane down --purge"
+        try:
+            down = not state.exists() or run(end) == 0
+        finally:
+            guardian.communicate(DOWN if down else b"")
+        if not down and guardian.returncode:
+            raise ClusterError(f"the tour's cluster could not be ended: try `{shlex.join([*end.split(), *cluster])}`")
 
 
 def _take(step: Step, where: str, run: Command, *, ask: bool) -> bool:
@@ -79,14 +103,28 @@ def _take(step: Step, where: str, run: Command, *, ask: bool) -> bool:
     width = min(console.width, _WIDTH_MAX) - 4
     console.print(textwrap.indent(textwrap.fill(step.text, width), "  "), markup=False)
     console.print(f"\n  $ {step.command}\n", markup=False, style="cyan")
-    answer = console.input(_ASK, markup=False).strip().lower() if ask else ""
-    if answer == "q":
+    answer = _answer(step) if ask else ""
+    if answer in _END:
         return False
-    if answer != "s":
+    if answer not in _SKIP:
         if run(step.command):
             raise ClusterError(f"`{step.command}` failed; the tour ends here")
         _await(step, run)
     return True
+
+
+def _answer(step: Step) -> str:
+    """One that has a meaning: what has none is asked for again, and runs nothing."""
+    known = (*_RUN, *_END, *(() if step.needed else _SKIP))
+    question = f"  Enter runs it,{'' if step.needed else ' s leaves it out,'} q ends the tour: "
+    while True:
+        try:
+            answer = console.input(question, markup=False).strip().lower()
+        except EOFError:  # Ctrl-D
+            console.print()
+            return _END[0]
+        if answer in known:
+            return answer
 
 
 def _await(step: Step, run: Command) -> None:
