@@ -33,7 +33,7 @@ def test_the_tour_breaks_and_heals_its_cluster_to_the_end(
 
 
 class Guardian:
-    """Ends nothing; what it was told."""
+    """A guardian that ends nothing, and what it was told."""
 
     def __init__(self, returncode: int = 0) -> None:
         self.returncode = returncode
