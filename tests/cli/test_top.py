@@ -19,8 +19,9 @@ from rayplane.control_plane.cluster.errors import ClusterError
 
 pytest.importorskip("textual", reason="this environment is older than rayplane top: pip install .")
 
+from textual import events
 from textual.pilot import Pilot
-from textual.widgets import Log
+from textual.widgets import Input, Log
 
 from rayplane.control_plane.cli.top import pages
 from rayplane.control_plane.cli.top.app import Top
@@ -188,7 +189,7 @@ async def test_rows_come_change_and_go_and_ages_are_of_now() -> None:
         assert at.lines()[1:] == ["api   0/1    5m"]
         assert "told: pods in all namespaces (1)" in at.text()
         await at.press("w")
-        assert at.lines() == ["NAME  READY  AGE  NODE", "api   0/1    5m   node-7"]
+        assert at.lines() == ["NAME  READY  AGE     NODE", "api   0/1    5m      node-7"]
 
 
 async def test_the_cursor_stays_on_its_row_among_thousands_that_come() -> None:
@@ -221,6 +222,27 @@ async def test_a_filter_lets_through_what_has_its_words_until_escape() -> None:
         assert [line.split()[0] for line in at.lines()[1:]] == ["api-1", "job-1"]
         await at.press("escape")
         assert len(at.lines()) == 6
+
+
+async def test_what_is_typed_at_once_after_the_sign_is_all_of_the_prompt() -> None:
+    async with opened() as at:
+        at.source.tell("web", "sql", anew=True)
+        await at.settled()
+        for key, character in [("slash", "/"), ("w", "w"), ("e", "e"), ("slash", "/")]:
+            at.app.post_message(events.Key(key, character))
+        await at.settled()
+        assert at.app.query_one(Input).value == "we/"
+        await at.press("backspace", "enter")
+        assert [line.split()[0] for line in at.lines()[1:]] == ["web"]
+
+
+async def test_the_keys_are_told_whole_on_a_narrow_terminal() -> None:
+    async with opened(size=(60, 45)) as at:
+        await at.press("question_mark")
+        await at.until("close, end the filter")
+        told = " ".join(at.text().split())
+        assert "the server checks it, you see the difference and say yes" in told
+        assert "cut it off from all others, each for 10 seconds" in told
 
 
 async def test_kinds_are_called_by_any_of_their_names_and_escape_goes_back() -> None:
@@ -269,7 +291,33 @@ async def test_texts_and_logs_are_shown_without_what_would_command_the_terminal(
         await at.press("q")
         assert not isinstance(at.app.screen, Page)
         await at.press("question_mark")
-        await at.until("a shell in the pod")
+        await at.settled()
+        assert "show a kind by any of its names" in at.text(), "a text is shown from its beginning"
+
+
+async def test_a_log_is_shown_to_its_end_and_followed_until_somebody_looks_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    more: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def logs(*_: object, **__: object) -> AsyncGenerator[bytes, None]:
+        while True:
+            yield await more.get()
+
+    monkeypatch.setattr(Told, "logs", logs)
+    async with opened() as at:
+        at.source.tell("web", anew=True)
+        await at.settled()
+        await at.press("l")
+        more.put_nowait(b"".join(b"line %d\n" % n for n in range(50)))
+        await at.until("line 49")
+        more.put_nowait(b"line 50\n")
+        await at.until("line 50")
+        await at.press("g")
+        more.put_nowait(b"line 51\n")
+        await at.until("line 0")
+        await at.settled()
+        assert "line 51" not in at.text()
 
 
 async def test_what_may_not_be_seen_says_so() -> None:

@@ -13,6 +13,7 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.cli.kinds import Kinds
 from rayplane.control_plane.cli.session import Session, Terminal
 from rayplane.control_plane.cli.top.forwards import Forwards, parse_ports
+from rayplane.control_plane.cli.top.rows import Column, Rows
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.proto.rayplane.v1 import pods_pb2 as pb
 from rayplane.storage.env import SystemClock
@@ -24,7 +25,7 @@ from textual.pilot import Pilot
 
 from rayplane.control_plane.cli.top.app import Top
 from rayplane.control_plane.cli.top.pages import Page
-from rayplane.control_plane.cli.top.source import ClusterSource
+from rayplane.control_plane.cli.top.source import ClusterSource, _row
 from rayplane.control_plane.cli.top.views import first_view
 from tests.cli.test_top import Asides
 
@@ -259,3 +260,14 @@ def test_ports_are_said_as_for_kubectl(text: str, ports: tuple[int, int]) -> Non
 def test_what_is_no_port_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         parse_ports(text)
+
+
+def test_an_object_is_not_found_by_the_age_that_it_had_when_it_was_told() -> None:
+    columns = [Column("Name"), Column("Age")]
+    obj = {"metadata": {"name": "web", "namespace": "shop", "creationTimestamp": "2026-01-01T10:00:00Z"}}
+    rows = Rows()
+    rows.columns = columns
+    rows.put([_row(columns, {"object": obj, "cells": ["web", "99s"]}, spaced=False)])
+    rows.select("99")
+    assert len(rows) == 0
+    assert rows.widths(wide=False)[1][1] > len("23h59m"), "an age has the place to grow"

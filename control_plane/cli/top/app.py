@@ -18,7 +18,7 @@ from rayplane.control_plane.cli.top.pages import Page, Question
 from rayplane.control_plane.cli.top.rows import Key, Row
 from rayplane.control_plane.cli.top.source import EVENTS, Selection, Source, owner_of, yaml_of
 from rayplane.control_plane.cli.top.views import View
-from rayplane.control_plane.cli.top.words import CONTROL_PLANE, FORWARDS, KEYS
+from rayplane.control_plane.cli.top.words import CONTROL_PLANE, FORWARDS, keys
 
 FOR = "10s"
 """How long an actor stands still, or is cut off."""
@@ -67,7 +67,7 @@ class Top(Browser):
     # --- what keys do -----------------------------------------------------------------------------
 
     def action_keys(self) -> None:
-        self._page("keys", _told(KEYS))
+        self._page("keys", _told(keys(self.size.width - 2)))
 
     def on_table_chosen(self) -> None:
         self.action_open()
@@ -135,7 +135,7 @@ class Top(Browser):
 
     def action_logs(self, previous: bool = False) -> None:
         if row := self._pod():
-            self._page(f"log of {row.key[1]}", self._source.logs(row.key, previous=previous))
+            self._page(f"log of {row.key[1]}", self._source.logs(row.key, previous=previous), follows=True)
 
     def action_shell_or_scale(self) -> None:
         objects = self.view.objects
@@ -161,8 +161,8 @@ class Top(Browser):
         self._say("that is for pods: show them with :pods, or press enter on what has some")
         return None
 
-    def _page(self, title: str, pieces: AsyncGenerator[bytes, None]) -> None:
-        self.push_screen(Page(title, pieces, FAILURES))
+    def _page(self, title: str, pieces: AsyncGenerator[bytes, None], *, follows: bool = False) -> None:
+        self.push_screen(Page(title, pieces, FAILURES, follows=follows))
 
     # --- what changes the cluster -----------------------------------------------------------------
 

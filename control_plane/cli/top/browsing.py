@@ -46,8 +46,9 @@ class Browser(App[None]):
     """
     ENABLE_COMMAND_PALETTE = False
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("colon", "ask(':')", "Kind", key_display=":"),
-        Binding("slash", "ask('/')", "Filter", key_display="/"),
+        # Of the app itself, before it hands on the next key: what is typed fast is no command of the table's.
+        Binding("colon", "ask(':')", "Kind", key_display=":", priority=True),
+        Binding("slash", "ask('/')", "Filter", key_display="/", priority=True),
         Binding("0", "all_namespaces", "All namespaces", show=False),
         *(Binding(str(n), f"numbered({n})", show=False) for n in range(1, NUMBERED_MAX + 1)),
         *(Binding(letter, f"sort('{letter}')", show=False) for letter in SORTING),
@@ -178,7 +179,7 @@ class Browser(App[None]):
         prompt.placeholder = sign
         prompt.value = self._rows.filter if sign == "/" else ""
         prompt.display = True
-        prompt.focus()
+        self.screen_stack[0].set_focus(prompt)
 
     async def typed(self, asked: str) -> str | None:
         """What somebody types; None for those who press escape."""
@@ -229,7 +230,9 @@ class Browser(App[None]):
     # --- keys -------------------------------------------------------------------------------------
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Behind a page or a question the table does nothing."""
+        """Behind a page or a question the table does nothing, and a prompt is asked for once."""
+        if action == "ask" and self._prompt.display:
+            return False
         return len(self.screen_stack) == 1 or action in ("pop_screen", "quit")
 
     async def action_back(self) -> None:

@@ -22,7 +22,7 @@ BYTES_MAX = 64 * 1024
 
 
 class Page(Screen[None]):
-    """A text, or one that goes on growing."""
+    """A text from its beginning, or one that goes on growing: `follows` its end while that is what is seen."""
 
     DEFAULT_CSS = "Page Log { height: 1fr; }"
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -33,8 +33,16 @@ class Page(Screen[None]):
         Binding("G", "last", "Last", show=False),
     ]
 
-    def __init__(self, title: str, pieces: AsyncGenerator[bytes, None], failures: tuple[type[Exception], ...]) -> None:
+    def __init__(
+        self,
+        title: str,
+        pieces: AsyncGenerator[bytes, None],
+        failures: tuple[type[Exception], ...],
+        *,
+        follows: bool = False,
+    ) -> None:
         super().__init__()
+        self._follows = follows
         self._title = title
         self._pieces = pieces
         self._failures = failures
@@ -66,7 +74,8 @@ class Page(Screen[None]):
 
     def _write(self, lines: list[bytes]) -> None:
         log = self._log
-        ends = log.is_vertical_scroll_end and log.line_count > log.size.height
+        # What has no size yet counts as seen to its end.
+        ends = log.is_vertical_scroll_end and (self._follows or log.scroll_y > 0)
         # The log leaves out what is empty.
         texts = [plain(line.decode(errors="replace").expandtabs()) or " " for line in lines]
         log.max_lines = self._keep([len(text) for text in texts])

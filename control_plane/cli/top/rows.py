@@ -13,6 +13,8 @@ Key = tuple[str, ...]
 """What rows are ordered by and found again: namespace and name of an object."""
 GAP = 2
 AGE = "Age"
+_AGE_WIDTH = len("7y364d")
+"""Of the longest age: it grows while it is shown."""
 _UP, _DOWN = "\u2191", "\u2193"
 _SAME: Rank = (0, ())
 """Of all rows where no column orders them: their keys do."""
@@ -120,6 +122,7 @@ class Rows:
         for i, column in enumerate(self.columns):
             if wide or not column.wide:
                 width = self._widths[i] if i < len(self._widths) else 0
+                width = max(width, _AGE_WIDTH) if column.name == AGE else width
                 found.append((i, max(width, cell_len(self.head(i))) + GAP))
         return found
 

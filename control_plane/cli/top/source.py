@@ -25,7 +25,7 @@ from rayplane.control_plane.cli.session import Session
 from rayplane.control_plane.cli.top import owners
 from rayplane.control_plane.cli.top.forwards import Forwards
 from rayplane.control_plane.cli.top.owners import Standing
-from rayplane.control_plane.cli.top.rows import Column, Key, Row
+from rayplane.control_plane.cli.top.rows import AGE, Column, Key, Row
 from rayplane.control_plane.client.pods import PodClient
 from rayplane.control_plane.cluster.access import Access, access
 from rayplane.control_plane.cluster.errors import ClusterError
@@ -268,6 +268,8 @@ def _row(columns: Sequence[Column], row: dict[str, Any], *, spaced: bool) -> Row
     obj, cells = row["object"], tuple(map(cell_text, row["cells"]))
     namespace = (meta.namespace(obj),) if spaced else ()
     since = str(meta.metadata(obj).get("creationTimestamp") or "")
+    # As old as it is when it is looked at: a filter does not find it by the age that it had when it was told.
+    timeless = tuple("" if since and c.name == AGE else cell for c, cell in zip(columns, cells, strict=True))
     return Row(
-        key_of(obj), namespace + cells, since, looks_bad(dict(zip((c.name for c in columns), cells, strict=True)))
+        key_of(obj), namespace + timeless, since, looks_bad(dict(zip((c.name for c in columns), cells, strict=True)))
     )

@@ -1,5 +1,8 @@
 """Words of the screen: what `?` tells, what the prompt completes. Pure."""
 
+import re
+import textwrap
+
 CONTROL_PLANE, MACHINES, FORWARDS = "control-plane", "machines", "port-forwards"
 OWN = {
     "cp": CONTROL_PLANE,
@@ -17,7 +20,7 @@ COMMON = (
 )
 SORTING = "".join(letter for letter in map(chr, range(ord("A"), ord("Z") + 1)) if letter not in "FGJ")
 """Capital letters that sort; the others have another meaning."""
-KEYS = """
+_KEYS = """
 :KIND          show a kind by any of its names, such as :po, :deploy or :events; `:po NAMESPACE` in one namespace
 :ns NAME       stay in a namespace; 1 to 9 in those that are named at the top, 0 shows all again
 :cp :machines  members and actors of the control plane, and its machines; :pf forwarded ports
@@ -37,3 +40,12 @@ w              all columns; arrows, j k g G, page up and down move
 escape         close, end the filter, go back
 q ctrl+c       leave
 """
+_INDENT = 15
+
+
+def keys(width: int) -> str:
+    """What `?` tells, in lines of a terminal that has so many columns."""
+    entries = re.sub(r"\n {2,}", " ", _KEYS.strip("\n"))
+    indent = " " * _INDENT
+    lines = [textwrap.fill(one, max(width, 2 * _INDENT), subsequent_indent=indent) for one in entries.splitlines()]
+    return "\n" + "\n".join(lines) + "\n"
