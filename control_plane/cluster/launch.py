@@ -161,7 +161,7 @@ async def _up(
             try:
                 plan = replace(free, isolated=isolated)
                 state = await _begun(config, directory, before, plan, secrets, progress)
-                start = _up_process if config.host == PROCESS else _up_ray
+                start = _up_process if state.config.host == PROCESS else _up_ray
                 return await start(directory, state, secrets, progress, prepare)
             except ClusterError:
                 if not tries_left or not await _another_has(free, directory, progress):
@@ -200,7 +200,8 @@ async def _begun(
         return ClusterState(
             config=config, plan=plan, topology=Topology((), run), running=True, host=host, encrypted=True
         )
-    progress(f"found the cluster's data in {directory.path}: going on from it")
+    where = f" on the host {before.config.host}, as it was" if before.config.host != config.host else ""
+    progress(f"found the cluster's data in {directory.path}: going on from it{where}")
     before = await _with_free_ports(latest(directory, before), progress)
     config = going_on(before.config, config)
     topology = replace(of_one_build(before.topology), run=run)

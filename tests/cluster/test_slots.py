@@ -1,12 +1,14 @@
 """A cluster's slot of 127/8 is its own while any of its processes lives, whatever is being restarted."""
 
 import asyncio
+import contextlib
 import random
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -105,6 +107,22 @@ async def test_a_node_that_has_joined_is_in_the_way_of_other_clusters_only(
         with signs.hold(plan.slot), pytest.raises(SlotTaken, match="take it down"):
             await launch._up(config, directory, down, SILENT, prepare=None, encryption=b"")
     assert [one.slot for one in started] == [plan.slot]
+
+
+@pytest.mark.parametrize(("was", "asked"), [(PROCESS, RAY), (RAY, PROCESS)])
+async def test_a_cluster_goes_on_on_the_host_that_it_was_on(
+    was: str, asked: str, plan: AddressPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, said = [], []
+    for host, start in ((PROCESS, "_up_process"), (RAY, "_up_ray")):
+        monkeypatch.setattr(launch, start, AsyncMock(side_effect=lambda *_, host=host: started.append(host)))
+    monkeypatch.setattr(launch, "reserved", lambda *_: contextlib.nullcontext(plan))
+    directory = _made(tmp_path)
+    Secrets.create("own").write(directory.pki)
+    down = ClusterState(ClusterConfig(name="own", host=was), plan, Topology(()), False, {"pid": 0})
+    config = ClusterConfig(name="own", host=asked)
+    await launch._up(config, directory, down, said.append, prepare=None, encryption=b"")
+    assert started == [was] and f"going on from it on the host {was}, as it was" in said[-1]
 
 
 async def test_what_ends_just_then_is_waited_for(plan: AddressPlan) -> None:
