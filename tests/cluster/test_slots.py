@@ -113,7 +113,8 @@ async def test_a_node_that_has_joined_is_in_the_way_of_other_clusters_only(
 async def test_a_cluster_goes_on_on_the_host_that_it_was_on(
     was: str, asked: str, plan: AddressPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    started, said = [], []
+    started: list[str] = []
+    said: list[str] = []
     for host, start in ((PROCESS, "_up_process"), (RAY, "_up_ray")):
         monkeypatch.setattr(launch, start, AsyncMock(side_effect=lambda *_, host=host: started.append(host)))
     monkeypatch.setattr(launch, "reserved", lambda *_: contextlib.nullcontext(plan))
