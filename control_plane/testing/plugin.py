@@ -58,7 +58,7 @@ def cluster(request: pytest.FixtureRequest, rayplane_cluster: Cluster) -> Iterat
 def cluster_per_test(request: pytest.FixtureRequest, cluster_options: dict[str, Any]) -> Iterator[ClusterInTest]:
     """The same of this test alone: it may break it, and change what has no namespace."""
     with _cluster(_SMALL | cluster_options) as made:
-        yield from _of_test(request, made)
+        yield from _of_test(request, made, shared=False)
 
 
 @pytest.fixture(scope="session")
@@ -97,10 +97,10 @@ def _shared(options: dict[str, Any]) -> Iterator[Cluster]:
         yield made
 
 
-def _of_test(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[ClusterInTest]:
+def _of_test(request: pytest.FixtureRequest, cluster: Cluster, *, shared: bool = True) -> Iterator[ClusterInTest]:
     from rayplane.control_plane.testing.shared import own_namespace
 
-    with own_namespace(cluster, request.node.name) as made:
+    with own_namespace(cluster, request.node.name, shared=shared) as made:
         seen = request.node.stash.setdefault(_seen, [])
         seen.append(made)
         try:

@@ -129,8 +129,8 @@ class ClusterInTest:
 
 
 @contextmanager
-def own_namespace(cluster: Cluster, test: str) -> Iterator[ClusterInTest]:
-    """The cluster for one test, named so; its namespace is being deleted when this ends."""
+def own_namespace(cluster: Cluster, test: str, *, shared: bool = True) -> Iterator[ClusterInTest]:
+    """The cluster for one test, named so; its namespace is being deleted when this ends, for others if it is shared."""
     slug = re.sub(r"[^a-z0-9]+", "-", test.lower()).strip("-")[:_NAME_MAX].strip("-")
     namespace = f"{slug or 'test'}-{secrets.token_hex(3)}"
     with cluster.client() as api, tempfile.TemporaryDirectory(prefix="rayplane-test-") as place:
@@ -146,7 +146,7 @@ def own_namespace(cluster: Cluster, test: str) -> Iterator[ClusterInTest]:
             file.write_text(yaml.safe_dump(config))
             yield ClusterInTest(cluster, namespace, file, api)
         finally:
-            if cluster in clusters.left():  # else its test has ended it
+            if shared and cluster in clusters.left():  # else its test has ended it
                 with suppress(NotFound):
                     api.delete("namespaces", namespace)
 

@@ -20,6 +20,7 @@ def until(what: str, look: Callable[[], T], *, timeout: float = TIMEOUT_S) -> T:
     end = time.monotonic() + timeout
     while not (seen := look()):
         if time.monotonic() >= end:
-            raise NotInTime(f"{what}: not within {timeout:g} s; seen last: {seen!r}")
+            last = "" if seen is None else f"; seen last: {seen!r}"
+            raise NotInTime(f"{what}: not within {timeout:g} s{last}")
         time.sleep(PAUSE_S)
     return seen

@@ -9,7 +9,7 @@ import pytest
 
 from rayplane import errors
 from rayplane.control_plane.testing import failing
-from rayplane.control_plane.testing.shared import ClusterInTest, LeftBehind, leak_checked
+from rayplane.control_plane.testing.shared import ClusterInTest, LeftBehind, leak_checked, own_namespace
 from rayplane.control_plane.testing.until import NotInTime
 
 
@@ -40,7 +40,22 @@ def test_who_waits_in_vain_is_told_what_there_was(found: Any, told: str) -> None
     api: Any = SimpleNamespace(get=get)
     with pytest.raises(NotInTime) as raised:
         ClusterInTest(cast("Any", None), "n", Path(), api).wait_for("pods", "a", "Ready", timeout=0)
-    assert told in str(raised.value)
+    assert told in str(raised.value) and "None" not in str(raised.value), "it was seen, or was not there"
+
+
+@pytest.mark.parametrize(("shared", "deleted"), [(True, ["namespaces"]), (False, [])])
+def test_a_cluster_of_one_test_may_be_broken_by_it(
+    shared: bool, deleted: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    answers = {"create": lambda *_: {}, "list": lambda *_: ["default"], "delete": lambda kind, _: done.append(kind)}
+    api = SimpleNamespace(get=lambda *_: {"metadata": {"resourceVersion": "1"}}, **answers)
+    (tmp_path / "kubeconfig").write_text("contexts: []")
+    cluster: Any = SimpleNamespace(client=lambda: nullcontext(api), kubeconfig=tmp_path / "kubeconfig")
+    monkeypatch.setattr("rayplane.control_plane.testing.shared.clusters.left", lambda: [cluster])
+    with own_namespace(cluster, "test_it", shared=shared):
+        assert done == []
+    assert done == deleted
 
 
 def test_nobody_waits_for_what_no_test_has_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
