@@ -123,7 +123,8 @@ def _failed(error: BaseException) -> int:
         case typer.Abort() | KeyboardInterrupt():
             return _fail("interrupted", EXIT_INTERRUPTED)
         case typer.TyperException():
-            return _fail(f"{_usage_text(error)}; see `rayplane --help`", EXIT_USAGE)
+            path = getattr(getattr(error, "ctx", None), "command_path", "rayplane")
+            return _fail(f"{_usage_text(error)}; see `{path} --help`", EXIT_USAGE)
         case UsageError():
             return _fail(str(error), EXIT_USAGE)
         case ApiError():

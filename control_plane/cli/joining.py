@@ -25,7 +25,7 @@ from rayplane.control_plane.cluster.join.config import JoinConfig
 from rayplane.control_plane.cluster.join.discovery import HASH, TOKEN, UNSAFE
 from rayplane.control_plane.durations import DurationError, human_duration, parse_span
 
-token = typer.Typer(help="Tokens with which machines join.", no_args_is_help=True)
+token = typer.Typer(help="Tokens with which machines join.")
 
 
 def register(app: typer.Typer) -> None:

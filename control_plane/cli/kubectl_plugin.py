@@ -35,8 +35,11 @@ def chosen(arguments: Sequence[str], environ: Mapping[str, str], home: Path) -> 
             usual = directory == home / HOME / directory.name
             # Both: what the environment says of another cluster does not count.
             return {NAME_VARIABLE: directory.name if usual else "", STATE_VARIABLE: "" if usual else str(directory)}
+    if not server:
+        where = f"kubectl's context {context!r} leads to no server" if context else "kubectl has no current context"
+        raise ClusterError(f"{where}: run `export KUBECONFIG=$(rayplane kubeconfig)`, or give --name")
     raise ClusterError(
-        f"kubectl's context {context!r} leads to {server or 'no server'}, which is no cluster of rayplane on this "
+        f"kubectl's context {context!r} leads to {server}, which is no cluster of rayplane on this "
         "machine: choose another context, or give --name"
     )
 

@@ -25,7 +25,7 @@ from rayplane.control_plane.cluster.ours import TEST_ENV
 from rayplane.control_plane.cluster.state import StateDir
 from rayplane.storage.env.private import write_private
 
-app = typer.Typer(help="Clusters for test suites in any language.", no_args_is_help=True)
+app = typer.Typer(help="Clusters for test suites in any language.")
 _STATE = "RAYPLANE_STATE_DIR"
 _STDOUT = "-"
 

@@ -317,7 +317,7 @@ def test_a_name_and_a_directory_of_two_clusters_are_refused(
 def test_what_the_plug_in_cannot_find_is_one_line(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert app.run(["get", "pods"], "kubectl rayplane") == 1
     err = capsys.readouterr().err
-    assert err.count("\n") == 1 and "leads to no server" in err and "--name" in err
+    assert err.count("\n") == 1 and "no current context" in err and "rayplane kubeconfig" in err and "--name" in err
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from rayplane.control_plane.cluster.state import StateDir
 
 WRONG = [
     ("frob", "No such command 'frob'"),
-    ("get", "Missing argument"),
+    ("get", "; see `rayplane get --help`"),
     ("get pods --bogus", "No such option: --bogus"),
     ("get pods -o xml", "-o 'xml': use json, yaml, wide, name"),
     ("scale deployment/web", "Missing option '--replicas'"),
@@ -49,6 +49,9 @@ WRONG = [
     ("status -o xml", "xml"),
     ("add sidecar", "sidecar"),
     ("chaos kill everything", "everything"),
+    ("chaos", "Missing command; see `rayplane chaos --help`"),
+    ("token", "Missing command; see `rayplane token --help`"),
+    ("test-env", "Missing command; see `rayplane test-env --help`"),
     ("chaos kill cat", "cat"),
     ("chaos kill nobody", "kill: 'nobody': write TARGET"),
     ("chaos kill leader --signal TERM", "TERM"),
