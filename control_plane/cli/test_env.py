@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from rayplane.control_plane.cli.options import errors, progress, run
+from rayplane.control_plane.cli.options import errors, interrupting, progress, run
 from rayplane.control_plane.cluster import envtest, launch
 from rayplane.control_plane.cluster.config import PROCESS, ClusterConfig
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
@@ -200,10 +200,11 @@ async def _exit_code(command: list[str], environment: Mapping[str, str]) -> int:
 
 
 def _begun(command: list[str], environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
-    """A command that SIGTERM is passed on to; a terminal's Ctrl-C it gets as well."""
+    """A command that the other signals that interrupt are passed on to; a terminal's Ctrl-C it gets as well."""
     process = subprocess.Popen(command, env=environment)
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, process.terminate)
+    for number in interrupting():
+        loop.add_signal_handler(number, process.send_signal, number)
     loop.add_signal_handler(signal.SIGINT, lambda: None)
     return process
 

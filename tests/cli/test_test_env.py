@@ -104,6 +104,7 @@ def test_a_cluster_is_its_owners_until_stop(
     ("suite", "code"),
     [
         ('trap "exit 5" TERM; kill -INT $PPID; kill -INT $PPID; kill -TERM $PPID; while :; do sleep 0.01; done', 5),
+        ('trap "exit 6" HUP; kill -HUP $PPID; while :; do sleep 0.01; done', 6),
         ("kill -KILL $$", 128 + 9),
     ],
 )
