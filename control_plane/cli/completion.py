@@ -136,13 +136,6 @@ def scenarios(incomplete: str) -> list[str]:
     return _begun(incomplete, (file.name.removesuffix(".yaml") for file in folder.iterdir()))
 
 
-def applications(incomplete: str) -> list[str]:
-    """Names of applications whose Stages come along."""
-    from rayplane.control_plane.stages.examples import shipped
-
-    return _begun(incomplete, shipped())
-
-
 def _of_kind(ctx: typer.Context, kind: str) -> Iterable[str]:
     if kind == Role.NODE_HOST.removesuffix("-host"):
         return [node for host in _topology(ctx).of(Role.NODE_HOST) for node in host.nodes]

@@ -5,10 +5,13 @@ from typing import Annotated
 import typer
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.cli import completion
 from rayplane.control_plane.cluster.errors import UsageError
 from rayplane.control_plane.cluster.manifests import parse
 from rayplane.control_plane.stages.examples import MAKES, shipped
+
+
+def _begun(incomplete: str) -> list[str]:
+    return sorted(name for name in shipped() if name.startswith(incomplete))
 
 
 def register(app: typer.Typer) -> None:
@@ -20,7 +23,7 @@ def show(
         str,
         typer.Argument(
             help="Empty: say which there are.",
-            autocompletion=completion.applications,
+            autocompletion=_begun,
         ),
     ] = "",
 ) -> None:

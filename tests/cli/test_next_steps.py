@@ -159,6 +159,7 @@ def completed(line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         ("rayplane get pods -o ", ["json", "name", "wide", "yaml"]),
         ("rayplane up --timing sp", ["sparse"]),
         ("rayplane fork w", ["web"]),
+        ("rayplane stages k", ["keda"]),
         ("rayplane simulate ", builtin_scenarios()),
         ("rayplane debug 1 --scenario q", ["quick"]),
         # Nobody answers there, which is nothing to complete.
