@@ -29,7 +29,7 @@ def ground_of(
         runtimes=first | dict(runtimes),
         addresses=kubelet.addresses,
         files=files if kubelet.config.takes_processes else None,
-        etc_files=partial(etc_files, dns="", machine_resolv="") if isolates else lambda pod, ip: {},
+        etc_files=partial(etc_files, dns="") if isolates else lambda pod, ip: {},
         env=env,
         tasks=tasks,
         images=images if kubelet.config.takes_processes and not kubelet.config.cri_path else None,

@@ -12,6 +12,7 @@ from rayplane.node.errors import SandboxError
 from rayplane.node.runtime.resolv import RESOLV_CONF, parse_resolv
 
 DOMAIN = "cluster.local"
+HOSTS = "/etc/hosts"
 NAMESERVERS_MAX, SEARCHES_MAX, SEARCH_CHARS_MAX = 3, 32, 2048
 HOST_NAME_MAX = 63
 KERNEL_NAME_MAX = 64
@@ -57,25 +58,33 @@ def kernel_name(pod: Object, node: str = "") -> str:
     return full
 
 
-def etc_files(pod: Object, ip: str, *, dns: str, machine_resolv: str, node: str = "") -> dict[str, bytes]:
-    """Path to content. `dns`: the cluster's DNS server, empty for none; `machine_resolv`: the machine's resolv.conf;
-    `node`: the name of the pod's node. Raises SandboxError as `kernel_name` does.
+def etc_files(
+    pod: Object, ip: str, *, dns: str, machine_resolv: str = "", machine_hosts: str = "", node: str = ""
+) -> dict[str, bytes]:
+    """Path to content. `dns`: the cluster's DNS server, empty for none; `machine_resolv`, `machine_hosts`: the
+    machine's own resolv.conf and hosts; `node`: the name of the pod's node. Raises SandboxError as `kernel_name` does.
     """
     files = {
         "/etc/hostname": f"{kernel_name(pod, node)}\n",
         RESOLV_CONF: _resolv(pod, dns, machine_resolv),
-        "/etc/hosts": hosts(pod, ip, node),
+        HOSTS: hosts(pod, ip, node, machine_hosts),
     }
     return {path: text.encode() for path, text in files.items()}
 
 
-def hosts(pod: Object, ip: str, node: str = "") -> str:
-    """The content of /etc/hosts of a pod with that address. `node`: the name of its node."""
-    lines = ["# Kubernetes-managed hosts file.", *(f"{address}\t{names}" for address, names in _LOCAL)]
+def hosts(pod: Object, ip: str, node: str = "", machine_hosts: str = "") -> str:
+    """The content of /etc/hosts of a pod with that address. `node`: the name of its node. A pod with its node's network
+    has what the machine's own says.
+    """
+    if meta.spec(pod).get("hostNetwork"):
+        lines = ["# Kubernetes-managed hosts file (host network).", *machine_hosts.splitlines()]
+    else:
+        lines = ["# Kubernetes-managed hosts file.", *(f"{address}\t{names}" for address, names in _LOCAL)]
     names = "\t".join(filter(None, (full_name(pod), host_name(pod, node))))
     lines.append(f"{ip}\t{names}")
-    for alias in meta.spec(pod).get("hostAliases") or ():
-        lines.append("\t".join((alias.get("ip") or "", *(alias.get("hostnames") or ()))))
+    if aliases := meta.spec(pod).get("hostAliases"):
+        lines += ["", "# Entries added by HostAliases."]
+        lines += ["\t".join((alias.get("ip") or "", *(alias.get("hostnames") or ()))) for alias in aliases]
     return "\n".join(lines) + "\n"
 
 

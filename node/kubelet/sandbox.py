@@ -32,7 +32,7 @@ from rayplane.node.events import Events
 from rayplane.node.kubelet.addresses import NodeAddresses
 from rayplane.node.kubelet.env_files import BYTES_MAX as ENV_FILE_MAX
 from rayplane.node.kubelet.env_files import parse_env_file
-from rayplane.node.kubelet.etc_files import etc_files, hosts, kernel_name
+from rayplane.node.kubelet.etc_files import HOSTS, etc_files, hosts, kernel_name
 from rayplane.node.kubelet.pod_credentials import RENEW_AGAIN_S, Certificates, PodCredentials, Tokens
 from rayplane.node.kubelet.token_manager import JITTER_S
 from rayplane.node.runtime import Mount, PodPlace, Runtime
@@ -190,7 +190,7 @@ class Sandbox:
     def _place(self) -> PodPlace:
         pod, parts = self._pod, self._parts
         node, own_files = parts.node.name, parts.dns or parts.node.cri_path
-        known = {"dns": parts.dns, "machine_resolv": machine_resolv(), "node": node}
+        machine = {"machine_resolv": machine_file(RESOLV_CONF), "machine_hosts": machine_file(HOSTS)}
         return PodPlace(
             uid=meta.uid(pod),
             ip=self.ip,
@@ -200,7 +200,7 @@ class Sandbox:
             host_network=not self.own_address,
             pod=pod,
             volumes={v["name"]: path for v in self._volumes if _is_owned(v) and (path := self._paths.get(v["name"]))},
-            files=etc_files(pod, self.ip, **known) if own_files else {},
+            files=etc_files(pod, self.ip, dns=parts.dns, node=node, **machine) if own_files else {},
             hosts=(lambda ip: hosts(pod, ip).encode()) if self.own_address else None,
             moved=self._moved,
         )
@@ -408,10 +408,10 @@ class Sandbox:
         await self._parts.volumes.unpublish(self._pod, node=self._parts.node.name)
 
 
-def machine_resolv() -> str:
-    """The machine's resolv.conf; empty where there is none."""
+def machine_file(path: str) -> str:
+    """What one of the machine's files of names says; empty where there is none."""
     try:
-        return Path(RESOLV_CONF).read_text(errors="replace")
+        return Path(path).read_text(errors="replace")
     except OSError:
         return ""
 
