@@ -6,6 +6,7 @@ Bodies are passed on as they come, in both directions, so a slow reader slows it
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Protocol
 
 import aiohttp
 from aiohttp import web
@@ -36,6 +37,17 @@ AS_THE_CLIENT_SAYS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 
 Body = bytes | aiohttp.StreamReader | AsyncIterator[bytes] | None
 Starting = Callable[[CIMultiDict[str]], None]
+
+
+class Changing(Protocol):
+    """A change of a body on its way, part by part."""
+
+    def feed(self, part: bytes) -> bytes: ...
+
+    def end(self) -> bytes: ...
+
+
+Changed = Callable[[CIMultiDict[str]], Changing | None]
 Joined = web.WebSocketResponse | aiohttp.ClientWebSocketResponse
 
 
@@ -84,11 +96,13 @@ async def forward(
     *,
     located: Callable[[str], str] = str,
     starting: Starting = lambda _: None,
+    changed: Changed = lambda _: None,
     timeout: aiohttp.ClientTimeout | None = None,
 ) -> web.StreamResponse:
     """The server's answer, handed to the client; `url` is encoded, `located` changes where a Location points.
 
-    `starting` is called with the answer's headers before they go out. `timeout`: in place of the session's.
+    `starting` is called with the answer's headers before they go out, `changed` says by them how its body is changed.
+    `timeout`: in place of the session's.
 
     Raises ClientConnectorError and TimeoutError before anything was sent, Broken before anything was answered.
     """
@@ -107,7 +121,7 @@ async def forward(
     except (aiohttp.ClientError, OSError) as e:
         raise Broken(f"the connection broke: {e}") from e
     async with answer:
-        return await hand_on(request, answer, located=located, starting=starting)
+        return await hand_on(request, answer, located=located, starting=starting, changed=changed)
 
 
 async def hand_on(
@@ -116,8 +130,9 @@ async def hand_on(
     *,
     located: Callable[[str], str] = str,
     starting: Starting = lambda _: None,
+    changed: Changed = lambda _: None,
 ) -> web.StreamResponse:
-    """An answer as it comes in; `starting` is called with its headers before they go out. Raises Broken before that."""
+    """An answer as it comes in, as `forward` hands it on. Raises Broken before its head goes out."""
     if answer.status < 200:
         raise Broken(f"the server answered {answer.status}, which was not asked for")
     response = web.StreamResponse(status=answer.status, reason=answer.reason)
@@ -125,13 +140,18 @@ async def hand_on(
         if name.lower() not in HOP_BY_HOP:
             response.headers.add(name, located(value) if name.lower() == "location" else value)
     starting(response.headers)
+    changing = changed(response.headers)
+    if changing is not None and request.method != "HEAD":
+        response.headers.popall("Content-Length", None)
     try:
         await response.prepare(request)
     except ValueError as e:
         raise Broken(f"the server's answer has headers that are none: {e}") from e
     try:
         async for chunk in answer.content.iter_chunked(CHUNK):
-            await response.write(chunk)
+            await response.write(chunk if changing is None else changing.feed(chunk))
+        if changing is not None:
+            await response.write(changing.end())
     except (aiohttp.ClientError, TimeoutError) as e:
         # The head of the answer is out: only a broken connection can say that the rest is missing.
         log.info("an answer of %s broke off: %s", answer.url, e)

@@ -25,7 +25,7 @@ from tests.apiserver.conftest import make_env
 from tests.apiserver.fake_etcd import FakeEtcd
 from tests.rpc.open_service import open_service
 
-HTTP_METHODS = (b"GET ", b"POST ", b"DELETE ")
+HTTP_METHODS = (b"GET ", b"HEAD ", b"POST ", b"DELETE ")
 KUBECTL = shutil.which("kubectl", path=str(Path(sys.executable).parent)) or "kubectl"
 
 
@@ -76,10 +76,14 @@ class StandInNode:
         yield node_pb2.PortForwardResponse()
         async for request in requests:
             if request.data.startswith(HTTP_METHODS):
-                # A server that shows what it was asked, and sends who asks for that elsewhere.
+                # A server that shows what it was asked, and sends who asks for that elsewhere, or a page.
                 moved = b"Location: /there\r\n" if b"/moved" in request.data else b""
                 head = b"HTTP/1.1 302 Found\r\n" if moved else b"HTTP/1.1 200 OK\r\n"
                 body = request.data + str(first.port).encode()
+                if b"/page" in request.data:
+                    body = b'<a href="/there">there</a>'
+                    head += b"Content-Type: text/html; charset=utf-8\r\nContent-Length: %d\r\n" % len(body)
+                body = b"" if request.data.startswith(b"HEAD ") else body
                 yield node_pb2.PortForwardResponse(data=head + moved + b"Connection: close\r\n\r\n" + body)
                 break
             if request.data:

@@ -48,6 +48,15 @@ async def test_redirections_stay_below_the_pod(http: aiohttp.ClientSession) -> N
         assert (answer.status, answer.headers["Location"]) == (302, f"{SPACE}/pods/p/proxy/there")
 
 
+async def test_links_of_a_page_stay_below_the_pod(http: aiohttp.ClientSession) -> None:
+    page = await text(http, f"{SPACE}/pods/p/proxy/page", headers={"Accept": "text/html"})
+    assert page == f'<a href="{SPACE}/pods/p/proxy/there">there</a>'
+    asked = await text(http, f"{SPACE}/pods/p/proxy/x", headers={"Accept": "text/html,*/*", "Accept-Encoding": "br"})
+    assert "Accept-Encoding: identity" in asked.split("\r\n")
+    async with http.head(f"{SPACE}/pods/p/proxy/page") as answer:
+        assert (answer.status, answer.headers["Content-Length"]) == (200, "26")
+
+
 @pytest.mark.parametrize("of", [f"{SPACE}/pods/p", "/api/v1/nodes/n1"])
 async def test_what_pods_show_is_of_no_origin_where_the_dashboards_page_is(cluster: Cluster, of: str) -> None:
     said = []

@@ -6,6 +6,7 @@ Source: pkg/registry/core/{pod,service,node}, ResourceLocation; apimachinery's p
 """
 
 import ssl
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import aiohttp
@@ -20,12 +21,14 @@ from rayplane.control_plane.apiserver.outgoing.pods import PodConnector
 from rayplane.control_plane.apiserver.outgoing.services import endpoints_of
 from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry
 from rayplane.control_plane.apiserver.requests import Target, User
+from rayplane.control_plane.apiserver.rest.page_links import PageLinks
 from rayplane.control_plane.rpc import Network, RpcError, reverse_proxy, subprotocols
 from rayplane.control_plane.streams.wires import wants_websocket
 from rayplane.proto.rayplane.v1 import node_pb2
 
 _SILENCE_S = 60.0
 _NODE_TIMEOUT_S = 3.0
+_HTML = "text/html"
 _SANDBOX = "sandbox allow-downloads allow-forms allow-modals allow-popups allow-scripts"
 """As Content-Security-Policy: of no origin, so that it reads nothing of a page at the same address."""
 
@@ -118,10 +121,14 @@ class Proxy:
         url = f"{scheme}://{connector.host}/{path}{mark}{query}"
 
         def located(location: str) -> str:
-            """Redirections within the pod stay below the path at which it is shown."""
+            """Redirections and links within the pod stay below the path at which it is shown."""
             inner = location.removeprefix(f"{scheme}://{connector.host}")
-            return f"{prefix}{inner}" if inner.startswith("/") and not inner.startswith("//") else location
+            inside = inner.startswith("/") and not inner.startswith(("//", f"{prefix}/"))
+            return f"{prefix}{inner}" if inside else location
 
+        if _HTML in headers.get("Accept", ""):
+            # Links in what is compressed are not changed.
+            headers["Accept-Encoding"] = "identity"
         timeout = aiohttp.ClientTimeout(total=None, sock_read=_SILENCE_S)
         cookies = aiohttp.DummyCookieJar()
         async with aiohttp.ClientSession(
@@ -130,9 +137,15 @@ class Proxy:
             try:
                 if wants_websocket(request):
                     return await reverse_proxy.forward_websocket(request, session, url, headers)
-                body = request.content if request.can_read_body else None
                 return await reverse_proxy.forward(
-                    request, session, url, headers, body, located=located, starting=self._kept_apart
+                    request,
+                    session,
+                    url,
+                    headers,
+                    request.content if request.can_read_body else None,
+                    located=located,
+                    starting=self._kept_apart,
+                    changed=lambda head: _links(head, located),
                 )
             except aiohttp.WSServerHandshakeError as e:
                 return web.Response(status=e.status, text=f"{e.message}\n")
@@ -165,6 +178,12 @@ class Proxy:
         return web.Response(
             body=answer.page, status=answer.status, headers={"Content-Type": answer.content_type, **self._headers}
         )
+
+
+def _links(headers: Mapping[str, str], located: Callable[[str], str]) -> PageLinks | None:
+    """The links of an answer that is a page as it can be read."""
+    is_page = headers.get("Content-Type", "").partition(";")[0].strip().lower() == _HTML
+    return PageLinks(located) if is_page and headers.get("Content-Encoding", "identity") == "identity" else None
 
 
 def _unchecked() -> ssl.SSLContext:
