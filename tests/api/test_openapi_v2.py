@@ -63,3 +63,33 @@ def test_a_custom_schema_loses_what_v2_cannot_say() -> None:
     assert properties["size"] == {"x-kubernetes-int-or-string": True}
     assert properties["note"] == {}
     assert properties["not"] == {"type": "string", "maxLength": 3}
+
+
+def test_what_a_custom_schema_leaves_open_is_open_to_kubectl_too() -> None:
+    """It would take only the fields that are told, wherever one is."""
+    open_, kept = {"x-kubernetes-preserve-unknown-fields": True}, {"a": {"type": "string"}}
+    schema = {
+        "type": "object",
+        "required": ["one", "two"],
+        "properties": {
+            "one": {"type": "object", "properties": kept, **open_},
+            "two": {"type": "object", "properties": kept, "nullable": True},
+            "many": {"type": "array"},
+            "by_name": {"type": "object", "additionalProperties": {"type": "object", "properties": kept}},
+        },
+    }
+    registry = builtin_registry().copy()
+    registry.add(custom())
+
+    def shown(schema: dict[str, Any]) -> dict[str, Any]:
+        found = merged(OpenAPI(registry, version="v1", custom_schemas={("example.com/v1", "Foo"): schema}))
+        foo: dict[str, Any] = found["definitions"]["com.example.v1.Foo"]
+        return foo
+
+    foo = shown(schema)
+    assert foo["required"] == ["one"]
+    properties = foo["properties"]
+    assert (properties["one"], properties["two"], properties["many"]) == (open_, {}, {})
+    assert properties["by_name"]["additionalProperties"]["properties"] == kept
+    kinds = foo["x-kubernetes-group-version-kind"]
+    assert shown(schema | open_) == {"type": "object", "x-kubernetes-group-version-kind": kinds}

@@ -19,7 +19,9 @@ _JSON: Final = "application/json"
 _DROPPED: Final = frozenset(
     {"allOf", "oneOf", "anyOf", "not", "nullable", "default", "properties", "items", "additionalProperties"}
 )
-
+_PRESERVE: Final = "x-kubernetes-preserve-unknown-fields"
+_KINDS: Final = "x-kubernetes-group-version-kind"
+_OF_KINDS: Final = (_KINDS, "x-kubernetes-selectable-fields")
 
 Parts = tuple[dict[str, Any], dict[str, Any]]
 """Paths and definitions."""
@@ -62,17 +64,35 @@ def _schema(schema: Mapping[str, Any]) -> dict[str, Any]:
     match schema.get("allOf"):
         case [{"$ref": reference}]:
             return made | _reference(reference)
-    if schema.get("nullable"):
-        made.pop("type", None)
+    anything = schema.get(_PRESERVE)
+    if anything and _KINDS in schema:
+        # With any field said, kubectl would take only what is.
+        return {"type": "object"} | {key: made[key] for key in _OF_KINDS if key in made}
+    if schema.get("nullable") or anything or (schema.get("type") == "array" and "items" not in schema):
+        if schema.get("nullable") or schema.get("type") in ("array", "object"):
+            made.pop("type", None)
+        if "additionalProperties" in schema:
+            made["additionalProperties"] = _value(schema["additionalProperties"])
         return made
     if "oneOf" in schema and "type" not in schema and not schema.get("x-kubernetes-int-or-string"):
         made["type"] = "string"  # a quantity, or an int-or-string: numbers in quotes are taken too
     if "properties" in schema:
         made["properties"] = {name: _schema(value) for name, value in schema["properties"].items()}
+        needed = [name for name in made.pop("required", ()) if not _may_be_null(schema["properties"].get(name))]
+        made |= {"required": needed} if needed else {}
     for key in ("items", "additionalProperties"):
         if key in schema:
-            made[key] = _schema(schema[key]) if isinstance(schema[key], dict) else schema[key]
+            made[key] = _value(schema[key])
     return made
+
+
+def _value(schema: Any) -> Any:
+    """The form of a schema, or of a word for any or none."""
+    return _schema(schema) if isinstance(schema, dict) else schema
+
+
+def _may_be_null(schema: Any) -> bool:
+    return isinstance(schema, dict) and bool(schema.get("nullable"))
 
 
 def _path_item(item: Mapping[str, Any]) -> dict[str, Any]:
