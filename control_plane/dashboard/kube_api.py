@@ -11,6 +11,7 @@ from rayplane.control_plane.cluster.readiness import client_ssl
 from rayplane.control_plane.cluster.state import StateDir
 from rayplane.control_plane.cluster.topology import Role
 from rayplane.control_plane.rpc import reverse_proxy, subprotocols
+from rayplane.control_plane.rpc.errors import reason_of
 from rayplane.control_plane.rpc.tls import Credentials
 from rayplane.control_plane.streams.wires import wants_websocket
 
@@ -60,10 +61,10 @@ class KubeApi:
             except aiohttp.WSServerHandshakeError as e:
                 return web.Response(status=e.status, text=f"{e.message}\n")
             except (aiohttp.ClientConnectorError, TimeoutError) as e:
-                errors.append(f"{server}: {e}")
+                errors.append(f"{server}: {reason_of(e)}")
             except (reverse_proxy.Broken, aiohttp.ClientError) as e:
                 # It may have been carried out: only who asked can know whether to ask again.
-                raise ServiceUnavailable(f"{server} did not answer: {e}; try again") from e
+                raise ServiceUnavailable(f"{server} did not answer: {reason_of(e)}; try again") from e
         raise ServiceUnavailable(f"no API server answers; see `rayplane status` ({'; '.join(errors)})")
 
     async def _ask(

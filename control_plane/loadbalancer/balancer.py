@@ -38,6 +38,7 @@ from rayplane.control_plane.loadbalancer.backends import (
 )
 from rayplane.control_plane.loadbalancer.probe import Probe
 from rayplane.control_plane.rpc import Network, Server
+from rayplane.control_plane.rpc.errors import reason_of
 from rayplane.control_plane.rpc.gate import Gate, GateLimits, fitting
 from rayplane.control_plane.rpc.sockets import (
     STREAM_BYTES,
@@ -237,7 +238,7 @@ class LoadBalancer:
                     addresses = await find()
             except Exception as e:
                 # Whatever went wrong, the servers known so far are the best guess.
-                log.info("the list of API servers was not refreshed: %s", e)
+                log.info("the list of API servers was not refreshed: %s", reason_of(e))
                 continue
             self.set_backends(addresses)
 

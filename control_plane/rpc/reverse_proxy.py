@@ -14,6 +14,7 @@ from aiohttp.connector import Connection
 from multidict import CIMultiDict
 
 from rayplane.control_plane.rpc import subprotocols
+from rayplane.control_plane.rpc.errors import reason_of
 from rayplane.control_plane.tasks import cancel_and_wait
 
 log = logging.getLogger(__name__)
@@ -119,7 +120,7 @@ async def forward(
     except (aiohttp.ClientConnectorError, TimeoutError):
         raise
     except (aiohttp.ClientError, OSError) as e:
-        raise Broken(f"the connection broke: {e}") from e
+        raise Broken(f"the connection broke: {reason_of(e)}") from e
     async with answer:
         return await hand_on(request, answer, located=located, starting=starting, changed=changed)
 
@@ -154,7 +155,7 @@ async def hand_on(
             await response.write(changing.end())
     except (aiohttp.ClientError, TimeoutError) as e:
         # The head of the answer is out: only a broken connection can say that the rest is missing.
-        log.info("an answer of %s broke off: %s", answer.url, e)
+        log.info("an answer of %s broke off: %s", answer.url, reason_of(e))
         if request.transport is not None:
             request.transport.close()
         return response

@@ -179,10 +179,10 @@ def _write(subject: WrittenPod) -> _Write | None:
         status = subject.status()
         digest = hashlib.blake2b(orjson.dumps(status), digest_size=16).digest()
         if digest != subject.written:
-            gated = bool(meta.spec(pod).get("readinessGates"))
-            body = {"metadata": {"uid": uid}, "status": own_part(pod, status) if gated else status}
-            kind = "strategic" if gated else "merge"
-            return _Write(subject, ops.patch("pods", name, namespace, body, kind=kind, subresource="status"), digest)
+            body = {"metadata": {"uid": uid}, "status": own_part(pod, status)}
+            return _Write(
+                subject, ops.patch("pods", name, namespace, body, kind="strategic", subresource="status"), digest
+            )
     if not subject.wants_final_delete:
         return None
     return _Write(subject, ops.delete("pods", name, namespace, uid=uid, grace_period_s=0))
@@ -191,7 +191,7 @@ def _write(subject: WrittenPod) -> _Write | None:
 def own_part(pod: Object, status: Mapping[str, Any]) -> dict[str, Any]:
     """A pod's status as a strategic merge patch of the pod as last seen, without conditions that stay as they are.
 
-    Who keeps a readiness gate may have written its condition since then.
+    Others may have written conditions of theirs since then: who keeps a readiness gate, who disrupts the pod.
     """
     part = {**status}
     for field in _ADDRESSES:

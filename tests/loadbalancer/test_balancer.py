@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import ctypes
+import itertools
+import logging
 import socket
 import struct
 import time
@@ -10,6 +12,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
+import pytest
 import pytest_asyncio
 
 from rayplane.control_plane.loadbalancer import LoadBalancer, LoadBalancerConfig
@@ -260,17 +263,24 @@ async def test_a_client_that_waits_when_the_balancer_stops_is_served_by_a_server
     await stopping
 
 
-async def test_list_of_servers_is_refreshed(backends: list[Backend]) -> None:
-    config = LoadBalancerConfig(backends=(backends[0].address,), check_interval_s=0.02, refresh_interval_s=0.02)
+async def test_list_of_servers_is_refreshed(backends: list[Backend], caplog: pytest.LogCaptureFixture) -> None:
+    config = LoadBalancerConfig(
+        backends=(backends[0].address,), check_interval_s=0.02, refresh_interval_s=0.02, refresh_timeout_s=0.02
+    )
+    looks = itertools.count()
 
     async def find() -> list[str]:
+        if not next(looks):
+            await asyncio.Event().wait()
         return [backends[1].address]
 
+    caplog.set_level(logging.INFO)
     balancer = LoadBalancer(config, find_backends=find)
     await balancer.start()
     await eventually(lambda: [b.address for b in balancer.backends()] == [backends[1].address])
     await eventually(lambda: balancer.backends()[0].ready)
     assert await ask(balancer, b"m") == b"b:m"
+    assert "the list of API servers was not refreshed: timed out" in caplog.messages
     await balancer.stop()
 
 

@@ -382,6 +382,21 @@ async def test_a_readiness_gate_is_its_keepers(api: FakeClient, make_host: MakeH
     assert status(api, "web")["podIPs"] == [{"ip": status(api, "web")["podIP"]}]
 
 
+async def test_a_condition_that_lands_beside_the_kubelets_write_stays(api: FakeClient, make_host: MakeHost) -> None:
+    await make_host(NodeConfig("n1"))
+    target = {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}
+
+    def disrupted(verb: str, resource: str) -> None:
+        if (verb, resource) == ("patch", "pods/status"):
+            api.refuse = None
+            api.put("pods", {**api.pod("web"), "status": {**status(api, "web"), "conditions": [target]}})
+
+    api.refuse = disrupted
+    api.put("pods", make_pod("web"))
+    await api.until(lambda: ready(api, "web"))
+    assert target in status(api, "web")["conditions"]
+
+
 async def test_readiness_is_restored_when_others_took_it_away(api: FakeClient, make_host: MakeHost) -> None:
     await make_host(NodeConfig("n1"))
     api.put("pods", make_pod("web"))

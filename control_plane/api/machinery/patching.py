@@ -38,6 +38,7 @@ _DIRECTIVE: Final = "$patch"
 _RETAIN_KEYS: Final = "$retainKeys"
 _DELETE_PRIMITIVES: Final = "$deleteFromPrimitiveList/"
 _SET_ORDER: Final = "$setElementOrder/"
+_DIRECTIVES: Final = (_DELETE_PRIMITIVES, _SET_ORDER, _RETAIN_KEYS, _DIRECTIVE)
 
 
 class PatchFailed(ApiError):
@@ -110,7 +111,7 @@ def apply_patch(
                 raise UnsupportedMediaType(
                     "strategic merge patch is not supported for custom resources; use application/merge-patch+json"
                 )
-            return strategic_merge(obj, patch, definition)
+            return strategic_merge(obj, patch, definition, owned=owned)
     raise UnsupportedMediaType("this subresource is not applied; use application/merge-patch+json")
 
 
@@ -161,9 +162,12 @@ def merge_patch(target: Any, patch: Any) -> Any:
 # --- strategic merge patch ---------------------------------------------------------------------
 
 
-def strategic_merge(obj: Object, patch: Object, definition: Definition) -> Object:
-    """Merge by the schema's patch strategies and merge keys. Raises PatchFailed, BadRequest."""
-    return _merge_map(_clone(obj), _clone(patch), Type.struct(definition))
+def strategic_merge(obj: Object, patch: Object, definition: Definition, *, owned: bool = False) -> Object:
+    """Merge by the schema's patch strategies and merge keys. Raises PatchFailed, BadRequest.
+
+    `owned`: as in `apply_patch`.
+    """
+    return _merge_map(obj if owned else _clone(obj), _clone(patch), Type.struct(definition))
 
 
 def _field(type_: Type | None, name: str) -> tuple[Field | None, Type | None]:
@@ -299,22 +303,22 @@ def _key_of(item: Any, key: str) -> Any:
     return item[key]
 
 
-def _mark(item: Any, key: str) -> bytes:
+def _mark(item: Any, key: str) -> str | bytes:
     """The same for items that are one: by the merge key where there is one, else by the whole value."""
     known = item.get(key) if key and type(item) is dict else item
-    return orjson.dumps(known, option=orjson.OPT_SORT_KEYS)
+    return known if type(known) is str else orjson.dumps(known, option=orjson.OPT_SORT_KEYS)
 
 
-def _places(items: list[Any], key: str) -> dict[bytes, int]:
+def _places(items: list[Any], key: str) -> dict[str | bytes, int]:
     """Where each item stands first, by its mark; found in one pass, since both lists of a merge may be long."""
-    places: dict[bytes, int] = {}
+    places: dict[str | bytes, int] = {}
     for at, item in enumerate(items):
         if not key or type(item) is not dict or key in item:
             places.setdefault(_mark(item, key), at)
     return places
 
 
-def _place(places: dict[bytes, int], item: Any, key: str) -> int:
+def _place(places: dict[str | bytes, int], item: Any, key: str) -> int:
     """-1 where there is none."""
     return -1 if key and type(item) is dict and key not in item else places.get(_mark(item, key), -1)
 
@@ -329,7 +333,7 @@ def _merge_list(original: list[Any], patch: list[Any], key: str, element: Type |
     if len(kinds) > 1:
         raise BadRequest(f"list element types are not identical: {go_format([original, patch])}")
     if dict not in kinds:
-        distinct: dict[bytes, Any] = {}
+        distinct: dict[str | bytes, Any] = {}
         for item in [*original, *patch]:
             distinct.setdefault(_mark(item, ""), item)
         return _ordered(list(distinct.values()), patch, original, "")
@@ -411,7 +415,10 @@ def _without_directives(value: Any) -> tuple[bool, Any]:
             return False, None
         kept: Object = {}
         for name, item in value.items():
-            if item is None or name.startswith((_DELETE_PRIMITIVES, _SET_ORDER, _RETAIN_KEYS, _DIRECTIVE)):
+            if item is None or (name[:1] == "$" and name.startswith(_DIRECTIVES)):
+                continue
+            if type(item) is not dict and type(item) is not list:
+                kept[name] = item
                 continue
             keep, cleaned = _without_directives(item)
             if keep:

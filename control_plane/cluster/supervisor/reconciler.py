@@ -33,6 +33,7 @@ from rayplane.control_plane.cluster.supervisor.ports import Ports
 from rayplane.control_plane.cluster.supervisor.starts import StartRecords
 from rayplane.control_plane.cluster.topology import PORTS, Instance, Machine, Phase, Role, Topology
 from rayplane.control_plane.rpc import RpcError
+from rayplane.control_plane.rpc.errors import reason_of
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.control_plane.timings import SERVER_CHANGES
 from rayplane.node.config import SHUTDOWN_MAX_S
@@ -460,7 +461,7 @@ class Reconciler:
     def _say(self, subject: str, what: str, error: Exception, *, expected: bool = False) -> None:
         """Log what went wrong once, not at every try."""
         known = isinstance(error, (RpcError, ApiError, ClusterError, OSError))
-        why = f"{what}: {error if known else repr(error)}"
+        why = f"{what}: {reason_of(error) if known else repr(error)}"
         if self._refusals.get(subject) != why:
             self._refusals[subject] = why
             level = logging.INFO if expected else logging.WARNING
