@@ -26,6 +26,7 @@ from rayplane.node.kubelet.eviction_manager import EvictionManager, nothing
 from rayplane.node.kubelet.fence import Fence
 from rayplane.node.kubelet.gate import Gate, has_begun
 from rayplane.node.kubelet.handlers import Handlers
+from rayplane.node.kubelet.machine import machine_of
 from rayplane.node.kubelet.metrics import KubeletMetrics
 from rayplane.node.kubelet.pod_worker import PodWorker
 from rayplane.node.kubelet.resizes import Resizes
@@ -184,6 +185,10 @@ class Kubelet:
         return self._staged_node.over(self._own_status(node))
 
     def _own_status(self, node: Object) -> dict[str, Any]:
+        machine = machine_of(self.config)
+        if registration.rebooted(node, machine):
+            text = f"Node {self.name} has been rebooted, boot id: {machine.boot_id}"
+            self._shared.events.record(node, "Warning", "Rebooted", text)
         return registration.node_status(
             self.config,
             node,
@@ -193,6 +198,7 @@ class Kubelet:
             in_use=self._shared.volumes.in_use(self.name),
             health=self._health(),
             version=self.runtime.version,
+            machine=machine,
         ) | registration.node_images(node, self._shared.listed_images(self.config))
 
     def _health(self) -> registration.Health:

@@ -77,6 +77,14 @@ def contradicted(node: Object, health: Health) -> bool:
     return any(said.get(kind) != value for kind, value, _, _ in health.conditions(said))
 
 
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """The kernel's boot id and release; both empty for a node of simulated pods."""
+
+    boot_id: str = ""
+    kernel: str = ""
+
+
 def healthy_conditions() -> list[dict[str, str]]:
     """Conditions of a node in order, as far as they say nothing of times."""
     told = Health().conditions(())
@@ -138,6 +146,7 @@ def node_status(
     in_use: Sequence[str] = (),
     health: Health = Health(),
     version: str = "",
+    machine: Machine = Machine(),
 ) -> dict[str, Any]:
     """The node's status.
 
@@ -176,7 +185,7 @@ def node_status(
         "conditions": [*conditions, *before.values()],
         "addresses": addresses,
         "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
-        "nodeInfo": _node_info(config, version),
+        "nodeInfo": _node_info(config, version, machine),
         "declaredFeatures": [*DECLARED],
         "volumesInUse": [*in_use] or None,
     }
@@ -222,13 +231,19 @@ def follows_capacity(node: Object) -> bool:
     return all(told.get(name) == amount for name, amount in _extended(node).items())
 
 
-def _node_info(config: NodeConfig, version: str) -> dict[str, str]:
-    machine = hashlib.sha256(config.name.encode()).hexdigest()[:32]
+def rebooted(known: Object, machine: Machine) -> bool:
+    """Whether the node's machine has been started anew since the Node as it is `known` was written."""
+    before = (meta.status(known).get("nodeInfo") or {}).get("bootID")
+    return bool(before and machine.boot_id) and before != machine.boot_id
+
+
+def _node_info(config: NodeConfig, version: str, machine: Machine) -> dict[str, str]:
+    ident = hashlib.sha256(config.name.encode()).hexdigest()[:32]
     return {
-        "machineID": machine,
-        "systemUUID": f"{machine[:8]}-{machine[8:12]}-{machine[12:16]}-{machine[16:20]}-{machine[20:]}",
-        "bootID": "",
-        "kernelVersion": "",
+        "machineID": ident,
+        "systemUUID": f"{ident[:8]}-{ident[8:12]}-{ident[12:16]}-{ident[16:20]}-{ident[20:]}",
+        "bootID": machine.boot_id,
+        "kernelVersion": machine.kernel,
         "osImage": "rayplane",
         "containerRuntimeVersion": version or f"rayplane-{config.runtime.partition(':')[0]}://1.0.0",
         "kubeletVersion": KUBELET_VERSION,

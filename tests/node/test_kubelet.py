@@ -17,6 +17,7 @@ from rayplane.node.config import NodeConfig, NodeTiming
 from rayplane.node.host import NodeHost
 from rayplane.node.kubelet.node_lease import OTHERS
 from rayplane.node.kubelet.registrar import BATCH_MAX
+from rayplane.node.kubelet.registration import Machine
 from rayplane.node.restarts import RestartTiming
 from rayplane.proto.rayplane.v1 import node_pb2 as pb
 from tests.fakes import FakeClient
@@ -51,6 +52,24 @@ async def test_registers_its_node_and_keeps_its_lease(api: FakeClient, make_host
     assert node["status"]["allocatable"]["cpu"] == "2"
     assert {"type": "InternalIP", "address": "127.77.1.1"} in node["status"]["addresses"]
     assert node["status"]["nodeInfo"]["kubeletVersion"] == "v1.37.0"
+
+
+async def test_a_node_tells_of_its_machine_and_that_it_was_started_anew(
+    api: FakeClient, make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told() -> list[str]:
+        return [e["message"] for e in api.objects.get("events", {}).values() if e["reason"] == "Rebooted"]
+
+    for boot in ("first", "first", "second"):
+        monkeypatch.setattr("rayplane.node.kubelet.kubelet.machine_of", lambda _node, boot=boot: Machine(boot, "6.1"))
+        host = await make_host(NodeConfig("n1"))
+        await api.until(lambda: meta.condition_is(api.objects["nodes"]["n1"], "Ready"))
+        info = api.objects["nodes"]["n1"]["status"]["nodeInfo"]
+        assert (info["bootID"], info["kernelVersion"]) == (boot, "6.1")
+        if boot == "first":
+            await host.stop()
+    await api.until(told)
+    assert told() == ["Node n1 has been rebooted, boot id: second"]
 
 
 async def test_a_node_tells_that_it_was_cordoned(api: FakeClient, make_host: MakeHost) -> None:
