@@ -1,7 +1,9 @@
 """AsyncCluster: cancelled however often, it leaves no cluster that its program does not know of."""
 
 import asyncio
+import tempfile
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -38,8 +40,9 @@ class Launch:
 
 
 @pytest.fixture
-def launch(monkeypatch: pytest.MonkeyPatch) -> Launch:
+def launch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Launch:
     made = Launch()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(clusters, "launch", made)
     monkeypatch.setattr(backup, "fork", made.fork)
     monkeypatch.setattr(clusters, "guard", lambda *_, **__: SimpleNamespace(communicate=lambda _: None))
