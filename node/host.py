@@ -332,7 +332,6 @@ class NodeHost:
             await ingress.start()
 
     async def _start_cri(self) -> None:
-        # Imported here so that a simulation never loads what opens sockets.
         from rayplane.node.cri.ground import ground_of
         from rayplane.node.cri.server import CriServer
 
@@ -367,8 +366,7 @@ class NodeHost:
         return next((one.network for one in self._runtimes.values() if one.network is not DIRECT), DIRECT)
 
     def _make_runtimes(self) -> None:
-        simulated = self._simulated
-        self._runtimes[SIMULATED] = simulated
+        self._runtimes[SIMULATED] = self._simulated
         if not self.config.runs_processes:
             return
         root = self.env.disk.local_path(self.config.pod_dir)
@@ -383,18 +381,20 @@ class NodeHost:
     def _real(self, name: str, root: str) -> Runtime:
         """The runtime of real containers that has this name. `root`: where pods have their directories."""
         # Imported here so that a simulation never loads what forks.
+        from rayplane.node.runtime.cri.volumes import give
         from rayplane.node.runtime.process import ProcessRuntime
 
         if name == PROCESS and self.config.image_dir:
             self.images = images_of(self.config, self.env, self._events, self._objects)
         if name == PROCESS and self.config.isolates:
             return self._isolated(self._simulated, root)
-        self.pod_files = self.pod_files or PodFiles(root)
+        self.pod_files = self.pod_files or PodFiles(root, give if cri_path(name) else None)
         if path := cri_path(name):
             from rayplane.node.runtime.cri.runtime import runtime_at
 
             node, lead, record = self.config.nodes[0], self.config.led_out(name), self._events.record
-            runtime = runtime_at(path, node, pods=root, find=self._objects.find, lead=lead, record=record)
+            own, find = [root, self.env.disk.local_path(self.config.volume_dir) or root], self._objects.find
+            runtime = runtime_at(path, node, own=own, find=find, lead=lead, record=record)
             runtime.watchers.append(self._mark_nodes)
             return runtime
         return ProcessRuntime(self._simulated, None, self._log_limits(), root, self.config.pod_processes)

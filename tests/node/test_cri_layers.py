@@ -73,10 +73,10 @@ async def test_environment_arguments_and_volumes(api: FakeClient, hosts: tuple[N
         ],
     }
     volumes = [{"name": "cfg", "configMap": {"name": "settings"}}, {"name": "tmp", "emptyDir": {}}]
-    script = 'echo "$WHO $(WHO)"; cat /etc/app/a.txt; echo x > /s/f; cat /s/f'
+    script = 'echo "$WHO $(WHO)"; cat /etc/app/a.txt; echo x > /s/f; cat /s/f; stat -Lc %a /s'
     api.put("pods", above("job", script, container=container, restartPolicy="Never", volumes=volumes))
     await api.until(lambda: phase(api, "job") == "Succeeded")
-    assert await logs(hosts[1], "job", node="n2") == b"world world\nfrom mapx\n"
+    assert await logs(hosts[1], "job", node="n2") == b"world world\nfrom mapx\n777\n"
 
 
 async def test_commands_have_input_outputs_and_an_exit_code(api: FakeClient, hosts: tuple[NodeHost, NodeHost]) -> None:

@@ -35,6 +35,7 @@ from rayplane.node.runtime.cri.observer import Observer
 from rayplane.node.runtime.cri.pods import CriPod
 from rayplane.node.runtime.cri.run import CriRun
 from rayplane.node.runtime.cri.streams import Forwarder
+from rayplane.node.runtime.cri.volumes import give_volumes
 from rayplane.node.runtime.pod_network import DIRECT, PodNetwork
 from rayplane.proto.cri import cri_pb2 as pb
 
@@ -70,7 +71,8 @@ def unwritten(about: Object, kind: str, reason: str, message: str) -> None:
 
 class CriRuntime:
     """The runtime at a socket. `node`: whose it is here; `gateway`: how pods come to services, None where they do not;
-    `record`: says so on those; `watchers` are told when `trouble` has changed.
+    `record`: says so on those; `volumes`: directories of volumes that pods get as theirs; `watchers` are told when
+    `trouble` has changed.
     """
 
     network_id = ""
@@ -85,8 +87,10 @@ class CriRuntime:
         handler: Handler = usual,
         gateway: ServiceGateway | None = None,
         record: Record = unwritten,
+        volumes: Sequence[str] = (),
     ) -> None:
         self._gateway = gateway
+        self._volumes = [os.path.realpath(directory) for directory in volumes]
         self.network: PodNetwork = gateway or DIRECT
         self.client = client
         self.node = node
@@ -196,6 +200,8 @@ class CriRuntime:
             pod = self.pods[place.uid] = CriPod(place)
         try:
             async with pod.lock:
+                # In a thread: a volume may have many files.
+                await asyncio.to_thread(give_volumes, place, self._volumes)
                 await self._make_sandbox(pod)
         except NodeError as e:
             raise SandboxError(f"failed to create pod sandbox: {e}") from e
@@ -317,11 +323,17 @@ class CriRuntime:
 
 
 def runtime_at(
-    path: str, node: NodeConfig, *, pods: str, find: FindObjects, lead: Sequence[str] = (), record: Record = unwritten
+    path: str,
+    node: NodeConfig,
+    *,
+    own: Sequence[str],
+    find: FindObjects,
+    lead: Sequence[str] = (),
+    record: Record = unwritten,
 ) -> CriRuntime:
-    """The runtime at a socket, for a host whose first node this is. `pods`: where the host has its pods' directories;
-    `find`: looks up what pods refer to; `lead`: networks that pods find by this host, where its user is root; `record`:
-    writes events.
+    """The runtime at a socket, for a host whose first node this is. `own`: where the host has its pods' directories,
+    and other volumes of theirs; `find`: looks up what pods refer to; `lead`: networks that pods find by this host,
+    where its user is root; `record`: writes events.
     """
 
     async def keys(pod: Object, image: str) -> list[pb.AuthConfig]:
@@ -330,11 +342,11 @@ def runtime_at(
         return credentials_for(image, found.values())
 
     # The host's own directory tells it from every other that uses this runtime, also in its next life.
-    owner = hashlib.sha256(os.path.realpath(pods).encode()).hexdigest()[:32]
+    owner = hashlib.sha256(os.path.realpath(own[0]).encode()).hexdigest()[:32]
     here = Node(owner, node.name, quantity.value(node.memory))
     gateway = ServiceGateway(lead) if lead and os.geteuid() == 0 else None
     handler = partial(handler_of_class, find)
-    return CriRuntime(CriClient(path), here, keyring=keys, handler=handler, gateway=gateway, record=record)
+    return CriRuntime(CriClient(path), here, keyring=keys, handler=handler, gateway=gateway, record=record, volumes=own)
 
 
 async def handler_of_class(find: FindObjects, pod: Object) -> str:
