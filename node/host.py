@@ -454,10 +454,8 @@ class NodeHost:
 
     async def _watch_pods(self) -> None:
         names = [*self.kubelets]
-        if len(names) >= self.config.shared_informer_from:
-            selectors = [f"spec.nodeName in ({','.join(names)})"]
-        else:
-            selectors = [f"spec.nodeName={name}" for name in names]
+        shared = len(names) >= self.config.shared_informer_from
+        selectors = [f"spec.nodeName in ({','.join(names)})"] if shared else [f"spec.nodeName={name}" for name in names]
         informers = self._pod_informers
         informers += [Informer(self.client, "pods", field_selector=selector) for selector in selectors]
         for informer in informers:
@@ -468,6 +466,8 @@ class NodeHost:
             self._stack.push_async_callback(informer.stop)
         for informer in informers:
             await informer.synced()
+        for runtime in self._runtimes.values():
+            runtime.survivors.settle()
         if self.pod_files is not None:
             await self.pod_files.keep_only(meta.uid(w.pod) for k in self.kubelets.values() for w in k.workers)
 

@@ -131,7 +131,7 @@ class OwnContainer:
         """Done when it runs (""), or cannot run (why)."""
         self.over = asyncio.Event()
 
-    def started(self, container_id: str = "") -> None:
+    def started(self, container_id: str = "", image: tuple[str, str] = ("", "")) -> None:
         self.status.state = _RUNNING
         self.status.started_at = nanoseconds(self.stamp())
         self._begin("")

@@ -65,6 +65,10 @@ class PullBackOff(ImageError):
         self.wait_s = wait_s
 
 
+#: Of containers that wait for their image.
+IMAGE_REASONS = frozenset(one.reason for one in (ImageError, BadReference, NoPull, PullBackOff))
+
+
 class StoreFailed(ImageError):
     """The store's directory cannot be read or written: see to its disk, and to its mode."""
 

@@ -119,9 +119,12 @@ class PodWorker:
         """Start the pod, or take it over from an earlier life of this node. `suspended`: not before `Resumed`."""
         status = meta.status(self.pod)
         had_run = any("running" in c.get("state", {}) for c in status.get("containerStatuses") or ())
-        self.machine.adopt(status, self._parts.env.timestamp())
+        survivors, uid = self._parts.runtime.survivors, meta.uid(self.pod)
+        left = {} if meta.is_deleting(self.pod) else survivors.of(uid)
+        self.machine.adopt(status, self._parts.env.timestamp(), left)
+        survivors.keep(uid, [c.name for c in self.machine.containers if c.goes_on])
         self.machine.suspensions = suspensions(self.pod, lost_cluster=suspended)
-        if had_run and self.machine.stage is not Stage.ENDED:
+        if had_run and self.machine.stage is not Stage.ENDED and not self.machine.goes_on:
             text = "Pod sandbox changed, it will be killed and re-created."
             self._parts.events.record(self.pod, "Normal", "SandboxChanged", text)
         if meta.is_deleting(self.pod):
@@ -307,7 +310,9 @@ class PodWorker:
 
     def _start_container(self, effect: StartContainer) -> None:
         container = self.machine.by_name[effect.container]
-        if self._parts.runs_processes or needs_lookup(container.spec):
+        if container.goes_on:
+            self._start_now(effect, {})
+        elif self._parts.runs_processes or needs_lookup(container.spec):
             self.spawn(self._look_up_and_start(effect), f"start {effect.container}")
         else:
             self._start_now(effect, {})
@@ -331,7 +336,8 @@ class PodWorker:
     def _start_now(self, effect: StartContainer, env: dict[str, str], image: ContainerImage | None = None) -> None:
         outside = self._parts.env
         name = effect.container
-        spec = self.machine.by_name[name].spec
+        container = self.machine.by_name[name]
+        spec = container.spec
         assert self.sandbox is not None
         order = StartOrder(
             pod=self.pod,
@@ -341,7 +347,8 @@ class PodWorker:
             pod_ip=self.sandbox.ip,
             host_name=self.sandbox.host_name,
             env=env,
-            mounts=self.sandbox.mounts(spec, env),
+            mounts=self.sandbox.mounts(spec, env) if not container.goes_on else (),
+            survivor=container.container_id if container.goes_on else "",
             devices=self.sandbox.devices(spec),
             directory=self.sandbox.directory,
             stamp=outside.timestamp(),

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from rayplane.node.images.containers import SIMULATED_ID, own_command
+from rayplane.node.images.errors import IMAGE_REASONS
 from rayplane.node.images.manifests import digest_of
 from rayplane.node.lifecycle import Event, Exited, StartContainer, Started, StartFailed
 from rayplane.node.runtime import StartOrder
@@ -32,13 +33,19 @@ class RunListener:
             image = _stood_for(order.container)
         self._started = Started(effect.container, effect.attempt, order.container_id, *image)
 
-    def started(self, container_id: str = "") -> None:
-        """`container_id`: the runtime's own, where it has one."""
+    def started(self, container_id: str = "", image: tuple[str, str] = ("", "")) -> None:
+        """`container_id`, `image`: the runtime's own, where it has them."""
         known = self._started
-        self._worker.post(replace(known, container_id=container_id) if container_id else known)
+        if container_id:
+            known = replace(known, container_id=container_id)
+        if any(image):
+            known = replace(known, image=image[0], image_id=image[1])
+        self._worker.post(known)
 
     def failed(self, reason: str, message: str) -> None:
-        self._worker.post(StartFailed(self._effect.container, self._effect.attempt, reason, message))
+        # Of images the Event tells the reason only.
+        told = reason if reason in IMAGE_REASONS else ""
+        self._worker.post(StartFailed(self._effect.container, self._effect.attempt, reason, message, told=told))
 
     def exited(self, exit_code: int, signal: int, message: str, reason: str = "") -> None:
         effect = self._effect

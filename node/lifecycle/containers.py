@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from rayplane.control_plane.api.pods.containers import is_sidecar
-from rayplane.node.lifecycle.model import Container, Role, Run, Termination
+from rayplane.node.lifecycle.model import Container, Role, Run, Survivor, Termination
 
 RESTART = "Restart"
 RESTART_ALL = "RestartAllContainers"
@@ -69,13 +69,16 @@ def rule_for(c: Container, exit_code: int) -> str:
     return ""
 
 
-def recall(c: Container, known: dict[str, Any], stamp: str) -> None:
-    """Fill `c` from its last container status. A run that it shows has ended by `stamp`: when exactly nobody knows."""
+def recall(c: Container, known: dict[str, Any], stamp: str, survivor: Survivor | None = None) -> None:
+    """Fill `c` from its last container status. A run that it shows goes on if it is the `survivor`, else it has ended
+    by `stamp`: when exactly nobody knows.
+    """
     c.restart_count = known.get("restartCount") or 0
     state = known.get("state") or {}
     running, terminated = state.get("running"), state.get("terminated")
     last = (known.get("lastState") or {}).get("terminated")
-    if running is not None:
+    is_known = survivor is not None and running is not None and known.get("containerID") == survivor.container_id
+    if running is not None and not is_known:
         message, reason, code = _LOST
         started, container_id = running.get("startedAt") or "", known.get("containerID") or ""
         c.ended = Termination(code, reason, started, stamp, container_id, message=message)
@@ -89,6 +92,24 @@ def recall(c: Container, known: dict[str, Any], stamp: str) -> None:
             signal=end.get("signal") or 0,
             message=end.get("message") or "",
         )
+    # Numbers of runs, and with them names of logs, are not had twice.
+    c.attempt = c.restart_count + (c.ended is not None or is_known)
+    if survivor is not None:
+        c.attempt = max(c.attempt, survivor.attempt)
+        if survivor.container_id and (c.ended is None or c.ended.container_id != survivor.container_id):
+            _go_on(c, known if is_known else {}, survivor)
+            return
     # Init containers run again in the new sandbox; others only when their policy says so.
     if c.role in (Role.APP, Role.EPHEMERAL) and c.ended is not None and not restarts(c, c.ended.exit_code):
         c.run = Run.DONE
+
+
+def _go_on(c: Container, known: dict[str, Any], survivor: Survivor) -> None:
+    """Have its run be the survivor. `known`: what its status says of that one, if it has heard of it."""
+    c.goes_on, c.attempt = True, survivor.attempt - 1
+    c.container_id = survivor.container_id
+    c.started_stamp = (known.get("state") or {}).get("running", {}).get("startedAt") or survivor.since
+    c.startup_passed, c.ready = bool(known.get("started")), bool(known.get("ready"))
+    c.image, c.image_id = known.get("image") or "", known.get("imageID") or ""
+    if not known:
+        c.restart_count += c.ended is not None

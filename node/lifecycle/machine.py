@@ -6,7 +6,8 @@
 Source: Kubernetes documentation, "Pod Lifecycle", "Init Containers" and "Sidecar Containers".
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from rayplane.control_plane.api.meta import Object, parse_time
@@ -41,6 +42,7 @@ from rayplane.node.lifecycle.model import (
     Stage,
     Stop,
     StopRequested,
+    Survivor,
     Suspended,
     TearDown,
     TimerFired,
@@ -52,6 +54,7 @@ from rayplane.node.restarts import RestartTiming
 
 DEFAULT_GRACE_S = 30.0
 _TOO_LONG = ("DeadlineExceeded", "Pod was active on the node longer than the specified deadline")
+_NONE: Mapping[str, Survivor] = MappingProxyType({})
 _RANK = {"Pending": 0, "Running": 1, "Succeeded": 2, "Failed": 2}
 
 
@@ -117,6 +120,11 @@ class PodMachine(ContainerRuns):
         return self.apps_begun or all(has_initialized(c) for c in self.containers)
 
     @property
+    def goes_on(self) -> bool:
+        """Whether something of it runs that is yet to be taken over."""
+        return any(c.goes_on for c in self.containers)
+
+    @property
     def resize_in_progress(self) -> bool:
         """Whether the pod is not held to what is set aside for it, or a container ran last with other resources."""
         run = (Run.RUNNING, Run.STOPPING)
@@ -126,22 +134,34 @@ class PodMachine(ContainerRuns):
 
     # --- start ------------------------------------------------------------------------------------
 
-    def adopt(self, status: dict[str, Any], stamp: str) -> None:
-        """Take over a pod whose status an earlier life of this node wrote; nothing of it runs any more at `stamp`."""
+    def adopt(self, status: dict[str, Any], stamp: str, survivors: Mapping[str, Survivor] = _NONE) -> None:
+        """Take over a pod whose status an earlier life of this node wrote. At `stamp` nothing of it runs any more, but
+        for the survivors: runs by their container's name.
+        """
         self.phase = status.get("phase") or "Pending"
         self.start_stamp = status.get("startTime") or ""
         self.reason, self.message = status.get("reason") or "", status.get("message") or ""
         for condition in status.get("conditions") or ():
             self.conditions[condition["type"]] = (condition["status"], condition.get("lastTransitionTime") or "")
-        for part in ("initContainerStatuses", "containerStatuses", "ephemeralContainerStatuses"):
-            for known in status.get(part) or ():
-                container = self.by_name.get(known["name"])
-                if container is not None:
-                    recall(container, known, stamp)
+        parts = ("initContainerStatuses", "containerStatuses", "ephemeralContainerStatuses")
+        statuses = {known["name"]: known for part in parts for known in status.get(part) or ()}
+        for c in self.containers:
+            if c.name in statuses or c.name in survivors:
+                recall(c, statuses.get(c.name) or {}, stamp, survivors.get(c.name))
         if self.phase in TERMINAL_PHASES:
             self.stage = Stage.ENDED
-            for container in self.containers:
-                container.run = Run.DONE
+            for c in self.containers:
+                c.run, c.goes_on = Run.DONE, False
+        elif self.goes_on:
+            self._go_on_in_sandbox(status.get("podIP") or "")
+
+    def _go_on_in_sandbox(self, ip: str) -> None:
+        """It is the one that the pod had, with all that its init containers did."""
+        self.ip, self.sandboxes = ip, 1
+        self.apps_begun = any(c.goes_on for c in self.of_role(Role.APP))
+        for c in self.of_role(Role.INIT):
+            if not c.goes_on and c.ended is not None and c.ended.exit_code == 0:
+                c.run = Run.DONE
 
     # --- step -------------------------------------------------------------------------------------
 
@@ -378,7 +398,7 @@ class PodMachine(ContainerRuns):
     def _end(self, c: Container, *, turn: bool) -> bool:
         """Have the container end for good; whether it has."""
         if c.run in (Run.IDLE, Run.BACKOFF, Run.FAULT):
-            c.run = Run.DONE
+            c.run, c.goes_on = Run.DONE, False
         elif c.run in LIVE and (turn or (c.run is not Run.STARTING and self.grace_s > 0 and hook_of(c, PRE_STOP))):
             self._record("Killing", f"Stopping container {c.name}", of=c)
             self._stop(c, self._grace_left())

@@ -75,6 +75,17 @@ class Termination:
     message: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Survivor:
+    """The newest run of a container that a runtime has from an earlier life of this node. `container_id`: as statuses
+    tell it, empty for one that never began; `attempt`: its number; `since`: when it was made, RFC 3339.
+    """
+
+    container_id: str
+    attempt: int
+    since: str
+
+
 @dataclass(slots=True)
 class Container:
     """State of one container. `spec` is the container's part of the pod's spec (read-only); `in_force`: the resources
@@ -93,6 +104,7 @@ class Container:
     stop: Stop = Stop.NONE
     stop_by: float = 0.0  # when it is to have ended, since it is stopping
     in_force: dict[str, Any] | None = None
+    goes_on: bool = False  # its run outlived the node's earlier life, and is yet to be taken over
     again: bool = False  # it is stopped to run anew, whatever its policy says
     startup_passed: bool = False
     ready: bool = False

@@ -105,10 +105,14 @@ class ContainerRuns:
         c.run = Run.STARTING
         c.attempt += 1
         c.stop = Stop.NONE
-        c.startup_passed = c.ready = c.again = False
+        if not c.goes_on:
+            c.startup_passed = c.ready = c.again = False
         self._effects.append(StartContainer(c.name, c.attempt))
 
     def _started(self, c: Container, event: Started) -> None:
+        if c.goes_on:
+            self._taken_over(c)
+            return
         c.container_id = event.container_id
         c.started_at, c.started_stamp = self._now.at, self._now.stamp
         if c.ended is not None:
@@ -125,6 +129,19 @@ class ContainerRuns:
         if hook_of(c, POST_START):
             c.run = Run.OPENING
             self._effects.append(RunHook(c.name, c.attempt, POST_START))
+        else:
+            self._runs(c)
+
+    def _taken_over(self, c: Container) -> None:
+        """A run that outlived the node's earlier life: nothing of it begins anew but its probes."""
+        c.goes_on = False
+        c.started_at = self._now.at
+        c.in_force = c.spec.get("resources")
+        if c.run is Run.STOPPING:
+            return
+        if c.startup_passed:
+            c.run = Run.RUNNING
+            self._probe(c)
         else:
             self._runs(c)
 
@@ -148,6 +165,9 @@ class ContainerRuns:
     def _passed_startup(self, c: Container) -> None:
         c.startup_passed = True
         c.ready = _PROBES["readiness"] not in c.spec
+        self._probe(c)
+
+    def _probe(self, c: Container) -> None:
         for probe in ("readiness", "liveness"):
             if _PROBES[probe] in c.spec:
                 self._effects.append(StartProbe(c.name, c.attempt, probe))

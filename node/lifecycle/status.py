@@ -171,13 +171,13 @@ def _pod_ready(machine: PodMachine, containers_ready: _Condition, foreign: list[
 
 
 def _is_ready(c: Container) -> bool:
-    return c.ready and c.run in (Run.RUNNING, Run.STOPPING)
+    return c.ready and (c.goes_on or c.run in (Run.RUNNING, Run.STOPPING))
 
 
 def _container_status(machine: PodMachine, c: Container) -> dict[str, Any]:
     image = c.image or c.spec.get("image") or ""
     image_id = c.image_id or _image_id(image)
-    running = c.run in (Run.RUNNING, Run.STOPPING) and bool(c.started_stamp)
+    running = (c.goes_on or c.run in (Run.RUNNING, Run.STOPPING)) and bool(c.started_stamp)
     status: dict[str, Any] = {
         "name": c.name,
         "image": image,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from rayplane.control_plane.api.meta import Object
 from rayplane.node.images.containers import ContainerImage
+from rayplane.node.runtime.survivors import Survivors
 
 if TYPE_CHECKING:
     import socket
@@ -68,6 +69,7 @@ class StartOrder:
     mounts: tuple[Mount, ...] = ()
     directory: str = ""  # the pod's own directory on this machine; empty when there is none
     stamp: str = ""  # now, RFC 3339
+    survivor: str = ""  # id of a run that went on without this host, and is to be taken over
     devices: tuple[tuple[str, str], ...] = ()  # block devices: path in the container, path on this machine
     image: ContainerImage | None = None  # None: this machine stands for the image, or it is simulated
 
@@ -88,8 +90,10 @@ class Guard(Protocol):
 class Listener(Protocol):
     """Receiver of a runtime's callbacks."""
 
-    def started(self, container_id: str = "") -> None:
-        """`container_id`: the runtime's own, where it does not take the order's."""
+    def started(self, container_id: str = "", image: tuple[str, str] = ("", "")) -> None:
+        """`container_id`: the runtime's own, where it does not take the order's; `image`: in full, and its id, where
+        the runtime has looked for it.
+        """
 
     def failed(self, reason: str, message: str) -> None: ...
 
@@ -183,7 +187,7 @@ class Runtime(Protocol):
     `trouble`: why it cannot run any here; empty while it can. `version`: its name and version as nodes tell them, empty
     for one of this project. `network`: where pods have their addresses; `network_id`: its name, empty when that is this
     machine's own. `isolation`: how pods are kept apart, for people. `no_services`: why they find no services; empty
-    where they do.
+    where they do. `survivors`: what runs there from an earlier life of this host.
     """
 
     trouble: str
@@ -192,6 +196,7 @@ class Runtime(Protocol):
     isolation: str
     no_services: str
     network: "PodNetwork"
+    survivors: Survivors
 
     async def open(self) -> None: ...
 

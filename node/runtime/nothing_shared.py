@@ -3,6 +3,7 @@
 from rayplane.control_plane.api.meta import Object
 from rayplane.node.runtime import PodPlace
 from rayplane.node.runtime.pod_network import DIRECT, PodNetwork
+from rayplane.node.runtime.survivors import Survivors
 
 
 class NothingShared:
@@ -14,6 +15,7 @@ class NothingShared:
     isolation = ""
     no_services = ""
     network: PodNetwork = DIRECT
+    survivors = Survivors()  # none: their containers end with the host
 
     def add_node(self, address: str, cidr: str) -> None:
         return

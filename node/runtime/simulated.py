@@ -301,7 +301,7 @@ def _stressed(
 class _Nobody:
     """A listener of runs that nobody is told of."""
 
-    def started(self, container_id: str = "") -> None:
+    def started(self, container_id: str = "", image: tuple[str, str] = ("", "")) -> None:
         return
 
     def failed(self, reason: str, message: str) -> None:

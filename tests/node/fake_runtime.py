@@ -124,7 +124,7 @@ class FakeRuntime:
         await self._called("ListPodSandbox", request)
         wanted = dict(request.filter.label_selector) if self.filters else {}
         items = [
-            pb.PodSandbox(id=s.id, metadata=s.metadata, labels=s.labels)
+            pb.PodSandbox(id=s.id, metadata=s.metadata, labels=s.labels, state=s.state)
             for s in self.sandboxes.values()
             if wanted.items() <= dict(s.labels).items()
         ]
@@ -157,7 +157,10 @@ class FakeRuntime:
 
     async def ListContainers(self, request: Any, context: Context) -> pb.ListContainersResponse:
         await self._called("ListContainers", request)
-        items = [pb.Container(id=ident, state=s.state) for ident, (_, s) in self.containers.items()]
+        items = [
+            pb.Container(id=s.id, state=s.state, metadata=s.metadata, pod_sandbox_id=sandbox)
+            for sandbox, s in self.containers.values()
+        ]
         return pb.ListContainersResponse(
             containers=[*items, *(pb.Container(id=f"x{n}", state=_RUNNING) for n in range(self.flood))]
         )
@@ -177,7 +180,9 @@ class FakeRuntime:
         stats = [
             pb.ContainerStats(
                 attributes=pb.ContainerAttributes(id=ident),
-                cpu=pb.CpuUsage(usage_nano_cores=pb.UInt64Value(value=5)),
+                cpu=pb.CpuUsage(
+                    usage_nano_cores=pb.UInt64Value(value=5), usage_core_nano_seconds=pb.UInt64Value(value=7)
+                ),
                 memory=pb.MemoryUsage(working_set_bytes=pb.UInt64Value(value=6)),
             )
             for ident in self.containers

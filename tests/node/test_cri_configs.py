@@ -22,7 +22,7 @@ from rayplane.node.runtime.cri.configs import (
     sandbox_config,
 )
 from rayplane.node.runtime.cri.credentials import credentials_for
-from rayplane.node.runtime.cri.images import check_user
+from rayplane.node.runtime.cri.images import check_user, name_and_id
 from rayplane.node.runtime.cri.resources import cgroup_parent, container_resources, oom_score, page_size
 from rayplane.proto.cri import cri_pb2 as pb
 from tests.node.conftest import make_pod
@@ -191,6 +191,24 @@ def test_who_must_not_be_root_is_not(security: dict[str, Any], image: pb.Image, 
 
 def secret(key: str, content: Any) -> dict[str, Any]:
     return {"type": f"kubernetes.io/{key[1:]}", "data": {key: base64.b64encode(json.dumps(content).encode()).decode()}}
+
+
+@pytest.mark.parametrize(
+    ("said", "tags", "digests", "shown"),
+    [
+        (
+            "box",
+            ["docker.io/library/a:1", "docker.io/library/box:latest"],
+            [],
+            ("docker.io/library/box:latest", "sha256:1"),
+        ),
+        ("box:1", ["docker.io/library/a:1"], [], ("docker.io/library/a:1", "sha256:1")),
+        ("r.io/a", [], ["q.io/b@sha256:2", "r.io/a@sha256:3"], ("q.io/b@sha256:2", "r.io/a@sha256:3")),
+        ("box:1", [], [], ("docker.io/library/box:1", "sha256:1")),
+    ],
+)
+def test_images_are_shown_in_full(said: str, tags: list[str], digests: list[str], shown: tuple[str, str]) -> None:
+    assert name_and_id(said, pb.Image(id="sha256:1", repo_tags=tags, repo_digests=digests)) == shown
 
 
 @pytest.mark.parametrize(

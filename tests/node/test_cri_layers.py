@@ -5,6 +5,7 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -179,3 +180,27 @@ async def test_a_host_that_comes_back_removes_what_it_left_and_nothing_else(
         runtime_above.pods.clear()
         await runtime_above.remove_strangers()
         assert set(lower.cri.own.sandboxes) == {other}
+
+
+async def test_a_host_that_was_killed_goes_on_with_its_pods(
+    api: FakeClient, hosts: tuple[NodeHost, NodeHost], make_host: MakeHost, tmp_path: Path
+) -> None:
+    lower, host = hosts
+    assert lower.cri is not None
+    for name in ("kept", "deleted"):
+        api.put("pods", above(name, "echo one; trap 'echo end; exit 3' TERM; while :; do sleep 0.05; done"))
+    await api.until(lambda: all(pod_is_ready(api.pod(name)) for name in ("kept", "deleted")))
+    before = api.pod("kept")["status"]
+    killed: Any = host.kubelets["n2"].runtime
+    killed.remove_strangers = AsyncMock()
+    await host.stop()
+    api.remove("pods", "default/deleted")
+    (tmp_path / "host2").symlink_to("host1")
+    again = await make_host(upper(tmp_path / "cri"), timing=QUICK)
+    runtime: Any = again.kubelets["n2"].runtime
+    await api.until(lambda: "uid-kept" in runtime.pods and bool(runtime.pods["uid-kept"].running))
+    await runtime.remove_strangers()
+    assert len(lower.cri.own.sandboxes) == len(lower.cri.own.containers()) == 1
+    assert api.pod("kept")["status"] == before
+    assert await logs(again, "kept", node="n2") == b"one\n"
+    assert await run_above(again, "kept", "echo", "hi") == (b"hi\n", b"", 0)

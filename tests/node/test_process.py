@@ -268,7 +268,7 @@ async def test_the_shim_stops_containers_whose_host_is_silent(tmp_path: Path) ->
     ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     class Listener:
-        def started(self, container_id: str = "") -> None:
+        def started(self, container_id: str = "", image: tuple[str, str] = ("", "")) -> None:
             runtime.keep_alive(0.05)
 
         def failed(self, reason: str, message: str) -> None:

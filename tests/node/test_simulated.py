@@ -43,7 +43,7 @@ class Recorder:
     def _note(self, text: str) -> None:
         self.seen.append((round(asyncio.get_running_loop().time(), 3), text))
 
-    def started(self, container_id: str = "") -> None:
+    def started(self, container_id: str = "", image: tuple[str, str] = ("", "")) -> None:
         self._note("started")
 
     def failed(self, reason: str, message: str) -> None:

@@ -1,19 +1,23 @@
 """Images of a runtime: whether a container's is there, and how it gets there.
 
-A pull that failed is not tried again at once: until then containers that need it are told so. Bounds: pulls at a time,
-and names of images whose pull failed.
+A pull that failed is not tried again at once: until then containers that need it are told so. What happens is told by
+the events that a kubelet writes. Bounds: pulls at a time, and names of images whose pull failed.
 """
 
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Protocol
 
+from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.containers import part_of
 from rayplane.control_plane.backoff import Backoff
+from rayplane.control_plane.durations import format_duration
 from rayplane.node.errors import ContainerConfigError, NodeError
 from rayplane.node.images.errors import BadReference
 from rayplane.node.images.references import parse_reference
+from rayplane.node.lifecycle.containers import present_text
 from rayplane.node.runtime.cri.client import PULL_S, CriClient
 from rayplane.proto.cri import cri_pb2 as pb
 
@@ -23,6 +27,16 @@ BACKOFF = Backoff(10.0, 300.0)
 
 Keyring = Callable[[Object, str], Awaitable[list[pb.AuthConfig]]]
 """Credentials for a pod's image, those to be tried first; none: the registry takes anybody."""
+
+
+class Record(Protocol):
+    """Writes an event about a pod; `part`: of it, which the event is about."""
+
+    def __call__(self, about: Object, kind: str, reason: str, message: str, *, part: str = "") -> None: ...
+
+
+def unwritten(about: Object, kind: str, reason: str, message: str, *, part: str = "") -> None:
+    """An event that nobody hears of."""
 
 
 class ImageError(ContainerConfigError):
@@ -40,9 +54,10 @@ async def no_keys(pod: Object, image: str) -> list[pb.AuthConfig]:
 class Images:
     """Images of one runtime."""
 
-    def __init__(self, client: CriClient, keyring: Keyring = no_keys) -> None:
+    def __init__(self, client: CriClient, keyring: Keyring = no_keys, record: Record = unwritten) -> None:
         self._client = client
         self._keyring = keyring
+        self._record = record
         self._pulls = asyncio.Semaphore(PULLS_MAX)
         self._failed: OrderedDict[str, tuple[float, float, str]] = OrderedDict()
         """Image to when it may be tried again, how long that was, and why it failed."""
@@ -51,24 +66,43 @@ class Images:
         """The container's image, pulled where its policy says so. Raises ImageError, RuntimeAway."""
         name: str = container.get("image") or ""
         policy = container.get("imagePullPolicy") or "IfNotPresent"
+        part = part_of(meta.spec(pod), container["name"])
         if not name:
             raise ImageError("InvalidImageName", f"container {container['name']} names no image")
         try:
             parse_reference(name)
         except BadReference as e:
-            raise ImageError("InvalidImageName", str(e)) from e
+            text = f'Failed to apply default image tag "{name}": {e}'
+            self._record(pod, "Warning", "InspectFailed", text, part=part)
+            raise ImageError("InvalidImageName", text) from e
         found = await self._status(name) if policy != "Always" else None
         if found is not None:
+            self._record(pod, "Normal", "Pulled", present_text(name), part=part)
             return found
         if policy == "Never":
             text = f'Container image "{name}" is not present with pull policy of Never'
+            self._record(pod, "Warning", "ErrImageNeverPull", text, part=part)
             raise ImageError("ErrImageNeverPull", text)
-        self._check_back_off(name)
-        ref = await self._pull(pod, name, sandbox)
-        found = await self._status(ref) or await self._status(name)
-        if found is None:
-            raise self._failure(name, f"the runtime pulled {name} as {ref!r}, and does not know it")
+        self._check_back_off(pod, name, part)
+        return await self._pulled(pod, name, sandbox, part)
+
+    async def _pulled(self, pod: Object, name: str, sandbox: pb.PodSandboxConfig, part: str) -> pb.Image:
+        loop = asyncio.get_running_loop()
+        self._record(pod, "Normal", "Pulling", f'Pulling image "{name}"', part=part)
+        began = loop.time()
+        try:
+            ref = await self._pull(pod, name, sandbox)
+            found = await self._status(ref) or await self._status(name)
+            if found is None:
+                raise self._failure(name, f"the runtime pulled {name} as {ref!r}, and does not know it")
+        except ImageError as e:
+            self._record(pod, "Warning", "Failed", f'Failed to pull image "{name}": {e}', part=part)
+            raise
         self._failed.pop(name, None)
+        took = format_duration(round(loop.time() - began, 3))
+        size = f"Image size: {found.size} bytes."
+        text = f'Successfully pulled image "{name}" in {took} ({took} including waiting). {size}'
+        self._record(pod, "Normal", "Pulled", text, part=part)
         return found
 
     async def _status(self, name: str) -> pb.Image | None:
@@ -76,10 +110,12 @@ class Images:
         answer = await self._client.image_call("ImageStatus", asked)
         return answer.image if answer.HasField("image") and answer.image.id else None
 
-    def _check_back_off(self, name: str) -> None:
+    def _check_back_off(self, pod: Object, name: str, part: str) -> None:
         until, _, why = self._failed.get(name, (0.0, 0.0, ""))
         if asyncio.get_running_loop().time() < until:
-            raise ImageError("ImagePullBackOff", f'Back-off pulling image "{name}": {why}')
+            text = f'Back-off pulling image "{name}"'
+            self._record(pod, "Normal", "BackOff", text, part=part)
+            raise ImageError("ImagePullBackOff", f"{text}: ErrImagePull: {why}")
 
     async def _pull(self, pod: Object, name: str, sandbox: pb.PodSandboxConfig) -> str:
         """With each of the pod's credentials until one will do."""
@@ -94,7 +130,7 @@ class Images:
                     failed = str(e)
                 else:
                     return str(answer.image_ref)
-        raise self._failure(name, f'failed to pull image "{name}": {failed}')
+        raise self._failure(name, failed)
 
     def _failure(self, name: str, why: str) -> ImageError:
         _, pause_s, _ = self._failed.pop(name, (0.0, 0.0, ""))
@@ -103,6 +139,15 @@ class Images:
         while len(self._failed) > FAILED_MAX:
             self._failed.popitem(last=False)
         return ImageError("ErrImagePull", why)
+
+
+def name_and_id(name: str, image: pb.Image) -> tuple[str, str]:
+    """An image and its id as a container's status tells them: by the name that the pod says, where it is one of its."""
+    reference = parse_reference(name)
+    own = [digest for digest in image.repo_digests if digest.startswith(f"{reference.name}@")]
+    known = (*image.repo_tags, *image.repo_digests)
+    shown = str(reference) if str(reference) in known else next(iter(known), str(reference))
+    return shown, next(iter((*own, *image.repo_digests)), image.id)
 
 
 def check_user(pod: Object, container: dict[str, Any], image: pb.Image) -> None:

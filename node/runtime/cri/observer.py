@@ -200,7 +200,11 @@ class Observer:
             log.info("the runtime at %s tells no statistics: %s", self._runtime.client.path, e)
             return
         self._usage = {
-            stats.attributes.id: Usage(stats.cpu.usage_nano_cores.value, stats.memory.working_set_bytes.value)
+            stats.attributes.id: Usage(
+                stats.cpu.usage_nano_cores.value,
+                stats.memory.working_set_bytes.value,
+                cpu_ns=stats.cpu.usage_core_nano_seconds.value,
+            )
             for stats in answer.stats
             if stats.attributes.id in self._runs
         }

@@ -13,7 +13,7 @@ from rayplane.node.lifecycle.model import START_ERROR
 from rayplane.node.runtime import ExecSession, Listener, LogOptions, Mount, StartOrder, Usage
 from rayplane.node.runtime.cri.client import CALL_S, SANDBOX_S, CriClient
 from rayplane.node.runtime.cri.configs import TERMINATION_LOG, Node, Prepared, container_config, propagation_of
-from rayplane.node.runtime.cri.images import Images, check_user
+from rayplane.node.runtime.cri.images import Images, check_user, name_and_id
 from rayplane.node.runtime.cri.observer import Observer
 from rayplane.node.runtime.cri.pods import CriPod
 from rayplane.node.runtime.cri.resources import container_resources
@@ -65,6 +65,7 @@ class CriRun:
         self._order = order
         self._listener = listener
         self.id = ""
+        self._image = ("", "")
         self._over = False
         self._begun = False
         self._late_at = float("inf")
@@ -89,6 +90,9 @@ class CriRun:
             pod = self._runtime.pods.get(self._order.pod["metadata"]["uid"])
             if pod is None:
                 raise RuntimeFailed("the pod has no sandbox")
+            if self._order.survivor:
+                self._take_over(pod)
+                return
             self.id = await self._create(pod)
             pod.running[self._order.container["name"]] = self.id
             if self._grace_s is not None:
@@ -106,10 +110,25 @@ class CriRun:
         else:
             self._begun = True
             self._runtime.observer.add(self.id, self)
-            self._listener.started(f"{self._runtime.version.partition(':')[0] or 'cri'}://{self.id}")
+            self._listener.started(f"{self._runtime.version.partition(':')[0] or 'cri'}://{self.id}", self._image)
             self._runtime.observer.hint(self.id)
             if self._grace_s is not None:
                 self.stop(self._grace_s)
+
+    def _take_over(self, pod: CriPod) -> None:
+        """Go on with the container that there is; where it went with its sandbox, it has ended."""
+        self.id = self._order.survivor.rpartition("/")[2]
+        self._begun = True
+        self._listener.started(self._order.survivor)
+        if self.id not in pod.left:
+            self.lost()
+            return
+        pod.left.discard(self.id)
+        pod.running[self._order.container["name"]] = self.id
+        self._runtime.observer.add(self.id, self)
+        self._runtime.observer.hint(self.id)
+        if self._grace_s is not None:
+            self.stop(self._grace_s)
 
     def _failed(self, reason: str, message: str) -> None:
         self._over = True
@@ -122,6 +141,7 @@ class CriRun:
         client, container = self._runtime.client, self._order.container
         image = await self._runtime.images.ensure(self._order.pod, container, pod.config)
         check_user(self._order.pod, container, image)
+        self._image = name_and_id(container["image"], image)
         await self._remove_dead(pod)
         prepared = self._prepare(pod, image)
         for again in (False, True):

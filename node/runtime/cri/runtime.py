@@ -13,7 +13,7 @@ import asyncio
 import hashlib
 import logging
 import os
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -30,13 +30,15 @@ from rayplane.node.runtime.cri.configs import OWNER, Node, sandbox_config
 from rayplane.node.runtime.cri.credentials import credentials_for
 from rayplane.node.runtime.cri.gateway import ServiceGateway, network_namespace
 from rayplane.node.runtime.cri.groups import remove_groups
-from rayplane.node.runtime.cri.images import Images, Keyring, no_keys
+from rayplane.node.runtime.cri.images import Images, Keyring, Record, no_keys, unwritten
+from rayplane.node.runtime.cri.left import left_behind
 from rayplane.node.runtime.cri.observer import Observer
 from rayplane.node.runtime.cri.pods import CriPod
 from rayplane.node.runtime.cri.run import CriRun
 from rayplane.node.runtime.cri.streams import Forwarder
 from rayplane.node.runtime.cri.volumes import give_volumes
 from rayplane.node.runtime.pod_network import DIRECT, PodNetwork
+from rayplane.node.runtime.survivors import Left, Survivors
 from rayplane.proto.cri import cri_pb2 as pb
 
 log = logging.getLogger(__name__)
@@ -59,14 +61,6 @@ Handler = Callable[[Object], Awaitable[str]]
 
 async def usual(pod: Object) -> str:
     return ""
-
-
-Record = Callable[[Object, str, str, str], None]
-"""Writes an event about a pod: its type, reason and message."""
-
-
-def unwritten(about: Object, kind: str, reason: str, message: str) -> None:
-    """An event that nobody hears of."""
 
 
 class CriRuntime:
@@ -98,12 +92,13 @@ class CriRuntime:
         self.no_services = ""
         self.version = ""
         self.watchers: list[Callable[[], None]] = []
-        self.images = Images(client, keyring)
+        self.images = Images(client, keyring, record)
         self._handler = handler
         self._record = record
         self.forwarder = Forwarder()
         self.observer = Observer(self)
         self.pods: dict[str, CriPod] = {}
+        self.survivors = Survivors(settled=self._pods_are_seen)
         self._cidr = ""
         self._removals = asyncio.Semaphore(REMOVALS_MAX)
         self._tasks: dict[asyncio.Task[None], None] = {}
@@ -119,6 +114,10 @@ class CriRuntime:
                 log.warning("services are not there for pods of the runtime at %s: %s", self.client.path, e)
                 self.no_services = f"the gateway of this runtime's pods to them cannot be opened: {e}"
                 self._gateway, self.network = None, DIRECT
+        try:
+            self.survivors.found(await left_behind(self.client, self.node.owner))
+        except NodeError as e:
+            log.info("what an earlier life left in the runtime is not taken over: %s", e)
         await self.meet()
         self.observer.start()
 
@@ -134,10 +133,7 @@ class CriRuntime:
         self.version = f"{found.runtime_name}://{found.runtime_version}"
         if self._cidr:
             await self._tell_cidr(self._cidr)
-        try:
-            await self.remove_strangers()
-        except NodeError as e:
-            log.warning("what an earlier life left in the runtime stays for now: %s", e)
+        await self._remove_left()
         self.tell("")
         return True
 
@@ -153,6 +149,7 @@ class CriRuntime:
     async def close(self) -> None:
         """Remove what this host made. What the runtime does not remove in time is left to the host's next life."""
         await self.observer.stop()
+        self.survivors.forget()
         for pod in self.pods.values():
             pod.gone = True
         try:
@@ -211,23 +208,51 @@ class CriRuntime:
         """Each try has a name of its own: of the one before nobody may know whether it came to be."""
         if pod.sandbox_id:
             return
-        logs = os.path.join(pod.place.directory, LOGS)
-        os.makedirs(logs, exist_ok=True)
-        config = sandbox_config(pod.place, self.node, attempt=pod.attempts, log_directory=logs)
-        pod.attempts += 1
+        kept = self.survivors.take(pod.place.uid)
+        if kept is not None:
+            pod.attempts = kept[0].attempt
+            if await self._take_over(pod, *kept):
+                return
+        config = self._next_config(pod)
         handler = await self._handler(pod.place.pod)
         request = pb.RunPodSandboxRequest(config=config, runtime_handler=handler)
         answer = await self.client.call("RunPodSandbox", request, timeout=SANDBOX_S)
         if not answer.pod_sandbox_id:
             raise RuntimeFailed("the runtime made a sandbox and gave it no id")
+        await self._settle_in(pod, answer.pod_sandbox_id, config)
+
+    def _next_config(self, pod: CriPod) -> pb.PodSandboxConfig:
+        logs = os.path.join(pod.place.directory, LOGS)
+        os.makedirs(logs, exist_ok=True)
+        pod.attempts += 1
+        return sandbox_config(pod.place, self.node, attempt=pod.attempts - 1, log_directory=logs)
+
+    async def _settle_in(self, pod: CriPod, ident: str, config: pb.PodSandboxConfig) -> None:
+        """The pod has this sandbox. Raises NodeError."""
         ip = pod.place.ip
         if not pod.place.host_network:
-            found = await self._ask_about(answer.pod_sandbox_id, verbose=self._gateway is not None)
+            found = await self._ask_about(ident, verbose=self._gateway is not None)
             ip = found.status.network.ip
             if found.status.state != _READY or not ip:
-                raise RuntimeFailed(f"sandbox {answer.pod_sandbox_id} has no address, or is not ready")
-            await self._lead_to_services(pod.place.pod, answer.pod_sandbox_id, ip, found.info)
-        pod.config, pod.sandbox_id, pod.ip = config, answer.pod_sandbox_id, ip
+                raise RuntimeFailed(f"sandbox {ident} has no address, or is not ready")
+            await self._lead_to_services(pod.place.pod, ident, ip, found.info)
+        pod.config, pod.sandbox_id, pod.ip = config, ident, ip
+
+    async def _take_over(self, pod: CriPod, left: Left, containers: Collection[str]) -> bool:
+        """Have the pod go on in the sandbox that it had; whether it can. What nobody takes over there ends."""
+        goes_on = {left.runs[name].container_id.rpartition("/")[2] for name in containers}
+        try:
+            for ident in left.unfinished:
+                if ident not in goes_on:
+                    await self.client.call("RemoveContainer", pb.RemoveContainerRequest(container_id=ident))
+            await self._settle_in(pod, left.sandbox_id, self._next_config(pod))
+        except RuntimeAway:
+            raise
+        except NodeError as e:
+            log.info("sandbox %s is made anew: %s", left.sandbox_id, e)
+            return False
+        pod.left = goes_on
+        return True
 
     async def sandbox_status(self, ident: str) -> pb.PodSandboxStatus:
         """Raises NotHere, NodeError."""
@@ -293,11 +318,20 @@ class CriRuntime:
         if self._gateway is not None:
             await self._gateway.remove_sandbox(ident)
 
+    def _pods_are_seen(self) -> None:
+        self.spawn(self._remove_left(), "removal of what an earlier life left")
+
+    async def _remove_left(self) -> None:
+        try:
+            await self.remove_strangers()
+        except NodeError as e:
+            log.warning("what an earlier life left in the runtime stays for now: %s", e)
+
     async def remove_strangers(self) -> None:
         """Remove what this host's label is on and no pod of this host is in. Raises NodeError."""
         asked = pb.ListPodSandboxRequest(filter=pb.PodSandboxFilter(label_selector={OWNER: self.node.owner}))
         answer = await self.client.call("ListPodSandbox", asked)
-        known = {pod.sandbox_id for pod in self.pods.values() if not pod.gone}
+        known = {pod.sandbox_id for pod in self.pods.values() if not pod.gone} | self.survivors.sandboxes
         busy = {pod.place.uid for pod in self.pods.values() if pod.lock.locked() and not pod.gone}
         strangers = [
             (item.id, item.metadata.uid)

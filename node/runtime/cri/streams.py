@@ -110,6 +110,7 @@ class StreamedCommand:
         self._streams = {client.open("stdout"): 0}
         if not tty:
             self._streams[client.open("stderr")] = 1
+        self._tty = tty
         self._sizes = client.open("resize") if tty else 0
         self._queue: asyncio.Queue[tuple[bytes, bytes] | None] = asyncio.Queue(QUEUE_MAX)
         self._status = bytearray()
@@ -135,9 +136,12 @@ class StreamedCommand:
         except (spdy.SpdyError, OSError):
             pass  # it ends as one whose end nobody told
         finally:
+            code, why = end_of(bytes(self._status), told=told)
             if not self._exit.done():
-                self._exit.set_result(exit_code(bytes(self._status), told=told))
+                self._exit.set_result(code)
             self._client.close()
+        if why:
+            await self._queue.put((f"{why}\r\n".encode(), b"") if self._tty else (b"", f"{why}\n".encode()))
         await self._queue.put(None)
 
     async def write(self, data: bytes) -> None:
@@ -172,18 +176,21 @@ class StreamedCommand:
         self._client.abort()
 
 
-def exit_code(status: bytes, *, told: bool) -> int:
-    """What the error stream says of a command's end: a Status, with its exit code among the causes."""
+def end_of(status: bytes, *, told: bool) -> tuple[int, str]:
+    """What the error stream says of a command's end: a Status, with its exit code among the causes, or why there is
+    none.
+    """
     if not status:
-        return 0 if told else FAILED_CODE
+        return 0 if told else FAILED_CODE, ""
     with contextlib.suppress(ValueError, AttributeError, TypeError, KeyError):
         found = json.loads(status)
         if found.get("status") == "Success":
-            return 0
+            return 0, ""
         for cause in (found.get("details") or {}).get("causes") or ():
             if cause.get("reason") == "ExitCode":
-                return int(cause["message"])
-    return FAILED_CODE
+                return int(cause["message"]), ""
+        return FAILED_CODE, str(found.get("message") or "")
+    return FAILED_CODE, ""
 
 
 class FinishedCommand:
