@@ -17,6 +17,7 @@ from typing import Any
 from rayplane.control_plane.rpc import RpcError, Stub
 from rayplane.control_plane.rpc.connection_io import Peer
 from rayplane.control_plane.rpc.grpc_client import GrpcChannel
+from rayplane.node.errors import RuntimeAway
 from rayplane.node.runtime import ContainerRun
 from rayplane.node.runtime.ports import port_number
 from rayplane.storage.env.leaps import at_machine_pace
@@ -88,7 +89,12 @@ class Prober:
         await asyncio.sleep(thresholds.initial_delay_s)
         ever = False
         while runs():
-            ok, message = await self._try(spec, run, container, ip=ip, timeout=thresholds.timeout_s)
+            try:
+                ok, message = await self._try(spec, run, container, ip=ip, timeout=thresholds.timeout_s)
+            except RuntimeAway:
+                # That is the runtime's trouble: of the container nothing is known.
+                await asyncio.sleep(thresholds.period_s)
+                continue
             ever |= ok
             if not runs():
                 return
@@ -121,6 +127,8 @@ class Prober:
                     return await _try_grpc(probe["grpc"], run, ip)
         except TimeoutError:
             return False, _timed_out(probe, container, ip, timeout)
+        except RuntimeAway:
+            raise
         except Exception as e:  # also one that cannot be made at all, of words that no address is made of
             return False, str(e)
         return False, "the probe names no handler"

@@ -1,4 +1,4 @@
-"""What an earlier life of a node host left running in its runtime, until the pods that it is of take it over."""
+"""Containers that an earlier life of a node host left in its runtime, until their pods take them over."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from rayplane.node.lifecycle.model import Survivor
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """What was left of a pod: its sandbox, whose number is `attempt`, with the newest run of each container by name.
+    """The rest of a pod: its sandbox, whose number is `attempt`, with the newest run of each container by name.
 
     `unfinished`: ids of all containers that may run or begin to.
     """
@@ -20,7 +20,7 @@ class Left:
 
 
 class Survivors:
-    """All that was left. A runtime whose containers end with their host has none. `settled`: told once all pods were
+    """All that was left. A runtime whose containers end with their host has none. `settled`: called once all pods were
     seen.
     """
 

@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 
-from rayplane.node.errors import NodeError
+from rayplane.node.errors import NodeError, RuntimeAway, RuntimeFailed
 from rayplane.node.kubelet.prober import Prober
 from rayplane.node.runtime.http_get import BODY_MAX, REQUESTS_MAX, http_get
 from rayplane.node.runtime.pod_network import DIRECT
@@ -74,7 +75,7 @@ async def probed(port: int, *, run: Any = RUN, **probe: Any) -> tuple[bool, str]
     """The first verdict of a readiness probe, by HTTP if nothing else is said."""
     found: list[tuple[bool, str]] = []
     numbers = {"failureThreshold": 1, "timeoutSeconds": 30, "periodSeconds": 0.001}
-    action = {} if "tcpSocket" in probe else {"httpGet": {"port": port, "path": "/x"}}
+    action = {} if probe.keys() & {"tcpSocket", "exec"} else {"httpGet": {"port": port, "path": "/x"}}
     spec = {**action, **numbers, **probe}
     await Prober().run(
         "readiness",
@@ -245,3 +246,10 @@ async def test_headers_that_are_none_fail(server: Server) -> None:
         await get(server.port, httpHeaders=[{"name": "a", "value": "x\r\ny"}])
     assert await get(server.port) == (200, "hi")
     assert len(server.asked) == 1
+
+
+async def test_a_probe_that_its_runtime_does_not_make_says_nothing_of_the_container() -> None:
+    """A runtime that is started anew would cost all of its containers a restart."""
+    command = AsyncMock(side_effect=[RuntimeAway("it is started anew")] * 5 + [RuntimeFailed("no such program")])
+    assert await probed(0, run=Mock(exec=command), exec={"command": ["x"]}) == (False, "no such program")
+    assert command.call_count == 6

@@ -30,7 +30,7 @@ Keyring = Callable[[Object, str], Awaitable[list[pb.AuthConfig]]]
 
 
 class Record(Protocol):
-    """Writes an event about a pod; `part`: of it, which the event is about."""
+    """A writer of events about pods; `part`: of the pod, which the event is about."""
 
     def __call__(self, about: Object, kind: str, reason: str, message: str, *, part: str = "") -> None: ...
 

@@ -1,4 +1,4 @@
-"""What a runtime has of an earlier life of the host: sandboxes that stand, and the newest runs of containers there."""
+"""Sandboxes and containers that a runtime has from an earlier life of the host."""
 
 from datetime import UTC, datetime
 
