@@ -80,8 +80,8 @@ def container_of(config: pb.ContainerConfig) -> dict[str, Any]:
     spec: dict[str, Any] = {
         "name": config.metadata.name,
         "image": config.image.image,
-        "command": [*config.command],
-        "args": [*config.args],
+        "command": [_verbatim(word) for word in config.command],
+        "args": [_verbatim(word) for word in config.args],
         "workingDir": config.working_dir,
         "stdin": config.stdin,
         "stdinOnce": config.stdin_once,
@@ -108,6 +108,11 @@ def container_of(config: pb.ContainerConfig) -> dict[str, Any]:
         name = pb.Signal.Name(config.stop_signal) if config.stop_signal in pb.Signal.values() else ""
         spec["lifecycle"] = {"stopSignal": name.removeprefix(_SIGNAL)}
     return {name: value for name, value in spec.items() if value not in ("", [], False)}
+
+
+def _verbatim(word: str) -> str:
+    """A word of which a runtime here makes this one: its client has put in what variables say."""
+    return word.replace("$", "$$")
 
 
 def resources_of(resources: pb.LinuxContainerResources) -> dict[str, dict[str, str]]:
