@@ -270,7 +270,7 @@ async def test_a_pod_that_does_not_find_services_runs_and_says_so(fake: FakeRunt
         CriClient(str(fake.path)),
         Node("me", "n1", 8 << 30),
         gateway=gateway,
-        record=lambda pod, *said: events.append((pod["metadata"]["name"], *said)),
+        record=lambda pod, *said, part="": events.append((pod["metadata"]["name"], *said)),
     )
     await runtime.open()
     try:
