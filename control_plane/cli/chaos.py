@@ -7,26 +7,22 @@ from enum import StrEnum
 from json import dumps, loads
 from pathlib import Path
 from secrets import token_hex
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from google.protobuf.json_format import MessageToDict
 
 from rayplane.control_plane.cli import completion
 from rayplane.control_plane.cli.options import Name, Output, State, console, errors, run, state_dir, wants_json
-from rayplane.control_plane.cli.recordings import check_files, write_recording
 from rayplane.control_plane.cluster.access import access
-from rayplane.control_plane.cluster.chaos import KILL_TIMEOUT_S, SIGNALS, LiveInjector, end_standing, heal_standing
-from rayplane.control_plane.cluster.config import PROCESS
 from rayplane.control_plane.cluster.errors import UsageError, refusal
-from rayplane.control_plane.cluster.heard import heard
-from rayplane.control_plane.cluster.state import StateDir
 from rayplane.control_plane.durations import human_duration
 from rayplane.control_plane.faults.form import COMMAND, as_command, parse_fault, read_fault
-from rayplane.control_plane.faults.injector import hold
 from rayplane.control_plane.faults.reading import FormError
 from rayplane.control_plane.faults.vocabulary import OBJECTS, RAY, TARGETS, Continue, Kill, Stop, Target
-from rayplane.proto.rayplane.v1 import chaos_pb2
+
+if TYPE_CHECKING:
+    from rayplane.control_plane.cluster.state import StateDir
+    from rayplane.proto.rayplane.v1 import chaos_pb2
 
 Whom = Annotated[
     str,
@@ -99,7 +95,11 @@ def go_on(target: Whom, actor: Actor = "", name: Name = "default", state: State 
     _inject(state_dir(name, state), "continue", {"target": f"{target} {actor}"})
 
 
-def _inject(directory: StateDir, verb: str, body: dict[str, Any]) -> None:
+def _inject(directory: "StateDir", verb: str, body: dict[str, Any]) -> None:
+    from rayplane.control_plane.cluster.chaos import LiveInjector
+    from rayplane.control_plane.cluster.config import PROCESS
+    from rayplane.control_plane.faults.injector import hold
+
     try:
         fault = read_fault(verb, body, verb)
     except FormError as e:
@@ -122,6 +122,8 @@ def _inject(directory: StateDir, verb: str, body: dict[str, Any]) -> None:
 
 def _struck(fault: Any, victim: str, pid: int, *, alone: bool) -> str:
     """`alone`: actors have processes of their own."""
+    from rayplane.control_plane.cluster.chaos import SIGNALS
+
     if fault.target.role in OBJECTS:
         return f"{victim} is lost; whoever keeps it makes it anew"
     if not alone:
@@ -138,6 +140,9 @@ def inject(
     state: State = None,
 ) -> None:
     """Begin a fault that the cluster ends itself at its time, whatever becomes of this command."""
+    from rayplane.control_plane.cluster.chaos import KILL_TIMEOUT_S
+    from rayplane.proto.rayplane.v1 import chaos_pb2
+
     try:
         parse_fault(fault)
     except FormError as e:
@@ -154,6 +159,10 @@ def inject(
 
 def list_faults(output: Output = "", name: Name = "default", state: State = None) -> None:
     """List the faults that last, with their ends."""
+    from google.protobuf.json_format import MessageToDict
+
+    from rayplane.control_plane.cluster.chaos import KILL_TIMEOUT_S
+    from rayplane.proto.rayplane.v1 import chaos_pb2
 
     async def call() -> Any:
         async with access(state_dir(name, state)) as admin:
@@ -180,6 +189,7 @@ def end(
     state: State = None,
 ) -> None:
     """End a fault before its time."""
+    from rayplane.control_plane.cluster.chaos import end_standing
 
     async def call() -> Any:
         async with access(state_dir(name, state)) as admin:
@@ -211,10 +221,12 @@ def run_scenario(
     With --inside its supervisor does, as for any caller of rayplane.v1.Chaos/Run with the right to create trials, and
     faults.
     """
+    from rayplane.control_plane.cli.recordings import check_files, write_recording
     from rayplane.control_plane.cluster import scenario
     from rayplane.control_plane.cluster.trial import report
     from rayplane.control_plane.cluster.trial.taping import recorded
     from rayplane.control_plane.cluster.trial.trial import Trial, heal
+    from rayplane.proto.rayplane.v1 import chaos_pb2
 
     check_files(json, junit, html, record)
     try:
@@ -251,7 +263,12 @@ def run_scenario(
         raise typer.Exit(1)
 
 
-def _run_inside(directory: StateDir, request: chaos_pb2.TrialRequest, target: Path | None, record: Path | None) -> None:
+def _run_inside(
+    directory: "StateDir", request: "chaos_pb2.TrialRequest", target: Path | None, record: Path | None
+) -> None:
+    from rayplane.control_plane.cli.recordings import write_recording
+    from rayplane.control_plane.cluster.heard import heard
+
     request.id, request.record = token_hex(8), record is not None
 
     async def call() -> tuple[str, bytes]:
@@ -275,6 +292,7 @@ def _run_inside(directory: StateDir, request: chaos_pb2.TrialRequest, target: Pa
 
 def heal_all(name: Name = "default", state: State = None) -> None:
     """End whatever is broken: faults that stand, and what a trial that was killed has left."""
+    from rayplane.control_plane.cluster.chaos import heal_standing
     from rayplane.control_plane.cluster.trial.trial import heal
 
     async def call() -> tuple[list[str], list[str]]:

@@ -4,21 +4,11 @@ import json
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Column, Table
 
-from rayplane.control_plane.api.audit import default_policy
 from rayplane.control_plane.cli import completion
-from rayplane.control_plane.cli.option_files import (
-    absolute,
-    admission_text_of,
-    content,
-    followed_path,
-    kubelet_text,
-    text_of,
-)
 from rayplane.control_plane.cli.options import (
     Autoscale,
     MaxNodes,
@@ -37,19 +27,12 @@ from rayplane.control_plane.cli.options import (
     tell,
     wants_json,
 )
-from rayplane.control_plane.cluster import launch, ray_cluster
-from rayplane.control_plane.cluster.access import access, answers, endpoints, refresh
-from rayplane.control_plane.cluster.config import AUTO, NONE, ClusterConfig, scheduler_configuration
-from rayplane.control_plane.cluster.listening import Listener, listeners
-from rayplane.control_plane.cluster.patience import stretched
-from rayplane.control_plane.cluster.renewal import renew_admin
-from rayplane.control_plane.cluster.stages import put as put_stages
-from rayplane.control_plane.cluster.stages import read as read_stages
-from rayplane.control_plane.cluster.state import ClusterState, StateDir
-from rayplane.control_plane.cluster.status import status as cluster_status
-from rayplane.control_plane.cluster.topology import Role
-from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
-from rayplane.storage.env import SystemClock
+
+if TYPE_CHECKING:
+    from rayplane.control_plane.cluster.config import ClusterConfig
+    from rayplane.control_plane.cluster.listening import Listener
+    from rayplane.control_plane.cluster.state import ClusterState, StateDir
+    from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
 
 # On an idle machine; a busy one gets more, up to so many times.
 CHANGE_TIMEOUT_S = 180.0
@@ -204,6 +187,9 @@ def up(
 
     At most 15 clusters run on a machine at the same time: each has a part of 127.0.0.0/8 of its own.
     """
+    from rayplane.control_plane.cli import option_files as files
+    from rayplane.control_plane.cluster.config import AUTO, ClusterConfig
+
     config = ClusterConfig(
         name=name,
         host=host,
@@ -226,40 +212,48 @@ def up(
         egress_allow=egress_allow,
         timing=timing,
         history=history,
-        audit_policy=default_policy() if audit_policy == "default" else text_of("--audit-policy", audit_policy),
-        authentication_config=text_of("--authentication-config", authentication_config),
-        authorization_config=text_of("--authorization-config", authorization_config),
-        audit_policy_file="" if audit_policy == "default" else followed_path(audit_policy),
-        admission_config=admission_text_of(admission_control_config_file),
-        admission_config_file=followed_path(admission_control_config_file),
-        authentication_config_file=followed_path(authentication_config),
-        authorization_config_file=followed_path(authorization_config),
-        authentication_webhook=absolute(authentication_token_webhook_config_file),
+        audit_policy=files.audit_text(audit_policy),
+        authentication_config=files.text_of("--authentication-config", authentication_config),
+        authorization_config=files.text_of("--authorization-config", authorization_config),
+        audit_policy_file="" if audit_policy == "default" else files.followed_path(audit_policy),
+        admission_config=files.admission_text_of(admission_control_config_file),
+        admission_config_file=files.followed_path(admission_control_config_file),
+        authentication_config_file=files.followed_path(authentication_config),
+        authorization_config_file=files.followed_path(authorization_config),
+        authentication_webhook=files.absolute(authentication_token_webhook_config_file),
         enable_admission_plugins=enable_admission_plugins,
         disable_admission_plugins=disable_admission_plugins,
         scheduling=scheduling,
-        scheduler_config=text_of("--scheduler-config", scheduler_config),
+        scheduler_config=files.text_of("--scheduler-config", scheduler_config),
         pull=pull,
         missing_images=missing_images,
-        kubelet_config=kubelet_text(kubelet_config),
+        kubelet_config=files.kubelet_text(kubelet_config),
         log_format=log_format,
         ray_tls=ray_tls,
     )
+    _launch(config, state_dir(name, state), encryption_config, stages or [], as_json=wants_json(output))
+
+
+def _launch(
+    config: "ClusterConfig", directory: "StateDir", encryption_config: Path | None, stages: list[str], *, as_json: bool
+) -> None:
+    from rayplane.control_plane.cli.option_files import content
+    from rayplane.control_plane.cluster import launch
+    from rayplane.control_plane.cluster.stages import put, read
+
     _check(config)
     encryption = content("--encryption-config", encryption_config)
-    _launch(config, state_dir(name, state), encryption, stages or [], as_json=wants_json(output))
-
-
-def _launch(config: ClusterConfig, directory: StateDir, encryption: bytes, stages: list[str], *, as_json: bool) -> None:
-    played = read_stages(stages) if stages else []
+    played = read(stages) if stages else []
     with progress(quiet=as_json) as say:
         found = run(launch.up(config, directory, say, encryption=encryption))
-    run(put_stages(directory, played))
+    run(put(directory, played))
     print_access(directory, found, as_json=as_json)
 
 
-def _check(config: ClusterConfig) -> None:
+def _check(config: "ClusterConfig") -> None:
     """Raises UsageError; what is odd about the schedulers' configuration is told."""
+    from rayplane.control_plane.cluster.config import NONE, scheduler_configuration
+
     config.validate()
     if config.scheduler_config not in ("", NONE):
         for note in scheduler_configuration(config.scheduler_config).notes:
@@ -276,6 +270,8 @@ def down(
 
     With a shutdownGracePeriod (--kubelet-config) pods are told before, the least important ones first.
     """
+    from rayplane.control_plane.cluster import launch
+
     as_json, directory = wants_json(output), state_dir(name, state)
     existed = (directory.path / "cluster.json").exists()
     with progress(quiet=as_json) as say:
@@ -299,6 +295,10 @@ def status(
     state: State = None,
 ) -> None:
     """Measure whether every part works, show members, actors and nodes, and say what is wrong (exit code 1)."""
+    from rayplane.control_plane.cli.standing import print_status
+    from rayplane.control_plane.cluster.access import access, refresh
+    from rayplane.control_plane.cluster.status import status as cluster_status
+
     as_json = wants_json(output)
     directory = state_dir(name, state)
     if ports:
@@ -317,13 +317,17 @@ def status(
     if as_json:
         print(json.dumps(found, indent=2))
     else:
-        _print_status(found)
+        print_status(found)
     if not found["healthy"]:
         raise typer.Exit(1)
 
 
-def _show_ports(directory: StateDir, *, as_json: bool) -> None:
-    async def ask() -> list[Listener]:
+def _show_ports(directory: "StateDir", *, as_json: bool) -> None:
+    from rayplane.control_plane.cli.standing import ports_table
+    from rayplane.control_plane.cluster.access import access
+    from rayplane.control_plane.cluster.listening import listeners
+
+    async def ask() -> "list[Listener]":
         async with access(directory) as admin:
             return await listeners(admin)
 
@@ -334,18 +338,10 @@ def _show_ports(directory: StateDir, *, as_json: bool) -> None:
     console.print(ports_table(found))
 
 
-def ports_table(found: list[Listener]) -> Table:
-    """All of every row, however narrow the terminal is."""
-    whole = [Column(name, no_wrap=True) for name in ("WHO LISTENS", "ADDRESS")]
-    folded = [Column(name, overflow="fold") for name in ("SPEAKS", "WHO MAY")]
-    table = Table(*whole, *folded, box=None)
-    for row in found:
-        table.add_row(row.owner, row.address, row.speaks, row.callers)
-    return table
-
-
 def show_endpoints(name: Name = "default", output: Output = "", state: State = None) -> None:
     """Show where everything is, and which certificate to show there."""
+    from rayplane.control_plane.cluster.access import endpoints
+
     directory = state_dir(name, state)
     found = endpoints(directory, _renewed(directory))
     if wants_json(output):
@@ -362,14 +358,20 @@ def show_kubeconfig(name: Name = "default", state: State = None) -> None:
     print(directory.kubeconfig)
 
 
-async def _repointed(directory: StateDir, state: ClusterState) -> None:
+async def _repointed(directory: "StateDir", state: "ClusterState") -> None:
+    from rayplane.control_plane.cluster.access import access, answers, refresh
+    from rayplane.control_plane.cluster.topology import Role
+
     if not await answers(state.topology.of(Role.LOAD_BALANCER)[0], "https"):
         async with access(directory) as admin:
             await refresh(directory, admin)
 
 
-def _renewed(directory: StateDir) -> ClusterState:
+def _renewed(directory: "StateDir") -> "ClusterState":
     """A running cluster's state, with an administrator's certificate that lasts."""
+    from rayplane.control_plane.cluster.renewal import renew_admin
+    from rayplane.storage.env import SystemClock
+
     state = directory.read_reachable()
     renew_admin(directory, state, SystemClock().now())
     return state
@@ -386,6 +388,10 @@ def add(
     state: State = None,
 ) -> None:
     """Add a member, an API server or a node to the running cluster."""
+    from rayplane.control_plane.cli.option_files import kubelet_text
+    from rayplane.control_plane.cluster.config import NONE
+    from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
+
     text = "" if kubelet_config == NONE else kubelet_text(kubelet_config)
     request = pb.AddRequest(role=kind.value, name=actor, kubelet_config=text)
     _change("Add", request, f"adding {actor or kind.value}", "added", state_dir(name, state), output)
@@ -405,13 +411,18 @@ def remove(
 
     The pods of a node are told to end, the least important ones first, within its shutdownGracePeriod or ten seconds.
     """
+    from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
+
     request = pb.RemoveRequest(role=kind.value, name=actor)
     _change("Remove", request, f"removing {actor or kind.value}", "removed", state_dir(name, state), output)
 
 
 def _change(
-    method: str, request: pb.AddRequest | pb.RemoveRequest, doing: str, done: str, directory: StateDir, output: str
+    method: str, request: "pb.AddRequest | pb.RemoveRequest", doing: str, done: str, directory: "StateDir", output: str
 ) -> None:
+    from rayplane.control_plane.cluster.access import access, refresh
+    from rayplane.control_plane.cluster.patience import stretched
+
     as_json = wants_json(output)
 
     async def call() -> str:
@@ -428,8 +439,11 @@ def _change(
     tell({"name": name, "done": done}, f"{name} {done}", as_json=as_json)
 
 
-def print_access(directory: StateDir, state: ClusterState, *, as_json: bool) -> None:
+def print_access(directory: "StateDir", state: "ClusterState", *, as_json: bool) -> None:
     """How to reach a cluster that is up."""
+    from rayplane.control_plane.cluster import ray_cluster
+    from rayplane.control_plane.cluster.access import endpoints
+
     found = endpoints(directory, state)
     name = state.config.name
     if as_json:
@@ -444,32 +458,3 @@ def print_access(directory: StateDir, state: ClusterState, *, as_json: bool) -> 
     if ray_cluster.listens_widely(state.host):
         console.print("  CAREFUL   this version of Ray listens beyond loopback; see SECURITY.md, or use Ray 2.60")
     console.print(f"  end it    rayplane down{directory.flags(name)}")
-
-
-_RUNNING = {True: "yes", False: "no", None: "unknown"}
-
-
-def _print_status(found: dict[str, Any]) -> None:
-    console.print(f"cluster {found['name']!r} on {found['host']}: {'healthy' if found['healthy'] else 'NOT healthy'}")
-    for fault in found["faults"]:
-        console.print(f"  {fault}")
-    for machine in found["drained"]:
-        console.print(f"  {machine} is drained, until `rayplane undrain machine {machine}`")
-    members = Table("MEMBER", "ENDPOINT", "ID", "LEADER", "TERM", "REVISION", "HEALTH", "VERSION", box=None)
-    for m in found["members"]:
-        leader = "yes" if m.get("leader") else ""
-        health = "ok" if m["healthy"] else m.get("error", "no leader")
-        where = (m["name"], m["endpoint"], m.get("id", ""), leader, m.get("term", ""), m.get("revision", ""))
-        members.add_row(*(str(cell) for cell in (*where, health, m.get("version", ""))))
-    console.print(members)
-    actors = Table("ACTOR", "MACHINE", "LEADER", "RUNNING", "VERSION", box=None)
-    for a in found["actors"]:
-        leader = "yes" if a["leader"] else ""
-        actors.add_row(a["name"], a["machine"], leader, _RUNNING[a["running"]], a.get("version", ""))
-    console.print(actors)
-    for served in (a["cri"] for a in found["actors"] if a.get("cri")):
-        console.print(f"CRI at {served}", soft_wrap=True)
-    nodes = Table("NODE", "READY", "ISOLATION", box=None)
-    for n in found["nodes"]:
-        nodes.add_row(n["name"], "yes" if n["ready"] else "no", n.get("isolation") or "")
-    console.print(nodes)

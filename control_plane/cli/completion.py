@@ -1,29 +1,24 @@
 """Words that a shell completes, clusters, kinds and names of objects; and the command `completion`."""
 
-import asyncio
 import contextlib
 import re
 from collections.abc import Callable, Iterable
 from enum import StrEnum
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
+from typer import _completion_classes
 from typer.completion import completion_init, get_completion_script
 
-from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.errors import ApiError
-from rayplane.control_plane.api.machinery.resources import builtin_registry
 from rayplane.control_plane.cluster.errors import ClusterError
-from rayplane.control_plane.cluster.state import HOME, StateDir
-from rayplane.control_plane.cluster.topology import Role, Topology
-from rayplane.control_plane.faults.vocabulary import ANY, FOLLOWER, LEADER, RAY, TARGETS
-from rayplane.control_plane.rpc import RpcError
 
-ANSWER_S = 3.0
-NAMES_MAX = 500
+if TYPE_CHECKING:
+    from rayplane.control_plane.cluster.state import StateDir
+    from rayplane.control_plane.cluster.topology import Topology
+
 _HARMLESS = re.compile(r"[A-Za-z0-9._:/,-]+")
-_FAILURES = (ApiError, RpcError, ClusterError, OSError, TimeoutError)
 # Readline cuts words at `=` and `:` too, as in --name=web and system:node: we are told the words as they were
 # written, and readline what comes behind its last cut.
 _BASH = r"""_rayplane_completion() {
@@ -51,8 +46,20 @@ class Shell(StrEnum):
 
 
 def register(app: typer.Typer) -> None:
-    completion_init()
     app.command(name="completion")(completion)
+
+
+def begin() -> None:
+    """Make ready to answer shells."""
+    completion_init()
+    # It looks for markup in help; there is none in ours, and what it looks with takes longer to load than all else.
+    _completion_classes._sanitize_help_text = lambda text: text
+
+
+def candidates(command: Any, words: list[str]) -> list[str]:
+    """What goes on from the last of the words, each with a tabulator and its help where it has one."""
+    shell = _completion_classes.FishComplete(command, {}, "", "")
+    return [shell.format_completion(item) for item in shell.get_completions(words[:-1], words[-1])]
 
 
 def completion(shell: Shell) -> None:
@@ -73,11 +80,15 @@ def one_of(*words: str) -> Callable[[str], list[str]]:
 
 def clusters(incomplete: str) -> list[str]:
     """Names of this user's clusters."""
+    from rayplane.control_plane.cluster.state import HOME
+
     return _begun(incomplete, (path.parent.name for path in Path.home().glob(f"{HOME}/*/cluster.json")))
 
 
 def kinds(incomplete: str) -> list[str]:
     """Kinds that every cluster serves."""
+    from rayplane.control_plane.api.machinery.resources import builtin_registry
+
     before, comma, _ = incomplete.rpartition(",")
     plurals = dict.fromkeys(info.plural for info in builtin_registry().all())
     return _begun(incomplete, (before + comma + plural for plural in plurals))
@@ -114,11 +125,15 @@ def machines(ctx: typer.Context, incomplete: str) -> list[str]:
 
 def targets(ctx: typer.Context, incomplete: str) -> list[str]:
     """What faults hit: kinds of parts, actors by name, and Ray's processes."""
+    from rayplane.control_plane.faults.vocabulary import RAY, TARGETS
+
     return [*_begun(incomplete, TARGETS), *actors(ctx, incomplete), *_begun(incomplete, RAY)]
 
 
 def whom(ctx: typer.Context, incomplete: str) -> list[str]:
     """Which of a target's kind a fault hits."""
+    from rayplane.control_plane.faults.vocabulary import ANY, TARGETS
+
     target = ctx.params.get("target")
     if target not in TARGETS:
         return []
@@ -137,41 +152,41 @@ def scenarios(incomplete: str) -> list[str]:
 
 
 def _of_kind(ctx: typer.Context, kind: str) -> Iterable[str]:
+    from rayplane.control_plane.cluster.topology import Role
+    from rayplane.control_plane.faults.vocabulary import FOLLOWER, LEADER
+
     if kind == Role.NODE_HOST.removesuffix("-host"):
         return [node for host in _topology(ctx).of(Role.NODE_HOST) for node in host.nodes]
     role = Role.MEMBER if kind in (LEADER, FOLLOWER) else kind
     return [one.name for one in _topology(ctx).instances if one.role == role]
 
 
-def _topology(ctx: typer.Context) -> Topology:
+def _topology(ctx: typer.Context) -> "Topology":
     """Without actors where no cluster is known."""
-    with contextlib.suppress(*_FAILURES):
+    from rayplane.control_plane.cluster.topology import Topology
+
+    with contextlib.suppress(ClusterError, OSError):
         if (state := _place(ctx).read()) is not None:
             return state.topology
     return Topology(())
 
 
-def _place(ctx: typer.Context) -> StateDir:
+def _place(ctx: typer.Context) -> "StateDir":
+    from rayplane.control_plane.cluster.state import StateDir
+
     return StateDir.of(ctx.params.get("name") or "default", ctx.params.get("state"))
 
 
 def _names(ctx: typer.Context, prefix: str, kind: str) -> Iterable[str]:
     """Nothing where they cannot be had: a shell that completes wants no words of failures."""
-    with contextlib.suppress(*_FAILURES):
-        found = asyncio.run(_listed(_place(ctx), ctx.params.get("namespace") or "", kind))
+    import asyncio
+
+    from rayplane.control_plane.cli.names import FAILURES, listed
+
+    with contextlib.suppress(*FAILURES):
+        found = asyncio.run(listed(_place(ctx), ctx.params.get("namespace") or "", kind))
         return [prefix + name for name in found]
     return ()
-
-
-async def _listed(directory: StateDir, namespace: str, kind: str) -> list[str]:
-    from rayplane.control_plane.cli.kinds import Kinds, resource_of
-    from rayplane.control_plane.cluster.access import access
-
-    async with asyncio.timeout(ANSWER_S), access(directory) as admin:
-        info = (await Kinds(admin.api).resolve(kind))[0]
-        within = (namespace or "default") if info.namespaced else ""
-        page = await admin.api.list(resource_of(info), within, limit=NAMES_MAX)
-        return [meta.name(obj) for obj in page.items]
 
 
 def _begun(incomplete: str, words: Iterable[str]) -> list[str]:

@@ -3,13 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Protocol
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition import CRDS
 from rayplane.control_plane.api.machinery.resources import Registry, ResourceInfo, UnknownResource, builtin_registry
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.client import ApiClient
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 
 _VERBS = ("create", "delete", "get", "list", "patch", "update", "watch")
@@ -23,10 +21,16 @@ class Chosen:
     names: tuple[str, ...] = ()
 
 
+class Lists(Protocol):
+    """A client that lists objects of a resource, and may do no more."""
+
+    async def list(self, resource: str, /) -> Any: ...
+
+
 class Kinds:
     """The kinds by the words of users. Raises ClusterError, in kubectl's words, for what is not served."""
 
-    def __init__(self, api: ApiClient) -> None:
+    def __init__(self, api: Lists) -> None:
         self._api = api
         self._registry: Registry = builtin_registry()
         self._columns: dict[tuple[str, str], Sequence[dict[str, Any]]] = {}
@@ -93,6 +97,8 @@ class Kinds:
         """Take the cluster's custom resources in, once."""
         if self._complete:
             return
+        from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition import CRDS
+
         self._complete = True
         self._registry = self._registry.copy()
         for definition in (await self._api.list(CRDS)).items:

@@ -14,14 +14,27 @@ def plugin() -> None:
     _main("kubectl rayplane")
 
 
+def plugin_completion() -> None:
+    """What kubectl runs for a TAB behind `kubectl rayplane`, with the words that were typed; the last may be empty.
+
+    It reads a candidate a line, and a number that says what the shell is to do: cobra's protocol.
+    """
+    from rayplane.storage.process import grow_heap
+
+    grow_heap()
+    from rayplane.control_plane.cli.app import completed
+
+    print("\n".join(completed(sys.argv[1:])))
+
+
 def _main(program: str) -> None:
     try:
-        from rayplane.storage.env.heap import grow_heap
+        from rayplane.storage.process import grow_heap
 
         grow_heap()
-        # Takes a second, or three on a busy machine: Ctrl-C may come before there is anything to interrupt.
+        # Takes a while on a busy machine: Ctrl-C may come before there is anything to interrupt.
         from rayplane.control_plane.cli.app import run
-        from rayplane.control_plane.cli.options import interrupting
+        from rayplane.control_plane.cli.interrupts import interrupting
 
         for number in interrupting()[1:]:  # the first is Python's own already
             signal.signal(number, _interrupt)

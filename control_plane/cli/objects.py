@@ -2,18 +2,17 @@
 
 import contextlib
 from collections.abc import Awaitable, Callable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rayplane.control_plane.cli import changing, completion, containers, reading
-from rayplane.control_plane.cli.keyboard import typed
+from rayplane.control_plane.cli import completion
 from rayplane.control_plane.cli.options import Name, State, run, state_dir
-from rayplane.control_plane.cli.printing import check_format
-from rayplane.control_plane.cli.session import Session, session
-from rayplane.control_plane.cluster import manifests
 from rayplane.control_plane.cluster.errors import UsageError
 from rayplane.control_plane.durations import DurationError, parse_span
+
+if TYPE_CHECKING:
+    from rayplane.control_plane.cli.session import Session
 
 Namespace = Annotated[
     str,
@@ -64,6 +63,9 @@ def get(
     state: State = None,
 ) -> None:
     """Show objects."""
+    from rayplane.control_plane.cli import reading
+    from rayplane.control_plane.cli.printing import check_format
+
     check_format(output)
     options = reading.GetOptions(
         output=output,
@@ -87,6 +89,8 @@ def describe(
     state: State = None,
 ) -> None:
     """Show all there is to know of objects, with the events about them."""
+    from rayplane.control_plane.cli import reading
+
     with_session(
         name,
         state,
@@ -102,6 +106,9 @@ def apply(
     state: State = None,
 ) -> None:
     """Create objects, or make them have the fields that the files say."""
+    from rayplane.control_plane.cli import changing
+    from rayplane.control_plane.cluster import manifests
+
     found = manifests.load(filename)
     with_session(name, state, namespace, lambda s: changing.apply(s, found))
 
@@ -123,6 +130,9 @@ def delete(
     state: State = None,
 ) -> None:
     """Delete objects."""
+    from rayplane.control_plane.cli import changing
+    from rayplane.control_plane.cluster import manifests
+
     if cascade not in ("background", "foreground", "orphan"):
         raise UsageError(f"--cascade {cascade!r}: use background, foreground or orphan")
     if bool(what) == bool(filename):
@@ -139,7 +149,7 @@ def delete(
     )
     found = manifests.load(filename) if filename else []
 
-    async def work(session: Session) -> int:
+    async def work(session: "Session") -> int:
         if found:
             places = await changing.places_of(session, found)
         else:
@@ -164,6 +174,8 @@ def logs(
     state: State = None,
 ) -> None:
     """Print what a container has written."""
+    from rayplane.control_plane.cli import containers
+
     options = containers.LogOptions(
         container=container,
         follow=follow,
@@ -188,10 +200,13 @@ def execute(
     state: State = None,
 ) -> None:
     """Run a command in a container; exits as the command does."""
+    from rayplane.control_plane.cli import containers
+    from rayplane.control_plane.cli.keyboard import typed
+
     if tty and not stdin:
         raise UsageError("-t goes with -i")
 
-    async def work(session: Session) -> int:
+    async def work(session: "Session") -> int:
         with typed(terminal=tty) if stdin else contextlib.nullcontext() as source:
             return await containers.execute(session, pod, command, container=container, typed=source)
 
@@ -206,11 +221,15 @@ def scale(
     state: State = None,
 ) -> None:
     """Set how many replicas objects have."""
+    from rayplane.control_plane.cli import changing
+
     with_session(name, state, namespace, lambda s: changing.scale(s, what, replicas))
 
 
-def with_session(name: str, state: str | None, namespace: str, work: Callable[[Session], Awaitable[int]]) -> None:
+def with_session(name: str, state: str | None, namespace: str, work: "Callable[[Session], Awaitable[int]]") -> None:
     """Run `work` on the cluster; exits with its code."""
+    from rayplane.control_plane.cli.session import session
+
     directory = state_dir(name, state)
 
     async def call() -> int:

@@ -14,6 +14,13 @@ def text_of(flag: str, asked: str) -> str:
     return asked if asked in ("", NONE) else content(flag, Path(asked)).decode(errors="replace")
 
 
+def audit_text(asked: str) -> str:
+    """As `text_of`, of an audit policy, of which there is one of ours."""
+    from rayplane.control_plane.api.audit import default_policy
+
+    return default_policy() if asked == "default" else text_of("--audit-policy", asked)
+
+
 def kubelet_text(asked: str) -> str:
     """As `text_of`, of a KubeletConfiguration: what is wrong is told with the file's name and line."""
     from rayplane.node.kubelet.config_file import read_kubelet_configuration

@@ -1,27 +1,29 @@
 """Options that every command has, and how commands run."""
 
-import asyncio
 import contextlib
+import functools
 import json
 import os
 import signal
 import sys
-from collections.abc import Coroutine, Iterator, Mapping
-from typing import Annotated, Any, TypeVar
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import typer
-from rich.console import Console
 
 from rayplane.control_plane.cli import completion
-from rayplane.control_plane.cluster.config import NONE
+from rayplane.control_plane.cli.interrupts import interrupting
 from rayplane.control_plane.cluster.errors import UsageError
-from rayplane.control_plane.cluster.state import StateDir
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from rayplane.control_plane.cluster.state import StateDir
 
 T = TypeVar("T")
 
 
 COMMAND_LINE = "COMMANDLINE"
-EXIT_INTERRUPTED = 130
 
 
 def source(context: typer.Context, parameter: str) -> str:
@@ -39,7 +41,7 @@ def _agreeing(context: typer.Context, parameter: typer.CallbackParam, value: str
     if name and state and not context.resilient_parsing:
         of_name, of_state = source(context, "name"), source(context, "state")
         if of_name in (COMMAND_LINE, of_state):
-            StateDir.of(name, state).check_called(name)
+            state_dir(name, state).check_called(name)
     return value
 
 
@@ -93,18 +95,45 @@ Ui = Annotated[
 
 #: As wide as any table: what a pipe or a file takes has no edge at which addresses would be cut.
 _WIDTH = 1000
-console = Console(
-    highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else _WIDTH
-)
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-def state_dir(name: str, path: str | None) -> StateDir:
+class _Made:
+    """A console of rich's, made when it is used first: what shells ask, and help, would take twice as long with it."""
+
+    def __init__(self, make: "Callable[[], Console]") -> None:
+        self._made = functools.cache(make)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._made(), name)
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _WIDTH
+    return Console(highlight=False, soft_wrap=True, width=width)
+
+
+def _errors() -> "Console":
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+console = cast("Console", _Made(_console))
+errors = cast("Console", _Made(_errors))
+
+
+def state_dir(name: str, path: str | None) -> "StateDir":
+    from rayplane.control_plane.cluster.state import StateDir
+
     return StateDir.of(name, path)
 
 
 def node_limits(autoscale: bool | None, least: int | None, most: int, *, nodes: int) -> str:
     """The limits of an autoscaler as a configuration has them; empty where nothing is said of one."""
+    from rayplane.control_plane.cluster.config import NONE
+
     if autoscale is None:
         return ""
     least = nodes if least is None else least
@@ -128,6 +157,8 @@ def tell(found: Mapping[str, Any], text: str, *, as_json: bool) -> None:
 
 def run(work: Coroutine[Any, Any, T]) -> T:
     """Run to the end; what `interrupting` names interrupts like Ctrl-C, so that what was started is ended."""
+    import asyncio
+
     others = {number: signal.getsignal(number) for number in interrupting()}
 
     async def interruptible() -> T:
@@ -144,12 +175,6 @@ def run(work: Coroutine[Any, Any, T]) -> T:
         # The loop leaves the system's, by which a process ends at once.
         for number, handler in others.items():
             signal.signal(number, handler or signal.SIG_DFL)
-
-
-def interrupting() -> tuple[signal.Signals, ...]:
-    """Signals that interrupt a command: the end of its terminal, too, unless nohup or a shell said not to heed it."""
-    ends = (signal.SIGINT, signal.SIGTERM)
-    return ends if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (*ends, signal.SIGHUP)
 
 
 @contextlib.contextmanager

@@ -1,11 +1,8 @@
 """Printing of objects and errors: kubectl's tables, names, JSON, YAML and error lines."""
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
-
-import yaml
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ApiError
@@ -158,31 +155,11 @@ def formatted(value: Object, output: str) -> str:
     if output == "json":
         return json.dumps(value, indent=4, ensure_ascii=False)
     if output == "yaml":
-        return yaml.dump(
-            value, Dumper=_Dumper, allow_unicode=True, default_flow_style=False, width=10_000
-        ).removesuffix("\n")
+        from rayplane.control_plane.cli.yaml_text import yaml_text
+
+        return yaml_text(value)
     try:
         found = find(value, output.removeprefix(JSONPATH))
     except JsonPathError as e:
         raise UsageError(str(e)) from e
     return " ".join(f if isinstance(f, str) else json.dumps(f, ensure_ascii=False) for f in found)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Text of several lines as a block; every object written out."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    # YAML breaks lines at these too, and would fold them.
-    odd = any(c in text for c in "\r\x85\u2028\u2029")
-    style = '"' if odd else "|" if "\n" in text else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
-
-
-_Dumper.add_representer(str, _text)
-# Go's YAML takes these for numbers, PyYAML does not: quote texts that look like them.
-_NUMBER = re.compile(r"[-+]?(?:0o[0-7]+|\d[\d_]*(?:\.\d*)?[eE][-+]?\d+)$")
-_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+0123456789"))

@@ -16,7 +16,8 @@ from typing import Annotated
 
 import typer
 
-from rayplane.control_plane.cli.options import errors, interrupting, progress, run
+from rayplane.control_plane.cli.interrupts import interrupting
+from rayplane.control_plane.cli.options import errors, progress, run
 from rayplane.control_plane.cluster import envtest, launch
 from rayplane.control_plane.cluster.config import PROCESS, ClusterConfig
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError

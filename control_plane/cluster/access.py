@@ -1,23 +1,24 @@
-"""An administrator's way into a running cluster, from what its state directory holds."""
+"""An administrator's way into a running cluster, from what its state directory holds.
+
+The clients are loaded when one goes in: who only names what is here, as every command does, has no use for them.
+"""
 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from rayplane.control_plane.client import ApiClient, EtcdClient
-from rayplane.control_plane.cluster.renewal import renew_admin, repoint
 from rayplane.control_plane.cluster.state import ClusterState, StateDir
 from rayplane.control_plane.cluster.topology import TOPOLOGY_KEY, Instance, Role, Topology
-from rayplane.control_plane.rpc import Network, RpcError, Stub
-from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
-from rayplane.control_plane.rpc.tls import Credentials
-from rayplane.proto.rayplane.v1 import chaos_pb2
-from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
 from rayplane.storage.env import Clock, SystemClock
+
+if TYPE_CHECKING:
+    from rayplane.control_plane.client import ApiClient, EtcdClient
+    from rayplane.control_plane.rpc import Network
+    from rayplane.control_plane.rpc.tls import Credentials
 
 CONNECT_S = 1.0
 LOOK_S = 5.0
@@ -29,13 +30,13 @@ class Access:
 
     directory: StateDir
     state: ClusterState
-    network: Network
-    etcd: EtcdClient
-    api: ApiClient
+    network: "Network"
+    etcd: "EtcdClient"
+    api: "ApiClient"
     supervisor: Any
     faults: Any
     """Its standing faults."""
-    shown: Callable[[], Credentials]
+    shown: "Callable[[], Credentials]"
     """The certificate, to be shown over HTTPS too."""
     topology: Topology = field(init=False)
     """As it was wanted when it was read last; at first as in `state`."""
@@ -48,6 +49,10 @@ class Access:
 async def access(directory: StateDir, clock: Clock | None = None) -> AsyncIterator[Access]:
     """Raises NotUp when no cluster runs there."""
     state = directory.read_reachable()
+    from rayplane.control_plane.cluster.renewal import renew_admin
+    from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
+    from rayplane.control_plane.rpc.tls import Credentials
+
     renew_admin(directory, state, (clock or SystemClock()).now())
     network = GrpcNetwork(Credentials.read(directory.admin))
     try:
@@ -67,7 +72,13 @@ async def followed(admin: Access) -> Access:
     return admin
 
 
-def _access(directory: StateDir, state: ClusterState, network: Network) -> Access:
+def _access(directory: StateDir, state: ClusterState, network: "Network") -> Access:
+    from rayplane.control_plane.client import ApiClient, EtcdClient
+    from rayplane.control_plane.rpc import Stub
+    from rayplane.control_plane.rpc.tls import Credentials
+    from rayplane.proto.rayplane.v1 import chaos_pb2
+    from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
+
     supervisor = state.topology.of(Role.SUPERVISOR)[0].endpoint("grpc")
     return Access(
         directory=directory,
@@ -107,6 +118,8 @@ async def current_topology(admin: Access) -> Topology:
 
 
 async def _stored(admin: Access) -> Topology | None:
+    from rayplane.control_plane.rpc import RpcError
+
     try:
         found = await admin.etcd.range(TOPOLOGY_KEY, timeout=LOOK_S)
     except RpcError:
@@ -119,6 +132,8 @@ async def refresh(directory: StateDir, admin: Access) -> bool:
 
     A `down` may have come meanwhile; and before an `up` is through, members know of the one before.
     """
+    from rayplane.control_plane.cluster.renewal import repoint
+
     topology, state = await _stored(admin), directory.read()
     if topology is None or state is None or not state.running or state.topology.run != topology.run:
         return False

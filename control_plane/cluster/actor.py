@@ -34,8 +34,8 @@ from rayplane.control_plane.cluster.specs import brought_back
 from rayplane.control_plane.cluster.topology import Machine, Role, Topology, newest_of
 from rayplane.control_plane.component_base.version import VERSION
 from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
-from rayplane.storage.env import grow_heap, settle_heap
-from rayplane.storage.env.private import UMASK
+from rayplane.storage.env import settle_heap
+from rayplane.storage.process import UMASK, grow_heap
 
 log = logging.getLogger(__name__)
 

@@ -33,9 +33,9 @@ from rayplane.control_plane.cluster.spec_json import spec_from_json
 from rayplane.control_plane.component_base.version import VERSION
 from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
 from rayplane.control_plane.tasks import cancel_and_wait
-from rayplane.storage.env import grow_heap, settle_heap
-from rayplane.storage.env.private import UMASK
+from rayplane.storage.env import settle_heap
 from rayplane.storage.env.troubled import Troubled
+from rayplane.storage.process import UMASK, grow_heap
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
-import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -173,6 +172,8 @@ def kubeconfig(cluster: str, server: str, admin: Credentials) -> str:
         return b64encode(data).decode()
 
     name = f"rayplane-{cluster}"
+    import yaml
+
     return yaml.safe_dump(
         {
             "apiVersion": "v1",

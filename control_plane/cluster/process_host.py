@@ -50,10 +50,10 @@ from rayplane.control_plane.rpc.shared import SharedNetwork
 from rayplane.control_plane.rpc.tls import identity_of
 from rayplane.control_plane.rpc.weather import Weather
 from rayplane.control_plane.tasks import cancel_and_wait
-from rayplane.storage.env import HeapSweep, grow_heap, settle_heap
+from rayplane.storage.env import HeapSweep, settle_heap
 from rayplane.storage.env.leaps import LeapingLoop, ahead_of
-from rayplane.storage.env.private import UMASK
 from rayplane.storage.env.troubled import Trouble, Troubled
+from rayplane.storage.process import UMASK, grow_heap
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,8 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rayplane.storage.env.private import UMASK, make_private_dir, write_private
+from rayplane.storage.env.private import make_private_dir, write_private
+from rayplane.storage.process import UMASK
 
 SUFFIX = "-process"
 # Among the fields after a process's name (proc_pid_stat(5)).

@@ -31,7 +31,7 @@ from rayplane.control_plane.cluster.ports import is_local
 from rayplane.control_plane.cluster.specs import founding_specs, restarted_spec
 from rayplane.control_plane.cluster.state import ClusterState, StateDir
 from rayplane.control_plane.cluster.topology import Role
-from rayplane.storage.env.private import UMASK
+from rayplane.storage.process import UMASK
 
 # In fair time, until a Ray that is not ours is said to be out of reach: it has been there for long, or is gone.
 STOP_TIMEOUT_S = 15.0

@@ -13,11 +13,10 @@ from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.client import ApiClient
-from rayplane.control_plane.cluster.components import Spec
 from rayplane.control_plane.cluster.pki import ACTOR_VALIDITY, Secrets, issue_for_admin, kubeconfig
 from rayplane.control_plane.cluster.state import ClusterState, StateDir
 from rayplane.control_plane.cluster.topology import Role
@@ -26,6 +25,9 @@ from rayplane.control_plane.rpc.tls import VALIDITY, Credentials, Request, front
 from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
 from rayplane.storage.env import Clock
 from rayplane.storage.env.private import write_private
+
+if TYPE_CHECKING:
+    from rayplane.control_plane.cluster.components import Spec
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +59,7 @@ Ask = Callable[[bytes], Awaitable[bytes]]
 """Gives the certificate for a request; raises RpcError, OSError."""
 
 
-def tls_dir(spec: Spec) -> Path:
+def tls_dir(spec: "Spec") -> Path:
     """Where an actor's certificate stands."""
     return Path(spec.data_dir).parent / f"{spec.instance.name}-tls"
 
@@ -67,7 +69,7 @@ def own_dir(directory: Path) -> Path:
     return directory.with_name(f"{directory.name}-own")
 
 
-def newest(spec: Spec) -> Spec:
+def newest(spec: "Spec") -> "Spec":
     """The spec with what its actor shows: certificates that it renewed in an earlier life, if they were issued later.
 
     That they last longer says nothing: those of an older version last ten years, for other groups.
@@ -178,7 +180,7 @@ class SupervisorKnown:
     they are asked now and then (`follow`).
     """
 
-    def __init__(self, spec: Spec, network: Network) -> None:
+    def __init__(self, spec: "Spec", network: Network) -> None:
         self.machines: tuple[str, ...] = ()
         """Addresses of all machines, as told last."""
         first = spec.topology.endpoints(Role.SUPERVISOR, "grpc")

@@ -8,7 +8,6 @@ from weakref import WeakValueDictionary
 from rayplane.control_plane.rpc.connection_io import Peer
 from rayplane.control_plane.rpc.grpc_client import GrpcChannel
 from rayplane.control_plane.rpc.line import Line
-from rayplane.control_plane.rpc.listener import GrpcListener
 from rayplane.control_plane.rpc.network import Channel, Server, WebHandler
 from rayplane.control_plane.rpc.passages import Link
 from rayplane.control_plane.rpc.service import Service
@@ -55,6 +54,9 @@ class GrpcNetwork:
     async def serve(
         self, address: str, services: Sequence[Service], *, web: WebHandler | None = None, strangers: bool = False
     ) -> Server:
+        # A third of what is loaded for gRPC, and who only calls has no use for it.
+        from rayplane.control_plane.rpc.listener import GrpcListener
+
         listener = GrpcListener(services, web)
         await listener.start(address, self._servers_tls.get((web is not None, strangers)))
         return listener

@@ -14,7 +14,8 @@ from typing import Any
 
 import uvloop
 
-from rayplane.storage.env.heap import grow_heap, settle_heap
+from rayplane.storage.env import settle_heap
+from rayplane.storage.process import grow_heap
 
 
 async def serve(job: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ spans of time: they are the running event loop's.
 
 from rayplane.storage.env.clock import AheadClock, Clock, Env, SystemClock
 from rayplane.storage.env.disk import Disk, DiskError, File, LocalDisk, LockHeld
-from rayplane.storage.env.heap import HeapSweep, grow_heap, growing_heap, settle_heap
+from rayplane.storage.env.heap import HeapSweep, growing_heap, settle_heap
 from rayplane.storage.env.simulated import SimulatedDisk, SimulatedFile
 from rayplane.storage.env.subdisk import SubDisk
 
@@ -26,7 +26,6 @@ __all__ = [
     "SimulatedFile",
     "SubDisk",
     "SystemClock",
-    "grow_heap",
     "growing_heap",
     "settle_heap",
 ]

@@ -7,19 +7,11 @@ import gc
 import threading
 from collections.abc import Iterator
 
-COLLECTOR_THRESHOLDS = (50_000, 20, 50)
+from rayplane.storage.process import grow_heap
+
 #: What ended components have left is looked for so long after the first of them ended, and so often at most: it stops
 #: the process for as long as it takes.
 SWEEP_AFTER_S, SWEEP_EVERY_S = 5.0, 30.0
-
-
-def grow_heap() -> None:
-    """Tell the garbage collector to look seldom; call first, before a process imports and makes what it needs.
-
-    The collector's default is to look for cycles after every 700 new objects: a tenth of the time that imports take,
-    and of a busy process's.
-    """
-    gc.set_threshold(*COLLECTOR_THRESHOLDS)
 
 
 _growing: list[tuple[int, int, int]] = []

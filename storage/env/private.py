@@ -10,8 +10,6 @@ import tempfile
 import time
 from pathlib import Path
 
-#: What processes that keep a cluster's data run with.
-UMASK = 0o077
 _WIDER = 0o077
 _TEMPORARY = ".tmp"
 _LEFT_S = 3600.0

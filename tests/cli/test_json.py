@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer.main
 
-from rayplane.control_plane.cli.app import app, run
+from rayplane.control_plane.cli.app import run
 from rayplane.control_plane.cli.trace import Filter, _print
 from rayplane.control_plane.cluster import draining
+from tests.cli.whole import whole
 
 A_PATH_OR_TEXT = "one value, which is all of its output"
 A_DOCUMENT = "its output is a document for programs already"
@@ -56,7 +56,7 @@ def commands(found: Any, trail: tuple[str, ...] = ()) -> Iterator[tuple[str, set
 
 
 def test_every_command_speaks_json_or_has_a_reason() -> None:
-    silent = {name for name, options in commands(typer.main.get_command(app)) if not {"-o", "--json"} & options}
+    silent = {name for name, options in commands(whole()) if not {"-o", "--json"} & options}
     assert silent == WITHOUT.keys()
 
 

@@ -1,10 +1,16 @@
 """What a command loads is most of what it costs, and on a busy machine the time until it does anything."""
 
+import pkgutil
 import signal
 import subprocess
 import sys
+from importlib import import_module, resources
+from pathlib import Path
 
 import pytest
+import typer.main
+
+from rayplane.control_plane import cli
 
 pytestmark = pytest.mark.processes
 
@@ -19,10 +25,53 @@ HEAVY = (
 )
 
 
-def test_the_command_line_loads_nothing_heavy() -> None:
-    code = f"import sys, rayplane.control_plane.cli.app; print([m for m in {HEAVY!r} if m in sys.modules])"
+#: What commands on a cluster need, and nothing that a shell asks, nor help.
+OF_CLUSTERS = ("cryptography", "google", "grpc", "pydantic", "rich", "yaml")
+
+
+def test_no_command_loads_anything_heavy() -> None:
+    code = f"""if True:
+        import sys
+        from tests.cli.whole import whole
+        whole()
+        print([m for m in {HEAVY!r} if m in sys.modules])"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=180)
     assert done.stdout.strip() == "[]"
+
+
+def test_what_shells_and_people_ask_first_loads_only_what_tells_it(tmp_path: Path) -> None:
+    code = f"""if True:
+        import sys, typer
+        from rayplane.control_plane.cli import app, completion
+        completion.begin()
+        for line in ("ge", "get po", "get -", "get pods ", "status --na", "up --host "):
+            assert completion.candidates(typer.main.get_command(app.app), line.split(" ")) or line == "get pods ", line
+        for line in ("--version", "--help", "get --help"):
+            assert app.run(line.split()) == 0
+        assert app.run(["stat"]) == 2
+        print([m for m in {HEAVY + OF_CLUSTERS!r} if m in sys.modules])"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=180,
+        env={"HOME": str(tmp_path), "PYTHONPATH": ":".join(sys.path)},
+    )
+    assert done.stdout.splitlines()[-1:] == ["[]"], done.stderr
+
+
+def test_the_list_of_commands_is_what_their_modules_have() -> None:
+    """`commands.tsv` stands for them until they are loaded; its order is that of the help."""
+    found = set()
+    for module in pkgutil.walk_packages(cli.__path__, f"{cli.__name__}."):
+        register = getattr(import_module(module.name), "register", None)
+        if register is not None and register.__module__ == module.name:
+            register(part := typer.Typer())
+            for name, command in typer.main.get_group(part).commands.items():
+                text = " ".join((command.help or "").split("\n\n")[0].split())
+                found.add((name, module.name.removeprefix(f"{cli.__name__}."), text))
+    lines = (resources.files(cli) / "commands.tsv").read_text().splitlines()
+    assert {tuple(line.split("\t")) for line in lines} == found and len(lines) == len(found)
 
 
 def test_an_interruption_while_it_loads_is_one_line() -> None:

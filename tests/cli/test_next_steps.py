@@ -2,8 +2,12 @@
 
 import errno
 import io
+import os
+import shutil
 import socket
 import subprocess
+import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +15,11 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
-import typer
 import yaml
 
 import rayplane
 from rayplane.control_plane.api.errors import Conflict, NotFound, ServiceUnavailable, Timeout
-from rayplane.control_plane.cli import app, completion
+from rayplane.control_plane.cli import app, names
 from rayplane.control_plane.cli import dashboard as cli_dashboard
 from rayplane.control_plane.cli.kinds import Kinds
 from rayplane.control_plane.cli.kubectl_plugin import chosen
@@ -30,7 +33,9 @@ from rayplane.control_plane.cluster.errors import ClusterError, NotUp
 from rayplane.control_plane.cluster.state import ClusterState, StateDir
 from rayplane.control_plane.cluster.topology import Instance, Machine, Role, Topology
 from rayplane.control_plane.simulation import builtin_scenarios
+from tests.cli.whole import whole
 from tests.fakes import FakeClient
+from tests.house.documents import ROOT
 
 
 @pytest.fixture
@@ -184,7 +189,7 @@ def test_a_name_that_would_be_a_command_of_the_shell_is_not_offered(
     async def listed(*_: object) -> list[str]:
         return ["system:node", "$(touch${IFS}x)", "`x`", "a;b"]
 
-    monkeypatch.setattr(completion, "_listed", listed)
+    monkeypatch.setattr(names, "listed", listed)
     assert completed("rayplane get clusterroles ", monkeypatch, capsys) == ["system:node"]
     assert completed("rayplane get clusterroles/", monkeypatch, capsys) == ["clusterroles/system:node"]
 
@@ -272,12 +277,46 @@ def commands(group: Any, *before: str) -> Iterator[tuple[list[str], set[str]]]:
 
 def test_the_plug_in_asks_for_a_cluster_where_one_is_taken(home: Path) -> None:
     kubeconfig(home / ".kube" / "config", "https://elsewhere:6443")
-    for command, options in commands(typer.main.get_command(app.app)):
+    for command, options in commands(whole()):
         if "--state-dir" not in options or command[0] in ("up", "test-env"):
             assert chosen(command, {}, home) == {}, command
         else:
             with pytest.raises(ClusterError, match="which is no cluster of"):
                 chosen(command, {}, home)
+
+
+@pytest.mark.processes
+def test_kubectl_completes_behind_the_plug_in(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With kubectl itself, and the entry points as they are installed: it calls one for the words behind the other."""
+    kubeconfig(home / ".kube" / "config", "https://127.1.0.1:6443")
+    kubeconfig(made(home, "web", 1).kubeconfig, "https://127.1.0.1:6443")
+    kubectl = shutil.which("kubectl")
+    assert kubectl
+    monkeypatch.setenv("PATH", str(home), prepend=os.pathsep)
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    for name in ("kubectl-rayplane", "kubectl_complete-rayplane"):
+        module, _, function = scripts[name].partition(":")
+        (home / name).write_text(f"#!{sys.executable}\nfrom {module} import {function}\n{function}()\n")
+        (home / name).chmod(0o755)
+    command = [kubectl, "__complete", "rayplane", "remove", "node", ""]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.splitlines() == ["node-0", ":4"]
+
+
+@pytest.mark.parametrize(
+    ("words", "lines"),
+    [
+        (["ge"], ["get\tShow objects.", ":4"]),
+        (["chaos", "ki"], ["kill\tSend a signal to an actor's process; the...", ":4"]),
+        (["get", "replicase"], ["replicasets", ":4"]),
+        # A shell completes files.
+        (["apply", "-f", ""], [":0"]),
+    ],
+)
+def test_the_plug_in_tells_kubectl_candidates_and_what_to_do_with_them(
+    words: list[str], lines: list[str], home: Path
+) -> None:
+    assert app.completed(words) == lines
 
 
 # --- which cluster is meant -----------------------------------------------------------------------

@@ -14,11 +14,11 @@ from rayplane.control_plane.api.kinds.registry import rules_for
 from rayplane.control_plane.api.machinery import yaml_reader
 from rayplane.control_plane.api.machinery.resources import builtin_registry
 from rayplane.control_plane.api.machinery.tables import to_table
-from rayplane.control_plane.cli.cluster import ports_table
 from rayplane.control_plane.cli.describe import described
 from rayplane.control_plane.cli.kinds import Kinds, resource_of
 from rayplane.control_plane.cli.printing import TableWriter, formatted, listed, name_of
 from rayplane.control_plane.cli.session import Terminal
+from rayplane.control_plane.cli.standing import ports_table
 from rayplane.control_plane.client import ObjectList
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.control_plane.cluster.listening import Listener

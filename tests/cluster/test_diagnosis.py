@@ -14,7 +14,7 @@ from rayplane.control_plane.api.authorization.node_identity import NODE_LEASES
 from rayplane.control_plane.api.errors import ServiceUnavailable
 from rayplane.control_plane.api.machinery.resources import LEASES
 from rayplane.control_plane.apiserver.storage.store import Storage
-from rayplane.control_plane.cli.cluster import _print_status
+from rayplane.control_plane.cli.standing import print_status
 from rayplane.control_plane.cluster import patience
 from rayplane.control_plane.cluster import status as measuring
 from rayplane.control_plane.cluster.diagnosis import (
@@ -192,7 +192,7 @@ async def test_status_answers_though_nobody_does(capsys: pytest.CaptureFixture[s
     assert {name for name, runs in alone.items() if runs} == {"member-0", "apiserver-0", "lb"}
     assert alone["scheduler-0"] is alone["supervisor"] is None
     assert {a["running"] for a in (*found["actors"], *found["members"])} == {None}
-    _print_status(found)
+    print_status(found)
     assert "yes" not in capsys.readouterr().out
     named = {f.who for f in judge(facts)}
     assert named >= {"supervisor", "member-0", "apiserver-0", "lb", "kube-scheduler", "nodes"}

@@ -3,13 +3,11 @@
 import shlex
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer.main
 
-from rayplane.control_plane.cli.app import app
 from scripts.checks import CHECKS
+from tests.cli.whole import whole
 from tests.house.documents import ROOT, commands, documents
 
 OWN = ("rayplane", "scripts/", "python -m")
@@ -63,7 +61,7 @@ def wrong_in_rayplane(words: list[str]) -> str:
 
 
 def wrong_in_command(first: str, rest: list[str]) -> str:
-    every: Any = typer.main.get_command(app)
+    every = whole()
     trail, found = first, every.commands.get(first)
     if rest and (inner := getattr(found, "commands", None)):
         names, rest, trail = rest[0].split("|"), rest[1:], f"{first} {rest[0]}"

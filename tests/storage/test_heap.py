@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from rayplane.storage.env import growing_heap, heap
+from rayplane.storage.process import COLLECTOR_THRESHOLDS
 
 
 def test_starts_in_two_threads_leave_the_collector_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,7 +31,7 @@ def test_starts_in_two_threads_leave_the_collector_as_it_was(monkeypatch: pytest
     monkeypatch.setattr(heap, "_growing", Growing())
     try:
         with growing_heap():
-            assert gc.get_threshold() == heap.COLLECTOR_THRESHOLDS
+            assert gc.get_threshold() == COLLECTOR_THRESHOLDS
         may_end.set()
         other.join()
         assert gc.get_threshold() == before

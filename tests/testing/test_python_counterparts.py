@@ -4,14 +4,13 @@ import inspect
 from functools import reduce
 
 import pytest
-import typer.main
 
 import rayplane
-from rayplane.control_plane.cli.app import app
 from rayplane.control_plane.testing.awaited import Awaited
 from rayplane.control_plane.testing.chaos import AsyncChaos, Chaos
 from rayplane.control_plane.testing.cluster import Options
 from tests.cli.test_json import commands
+from tests.cli.whole import whole
 
 SCREEN = "for people at a terminal or in a browser"
 A_DOCUMENT = "prints a document that depends on no cluster"
@@ -56,7 +55,7 @@ def counterpart(command: str) -> str:
     return COUNTERPARTS.get(command) or f"Cluster.{f'{verb}_{group}' if group else verb.replace('-', '_')}"
 
 
-FOUND = [name for name, _ in commands(typer.main.get_command(app))]
+FOUND = [name for name, _ in commands(whole())]
 
 
 @pytest.mark.parametrize("command", [one for one in FOUND if one not in WITHOUT])
@@ -67,7 +66,7 @@ def test_a_command_has_a_counterpart_that_says_what_it_does(command: str) -> Non
 
 
 def test_each_flag_of_up_is_an_option_of_a_cluster() -> None:
-    up = typer.main.get_command(app).commands["up"]  # type: ignore[attr-defined]
+    up = whole().commands["up"]
     flags = {str(one.name) for one in up.params} - BESIDE
     assert {FLAGS.get(one, one) for one in flags} <= Options.__annotations__.keys() | Options.__optional_keys__
 

@@ -18,7 +18,9 @@ from typing import Annotated
 import typer
 import yaml
 
-from rayplane.control_plane.cli.options import EXIT_INTERRUPTED, console, progress
+from rayplane.control_plane.cli.app import run as run_command
+from rayplane.control_plane.cli.interrupts import EXIT_INTERRUPTED
+from rayplane.control_plane.cli.options import console, progress
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.control_plane.cluster.guardian import DOWN, guard
 
@@ -43,8 +45,8 @@ class Step:
     """Those that follow fail without it: it cannot be left out."""
 
 
-def register(app: typer.Typer, run: Run) -> None:
-    """`run` runs a command of ours in this process, which has loaded all that it needs; its exit code."""
+def register(app: typer.Typer, run: Run = run_command) -> None:
+    """`run` runs a command of ours in this process; its exit code."""
 
     @app.command()
     def learn(yes: Annotated[bool, typer.Option("--yes", help="Go on without being asked.")] = False) -> None:
