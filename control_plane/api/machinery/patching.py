@@ -188,8 +188,7 @@ def _merge_map(original: Object, patch: Object, type_: Type | None) -> Object:
     """Merge `patch` into `original`, consuming both."""
     if _DIRECTIVE in patch:
         return _handle_directive(patch)
-    _retain_keys(original, patch)
-    _merge_ordered_lists(original, patch, type_)
+    _take_directives(original, patch, type_)
     for name, value in patch.items():
         deleting = name.startswith(_DELETE_PRIMITIVES)
         if deleting:
@@ -230,6 +229,12 @@ def _handle_directive(patch: Object) -> Object:
             return {}
         case other:
             raise BadRequest(f"unknown patch type: {go_format(other)} in map: {go_format(patch)}")
+
+
+def _take_directives(original: Object, patch: Object, type_: Type | None) -> None:
+    if any(name[:1] == "$" for name in patch):
+        _retain_keys(original, patch)
+        _merge_ordered_lists(original, patch, type_)
 
 
 def _retain_keys(original: Object, patch: Object) -> None:
@@ -344,11 +349,12 @@ def _merge_list(original: list[Any], patch: list[Any], key: str, element: Type |
     places = _places(merged, key)
     for item in patch:
         _key_of(item, key)
-        at = _place(places, item, key)
+        mark = _mark(item, key)
+        at = places.get(mark, -1)
         if at >= 0:
             merged[at] = _merge_map(merged[at], item, element)
         else:
-            places[_mark(item, key)] = len(merged)
+            places[mark] = len(merged)
             merged.append(_without_directives(item)[1])
     return _ordered(merged, patch, original, key)
 
@@ -386,7 +392,10 @@ def _ordered(merged: list[Any], order: list[Any], server: list[Any], key: str) -
     others: list[tuple[int, Any]] = []
     order_places, server_places = _places(order, key), _places(server, key)
     for item in merged:
-        place, at = _place(order_places, item, key), _place(server_places, item, key)
+        place = at = -1
+        if not key or type(item) is not dict or key in item:
+            mark = _mark(item, key)
+            place, at = order_places.get(mark, -1), server_places.get(mark, -1)
         if place >= 0:
             named.append((place, at, item))
         else:
