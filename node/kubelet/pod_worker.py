@@ -120,7 +120,7 @@ class PodWorker:
         status = meta.status(self.pod)
         had_run = any("running" in c.get("state", {}) for c in status.get("containerStatuses") or ())
         survivors, uid = self._parts.runtime.survivors, meta.uid(self.pod)
-        left = {} if meta.is_deleting(self.pod) else survivors.of(uid)
+        left = {} if refusal is not None or meta.is_deleting(self.pod) else survivors.of(uid)
         self.machine.adopt(status, self._parts.env.timestamp(), left)
         survivors.keep(uid, [c.name for c in self.machine.containers if c.goes_on])
         self.machine.suspensions = suspensions(self.pod, lost_cluster=suspended)

@@ -21,7 +21,7 @@ from rayplane.node.runtime.survivors import Left, Survivors
 from rayplane.proto.cri import cri_pb2 as pb
 from tests.node.conftest import make_pod
 from tests.node.fake_runtime import FakeRuntime
-from tests.node.test_cri_runtime import Heard, begun, fake, opened, order, place, quick
+from tests.node.test_cri_runtime import Heard, begun, fake, opened, order, place, quick, until
 from tests.node.test_lifecycle import STAMP, Life
 
 __all__ = ["fake", "quick"]
@@ -165,3 +165,11 @@ async def test_what_went_with_its_sandbox_has_ended(fake: FakeRuntime, tmp_path:
         heard, _ = await taken_over(runtime, tmp_path, make_pod("p"))
         assert [word[:2] for word in await heard.until(2)] == [("started", "fake://container-2"), ("exited", 137)]
         assert runtime.pods["uid-p"].config.metadata.attempt == 1, "no sandbox has a name that one had"
+
+
+async def test_what_ends_before_it_is_taken_over_leaves_nothing(fake: FakeRuntime, tmp_path: Path) -> None:
+    await killed(fake, tmp_path)
+    async with opened(fake.path) as runtime:
+        runtime.survivors.keep("uid-p", ["main"])
+        runtime.remove_pod("uid-p")
+        await until(lambda: not fake.sandboxes)

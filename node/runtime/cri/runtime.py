@@ -98,7 +98,7 @@ class CriRuntime:
         self.forwarder = Forwarder()
         self.observer = Observer(self)
         self.pods: dict[str, CriPod] = {}
-        self.survivors = Survivors(settled=self._pods_are_seen)
+        self.survivors = Survivors(settled=self._tidy_up)
         self._cidr = ""
         self._removals = asyncio.Semaphore(REMOVALS_MAX)
         self._tasks: dict[asyncio.Task[None], None] = {}
@@ -294,6 +294,8 @@ class CriRuntime:
         """Do nothing: another runtime's pods are held to limits by their containers alone."""
 
     def remove_pod(self, uid: str) -> None:
+        if self.survivors.take(uid) is not None:
+            self._tidy_up()  # it ended before it was taken over
         pod = self.pods.pop(uid, None)
         if pod is not None:
             pod.gone = True
@@ -318,7 +320,7 @@ class CriRuntime:
         if self._gateway is not None:
             await self._gateway.remove_sandbox(ident)
 
-    def _pods_are_seen(self) -> None:
+    def _tidy_up(self) -> None:
         self.spawn(self._remove_left(), "removal of what an earlier life left")
 
     async def _remove_left(self) -> None:
