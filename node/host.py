@@ -393,7 +393,8 @@ class NodeHost:
             from rayplane.node.runtime.cri.runtime import runtime_at
 
             node, lead, record = self.config.nodes[0], self.config.led_out(name), self._events.record
-            own, find = [root, self.env.disk.local_path(self.config.volume_dir) or root], self._objects.find
+            local, find = self.env.disk.local_path, self._objects.find
+            own = (root, local(self.config.volume_dir) or root, local(SECCOMP_PROFILES) or root)
             runtime = runtime_at(path, node, own=own, find=find, lead=lead, record=record)
             runtime.watchers.append(self._mark_nodes)
             return runtime
@@ -464,8 +465,7 @@ class NodeHost:
                 informer.add_handler(self.rules.pod_event)
             informer.start()
             self._stack.push_async_callback(informer.stop)
-        for informer in informers:
-            await informer.synced()
+        await asyncio.gather(*(informer.synced() for informer in informers))
         for runtime in self._runtimes.values():
             runtime.survivors.settle()
         if self.pod_files is not None:

@@ -100,14 +100,18 @@ def container_of(config: pb.ContainerConfig) -> dict[str, Any]:
                 "drop": [*security.capabilities.drop_capabilities],
             },
         }
-        if security.HasField("seccomp"):
-            kind = _SECCOMP.get(security.seccomp.profile_type, "RuntimeDefault")
-            profile = {"type": kind, "localhostProfile": security.seccomp.localhost_ref}
-            spec["securityContext"]["seccompProfile"] = {k: v for k, v in profile.items() if v}
+        # A client that says nothing of a filter wants none, as with other runtimes.
+        kind = _SECCOMP.get(security.seccomp.profile_type, "RuntimeDefault")
+        profile = {"type": kind if security.HasField("seccomp") else "Unconfined"}
+        spec["securityContext"]["seccompProfile"] = profile | _localhost(security.seccomp.localhost_ref)
     if config.stop_signal:
         name = pb.Signal.Name(config.stop_signal) if config.stop_signal in pb.Signal.values() else ""
         spec["lifecycle"] = {"stopSignal": name.removeprefix(_SIGNAL)}
     return {name: value for name, value in spec.items() if value not in ("", [], False)}
+
+
+def _localhost(reference: str) -> dict[str, str]:
+    return {"localhostProfile": reference} if reference else {}
 
 
 def _verbatim(word: str) -> str:

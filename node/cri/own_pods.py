@@ -28,6 +28,7 @@ from rayplane.node.cri.stored_images import Manager
 from rayplane.node.cri.views import nanoseconds
 from rayplane.node.errors import Malformed, NodeError, NotRunning, RuntimeFailed, TimedOut, TooMany
 from rayplane.node.images.containers import ContainerImage, own_command
+from rayplane.node.kubelet.etc_files import KERNEL_NAME_MAX
 from rayplane.node.lifecycle.model import START_ERROR
 from rayplane.node.runtime import ContainerRun, Mount, PodPlace, Runtime, StartOrder
 from rayplane.node.tasks import Tasks
@@ -248,9 +249,10 @@ class OwnPods:
             uid=uid,
             ip=ip,
             gateway=ground.addresses.node_ip,
-            host_name=sandbox.config.hostname or sandbox.config.metadata.name,
+            host_name=(sandbox.config.hostname or sandbox.config.metadata.name)[:KERNEL_NAME_MAX],
             directory=directory,
             host_network=host_network,
+            pod=sandbox.pod,
             files=ground.etc_files(sandbox.pod, ip) if directory else {},
         )
         if directory:

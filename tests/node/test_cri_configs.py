@@ -27,7 +27,7 @@ from rayplane.node.runtime.cri.resources import cgroup_parent, container_resourc
 from rayplane.proto.cri import cri_pb2 as pb
 from tests.node.conftest import make_pod
 
-NODE = Node("me", "n1", 8 << 30)
+NODE = Node("me", "n1", 8 << 30, profiles="/host/seccomp")
 POD, CONTAINER, MACHINE = pb.NamespaceMode.POD, pb.NamespaceMode.CONTAINER, pb.NamespaceMode.NODE
 
 
@@ -106,7 +106,7 @@ def test_what_the_container_says_of_security_goes_before_what_the_pod_says() -> 
     assert [*found.supplemental_groups] == [8, 9]
     assert (found.readonly_rootfs, found.no_new_privs, found.privileged) == (True, True, False)
     assert ([*found.capabilities.add_capabilities], [*found.capabilities.drop_capabilities]) == (["NET_ADMIN"], ["ALL"])
-    assert found.seccomp.localhost_ref == "p.json"
+    assert found.seccomp.localhost_ref == "/host/seccomp/p.json", "runtimes know nothing of the node's directory"
     assert ([*found.masked_paths], [*found.readonly_paths]) == ([*MASKED], [*READ_ONLY])
     of_sandbox = sandbox(pod).linux.security_context
     assert (of_sandbox.run_as_user.value, of_sandbox.run_as_group.value) == (5, 6)

@@ -251,7 +251,7 @@ async def test_a_runtime_gets_the_handler_that_the_pods_class_names(fake: FakeRu
         classes = {"secure": {"handler": "kata"}}
         return {(one.resource, one.name): classes.get(one.name) for one in wanted}
 
-    runtime = runtime_at(str(fake.path), NodeConfig("n1"), own=[str(tmp_path)], find=find)
+    runtime = runtime_at(str(fake.path), NodeConfig("n1"), own=(str(tmp_path),) * 3, find=find)
     await runtime.open()
     try:
         for name, chosen, handler in (("p", "secure", "kata"), ("q", "", "")):

@@ -230,6 +230,15 @@ async def test_sandboxes_have_a_name_of_their_own(
     assert await refused(stubs[0].RunPodSandbox(pb.RunPodSandboxRequest(config=config))) is code
 
 
+async def test_a_sandbox_is_made_as_its_client_says(host: NodeHost, stubs: tuple[Stub, Stub]) -> None:
+    linux = pb.LinuxPodSandboxConfig(sysctls={"kernel.shm_rmid_forced": "1"})
+    linux.security_context.namespace_options.ipc = pb.NamespaceMode.NODE
+    ident = await run_sandbox(stubs[0], "long" * 20, linux=linux)
+    assert host.cri is not None and (place := host.cri.own.sandboxes[ident].place) is not None
+    assert place.pod["spec"]["hostIPC"] and len(place.host_name) == 64, "kernels have no longer names"
+    assert place.pod["spec"]["securityContext"]["sysctls"] == [{"name": "kernel.shm_rmid_forced", "value": "1"}]
+
+
 async def test_handlers_are_the_runtimes_of_the_host(stubs: tuple[Stub, Stub]) -> None:
     config = pb.PodSandboxConfig(metadata=pb.PodSandboxMetadata(name="s", namespace="x", uid="u"))
     request = pb.RunPodSandboxRequest(config=config, runtime_handler="kata")

@@ -43,12 +43,15 @@ READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-tri
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node as it shows in what its runtime is told. `memory`: in bytes; `driver`: the runtime's, of cgroups."""
+    """A node as it shows in what its runtime is told. `memory`: in bytes; `driver`: the runtime's, of cgroups;
+    `profiles`: directory of its filters of system calls.
+    """
 
     owner: str
     name: str
     memory: int
     driver: int = pb.CgroupDriver.CGROUPFS
+    profiles: str = ""
 
 
 def sandbox_config(place: PodPlace, node: Node, *, attempt: int, log_directory: str) -> pb.PodSandboxConfig:
@@ -104,11 +107,12 @@ def _number(value: int | None) -> pb.Int64Value | None:
     return None if value is None else pb.Int64Value(value=value)
 
 
-def _profile(profile: Mapping[str, Any] | None, default: str) -> pb.SecurityProfile:
-    kind = (profile or {}).get("type") or default
+def _profile(profile: Mapping[str, Any] | None, default: str, directory: str = "") -> pb.SecurityProfile:
+    """`directory`: where the machine has its own, of which runtimes are told the whole path."""
+    kind, name = (profile or {}).get("type") or default, (profile or {}).get("localhostProfile") or ""
     return pb.SecurityProfile(
         profile_type=_PROFILES.get(kind, _PROFILES[default]),
-        localhost_ref=(profile or {}).get("localhostProfile") or "",
+        localhost_ref=f"{directory}/{name}" if name and directory else name,
     )
 
 
@@ -164,7 +168,7 @@ def container_config(order: StartOrder, prepared: Prepared, node: Node) -> pb.Co
         tty=bool(container.get("tty")),
         linux=pb.LinuxContainerConfig(
             resources=container_resources(pod, container, node_memory=node.memory),
-            security_context=_container_security(order, prepared.target_id),
+            security_context=_container_security(order, prepared.target_id, node.profiles),
         ),
     )
 
@@ -184,7 +188,7 @@ def _annotations(order: StartOrder) -> dict[str, str]:
     return found
 
 
-def _container_security(order: StartOrder, target_id: str) -> pb.LinuxContainerSecurityContext:
+def _container_security(order: StartOrder, target_id: str, profiles: str) -> pb.LinuxContainerSecurityContext:
     spec = meta.spec(order.pod)
     whole, own = spec.get("securityContext") or {}, order.container.get("securityContext") or {}
     # What both may say the container says last.
@@ -209,7 +213,7 @@ def _container_security(order: StartOrder, target_id: str) -> pb.LinuxContainerS
         no_new_privs=own.get("allowPrivilegeEscalation") is False and not privileged,
         masked_paths=() if privileged or unmasked else MASKED,
         readonly_paths=() if privileged or unmasked else READ_ONLY,
-        seccomp=_profile(merged.get("seccompProfile"), "Unconfined"),
+        seccomp=_profile(merged.get("seccompProfile"), "Unconfined", profiles),
         apparmor=_profile(armor, "RuntimeDefault") if (armor := merged.get("appArmorProfile")) else None,
     )
 

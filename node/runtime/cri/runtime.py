@@ -14,6 +14,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -129,7 +130,7 @@ class CriRuntime:
         except NodeError as e:
             self.tell(str(e))
             return False
-        self.node = Node(self.node.owner, self.node.name, self.node.memory, driver)
+        self.node = replace(self.node, driver=driver)
         self.version = f"{found.runtime_name}://{found.runtime_version}"
         if self._cidr:
             await self._tell_cidr(self._cidr)
@@ -362,14 +363,14 @@ def runtime_at(
     path: str,
     node: NodeConfig,
     *,
-    own: Sequence[str],
+    own: tuple[str, str, str],
     find: FindObjects,
     lead: Sequence[str] = (),
     record: Record = unwritten,
 ) -> CriRuntime:
     """The runtime at a socket, for a host whose first node this is. `own`: where the host has its pods' directories,
-    and other volumes of theirs; `find`: looks up what pods refer to; `lead`: networks that pods find by this host,
-    where its user is root; `record`: writes events.
+    other volumes of theirs, and filters of system calls; `find`: looks up what pods refer to; `lead`: networks that
+    pods find by this host, where its user is root; `record`: writes events.
     """
 
     async def keys(pod: Object, image: str) -> list[pb.AuthConfig]:
@@ -379,10 +380,12 @@ def runtime_at(
 
     # The host's own directory tells it from every other that uses this runtime, also in its next life.
     owner = hashlib.sha256(os.path.realpath(own[0]).encode()).hexdigest()[:32]
-    here = Node(owner, node.name, quantity.value(node.memory))
+    here = Node(owner, node.name, quantity.value(node.memory), profiles=own[2])
     gateway = ServiceGateway(lead) if lead and os.geteuid() == 0 else None
     handler = partial(handler_of_class, find)
-    return CriRuntime(CriClient(path), here, keyring=keys, handler=handler, gateway=gateway, record=record, volumes=own)
+    return CriRuntime(
+        CriClient(path), here, keyring=keys, handler=handler, gateway=gateway, record=record, volumes=own[:2]
+    )
 
 
 async def handler_of_class(find: FindObjects, pod: Object) -> str:

@@ -90,6 +90,8 @@ def filter_of(
         foreign = "ALLOW" if unconfined else "ERRNO"
         return compiled(Profile("ALLOW", rules, foreign=foreign)) if rules and library() is not None else ""
     name = wanted["localhostProfile"]
+    if name.startswith("/"):  # as clients of CRI name one; a pod of the API cannot
+        name, profiles = name.lstrip("/"), Beneath("/")
     try:
         return compiled(read(json.loads(profiles.read(name, _PROFILE_BYTES_MAX))))
     except (OSError, ValueError) as e:
