@@ -59,6 +59,15 @@ def pod_of(config: pb.PodSandboxConfig, *, uid: str) -> Object:
     }
 
 
+def pod_around(pod: Object, config: pb.ContainerConfig) -> Object:
+    """The pod as it is for one of its containers, which may have groups of its own."""
+    groups = [*config.linux.security_context.supplemental_groups]
+    if not groups:
+        return pod
+    security = {**pod["spec"]["securityContext"], "supplementalGroups": groups}
+    return {**pod, "spec": {**pod["spec"], "securityContext": security}}
+
+
 def _option(text: str) -> dict[str, str]:
     name, colon, value = text.partition(":")
     return {"name": name, "value": value} if colon else {"name": name}

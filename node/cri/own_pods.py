@@ -20,6 +20,7 @@ from rayplane.node.cri.orders import (
     image_mounts_of,
     is_host_network,
     mounts_of,
+    pod_around,
     pod_of,
     resources_of,
 )
@@ -341,7 +342,7 @@ class OwnPods:
             container.failed(START_ERROR, str(e))
             raise e if isinstance(e, NodeError) else RuntimeFailed(str(e)) from e
         order = StartOrder(
-            pod=sandbox.pod,
+            pod=pod_around(sandbox.pod, container.config),
             container=container.spec,
             image=image,
             attempt=container.status.metadata.attempt,

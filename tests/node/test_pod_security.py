@@ -196,6 +196,15 @@ def test_root_of_one_number_gives_files_to_others_in_vain_and_unharmed(tmp_path:
 
 
 @pytest.mark.skipif(seccomp.library() is None, reason="no libseccomp here")
+def test_a_filter_is_found_below_the_hosts_directory_or_by_its_whole_path(tmp_path: Path) -> None:
+    """Clients of CRI name it by the second, as it has them do; pods cannot."""
+    (tmp_path / "p.json").write_text('{"defaultAction": "SCMP_ACT_ALLOW"}')
+    for name, below in (("p.json", tmp_path), (str(tmp_path / "p.json"), tmp_path / "other")):
+        profile = {"seccompProfile": {"type": "Localhost", "localhostProfile": name}}
+        assert seccomp.filter_of({}, {"securityContext": profile}, USUAL, Beneath(below), one_user=False)
+
+
+@pytest.mark.skipif(seccomp.library() is None, reason="no libseccomp here")
 def test_a_filter_for_files_given_in_vain_is_for_nothing_else(tmp_path: Path) -> None:
     container = {"securityContext": {"seccompProfile": {"type": seccomp.UNCONFINED}}}
     made = seccomp.filter_of({}, container, frozenset({"CHOWN"}), Beneath(tmp_path), one_user=True)
