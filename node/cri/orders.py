@@ -84,8 +84,10 @@ def _user(security: Any) -> dict[str, int]:
 
 
 def container_of(config: pb.ContainerConfig) -> dict[str, Any]:
-    """A container's part of its pod's spec. The user of `run_as_username` is its image's to tell."""
+    """A container's part of its pod's spec. The user of `run_as_username` is its image's to tell. Raises Malformed."""
     security = config.linux.security_context
+    if security.HasField("run_as_group") and not (security.HasField("run_as_user") or security.run_as_username):
+        raise Malformed("run_as_group: a group goes with a user: give run_as_user or run_as_username")
     spec: dict[str, Any] = {
         "name": config.metadata.name,
         "image": config.image.image,

@@ -4,6 +4,7 @@ import pytest
 
 from rayplane.node.cri.orders import container_of, pod_around, pod_of
 from rayplane.node.environment import expand
+from rayplane.node.errors import Malformed
 from rayplane.node.images.containers import ContainerImage, own_command
 from rayplane.proto.cri import cri_pb2 as pb
 
@@ -25,6 +26,15 @@ def test_a_container_has_the_groups_that_its_client_says() -> None:
     config.linux.security_context.supplemental_groups.append(1234)
     assert pod_around(pod, config)["spec"]["securityContext"]["supplementalGroups"] == [1234]
     assert pod["spec"]["securityContext"]["supplementalGroups"] == []
+
+
+def test_a_group_without_a_user_is_refused() -> None:
+    config = pb.ContainerConfig()
+    config.linux.security_context.run_as_group.value = 7
+    with pytest.raises(Malformed, match="goes with a user"):
+        container_of(config)
+    config.linux.security_context.run_as_user.value = 5
+    assert container_of(config)["securityContext"]["runAsGroup"] == 7
 
 
 @pytest.mark.parametrize(("said", "kind"), [(None, "Unconfined"), (pb.SecurityProfile(), "RuntimeDefault")])
