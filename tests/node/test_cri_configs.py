@@ -36,9 +36,9 @@ def sandbox(pod: Any, **place: Any) -> pb.PodSandboxConfig:
     return sandbox_config(found, NODE, attempt=2, log_directory="/d/logs")
 
 
-def config(pod: Any, **order: Any) -> pb.ContainerConfig:
+def config(pod: Any, image: pb.Image | None = None, **order: Any) -> pb.ContainerConfig:
     made = StartOrder(pod, pod["spec"]["containers"][0], 3, "", "", **order)
-    return container_config(made, Prepared("sha256:1", "main/3.log", ()), NODE)
+    return container_config(made, Prepared(image or pb.Image(id="sha256:1"), "main/3.log", ()), NODE)
 
 
 def test_a_sandbox_says_who_it_is_and_whose() -> None:
@@ -110,6 +110,25 @@ def test_what_the_container_says_of_security_goes_before_what_the_pod_says() -> 
     assert ([*found.masked_paths], [*found.readonly_paths]) == ([*MASKED], [*READ_ONLY])
     of_sandbox = sandbox(pod).linux.security_context
     assert (of_sandbox.run_as_user.value, of_sandbox.run_as_group.value) == (5, 6)
+
+
+@pytest.mark.parametrize(
+    ("image", "said", "number", "name"),
+    [
+        (pb.Image(), {}, 0, ""),
+        (pb.Image(uid=pb.Int64Value(value=7)), {}, 7, ""),
+        (pb.Image(username="www"), {}, None, "www"),
+        (pb.Image(username="www"), {"runAsUser": 0}, 0, ""),
+    ],
+)
+def test_a_container_runs_as_its_images_user_where_its_pod_says_none(
+    image: pb.Image, said: dict[str, int], number: int | None, name: str
+) -> None:
+    """Runtimes refuse a group (`runAsGroup`) without a user."""
+    pod = make_pod("p", securityContext={"runAsGroup": 3000, **said})
+    found = config(pod, image).linux.security_context
+    assert (found.run_as_user.value if found.HasField("run_as_user") else None, found.run_as_username) == (number, name)
+    assert found.run_as_group.value == 3000
 
 
 def test_privileged_containers_see_everything() -> None:

@@ -142,7 +142,7 @@ def _sandbox_security(spec: Mapping[str, Any]) -> pb.LinuxSandboxSecurityContext
 class Prepared:
     """The rest that a container needs besides its order: the image that was found, its mounts, its log's name."""
 
-    image_ref: str
+    image: pb.Image
     log_path: str
     mounts: tuple[pb.Mount, ...]
     target_id: str = ""
@@ -153,7 +153,7 @@ def container_config(order: StartOrder, prepared: Prepared, node: Node) -> pb.Co
     pod, container = order.pod, order.container
     return pb.ContainerConfig(
         metadata=pb.ContainerMetadata(name=container["name"], attempt=order.attempt),
-        image=pb.ImageSpec(image=prepared.image_ref, user_specified_image=container.get("image") or ""),
+        image=pb.ImageSpec(image=prepared.image.id, user_specified_image=container.get("image") or ""),
         command=[expand(part, order.env) for part in container.get("command") or ()],
         args=[expand(part, order.env) for part in container.get("args") or ()],
         working_dir=container.get("workingDir") or "",
@@ -168,7 +168,7 @@ def container_config(order: StartOrder, prepared: Prepared, node: Node) -> pb.Co
         tty=bool(container.get("tty")),
         linux=pb.LinuxContainerConfig(
             resources=container_resources(pod, container, node_memory=node.memory),
-            security_context=_container_security(order, prepared.target_id, node.profiles),
+            security_context=_container_security(order, prepared, node.profiles),
         ),
     )
 
@@ -188,14 +188,19 @@ def _annotations(order: StartOrder) -> dict[str, str]:
     return found
 
 
-def _container_security(order: StartOrder, target_id: str, profiles: str) -> pb.LinuxContainerSecurityContext:
+def _container_security(order: StartOrder, prepared: Prepared, profiles: str) -> pb.LinuxContainerSecurityContext:
     spec = meta.spec(order.pod)
     whole, own = spec.get("securityContext") or {}, order.container.get("securityContext") or {}
     # What both may say the container says last.
     merged = {**whole, **{name: value for name, value in own.items() if value is not None}}
     namespaces = _namespaces(spec)
-    if target_id:
-        namespaces.pid, namespaces.target_id = _Modes.TARGET, target_id
+    if prepared.target_id:
+        namespaces.pid, namespaces.target_id = _Modes.TARGET, prepared.target_id
+    user = merged.get("runAsUser")
+    # Runtimes take no group without a user: where the pod says none it is the image's.
+    name = prepared.image.username if user is None else ""
+    if user is None and not name:
+        user = prepared.image.uid.value
     privileged = bool(own.get("privileged"))
     unmasked = own.get("procMount") == "Unmasked"
     capabilities = own.get("capabilities") or {}
@@ -206,7 +211,8 @@ def _container_security(order: StartOrder, target_id: str, profiles: str) -> pb.
         privileged=privileged,
         namespace_options=namespaces,
         selinux_options=_selinux(merged.get("seLinuxOptions")),
-        run_as_user=_number(merged.get("runAsUser")),
+        run_as_user=_number(user),
+        run_as_username=name,
         run_as_group=_number(merged.get("runAsGroup")),
         readonly_rootfs=bool(own.get("readOnlyRootFilesystem")),
         supplemental_groups=_groups(whole),

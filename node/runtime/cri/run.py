@@ -197,7 +197,7 @@ class CriRun:
             os.chmod(hosts, 0o644)
             mounts.append(pb.Mount(container_path="/etc/hosts", host_path=hosts))
         target = container.get("targetContainerName") or ""
-        return Prepared(image.id, self._log_name, tuple(mounts), pod.running.get(target, ""))
+        return Prepared(image, self._log_name, tuple(mounts), pod.running.get(target, ""))
 
     def _mount(self, mount: Mount) -> pb.Mount:
         return pb.Mount(
