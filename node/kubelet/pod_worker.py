@@ -79,6 +79,7 @@ class PodWorker:
         "_unmounting",
         "hooks",
         "machine",
+        "known",
         "mirror",
         "pod",
         "previous",
@@ -103,7 +104,7 @@ class PodWorker:
         self._timers: dict[object, asyncio.TimerHandle] = {}
         self.hooks: dict[str, asyncio.Task[None]] = {}  # that run, by container
         self._unmounting: asyncio.Task[None] | None = None
-        self.pod = pod
+        self.pod = self.known = pod
         self.machine = PodMachine(pod, parts.restarts)
         self.runs: dict[str, ContainerRun] = {}
         self.previous: dict[str, ContainerRun] = {}
@@ -177,6 +178,7 @@ class PodWorker:
 
     def update(self, pod: Object) -> None:
         old, self.pod = self.pod, pod
+        self.known = pod
         if meta.is_deleting(pod) and (not meta.is_deleting(old) or self._grace() != self.machine.grace_s):
             self.post(StopRequested(self._grace()))
         elif self.machine.spec.get("readinessGates") or self._is_overruled():
@@ -443,9 +445,10 @@ class PodWorker:
             self._parts.statuses.mark(self)
 
     def status(self) -> dict[str, Any]:
-        stamp, undisturbed = self._parts.env.timestamp(), self._parts.undisturbed(meta.uid(self.pod))
-        host_ip = self._parts.addresses.node_ip
-        return render_status(self.machine, self.pod, host_ip=host_ip, stamp=stamp, undisturbed=undisturbed)
+        stamp, why = self._parts.env.timestamp(), self._parts.undisturbed(meta.uid(self.pod))
+        return render_status(
+            self.machine, self.pod, host_ip=self._parts.addresses.node_ip, stamp=stamp, undisturbed=why
+        )
 
     @property
     def wants_final_delete(self) -> bool:

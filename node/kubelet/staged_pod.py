@@ -49,6 +49,7 @@ class StagedPod:
         "_runtime",
         "_sandbox",
         "ip",
+        "known",
         "machine",
         "pod",
         "previous",
@@ -76,7 +77,7 @@ class StagedPod:
         self._holds_room = self._own_address = self._finalize = self._at_end = False
         self._played = 0
         self._dropped: dict[str, None] = {}  # fields of the status that the last stage took away
-        self.pod = pod
+        self.pod = self.known = pod
         self.room = room
         self.machine = PodMachine(pod, parts.restarts)
         self.runs: dict[str, ContainerRun] = {}
@@ -107,6 +108,7 @@ class StagedPod:
     def update(self, pod: Object) -> None:
         if not self.settled and _last_play(pod) == _last_play(self.pod):
             self.settled, self._dropped = True, {}
+        self.known = pod
         # What the API has may be older than what a stage has just made of it.
         self.pod = pod if self.settled else {**pod, "status": self.pod["status"]}
         self._show()

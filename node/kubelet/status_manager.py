@@ -20,6 +20,7 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.backoff import Backoff, Pauses
 from rayplane.control_plane.client import ApiClient, ops
 from rayplane.control_plane.tasks import cancel_and_wait
+from rayplane.node.lifecycle.status import ALWAYS, PASSING
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ BATCH_MAX = 256
 RETRIES = Backoff(0.5, 5.0)
 SETTLE_POLL_S = 0.02
 _ADDRESSES = ("hostIPs", "podIPs")
+_OWN = frozenset({*ALWAYS, *PASSING})
 
 
 class WrittenPod(Protocol):
@@ -35,6 +37,9 @@ class WrittenPod(Protocol):
     pod: Object
     written: bytes
     """Digest of the status last written."""
+
+    known: Object
+    """The pod as the API last told it."""
 
     @property
     def api_uid(self) -> str:
@@ -57,6 +62,7 @@ class _Write:
     subject: WrittenPod
     operation: Any
     digest: bytes = b""  # of the status; empty: this is the final delete
+    passing: frozenset[str] = frozenset()  # types of its conditions that not all pods have
 
 
 class StatusManager:
@@ -66,6 +72,7 @@ class StatusManager:
         self._client = client
         self._window_s = window_s
         self._marked: dict[WrittenPod, None] = {}
+        self._passing: dict[WrittenPod, frozenset[str]] = {}  # as last written; few pods have any
         self._writing = False
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -91,6 +98,7 @@ class StatusManager:
 
     def forget(self, subject: WrittenPod) -> None:
         self._marked.pop(subject, None)
+        self._passing.pop(subject, None)
 
     async def _run(self) -> None:
         while True:
@@ -138,7 +146,7 @@ class StatusManager:
             subject = next(iter(self._marked))
             del self._marked[subject]
             try:
-                write = _write(subject)
+                write = _write(subject, self._passing.get(subject, frozenset()))
             except Exception:
                 # Its next change is written anew; the others must not wait for it.
                 log.exception("the status of pod %s cannot be made", meta.key(subject.pod))
@@ -164,13 +172,20 @@ class StatusManager:
             subject.final_delete_done()
             return True
         subject.written = write.digest
+        if write.passing:
+            self._passing[subject] = write.passing
+        else:
+            self._passing.pop(subject, None)
         if subject.wants_final_delete:
             self.mark(subject)
         return True
 
 
-def _write(subject: WrittenPod) -> _Write | None:
-    """The next write a pod needs: its status if that changed, then its deletion if it ended."""
+def _write(subject: WrittenPod, passing: frozenset[str]) -> _Write | None:
+    """The next write a pod needs: its status if that changed, then its deletion if it ended.
+
+    `passing`: of the write before.
+    """
     pod = subject.pod
     name, namespace, uid = meta.name(pod), meta.namespace(pod), subject.api_uid
     if not uid:
@@ -179,19 +194,20 @@ def _write(subject: WrittenPod) -> _Write | None:
         status = subject.status()
         digest = hashlib.blake2b(orjson.dumps(status), digest_size=16).digest()
         if digest != subject.written:
-            body = {"metadata": {"uid": uid}, "status": own_part(pod, status)}
-            return _Write(
-                subject, ops.patch("pods", name, namespace, body, kind="strategic", subresource="status"), digest
-            )
+            body = {"metadata": {"uid": uid}, "status": own_part(subject.known, status, passing)}
+            patch = ops.patch("pods", name, namespace, body, kind="strategic", subresource="status")
+            kinds = frozenset(one["type"] for one in status.get("conditions") or ())
+            return _Write(subject, patch, digest, kinds.difference(ALWAYS))
     if not subject.wants_final_delete:
         return None
     return _Write(subject, ops.delete("pods", name, namespace, uid=uid, grace_period_s=0))
 
 
-def own_part(pod: Object, status: Mapping[str, Any]) -> dict[str, Any]:
-    """A pod's status as a strategic merge patch of the pod as last seen, without conditions that stay as they are.
+def own_part(pod: Object, status: Mapping[str, Any], passing: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """A pod's status as a strategic merge patch of the pod as last seen, without others' conditions that stay.
 
-    Others may have written conditions of theirs since then: who keeps a readiness gate, who disrupts the pod.
+    They may have written theirs since then: who keeps a readiness gate, who disrupts the pod. Of the kubelet's own the
+    pod may have been told already what is not seen yet. `passing`: types that it has, also where it does not show them.
     """
     part = {**status}
     for field in _ADDRESSES:
@@ -200,6 +216,7 @@ def own_part(pod: Object, status: Mapping[str, Any]) -> dict[str, Any]:
     if "conditions" in status:
         known, wanted = meta.status(pod).get("conditions") or (), status["conditions"] or ()
         kinds = {one["type"] for one in wanted}
-        gone = [{"type": one["type"], "$patch": "delete"} for one in known if one["type"] not in kinds]
-        part["conditions"] = [*(one for one in wanted if one not in known), *gone]
+        told = [one for one in wanted if one["type"] in _OWN or one not in known]
+        gone = sorted(passing.union(one["type"] for one in known) - kinds)
+        part["conditions"] = [*told, *({"type": kind, "$patch": "delete"} for kind in gone)]
     return part

@@ -13,14 +13,15 @@ from rayplane.node.lifecycle.containers import has_initialized
 from rayplane.node.lifecycle.machine import PodMachine
 from rayplane.node.lifecycle.model import EXPERIMENT, Container, Role, Run, Stage, Termination
 
-_OWNED = (
+ALWAYS = (
     "PodReadyToStartContainers",
     "Initialized",
     "Ready",
     "ContainersReady",
     "PodScheduled",
 )
-_PASSING = ("AllContainersRestarting", "PodResizePending", "PodResizeInProgress", DISTURBED)
+PASSING = ("AllContainersRestarting", "PodResizePending", "PodResizeInProgress", DISTURBED)
+"""Types of the kubelet's own conditions: those that each pod has, and those that come and go."""
 _Condition = tuple[str, str, str]  # status, reason, message
 _TRUE: _Condition = ("True", "", "")
 MESSAGES_MAX = 12 * 1024
@@ -82,11 +83,11 @@ def _conditions(machine: PodMachine, pod: Object, stamp: str, undisturbed: str) 
     own = _own_conditions(machine)
     if undisturbed:
         own[DISTURBED] = ("False", "NotDisturbed", undisturbed)
-    for kind in _PASSING:
+    for kind in PASSING:
         if kind not in own:
             machine.conditions.pop(kind, None)
     known = (pod.get("status") or {}).get("conditions") or ()
-    foreign = [c for c in known if c["type"] not in _OWNED and c["type"] not in own and c["type"] not in _PASSING]
+    foreign = [c for c in known if c["type"] not in ALWAYS and c["type"] not in own and c["type"] not in PASSING]
     generation = pod["metadata"].get("generation")
     out = []
     for kind, (value, reason, message) in (_wanted(machine, foreign) | own).items():

@@ -356,3 +356,11 @@ def test_a_pods_status_leaves_what_others_said_meanwhile() -> None:
     assert {c["type"]: c["status"] for c in written.pop("conditions")} == {"a.b/gate": "True", "Ready": "True"}
     assert written == {"podIPs": [{"ip": "10.0.0.2"}], "phase": "Running"}
     assert own_part(known, {"phase": "Failed"}) == {"phase": "Failed"}
+
+
+def test_a_pods_status_takes_back_what_it_does_not_show_yet() -> None:
+    """The API has what was written before, and the kubelet has not heard of that."""
+    seen = {"status": {"conditions": [{"type": "Ready", "status": "False"}]}}
+    told = [{"type": kind, "status": "True"} for kind in ("Ready", "PodResizePending")]
+    patch = {"status": own_part(seen, seen["status"], frozenset({"PodResizePending"}))}
+    assert apply_patch("strategic", {"status": {"conditions": told}}, patch, definition_of("v1", "Pod")) == seen
