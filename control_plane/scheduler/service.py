@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from rayplane.control_plane.client import ApiClient, LeaderElector
-from rayplane.control_plane.component_base.debugging import serve
+from rayplane.control_plane.component_base.debugging import serve, told
 from rayplane.control_plane.component_base.metrics import Family
 from rayplane.control_plane.rpc import Network, Server, Service
 from rayplane.control_plane.scheduler.callers import SCHEDULER
@@ -64,8 +64,9 @@ class Scheduler:
 
     async def start(self) -> None:
         explains = ExplainService(lambda: self._term.explainer if self._term else None)
+        own = told("kube-scheduler", self.config, self._env.clock.now)
         service = Service(pb.DESCRIPTOR.services_by_name["Scheduler"], explains, callers=SCHEDULER)
-        self._server = await serve(self._network, self.config.address, self.collect, [service])
+        self._server = await serve(self._network, self.config.address, self.collect, [service], own)
         self._elector.start(self._lead)
 
     async def stop(self) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.component_base.metrics import Family, Histogram, counter, gauge, histogram
+from rayplane.control_plane.component_base.zpages import Health
 
 _START_S = (
     0.5,
@@ -43,7 +44,7 @@ PROBE_LABELS = ("container", "namespace", "pod", "pod_uid", "probe_type", "resul
 class KubeletMetrics:
     """Counts of one node, kept as things happen."""
 
-    __slots__ = ("pod_start", "preemptions", "probes", "started_containers", "started_pods")
+    __slots__ = ("health", "pod_start", "preemptions", "probes", "started_containers", "started_pods")
 
     def __init__(self) -> None:
         self.started_pods = self.started_containers = 0
@@ -53,6 +54,7 @@ class KubeletMetrics:
         """Seconds from when a pod was first seen until its first container was started."""
         self.probes: Counter[tuple[str, ...]] = Counter()
         """Probes of the pods that are here, by PROBE_LABELS."""
+        self.health = Health()
 
     def probed(self, container: str, pod: Object, probe: str, *, ok: bool) -> None:
         own = (container, meta.namespace(pod), meta.name(pod), meta.uid(pod))

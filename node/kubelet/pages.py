@@ -8,7 +8,10 @@ import orjson
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.component_base import zpages
+from rayplane.control_plane.component_base.flags import flags_of
 from rayplane.control_plane.component_base.metrics import Family
+from rayplane.control_plane.component_base.zpages import Component, Page
 from rayplane.node.config import NodeConfig, NodeHostConfig
 from rayplane.node.kubelet.metrics import KubeletMetrics
 from rayplane.node.kubelet.pressure import NODE_FS
@@ -22,15 +25,8 @@ from rayplane.node.kubelet.stats import (
     summary,
 )
 
-_HEALTHY = ("healthz", "healthz/ping", "healthz/log", "healthz/syncloop")
-
-
-class Page(NamedTuple):
-    """An answer of HTTP."""
-
-    body: bytes
-    content_type: str = "text/plain; charset=utf-8"
-    status: int = 200
+_CHECKS = ("ping", "log", "syncloop")
+_HEALTHY = ("healthz", *(f"healthz/{check}" for check in _CHECKS))
 
 
 NOT_FOUND = Page(b"404 page not found\n", status=404)
@@ -70,11 +66,27 @@ async def page(path: str, asked: Asked) -> Page:
     """The page at a path; one that says so where there is none."""
     path = path.strip("/")
     if path in _HEALTHY:
+        if path == "healthz":
+            asked.node.metrics.health.observe(path, dict.fromkeys(_CHECKS, True))
         return Page(b"ok")
     if path.startswith("checkpoint/"):
         return _NO_CHECKPOINT
     known = _PAGES.get(path)
-    return await known(asked) if known is not None else NOT_FOUND
+    if known is not None:
+        return await known(asked)
+    return zpages.page(f"/{path}", asked.accept, _component(asked), meta.parse_time(asked.now)) or NOT_FOUND
+
+
+def _component(asked: Asked) -> Component:
+    """The kubelet of a node; what it shares with the others of its host is the host's."""
+    node, flags = asked.node, {**flags_of(asked.host), **flags_of(asked.node.config)}
+    return Component(
+        "kubelet",
+        meta.parse_time(node.started),
+        flags,
+        tuple(f"/{path}" for path in (*_HEALTHY, *_PAGES)),
+        node.metrics.health,
+    )
 
 
 async def _metrics(asked: Asked) -> Page:

@@ -43,6 +43,8 @@ _SUBRESOURCES = {
     "runningpods": ("pods", "proxy"),
     "healthz": ("healthz", "proxy"),
     "configz": ("configz", "proxy"),
+    "flagz": ("configz",),
+    "statusz": ("statusz",),
 }
 #: Tokens of strangers that the API is asked about at the same time.
 REVIEWS_MAX = 32

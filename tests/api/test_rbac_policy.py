@@ -204,6 +204,14 @@ def test_a_new_cluster(
     assert can(cluster, user, verb, what, group=group, groups=groups, namespace="ns") is allowed
 
 
+@pytest.mark.parametrize("path", ["/healthz/etcd", "/metrics", "/metrics/slis", "/statusz", "/flagz"])
+def test_who_monitors_may_see_how_components_are_and_others_may_not(cluster: Policy, path: str) -> None:
+    monitoring = Attributes(user="prometheus", groups=("system:monitoring",), verb="get", path=path)
+    assert cluster.authorize(monitoring).allowed
+    others = Attributes(user="u", groups=("system:authenticated",), verb="get", path=path)
+    assert not cluster.authorize(others).allowed
+
+
 def test_everyone_may_ask_for_health(cluster: Policy) -> None:
     anyone = ("system:unauthenticated",)
     request = Attributes(user="system:anonymous", groups=anyone, verb="get", path="/readyz")

@@ -296,6 +296,25 @@ async def test_health_and_metrics(rest: Rest) -> None:
         assert response.status == 200
 
 
+async def test_a_server_tells_what_it_runs_with_since_when_and_how_it_was(rest: Rest) -> None:
+    for path in ("/livez", "/readyz?exclude=etcd", "/readyz/etcd"):
+        async with rest.request("GET", path) as response:
+            assert response.status == 200
+    async with rest.request("GET", "/metrics/slis") as response:
+        slis = await response.text()
+    assert 'kubernetes_healthcheck{name="shutdown",type="readyz"} 1.0' in slis
+    assert 'kubernetes_healthchecks_total{name="etcd",status="success",type="livez"} 1.0' in slis
+    assert 'name="etcd",type="readyz"' not in slis, "it was excluded, and asked for alone"
+    async with rest.request("GET", "/flagz") as response:
+        assert "limits-requests-in-flight=128" in (await response.text()).splitlines()
+    structured = "application/json;v=v1beta1;g=config.k8s.io;as=Statusz"
+    async with rest.request("GET", "/statusz", Accept=structured) as response:
+        told = await response.json()
+    assert told["metadata"] == {"name": "kube-apiserver"} and {"/healthz", "/version"} < {*told["paths"]}
+    async with rest.request("GET", "/") as response:
+        assert {"/flagz", "/metrics/slis", "/statusz"} < {*(await response.json())["paths"]}
+
+
 async def test_bad_requests_are_told_what_is_wrong(rest: Rest) -> None:
     for query, message in (
         ("limit=abc", 'strconv.ParseInt: parsing "abc": invalid syntax'),

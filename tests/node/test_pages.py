@@ -50,6 +50,8 @@ async def test_a_simulated_node_has_the_pages_of_a_kubelet(api: FakeClient, make
     config = json.loads(await page(host, "configz"))["kubeletconfig"]
     assert (config["kind"], config["maxPods"]) == ("KubeletConfiguration", 7)
     assert "kubelet_running_pods" in await page(host, "metrics")
+    assert 'kubernetes_healthcheck{name="syncloop",type="healthz"} 1.0' in await page(host, "metrics/slis")
+    assert "kubelet statusz" in await page(host, "statusz") and "max-pods=7" in (await page(host, "flagz")).splitlines()
     await page(host, "checkpoint/default/web/main", status=501)
     for path in ("", "run/default/web/main", "metricsx", "stats", "../healthz"):
         await page(host, path, status=404)

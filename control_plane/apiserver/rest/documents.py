@@ -18,29 +18,32 @@ from rayplane.control_plane.apiserver.rest.numbers import integer
 from rayplane.control_plane.apiserver.rest.openapi import GIT_VERSION, OpenApiDocuments, answered
 from rayplane.control_plane.apiserver.tracing.recent import RECENT
 from rayplane.control_plane.component_base import debugging
+from rayplane.control_plane.component_base.flags import flags_of
 from rayplane.control_plane.component_base.log_pages import LogPages
+from rayplane.control_plane.component_base.zpages import COMPATIBLE, EMULATED, GO, PATHS, Component
 from rayplane.control_plane.rpc import Traffic
 from rayplane.control_plane.rpc.static_files import Page
 
+_MAJOR, _, _MINOR = EMULATED.partition(".")
 _VERSION = {
-    "major": "1",
-    "minor": "37",
-    "emulationMajor": "1",
-    "emulationMinor": "37",
-    "minCompatibilityMajor": "1",
-    "minCompatibilityMinor": "36",
+    "major": _MAJOR,
+    "minor": _MINOR,
+    "emulationMajor": _MAJOR,
+    "emulationMinor": _MINOR,
+    "minCompatibilityMajor": _MAJOR,
+    "minCompatibilityMinor": COMPATIBLE.partition(".")[2],
     "gitVersion": GIT_VERSION,
     "gitCommit": "0" * 40,
     "gitTreeState": "clean",
     "buildDate": "2026-01-01T00:00:00Z",
-    "goVersion": "go1.26",
+    "goVersion": GO,
     "compiler": "gc",
     "platform": "linux/amd64",
 }
 _HEALTH = ("/healthz", "/livez", "/readyz")
 _OTHERS = (
     "/.well-known/openid-configuration", "/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks",
-    "/readyz/shutdown", "/version",
+    "/readyz/shutdown", "/version", *PATHS,
 )  # fmt: skip
 _UI = "/ui"
 _PAGE = files("rayplane.control_plane") / "dashboard" / "page"
@@ -68,6 +71,8 @@ class Documents:
         self._openapi = OpenApiDocuments(registry.kinds, registry.env.clock, registry.aggregator)
         self._log = LogPages()
         self._ui = Page(_PAGE)
+        now = registry.env.clock.now()
+        self._component = Component("kube-apiserver", now, flags_of(config), (*_HEALTH, *_OTHERS))
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse | None:
         path = request.path.rstrip("/") or "/"
@@ -79,14 +84,20 @@ class Documents:
             return self._dump(path.removeprefix(dumps.PREFIX), "includeRequestDetails" in request.query)
         if path == RECENT or path.startswith(f"{RECENT}/"):
             return await self._recent(path.removeprefix(RECENT).strip("/"), request.query)
-        if path == "/metrics":
-            return debugging.metrics(request, server_metrics.collect(self._registry, self._owner.grpc_traffic))
+        if (measured := self._measured(request, path)) is not None:
+            return measured
         if path in ("/api", "/apis") or path.startswith(("/api/", "/apis/")):
             document = self._discovery.document(path, request.headers.get("Accept", ""))
             return answered(request, document)
         if path.startswith("/openapi/"):
             return await self._openapi.answer(request, path)
         return self._page(request.path) if path == _UI or path.startswith(f"{_UI}/") else self._other(path)
+
+    def _measured(self, request: web.BaseRequest, path: str) -> web.Response | None:
+        """What this server tells of itself."""
+        if path == debugging.METRICS:
+            return debugging.metrics(request, server_metrics.collect(self._registry, self._owner.grpc_traffic))
+        return debugging.zpage(request, self._component, self._registry.env.clock.now())
 
     def paths(self, status: int = 200) -> web.Response:
         """The paths that are served; with 404, the answer to one that is not."""
@@ -149,6 +160,9 @@ class Documents:
                 return web.Response(status=404, text="404 page not found\n", headers=_PLAIN)
             checks = {single: checks[single]}
         excluded = list(dict.fromkeys(request.query.getall("exclude", [])))
+        if not single:
+            counted = {check: ok for check, ok in checks.items() if check not in excluded}
+            self._component.health.observe(name, counted)
         healthy = all(ok for check, ok in checks.items() if check not in excluded)
         if healthy and "verbose" not in request.query:
             return web.Response(text="ok", headers=_PLAIN)

@@ -11,7 +11,7 @@ from rayplane.control_plane.api.authorization.controller_policy import user_of
 from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition import CRDS
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ApiClient, EventRecorder, LeaderElector, QueueMetrics, workqueue
-from rayplane.control_plane.component_base.debugging import serve
+from rayplane.control_plane.component_base.debugging import serve, told
 from rayplane.control_plane.component_base.metrics import Family
 from rayplane.control_plane.controllers.accounts import ACCOUNTS
 from rayplane.control_plane.controllers.autoscaling.horizontal import HorizontalController
@@ -91,7 +91,9 @@ class ControllerManager:
         yield from workqueue.collect(self._queues)
 
     async def start(self) -> None:
-        self._server = await serve(self._network, self._config.address, self.collect, [self._stories.service()])
+        own = told("kube-controller-manager", self._config, self._env.clock.now)
+        services = [self._stories.service()]
+        self._server = await serve(self._network, self._config.address, self.collect, services, own)
         self._elector.start(self._lead)
 
     async def stop(self) -> None:
