@@ -10,7 +10,8 @@ from typing import Any
 def take_as_they_are(parameters: Iterable[Any]) -> None:
     """Let values of the parameters pass that are of their types, and the others be read as Typer does."""
     for parameter in parameters:
-        parameter._runtime_param = _AsItIs()
+        if hasattr(parameter, "_runtime_param") and hasattr(parameter, "get_runtime_param"):
+            parameter._runtime_param = _AsItIs()
 
 
 class _AsItIs:

@@ -22,6 +22,7 @@ from rayplane.node.kubelet.admission import Room
 from rayplane.node.kubelet.image_manager import not_started
 from rayplane.node.kubelet.run_listener import RunListener
 from rayplane.node.kubelet.sandbox import Sandbox, needs_lookup
+from rayplane.node.kubelet.status_manager import Written
 from rayplane.node.kubelet.worker_parts import WorkerParts
 from rayplane.node.lifecycle import (
     DeadlineChanged,
@@ -93,12 +94,9 @@ class PodWorker:
     def __init__(self, pod: Object, room: Room, parts: WorkerParts) -> None:
         self._parts = parts
         self._inbox: deque[Event | None] = deque()
-        self._draining = False
-        self._holds_room = False
         self._freed: asyncio.Event | None = None
-        self._closed = False
+        self._draining = self._holds_room = self._closed = self._finalize = False
         self._seen_at = asyncio.get_running_loop().time()
-        self._finalize = False
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._to_hold: HoldResources | None = None  # while the runtime is asked for resources
         self._timers: dict[object, asyncio.TimerHandle] = {}
@@ -112,7 +110,7 @@ class PodWorker:
         self.room = room
         self.mirror: str | None = None  # uid of a static pod's mirror, empty while there is none
         self.removed = False  # the API object is gone
-        self.written = b""
+        self.written = Written()
 
     # --- what the kubelet says --------------------------------------------------------------------
 
@@ -182,7 +180,7 @@ class PodWorker:
         if meta.is_deleting(pod) and (not meta.is_deleting(old) or self._grace() != self.machine.grace_s):
             self.post(StopRequested(self._grace()))
         elif self.machine.spec.get("readinessGates") or self._is_overruled():
-            self.written = b""
+            self.written = self.written.disputed()
             self._parts.statuses.mark(self)
         for event in injected(old, pod):
             self.post(event)
@@ -441,7 +439,7 @@ class PodWorker:
     def mirrored(self, uid: str) -> None:
         """The API shows this static pod by another one, which has no status yet."""
         if uid != self.mirror:
-            self.mirror, self.written = uid, b""
+            self.mirror, self.written = uid, Written()
             self._parts.statuses.mark(self)
 
     def status(self) -> dict[str, Any]:

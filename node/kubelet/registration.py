@@ -232,7 +232,9 @@ def follows_capacity(node: Object) -> bool:
 
 
 def rebooted(known: Object, machine: Machine) -> bool:
-    """Whether the node's machine has been started anew since the Node as it is `known` was written."""
+    """Whether the node's machine has been started anew, or the node is on another, since the Node was written as it is
+    `known`: either way nothing goes on that ran there.
+    """
     before = (meta.status(known).get("nodeInfo") or {}).get("bootID")
     return bool(before and machine.boot_id) and before != machine.boot_id
 

@@ -13,6 +13,7 @@ from rayplane.control_plane.api.pods.state import pod_is_terminated
 from rayplane.node.errors import AddressesExhausted
 from rayplane.node.kubelet.admission import Room
 from rayplane.node.kubelet.sandbox import Sandbox
+from rayplane.node.kubelet.status_manager import Written
 from rayplane.node.kubelet.worker_parts import WorkerParts
 from rayplane.node.lifecycle import Event, PodMachine, mirror
 from rayplane.node.lifecycle.model import Run
@@ -84,7 +85,7 @@ class StagedPod:
         self.previous: dict[str, ContainerRun] = {}
         self.removed = False
         self.settled = True
-        self.written = b""
+        self.written = Written()
         self.ip = ""
 
     def begin(self) -> None:

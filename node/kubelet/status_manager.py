@@ -10,7 +10,7 @@ import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import orjson
 
@@ -31,12 +31,22 @@ _ADDRESSES = ("hostIPs", "podIPs")
 _OWN = frozenset({*ALWAYS, *PASSING})
 
 
+class Written(NamedTuple):
+    """The status that was written last: its digest, and the types of its conditions that not all pods have."""
+
+    digest: bytes = b""
+    passing: frozenset[str] = frozenset()
+
+    def disputed(self) -> "Written":
+        """The same, to be written again: the API may have something else by now."""
+        return self._replace(digest=b"")
+
+
 class WrittenPod(Protocol):
     """A pod whose status is written."""
 
     pod: Object
-    written: bytes
-    """Digest of the status last written."""
+    written: Written
 
     known: Object
     """The pod as the API last told it."""
@@ -61,8 +71,7 @@ class WrittenPod(Protocol):
 class _Write:
     subject: WrittenPod
     operation: Any
-    digest: bytes = b""  # of the status; empty: this is the final delete
-    passing: frozenset[str] = frozenset()  # types of its conditions that not all pods have
+    written: Written | None = None  # the pod's, once it is; None: this is the final delete
 
 
 class StatusManager:
@@ -72,7 +81,6 @@ class StatusManager:
         self._client = client
         self._window_s = window_s
         self._marked: dict[WrittenPod, None] = {}
-        self._passing: dict[WrittenPod, frozenset[str]] = {}  # as last written; few pods have any
         self._writing = False
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -98,7 +106,6 @@ class StatusManager:
 
     def forget(self, subject: WrittenPod) -> None:
         self._marked.pop(subject, None)
-        self._passing.pop(subject, None)
 
     async def _run(self) -> None:
         while True:
@@ -146,7 +153,7 @@ class StatusManager:
             subject = next(iter(self._marked))
             del self._marked[subject]
             try:
-                write = _write(subject, self._passing.get(subject, frozenset()))
+                write = _write(subject)
             except Exception:
                 # Its next change is written anew; the others must not wait for it.
                 log.exception("the status of pod %s cannot be made", meta.key(subject.pod))
@@ -160,7 +167,7 @@ class StatusManager:
         subject = write.subject
         if isinstance(answer, NotFound | Conflict):
             # Gone, or another pod has the name now; the informer tells the kubelet.
-            if not write.digest:
+            if write.written is None:
                 subject.final_delete_done()
             return True
         if isinstance(answer, ApiError):
@@ -168,24 +175,17 @@ class StatusManager:
                 return False
             # The same status would be refused again; the pod's next change is written anew.
             log.warning("cannot write pod %s: %s", meta.key(subject.pod), answer.message)
-        if not write.digest:
+        if write.written is None:
             subject.final_delete_done()
             return True
-        subject.written = write.digest
-        if write.passing:
-            self._passing[subject] = write.passing
-        else:
-            self._passing.pop(subject, None)
+        subject.written = write.written
         if subject.wants_final_delete:
             self.mark(subject)
         return True
 
 
-def _write(subject: WrittenPod, passing: frozenset[str]) -> _Write | None:
-    """The next write a pod needs: its status if that changed, then its deletion if it ended.
-
-    `passing`: of the write before.
-    """
+def _write(subject: WrittenPod) -> _Write | None:
+    """The next write a pod needs: its status if that changed, then its deletion if it ended."""
     pod = subject.pod
     name, namespace, uid = meta.name(pod), meta.namespace(pod), subject.api_uid
     if not uid:
@@ -193,11 +193,11 @@ def _write(subject: WrittenPod, passing: frozenset[str]) -> _Write | None:
     if not subject.wants_final_delete or subject.wants_final_status:
         status = subject.status()
         digest = hashlib.blake2b(orjson.dumps(status), digest_size=16).digest()
-        if digest != subject.written:
-            body = {"metadata": {"uid": uid}, "status": own_part(subject.known, status, passing)}
+        if digest != subject.written.digest:
+            body = {"metadata": {"uid": uid}, "status": own_part(subject.known, status, subject.written.passing)}
             patch = ops.patch("pods", name, namespace, body, kind="strategic", subresource="status")
             kinds = frozenset(one["type"] for one in status.get("conditions") or ())
-            return _Write(subject, patch, digest, kinds.difference(ALWAYS))
+            return _Write(subject, patch, Written(digest, kinds.difference(ALWAYS)))
     if not subject.wants_final_delete:
         return None
     return _Write(subject, ops.delete("pods", name, namespace, uid=uid, grace_period_s=0))
