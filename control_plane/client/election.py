@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 RELEASE_TIMEOUT_S = 1.0
 #: A candidate that got no answer asks again no later than this, however long it lets those be who lead.
 UNANSWERED_S = 2.0
+#: A term that has not ended so long after its Lease ran out is one that hangs (kube-scheduler's watchdog).
+OVERDUE_S = 20.0
 _UNREADABLE = ("", "unreadable")
 
 
@@ -49,6 +51,8 @@ class LeaderElector:
     ) -> None:
         self._leading = False
         self._task: asyncio.Task[None] | None = None
+        # What is done in this term, or was in the last.
+        self._work: asyncio.Future[None] | None = None
         self._client = client
         self._env = env
         self._name = name
@@ -73,6 +77,13 @@ class LeaderElector:
         if not self._leading:
             return False
         return asyncio.get_running_loop().time() < self._renewed_at + self._timing.renew_deadline_s
+
+    def problem(self) -> str:
+        """What is wrong where a term neither renewed its Lease for long nor ended; empty when nothing is."""
+        overdue = self._renewed_at + self._timing.duration_s + OVERDUE_S
+        if self._work is None or self._work.done() or asyncio.get_running_loop().time() <= overdue:
+            return ""
+        return f"failed election to renew leadership on lease {self._name}"
 
     def collect(self) -> Iterable[Family]:
         leads = {(self._name,): self.is_leader}
@@ -138,7 +149,7 @@ class LeaderElector:
 
     async def _hold(self, lead: Callable[[], Awaitable[None]]) -> None:
         loop = asyncio.get_running_loop()
-        work = asyncio.ensure_future(lead())
+        self._work = work = asyncio.ensure_future(lead())
         try:
             while True:
                 done, _ = await asyncio.wait([work], timeout=self._timing.retry_s)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from rayplane.control_plane.client import ApiClient, LeaderElector
+from rayplane.control_plane.component_base import healthz
 from rayplane.control_plane.component_base.debugging import serve, told
 from rayplane.control_plane.component_base.metrics import Family
 from rayplane.control_plane.rpc import Network, Server, Service
@@ -47,6 +48,7 @@ class Scheduler:
         self._network = network
         self._metrics = SchedulerMetrics(config.profiles)
         self._server: Server | None = None
+        self._ending = False
 
     @property
     def is_leader(self) -> bool:
@@ -62,15 +64,23 @@ class Scheduler:
         yield from self._extensions.watch.collect()
         yield from self._metrics.collect(self.pending(), self._term.queue.refused() if self._term else {})
 
+    def checks(self, kind: str) -> healthz.Problems:
+        """What is wrong here, for `healthz`; one that does not lead has nothing to see."""
+        synced = self._term is None or self._term.synced
+        return healthz.of_elected(
+            kind, self._elector.problem(), ending=self._ending, sync="sched-handler-sync", synced=synced
+        )
+
     async def start(self) -> None:
         explains = ExplainService(lambda: self._term.explainer if self._term else None)
-        own = told("kube-scheduler", self.config, self._env.clock.now)
+        own = told("kube-scheduler", self.config, self._env.clock.now, self.checks)
         service = Service(pb.DESCRIPTOR.services_by_name["Scheduler"], explains, callers=SCHEDULER)
         self._server = await serve(self._network, self.config.address, self.collect, [service], own)
         self._elector.start(self._lead)
 
     async def stop(self) -> None:
         """Stop scheduling, then give the Lease back."""
+        self._ending = True
         await self._elector.stop()
         if self._server is not None:
             await self._server.stop()

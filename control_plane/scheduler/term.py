@@ -76,6 +76,8 @@ class Term:
             gate=with_objects(extensions.gate, self.cluster.groups, self.cluster.devices, extensions.profiles),
             incoming=metrics.incoming,
         )
+        self.synced = False
+        """Whether all that there is has been seen."""
         self._bind_timeouts_s = _bind_timeouts_s(config)
         self._client = client
         self._recorder = EventRecorder(client, env, component="default-scheduler", correlates=False)
@@ -110,6 +112,7 @@ class Term:
     async def run(self) -> None:
         self._recorder.start()
         await self._observer.start(self._client)
+        self.synced = True
         async with asyncio.TaskGroup() as tasks:
             while True:
                 await self._turn(tasks)

@@ -8,7 +8,7 @@ import orjson
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.component_base import zpages
+from rayplane.control_plane.component_base import healthz, zpages
 from rayplane.control_plane.component_base.flags import flags_of
 from rayplane.control_plane.component_base.metrics import Family
 from rayplane.control_plane.component_base.zpages import Component, Page
@@ -66,9 +66,8 @@ async def page(path: str, asked: Asked) -> Page:
     """The page at a path; one that says so where there is none."""
     path = path.strip("/")
     if path in _HEALTHY:
-        if path == "healthz":
-            asked.node.metrics.health.observe(path, dict.fromkeys(_CHECKS, True))
-        return Page(b"ok")
+        outcomes, problems = asked.node.metrics.health, dict.fromkeys(_CHECKS, "")
+        return healthz.answer(path, problems, outcomes, verbose=False, excluded=()) or NOT_FOUND
     if path.startswith("checkpoint/"):
         return _NO_CHECKPOINT
     known = _PAGES.get(path)

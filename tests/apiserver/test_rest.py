@@ -292,6 +292,9 @@ async def test_health_and_metrics(rest: Rest) -> None:
     rest.stack.servers[0].ready = False
     async with rest.request("GET", "/readyz") as response:
         assert response.status == 500
+        assert (await response.text()).endswith("[-]shutdown failed: reason withheld\nreadyz check failed\n")
+    async with rest.request("GET", "/readyz/shutdown") as response:
+        assert (response.status, await response.text()) == (500, "internal server error: process is shutting down\n")
     async with rest.request("GET", "/livez") as response:
         assert response.status == 200
 
@@ -313,6 +316,25 @@ async def test_a_server_tells_what_it_runs_with_since_when_and_how_it_was(rest: 
     assert told["metadata"] == {"name": "kube-apiserver"} and {"/healthz", "/version"} < {*told["paths"]}
     async with rest.request("GET", "/") as response:
         assert {"/flagz", "/metrics/slis", "/statusz"} < {*(await response.json())["paths"]}
+
+
+@pytest.mark.parametrize(
+    ("path", "selector", "code"),
+    [
+        ("watch/namespaces/default/configmaps/a", "metadata.name=b", 400),
+        ("watch/namespaces/default/configmaps/a", "metadata.namespace=default", 400),
+        ("watch/namespaces/default/configmaps/a", "metadata.name!=a", 400),
+        ("watch/namespaces/default/configmaps/a", "metadata.name=a,metadata.namespace=default", 200),
+        ("namespaces/default/configmaps", "metadata.name=a,metadata.name=b", 200),
+    ],
+)
+async def test_who_watches_one_object_selects_no_other(rest: Rest, path: str, selector: str, code: int) -> None:
+    async with rest.request("GET", f"/api/v1/{path}?fieldSelector={selector}&timeoutSeconds=1") as response:
+        assert response.status == code
+        if code == 400:
+            status = await response.json()
+            told = (status["reason"], status["message"])
+            assert told == ("BadRequest", "fieldSelector metadata.name doesn't match requested name")
 
 
 async def test_bad_requests_are_told_what_is_wrong(rest: Rest) -> None:

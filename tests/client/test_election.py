@@ -1,6 +1,7 @@
 """Leader election: never two leaders at once, whatever the network does; a lost one is replaced."""
 
 import asyncio
+import contextlib
 import contextvars
 import random
 
@@ -8,9 +9,11 @@ import pytest
 
 from rayplane.control_plane import timings
 from rayplane.control_plane.client import LeaderElector
+from rayplane.control_plane.client.election import OVERDUE_S
 from rayplane.control_plane.simulation import VirtualLoop
 from rayplane.control_plane.simulation.cell import VirtualClock
 from rayplane.control_plane.simulation.loop import LIFE, Life
+from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.control_plane.timings import ElectionTiming
 from rayplane.storage.env import Env, SimulatedDisk
 from tests.fakes import FakeClient, Store
@@ -170,6 +173,34 @@ def test_work_that_ends_by_itself_is_a_fault_and_gives_up_the_lead() -> None:
 def test_timing_that_cannot_be_safe_is_refused(spans: tuple[float, float, float]) -> None:
     with pytest.raises(ValueError, match="must rise"):
         ElectionTiming(*spans)
+
+
+def test_a_term_that_does_not_end_when_its_lease_ran_out_is_told_of() -> None:
+    async def main() -> None:
+        candidate = Candidate(Store(), "x", [], random.Random(1))
+        await candidate.stop()
+        hangs = asyncio.Event()
+
+        async def lead() -> None:
+            while not hangs.is_set():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await hangs.wait()
+            raise asyncio.CancelledError
+
+        term = asyncio.ensure_future(candidate.elector.run(lead))
+        await asyncio.sleep(FAST.duration_s + OVERDUE_S + 10)
+        assert candidate.elector.is_leader and not candidate.elector.problem()
+        candidate.client.parted = True
+        await asyncio.sleep(FAST.duration_s + OVERDUE_S / 2)
+        assert not candidate.elector.is_leader and not candidate.elector.problem()
+        await asyncio.sleep(OVERDUE_S)
+        assert candidate.elector.problem() == "failed election to renew leadership on lease the-lease"
+        hangs.set()
+        await asyncio.sleep(1)
+        assert not candidate.elector.problem()
+        await cancel_and_wait(term)
+
+    VirtualLoop().run(main())
 
 
 # --- standing still -------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from aiohttp.test_utils import make_mocked_request
 from prometheus_client.parser import text_string_to_metric_families
 
 from rayplane.control_plane.apiserver.config import ApiServerConfig, AuditConfig
-from rayplane.control_plane.component_base import debugging
+from rayplane.control_plane.component_base import debugging, healthz
 from rayplane.control_plane.component_base.debugging import Debugging, told
 from rayplane.control_plane.component_base.flags import CLASSIFIED, flags_of
 from rayplane.control_plane.component_base.zpages import FLAGZ, SLIS, STATUSZ, Component, page
@@ -180,7 +180,8 @@ async def test_who_may_ask_a_component_for_its_metrics_may_ask_for_its_pages(
     identity: Identity | None, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(debugging, "identity_of_transport", lambda _: identity)
-    own = Debugging(lambda: (), component=told("kube-scheduler", Settings(), lambda: NOW))
+    checks = lambda kind: healthz.of_elected(kind, "", ending=False, sync="informer-sync", synced=False)  # noqa: E731
+    own = Debugging(lambda: (), component=told("kube-scheduler", Settings(), lambda: NOW, checks))
     answers: dict[str, web.Response] = {}
     for path in ("/metrics", "/healthz", "/livez", STATUSZ, FLAGZ, SLIS):
         answer = await own(make_mocked_request("GET", path))
@@ -189,5 +190,15 @@ async def test_who_may_ask_a_component_for_its_metrics_may_ask_for_its_pages(
     if status == 200:
         assert answers["/healthz"].text == "ok"
         assert b'kubernetes_healthcheck{name="ping",type="livez"} 1' in answers[SLIS].body  # type: ignore[operator]
-        assert (await own(make_mocked_request("GET", "/statuszx"))).status == 404
+        assert (await own(make_mocked_request("GET", "/readyz"))).status == 500
+        alone = await own(make_mocked_request("GET", "/readyz/leaderElection"))
+        assert isinstance(alone, web.Response) and alone.body == b"ok"
+        passed_over = await own(make_mocked_request("GET", "/readyz?exclude=informer-sync&verbose"))
+        assert isinstance(passed_over, web.Response) and passed_over.body == (
+            b"[+]leaderElection ok\n[+]shutdown ok\n[+]informer-sync excluded: ok\nreadyz check passed\n"
+        )
+        for method in ("GET", "POST", "PUT"):
+            for path in ("/statuszx", "/livezx", "/livez/nothing", "/"):
+                assert (await own(make_mocked_request(method, path))).status == 404, (method, path)
+        assert (await own(make_mocked_request("POST", "/metrics"))).status == 405
         assert (await Debugging(lambda: ())(make_mocked_request("GET", STATUSZ))).status == 404

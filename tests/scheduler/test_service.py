@@ -11,6 +11,7 @@ import pytest
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ApiError, ServiceUnavailable, Timeout
 from rayplane.control_plane.client import ApiClient
+from rayplane.control_plane.component_base.healthz import ENDING
 from rayplane.control_plane.scheduler import Scheduler, SchedulerConfig
 from rayplane.control_plane.scheduler.queue import Place
 from rayplane.storage.env import Env, SystemClock
@@ -343,6 +344,26 @@ async def test_only_the_leader_schedules_and_another_takes_over(api: FakeClient,
         assert other.is_leader
     finally:
         await other.stop()
+
+
+async def test_it_is_ready_once_it_has_seen_what_there_is_and_until_it_ends(api: FakeClient) -> None:
+    seen, listed = asyncio.Event(), api.list
+
+    async def slow(resource: str, *args: Any, **options: Any) -> Any:
+        if resource == "pods":
+            await seen.wait()
+        return await listed(resource, *args, **options)
+
+    api.list = slow  # type: ignore[method-assign]
+    one = make(api)
+    assert {*one.checks("readyz").values()} == {""}, "who does not lead has nothing to see"
+    await one.start()
+    await until(lambda: one.checks("readyz")["sched-handler-sync"])
+    assert one.checks("healthz") == {"leaderElection": ""} and one.checks("livez") == {"ping": ""}
+    seen.set()
+    await until(lambda: not one.checks("readyz")["sched-handler-sync"])
+    await one.stop()
+    assert one.checks("readyz") == {"leaderElection": "", "shutdown": ENDING, "sched-handler-sync": ""}
 
 
 async def test_what_a_pod_went_through_is_measured(api: FakeClient, scheduler: Scheduler) -> None:

@@ -1,6 +1,6 @@
 """Paths that are no resources: version, health, metrics, discovery, OpenAPI, token keys."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from typing import Protocol
 
@@ -17,7 +17,7 @@ from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry
 from rayplane.control_plane.apiserver.rest.numbers import integer
 from rayplane.control_plane.apiserver.rest.openapi import GIT_VERSION, OpenApiDocuments, answered
 from rayplane.control_plane.apiserver.tracing.recent import RECENT
-from rayplane.control_plane.component_base import debugging
+from rayplane.control_plane.component_base import debugging, healthz
 from rayplane.control_plane.component_base.flags import flags_of
 from rayplane.control_plane.component_base.log_pages import LogPages
 from rayplane.control_plane.component_base.zpages import COMPATIBLE, EMULATED, GO, PATHS, Component
@@ -40,7 +40,6 @@ _VERSION = {
     "compiler": "gc",
     "platform": "linux/amd64",
 }
-_HEALTH = ("/healthz", "/livez", "/readyz")
 _OTHERS = (
     "/.well-known/openid-configuration", "/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks",
     "/readyz/shutdown", "/version", *PATHS,
@@ -72,12 +71,12 @@ class Documents:
         self._log = LogPages()
         self._ui = Page(_PAGE)
         now = registry.env.clock.now()
-        self._component = Component("kube-apiserver", now, flags_of(config), (*_HEALTH, *_OTHERS))
+        self._component = Component("kube-apiserver", now, flags_of(config), (*healthz.PATHS, *_OTHERS))
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse | None:
         path = request.path.rstrip("/") or "/"
-        if path.startswith(_HEALTH) and path.split("/")[1] in ("healthz", "livez", "readyz"):
-            return await self._health(request, path)
+        if kind := healthz.kind_of(path):
+            return await self._health(request, kind)
         if path in LogPages.PATHS:
             return await self._log.answer(request)
         if path.startswith(dumps.PREFIX):
@@ -150,43 +149,12 @@ class Documents:
             return web.Response(body=keys, content_type="application/jwk-set+json", headers=_KEYS_KEPT)
         return None
 
-    async def _health(self, request: web.BaseRequest, path: str) -> web.Response:
-        name, _, single = path.strip("/").partition("/")
-        checks = {"ping": True, "log": True, "etcd": await self._registry.hub.etcd_answers()}
-        if name == "readyz":
-            checks["shutdown"] = self._owner.ready
-        if single:
-            if single not in checks:
-                return web.Response(status=404, text="404 page not found\n", headers=_PLAIN)
-            checks = {single: checks[single]}
-        excluded = list(dict.fromkeys(request.query.getall("exclude", [])))
-        if not single:
-            counted = {check: ok for check, ok in checks.items() if check not in excluded}
-            self._component.health.observe(name, counted)
-        healthy = all(ok for check, ok in checks.items() if check not in excluded)
-        if healthy and "verbose" not in request.query:
-            return web.Response(text="ok", headers=_PLAIN)
-        if single:
-            text = "ok" if healthy else "internal server error: reason withheld\n"
-        else:
-            text = _report(name, checks, excluded, healthy=healthy)
-        return web.Response(status=200 if healthy else 500, text=text, headers=_PLAIN)
-
-
-def _report(name: str, checks: Mapping[str, bool], excluded: Sequence[str], *, healthy: bool) -> str:
-    """What `?verbose` shows, and a failure always."""
-    lines = []
-    for check, ok in checks.items():
-        if check in excluded:
-            lines.append(f"[+]{check} excluded: ok")
-        else:
-            lines.append(f"[+]{check} ok" if ok else f"[-]{check} failed: reason withheld")
-    unknown = sorted(set(excluded) - checks.keys())
-    if unknown:
-        named = ",".join(f'"{one}"' for one in unknown)
-        lines.append(f"warn: some health checks cannot be excluded: no matches for {named}")
-    lines.append(f"{name} check {'passed' if healthy else 'failed'}")
-    return "\n".join(lines) + "\n"
+    async def _health(self, request: web.BaseRequest, kind: str) -> web.Response | None:
+        etcd = "" if await self._registry.hub.etcd_answers() else "no quorum of members answers"
+        problems = {"ping": "", "log": "", "etcd": etcd}
+        if kind == "readyz":
+            problems["shutdown"] = "" if self._owner.ready else healthz.ENDING
+        return debugging.health(request, self._component, problems)
 
 
 def _paths(groups: Iterable[GroupInfo]) -> list[str]:
@@ -195,5 +163,5 @@ def _paths(groups: Iterable[GroupInfo]) -> list[str]:
     for group in groups:
         root = f"/apis/{group.name}" if group.name else "/api"
         served += [root, *(f"{root}/{version}" for version in group.versions)]
-    health = [f"{path}{check}" for path in _HEALTH for check in ("", "/etcd", "/log", "/ping")]
+    health = [f"{path}{check}" for path in healthz.PATHS for check in ("", "/etcd", "/log", "/ping")]
     return sorted({*served, *health, *_OTHERS})

@@ -11,6 +11,7 @@ from rayplane.control_plane.api.authorization.controller_policy import user_of
 from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition import CRDS
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ApiClient, EventRecorder, LeaderElector, QueueMetrics, workqueue
+from rayplane.control_plane.component_base import healthz
 from rayplane.control_plane.component_base.debugging import serve, told
 from rayplane.control_plane.component_base.metrics import Family
 from rayplane.control_plane.controllers.accounts import ACCOUNTS
@@ -80,6 +81,8 @@ class ControllerManager:
         self._story = Story()
         self._stories = Stories(config.identity, self._story, is_leader=lambda: self.is_leader)
         self._server: Server | None = None
+        self._term: Term | None = None
+        self._ending = False
 
     @property
     def is_leader(self) -> bool:
@@ -90,24 +93,35 @@ class ControllerManager:
         yield from self._elector.collect()
         yield from workqueue.collect(self._queues)
 
+    def checks(self, kind: str) -> healthz.Problems:
+        """What is wrong here, for `healthz`; one that does not lead has nothing to see."""
+        synced = self._term is None or self._term.synced
+        return healthz.of_elected(
+            kind, self._elector.problem(), ending=self._ending, sync="informer-sync", synced=synced
+        )
+
     async def start(self) -> None:
-        own = told("kube-controller-manager", self._config, self._env.clock.now)
+        own = told("kube-controller-manager", self._config, self._env.clock.now, self.checks)
         services = [self._stories.service()]
         self._server = await serve(self._network, self._config.address, self.collect, services, own)
         self._elector.start(self._lead)
 
     async def stop(self) -> None:
         """Stop all controllers, then give the Lease back."""
+        self._ending = True
         await end_each(self._elector.stop, *([self._server.stop] if self._server is not None else []))
 
     async def _lead(self) -> None:
         client = self._elector.fenced(self._client)
-        term = Term(self._config, self._env, self._network, client=client, queues=self._queues, story=self._story)
+        self._term = term = Term(
+            self._config, self._env, self._network, client=client, queues=self._queues, story=self._story
+        )
         self._stories.begin(term.view, term.runners, self._env.clock.now())
         try:
             await term.run()
         finally:
             self._stories.end()
+            self._term = None
             await term.stop()
 
 
@@ -128,6 +142,8 @@ class Term:
         self._story = Story() if story is None else story
         self._queues = {} if queues is None else queues
         self._caches = Caches(client)
+        self.synced = False
+        """Whether all that there is has been seen."""
         self._recorders: list[EventRecorder] = []
         self._provisioner = Provisioner(network, timeout_s=config.csi_timeout_s)
         self._snapshotter = Snapshotter(self._provisioner)
@@ -208,6 +224,7 @@ class Term:
             for watch in controller.watches:
                 self._caches.informer(watch.resource)
         await self._caches.start([CRDS])
+        self.synced = True
         for runner in self._runners:
             runner.attach()
             runner.start()
