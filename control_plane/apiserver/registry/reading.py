@@ -144,11 +144,13 @@ class Reader:
     # --- list ---------------------------------------------------------------------------------
 
     def selection(self, target: Target, options: ListOptions) -> Selection:
-        """What the selectors of a request select. BadRequest when they cannot be parsed."""
+        """What the selectors of a request select. BadRequest when they cannot be parsed, or name another object."""
         info = target.info
         custom = self._kinds.custom(info)
         selectable = custom.selectable if custom is not None else ()
         fields = parse_fields(options.field_selector, rules_for(info).fields, selectable=selectable)
+        if target.name and not fields.everything and fields.requires("metadata.name") != target.name:
+            raise BadRequest("fieldSelector metadata.name doesn't match requested name")
         kinds = self._kinds
         convert = None
         if not (info.is_storage_version or fields.everything or self._kinds.webhook(info)):
