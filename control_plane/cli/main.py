@@ -1,6 +1,5 @@
 """Entry point."""
 
-import signal
 import sys
 
 
@@ -34,21 +33,13 @@ def _main(program: str) -> None:
         grow_heap()
         # Takes a while on a busy machine: Ctrl-C may come before there is anything to interrupt.
         from rayplane.control_plane.cli.app import run
-        from rayplane.control_plane.cli.interrupts import interrupting
+        from rayplane.control_plane.cli.interrupts import heed
 
-        for number in interrupting()[1:]:  # the first is Python's own already
-            signal.signal(number, _interrupt)
+        heed()
     except KeyboardInterrupt:
         print("rayplane: interrupted", file=sys.stderr)
         sys.exit(130)
     sys.exit(run(sys.argv[1:], program))
-
-
-def _interrupt(number: int, _: object) -> None:
-    if number == signal.SIGHUP:
-        # The shell tells it and the system does, and what is ended by the first is not to be broken off by the second.
-        signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import sys
 import typer
 
 from rayplane.control_plane.api.errors import ApiError
+from rayplane.control_plane.cli.interrupts import EXIT_INTERRUPTED, heed
 from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.rpc import RpcError
 from scripts.benchmarks.api import api
@@ -32,13 +33,15 @@ for command in (up, pods, nodes, scheduler, kv, api, chaos, watch, endurance, so
 
 
 def main() -> None:
-    """Run the command of sys.argv; what goes wrong with a cluster is one line."""
+    """Run the command of sys.argv; what goes wrong with a cluster is one line, what ends it ends the cluster."""
+    heed()
     try:
         app()
     except (ClusterError, ApiError, RpcError) as e:
         sys.exit(f"bench: {' '.join(str(e).split())}")
     except KeyboardInterrupt:
-        sys.exit("bench: interrupted")
+        print("bench: interrupted", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
 
 
 if __name__ == "__main__":

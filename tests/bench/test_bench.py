@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -171,3 +172,25 @@ def test_a_wrong_option_is_refused() -> None:
 @pytest.mark.parametrize(("percent", "expected"), [(50, 2), (75, 3), (76, 4), (99, 4), (100, 4)])
 def test_percentile_is_the_nearest_rank(percent: float, expected: float) -> None:
     assert percentile([3, 1, 4, 2], percent) == expected
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_whoever_ends_it_has_it_give_back_what_it_made(number: signal.Signals, tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    code = (
+        "import os, pathlib, signal, sys\n"
+        "from scripts.benchmarks import __main__ as bench\n"
+        "made = pathlib.Path(sys.argv[1])\n"
+        "def work():\n"
+        "    made.touch()\n"
+        "    try:\n"
+        f"        os.kill(os.getpid(), {int(number)})\n"
+        "        signal.pause()\n"
+        "    finally:\n"
+        "        made.unlink()\n"
+        "bench.app = work\n"
+        "bench.main()\n"
+    )
+    command = [sys.executable, "-c", code, str(made)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=180)
+    assert (done.returncode, done.stderr, made.exists()) == (130, "bench: interrupted\n", False)
