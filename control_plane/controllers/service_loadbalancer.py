@@ -1,7 +1,10 @@
 """Services of type LoadBalancer get an address from the cluster's external range.
 
 All services are one key, so that no two get the same address. The address is the Service's for as long as it is of
-that type; `spec.loadBalancerIP` asks for a certain one.
+that type, and a finalizer holds the Service until the address was given back; `spec.loadBalancerIP` asks for a certain
+one.
+
+Source: Kubernetes' service controller (k8s.io/cloud-provider), KEP-980 (the finalizer).
 """
 
 from __future__ import annotations
@@ -25,10 +28,12 @@ from rayplane.control_plane.controllers.core import (
 )
 
 KEY = "all"
+CLEANUP = "service.kubernetes.io/load-balancer-cleanup"
+ENSURED = ("EnsuredLoadBalancer", "Ensured load balancer")
 
 
 def _concerns(service: Object, _view: View) -> Iterable[str]:
-    return (KEY,) if _is_balanced(service) or addresses(service) else ()
+    return (KEY,) if _is_balanced(service) or _is_held(service) else ()
 
 
 def _is_balanced(service: Object) -> bool:
@@ -37,10 +42,18 @@ def _is_balanced(service: Object) -> bool:
     return spec.get("type") == "LoadBalancer" and not spec.get("loadBalancerClass") and not meta.is_deleting(service)
 
 
+def _is_held(service: Object) -> bool:
+    """Whether it has something to give back before it goes, or once it is of another type."""
+    return CLEANUP in meta.finalizers(service) or bool(addresses(service))
+
+
 def addresses(service: Object) -> list[str]:
     """The external addresses a Service has now."""
-    ingress = (meta.status(service).get("loadBalancer") or {}).get("ingress") or ()
-    return [entry["ip"] for entry in ingress if entry.get("ip")]
+    return [entry["ip"] for entry in _ingress(service) if entry.get("ip")]
+
+
+def _ingress(service: Object) -> list[Any]:
+    return (meta.status(service).get("loadBalancer") or {}).get("ingress") or []
 
 
 class LoadBalancerController(BaseController):
@@ -54,16 +67,16 @@ class LoadBalancerController(BaseController):
 
     def reconcile(self, key: str, view: View, now: Moment) -> Result:
         services = sorted(view.list("services"), key=_age)
-        taken = {*self._reserved, *(ip for s in services if _is_balanced(s) for ip in addresses(s))}
+        taken = {*self._reserved, *(ip for service in services for ip in addresses(service))}
         free = (str(ip) for ip in self._network.hosts() if str(ip) not in taken)
         steps: list[Action] = []
         for service in services:
-            if _is_balanced(service) and not addresses(service):
+            if not _is_balanced(service):
+                steps += _given_back(service)
+            elif not addresses(service):
                 steps += self._assign(service, free, taken)
-            elif meta.spec(service).get("type") != "LoadBalancer" and addresses(service):
-                steps.append(Event(service, "Normal", "DeletingLoadBalancer", "Deleting load balancer"))
-                steps.append(Event(service, "Normal", "DeletedLoadBalancer", "Deleted load balancer"))
-                steps.append(_with_ingress(service, []))
+            elif CLEANUP not in meta.finalizers(service):
+                steps.append(_written(service, _ingress(service)))
         return result(steps)
 
     def _has(self, address: str) -> bool:
@@ -84,16 +97,28 @@ class LoadBalancerController(BaseController):
         taken.add(address)
         return [
             Event(service, "Normal", "EnsuringLoadBalancer", "Ensuring load balancer"),
-            _with_ingress(service, [{"ip": address, "ipMode": "VIP"}]),
+            _written(service, [{"ip": address, "ipMode": "VIP"}], ENSURED),
         ]
 
 
-def _with_ingress(service: Object, ingress: list[dict[str, Any]]) -> UpdateStatus:
+def _given_back(service: Object) -> list[Action]:
+    """What has a Service that needs no address be without: it may go then."""
+    goes = meta.is_deleting(service) and CLEANUP in meta.finalizers(service)
+    if not goes and (meta.spec(service).get("type") == "LoadBalancer" or not _is_held(service)):
+        return []
+    return [
+        Event(service, "Normal", "DeletingLoadBalancer", "Deleting load balancer"),
+        _written(service, [], ("DeletedLoadBalancer", "Deleted load balancer")),
+    ]
+
+
+def _written(service: Object, ingress: list[Any], done: tuple[str, str] | None = None) -> UpdateStatus:
+    """The write of a Service's addresses, and with them of the finalizer: as with Kubernetes' controller in one."""
+    others = [one for one in meta.finalizers(service) if one != CLEANUP]
+    metadata = {**meta.metadata(service), "finalizers": [*others, CLEANUP] if ingress else others}
     status = {**meta.status(service), "loadBalancer": {"ingress": ingress} if ingress else {}}
-    done = None
-    if ingress:
-        done = Event(service, "Normal", "EnsuredLoadBalancer", "Ensured load balancer")
-    return UpdateStatus("services", {**service, "status": status}, done=done)
+    event = Event(service, "Normal", *done) if done is not None else None
+    return UpdateStatus("services", {**service, "metadata": metadata, "status": status}, done=event)
 
 
 def _age(service: Object) -> tuple[str, str]:

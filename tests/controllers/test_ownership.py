@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.controllers.garbagecollector import GarbageCollector
-from rayplane.control_plane.controllers.service_loadbalancer import LoadBalancerController, addresses
+from rayplane.control_plane.controllers.service_loadbalancer import CLEANUP, LoadBalancerController, addresses
 from rayplane.control_plane.controllers.serviceaccount import ROOT_CA, RootCAController, ServiceAccountController
 from tests.controllers.cluster import Cluster
 from tests.tiers import examples
@@ -185,6 +185,43 @@ def test_external_addresses_are_distinct_kept_and_given_back() -> None:
         "DeletingLoadBalancer",
         "DeletedLoadBalancer",
     ]
+
+
+def test_a_balanced_service_is_held_until_its_address_was_given_back() -> None:
+    cluster = Cluster(LoadBalancerController(external_cidr="127.200.0.0/30"))
+
+    def finalizers(name: str) -> list[str]:
+        return meta.finalizers(cluster.get("services", "default", name) or {})
+
+    cluster.add("services", "a", spec={"type": "LoadBalancer"}, metadata={"finalizers": ["example.com/mine"]})
+    cluster.add("services", "b", spec={"type": "LoadBalancer"})
+    cluster.add("services", "c", spec={"type": "LoadBalancer", "loadBalancerClass": "example.com/other"})
+    cluster.settle()
+    assert [finalizers(n) for n in "abc"] == [["example.com/mine", CLEANUP], [CLEANUP], []]
+    for name in "ab":
+        cluster.delete("services", name, "default")
+    assert finalizers("b") == [CLEANUP], "it waits for the controller"
+    cluster.settle()
+    assert cluster.get("services", "default", "b") is None
+    left = cluster.get("services", "default", "a") or {}
+    assert (meta.finalizers(left), addresses(left)) == (["example.com/mine"], [])
+    assert [reason for about, reason, _ in cluster.events if about == "b"][-2:] == [
+        "DeletingLoadBalancer",
+        "DeletedLoadBalancer",
+    ]
+
+
+def test_a_service_that_had_its_address_before_is_held_too_and_one_of_another_type_is_not() -> None:
+    cluster = Cluster(LoadBalancerController(external_cidr="127.200.0.0/30"))
+    ingress = {"loadBalancer": {"ingress": [{"ip": "127.200.0.2"}]}}
+    cluster.add("services", "a", spec={"type": "LoadBalancer"}, status=ingress)
+    cluster.settle()
+    found = cluster.get("services", "default", "a") or {}
+    assert (meta.finalizers(found), meta.status(found), cluster.reasons()) == ([CLEANUP], ingress, [])
+    cluster.change("services", "a", spec={"type": "ClusterIP"})
+    cluster.settle()
+    found = cluster.get("services", "default", "a") or {}
+    assert (meta.finalizers(found), addresses(found)) == ([], [])
 
 
 def test_reserved_addresses_are_not_given_and_a_bad_wish_holds_nobody_up() -> None:

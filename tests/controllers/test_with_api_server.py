@@ -16,6 +16,7 @@ from rayplane.control_plane.api.pods.state import pod_is_active, pod_is_ready, p
 from rayplane.control_plane.client import ApiClient
 from rayplane.control_plane.controllers.config import ControllersConfig, Timing
 from rayplane.control_plane.controllers.manager.manager import ControllerManager
+from rayplane.control_plane.controllers.service_loadbalancer import CLEANUP
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.control_plane.timings import NodeLeases
 from rayplane.proto.csi import csi_pb2 as csi
@@ -186,14 +187,21 @@ async def test_deployment_service_rollout_and_removal(cluster: Cluster) -> None:
     sets = (await client.list("replicasets.apps", "default")).items
     assert sorted(s["spec"]["replicas"] for s in sets) == [0, 3]
     await client.delete("deployments.apps", "web", "default", propagation="Foreground")
+    assert meta.finalizers(await client.get("services", "web", "default")) == [CLEANUP]
+    await client.delete("services", "web", "default")
 
     async def gone() -> bool:
-        left = [(await client.list(r, "default")).items for r in ("deployments.apps", "replicasets.apps", "pods")]
-        return left == [[], [], []]
+        resources = ("deployments.apps", "replicasets.apps", "pods", "services")
+        left = [(await client.list(r, "default")).items for r in resources]
+        return [[meta.name(o) for o in found] for found in left] == [[], [], [], ["kubernetes"]]
 
     await cluster.until(gone)
-    events = {e["reason"] for e in (await client.list("events", "default")).items}
-    assert {"ScalingReplicaSet", "SuccessfulCreate", "EnsuredLoadBalancer"} <= events
+
+    async def told() -> bool:
+        events = {e["reason"] for e in (await client.list("events", "default")).items}
+        return {"ScalingReplicaSet", "SuccessfulCreate", "EnsuredLoadBalancer", "DeletedLoadBalancer"} <= events
+
+    await cluster.until(told)
 
 
 async def test_statefulset_with_volumes(cluster: Cluster) -> None:
@@ -320,7 +328,14 @@ async def test_another_manager_takes_over(cluster: Cluster) -> None:
 
     await cluster.until(leads)
     assert not second.is_leader
+    assert second.checks("readyz") == {"leaderElection": "", "shutdown": "", "informer-sync": ""}
+
+    async def ready() -> bool:
+        return not any(cluster.managers[0].checks("readyz").values())
+
+    await cluster.until(ready)
     await cluster.managers[0].stop()
+    assert cluster.managers[0].checks("readyz")["shutdown"] and not any(second.checks("readyz").values())
     await client.create("deployments.apps", deployment(2))
 
     async def running() -> bool:
