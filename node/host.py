@@ -395,7 +395,7 @@ class NodeHost:
             node, lead, record = self.config.nodes[0], self.config.led_out(name), self._events.record
             local, find = self.env.disk.local_path, self._objects.find
             own = (root, local(self.config.volume_dir) or root, local(SECCOMP_PROFILES) or root)
-            runtime = runtime_at(path, node, own=own, find=find, lead=lead, record=record)
+            runtime = runtime_at(path, node, own=own, find=find, lead=lead, record=record, logs=self._log_limits())
             runtime.watchers.append(self._mark_nodes)
             return runtime
         return ProcessRuntime(self._simulated, None, self._log_limits(), root, self.config.pod_processes)

@@ -20,6 +20,8 @@ CHUNK = 256 * 1024
 LINE_BYTES_MAX = 512 * 1024
 """A longer line is cut up. The shim writes none."""
 TAIL_BYTES = 128 * 1024
+FINDS_MAX = 5
+"""So often the files are looked for until none was moved meanwhile."""
 POLL_S = 0.05
 
 
@@ -32,11 +34,14 @@ class LogLimits:
 
 
 class LogFile:
-    """One run's output, in a directory that its processes may write to. `is_over`: nothing more can be written."""
+    """One run's output, in a directory that its processes may write to. `is_over`: nothing more can be written.
 
-    def __init__(self, files: Beneath, name: str, is_over: Callable[[], bool]) -> None:
+    `lags`: what its writer has in hand may come to a file when the next one is there already, or it is over.
+    """
+
+    def __init__(self, files: Beneath, name: str, is_over: Callable[[], bool], *, lags: bool = False) -> None:
         self._files, self._name = files, name
-        self._is_over = is_over
+        self._is_over, self._lags = is_over, lags
 
     async def read(self, options: LogOptions) -> AsyncIterator[bytes]:
         left = options.limit_bytes
@@ -53,7 +58,7 @@ class LogFile:
         run = asyncio.get_running_loop().run_in_executor
         over, rest = self._is_over(), b""
         wanted = Wanted(options)
-        cursor = _Cursor(self._files, self._name, options)
+        cursor = _Cursor(self._files, self._name, options, lags=self._lags)
         try:
             await run(None, cursor.open)
             while data := await run(None, cursor.more):
@@ -63,9 +68,9 @@ class LogFile:
                 if data := cursor.more():
                     whole, rest = _split(rest + data)
                     yield wanted.render(whole)
-                elif over:
+                elif over and cursor.is_last:
                     break
-                elif not (over := self._is_over()):
+                elif not (over := self._is_over()) or self._lags:
                     await asyncio.sleep(POLL_S)
             if over and rest:
                 yield wanted.render(rest)
@@ -97,8 +102,8 @@ def _split(data: bytes) -> tuple[bytes, bytes]:
 class _Cursor:
     """The place of a reader. Without `follow` it ends where the log ended when it was opened."""
 
-    def __init__(self, files: Beneath, name: str, options: LogOptions) -> None:
-        self._files, self._name, self._options = files, name, options
+    def __init__(self, files: Beneath, name: str, options: LogOptions, *, lags: bool = False) -> None:
+        self._files, self._name, self._options, self._lags = files, name, options, lags
         self._todo: list[tuple[int, int, int]] = []  # descriptor, offset, end
         self._closed = False
         self._lock = threading.Lock()
@@ -109,7 +114,22 @@ class _Cursor:
             if self._options.tail_lines is not None:
                 self._skip_to(self._options.tail_lines)
 
+    @property
+    def is_last(self) -> bool:
+        """Tells whether no file is known to come after the one that is read."""
+        return len(self._todo) <= 1
+
     def _find(self) -> None:
+        for _ in range(FINDS_MAX):
+            self._todo = self._found()
+            newest = self._files.lstat(self._name)
+            if not self._todo or newest is None or os.path.samestat(os.fstat(self._todo[-1][0]), newest):
+                return
+            # There was a rotation meanwhile: with one more, a file would stand where it does not belong.
+            self._drop()
+        self._todo = self._found()
+
+    def _found(self) -> list[tuple[int, int, int]]:
         # Newer ones first: should there be a rotation meanwhile, one is found twice, and nothing is missed.
         found: list[tuple[int, int, int]] = []
         for number in range(GENERATIONS_MAX):
@@ -120,7 +140,7 @@ class _Cursor:
                 os.close(one[0])
             elif one is not None:
                 found.append(one)
-        self._todo = found[::-1]
+        return found[::-1]
 
     def _open(self, name: str) -> tuple[int, int, int] | None:
         try:
@@ -149,14 +169,18 @@ class _Cursor:
         while self._todo:
             fd, offset, end = self._todo[0]
             last = len(self._todo) == 1
-            size = CHUNK if last and self._options.follow else min(CHUNK, end - offset)
+            size = CHUNK if self._options.follow else min(CHUNK, end - offset)
             data = os.pread(fd, size, offset) if size > 0 else b""
             if data:
                 self._todo[0] = (fd, offset + len(data), end)
                 return data
             if not last:
                 os.close(self._todo.pop(0)[0])
-            elif not self._options.follow or not self._rotated(fd):
+            elif not self._options.follow:
+                return b""
+            elif os.fstat(fd).st_size < offset:
+                self._todo[0] = (fd, 0, end)  # cut where it stands, as one that cannot be moved
+            elif not self._rotated(fd) or self._lags:
                 return b""
         return b""
 
@@ -203,9 +227,13 @@ class _Cursor:
 
     def close(self) -> None:
         with self._lock:
-            for fd, _, _ in self._todo:
-                os.close(fd)
-            self._todo, self._closed = [], True
+            self._drop()
+            self._closed = True
+
+    def _drop(self) -> None:
+        for fd, _, _ in self._todo:
+            os.close(fd)
+        self._todo = []
 
 
 def _tail_start(fd: int, end: int, lines: int) -> tuple[int, int]:

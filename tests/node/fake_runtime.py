@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,9 @@ class FakeRuntime:
         """So many containers more are listed than there are."""
         self.filters = True
         self.wrong_ids = False
+        self.logs: dict[str, list[FileIO]] = {}
+        """The files that a container's log was written to, by its id; the last one is written now."""
+        self._log_paths: dict[str, Path] = {}
         self._made = 0
         self._watchers: list[asyncio.Queue[pb.ContainerEventResponse]] = []
         self._listener: UnixListener | None = None
@@ -50,6 +54,8 @@ class FakeRuntime:
     async def stop(self) -> None:
         if self._listener is not None:
             await self._listener.stop()
+        for file in (file for files in self.logs.values() for file in files):
+            file.close()
 
     def forget(self) -> None:
         """Come back without memory."""
@@ -61,6 +67,15 @@ class FakeRuntime:
         status.state, status.exit_code = _EXITED, code
         for watcher in self._watchers:
             watcher.put_nowait(pb.ContainerEventResponse(container_id=ident))
+
+    def _open_log(self, ident: str) -> None:
+        path = self._log_paths[ident]
+        if path.parent.is_dir():
+            self.logs.setdefault(ident, []).append(path.open("ab", buffering=0))
+
+    def write_log(self, ident: str, text: bytes, *, late: bool = False) -> None:
+        """A line of a container; `late`: it was in hand when the log was opened anew, and goes to the file before."""
+        self.logs[ident][-2 if late else -1].write(b"2026-01-01T00:00:00.000000000Z stdout F %s\n" % text)
 
     async def _called(self, name: str, request: Any) -> None:
         self.calls[name] += 1
@@ -92,6 +107,7 @@ class FakeRuntime:
 
     async def RunPodSandbox(self, request: pb.RunPodSandboxRequest, context: Context) -> pb.RunPodSandboxResponse:
         ident = self._id("sandbox")
+        self._log_paths[ident] = Path(request.config.log_directory)
         self.sandboxes[ident] = pb.PodSandboxStatus(
             id=ident,
             metadata=request.config.metadata,
@@ -137,11 +153,13 @@ class FakeRuntime:
         ident = self._id("container")
         status = pb.ContainerStatus(id=ident, metadata=request.config.metadata, state=_CREATED)
         self.containers[ident] = (request.pod_sandbox_id, status)
+        self._log_paths[ident] = self._log_paths[request.pod_sandbox_id] / request.config.log_path
         return pb.CreateContainerResponse(container_id=ident)
 
     async def StartContainer(self, request: Any, context: Context) -> pb.StartContainerResponse:
         await self._called("StartContainer", request)
         self.containers[request.container_id][1].state = _RUNNING
+        self._open_log(request.container_id)
         return pb.StartContainerResponse()
 
     async def StopContainer(self, request: Any, context: Context) -> pb.StopContainerResponse:
@@ -195,6 +213,7 @@ class FakeRuntime:
 
     async def ReopenContainerLog(self, request: Any, context: Context) -> pb.ReopenContainerLogResponse:
         await self._called("ReopenContainerLog", request)
+        self._open_log(request.container_id)
         return pb.ReopenContainerLogResponse()
 
     async def Exec(self, request: Any, context: Context) -> pb.ExecResponse:

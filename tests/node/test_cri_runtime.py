@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from rayplane.node.runtime.cri.configs import OWNER, Node
 from rayplane.node.runtime.cri.groups import remove_groups
 from rayplane.node.runtime.cri.runtime import CriRuntime, runtime_at
 from rayplane.node.runtime.cri.streams import end_of
+from rayplane.node.runtime.logfile import LogLimits
+from rayplane.node.shim.container_log import generation
 from rayplane.proto.cri import cri_pb2 as pb
 from tests.node.conftest import make_pod
 from tests.node.fake_runtime import FakeRuntime
@@ -411,14 +414,50 @@ async def test_commands_go_by_the_call_where_streams_cannot_be_reached(
         await found.exec(["x"], tty=False, stdin=False)
 
 
-async def test_a_long_log_begins_anew(
-    fake: FakeRuntime, runtime: CriRuntime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(run, "LOG_BYTES_MAX", 10)
+async def test_a_long_log_begins_anew(fake: FakeRuntime, runtime: CriRuntime, tmp_path: Path) -> None:
+    runtime.logs = LogLimits(10, 3)
     _, found = await begun(runtime, tmp_path)
-    write(found.log_path, b"2026-01-01T00:00:00Z stdout F long enough\n")
+    for count in range(1, 5):
+        fake.write_log("container-2", b"long enough %d" % count)
+        await until(lambda: fake.calls["ReopenContainerLog"] == count)  # noqa: B023
+    fake.write_log("container-2", b"short")
+    text = b"".join([chunk async for chunk in found.logs(LogOptions())])
+    assert text == b"long enough 3\nlong enough 4\nshort\n"
+
+
+async def test_a_log_that_was_moved_and_not_begun_anew_is_so_by_the_next_life(
+    fake: FakeRuntime, runtime: CriRuntime, tmp_path: Path
+) -> None:
+    _, found = await begun(runtime, tmp_path)
+    fake.write_log("container-2", b"before")
+    os.replace(found.log_path, generation(found.log_path, 1))
     await until(lambda: fake.calls["ReopenContainerLog"] == 1)
-    assert [chunk async for chunk in found.logs(LogOptions())] == [b"long enough\n"]
+    fake.write_log("container-2", b"after")
+    assert b"".join([chunk async for chunk in found.logs(LogOptions())]) == b"before\nafter\n"
+
+
+async def test_a_follower_sees_every_line_once_and_in_order_while_the_log_begins_anew(
+    fake: FakeRuntime, runtime: CriRuntime, tmp_path: Path
+) -> None:
+    heard, found = await begun(runtime, tmp_path)
+    seen: list[bytes] = []
+
+    async def follow() -> None:
+        async for chunk in found.logs(LogOptions(follow=True)):
+            seen.append(chunk)
+
+    following = asyncio.create_task(follow())
+    fake.write_log("container-2", b"one")
+    await until(lambda: bool(seen))
+    runtime.logs = LogLimits(1, 3)
+    await until(lambda: fake.calls["ReopenContainerLog"] == 1)
+    runtime.logs = LogLimits()
+    fake.write_log("container-2", b"three")
+    fake.write_log("container-2", b"two", late=True)
+    fake.exit("container-2", 0)
+    await heard.until(2)
+    await following
+    assert b"".join(seen) == b"one\ntwo\nthree\n"
 
 
 async def test_other_resources_are_told(fake: FakeRuntime, runtime: CriRuntime, tmp_path: Path) -> None:
@@ -468,7 +507,7 @@ def test_empty_groups_of_a_pod_go_and_others_stay(tmp_path: Path) -> None:
 async def test_what_a_runtime_lacks_beside_containers_is_no_trouble(
     fake: FakeRuntime, runtime: CriRuntime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "LOG_BYTES_MAX", 10)
+    runtime.logs = LogLimits(10, 2)
     monkeypatch.setattr(observer, "STATS_S", 0.0)
     told: list[str] = []
     runtime.watchers.append(lambda: told.append(runtime.trouble))

@@ -147,6 +147,123 @@ async def test_a_follower_sees_every_line_while_the_log_rotates(tmp_path: Path) 
     assert sorted(os.listdir(tmp_path)) == ["1.log", *(f"1.log.{n}" for n in range(1, 5))]
 
 
+def stored(text: str) -> bytes:
+    return stamped(1) + b"stdout F %s\n" % text.encode()
+
+
+class Rotated:
+    """A log whose writer is another program, a step at a time."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "1.log"
+        self.write("first")
+
+    def write(self, text: str, number: int = 0) -> None:
+        with open(generation(str(self.path), number), "ab") as file:
+            file.write(stored(text))
+
+    def move(self) -> None:
+        for number in (1, 0):
+            if os.path.exists(path := generation(str(self.path), number)):
+                os.replace(path, generation(str(self.path), number + 1))
+
+
+async def test_what_is_written_between_a_look_and_the_rotation_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, pread, over = Rotated(tmp_path), os.pread, False
+
+    def surprised(fd: int, size: int, offset: int) -> bytes:
+        nonlocal over
+        data = pread(fd, size, offset)
+        if size > 0 and not data and not over:  # a follower who has seen all
+            over = True
+            log.write("last of its file")
+            log.move()
+            log.write("first of the next")
+        return data
+
+    monkeypatch.setattr(os, "pread", surprised)
+    file = LogFile(Beneath(tmp_path), "1.log", lambda: over)
+    assert await read(file, follow=True) == b"first\nlast of its file\nfirst of the next\n"
+
+
+@pytest.mark.parametrize("lags", [False, True])
+async def test_what_lags_behind_the_rotation_is_seen_in_its_place(tmp_path: Path, lags: bool) -> None:
+    log = Rotated(tmp_path)
+    looks = 0
+
+    def is_over() -> bool:
+        nonlocal looks
+        looks += 1
+        if looks == 2:
+            log.move()
+            log.write("third")
+        if looks == 3 and lags:  # the next file was there when the follower looked
+            log.write("second", 1)
+        return looks > 4
+
+    text = await read(LogFile(Beneath(tmp_path), "1.log", is_over, lags=lags), follow=True)
+    assert text == (b"first\nsecond\nthird\n" if lags else b"first\nthird\n")
+
+
+async def test_what_lags_behind_the_end_is_seen(tmp_path: Path) -> None:
+    log = Rotated(tmp_path)
+
+    async def ending() -> bytes:
+        over = False
+
+        def is_over() -> bool:
+            if over:
+                asyncio.get_running_loop().call_soon(log.write, "last")
+            return over
+
+        file = LogFile(Beneath(tmp_path), "1.log", is_over, lags=True)
+        chunks = aiter(file.read(LogOptions(follow=True)))
+        text = await anext(chunks)
+        over = True
+        return text + b"".join([chunk async for chunk in chunks])
+
+    assert (await ending()).startswith(b"first\nlast\n")
+
+
+@pytest.mark.parametrize("follow", [False, True])
+async def test_files_that_move_while_they_are_looked_for_are_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, follow: bool
+) -> None:
+    log, moved = Rotated(tmp_path), False
+    open_file = Beneath.open_file
+
+    def surprised(self: Beneath, path: str) -> int:
+        nonlocal moved
+        if path == "1.log.1" and not moved:
+            moved = True
+            for text in ("second", "third"):
+                log.move()
+                log.write(text)
+        return open_file(self, path)
+
+    monkeypatch.setattr(Beneath, "open_file", surprised)
+    file = LogFile(Beneath(tmp_path), "1.log", lambda: True)
+    assert await read(file, follow=follow) == b"first\nsecond\nthird\n"
+
+
+async def test_a_follower_goes_on_in_a_file_that_was_cut(tmp_path: Path) -> None:
+    log = Rotated(tmp_path)
+    log.write("more")
+    looks = 0
+
+    def is_over() -> bool:
+        nonlocal looks
+        looks += 1
+        if looks == 2:
+            os.truncate(log.path, 0)
+            log.write("anew")
+        return looks > 2
+
+    assert await read(LogFile(Beneath(tmp_path), "1.log", is_over), follow=True) == b"first\nmore\nanew\n"
+
+
 def lines_of(path: Path) -> list[list[bytes]]:
     return [line.split(b" ", 3)[1:] for line in path.read_bytes().splitlines()]
 

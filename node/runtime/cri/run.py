@@ -17,8 +17,9 @@ from rayplane.node.runtime.cri.images import Images, check_user, name_and_id
 from rayplane.node.runtime.cri.observer import Observer
 from rayplane.node.runtime.cri.pods import CriPod
 from rayplane.node.runtime.cri.resources import container_resources
+from rayplane.node.runtime.cri.rotation import rotate
 from rayplane.node.runtime.cri.streams import FinishedCommand, Forwarder, open_command
-from rayplane.node.runtime.logfile import LogFile
+from rayplane.node.runtime.logfile import LogFile, LogLimits
 from rayplane.node.runtime.pod_network import DIRECT
 from rayplane.node.runtime.termination import termination_message
 from rayplane.node.runtime.tree import TERMINATION_LOG as MESSAGE_FILE
@@ -30,7 +31,6 @@ from rayplane.storage.beneath import Beneath
 log = logging.getLogger(__name__)
 
 CREATE_ERROR, RUN_ERROR = "CreateContainerError", "RunContainerError"
-LOG_BYTES_MAX = 10 * 1024 * 1024
 #: What a container that is nowhere to be found has exited with, as in Kubernetes.
 LOST_CODE = 137
 _LOST = "The container could not be located: the runtime does not know it any more"
@@ -48,6 +48,7 @@ class Whole(Protocol):
     images: Images
     observer: Observer
     forwarder: Forwarder
+    logs: LogLimits
     pods: dict[str, CriPod]
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]: ...
@@ -77,7 +78,7 @@ class CriRun:
         self._tree = ContainerTree(order.directory, name)
         logs = os.path.join(order.directory, "logs")
         self.log_path = os.path.join(logs, self._log_name)
-        self._log = LogFile(Beneath(logs), self._log_name, lambda: self._over)
+        self._log = LogFile(Beneath(logs), self._log_name, lambda: self._over, lags=True)
 
     # --- start ------------------------------------------------------------------------------------
 
@@ -267,17 +268,7 @@ class CriRun:
         return self._log.read(options)
 
     async def rotate_log(self) -> None:
-        """Have the runtime begin a new file where the log is long."""
-        try:
-            if os.stat(self.log_path).st_size <= LOG_BYTES_MAX:
-                return
-            os.replace(self.log_path, f"{self.log_path}.1")
-        except OSError:
-            return
-        try:
-            await self._runtime.client.call("ReopenContainerLog", pb.ReopenContainerLogRequest(container_id=self.id))
-        except NodeError as e:
-            log.info("the log of container %s goes on in the file that was moved: %s", self.id, e)
+        await rotate(self._runtime.client, self.id, self.log_path, self._runtime.logs)
 
     def _check_runs(self) -> None:
         if self._over or not self._begun:

@@ -38,6 +38,7 @@ from rayplane.node.runtime.cri.pods import CriPod
 from rayplane.node.runtime.cri.run import CriRun
 from rayplane.node.runtime.cri.streams import Forwarder
 from rayplane.node.runtime.cri.volumes import give_volumes
+from rayplane.node.runtime.logfile import LogLimits
 from rayplane.node.runtime.pod_network import DIRECT, PodNetwork
 from rayplane.node.runtime.survivors import Left, Survivors
 from rayplane.proto.cri import cri_pb2 as pb
@@ -83,6 +84,7 @@ class CriRuntime:
         gateway: ServiceGateway | None = None,
         record: Record = unwritten,
         volumes: Sequence[str] = (),
+        logs: LogLimits | None = None,
     ) -> None:
         self._gateway = gateway
         self._volumes = [os.path.realpath(directory) for directory in volumes]
@@ -97,6 +99,7 @@ class CriRuntime:
         self._handler = handler
         self._record = record
         self.forwarder = Forwarder()
+        self.logs = logs or LogLimits()
         self.observer = Observer(self)
         self.pods: dict[str, CriPod] = {}
         self.survivors = Survivors(settled=self._tidy_up)
@@ -367,6 +370,7 @@ def runtime_at(
     find: FindObjects,
     lead: Sequence[str] = (),
     record: Record = unwritten,
+    logs: LogLimits | None = None,
 ) -> CriRuntime:
     """The runtime at a socket, for a host whose first node this is. `own`: where the host has its pods' directories,
     other volumes of theirs, and filters of system calls; `find`: looks up what pods refer to; `lead`: networks that
@@ -384,7 +388,7 @@ def runtime_at(
     gateway = ServiceGateway(lead) if lead and os.geteuid() == 0 else None
     handler = partial(handler_of_class, find)
     return CriRuntime(
-        CriClient(path), here, keyring=keys, handler=handler, gateway=gateway, record=record, volumes=own[:2]
+        CriClient(path), here, keyring=keys, handler=handler, gateway=gateway, record=record, volumes=own[:2], logs=logs
     )
 
 
