@@ -339,6 +339,18 @@ def test_barrier_waits_for_a_deleted_object_to_leave(event: tuple[str, meta.Obje
     assert not barrier.is_held("k")
 
 
+def test_barrier_lets_every_key_go_that_deleted_the_same_object() -> None:
+    barrier = Barrier(30, Shown())
+    for key in ("one", "other"):
+        barrier.deleted(key, "pods", pod(3), cached=pod(3), now=0)
+    assert seen(barrier, "pods", "DELETED", pod(9)) == ["one", "other"]
+    for key in ("one", "other"):
+        barrier.deleted(key, "pods", pod(3), cached=pod(3), now=0)
+    barrier.deleted("other", "services", pod(3), cached=pod(3), now=40)
+    assert barrier.listed("pods", 20) == ["one"], "it is from before the other's last delete"
+    assert seen(barrier, "pods", "DELETED", pod(9)) == [] and seen(barrier, "services", "DELETED", pod(9)) == ["other"]
+
+
 def test_barrier_lets_go_when_a_list_after_the_write_is_in_and_not_before() -> None:
     barrier = Barrier(30, Shown())
     barrier.wrote("k", "pods", pod(7), now=10)

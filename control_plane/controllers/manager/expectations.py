@@ -70,7 +70,8 @@ class Barrier:
         self._shown = shown
         self._held: dict[str, _Held] = {}
         self._waiting: dict[str, list[tuple[int, str]]] = {}
-        self._leaving: dict[tuple[str, str], str] = {}
+        self._leaving: dict[tuple[str, str], dict[str, None]] = {}
+        """The keys that wait for an object to go; several may have deleted it."""
 
     def wrote(self, key: str, resource: str, answer: Object, *, now: float) -> None:
         """An own write was answered with `answer`."""
@@ -87,8 +88,9 @@ class Barrier:
         if _has_left(cached, meta.uid(gone)):
             return
         held = self._hold(key, now)
-        held.deletions[resource, meta.key(gone)] = meta.uid(gone)
-        self._leaving[resource, meta.key(gone)] = key
+        place = (resource, meta.key(gone))
+        held.deletions[place] = meta.uid(gone)
+        self._leaving.setdefault(place, {})[key] = None
 
     def _hold(self, key: str, now: float) -> _Held:
         held = self._held.setdefault(key, _Held(now, now + self._timeout_s))
@@ -106,32 +108,36 @@ class Barrier:
                 del held.marks[resource]
                 free += self._release_if_empty(key, held)
         if self._leaving:
-            place = (resource, meta.key(obj))
-            owner = self._leaving.get(place)
-            held = self._held.get(owner) if owner is not None else None
-            if owner is not None and held is not None:
-                current = None if kind == "DELETED" else obj
-                if _has_left(current, held.deletions.get(place, "")):
-                    held.deletions.pop(place, None)
-                    del self._leaving[place]
-                    free += self._release_if_empty(owner, held)
+            place, current = (resource, meta.key(obj)), None if kind == "DELETED" else obj
+            for key in [*self._leaving.get(place, ())]:
+                held = self._held[key]
+                if _has_left(current, held.deletions[place]):
+                    self._left(key, held, place)
+                    free += self._release_if_empty(key, held)
         return free
+
+    def _left(self, key: str, held: _Held, place: tuple[str, str]) -> None:
+        """A key does not wait for this object any more."""
+        del held.deletions[place]
+        waiting = self._leaving[place]
+        del waiting[key]
+        if not waiting:
+            del self._leaving[place]
 
     def listed(self, resource: str, began: float) -> list[str]:
         """A list that was asked for at `began` is in the cache; the keys that may go on now."""
         free: list[str] = []
         for key, held in [*self._held.items()]:
             if held.since <= began and resource in held.resources:
-                self._forget(held, resource)
+                self._forget(key, held, resource)
                 free += self._release_if_empty(key, held)
         return free
 
-    def _forget(self, held: _Held, resource: str) -> None:
+    def _forget(self, key: str, held: _Held, resource: str) -> None:
         """Await nothing more of a resource."""
         held.marks.pop(resource, None)
         for place in [place for place in held.deletions if place[0] == resource]:
-            del held.deletions[place]
-            self._leaving.pop(place, None)
+            self._left(key, held, place)
 
     def _release_if_empty(self, key: str, held: _Held) -> list[str]:
         if not held.empty:
@@ -161,7 +167,7 @@ class Barrier:
         """Nobody follows a resource any more; the keys that may go on now."""
         free: list[str] = []
         for key, held in [*self._held.items()]:
-            self._forget(held, resource)
+            self._forget(key, held, resource)
             free += self._release_if_empty(key, held)
         return free
 
