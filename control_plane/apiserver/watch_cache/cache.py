@@ -190,8 +190,8 @@ class ResourceCache:
 
     @property
     def object_bytes(self) -> int:
-        """About how large an object is: the first one."""
-        return int(self._entries.peekitem(0)[1].size) if self._entries else 0
+        """About how large an object is: the first one that can be read."""
+        return next((entry.size for entry in self._entries.values() if entry.readable), 0)
 
     def select(self, selection: Selection) -> list[Entry]:
         """Matching entries in key order."""
