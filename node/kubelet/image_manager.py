@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from rayplane.control_plane.api import meta
@@ -204,13 +205,21 @@ class ImageManager:
         return fitting([auth for secret in secrets for auth in auths_of(secret)], reference)
 
     async def _hold(self, uid: str, image: Stored) -> None:
-        held = self._uses.setdefault(uid, {})
-        if image.digest not in held:
-            use = await self.run(self.store.use, image)
-            # Another container of the pod may have come first.
-            kept = self._uses.setdefault(uid, {}).setdefault(image.digest, use)
-            if kept is not use:
-                use.close()
+        if image.digest not in self._uses.setdefault(uid, {}):
+            taking = asyncio.ensure_future(self.run(self.store.use, image))
+            taking.add_done_callback(partial(self._taken, uid, image.digest))
+            # The thread goes on, whoever is cancelled: what it takes has to be given back.
+            await asyncio.shield(taking)
+
+    def _taken(self, uid: str, digest: str, taking: asyncio.Future[Use]) -> None:
+        if taking.cancelled() or taking.exception() is not None:
+            return
+        held = self._uses.get(uid)
+        # The pod may have ended meanwhile, or another container of it have come first.
+        if held is None or digest in held:
+            taking.result().close()
+        else:
+            held[digest] = taking.result()
 
     # --- what nodes tell --------------------------------------------------------------------------
 

@@ -1,8 +1,11 @@
 """Images go when the disk gets full: the longest unused first, and only those that can be pulled again."""
 
+import asyncio
 import os
+import threading
 from collections import namedtuple
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -114,6 +117,34 @@ async def test_a_full_disk_costs_every_image_that_can_be_pulled_again_and_nobody
     names = {name.rpartition("/")[2] for one in store.catalog().images.values() for name in one.names}
     assert names == {"loaded:latest", "used:latest"}
     use.close()
+    await manager.close()
+
+
+async def test_no_image_is_held_for_a_pod_that_went_while_it_was_being_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ImageStore(tmp_path, None, lambda: 1.0)
+    store.prepare()
+    image = kept(store, "shop", [tar([entry("a")])], source=PULLED)
+    begun, goes_on, use = threading.Event(), threading.Event(), store.use
+
+    def slowly(image: Any) -> Any:
+        begun.set()
+        goes_on.wait()
+        return use(image)
+
+    monkeypatch.setattr(store, "use", slowly)
+    manager = ImageManager(store, None, None, ImageRules(isolates=True))  # type: ignore[arg-type]
+    holding = asyncio.ensure_future(manager.held("pod", image))
+    await manager.run(begun.wait)
+    holding.cancel()
+    manager.release("pod")
+    goes_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await holding
+    async with asyncio.timeout(10):
+        while not await manager.reclaim():
+            pass
     await manager.close()
 
 
