@@ -2,8 +2,9 @@
 
 A failed check only says where *new* connections should go: an established pair of connections is evidence of its own,
 and the kernel ends it when either side is gone. The only servers that lose connections are those that nobody lists any
-more, after `leave_s` seconds, and those that took connections and answered none of many checks in a row (a process that
-stands still, which no kernel tells of) while others are ready. Time that ran out is a doubt (the server, this machine
+more, after `leave_s` seconds, and, while others are ready, those that took connections and answered none of many checks
+in a row (a process that stands still, which no kernel tells of) or no check while their kernel acknowledges nothing, as
+that of a lost machine. Time that ran out is a doubt (the server, this machine
 or this process may be slow); a refused connection and a server's own "not ready" are facts.
 
 Only one thread may use a `Pool`. Times are seconds of one clock that never runs backwards.
@@ -34,6 +35,8 @@ class Finding(Enum):
     UNREADY = "unready"
     SILENT = "silent"
     """No answer in time, though this process did run meanwhile."""
+    UNHEARD = "unheard"
+    """No answer in time, nor did its machine's kernel acknowledge what it was sent."""
     REFUSED = "refused"
 
 
@@ -153,17 +156,18 @@ class Pool:
         if backend is None:
             return []
         before = backend.health
-        backend.silent = backend.silent + 1 if event.finding is Finding.SILENT else 0
+        unheard = event.finding is Finding.UNHEARD
+        backend.silent = backend.silent + 1 if unheard or event.finding is Finding.SILENT else 0
         match event.finding:
             case Finding.READY:
                 backend.health = Health.READY
             case Finding.UNREADY:
                 backend.health = Health.UNREADY
-            case Finding.REFUSED:
+            case Finding.REFUSED | Finding.UNHEARD:
                 backend.health = Health.UNREACHABLE
             case Finding.SILENT if before is not Health.READY or backend.silent >= self.silent_to_doubt:
                 backend.health = Health.DOUBTED
-        if backend.silent >= self.silent_to_cut and any(b.ready for b in self.backends.values()):
+        if (unheard or backend.silent >= self.silent_to_cut) and any(b.ready for b in self.backends.values()):
             return [Cut(backend.address)] if backend.connections else []
         return [Retry()] if backend.health < before and backend.health <= Health.DOUBTED else []
 

@@ -16,7 +16,7 @@ import logging
 import socket
 import ssl
 import struct
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -106,8 +106,10 @@ class LoadBalancerConfig:
     leave_s: float = 120.0
     """How long connections to a server that is listed no more may go on."""
 
-    unheard_s: float = 6.0
-    """How long what was sent to a server may be unacknowledged while checks get no answer, either."""
+    doubtful_s: float = 0.4
+    """How long what was sent to a server may be unacknowledged before all servers are asked at once."""
+    unheard_s: float = 1.2
+    """The same, while a check gets no answer, either, before the connection ends."""
 
     untaken_s: float = 300.0
     """How long a side may take nothing of what waits for it, and a client stay after its server has ended."""
@@ -221,7 +223,7 @@ class LoadBalancer:
             await asyncio.sleep(self._config.check_interval_s)
             # Not by the number of looks: each is longer while a server is silent.
             began_at = now()
-            if is_due := began_at >= asked_at + every_s:
+            if is_due := began_at >= asked_at + every_s or bool(self._unheard(self._config.doubtful_s)):
                 asked_at = began_at
             await self._check_all(ready=is_due)
             self._feed(Ticked())
@@ -264,15 +266,19 @@ class LoadBalancer:
         except (OSError, EOFError, asyncio.LimitOverrunError):
             finding = Finding.REFUSED
             self._refused.set()
-        self._feed(Checked(address, finding))
-        if finding is Finding.SILENT:
-            self._end_unheard(address)
+        unheard = self._unheard(self._config.unheard_s).get(address, ()) if finding is Finding.SILENT else ()
+        self._feed(Checked(address, Finding.UNHEARD if unheard else finding))
+        for task in unheard:
+            task.cancel()
 
-    def _end_unheard(self, address: str) -> None:
-        """End the connections of a server whose machine, as it seems, is not there any more."""
+    def _unheard(self, seconds: float) -> Mapping[str, list[asyncio.Task[None]]]:
+        """The connections by servers of which the kernel has heard nothing for so long, though it asked: the machine,
+        as it seems, is not there any more."""
+        found: dict[str, list[asyncio.Task[None]]] = {}
         for task, writer in self._carried.items():
-            if self._connections[task] == address and _is_unheard(writer, self._config.unheard_s):
-                task.cancel()
+            if _is_unheard(writer, seconds):
+                found.setdefault(self._connections[task], []).append(task)
+        return found
 
     # --- connections --------------------------------------------------------------------------
 

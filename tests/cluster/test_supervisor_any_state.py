@@ -1,5 +1,6 @@
 """The supervisor's plan from any state: done over and over it gets there, whoever dies meanwhile, and harms nothing."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,7 +19,7 @@ from rayplane.control_plane.cluster.supervisor.actions import (
     StoreTopology,
 )
 from rayplane.control_plane.cluster.supervisor.observed import MemberStatus, Observed
-from rayplane.control_plane.cluster.supervisor.plan import is_settled, plan
+from rayplane.control_plane.cluster.supervisor.plan import SPREAD, is_settled, plan
 from rayplane.control_plane.cluster.topology import Instance, Machine, Phase, Role, Topology
 from tests.cluster.test_supervisor_plan import HEIR, MACHINES, A, B, C, phased, small, with_ports
 
@@ -148,7 +149,12 @@ class Model:
             and all(i.role in STAYS_DRAINED or i.machine in self.open() for i in self.topology.instances)
             and voting == {i.name for i in self.topology.of(Role.MEMBER)}
             and len(self.voters()) == len(self.members)
+            and all(map(self.is_spread, (Role.MEMBER, *SPREAD)))
         )
+
+    def is_spread(self, role: Role) -> bool:
+        there = Counter(i.machine for i in self.topology.of(role))
+        return max(there.values()) - min(there[m] for m in self.open()) < 2
 
 
 @st.composite
@@ -156,7 +162,11 @@ def models(draw: Callable[..., Any]) -> Model:
     """A cluster in trouble, with a majority that can be had, at any point of any change."""
     count = draw(st.integers(1, 5))
     drained = draw(st.sampled_from([(), (), (A.address,), (B.address,)]))
-    topology = replace(small(members=count, nodes=draw(st.integers(1, 2))), drained=drained)
+    sizes = {"nodes": draw(st.integers(1, 2)), "apiservers": draw(st.integers(2, 4)), "schedulers": 2}
+    topology = replace(small(members=count, **sizes), drained=drained)
+    if draw(st.booleans()):
+        for instance in topology.of(draw(st.sampled_from(SPREAD))):
+            topology = topology.replaced(replace(instance, machine=A))
     gone = draw(st.sampled_from([(), (), (B,), (C,)]))
     machines = [m for m in MACHINES if m not in gone]
     running, damaged = {"supervisor"}, set()

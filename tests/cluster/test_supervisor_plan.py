@@ -18,8 +18,8 @@ from rayplane.control_plane.cluster.supervisor.actions import (
     WaitUntil,
 )
 from rayplane.control_plane.cluster.supervisor.observed import MemberStatus, Observed
-from rayplane.control_plane.cluster.supervisor.plan import STARTS_MAX, is_settled, plan
-from rayplane.control_plane.cluster.topology import PORTS, Instance, Machine, Phase, Role, Topology, founding
+from rayplane.control_plane.cluster.supervisor.plan import SPREAD, STARTS_MAX, is_settled, plan
+from rayplane.control_plane.cluster.topology import PORTS, TIED, Instance, Machine, Phase, Role, Topology, founding
 
 A, B, C = Machine("10.0.0.1", "a"), Machine("10.0.0.2", "b"), Machine("10.0.0.3", "c")
 MACHINES = (A, B, C)
@@ -389,12 +389,15 @@ def test_a_member_that_shares_its_machine_moves_to_one_that_has_none() -> None:
 
 
 def test_no_member_that_is_well_moves_to_a_machine_where_an_heir_was_given_up() -> None:
-    unfit = seen(members=listed(SHARED), unfit=frozenset({C.id}))
+    unfit = seen(members=listed(SHARED), unfit=frozenset({(Role.MEMBER, C.id)}))
     assert plan(SHARED, unfit, 0.0) == [] and is_settled(SHARED, replace(unfit, members=None))
     drained = replace(TOPOLOGY, drained=(A.address,))
     for machine, other in ((B, C), (C, B)):
-        assert stored(plan(drained, seen(unfit=frozenset({machine.id})), 0.0)).get("member-3").machine is other
-    nowhere = seen(unfit=frozenset({B.id, C.id}))
+        assert (
+            stored(plan(drained, seen(unfit=frozenset({(Role.MEMBER, machine.id)})), 0.0)).get("member-3").machine
+            is other
+        )
+    nowhere = seen(unfit=frozenset({(Role.MEMBER, B.id), (Role.MEMBER, C.id)}))
     assert not any(isinstance(a, StoreTopology) for a in plan(drained, nowhere, 0.0))
     assert is_settled(drained, replace(nowhere, members=None))
     lost = replace(nowhere, running=ALL - {"member-0"}, lost=frozenset({"member-0"}))
@@ -405,6 +408,78 @@ def test_members_are_not_moved_for_a_machine_that_has_one_already() -> None:
     four = with_ports(SHARED.with_instance(replace(HEIR, machine=C, phase=Phase.ACTIVE, ports={})))
     assert is_settled(four, seen(members=None)), "each machine has one"
     assert not any(isinstance(a, StoreTopology) for a in plan(four, seen(members=listed(four)), 0.0))
+
+
+def test_of_five_members_no_machine_has_more_than_it_must() -> None:
+    """Else its loss would take the majority."""
+    five = small(members=5)
+    crowd = replace(five, instances=tuple(_at(i, {"member-4": A}.get(i.name, i.machine)) for i in five.instances))
+    assert [i.machine for i in crowd.of(Role.MEMBER)] == [A, B, C, A, A]
+    running = frozenset(i.name for i in crowd.instances)
+    heir = stored(plan(crowd, seen(running=running, members=listed(crowd)), 0.0)).get("member-5")
+    assert heir.replaces == "member-4" and heir.machine in (B, C)
+
+
+# --- actors without data on different machines ----------------------------------------------------
+
+
+def _at(instance: Instance, machine: Machine) -> Instance:
+    return replace(instance, machine=machine)
+
+
+SEVERAL = small(apiservers=3, schedulers=2, controllers=2)
+# As after the loss and the return of two machines, one after the other.
+HEAPED = replace(SEVERAL, instances=tuple(i if i.role in TIED else _at(i, A) for i in SEVERAL.instances))
+HEAPED_ALL = frozenset(i.name for i in HEAPED.instances)
+
+
+def heaped(**changes: Any) -> Observed:
+    return seen(running=HEAPED_ALL, members=listed(HEAPED), **changes)
+
+
+def test_actors_without_data_that_share_a_machine_part_one_after_the_other() -> None:
+    topology, parted = HEAPED, list[str]()
+    while actions := plan(topology, heaped(), 0.0):
+        (stop,) = actions
+        assert isinstance(stop, Stop) and "shares" in stop.why
+        gone = replace(heaped(), running=HEAPED_ALL - {stop.name})
+        topology = with_ports(stored(plan(topology, gone, 0.0)))
+        assert Start(topology.get(stop.name)) in plan(topology, gone, 0.0)
+        parted.append(stop.name)
+    assert parted == ["apiserver-2", "apiserver-1", "scheduler-1", "controllers-1"]
+    assert {i.machine for i in topology.of(Role.APISERVER)} == {A, B, C}
+    for role in (Role.SCHEDULER, Role.CONTROLLERS):
+        assert len({i.machine for i in topology.of(role)}) == 2, role
+    assert topology.of(Role.LOAD_BALANCER) == HEAPED.of(Role.LOAD_BALANCER)
+
+
+@pytest.mark.parametrize(
+    "unsure",
+    [
+        {"steady_at": 1.0},
+        {"learnt_at": 1.0},
+        {"machines": (A,)},
+        {"running": HEAPED_ALL - {"node-host-0"}},
+        {"starting": frozenset({"node-host-0"})},
+        {"unfit": frozenset((role, m.id) for role in SPREAD for m in (B, C))},
+    ],
+)
+def test_nobody_is_stopped_to_be_apart_while_anything_is_not_as_it_should_be(unsure: dict[str, Any]) -> None:
+    assert not any(isinstance(a, Stop) for a in plan(HEAPED, replace(heaped(), **unsure), 0.0))
+
+
+def test_who_should_be_apart_starts_where_it_was_when_no_other_place_can_be_stored() -> None:
+    gone = replace(heaped(), running=HEAPED_ALL - {"apiserver-2"})
+    at_home = Start(HEAPED.get("apiserver-2"))
+    assert at_home not in plan(HEAPED, gone, 0.0)
+    for unsure in ({"members": ()}, {"current": False}, {"steady_at": 1.0}):
+        assert at_home in plan(HEAPED, replace(gone, **unsure), 0.0), unsure
+
+
+def test_members_part_before_those_that_have_no_data() -> None:
+    both = HEAPED.replaced(_at(HEAPED.get("member-2"), A))
+    (first,) = plan(both, replace(heaped(), members=listed(both)), 0.0)
+    assert isinstance(first, StoreTopology) and first.topology.get("member-3").replaces == "member-2"
 
 
 def test_an_heir_goes_to_a_machine_without_a_member_though_more_runs_there() -> None:

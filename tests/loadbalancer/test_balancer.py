@@ -29,8 +29,11 @@ class Backend:
         self.name = name
         self.ready = True
         self.mute = False
+        self.keeps_probes = False
         self.address = ""
         self.served = 0
+        self.ends: list[asyncio.StreamWriter] = []
+        """Of what it echoes."""
         self._serving: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -61,9 +64,13 @@ class Backend:
         if first.startswith(b"GET /readyz"):
             while self.mute:
                 await asyncio.sleep(0.01)
-            writer.write(b"HTTP/1.1 200 OK\r\n\r\n" if self.ready else b"HTTP/1.1 500 No\r\n\r\n")
-        else:
+            writer.write(b"HTTP/1.1 200 OK\r\n" if self.ready else b"HTTP/1.1 500 No\r\n")
+            writer.write(b"Content-Length: 0\r\n\r\n" if self.keeps_probes else b"\r\n")
+            if self.keeps_probes:
+                return await self._answer(reader, writer)
+        elif first:
             self.served += 1
+            self.ends.append(writer)
             rest = await reader.read()
             writer.write(self.name.encode() + b":" + first + rest)
         writer.close()
@@ -414,6 +421,39 @@ async def test_a_connection_whose_servers_machine_is_gone_ends_though_bytes_are_
         drop_all(end.get_extra_info("socket"))
         writer.write(b"lost")
         assert await asyncio.wait_for(reader.read(), 60) == b""
+
+
+async def test_of_a_lost_machine_all_connections_end_and_new_ones_go_elsewhere(backends: list[Backend]) -> None:
+    """One that waits for an answer is enough: neither the next look at a server that was ready is waited for, nor that
+    the others have something to send."""
+    for one in backends:
+        one.keeps_probes = True
+    timing = {"check_timeout_s": 0.2, "doubtful_s": 0.1, "unheard_s": 0.2, "check_ready_every": 1_000_000}
+    balancer = await balanced(backends, **timing)
+    await eventually(lambda: all(b.health is Health.READY for b in balancer.backends()))
+    host, _, port = balancer.address.rpartition(":")
+    clients: dict[str, list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]] = {"a": [], "b": []}
+    for _ in range(4):
+        before = [len(b.ends) for b in backends]
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"first,")
+        await eventually(lambda before=before: [len(b.ends) for b in backends] != before)
+        [at] = [b for b, had in zip(backends, before, strict=True) if len(b.ends) > had]
+        clients[at.name].append((reader, writer))
+    lost = backends[0]
+    lost.mute = True
+    for end in lost.ends:
+        drop_all(end.get_extra_info("socket"))
+    clients["a"][0][1].write(b"second")
+    for reader, _ in clients["a"]:
+        assert await asyncio.wait_for(reader.read(), 60) == b""
+    assert await ask(balancer, b"third") == b"b:third"
+    for reader, writer in clients["b"]:
+        writer.write_eof()
+        assert await asyncio.wait_for(reader.read(), 10) == b"b:first,"
+    for _, writer in (*clients["a"], *clients["b"]):
+        await closed(writer)
+    await balancer.stop()
 
 
 def drop_all(end: socket.socket) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from rayplane.control_plane.cluster.topology import Instance, Machine
+from rayplane.control_plane.cluster.topology import Instance, Machine, Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +38,8 @@ class Observed:
     """When one that failed may be started again."""
     failures: Mapping[str, int] = field(default_factory=dict)
     """How many starts in a row have failed where the actor is planned now."""
-    unfit: frozenset[str] = frozenset()
-    """Ids of machines where an heir was given up lately."""
+    unfit: frozenset[tuple[Role, str]] = frozenset()
+    """Ids of machines where an actor of a role did not start lately, however often it was tried."""
     lost: frozenset[str] = frozenset()
     """Members whose data is not what they acknowledged."""
     overdue: frozenset[str] = frozenset()
@@ -57,6 +57,6 @@ class Observed:
     learnt_at: float = 0.0
     """When all clients know of the actors that came last, so that others may go."""
     steady_at: float = 0.0
-    """When members and machines have been the same for so long that members may be spread anew."""
+    """When members and machines have been the same for so long that actors may be spread anew."""
     elastic: bool = False
     """Whether machines come for nodes alone, and go again when they carry none."""

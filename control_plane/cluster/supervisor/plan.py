@@ -5,7 +5,7 @@ A member's replacement, each step taken from what is stored and seen, by whichev
     member is lost, or its machine is gone,     StoreTopology: an heir, JOINING, that replaces it
     or does not start and the rest are well,
     or all are well and its machine is drained,
-    or has another one while some have none
+    or has two more of them than another
     heir is not in etcd's list                  AddLearner
     heir is a learner, does not run             Start
     heir is a learner, runs                     Promote, until etcd finds that it has caught up
@@ -41,6 +41,9 @@ from rayplane.control_plane.cluster.topology import TIED, Instance, Machine, Pha
 STARTS_MAX = 5
 #: The roles whose actors are not ended only to be elsewhere: their data is where they are, or nobody else could do it.
 STAYS = (*TIED, Role.SUPERVISOR)
+SHARES = "it shares {} with more of its like than there are elsewhere"
+#: The roles without data whose actors are several to survive each other's machines.
+SPREAD = (Role.APISERVER, Role.SCHEDULER, Role.CONTROLLERS)
 
 
 def plan(desired: Topology, observed: Observed, now: float) -> list[Action]:
@@ -61,7 +64,7 @@ def is_settled(desired: Topology, observed: Observed) -> bool:
     view = _View(desired, observed, 0.0)
     members = desired.of(Role.MEMBER)
     in_doubt = any(view.is_condemned(m) or view.has_failed(m) or view.may_leave(m) for m in members)
-    return all(m.phase is Phase.ACTIVE for m in members) and not in_doubt and view.shares() is None
+    return all(m.phase is Phase.ACTIVE for m in members) and not in_doubt and view.heaped(Role.MEMBER) is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +88,9 @@ class _View:
         stay = {i.machine.id for i in self.desired.instances if i.role is not Role.NODE_HOST}
         return [m for m in found if m.id in stay] or found if self.seen.elastic else found
 
-    @property
-    def fit(self) -> list[Machine]:
-        """Those of the usable machines that can run a member, as far as is known."""
-        return [m for m in self.usable if m.id not in self.seen.unfit]
+    def fit(self, role: Role) -> list[Machine]:
+        """Those of the usable machines that can run an actor of a role, as far as is known."""
+        return [m for m in self.usable if (role, m.id) not in self.seen.unfit]
 
     def should_leave(self, instance: Instance) -> bool:
         """Whether its machine is drained, and there is another."""
@@ -97,7 +99,22 @@ class _View:
 
     def may_leave(self, member: Instance) -> bool:
         """Whether a member should leave its machine for one that can run it."""
-        return self.should_leave(member) and bool(self.fit)
+        return self.should_leave(member) and bool(self.fit(Role.MEMBER))
+
+    def heaped(self, role: Role) -> Instance | None:
+        """The last of a role on a machine that has two more of it than another fit one; None: they are spread."""
+        alike = [i for i in self.desired.of(role) if i.stays]
+        there = Counter(i.machine.id for i in alike)
+        least = min((there[m.id] for m in self.fit(role)), default=len(alike))
+        return next((i for i in reversed(alike) if there[i.machine.id] > least + 1), None)
+
+    def should_part(self, instance: Instance) -> bool:
+        """Whether an actor without data should leave its like for another machine, when all has been the same for long
+        and the members, which keep the data, are spread."""
+        may_be_stored = self.seen.current and self.seen.members != ()
+        if instance.role not in SPREAD or not may_be_stored or self.now < self.seen.steady_at:
+            return False
+        return self.heaped(instance.role) == instance and self.heaped(Role.MEMBER) is None
 
     def is_condemned(self, member: Instance) -> bool:
         """Whether a member can never come back. (One that another takes the place of may: it refuses to by itself.)"""
@@ -157,7 +174,7 @@ class _View:
             return self.member_may_run(instance)
         if instance.role is Role.SUPERVISOR or instance.phase is not Phase.ACTIVE or self.is_homeless(instance):
             return False
-        return instance.role is Role.NODE_HOST or not self.should_leave(instance)
+        return instance.role is Role.NODE_HOST or not (self.should_leave(instance) or self.should_part(instance))
 
     def member_may_run(self, member: Instance) -> bool:
         if self.is_condemned(member):
@@ -180,18 +197,27 @@ class _View:
                 # Its host may have brought it back elsewhere by itself, at an address that is wrong there.
                 yield Stop(name, f"its machine {instance.machine.address} is gone")
         if (moving := self.next_to_move()) is not None:
-            yield Stop(moving.name, f"its machine {moving.machine.address} is drained")
+            yield Stop(moving.name, self.why_elsewhere(moving))
 
     def next_to_move(self) -> Instance | None:
-        """The first actor without data that is on a drained machine, once its like are well and known to all."""
+        """The first actor without data that should be elsewhere, once its like are well and known to all; to be apart
+        from them, once everybody is."""
         if self.seen.starting or self.seen.stopping or not self.all_know_the_newest():
             return None
-        for instance in self.desired.instances:
-            alike = [i for i in self.desired.of(instance.role) if i.phase is Phase.ACTIVE]
-            goes = instance.role not in STAYS and self.should_leave(instance) and not self.is_homeless(instance)
-            if goes and all(self.runs(i.name) for i in alike):
+        active = [i for i in self.desired.instances if i.phase is Phase.ACTIVE and i.role is not Role.SUPERVISOR]
+        for instance in active:
+            if not self.why_elsewhere(instance) or self.is_homeless(instance):
+                continue
+            needed = active if self.should_part(instance) else [i for i in active if i.role is instance.role]
+            if all(self.runs(i.name) for i in needed):
                 return instance
         return None
+
+    def why_elsewhere(self, instance: Instance) -> str:
+        """Why an actor without data should leave a machine that is there; empty when it may stay."""
+        if instance.role not in STAYS and self.should_leave(instance):
+            return f"its machine {instance.machine.address} is drained"
+        return SHARES.format(instance.machine.address) if self.should_part(instance) else ""
 
     def may_be_stopped(self, leaving: Instance) -> bool:
         if leaving.role is Role.MEMBER:
@@ -276,11 +302,10 @@ class _View:
             return ""
         if self.is_homeless(instance):
             return f"its machine {instance.machine.address} is gone"
-        if instance.role not in STAYS and self.should_leave(instance):
-            return f"its machine {instance.machine.address} is drained"
         # Without etcd nothing starts anywhere, whatever its ports.
-        failed = self.has_failed(instance) and self.seen.members != ()
-        return f"it has failed {STARTS_MAX} times in a row at {instance.machine.address}" if failed else ""
+        if self.has_failed(instance) and self.seen.members != ():
+            return f"it has failed {STARTS_MAX} times in a row at {instance.machine.address}"
+        return self.why_elsewhere(instance)
 
     def place_for(self, instance: Instance, topology: Topology) -> Machine:
         if instance.role is Role.NODE_HOST and not self.is_homeless(instance):
@@ -291,8 +316,9 @@ class _View:
             # API servers are taken for themselves at the machines that they knew of when they started.
             known = {i.machine for i in self.desired.instances}
             others = [m for m in others if m in known] or others
-        elif instance.role is Role.MEMBER:
-            others = [m for m in others if m in self.fit] or others
+        else:
+            fit = self.fit(instance.role)
+            others = [m for m in others if m in fit] or others
         return topology.least_used(others, instance.role, instance.name) if others else instance.machine
 
     def with_heir(self) -> tuple[Topology, list[str]]:
@@ -302,7 +328,7 @@ class _View:
             next(filter(self.is_condemned, active), None)
             or next(filter(self.is_stuck, active), None)
             or next(filter(self.may_leave, active if self.all_are_well() else ()), None)
-            or (self.shares() if self.all_are_well() and self.now >= self.seen.steady_at else None)
+            or (self.heaped(Role.MEMBER) if self.all_are_well() and self.now >= self.seen.steady_at else None)
         )
         if self.joining() or member is None or not self.seen.machines:
             return self.desired, []
@@ -321,14 +347,6 @@ class _View:
         why = f"{heir.name} takes the place of {member.name}: {self.why_replaced(member)}"
         return self.desired.with_instance(heir), [why]
 
-    def shares(self) -> Instance | None:
-        """The last member that shares its machine although another that can run it has none; None: they are spread."""
-        members = self.desired.of(Role.MEMBER)
-        there = Counter(m.machine.id for m in members)
-        if all(there[machine.id] for machine in self.fit):
-            return None
-        return next((m for m in reversed(members) if there[m.machine.id] > 1), None)
-
     def all_are_well(self) -> bool:
         """Whether a member may move though nothing ails it."""
         members = self.desired.of(Role.MEMBER)
@@ -342,7 +360,7 @@ class _View:
         if self.should_leave(member):
             return f"its machine {member.machine.address} is drained"
         if not self.is_stuck(member):
-            return f"it shares {member.machine.address} with another, and another machine has none"
+            return SHARES.format(member.machine.address)
         return f"it has failed {STARTS_MAX} times in a row at {member.machine.address}"
 
     # Members
