@@ -42,12 +42,12 @@ class Metrics:
         self._env = env
 
     async def list(self, info: ResourceInfo, selection: Selection, revision: int) -> Listing:
-        nodes = await self._lookup.list("nodes")
+        nodes = await self._concerned(info, selection)
         answers = await asyncio.gather(*(self.stats_of(node) for node in nodes))
         made: _Objects = []
         for node, stats in zip(nodes, answers, strict=True):
             if stats is not None:
-                made += [_node(node, stats)] if info.plural == "nodes" else await self._pods(stats)
+                made += [_node(node, stats)] if info.plural == "nodes" else await self._pods(stats, selection)
         now = self._env.timestamp()
         entries = []
         for o in sorted(made, key=lambda o: (o["metadata"].get("namespace", ""), name(o))):
@@ -58,6 +58,17 @@ class Metrics:
             if selection.matches(entry):
                 entries.append(entry)
         return Listing(info, entries, revision)
+
+    async def _concerned(self, info: ResourceInfo, selection: Selection) -> _Objects:
+        """The nodes that are to be asked: autoscalers want to know of a few pods, again and again."""
+        nodes = await self._lookup.list("nodes")
+        if info.plural == "nodes":
+            return [node for node in nodes if selection.name in ("", name(node))]
+        asked = Selection(selection.namespace, selection.name, selection.labels)
+        if asked == Selection():
+            return nodes
+        there = {pod.node for pod in await self._lookup.select("pods", asked)}
+        return [node for node in nodes if name(node) in there]
 
     async def get(self, info: ResourceInfo, namespace: str, own: str, revision: int) -> Entry:
         selection = Selection(namespace=namespace, name=own)
@@ -79,9 +90,11 @@ class Metrics:
             return None
         return stats
 
-    async def _pods(self, stats: node_pb2.StatsResponse) -> _Objects:
+    async def _pods(self, stats: node_pb2.StatsResponse, wanted: Selection) -> _Objects:
         by_pod: dict[tuple[str, str], _Objects] = {}
         for one in stats.containers:
+            if wanted.namespace not in ("", one.namespace) or wanted.name not in ("", one.pod):
+                continue
             usage = _usage(one.cpu_nanocores, one.memory_bytes)
             by_pod.setdefault((one.namespace, one.pod), []).append({"name": one.container, "usage": usage})
         made: _Objects = []

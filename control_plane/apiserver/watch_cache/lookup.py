@@ -1,8 +1,11 @@
 """Other objects, as admission and authentication look them up: from the caches, and never too stale to miss."""
 
+from collections.abc import Sequence
+
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.kinds import Kinds
+from rayplane.control_plane.apiserver.storage.entries import Entry
 from rayplane.control_plane.apiserver.watch_cache.cache import ResourceCache
 from rayplane.control_plane.apiserver.watch_cache.hub import WatchHub
 from rayplane.control_plane.apiserver.watch_cache.watchers import Selection
@@ -51,6 +54,10 @@ class Lookup:
             cache = await self._hub.cache(self._kinds.named(resource))
             entry = cache.get(namespace, name)
         return entry.object if entry is not None else None
+
+    async def select(self, resource: str, selection: Selection) -> Sequence[Entry]:
+        """Entries as the cache has them, which know some things of their objects without parsing them."""
+        return (await self._cache(resource)).select(selection)
 
     async def as_of(self, resource: str) -> int:
         """The revision up to which the cache of a resource, and whoever listens to it, knows all changes just now."""
