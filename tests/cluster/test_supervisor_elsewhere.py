@@ -51,6 +51,9 @@ def test_it_says_where_it_is_and_the_one_of_before_claims_nothing_back() -> None
         with pytest.raises(Superseded, match=ELSEWHERE.machine.address):
             await before.change(lambda topology, _: topology.without("scheduler-0"), "a change by the wrong one")
         await until(task.done, 5.0)
+        with pytest.raises(Superseded):
+            async with asyncio.timeout(5):
+                await before.turn()
         assert supervisor_in(world.stored) == ELSEWHERE
         await world.end()
 

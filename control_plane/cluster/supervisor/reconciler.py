@@ -104,6 +104,7 @@ class Reconciler:
         self._operated: dict[str, type[Start | Stop]] = {}  # what was being done at any time in this round
         self._wake = asyncio.Event()
         self._turned = asyncio.Event()
+        self._superseded: Superseded | None = None
 
     @property
     def topology(self) -> Topology:
@@ -118,8 +119,10 @@ class Reconciler:
         self._wake.set()
 
     async def turn(self) -> None:
-        """Return after the next round."""
+        """Return after the next round. Raises Superseded when there is none any more."""
         await self._turned.wait()
+        if self._superseded is not None:
+            raise self._superseded
 
     async def look(self, timeout: float) -> None:
         """See what runs. TimeoutError when the host does not say."""
@@ -140,6 +143,8 @@ class Reconciler:
                 pause = await self._round()
             except Superseded as e:
                 log.critical("this supervisor does no more: %s", e)
+                self._superseded = e
+                self._turned.set()
                 return
             except TimeoutError:
                 log.warning("the host does not answer in time")
