@@ -1,6 +1,6 @@
 """Thousands of random schedules, the same each time and others each day; see `schedule.py`.
 
-The usual run takes 12 blocks of 40, and 8 long schedules of 30.
+The usual run takes 7 blocks: 5 that come again every sixth day and 2 of the day's own; and 8 long schedules of 30.
 """
 
 from __future__ import annotations
