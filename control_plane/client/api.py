@@ -89,14 +89,13 @@ class ApiClient:
         network: Network,
         endpoints: Sequence[str],
         *,
-        first: int = 0,
         token: str = "",
         user_agent: str = "",
         timeout: float = TIMEOUT_S,
         follow: bool = True,
         discovery: Sequence[str] = (),
     ) -> None:
-        self.endpoints = Endpoints(endpoints, first=first)
+        self.endpoints = Endpoints(endpoints)
         self._network = network
         self._metadata = {"authorization": f"Bearer {token}"} if token else {}
         if user_agent:

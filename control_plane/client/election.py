@@ -28,6 +28,8 @@ from rayplane.storage.env import Env
 
 log = logging.getLogger(__name__)
 
+#: Where the Leases are by which components lead.
+NAMESPACE = "kube-system"
 RELEASE_TIMEOUT_S = 1.0
 #: A candidate that got no answer asks again no later than this, however long it lets those be who lead.
 UNANSWERED_S = 2.0
@@ -47,7 +49,6 @@ class LeaderElector:
         name: str,
         identity: str,
         timing: ElectionTiming,
-        namespace: str = "kube-system",
     ) -> None:
         self._leading = False
         self._task: asyncio.Task[None] | None = None
@@ -58,7 +59,6 @@ class LeaderElector:
         self._name = name
         self._identity = identity
         self._timing = timing
-        self._namespace = namespace
         self._seen: tuple[str, str] = ("", "")
         self._seen_at = 0.0
         # When this candidate removed a Lease that could not be read: it lets all others go first then.
@@ -140,7 +140,7 @@ class LeaderElector:
         """
         try:
             async with asyncio.timeout(RELEASE_TIMEOUT_S):
-                lease = await self._client.get(LEASES, self._name, self._namespace)
+                lease = await self._client.get(LEASES, self._name, NAMESPACE)
                 if lease["spec"].get("holderIdentity") == self._identity:
                     lease["spec"] |= {"holderIdentity": "", "leaseDurationSeconds": 1}
                     await self._client.update(LEASES, lease)
@@ -201,7 +201,7 @@ class LeaderElector:
         if self._leading and self._held is not None and await self._renew(self._held):
             return True
         try:
-            lease = await self._client.get(LEASES, self._name, self._namespace)
+            lease = await self._client.get(LEASES, self._name, NAMESPACE)
         except NotFound:
             if self._cleared_at is not None and now < self._cleared_at + self._timing.duration_s:
                 return False
@@ -234,10 +234,10 @@ class LeaderElector:
         self._see(_UNREADABLE, now)
         if now < self._seen_at + self._timing.duration_s:
             return
-        log.error("the lease %s/%s cannot be read and is removed", self._namespace, self._name)
+        log.error("the lease %s/%s cannot be read and is removed", NAMESPACE, self._name)
         self._cleared_at = now
         try:
-            await self._client.delete(LEASES, self._name, self._namespace)
+            await self._client.delete(LEASES, self._name, NAMESPACE)
         except ApiError as e:
             log.debug("%s: %s", self._name, e.message)
 
@@ -257,7 +257,7 @@ class LeaderElector:
         return {
             "apiVersion": "coordination.k8s.io/v1",
             "kind": "Lease",
-            "metadata": {"name": self._name, "namespace": self._namespace},
+            "metadata": {"name": self._name, "namespace": NAMESPACE},
             "spec": {
                 "holderIdentity": self._identity,
                 "leaseDurationSeconds": max(1, round(self._timing.duration_s)),

@@ -26,12 +26,12 @@ SILENT_S = 0.5
 class Endpoints:
     """Addresses of replicas of one service, the ones that failed lately last."""
 
-    def __init__(self, addresses: Sequence[str], *, first: int = 0) -> None:
+    def __init__(self, addresses: Sequence[str]) -> None:
         if not addresses:
             raise ValueError("no endpoints given: name at least one host:port")
         self._addresses = list(addresses)
         self._failed: dict[str, float] = {}
-        self._next = first
+        self._next = 0
         self._preferred = ""
 
     @property

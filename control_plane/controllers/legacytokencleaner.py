@@ -39,19 +39,16 @@ class LegacyTokenCleaner(BaseController):
     watches = tuple(Watch(resource, None) for resource in (SECRETS, ACCOUNTS, PODS, "configmaps"))
     resync_keys = (_ALL,)
 
-    def __init__(self, kept: timedelta = KEPT) -> None:
-        self._kept = kept
-
     def reconcile(self, key: str, view: View, now: Moment) -> Result:
         noted = view.get("configmaps", legacy_tokens.TRACKING_NAMESPACE, legacy_tokens.TRACKING)
         since = legacy_tokens.tracked_since(noted) if noted is not None else None
         # On the first day some uses may have been missed.
-        if since is None or now.wall < _begin(since) + timedelta(days=1) + self._kept:
+        if since is None or now.wall < _begin(since) + timedelta(days=1) + KEPT:
             return result(requeue_after=PAUSE_S)
         return result(self._actions(view, now), requeue_after=PAUSE_S)
 
     def _actions(self, view: View, now: Moment) -> Iterator[Patch | Delete]:
-        before = now.wall - self._kept
+        before = now.wall - KEPT
         unused = [secret for secret in view.list(SECRETS) if _is_unused(secret, before, view)]
         mounted = _mounted(view) if unused else frozenset()
         for secret in unused:

@@ -40,11 +40,12 @@ class NodeTtlController(BaseController):
     name = "ttl"
     component = "ttl-controller"
 
-    def __init__(self, *, coalesce_s: float = 1.0) -> None:
-        """`coalesce_s`: nodes are gathered that long. Many come at once, and their number says what each is to have."""
+    # Many come at once, and their number says what each is to have.
+    watches = (Watch("nodes", _all, delay_s=1.0, changed=_span_changed),)
+
+    def __init__(self) -> None:
         self._step = 0
         """The span that was last good: it stays so while the number of nodes is within its bounds."""
-        self.watches = (Watch("nodes", _all, delay_s=coalesce_s, changed=_span_changed),)
 
     def reconcile(self, key: str, view: View, now: Moment) -> Result:
         nodes = view.list("nodes")

@@ -17,7 +17,6 @@ from rayplane.control_plane.apiserver.rest.presentation import negotiate
 from rayplane.control_plane.dashboard.door import VIEWS, Door, answer, asked
 from rayplane.control_plane.dashboard.recorded import RecordedApi
 from rayplane.control_plane.recordings import Moment, Recording
-from rayplane.control_plane.rpc.sockets import Sockets
 from rayplane.control_plane.rpc.static_files import HEADERS
 
 AT = "/recording/"
@@ -26,8 +25,8 @@ AT = "/recording/"
 class Player(Door):
     """The player of one recording."""
 
-    def __init__(self, recording: Recording, sockets: Sockets | None = None) -> None:
-        super().__init__(sockets, at=AT)
+    def __init__(self, recording: Recording) -> None:
+        super().__init__(at=AT)
         self._recording = recording
         self._recorded = RecordedApi(recording)
         self._routes = {

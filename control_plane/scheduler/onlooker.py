@@ -5,7 +5,6 @@ For those who must know what the scheduler would do if there were other nodes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 from rayplane.control_plane.api.meta import Object
@@ -13,7 +12,6 @@ from rayplane.control_plane.client import ApiClient
 from rayplane.control_plane.scheduler.config import SchedulerConfig
 from rayplane.control_plane.scheduler.cycle import Cycle
 from rayplane.control_plane.scheduler.extensions import Extensions
-from rayplane.control_plane.scheduler.framework import PodPlugin
 from rayplane.control_plane.scheduler.hints import Hints
 from rayplane.control_plane.scheduler.installed import installed
 from rayplane.control_plane.scheduler.observer import Observer
@@ -27,9 +25,8 @@ class Onlooker:
     cycle, if all is taken back before the next.
     """
 
-    def __init__(self, config: SchedulerConfig, *, plugins: Mapping[str, type[PodPlugin]] | None = None) -> None:
-        """`plugins`: see `Scheduler`."""
-        extensions = Extensions(config.profiles, installed() if plugins is None else plugins)
+    def __init__(self, config: SchedulerConfig) -> None:
+        extensions = Extensions(config.profiles, installed())
         self.cycle = Cycle(replace(config, profiles=extensions.profiles), Cluster(), extensions.registry)
         hints = Hints(self.cycle.snapshot, extensions.hints())
         self._queue = SchedulingQueue(hints, backoff=config.backoff, retry_after_s=config.unschedulable_retry_s)

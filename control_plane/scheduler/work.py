@@ -27,8 +27,8 @@ class Allowance:
 
     __slots__ = ("left",)
 
-    def __init__(self, units: int = DECISION_MAX) -> None:
-        self.left = units
+    def __init__(self) -> None:
+        self.left = DECISION_MAX
 
     def spend(self, units: int) -> None:
         self.left -= units

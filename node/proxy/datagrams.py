@@ -43,11 +43,9 @@ class _Flow:
 class Flows:
     """Flows by their keys. `most`: of all; `most_of_one`: of one client."""
 
-    def __init__(
-        self, tasks: Tasks, *, most: int = FLOWS_MAX, most_of_one: int = FLOWS_OF_ONE_MAX, idle_s: float = IDLE_S
-    ) -> None:
+    def __init__(self, tasks: Tasks, *, most: int = FLOWS_MAX, most_of_one: int = FLOWS_OF_ONE_MAX) -> None:
         self._tasks = tasks
-        self._most, self._most_of_one, self._idle_s = most, most_of_one, idle_s
+        self._most, self._most_of_one = most, most_of_one
         self._flows: dict[Hashable, _Flow] = {}
         self._of_client: Counter[str] = Counter()
         self._sweep: asyncio.TimerHandle | None = None
@@ -92,7 +90,7 @@ class Flows:
         self._of_client[client] += 1
         self._tasks.spawn(self._connect(key, flow, connect, answer), "UDP flow")
         if self._sweep is None:
-            self._sweep = loop.call_later(self._idle_s / 4, self._end_idle)
+            self._sweep = loop.call_later(IDLE_S / 4, self._end_idle)
         return True
 
     def end(self, key: Hashable) -> None:
@@ -147,11 +145,11 @@ class Flows:
     def _end_idle(self) -> None:
         self._sweep = None
         loop = asyncio.get_running_loop()
-        old = loop.time() - self._idle_s
+        old = loop.time() - IDLE_S
         for key in [key for key, flow in self._flows.items() if flow.used <= old]:
             self.end(key)
         if self._flows:
-            self._sweep = loop.call_later(self._idle_s / 4, self._end_idle)
+            self._sweep = loop.call_later(IDLE_S / 4, self._end_idle)
 
 
 def _sent(sock: socket.socket, data: bytes) -> bool:

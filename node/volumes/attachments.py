@@ -39,10 +39,9 @@ class Attachments:
         tell: Callable[[str], None],
         *,
         simulated: Collection[str],
-        wait_s: float = WAIT_S,
     ) -> None:
         self._client, self._nodes, self._tell = client, nodes, tell
-        self._simulated, self._wait_s = simulated, wait_s
+        self._simulated = simulated
         self._users: dict[str, dict[str, set[str]]] = {}
         """By node and volume: the uids of pods."""
         self._changed: dict[str, asyncio.Event] = {}
@@ -71,7 +70,7 @@ class Attachments:
         self._tell(node)
         changed = self._changed.setdefault(node, asyncio.Event())
         try:
-            async with asyncio.timeout(self._wait_s):
+            async with asyncio.timeout(WAIT_S):
                 while not self._is_ready(node, name):
                     changed.clear()
                     await changed.wait()

@@ -8,8 +8,8 @@ from rayplane.storage.keyvalue import CorruptFile, JsonFile
 class Reservations:
     """One node's ledger, shared by its backends and kept in a file. CorruptVolume when that is damaged."""
 
-    def __init__(self, disk: Disk, node: str, total_bytes: int, *, path: str = "volumes/reservations.json") -> None:
-        self._file, self._node = JsonFile(disk, path), node
+    def __init__(self, disk: Disk, node: str, total_bytes: int) -> None:
+        self._file, self._node = JsonFile(disk, "volumes/reservations.json"), node
         self.total_bytes = total_bytes
         self._reserved = _checked(self._file)
 

@@ -39,17 +39,17 @@ async def _each(chunks: Iterable[bytes] | AsyncIterable[bytes]) -> AsyncIterator
 class SnapshotFiles:
     """The snapshots of one member."""
 
-    def __init__(self, disk: Disk, *, directory: str = DIRECTORY) -> None:
-        self._disk, self._directory = disk, directory
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
 
     def _path(self, mark: SnapshotMark) -> str:
-        return f"{self._directory}/{mark.term:016x}-{mark.index:016x}.snap"
+        return f"{DIRECTORY}/{mark.term:016x}-{mark.index:016x}.snap"
 
     async def write(self, mark: SnapshotMark, chunks: Iterable[bytes] | AsyncIterable[bytes]) -> int:
         """Store a snapshot durably; returns its size in bytes. Raises DiskError; then there is none."""
         temporary = f"{self._path(mark)}.tmp"
         hit("snapshot.before_write")
-        self._disk.make_dir(self._directory)
+        self._disk.make_dir(DIRECTORY)
         file = self._disk.append_file(temporary, at=0)
         try:
             digest = hashlib.sha256()
@@ -83,14 +83,14 @@ class SnapshotFiles:
         hit("snapshot.before_rename")
         self._disk.rename(temporary, self._path(mark))
         hit("snapshot.before_name")
-        await self._disk.sync_dir(self._directory)
+        await self._disk.sync_dir(DIRECTORY)
         hit("snapshot.after_write")
         return size
 
     def marks(self) -> list[SnapshotMark]:
         """Snapshots there are, oldest first."""
         found = []
-        for name in self._disk.list(self._directory):
+        for name in self._disk.list(DIRECTORY):
             if (named := _NAME.fullmatch(name)) is not None:
                 found.append(SnapshotMark(int(named["index"], 16), int(named["term"], 16)))
         return sorted(found)
@@ -139,11 +139,11 @@ class SnapshotFiles:
     async def prune(self, *, keep: int = 2) -> None:
         """Delete all but the newest `keep`, and what interrupted writes left."""
         doomed = [self._path(mark) for mark in self.marks()[:-keep]]
-        doomed += [f"{self._directory}/{n}" for n in self._disk.list(self._directory) if n.endswith(".tmp")]
+        doomed += [f"{DIRECTORY}/{n}" for n in self._disk.list(DIRECTORY) if n.endswith(".tmp")]
         for path in doomed:
             self._disk.remove(path)
         if doomed:
-            await self._disk.sync_dir(self._directory)
+            await self._disk.sync_dir(DIRECTORY)
 
     async def prune_before(self, mark: SnapshotMark) -> None:
         """Delete the snapshots older than this one, whatever newer ones there are."""
@@ -153,5 +153,5 @@ class SnapshotFiles:
         for path in doomed:
             await self._disk.discard(path)
         if doomed:
-            await self._disk.sync_dir(self._directory)
+            await self._disk.sync_dir(DIRECTORY)
             hit("snapshot.after_prune")

@@ -102,31 +102,30 @@ def check_json(body: bytes, value: Any, budget: Budget = LIMITS) -> None:
         check(value, budget)
 
 
-def check_operations(count: int, budget: Budget = LIMITS) -> None:
+def check_operations(count: int) -> None:
     """Raises RequestEntityTooLarge for a JSON patch of too many operations."""
-    if count > budget.patch_operations:
-        limit = budget.patch_operations
+    limit = LIMITS.patch_operations
+    if count > limit:
         raise RequestEntityTooLarge(f"The allowed maximum operations in a JSON patch is {limit}, got {count}")
 
 
-def check_requirements(count: int, budget: Budget = LIMITS) -> None:
+def check_requirements(count: int) -> None:
     """Raises BadRequest for a selector of too many: each object of a list and each event of a watch is asked all."""
-    if count > budget.requirements:
-        raise BadRequest(f"a selector may have at most {budget.requirements} requirements, got {count}")
+    if count > LIMITS.requirements:
+        raise BadRequest(f"a selector may have at most {LIMITS.requirements} requirements, got {count}")
 
 
 class CopyMeter:
     """A meter that adds up what the `copy` operations of one JSON patch copy, in bytes of JSON."""
 
-    def __init__(self, budget: Budget = LIMITS) -> None:
-        self._limit = budget.copied_bytes
+    def __init__(self) -> None:
         self._copied = 0
 
     def copy(self, size: int) -> None:
         """Raises CopiesTooMuch."""
         self._copied += size
-        if self._copied > self._limit:
-            raise CopiesTooMuch(self._copied, self._limit)
+        if self._copied > LIMITS.copied_bytes:
+            raise CopiesTooMuch(self._copied, LIMITS.copied_bytes)
 
 
 class CopiesTooMuch(ValueError):

@@ -105,8 +105,8 @@ def go_selector_text(selector: Mapping[str, Any]) -> str:
     return f"&LabelSelector{{MatchLabels:map[string]string{{{wanted}}},MatchExpressions:{expressions},}}"
 
 
-def joined(values: Iterable[str], *, separator: str = ",") -> str:
-    return separator.join(values)
+def joined(values: Iterable[str]) -> str:
+    return ",".join(values)
 
 
 def at_most(values: Sequence[str], count: int) -> str:

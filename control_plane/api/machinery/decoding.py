@@ -101,10 +101,11 @@ def decode_object(
     return Decoded(obj, errors)
 
 
-def decode_options(body: bytes, content_type: str = JSON, *, kind: str = "DeleteOptions") -> Object:
-    """Options in a request's body, an empty one for none; any group's apiVersion is taken."""
+def decode_options(body: bytes, content_type: str = JSON) -> Object:
+    """The DeleteOptions in a request's body, an empty one for none; any group's apiVersion is taken."""
     if not body:
         return {}
+    kind = "DeleteOptions"
     obj = decode(body, content_type, kind=kind)
     if obj.get("kind", kind) != kind:
         raise _cannot_handle(obj, kind, f"expected {kind}, got {obj['kind']}")

@@ -159,21 +159,17 @@ def _value_of(one: Any) -> str:
 # --- checking ------------------------------------------------------------------------------------
 
 
-def type_errors(value: Any, place: Place, *, duplicates: bool = False) -> list[str]:
-    """What is wrong with the types of a value, as `.spec.replicas: expected numeric (int or float), got string`.
-
-    With `duplicates`, lists may have several items of one key.
-    """
-    found = _Check(duplicates)
+def type_errors(value: Any, place: Place) -> list[str]:
+    """What is wrong with the types of a value, as `.spec.replicas: expected numeric (int or float), got string`."""
+    found = _Check()
     found.visit(value, place, ())
     return found.errors
 
 
 class _Check:
-    __slots__ = ("duplicates", "errors")
+    __slots__ = ("errors",)
 
-    def __init__(self, duplicates: bool) -> None:
-        self.duplicates = duplicates
+    def __init__(self) -> None:
         self.errors: list[str] = []
 
     def error(self, path: tuple[str, ...], text: str) -> None:
@@ -215,7 +211,7 @@ class _Check:
         seen: set[str] = set()
         try:
             for element, one in elements(value, place):
-                if element in seen and not self.duplicates:
+                if element in seen:
                     self.error(path, f"duplicate entries for key {render((element,))}")
                 seen.add(element)
                 self.visit(one, item(place), (*path, element))

@@ -97,11 +97,10 @@ class Flow:
 class Fairness:
     """The seats of a server."""
 
-    def __init__(self, seats: int, *, wait_max_s: float, now: Callable[[], float] | None = None) -> None:
-        """`seats`: what there is for all levels together. `now`: seconds, of the running loop unless given."""
+    def __init__(self, seats: int, *, wait_max_s: float) -> None:
+        """`seats`: what there is for all levels together."""
         self._total = seats
         self._wait_max_s = wait_max_s
-        self._clock = now
         self.levels: dict[str, Level] = {}
         self.leaving: list[Level] = []
         """Levels that are configured no more, until they are idle."""
@@ -125,7 +124,7 @@ class Fairness:
         self._stale = True
 
     def now(self) -> float:
-        return self._clock() if self._clock is not None else asyncio.get_running_loop().time()
+        return asyncio.get_running_loop().time()
 
     # --- which --------------------------------------------------------------------------------
 

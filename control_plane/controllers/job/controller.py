@@ -13,7 +13,6 @@ from typing import Any
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.machinery.selectors import from_label_selector
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.controllers.adoption import claim, orphan_matches
 from rayplane.control_plane.controllers.core import (
     NOTHING,
@@ -52,8 +51,8 @@ class JobController(BaseController):
     name = "job"
     component = "job-controller"
 
-    def __init__(self, *, coalesce_s: float = 0.05, backoff: Backoff = BACKOFF) -> None:
-        self._retries = Retries(backoff)
+    def __init__(self, *, coalesce_s: float = 0.05) -> None:
+        self._retries = Retries(BACKOFF)
         self.watches = (
             Watch(JOBS),
             Watch("pods", controller_key("Job", "batch"), delay_s=coalesce_s),

@@ -110,9 +110,7 @@ class MemoryStorage:
         self.payload_bytes -= payload(self._entries[part])
         del self._entries[part]
 
-    def create_snapshot(
-        self, index: int, conf_state: ConfState, data: bytes = b"", *, term: int | None = None
-    ) -> Snapshot:
+    def create_snapshot(self, index: int, conf_state: ConfState, data: bytes = b"") -> Snapshot:
         """Remember a snapshot of the state machine as of applied `index`; compact() may then go up
         to it.
 
@@ -121,7 +119,7 @@ class MemoryStorage:
         """
         if index < self._snapshot.index:
             raise SnapshotOutOfDate(f"snapshot {index} is older than {self._snapshot.index}")
-        self._snapshot = Snapshot(index, self.term(index) if term is None else term, conf_state, data)
+        self._snapshot = Snapshot(index, self.term(index), conf_state, data)
         return self._snapshot
 
     def compact(self, index: int) -> None:

@@ -29,7 +29,6 @@ wait (`max_pending_proposals`, refused), messages for a peer (`peer_queue_messag
 (`watchable_store.EVENTS_BUFFERED_MAX`, then read from the store), watchers per stream.
 """
 
-from rayplane.control_plane.etcd.server.bootstrap.recovery import BackendFactory, default_backend
 from rayplane.control_plane.etcd.server.bootstrap.restore import restore_member
 from rayplane.control_plane.etcd.server.config import ETCD_VERSION, MemberConfig
 from rayplane.control_plane.etcd.server.errors import RefusedToStart
@@ -37,10 +36,8 @@ from rayplane.control_plane.etcd.server.member import Member
 
 __all__ = [
     "ETCD_VERSION",
-    "BackendFactory",
     "Member",
     "MemberConfig",
     "RefusedToStart",
-    "default_backend",
     "restore_member",
 ]

@@ -22,9 +22,7 @@ from rayplane.control_plane import etcd_errors as errors
 from rayplane.control_plane.etcd import raft
 from rayplane.control_plane.etcd.server.bootstrap.recovery import (
     LOST_FILE,
-    BackendFactory,
     Recovery,
-    default_backend,
     recover,
     take_lock,
 )
@@ -74,13 +72,7 @@ class Member:
     """
 
     def __init__(
-        self,
-        config: MemberConfig,
-        env: Env,
-        network: Network,
-        *,
-        peer_network: Network | None = None,
-        backend_factory: BackendFactory = default_backend,
+        self, config: MemberConfig, env: Env, network: Network, *, peer_network: Network | None = None
     ) -> None:
         self.config = config
         self.member_id = 0
@@ -91,7 +83,6 @@ class Member:
         self._env = env
         self._network = network
         self._peer_network = peer_network or network
-        self._backend_factory = backend_factory
         # What was begun, to be ended in the opposite order.
         self._context = contextlib.AsyncExitStack()
         # Dicts keep their order where sets do not: the simulation must be able to repeat everything.
@@ -114,7 +105,7 @@ class Member:
     async def _start(self) -> None:
         first_request = self._env.rng.getrandbits(62)
         await take_lock(self._context, self._env.disk)
-        recovery = await recover(self.config, self._env, self._peer_network, self._backend_factory)
+        recovery = await recover(self.config, self._env, self._peer_network)
         self._replicate(recovery, first_request)
         self._look_after(recovery)
         first = await first_addresses(self.config, self._peer_network, recovery)

@@ -93,8 +93,8 @@ def attach(tree: int, target: str) -> None:
     _check(_libc.syscall(ctypes.c_long(_MOVE_MOUNT), *words, ctypes.c_uint(_MOVE_MOUNT_F_EMPTY_PATH)), target)
 
 
-def unmount(target: str, flags: int = MNT_DETACH) -> None:
-    _check(_libc.umount2(target.encode(), flags), target)
+def unmount(target: str) -> None:
+    _check(_libc.umount2(target.encode(), MNT_DETACH), target)
 
 
 def pivot_root(new: str, old: str) -> None:

@@ -72,7 +72,7 @@ async def test_a_pod_waits_for_what_is_attached_and_the_node_tells_that_it_uses_
 async def test_what_is_never_attached_is_told_to_the_pods_users(
     api: FakeClient, make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(attachments.Attachments.__init__.__kwdefaults__, "wait_s", 0.05)  # type: ignore[arg-type]
+    monkeypatch.setattr(attachments, "WAIT_S", 0.05)
     await make_host(NodeConfig("n1"))
     add_volume(api)
     add_pod(api, "p")

@@ -8,7 +8,6 @@ A member that lost its directory is refused under its old id: the others know th
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from rayplane.control_plane.etcd import raft
@@ -38,7 +37,6 @@ from rayplane.storage.wal import Recovered, SnapshotFiles, SnapshotMark, Wal
 
 log = logging.getLogger(__name__)
 
-BackendFactory = Callable[[Disk], Backend]
 STORE_DIRECTORY = "mvcc"
 LOCK_FILE = "member.lock"
 #: How often a directory is tried whose lock a dying process may still hold, and the seconds between.
@@ -56,7 +54,7 @@ LOG_MEMORY_BYTES_MAX = 128 << 20
 LISTED_ATTEMPTS = 5
 
 
-def default_backend(disk: Disk) -> Backend:
+def _open_backend(disk: Disk) -> Backend:
     """LMDB where the disk has real paths, memory where it has none (the log rebuilds it)."""
     path = disk.local_path(STORE_DIRECTORY)
     return LmdbBackend(path, BUCKETS) if path is not None else MemoryBackend(BUCKETS)
@@ -89,7 +87,7 @@ class Recovery:
     format: Mark
 
 
-async def recover(config: MemberConfig, env: Env, network: Network, backend_factory: BackendFactory) -> Recovery:
+async def recover(config: MemberConfig, env: Env, network: Network) -> Recovery:
     """Open or make the data directory (locked by the caller). Raises RefusedToStart and the storage's errors."""
     if env.disk.exists(LOST_FILE):
         raise DataLost(env.disk.read(LOST_FILE).decode(errors="replace"))
@@ -106,7 +104,7 @@ async def recover(config: MemberConfig, env: Env, network: Network, backend_fact
                 hit("identity.before_claim")
                 await _claim(config, network, identity.member_id)
                 hit("identity.after_claim")
-        machine = _open_machine(config, env.disk, backend_factory, snapshots, recovered.snapshot)
+        machine = _open_machine(config, env.disk, snapshots, recovered.snapshot)
         try:
             storage = _raft_storage(recovered, machine)
             lost = await _lost(config, network, identity, storage, machine)
@@ -153,18 +151,14 @@ async def _found(config: MemberConfig, wal: Wal, recovered: Recovered, snapshots
 
 
 def _open_machine(
-    config: MemberConfig,
-    disk: Disk,
-    backend_factory: BackendFactory,
-    snapshots: SnapshotFiles,
-    mark: SnapshotMark | None,
+    config: MemberConfig, disk: Disk, snapshots: SnapshotFiles, mark: SnapshotMark | None
 ) -> StateMachine:
     """The state machine over the store; a store that cannot be trusted is rebuilt from snapshot and log."""
     for anew in (False, True):
         if anew:
             log.warning("the store of %s is rebuilt from the last snapshot and the log", config.name)
             disk.remove(STORE_DIRECTORY)
-        backend = backend_factory(disk)
+        backend = _open_backend(disk)
         try:
             if backend.trusted:
                 return StateMachine(

@@ -24,6 +24,7 @@ from rayplane.storage.env import Disk
 from rayplane.storage.keyvalue import Backend, LmdbBackend, MemoryBackend
 
 _KIND = "replicated"
+DIRECTORY = "volumes/replicas"
 _BUCKETS = ("volume", "file", "block", "count")
 _PREFIX_BYTES = 16
 
@@ -61,15 +62,13 @@ class _Staged:
 class ReplicaStore:
     """All replicas on one node."""
 
-    def __init__(
-        self, node: str, disk: Disk, reservations: Reservations, *, directory: str = "volumes/replicas"
-    ) -> None:
+    def __init__(self, node: str, disk: Disk, reservations: Reservations) -> None:
         self.node = node
         self._reservations = reservations
-        path = disk.local_path(directory)
+        path = disk.local_path(DIRECTORY)
         self._backend: Backend
         if path is None:
-            self._backend = MemoryBackend(_BUCKETS, disk, f"{directory}.image")
+            self._backend = MemoryBackend(_BUCKETS, disk, f"{DIRECTORY}.image")
         else:
             self._backend = LmdbBackend(path, _BUCKETS, durable=True)
         self._staged: dict[str, _Staged] = {}
