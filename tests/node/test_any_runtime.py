@@ -79,6 +79,19 @@ async def test_commands_probes_and_ports(api: FakeClient, host: NodeHost) -> Non
     assert answer.endswith(b"hello\n")
 
 
+async def test_a_follower_sees_every_line_while_the_log_begins_anew(api: FakeClient, make_host: MakeHost) -> None:
+    limits = {"log_file_bytes": 50_000, "log_files": 3}
+    host = await make_host(NodeConfig("n1", runtime=f"cri:unix://{SOCKET}"), timing=QUICK, **limits)
+    script = "for a in $(seq 60); do for b in $(seq 400); do echo $a $b; done; sleep 0.1; done"
+    api.put("pods", pod("p", script))
+    await api.until(lambda: "running" in state(api, "p"))
+    text = await logs(host, "p", follow=True)
+    assert text == b"".join(b"%d %d\n" % (a, b) for a in range(1, 61) for b in range(1, 401))
+    await api.until(lambda: phase(api, "p") == "Succeeded")
+    run: Any = host.kubelets["n1"].worker("default", "p").runs["main"]
+    assert os.path.exists(f"{run.log_path}.1")
+
+
 async def test_services_and_names_are_there_for_pods(api: FakeClient, make_host: MakeHost) -> None:
     networks = {"loopback_networks": ("127.77.0.0/16", "127.78.0.0/16", "127.79.0.0/16"), "dns": "127.78.0.10"}
     host = await make_host(NodeConfig("n1", runtime=f"cri:unix://{SOCKET}"), timing=QUICK, **networks)

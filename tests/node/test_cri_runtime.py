@@ -249,6 +249,22 @@ async def test_only_what_bears_the_label_is_removed(fake: FakeRuntime, tmp_path:
     assert [*fake.sandboxes] == ["theirs", "nobodys"]
 
 
+async def test_a_sandbox_is_removed_by_one_at_a_time(
+    fake: FakeRuntime, runtime: CriRuntime, tmp_path: Path
+) -> None:
+    """What a host that stops finds left is what a pod that ends has removed already."""
+    await runtime.add_pod(place(tmp_path, make_pod("p")))
+    fake.hang.add("StopPodSandbox")
+    runtime.remove_pod("uid-p")
+    await until(lambda: fake.calls["StopPodSandbox"] == 1)
+    removing = asyncio.create_task(runtime.remove_strangers())
+    listed = fake.calls["ListPodSandbox"]
+    await until(lambda: fake.calls["ListPodSandbox"] > listed)
+    await until(lambda: fake.calls["ListContainers"] > 3)
+    assert fake.calls["StopPodSandbox"] == 1
+    removing.cancel()
+
+
 async def test_a_runtime_gets_the_handler_that_the_pods_class_names(fake: FakeRuntime, tmp_path: Path) -> None:
     async def find(namespace: str, wanted: list[Reference]) -> dict[tuple[str, str], Object | None]:
         classes = {"secure": {"handler": "kata"}}

@@ -105,6 +105,7 @@ class CriRuntime:
         self.survivors = Survivors(settled=self._tidy_up)
         self._cidr = ""
         self._removals = asyncio.Semaphore(REMOVALS_MAX)
+        self._removing: dict[str, asyncio.Task[None]] = {}
         self._tasks: dict[asyncio.Task[None], None] = {}
 
     # --- life -------------------------------------------------------------------------------------
@@ -161,7 +162,7 @@ class CriRuntime:
                 await self.remove_strangers()
         except (NodeError, TimeoutError) as e:
             log.warning("what runs at %s is left there: %s", self.client.path, e or "it takes too long to remove")
-        await cancel_and_wait(*self._tasks)
+        await cancel_and_wait(*self._tasks, *self._removing.values())
         await self.forwarder.close()
         if self._gateway is not None:
             self._gateway.close()
@@ -318,6 +319,14 @@ class CriRuntime:
             await asyncio.sleep(REMOVE_PAUSE_S)
 
     async def _remove_sandbox(self, ident: str, uid: str) -> None:
+        """Raises NodeError. Once at a time: two who take away its network would be in each other's way."""
+        removal = self._removing.get(ident)
+        if removal is None:
+            removal = self._removing[ident] = asyncio.create_task(self._removed(ident, uid), name=f"end of {ident}")
+            removal.add_done_callback(lambda _: self._removing.pop(ident, None))
+        await asyncio.shield(removal)
+
+    async def _removed(self, ident: str, uid: str) -> None:
         await self.client.call("StopPodSandbox", pb.StopPodSandboxRequest(pod_sandbox_id=ident), timeout=SANDBOX_S)
         await self.client.call("RemovePodSandbox", pb.RemovePodSandboxRequest(pod_sandbox_id=ident), timeout=SANDBOX_S)
         remove_groups(uid)
