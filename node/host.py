@@ -42,6 +42,7 @@ from rayplane.node.kubelet.status_manager import StatusManager
 from rayplane.node.kubelet.token_manager import TokenManager
 from rayplane.node.runtime import Runtime
 from rayplane.node.runtime.answers import Answers
+from rayplane.node.runtime.logfile import LogLimits
 from rayplane.node.runtime.simulated import SimulatedRuntime
 from rayplane.node.streaming.service import NodeService
 from rayplane.node.streaming.sessions import Sessions
@@ -64,7 +65,6 @@ if TYPE_CHECKING:
     from rayplane.node.pod_rules import PodRules
     from rayplane.node.proxy.proxy import ServiceProxy
     from rayplane.node.runtime.isolation.runtime import IsolatedRuntime
-    from rayplane.node.runtime.logfile import LogLimits
     from rayplane.node.runtime.pod_network import PodNetwork
 
 log = logging.getLogger(__name__)
@@ -374,6 +374,8 @@ class NodeHost:
             raise ConfigError("nodes: runtimes of real containers need a real disk")
         for name in dict.fromkeys(n.runtime if n.cri_path else PROCESS for n in self.config.nodes if n.takes_processes):
             self._runtimes[name] = self._real(name, root)
+        if self.pod_files is not None and any(n.cri_path for n in self.config.nodes):
+            self._stack.callback(self.pod_files.unmount_all)
         from rayplane.node.pod_rules import PodRules
 
         self.rules = PodRules(self.config, self._isolating, self.kubelets, self._nodes)
@@ -440,9 +442,7 @@ class NodeHost:
         runtime.watchers += [self.carrier.reopen, self._reopen_traffic]
         return runtime
 
-    def _log_limits(self) -> "LogLimits":
-        from rayplane.node.runtime.logfile import LogLimits
-
+    def _log_limits(self) -> LogLimits:
         return LogLimits(self.config.log_file_bytes, self.config.log_files)
 
     def _reopen_traffic(self) -> None:

@@ -19,6 +19,7 @@ from rayplane.control_plane.cluster.state import ClusterState, StateDir
 from rayplane.control_plane.cluster.supervisor.etcd import REMEMBERED
 from rayplane.control_plane.cluster.topology import Role, Topology
 from rayplane.node.runtime.isolation.held_groups import remove_left
+from rayplane.node.volumes.memory import unmount_below
 
 HOST_MODULE = "rayplane.control_plane.cluster.process_host"
 STOP_TIMEOUT_S = 30.0
@@ -74,8 +75,9 @@ async def take_down(directory: StateDir, progress: Progress) -> None:
         else:
             await _end_actors(directory, state, progress)
     if state.config.runs_processes:
-        # Who ended its hosts by force may have ended those who remove their groups, too.
+        # Who ended its hosts by force may have ended those who remove their groups and memory, too.
         await asyncio.to_thread(remove_left)
+        await asyncio.to_thread(unmount_below, str(directory.path / "data"))
     state = directory.read() or state
     directory.write(replace(state, running=False, host=state.host | {UNSURE: not known}))
     if state.host.get("owned"):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.containers import every
 from rayplane.node.config import NodeConfig
@@ -260,6 +261,7 @@ class Sandbox:
             name = volume["name"]
             if "emptyDir" in volume:
                 self._paths[name] = files.volume_dir(self.directory, name)
+                self._keep_in_memory(name)
             elif "hostPath" in volume:
                 self._paths[name] = files.host_path(volume)
             elif any(kind in volume for kind in PROJECTED):
@@ -276,6 +278,24 @@ class Sandbox:
         self._await_renewal()
         namespace = meta.namespace(self._pod)
         self._parts.objects.watch(namespace, self._watched, self._source_changed)
+
+    def _keep_in_memory(self, name: str) -> None:
+        """Have an emptyDir of medium Memory in memory, where the runtime does not see to it; else its pod says so."""
+        node = self._parts.node
+        if not node.cri_path:
+            return
+        # Imported here so that a simulation never loads what mounts.
+        from rayplane.node.runtime.isolation.pods import memory_volumes
+        from rayplane.node.volumes.memory import mount_in_memory
+
+        settings = memory_volumes(self._pod, quantity.value(node.memory)).get(name)
+        try:
+            if settings is not None:
+                mount_in_memory(self._paths[name], settings)
+        except OSError as e:
+            text = f'volume "{name}" has medium Memory and is on disk: a memory file system cannot be mounted'
+            why = f"{text}: {e.strerror} (node hosts of root can)"
+            self._parts.events.record(self._pod, "Warning", "MemoryVolumeOnDisk", why)
 
     async def _project(self, files: PodFiles) -> None:
         """Bring the files of projected volumes up to date."""
@@ -405,6 +425,11 @@ class Sandbox:
         self._await_renewal()
         self._parts.objects.unwatch(meta.namespace(self._pod), self._watched, self._source_changed)
         self._parts.runtime.remove_pod(meta.uid(self._pod))
+        if self._parts.files is not None and self._parts.node.cri_path:
+            try:
+                self._parts.files.unmount(meta.uid(self._pod))
+            except OSError as e:
+                log.warning("memory of pod %s is kept until its files go: %s", meta.key(self._pod), e)
         await self._parts.volumes.unpublish(self._pod, node=self._parts.node.name)
 
 

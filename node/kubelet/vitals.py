@@ -53,8 +53,10 @@ class MachineVitals:
         place = self._root / meta.uid(pod)
 
         def count() -> tuple[dict[str, int], dict[str, int]]:
-            volumes = {name: bytes_below(place / "volumes" / name) for name in scratch}
-            return volumes, {name: bytes_below(place / "containers" / name) for name in names}
+            volumes = {name: place / "volumes" / name for name in scratch}
+            # What is in memory is on no disk, and holds itself to its limit.
+            on_disk = {name: bytes_below(path) for name, path in volumes.items() if not os.path.ismount(path)}
+            return on_disk, {name: bytes_below(place / "containers" / name) for name in names}
 
         return await asyncio.get_running_loop().run_in_executor(None, count)
 

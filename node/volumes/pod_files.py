@@ -67,6 +67,7 @@ class PodFiles:
 
     def _remove(self, uid: str) -> None:
         try:
+            self.unmount(uid)
             self._files.remove(one_name(uid))
         except OSError as e:
             log.warning("files of pod %s stay until the next start: %s", uid, e)
@@ -87,6 +88,22 @@ class PodFiles:
         if fresh and self._give is not None:
             self._give(f"{self.root}/{path}", 0o777)
         return f"{self.root}/{path}"
+
+    def unmount(self, uid: str) -> None:
+        """Give back the memory of a pod's volumes, which has ended. Raises OSError."""
+        volumes = self.root / one_name(uid) / "volumes"
+        for name in os.listdir(volumes) if volumes.is_dir() else ():
+            if os.path.ismount(volumes / name):
+                # Imported here so that a simulation never loads what mounts.
+                from rayplane.node.volumes.memory import unmount
+
+                unmount(str(volumes / name))
+
+    def unmount_all(self) -> None:
+        """The same of all pods: with the host they have ended."""
+        from rayplane.node.volumes.memory import unmount_below
+
+        unmount_below(str(self.root))
 
     def read(self, directory: str, path: str, limit: int) -> bytes | None:
         """The beginning of a file in a volume of a pod, which may plant links there; None when there is none."""

@@ -89,7 +89,7 @@ async def test_a_follower_sees_every_line_while_the_log_begins_anew(api: FakeCli
     assert text == b"".join(b"%d %d\n" % (a, b) for a in range(1, 61) for b in range(1, 401))
     await api.until(lambda: phase(api, "p") == "Succeeded")
     run: Any = host.kubelets["n1"].worker("default", "p").runs["main"]
-    assert os.path.exists(f"{run.log_path}.1")
+    assert [*Path(run.log_path).parent.glob("*.log.1")]
 
 
 async def test_services_and_names_are_there_for_pods(api: FakeClient, make_host: MakeHost) -> None:

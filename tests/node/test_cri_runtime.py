@@ -249,9 +249,7 @@ async def test_only_what_bears_the_label_is_removed(fake: FakeRuntime, tmp_path:
     assert [*fake.sandboxes] == ["theirs", "nobodys"]
 
 
-async def test_a_sandbox_is_removed_by_one_at_a_time(
-    fake: FakeRuntime, runtime: CriRuntime, tmp_path: Path
-) -> None:
+async def test_a_sandbox_is_removed_by_one_at_a_time(fake: FakeRuntime, runtime: CriRuntime, tmp_path: Path) -> None:
     """What a host that stops finds left is what a pod that ends has removed already."""
     await runtime.add_pod(place(tmp_path, make_pod("p")))
     fake.hang.add("StopPodSandbox")

@@ -1,5 +1,6 @@
 """Pods of another project's runtime: whom they ask for names, and the block devices they are given."""
 
+import errno
 import os
 import stat
 from collections.abc import AsyncIterator
@@ -9,6 +10,9 @@ from typing import Any
 import pytest
 
 from rayplane.control_plane.api.meta import Object
+from rayplane.node.host import NodeHost
+from rayplane.node.runtime.isolation import syscalls
+from rayplane.node.volumes.memory import mount_in_memory, unmount_below
 from tests.fakes import FakeClient
 from tests.node.conftest import make_pod
 from tests.node.cri_clients import upper
@@ -17,6 +21,7 @@ from tests.node.processes import NODE, QUICK, MakeHost, phase, state
 
 #: This process's own, so that tests may run beside each other.
 DNS = f"127.87.{os.getpid() >> 8 & 255}.{os.getpid() & 255}"
+only_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts file systems: root's alone")
 DEVICE = {"name": "raw", "devicePath": "/dev/mine"}
 
 
@@ -70,6 +75,73 @@ async def test_a_block_device_is_given_to_a_runtime_that_can_map_it(
     await api.until(lambda: "running" in state(api, "p"))
     (device,) = fake.requests["CreateContainer"].config.devices
     assert (device.container_path, device.host_path) == ("/dev/mine", str(tmp_path / "disk"))
+
+
+def in_memory(name: str, **source: Any) -> Object:
+    volumes = [{"name": "m", "emptyDir": {"medium": "Memory", **source}}]
+    mounts = [{"name": "m", "mountPath": "/m"}]
+    return make_pod(name, node="n2", container={"command": ["sleep", "9"], "volumeMounts": mounts}, volumes=volumes)
+
+
+def volume(host: NodeHost, uid: str) -> Path:
+    assert host.pod_files is not None
+    return host.pod_files.root / uid / "volumes/m"
+
+
+@pytest.mark.processes
+@only_root
+async def test_a_volume_in_memory_is_so_and_goes_with_its_pod(
+    api: FakeClient, make_host: MakeHost, fake: FakeRuntime
+) -> None:
+    host = await make_host(upper(fake.path), timing=QUICK)
+    for name, source in (("p", {"sizeLimit": "1Mi"}), ("q", {})):
+        api.put("pods", in_memory(name, **source))
+        await api.until(lambda: "running" in state(api, name))  # noqa: B023
+    path = volume(host, "uid-p")
+    room = os.statvfs(path)
+    assert path.is_mount() and room.f_blocks * room.f_frsize == 1 << 20
+    (mount,) = [m for m in fake.requests["CreateContainer"].config.mounts if m.container_path == "/m"]
+    assert mount.host_path == str(volume(host, "uid-q"))
+    (path / "file").write_bytes(bytes(500_000))
+    vitals = host.kubelets["n2"].vitals
+    assert vitals is not None and (await vitals.disk(api.pod("p")))[0] == {}, "it is on no disk"
+    await api.delete("pods", "p", "default")
+    await api.until(lambda: not path.exists())
+    await host.stop()
+    assert not volume(host, "uid-q").is_mount(), "who ends its pods leaves none"
+
+
+@pytest.mark.processes
+@only_root
+async def test_memory_of_a_killed_hosts_pods_goes_on_with_them_or_is_given_back(
+    api: FakeClient, make_host: MakeHost, fake: FakeRuntime, tmp_path: Path
+) -> None:
+    pods = tmp_path / "host0/pods"
+    for uid in ("uid-p", "uid-gone"):
+        (pods / uid / "volumes/m").mkdir(parents=True)
+        mount_in_memory(str(pods / uid / "volumes/m"), {})
+        (pods / uid / "volumes/m/file").write_text("kept")
+    api.put("pods", in_memory("p"))
+    host = await make_host(upper(fake.path), timing=QUICK)
+    await api.until(lambda: "running" in state(api, "p"))
+    await api.until(lambda: not (pods / "uid-gone").exists())
+    assert (volume(host, "uid-p") / "file").read_text() == "kept"
+    unmount_below(str(pods))
+    assert not volume(host, "uid-p").is_mount(), "once mounted, whoever comes"
+
+
+@pytest.mark.processes
+async def test_memory_that_cannot_be_had_is_told(
+    api: FakeClient, make_host: MakeHost, fake: FakeRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*words: Any) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(syscalls, "mount", refused)
+    await make_host(upper(fake.path), timing=QUICK)
+    api.put("pods", in_memory("p"))
+    await api.until(lambda: "running" in state(api, "p"))
+    await api.until(lambda: any("on disk" in text for text in api.events("MemoryVolumeOnDisk")))
 
 
 @pytest.mark.processes
