@@ -13,7 +13,7 @@ from tests.machines.pods import apply, server, service
 
 # Two hosts share each of the first machines.
 HEAD = f"{NETWORK}.100"
-SIZE = ("--members", "3", "--apiservers", "2", "--schedulers", "2", "--controllers", "2", "--nodes", "5")
+SIZE = ("--members", "3", "--apiservers", "3", "--schedulers", "2", "--controllers", "2", "--nodes", "5")
 
 
 @pytest.fixture(scope="module")

@@ -73,6 +73,8 @@ def test_a_machine_that_is_lost_on_purpose_comes_back(cluster: Placed, machines:
     until("all is well elsewhere", lambda: healthy_elsewhere(cluster, ROLES, lost), timeout_s=150)
     assert "was left broken: lose_machine" in cluster.rayplane("chaos", "heal").stdout
     until("it has its member again", lambda: healthy(cluster) and lost.address in voters(cluster))
+    apart = len(cluster.places("apiserver"))
+    until("API servers are apart", lambda: healthy(cluster) and len({*cluster.places("apiserver").values()}) == apart)
 
 
 @pytest.mark.turn(1, of=4)

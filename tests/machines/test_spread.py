@@ -24,7 +24,7 @@ def everybody() -> list[str]:
 
 def test_what_there_is_several_of_is_on_different_machines(cluster: Placed, machines: Machines) -> None:
     addresses = {m.address for m in machines.all}
-    for role, apart in (("member", 3), ("apiserver", 2), ("scheduler", 2), ("controllers", 2), ("node-host", 3)):
+    for role, apart in (("member", 3), ("apiserver", 3), ("scheduler", 2), ("controllers", 2), ("node-host", 3)):
         places = set(cluster.places(role).values())
         assert len(places) == apart and places <= addresses, role
 
