@@ -79,6 +79,15 @@ async def test_commands_probes_and_ports(api: FakeClient, host: NodeHost) -> Non
     assert answer.endswith(b"hello\n")
 
 
+async def test_a_volume_in_memory_holds_so_much(api: FakeClient, host: NodeHost) -> None:
+    script = "grep ' /m ' /proc/mounts | cut -d' ' -f3; dd if=/dev/zero of=/m/f bs=1M count=9 2>/dev/null; wc -c < /m/f"
+    made = pod("p", script, volumeMounts=[{"name": "m", "mountPath": "/m"}])
+    made["spec"]["volumes"] = [{"name": "m", "emptyDir": {"medium": "Memory", "sizeLimit": "2Mi"}}]
+    api.put("pods", made)
+    await api.until(lambda: phase(api, "p") == "Succeeded")
+    assert await logs(host, "p") == b"tmpfs\n2097152\n"
+
+
 async def test_a_follower_sees_every_line_while_the_log_begins_anew(api: FakeClient, make_host: MakeHost) -> None:
     limits = {"log_file_bytes": 50_000, "log_files": 3}
     host = await make_host(NodeConfig("n1", runtime=f"cri:unix://{SOCKET}"), timing=QUICK, **limits)
