@@ -27,7 +27,8 @@ _IMAGES = pb.DESCRIPTOR.services_by_name["Images"]
 @asynccontextmanager
 async def _stores(directory: StateDir) -> AsyncIterator[dict[str, Any]]:
     """The stores of all machines by the machine's address: one node host of each speaks for it."""
-    async with access(directory) as admin:
+    # A machine that unpacks and is busy beside answers late, and its images are nowhere else.
+    async with access(directory, patient=True) as admin:
         found: dict[str, Any] = {}
         for host in (await current_topology(admin)).of(Role.NODE_HOST):
             if host.machine.address not in found:

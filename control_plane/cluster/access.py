@@ -46,15 +46,15 @@ class Access:
 
 
 @contextlib.asynccontextmanager
-async def access(directory: StateDir, clock: Clock | None = None) -> AsyncIterator[Access]:
-    """Raises NotUp when no cluster runs there."""
+async def access(directory: StateDir, clock: Clock | None = None, *, patient: bool = False) -> AsyncIterator[Access]:
+    """Raises NotUp when no cluster runs there. `patient`: with who is busy for long (see `GrpcNetwork`)."""
     state = directory.read_reachable()
     from rayplane.control_plane.cluster.renewal import renew_admin
     from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
     from rayplane.control_plane.rpc.tls import Credentials
 
     renew_admin(directory, state, (clock or SystemClock()).now())
-    network = GrpcNetwork(Credentials.read(directory.admin))
+    network = GrpcNetwork(Credentials.read(directory.admin), patient=patient)
     try:
         admin = _access(directory, state, network)
         if not await answers(state.topology.of(Role.SUPERVISOR)[0], "grpc"):

@@ -30,6 +30,10 @@ TURN_BYTES = 1 << 16
 _MESSAGE_COST = 256
 #: Looks at a connection after which its peer must have sent its first settings.
 GREETING_CHECKS = 3
+#: Looks in which a peer is silent until it is asked if it is there, and how many are borne. Clients look every 2 s:
+#: who is patient waits for the answer as long as gRPC's do (keepalive timeout, 20 s).
+SILENT_CHECKS = 2
+SILENT_CHECKS_PATIENT = SILENT_CHECKS + 10
 #: A peer that does not take the end of a connection in this time is cut off.
 CLOSE_S = 1.0
 
@@ -42,6 +46,8 @@ class Peer:
     """What it is called by in its calls; empty: its address."""
     pinged: bool = True
     """Whether it is asked if it is still there, when it is silent."""
+    silent_checks: int = SILENT_CHECKS
+    """Looks in which it may be silent until it is given up."""
     answer_bytes_max: int = MESSAGE_BYTES_MAX
     """Of one message of its answers."""
     server_name: str = ""
@@ -62,6 +68,7 @@ class ConnectionIO(asyncio.Protocol, abc.ABC):
         self.lost: asyncio.Future[None] = self._loop.create_future()
         """Done when the connection is gone."""
         self._silent_checks = self._checks = 0
+        self._borne = SILENT_CHECKS
         self._unwritten = 0  # in the transport at the last check, while it was full
         self._traffic = traffic or Traffic()
         self._ways = (line.out(self._write), line.back(self._arrived)) if line is not None else None
@@ -189,7 +196,7 @@ class ConnectionIO(asyncio.Protocol, abc.ABC):
                 waiter.set_result(None)
 
     def check_silence(self) -> None:
-        """Called at intervals: a peer that was silent in the last two is pinged, in the last three given up.
+        """Called at intervals: a peer that was silent in the last two is pinged, in more than are borne given up.
 
         One that takes what was written to it, however slowly, is not silent.
         """
@@ -207,10 +214,10 @@ class ConnectionIO(asyncio.Protocol, abc.ABC):
                 self._silent_checks = 0
                 return
         self._silent_checks += 1
-        if self._silent_checks == 2:
+        if self._silent_checks == SILENT_CHECKS:
             self.connection.ping()
             self.flush_soon()
-        elif self._silent_checks > 2:
+        elif self._silent_checks > self._borne:
             transport.abort()
 
     # http2.Handler

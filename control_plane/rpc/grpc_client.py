@@ -98,6 +98,7 @@ class _ClientConnection(ConnectionIO):
     def __init__(self, siblings: dict["_ClientConnection", None], peer: Peer, line: Line | None) -> None:
         super().__init__(client=True, line=line)
         self._peer = peer
+        self._borne = peer.silent_checks
         self.usable = True
         self.ready: asyncio.Future[str] = self._loop.create_future()
         """Done when the server has greeted ("") or is gone (why)."""

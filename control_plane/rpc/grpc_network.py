@@ -5,7 +5,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from weakref import WeakValueDictionary
 
-from rayplane.control_plane.rpc.connection_io import Peer
+from rayplane.control_plane.rpc.connection_io import SILENT_CHECKS, SILENT_CHECKS_PATIENT, Peer
 from rayplane.control_plane.rpc.grpc_client import GrpcChannel
 from rayplane.control_plane.rpc.line import Line
 from rayplane.control_plane.rpc.network import Channel, Server, WebHandler
@@ -39,7 +39,10 @@ class GrpcNetwork:
         serving: Credentials | None = None,
         link: Link | None = None,
         here: str = "",
+        patient: bool = False,
     ) -> None:
+        """`patient`: whoever is called may be busy for long, and nobody else could be asked."""
+        self._silent_checks = SILENT_CHECKS_PATIENT if patient else SILENT_CHECKS
         self._link, self._here = link, here
         self._servers_tls: dict[tuple[bool, bool], ssl.SSLContext] = {}  # whether HTTP/1.1 too, whether for strangers
         self._serves_apart = serving is not None
@@ -66,7 +69,8 @@ class GrpcNetwork:
         if channel is None:
             name, _, place = address.rpartition("@")
             line = Line(self._link, self._here, place) if self._link is not None else None
-            channel = GrpcChannel(place, self._client_tls, peer=Peer(server_name=name), line=line)
+            peer = Peer(server_name=name, silent_checks=self._silent_checks)
+            channel = GrpcChannel(place, self._client_tls, peer=peer, line=line)
             self._channels[address] = channel
         if address not in self._kept and len(self._kept) >= CHANNELS_KEPT:
             self._forget_idle()

@@ -9,6 +9,7 @@ import grpc
 import pytest
 
 from rayplane.control_plane.rpc import RpcError, Stub, grpc_client
+from rayplane.control_plane.rpc.connection_io import SILENT_CHECKS
 from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
 from rayplane.control_plane.rpc.http2 import frames as f
 from rayplane.control_plane.rpc.tls import Authority
@@ -215,6 +216,30 @@ async def test_a_dead_connection_is_found_even_when_calls_come_one_at_a_time_and
         channel: Any = network.channel(server.address)
         while channel._connections:
             await asyncio.sleep(0.01)
+        await network.close()
+
+
+@pytest.mark.parametrize("patient", [False, True])
+async def test_who_is_patient_bears_a_server_that_is_busy_for_longer(
+    patient: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grpc_client, "SILENCE_CHECK_S", 0.05)
+    goes_on = asyncio.Event()
+
+    async def script(wire: Wire) -> None:
+        wire.flush()
+        await goes_on.wait()
+        await answer_calls(wire, RESPONSE, ANSWER, TRAILERS)
+
+    network = GrpcNetwork(patient=patient)
+    async with ScriptedServer(script) as server:
+        call = asyncio.ensure_future(stub_of(network, server.address).Range(pb.RangeRequest()))
+        channel: Any = network.channel(server.address)
+        while not (any(one._silent_checks > SILENT_CHECKS for one in channel._connections) if patient else call.done()):
+            await asyncio.sleep(0.01)
+        goes_on.set()
+        [told] = await asyncio.gather(call, return_exceptions=True)
+        assert (told.count == 7) if patient else (told.code is Code.UNAVAILABLE), told
         await network.close()
 
 
