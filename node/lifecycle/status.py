@@ -196,9 +196,17 @@ def _container_status(machine: PodMachine, c: Container) -> dict[str, Any]:
         status["containerID"] = container_id
     if signal := (c.spec.get("lifecycle") or {}).get("stopSignal"):
         status["stopSignal"] = signal
+    if mounts := c.spec.get("volumeMounts"):
+        status["volumeMounts"] = [_mounted(mount) for mount in mounts]
     if c.run is not Run.DONE:
         status |= reported(c.spec.get("resources"), c.in_force)
     return status
+
+
+def _mounted(mount: dict[str, Any]) -> dict[str, Any]:
+    """No runtime here makes what is mounted below a read-only volume read-only, too."""
+    told = {"name": mount["name"], "mountPath": mount["mountPath"]}
+    return told | {"readOnly": True, "recursiveReadOnly": "Disabled"} if mount.get("readOnly") else told
 
 
 def _ephemeral_status(machine: PodMachine, c: Container) -> dict[str, Any]:

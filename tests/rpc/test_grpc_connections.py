@@ -238,7 +238,7 @@ async def test_who_is_patient_bears_a_server_that_is_busy_for_longer(
         while not (any(one._silent_checks > SILENT_CHECKS for one in channel._connections) if patient else call.done()):
             await asyncio.sleep(0.01)
         goes_on.set()
-        [told] = await asyncio.gather(call, return_exceptions=True)
+        told: Any = (await asyncio.gather(call, return_exceptions=True))[0]
         assert (told.count == 7) if patient else (told.code is Code.UNAVAILABLE), told
         await network.close()
 
