@@ -5,7 +5,6 @@ from typing import Annotated
 import typer
 
 from rayplane.control_plane.cli.options import Name, Output, State, progress, run, state_dir, tell, wants_json
-from rayplane.control_plane.cluster import advancing
 from rayplane.control_plane.durations import human_duration
 
 
@@ -23,6 +22,8 @@ def advance(
 
     Every timer that falls due meanwhile goes off in its turn. Real programs in pods keep the machine's time.
     """
+    from rayplane.control_plane.cluster import advancing
+
     as_json, directory = wants_json(output), state_dir(name, state)
     with progress(quiet=as_json) as say:
         say(f"{span} go by")

@@ -3,18 +3,19 @@
 import json
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from google.protobuf.json_format import MessageToDict
-from rich.table import Table
 
 from rayplane.control_plane.cli import completion
 from rayplane.control_plane.cli.objects import Namespace
-from rayplane.control_plane.cli.options import Name, Output, State, console, run, state_dir, wants_json
+from rayplane.control_plane.cli.options import Name, Output, State, run, state_dir, wants_json
 from rayplane.control_plane.cluster.access import access
-from rayplane.control_plane.cluster.asking import explained
-from rayplane.proto.rayplane.v1 import scheduler_pb2 as pb
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from rayplane.proto.rayplane.v1 import scheduler_pb2 as pb
 
 
 class What(StrEnum):
@@ -38,6 +39,12 @@ def explain(
     """Show why a pod is on its node, or on none: what each filter and score said of each node, when it was decided and
     as it would be decided now.
     """
+    from google.protobuf.json_format import MessageToDict
+
+    from rayplane.control_plane.cli.options import console
+    from rayplane.control_plane.cluster.asking import explained
+    from rayplane.proto.rayplane.v1 import scheduler_pb2 as pb
+
     as_json = wants_json(output)
     del what  # there is one kind
     request = pb.ExplainRequest(namespace=namespace or "default", name=pod)
@@ -54,7 +61,7 @@ def explain(
         console.print(line, markup=False)
 
 
-def lines(request: pb.ExplainRequest, found: pb.ExplainResponse) -> Sequence[str | Table]:
+def lines(request: "pb.ExplainRequest", found: "pb.ExplainResponse") -> "Sequence[str | Table]":
     """The answer for people."""
     key = f"{request.namespace}/{request.name}"
     if found.node:
@@ -75,15 +82,17 @@ def lines(request: pb.ExplainRequest, found: pb.ExplainResponse) -> Sequence[str
     return said
 
 
-def _outcome(decision: pb.Decision) -> str:
+def _outcome(decision: "pb.Decision") -> str:
     if decision.node:
         return decision.node
     made = f" (pods on {decision.nominated} are ended to make room)" if decision.nominated else ""
     return f"{decision.message}{made}"
 
 
-def verdicts(decision: pb.Decision) -> Table:
+def verdicts(decision: "pb.Decision") -> "Table":
     """One row for each node: first those that would do, the best first."""
+    from rich.table import Table
+
     plugins = sorted({plugin for one in decision.nodes for plugin in one.scores})
     table = Table("NODE", "TOTAL", *plugins, "REFUSED BY", "REASON", box=None)
     for one in sorted(decision.nodes, key=lambda one: (bool(one.plugin), -one.total, one.node)):

@@ -3,27 +3,18 @@
 import json
 import socket
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rayplane.control_plane.cli.options import (
-    Name,
-    Output,
-    State,
-    console,
-    errors,
-    progress,
-    run,
-    state_dir,
-    wants_json,
-)
+from rayplane.control_plane.cli.options import Name, Output, State, progress, run, state_dir, wants_json
 from rayplane.control_plane.cluster.access import access
 from rayplane.control_plane.cluster.errors import UsageError
-from rayplane.control_plane.cluster.join import tokens
-from rayplane.control_plane.cluster.join.config import JoinConfig
-from rayplane.control_plane.cluster.join.discovery import HASH, TOKEN, UNSAFE
+from rayplane.control_plane.cluster.join.options import HASH, TOKEN, UNSAFE
 from rayplane.control_plane.durations import DurationError, human_duration, parse_span
+
+if TYPE_CHECKING:
+    from rayplane.control_plane.cluster.join import tokens
 
 token = typer.Typer(help="Tokens with which machines join.")
 
@@ -45,6 +36,9 @@ def create(
     state: State = None,
 ) -> None:
     """Make a token with which machines join as nodes, and let strangers read where the cluster is."""
+    from rayplane.control_plane.cli.options import errors
+    from rayplane.control_plane.cluster.join import tokens
+
     try:
         ttl_s = parse_span(ttl)
     except DurationError as e:
@@ -64,9 +58,12 @@ def create(
 @token.command(name="list")
 def show(output: Output = "", name: Name = "default", state: State = None) -> None:
     """Show the tokens there are."""
+    from rayplane.control_plane.cli.options import console
+    from rayplane.control_plane.cluster.join import tokens
+
     as_json = wants_json(output)
 
-    async def work() -> list[tokens.Listed]:
+    async def work() -> "list[tokens.Listed]":
         async with access(state_dir(name, state)) as admin:
             return await tokens.listed(admin.api)
 
@@ -81,7 +78,7 @@ def show(output: Output = "", name: Name = "default", state: State = None) -> No
         console.print(f"{own.id}.{own.secret}  {left:>8}  {','.join(sorted(own.usages))}  {one.description}".rstrip())
 
 
-def _described(one: tokens.Listed) -> dict[str, Any]:
+def _described(one: "tokens.Listed") -> dict[str, Any]:
     own = one.token
     return {
         "token": f"{own.id}.{own.secret}",
@@ -99,6 +96,8 @@ def delete(
     state: State = None,
 ) -> None:
     """Delete a token: nobody joins with it any more. Nodes that did stay."""
+    from rayplane.control_plane.cli.options import console
+    from rayplane.control_plane.cluster.join import tokens
 
     async def work() -> str:
         async with access(state_dir(name, state)) as admin:
@@ -128,6 +127,7 @@ def join(
 ) -> None:
     """Make this machine a node of a cluster, until Ctrl-C or SIGTERM. It needs no Ray."""
     # Imported here: with it comes all that a node runs.
+    from rayplane.control_plane.cluster.join.config import JoinConfig
     from rayplane.control_plane.cluster.join.node import join as run_node
 
     node = node_name or socket.gethostname().lower()

@@ -6,8 +6,6 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.state import HOME
 
@@ -63,6 +61,8 @@ def _files(environ: Mapping[str, str], home: Path) -> list[Path]:
 
 def _read(file: Path) -> dict[str, Any]:
     """What is said there. Raises ClusterError where it is no YAML."""
+    import yaml  # imported here: others only take names of this module
+
     try:
         found = yaml.safe_load(file.read_text())
     except FileNotFoundError:

@@ -5,22 +5,18 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO
+from typing import Annotated, BinaryIO
 
 import typer
 
 from rayplane.control_plane.cli import completion
-from rayplane.control_plane.cli.components import TIMEOUT_S, NoAnswer, asked
-from rayplane.control_plane.cli.options import Name, State, console, run, state_dir
+from rayplane.control_plane.cli.options import Name, State, run, state_dir
 from rayplane.control_plane.cluster.access import Access, access, current_topology
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.control_plane.cluster.topology import Instance
 from rayplane.control_plane.component_base.log_pages import FOLLOW_S, LOG, VERBOSITY, LogQuery
 from rayplane.control_plane.component_base.log_reading import LogReader
 from rayplane.control_plane.component_base.log_settings import level_of
-
-if TYPE_CHECKING:
-    pass
 
 
 def register(app: typer.Typer) -> None:
@@ -41,6 +37,8 @@ def logs_of(
     state: State = None,
 ) -> None:
     """Print the log of a component of the cluster, or change its level while it runs."""
+    from rayplane.control_plane.cli.options import console
+
     directory = state_dir(name, state)
     if level:
         try:
@@ -72,6 +70,8 @@ async def change_level(admin: Access, instance: Instance, level: str) -> str:
     """What the component answered. ClusterError when it did not take it."""
     import aiohttp
 
+    from rayplane.control_plane.cli.components import TIMEOUT_S, asked
+
     async with asked(admin, instance, "PUT", VERBOSITY, data=level, timeout=aiohttp.ClientTimeout(TIMEOUT_S)) as answer:
         return (await answer.text()).strip()
 
@@ -81,6 +81,8 @@ async def print_remote(
 ) -> None:
     """Print a log of another machine, as the component tells it or else one `beside` it. ClusterError: none does."""
     import aiohttp
+
+    from rayplane.control_plane.cli.components import TIMEOUT_S, NoAnswer, asked
 
     patience = aiohttp.ClientTimeout(sock_connect=TIMEOUT_S, sock_read=None if query.follow else TIMEOUT_S)
     why = ""

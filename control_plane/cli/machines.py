@@ -7,7 +7,6 @@ import typer
 
 from rayplane.control_plane.cli import completion
 from rayplane.control_plane.cli.options import Name, Output, State, progress, run, state_dir, tell, wants_json
-from rayplane.control_plane.cluster import draining
 
 PATIENCE_S = 120.0
 
@@ -46,6 +45,8 @@ def drain(
 
     Its nodes stay, cordoned, with the volumes that lie there. Nothing comes to the machine until `undrain`.
     """
+    from rayplane.control_plane.cluster import draining
+
     as_json = wants_json(output)
     with progress(quiet=as_json) as say:
         say(f"draining {machine}")
@@ -58,6 +59,8 @@ def drain(
 
 def undrain(kind: Kind, machine: Machine, name: Name = "default", output: Output = "", state: State = None) -> None:
     """Let a machine that was drained be used again, and pods come to its nodes."""
+    from rayplane.control_plane.cluster import draining
+
     as_json = wants_json(output)
     run(draining.undrain(state_dir(name, state), machine))
     tell({"machine": machine, "drained": False}, f"{machine} is used again", as_json=as_json)

@@ -6,8 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rayplane.control_plane.cli.options import Name, State, errors, run, state_dir
-from rayplane.control_plane.client.operators import BadOperator, operate_by
+from rayplane.control_plane.cli.options import Name, State, run, state_dir
 from rayplane.control_plane.cluster.access import access
 from rayplane.control_plane.cluster.errors import UsageError
 
@@ -22,6 +21,9 @@ def operate(
     state: State = None,
 ) -> None:
     """Run the operators of a file on the cluster, as its administrator, until Ctrl-C."""
+    from rayplane.control_plane.cli.options import errors
+    from rayplane.control_plane.client.operators import BadOperator, operate_by
+
     directory = state_dir(name, state)
     try:
         work = operate_by(vars(_module(file)))

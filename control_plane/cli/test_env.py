@@ -17,8 +17,8 @@ from typing import Annotated
 import typer
 
 from rayplane.control_plane.cli.interrupts import interrupting
-from rayplane.control_plane.cli.options import errors, progress, run
-from rayplane.control_plane.cluster import envtest, launch
+from rayplane.control_plane.cli.options import progress, run
+from rayplane.control_plane.cluster import envtest
 from rayplane.control_plane.cluster.config import PROCESS, ClusterConfig
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.control_plane.cluster.guardian import DOWN, UP, guard
@@ -69,6 +69,8 @@ def start(
 
     It is deleted when the process is gone that runs this, or by `rayplane test-env stop`.
     """
+    from rayplane.control_plane.cli.options import errors
+
     if kubeconfig == _STDOUT and as_json:
         raise UsageError("--kubeconfig - prints the kubeconfig and nothing else: leave --json out")
     config, owner = _config(nodes), parent or os.getppid()
@@ -95,6 +97,8 @@ def stop(
         raise UsageError(
             f'which cluster is not said: give --state-dir, or {_STATE} by `eval "$(rayplane test-env start)"`'
         )
+    from rayplane.control_plane.cluster import launch
+
     directory = StateDir(Path(state).absolute())
     if (directory.path / TEST_ENV).exists():
         run(launch.down(directory, lambda _: None, purge=True))
@@ -152,6 +156,8 @@ def _program(pid: int) -> str:
 @contextlib.contextmanager
 def _guarded(config: ClusterConfig, directory: StateDir, *, parent: int = 0) -> Iterator[None]:
     """A cluster, up: it is deleted in the end, but when all went well it stays as long as `parent`, if any."""
+    from rayplane.control_plane.cli.options import errors
+
     guardian = guard(directory.path, purge=True, parent=parent)
     assert guardian.stdin is not None
     word = b""
@@ -180,6 +186,8 @@ def _ended(guardian: "subprocess.Popen[bytes]", word: bytes) -> int:
 
 
 async def _up(config: ClusterConfig, directory: StateDir) -> None:
+    from rayplane.control_plane.cluster import launch
+
     with progress(quiet=True) as say:
         await launch.up(config, directory, say)
     write_private(directory.path / TEST_ENV, b"")

@@ -11,9 +11,7 @@ from urllib.parse import quote
 import orjson
 import typer
 
-from rayplane.control_plane.cli.components import TIMEOUT_S, asked
-from rayplane.control_plane.cli.options import Name, Output, State, console, errors, run, state_dir, wants_json
-from rayplane.control_plane.cli.waterfall import overview, waterfall
+from rayplane.control_plane.cli.options import Name, Output, State, run, state_dir, wants_json
 from rayplane.control_plane.cluster.access import Access, access, current_topology
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError, refusal
 from rayplane.control_plane.cluster.state import StateDir
@@ -89,6 +87,9 @@ async def _trace(directory: StateDir, command: Sequence[str], id_: str, wanted: 
         elif wanted.as_json:
             _print(await servers.all(), wanted)
         else:
+            from rayplane.control_plane.cli.options import console
+            from rayplane.control_plane.cli.waterfall import overview
+
             console.print(overview([entry for entry in await servers.all() if wanted.takes(entry)]))
     return 0
 
@@ -103,6 +104,9 @@ def _show(entry: dict[str, Any], wanted: Filter) -> None:
     if wanted.as_json:
         print(orjson.dumps(entry).decode(), flush=True)
     else:
+        from rayplane.control_plane.cli.options import console
+        from rayplane.control_plane.cli.waterfall import waterfall
+
         console.print(waterfall(entry))
 
 
@@ -169,6 +173,8 @@ class Servers:
             wait = wait_s if known is not None else 0
             page = await self._ask(instance, RECENT, after=str(known or 0), wait=str(wait))
         except ClusterError as e:
+            from rayplane.control_plane.cli.options import errors
+
             errors.print(f"{instance.name}: {e}")
             return []
         self.heard[instance.name] = page["last"]
@@ -176,6 +182,8 @@ class Servers:
 
     async def _ask(self, instance: Instance, path: str, **query: str) -> dict[str, Any]:
         import aiohttp
+
+        from rayplane.control_plane.cli.components import TIMEOUT_S, asked
 
         patience = aiohttp.ClientTimeout(TIMEOUT_S)
         async with asked(self.admin, instance, "GET", path, params=query, timeout=patience) as answer:

@@ -2,14 +2,15 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rayplane.control_plane.cli.options import Name, Output, State, progress, run, state_dir, tell, wants_json
 from rayplane.control_plane.cluster.errors import UsageError
-from rayplane.control_plane.cluster.upgrade import Outlook, outlook
-from rayplane.control_plane.cluster.upgrade import upgrade as take_steps
+
+if TYPE_CHECKING:
+    from rayplane.control_plane.cluster.upgrade import Outlook
 
 
 def register(app: typer.Typer) -> None:
@@ -32,6 +33,9 @@ def upgrade(
 
     The environment is to be on every machine at the same path. After a step that failed the same command goes on there.
     """
+    from rayplane.control_plane.cluster.upgrade import outlook
+    from rayplane.control_plane.cluster.upgrade import upgrade as take_steps
+
     as_json, directory, wanted = wants_json(output), state_dir(name, state), _python(python, source)
     with progress(quiet=as_json) as say:
         taken = 0 if dry_run else run(take_steps(directory, wanted, say))
@@ -53,7 +57,7 @@ def _python(python: str, source: Path | None) -> str:
     return str(path.absolute())
 
 
-def _planned(found: Outlook) -> list[str]:
+def _planned(found: "Outlook") -> list[str]:
     steps = [f"{number}. {step}" for number, step in enumerate(found.steps, 1)]
     done = f"everything runs in {found.wanted.python} (rayplane {found.wanted.version})"
     return [*(steps or [done]), *filter(None, [found.kept])]

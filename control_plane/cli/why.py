@@ -3,21 +3,18 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from google.protobuf.json_format import MessageToDict
 
-from rayplane.control_plane.cli import completion, waiting
-from rayplane.control_plane.cli.kinds import Kinds
-from rayplane.control_plane.cli.options import Name, Output, State, console, run, state_dir, wants_json
-from rayplane.control_plane.cli.printing import plain
+from rayplane.control_plane.cli import completion
+from rayplane.control_plane.cli.options import Name, Output, State, run, state_dir, wants_json
 from rayplane.control_plane.cluster.access import Access, access
-from rayplane.control_plane.cluster.asking import explained, story
 from rayplane.control_plane.cluster.errors import NobodyAnswers, NotThere, UsageError
-from rayplane.control_plane.cluster.stories import lines
-from rayplane.proto.rayplane.v1 import controllers_pb2 as pb
-from rayplane.proto.rayplane.v1 import scheduler_pb2
+
+if TYPE_CHECKING:
+    from rayplane.control_plane.cli import waiting
+    from rayplane.proto.rayplane.v1 import controllers_pb2 as pb
 
 
 def register(app: typer.Typer) -> None:
@@ -39,6 +36,12 @@ def why(
     """Tell which controllers acted on an object, in which order, from which change; and where nothing happens, why:
     nobody looked, there was nothing to do, it waits until then, or it failed with that error.
     """
+    from google.protobuf.json_format import MessageToDict
+
+    from rayplane.control_plane.cli.options import console
+    from rayplane.control_plane.cli.printing import plain
+    from rayplane.control_plane.cluster.stories import lines
+
     as_json = wants_json(output)
     asked, answers, silent, lacks = run(_ask(state_dir(name, state), what, namespace))
     if as_json:
@@ -52,8 +55,11 @@ def why(
 
 async def _ask(
     directory: Any, what: Sequence[str], namespace: str
-) -> tuple[dict[str, str], list[pb.WhyResponse], Mapping[str, str], waiting.Lacks]:
+) -> "tuple[dict[str, str], list[pb.WhyResponse], Mapping[str, str], waiting.Lacks]":
     """What was asked for, and what the replicas say; of those that say nothing, why; and what a pod lacks."""
+    from rayplane.control_plane.cli import waiting
+    from rayplane.control_plane.cluster.asking import story
+
     async with access(directory) as admin:
         request = await _request(admin, what, namespace)
         found = await story(admin, request)
@@ -62,7 +68,11 @@ async def _ask(
     return asked, found.answers, found.silent, lacks
 
 
-async def _lacks(admin: Access, pod: pb.WhyRequest) -> waiting.Lacks:
+async def _lacks(admin: Access, pod: "pb.WhyRequest") -> "waiting.Lacks":
+    from rayplane.control_plane.cli import waiting
+    from rayplane.control_plane.cluster.asking import explained
+    from rayplane.proto.rayplane.v1 import scheduler_pb2
+
     found = await waiting.lacks(admin.api, pod.namespace, pod.name)
     if found.unscheduled:
         try:
@@ -72,7 +82,10 @@ async def _lacks(admin: Access, pod: pb.WhyRequest) -> waiting.Lacks:
     return found
 
 
-async def _request(admin: Access, what: Sequence[str], namespace: str) -> pb.WhyRequest:
+async def _request(admin: Access, what: Sequence[str], namespace: str) -> "pb.WhyRequest":
+    from rayplane.control_plane.cli.kinds import Kinds
+    from rayplane.proto.rayplane.v1 import controllers_pb2 as pb
+
     chosen = await Kinds(admin.api).choose(what)
     if len(chosen) != 1 or len(chosen[0].names) != 1:
         raise UsageError("name one object: KIND NAME or KIND/NAME")

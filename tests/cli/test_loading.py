@@ -44,7 +44,10 @@ def test_what_shells_and_people_ask_first_loads_only_what_tells_it(tmp_path: Pat
         import sys, typer
         from rayplane.control_plane.cli import app, completion
         completion.begin()
-        for line in ("ge", "get po", "get -", "get pods ", "status --na", "up --host "):
+        light = ("advance", "drain", "explain", "fork", "join", "logs-of", "operate")
+        light += ("test-env", "token", "trace", "upgrade", "why")
+        lines = ("ge", "get po", "get -", "get pods ", "status --na", "up --host ", *(f"{{one}} -" for one in light))
+        for line in lines:
             assert completion.candidates(typer.main.get_command(app.app), line.split(" ")) or line == "get pods ", line
         for line in ("--version", "--help", "get --help"):
             assert app.run(line.split()) == 0

@@ -3,7 +3,6 @@
 import json
 import os
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -56,7 +55,7 @@ def guardian(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Guardian:
         begin(directory, config.name)
         directory.kubeconfig.write_text("how to reach it")
 
-    monkeypatch.setattr(test_env, "launch", SimpleNamespace(up=up, down=launch.down))
+    monkeypatch.setattr(launch, "up", up)
     return made
 
 
@@ -70,7 +69,7 @@ def test_the_logs_stay_of_a_cluster_that_did_not_come_up(
     async def up(*_: object) -> None:
         raise failure
 
-    monkeypatch.setattr(test_env.launch, "up", up)
+    monkeypatch.setattr(launch, "up", up)
     assert app.run(["test-env", "start"]) in (1, 130)
     assert guardian.told == told
 

@@ -23,7 +23,8 @@ from rayplane.control_plane.cluster.ending import Progress
 from rayplane.control_plane.cluster.errors import ClusterError, NotAdmitted, NotTrusted, UsageError
 from rayplane.control_plane.cluster.join.certificates import Kind, certify
 from rayplane.control_plane.cluster.join.config import JoinConfig
-from rayplane.control_plane.cluster.join.discovery import TOKEN, Discovered, check_pins, checked_token, discovered
+from rayplane.control_plane.cluster.join.discovery import Discovered, check_pins, checked_token, discovered
+from rayplane.control_plane.cluster.join.options import TOKEN
 from rayplane.control_plane.cluster.join.rest import RestApi, authority_known, checked_url, nobody_known
 from rayplane.control_plane.cluster.join.settings import read_told
 from rayplane.control_plane.component_base.version import VERSION

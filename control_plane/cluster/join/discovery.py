@@ -20,9 +20,9 @@ from rayplane.control_plane.api import bootstrap_tokens
 from rayplane.control_plane.api.bootstrap_tokens import BootstrapToken
 from rayplane.control_plane.api.joining import CLUSTER_INFO, KUBECONFIG, SIGNATURE
 from rayplane.control_plane.cluster.errors import NotTrusted, UsageError
+from rayplane.control_plane.cluster.join.options import HASH, TOKEN, UNSAFE
 from rayplane.control_plane.rpc.tls import key_hash
 
-TOKEN, HASH, UNSAFE = "--token", "--discovery-token-ca-cert-hash", "--discovery-token-unsafe-skip-ca-verification"
 _HASH = re.compile(r"sha256:[0-9a-f]{64}")
 
 

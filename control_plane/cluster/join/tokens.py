@@ -17,7 +17,8 @@ from rayplane.control_plane.api.joining import CLUSTER_INFO, PUBLIC_NAMESPACE, S
 from rayplane.control_plane.client import ApiClient
 from rayplane.control_plane.cluster.access import Access
 from rayplane.control_plane.cluster.errors import ClusterError
-from rayplane.control_plane.cluster.join.discovery import HASH, TOKEN, checked_token
+from rayplane.control_plane.cluster.join.discovery import checked_token
+from rayplane.control_plane.cluster.join.options import HASH, TOKEN
 from rayplane.control_plane.cluster.topology import Role
 from rayplane.control_plane.identities import NODES
 from rayplane.control_plane.rpc.tls import Credentials, key_hash

@@ -1,0 +1,3 @@
+"""Options of `rayplane join` by which it comes to trust a cluster; errors name them. Pure."""
+
+TOKEN, HASH, UNSAFE = "--token", "--discovery-token-ca-cert-hash", "--discovery-token-unsafe-skip-ca-verification"
