@@ -13,6 +13,8 @@ from pathlib import Path
 from rayplane.node.runtime.isolation import syscalls
 
 _FLAGS = syscalls.MS_NOSUID | syscalls.MS_NODEV
+#: Tells these from file systems that others have mounted below the same directory, which are theirs to unmount.
+_SOURCE = "rayplane-memory"
 #: How mountinfo tells a blank, a tab, a newline and a backslash (proc_pid_mountinfo(5)).
 _ESCAPED = re.compile(r"\\([0-7]{3})")
 
@@ -25,7 +27,7 @@ def mount_in_memory(path: str, settings: Mapping[str, int]) -> None:
     if os.path.ismount(path):
         return  # an earlier life of the host did it, and the pod goes on
     size = f",size={settings['size']}" if "size" in settings else ""
-    syscalls.mount("tmpfs", path, "tmpfs", _FLAGS, f"mode=0777{size}")
+    syscalls.mount(_SOURCE, path, "tmpfs", _FLAGS, f"mode=0777{size}")
 
 
 def unmount(path: str) -> None:
@@ -35,7 +37,7 @@ def unmount(path: str) -> None:
 
 
 def unmount_below(directory: str) -> None:
-    """Give back all that is in memory below a directory."""
+    """Give back all volumes in memory below a directory."""
     above = os.path.realpath(directory)
     for path in _in_memory(Path("/proc/self/mountinfo").read_text(errors="surrogateescape")):
         if path.startswith(f"{above}/"):
@@ -44,10 +46,10 @@ def unmount_below(directory: str) -> None:
 
 
 def _in_memory(text: str) -> list[str]:
-    """Where memory file systems are mounted, those that lie over others first."""
+    """Where volumes in memory are mounted, those that lie over others first."""
     found = []
     for line in text.splitlines():
         before, _, after = line.partition(" - ")
-        if after.split(" ", 1)[0] == "tmpfs":
+        if after.split(" ")[1:2] == [_SOURCE]:
             found.append(_ESCAPED.sub(lambda match: chr(int(match[1], 8)), before.split(" ")[4]))
     return found[::-1]

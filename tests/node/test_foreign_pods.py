@@ -126,8 +126,15 @@ async def test_memory_of_a_killed_hosts_pods_goes_on_with_them_or_is_given_back(
     await api.until(lambda: "running" in state(api, "p"))
     await api.until(lambda: not (pods / "uid-gone").exists())
     assert (volume(host, "uid-p") / "file").read_text() == "kept"
-    unmount_below(str(pods))
-    assert not volume(host, "uid-p").is_mount(), "once mounted, whoever comes"
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    syscalls.mount("tmpfs", str(theirs), "tmpfs")
+    try:
+        unmount_below(str(tmp_path))
+        assert not volume(host, "uid-p").is_mount(), "once mounted, whoever comes"
+        assert theirs.is_mount(), "what others have in memory beside is theirs"
+    finally:
+        syscalls.unmount(str(theirs))
 
 
 @pytest.mark.processes
