@@ -366,8 +366,8 @@ class Deaf:
         self.ends: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        first = await reader.readexactly(4)
-        if first == b"GET ":
+        first = await reader.read(4)
+        if first in (b"", b"GET "):  # a check, perhaps one that ended before it asked
             await reader.read()
             await closed(writer)
         else:
