@@ -3,9 +3,9 @@
 A failed check only says where *new* connections should go: an established pair of connections is evidence of its own,
 and the kernel ends it when either side is gone. The only servers that lose connections are those that nobody lists any
 more, after `leave_s` seconds, and, while others are ready, those that took connections and answered none of many checks
-in a row (a process that stands still, which no kernel tells of) or no check while their kernel acknowledges nothing, as
-that of a lost machine. Time that ran out is a doubt (the server, this machine
-or this process may be slow); a refused connection and a server's own "not ready" are facts.
+in a row (a process that stands still, which no kernel tells of), or a single one while their kernel acknowledges
+nothing, as that of a lost machine. Time that ran out is a doubt (the server, this machine or this process may be slow);
+a refused connection and a server's own "not ready" are facts.
 
 Only one thread may use a `Pool`. Times are seconds of one clock that never runs backwards.
 """

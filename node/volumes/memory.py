@@ -39,7 +39,11 @@ def unmount(path: str) -> None:
 def unmount_below(directory: str) -> None:
     """Give back all volumes in memory below a directory."""
     above = os.path.realpath(directory)
-    for path in _in_memory(Path("/proc/self/mountinfo").read_text(errors="surrogateescape")):
+    try:
+        told = Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
+    except FileNotFoundError:
+        return  # no Linux, or nothing that could mount
+    for path in _in_memory(told):
         if path.startswith(f"{above}/"):
             with contextlib.suppress(OSError):  # another user's, or it went
                 syscalls.unmount(path)
