@@ -1,4 +1,4 @@
-"""What was, and objects as they were then: how the commands of `travel` tell and write it."""
+"""The past as the commands of `travel` tell and write it: what was, and objects as they were then."""
 
 from collections.abc import Sequence
 from contextlib import aclosing, suppress

@@ -68,14 +68,7 @@ class Term:
         self.snapshot, self.volumes = self.cluster.snapshot, self.cluster.volumes
         self.cycle = Cycle(replace(config, profiles=extensions.profiles), self.cluster, extensions.registry)
         hints = Hints(self.snapshot, extensions.hints())
-        self.queue = SchedulingQueue(
-            hints,
-            backoff=config.backoff,
-            retry_after_s=config.unschedulable_retry_s,
-            order=extensions.order,
-            gate=with_objects(extensions.gate, self.cluster.groups, self.cluster.devices, extensions.profiles),
-            incoming=metrics.incoming,
-        )
+        self.queue = self._new_queue(hints)
         self.synced = False
         """Whether all that there is has been seen."""
         self._bind_timeouts_s = _bind_timeouts_s(config)
@@ -107,6 +100,17 @@ class Term:
         groups = GroupCycle(self.cycle, extended=self._extended.concern)
         self.explainer = Explainer(
             self.cycle, self.queue, env, groups=groups, parse=self._observer.parse, extended=self._extended.concern
+        )
+
+    def _new_queue(self, hints: Hints) -> SchedulingQueue:
+        config, extensions = self._config, self._extensions
+        return SchedulingQueue(
+            hints,
+            backoff=config.backoff,
+            retry_after_s=config.unschedulable_retry_s,
+            order=extensions.order,
+            gate=with_objects(extensions.gate, self.cluster.groups, self.cluster.devices, extensions.profiles),
+            incoming=self._metrics.incoming,
         )
 
     async def run(self) -> None:

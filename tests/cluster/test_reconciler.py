@@ -14,11 +14,11 @@ import pytest
 from rayplane.control_plane.api.errors import ServiceUnavailable
 from rayplane.control_plane.cluster.errors import DataLost, StartFailed
 from rayplane.control_plane.cluster.supervisor import reconciler as module
+from rayplane.control_plane.cluster.supervisor import starts
 from rayplane.control_plane.cluster.supervisor.observed import MemberStatus
-from rayplane.control_plane.cluster.supervisor.plan import STARTS_MAX
 from rayplane.control_plane.cluster.supervisor.ports import Ports, TopologyChanged
 from rayplane.control_plane.cluster.supervisor.reconciler import Reconciler
-from rayplane.control_plane.cluster.supervisor.starts import RESTARTS
+from rayplane.control_plane.cluster.supervisor.starts import RESTARTS, STARTS_MAX
 from rayplane.control_plane.cluster.topology import Instance, Machine, Phase, Role, Topology
 from rayplane.control_plane.rpc import RpcError
 from rayplane.control_plane.rpc.errors import Code
@@ -319,7 +319,7 @@ def test_heirs_that_fail_one_after_the_other_come_ever_more_rarely() -> None:
 def test_a_machine_that_cannot_run_a_member_is_tried_again_only_when_it_may_have_changed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "UNFIT_S", 300.0)
+    monkeypatch.setattr(starts, "UNFIT_S", 300.0)
     shared = TOPOLOGY.replaced(replace(TOPOLOGY.get("member-2"), machine=A))
 
     async def scene(world: World) -> None:

@@ -18,7 +18,8 @@ from rayplane.control_plane.cluster.supervisor.actions import (
     WaitUntil,
 )
 from rayplane.control_plane.cluster.supervisor.observed import MemberStatus, Observed
-from rayplane.control_plane.cluster.supervisor.plan import SPREAD, STARTS_MAX, is_settled, plan
+from rayplane.control_plane.cluster.supervisor.plan import SPREAD, is_settled, plan
+from rayplane.control_plane.cluster.supervisor.starts import STARTS_MAX
 from rayplane.control_plane.cluster.topology import PORTS, TIED, Instance, Machine, Phase, Role, Topology, founding
 
 A, B, C = Machine("10.0.0.1", "a"), Machine("10.0.0.2", "b"), Machine("10.0.0.3", "c")

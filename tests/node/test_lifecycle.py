@@ -122,19 +122,6 @@ def test_a_pod_starts_and_is_ready() -> None:
     assert status["qosClass"] == "BestEffort"
 
 
-def test_a_container_tells_its_mounts_from_the_beginning_and_that_read_only_ends_at_the_volume() -> None:
-    token = {"name": "token", "mountPath": "/var/run", "readOnly": True, "recursiveReadOnly": "IfPossible"}
-    mounts = [{"name": "data", "mountPath": "/data", "subPath": "x"}, token]
-    life = Life(containers=[{"name": "app", "volumeMounts": mounts}, {"name": "bare"}], obedient=False)
-    life.step()
-    told = [
-        {"name": "data", "mountPath": "/data"},
-        {"name": "token", "mountPath": "/var/run", "readOnly": True, "recursiveReadOnly": "Disabled"},
-    ]
-    assert "waiting" in life.container()["state"] and life.container()["volumeMounts"] == told
-    assert "volumeMounts" not in life.container(1)
-
-
 def test_init_containers_run_in_order_before_the_others() -> None:
     life = Life(initContainers=[{"name": "i1"}, {"name": "i2"}])
     life.step()

@@ -250,3 +250,16 @@ def test_a_resize_is_in_force_at_once_or_with_the_next_run() -> None:
     life.step(Started("b", 2, "id"))
     assert life.container(1)["resources"] == large and life.container(1)["restartCount"] == 1
     assert "PodResizeInProgress" not in {c["type"] for c in life.status["conditions"]}
+
+
+def test_a_container_tells_its_mounts_from_the_beginning_and_that_read_only_ends_at_the_volume() -> None:
+    token = {"name": "token", "mountPath": "/var/run", "readOnly": True, "recursiveReadOnly": "IfPossible"}
+    mounts = [{"name": "data", "mountPath": "/data", "subPath": "x"}, token]
+    life = Life(containers=[{"name": "app", "volumeMounts": mounts}, {"name": "bare"}], obedient=False)
+    life.step()
+    told = [
+        {"name": "data", "mountPath": "/data"},
+        {"name": "token", "mountPath": "/var/run", "readOnly": True, "recursiveReadOnly": "Disabled"},
+    ]
+    assert "waiting" in life.container()["state"] and life.container()["volumeMounts"] == told
+    assert "volumeMounts" not in life.container(1)

@@ -35,10 +35,9 @@ from rayplane.control_plane.cluster.supervisor.actions import (
     WaitUntil,
 )
 from rayplane.control_plane.cluster.supervisor.observed import MemberStatus, Observed
+from rayplane.control_plane.cluster.supervisor.starts import STARTS_MAX
 from rayplane.control_plane.cluster.topology import TIED, Instance, Machine, Phase, Role, Topology
 
-# So many starts in a row may fail in the same place before an actor is planned elsewhere, a member under another name.
-STARTS_MAX = 5
 #: The roles whose actors are not ended only to be elsewhere: their data is where they are, or nobody else could do it.
 STAYS = (*TIED, Role.SUPERVISOR)
 SHARES = "it shares {} with more of its like than there are elsewhere"

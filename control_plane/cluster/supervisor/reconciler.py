@@ -28,7 +28,7 @@ from rayplane.control_plane.cluster.supervisor.actions import (
     WaitUntil,
 )
 from rayplane.control_plane.cluster.supervisor.observed import MemberStatus, Observed
-from rayplane.control_plane.cluster.supervisor.plan import STARTS_MAX, is_settled, plan
+from rayplane.control_plane.cluster.supervisor.plan import is_settled, plan
 from rayplane.control_plane.cluster.supervisor.ports import Ports
 from rayplane.control_plane.cluster.supervisor.starts import StartRecords
 from rayplane.control_plane.cluster.topology import PORTS, Instance, Machine, Phase, Role, Topology
@@ -57,8 +57,6 @@ CHANGE_TIMEOUT_S = 30.0
 LEARN_S = SERVER_CHANGES.learn_s
 # An actor is moved only to machines that stay, and not while others come and go.
 STEADY_S = 15.0
-# So long nobody who is well moves to a machine where its like did not start: what ails the machine may have ended.
-UNFIT_S = 3600.0
 
 
 class Superseded(ClusterError):
@@ -95,7 +93,6 @@ class Reconciler:
         self._steady: tuple[tuple[tuple[Machine, ...], tuple[Instance, ...]], float] = ((), ()), 0.0
         self._moved: set[str] = set()  # who has not started yet where it is planned now
         self._awaited: set[str] = set()  # whose coming was asked for since this supervisor began
-        self._unfit: dict[tuple[Role, str], float] = {}  # until when, by the machine's id
         self._deregistered: set[str] = set()
         self._refusals: dict[str, str] = {}
         self._refused_in_a_row: Counter[str] = Counter()
@@ -197,7 +194,6 @@ class Reconciler:
         now = self._ports.now()
         records = self.records
         records.look(self.running | set(self._operated), now)
-        self._unfit = {unfit: until for unfit, until in self._unfit.items() if now < until}
         places = machines, self._topology.of(Role.MEMBER)
         if places != self._steady[0]:
             self._steady = places, now
@@ -208,7 +204,7 @@ class Reconciler:
             machines=machines,
             not_before=dict(records.not_before),
             failures=dict(records.here),
-            unfit=frozenset(self._unfit),
+            unfit=records.unfit(now),
             lost=frozenset(records.lost),
             overdue=self._overdue(now, members),
             awaited=frozenset(self._awaited),
@@ -318,6 +314,7 @@ class Reconciler:
             self._joined_at = self._ports.now()
 
     async def _adopt(self, topology: Topology) -> None:
+        self.records.given_up(self._topology, topology, self._ports.now())
         for instance in topology.instances:
             if not self._topology.has(instance.name):
                 self.records.inherited(instance.name, instance.replaces)
@@ -388,10 +385,7 @@ class Reconciler:
                 async with self._storing:
                     # Somebody may have asked for a change since this was planned.
                     if self._topology is desired:
-                        failures = dict(self.records.here)
                         await self._save(topology, why)
-                        again_at = self._ports.now() + UNFIT_S
-                        self._unfit |= dict.fromkeys(_given_up(desired, topology, failures), again_at)
             case AddLearner(_, peer):
                 await self._ports.members.add_learner(peer)
             case Promote(_, member_id):
@@ -472,15 +466,6 @@ class Reconciler:
             self._refusals[subject] = why
             level = logging.INFO if expected else logging.WARNING
             log.log(level, "%s: %s", subject, why, exc_info=None if known else error)
-
-
-def _given_up(before: Topology, after: Topology, failures: Mapping[str, int]) -> list[tuple[Role, str]]:
-    """Roles and ids of the machines where an heir was to be, or another actor, that did not start there."""
-    heirs = [i for i in before.instances if i.replaces and i.phase is Phase.JOINING and after.has(i.name)]
-    found = [i for i in heirs if after.get(i.name).phase is Phase.LEAVING]
-    tried = [i for i in before.instances if failures.get(i.name, 0) >= STARTS_MAX and after.has(i.name)]
-    found += [i for i in tried if after.get(i.name).machine != i.machine]
-    return [(i.role, i.machine.id) for i in found]
 
 
 def _is_queued(instance: Instance, members: tuple[MemberStatus, ...]) -> bool:

@@ -3,10 +3,15 @@
 from collections.abc import Collection, Mapping
 
 from rayplane.control_plane.backoff import Backoff
+from rayplane.control_plane.cluster.topology import Phase, Role, Topology
 
 RESTARTS = Backoff(1.0, 30.0)
 # What ends sooner after its start has failed too; the first time may be a mere accident.
 LIFE_S = 10.0
+# So many starts in a row may fail in the same place before an actor is planned elsewhere, a member under another name.
+STARTS_MAX = 5
+# So long nobody who is well moves to a machine where its like did not start: what ails the machine may have ended.
+UNFIT_S = 3600.0
 
 
 class StartRecords:
@@ -25,6 +30,7 @@ class StartRecords:
         self.lost: set[str] = set()
         self._not_before: dict[str, float] = {}
         self._started_at: dict[str, float] = {}
+        self._unfit: dict[tuple[Role, str], float] = {}  # until when, by the machine's id
 
     @property
     def not_before(self) -> Mapping[str, float]:
@@ -76,6 +82,19 @@ class StartRecords:
     def moved(self, name: str) -> None:
         """It is planned elsewhere: nothing has failed there yet. It is tried as rarely as it was."""
         self.here.pop(name, None)
+
+    def given_up(self, before: Topology, after: Topology, now: float) -> None:
+        """Whoever is planned elsewhere after failures, or no more as an heir, could not start on its machine."""
+        heirs = [i for i in before.instances if i.replaces and i.phase is Phase.JOINING and after.has(i.name)]
+        found = [i for i in heirs if after.get(i.name).phase is Phase.LEAVING]
+        tried = [i for i in before.instances if self.here.get(i.name, 0) >= STARTS_MAX and after.has(i.name)]
+        found += [i for i in tried if after.get(i.name).machine != i.machine]
+        self._unfit |= {(i.role, i.machine.id): now + UNFIT_S for i in found}
+
+    def unfit(self, now: float) -> frozenset[tuple[Role, str]]:
+        """Roles and ids of the machines where their like did not start lately."""
+        self._unfit = {unfit: until for unfit, until in self._unfit.items() if now < until}
+        return frozenset(self._unfit)
 
     def handed_on(self, heir: str, name: str) -> None:
         """What an heir failed of is told of the one whose place it was to take, and holds for the next heir."""
