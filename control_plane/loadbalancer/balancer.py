@@ -15,7 +15,6 @@ import contextlib
 import logging
 import socket
 import ssl
-import struct
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -41,11 +40,14 @@ from rayplane.control_plane.rpc import Network, Server
 from rayplane.control_plane.rpc.errors import reason_of
 from rayplane.control_plane.rpc.gate import Gate, GateLimits, fitting
 from rayplane.control_plane.rpc.sockets import (
+    DOUBTFUL_S,
     STREAM_BYTES,
+    UNHEARD_S,
     Listening,
     Sockets,
     SystemSockets,
     accepting,
+    is_unheard,
     streams,
 )
 from rayplane.control_plane.tasks import cancel_and_wait, end_each
@@ -64,8 +66,6 @@ _TRIED = (Health.UNREACHABLE, Health.UNREADY, Health.DOUBTED)
 # connections to slow readers, too.
 _OF_CLIENTS = (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 4))
 _OF_SERVERS = (("TCP_KEEPIDLE", 2), ("TCP_KEEPINTVL", 1), ("TCP_KEEPCNT", 4))
-# How often it was sent again, how much is not acknowledged, milliseconds since anything was (tcp_info of linux/tcp.h).
-_TCP_INFO = struct.Struct("=2xB21xI28xI")
 
 FindBackends = Callable[[], Awaitable[Sequence[str]]]
 
@@ -106,9 +106,9 @@ class LoadBalancerConfig:
     leave_s: float = 120.0
     """How long connections to a server that is listed no more may go on."""
 
-    doubtful_s: float = 0.4
+    doubtful_s: float = DOUBTFUL_S
     """How long what was sent to a server may be unacknowledged before all servers are asked at once."""
-    unheard_s: float = 1.2
+    unheard_s: float = UNHEARD_S
     """The same, while a check gets no answer, either, before the connection ends."""
 
     untaken_s: float = 300.0
@@ -276,7 +276,7 @@ class LoadBalancer:
         as it seems, is not there any more."""
         found: dict[str, list[asyncio.Task[None]]] = {}
         for task, writer in self._carried.items():
-            if _is_unheard(writer, seconds):
+            if is_unheard(writer, seconds, again=1):
                 found.setdefault(self._connections[task], []).append(task)
         return found
 
@@ -405,23 +405,6 @@ def _keep_alive(writer: asyncio.StreamWriter, options: Sequence[tuple[str, int]]
     for name, value in options:
         if hasattr(socket, name):
             end.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-
-
-def _is_unheard(writer: asyncio.StreamWriter, seconds: float) -> bool:
-    """Whether a peer's kernel has acknowledged nothing for so long though it was asked again and again.
-
-    One that has no room for more says just that: what it did not take then is not counted as sent, or as sent again.
-    """
-    end = writer.get_extra_info("socket")
-    if end is None or not hasattr(socket, "TCP_INFO"):
-        return False
-    try:
-        sent_again, unacknowledged, heard_ms = _TCP_INFO.unpack(
-            end.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
-        )
-    except OSError:
-        return False  # it has just ended
-    return bool(sent_again and unacknowledged) and heard_ms >= seconds * 1000
 
 
 def _client_tls(ca: bytes) -> ssl.SSLContext:

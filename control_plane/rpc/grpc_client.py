@@ -15,7 +15,6 @@ import ipaddress
 import logging
 import socket
 import ssl
-from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
 
@@ -24,9 +23,10 @@ from google.protobuf.message import DecodeError, Message
 
 from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.rpc import grpc_wire as wire
-from rayplane.control_plane.rpc.connection_io import OWN, ConnectionIO, Peer
+from rayplane.control_plane.rpc.client_connection import Call, ClientConnection
+from rayplane.control_plane.rpc.connection_io import OWN, Peer
 from rayplane.control_plane.rpc.errors import RpcError, error_of, reason_of
-from rayplane.control_plane.rpc.http2 import ErrorCode, HeaderBlock, Stream, encode_headers
+from rayplane.control_plane.rpc.http2 import encode_headers
 from rayplane.control_plane.rpc.line import Line
 from rayplane.control_plane.rpc.service import Method
 from rayplane.control_plane.rpc.tls import INTERNAL_SERVER_NAME
@@ -39,197 +39,8 @@ CONNECT_TIMEOUT_S = 5.0
 #: A killed peer is back within a second: look for it often. A refusal costs nothing, so even more often.
 BACKOFF = Backoff(0.05, 1.0, factor=1.6)
 BACKOFF_REFUSED = Backoff(0.05, 0.2, factor=1.6)
-#: Between two looks at a connection; see `ConnectionIO.check_silence`. Finds a stopped process or a lost machine.
-SILENCE_CHECK_S = 2.0
-#: A connection without calls is closed after so many of them.
-IDLE_CHECKS = 30
 #: Different headers of requests that a channel keeps encoded.
 HEADERS_KEPT = 256
-
-#: What a reset means for the call ("HTTP2 Transport Mapping" of the protocol); all others are INTERNAL.
-_RESETS = {
-    ErrorCode.REFUSED_STREAM: Code.UNAVAILABLE,
-    ErrorCode.CANCEL: Code.CANCELLED,
-    ErrorCode.ENHANCE_YOUR_CALM: Code.RESOURCE_EXHAUSTED,
-    ErrorCode.INADEQUATE_SECURITY: Code.PERMISSION_DENIED,
-}
-
-
-class _Call:
-    """A call under way: what came back, and who waits for it."""
-
-    __slots__ = ("connection", "deframer", "ended", "error", "owed", "responses", "stream", "waiter")
-
-    def __init__(self, connection: "_ClientConnection", stream: Stream) -> None:
-        self.connection = connection
-        self.stream = stream
-        self.responses: deque[bytes] = deque()
-        self.owed = 0  # bytes that nobody has taken yet
-        self.deframer: wire.Deframer | None = None
-        self.ended = False
-        self.error: RpcError | None = None
-        self.waiter: asyncio.Future[None] | None = None
-
-    def wake(self) -> None:
-        if self.waiter is not None and not self.waiter.done():
-            self.waiter.set_result(None)
-
-    def finish(self, error: RpcError | None) -> None:
-        if not self.ended:
-            self.ended, self.error = True, error
-            self.stream.call = None
-            self.wake()
-
-    def give_up(self, error: RpcError | None) -> None:
-        """This side wants no more of it."""
-        self.finish(error)
-        connection = self.connection
-        if self.stream.id in connection.connection.streams:
-            connection.connection.reset(self.stream, ErrorCode.CANCEL)
-            connection.flush_soon()
-
-    def expire(self) -> None:
-        self.give_up(RpcError(Code.DEADLINE_EXCEEDED, "Deadline Exceeded"))
-
-
-class _ClientConnection(ConnectionIO):
-    """One connection of a channel; `usable` until it is lost or the server takes no more calls."""
-
-    def __init__(self, siblings: dict["_ClientConnection", None], peer: Peer, line: Line | None) -> None:
-        super().__init__(client=True, line=line)
-        self._peer = peer
-        self._borne = peer.silent_checks
-        self.usable = True
-        self.ready: asyncio.Future[str] = self._loop.create_future()
-        """Done when the server has greeted ("") or is gone (why)."""
-        self._siblings = siblings
-        self._idle_checks = 0
-        self._asked = False  # whether there was a call since the last check
-        self._checking: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._siblings[self] = None
-        self._checking = self._loop.call_later(SILENCE_CHECK_S, self._check)
-        super().connection_made(transport)
-
-    def _check(self) -> None:
-        self._checking = self._loop.call_later(SILENCE_CHECK_S, self._check)
-        if self.connection.streams or self._asked or self._silent_checks:
-            self._idle_checks = 0
-            self._asked = False
-            if self._peer.pinged:
-                self.check_silence()
-            return
-        self._idle_checks += 1
-        if self._idle_checks >= IDLE_CHECKS or not self.usable:
-            self.close()
-
-    def close(self) -> None:
-        self.usable = False
-        super().close()
-
-    def call(self, headers: bytes) -> _Call:
-        """Begin a call. Raises RpcError when the connection was lost or there are too many calls already."""
-        connection = self.connection
-        if not self.usable:
-            raise RpcError(Code.UNAVAILABLE, "the connection was lost")
-        if len(connection.streams) >= connection.peer_streams_max:
-            raise RpcError(Code.RESOURCE_EXHAUSTED, f"{len(connection.streams)} calls on one connection; wait for some")
-        stream = connection.open()
-        if connection.exhausted:
-            self.usable = False
-        self._asked = True
-        call = stream.call = _Call(self, stream)
-        connection.send_headers(stream, headers)
-        return call
-
-    def on_ready(self) -> None:
-        if not self.ready.done():
-            self.ready.set_result("")
-
-    def on_headers(self, stream: Stream, headers: HeaderBlock, end: bool) -> None:
-        call: _Call | None = stream.call
-        if call is None:
-            return
-        if end:
-            self._on_end(call, headers)
-            return
-        status = headers.get(b":status")
-        if call.deframer is not None or status is None:
-            call.give_up(RpcError(Code.INTERNAL, "the answer has headers in its middle"))
-        elif status.startswith(b"1"):
-            return  # informational (RFC 9110 section 15.2): the answer follows
-        elif status != b"200" or not wire.is_grpc(headers.get(b"content-type")):
-            call.give_up(wire.error_in(headers) or RpcError(Code.UNKNOWN, "the answer is not gRPC"))
-        else:
-            call.deframer = wire.Deframer(headers.get(b"grpc-encoding"), limit=self._peer.answer_bytes_max)
-
-    def _on_end(self, call: _Call, trailers: HeaderBlock) -> None:
-        error = trailers.meaning
-        if error is None:
-            error = trailers.meaning = wire.error_in(trailers) or "ok"
-        if error != "ok":
-            call.finish(RpcError(error.code, error.message, error.details, google_status=error.google_status))
-        elif call.deframer is not None and not call.deframer.complete:
-            call.finish(RpcError(Code.INTERNAL, "the answer ended within a message"))
-        else:
-            call.finish(None)
-
-    def on_data(self, stream: Stream, data: bytes, end: bool) -> None:
-        call: _Call | None = stream.call
-        if call is None:
-            self.connection.consumed(stream, len(data))
-            return
-        if call.deframer is None:
-            call.give_up(RpcError(Code.INTERNAL, "the answer has data before its headers"))
-            return
-        call.owed += len(data)
-        call.responses.extend(call.deframer.feed(data))
-        if call.deframer.error is not None:
-            call.give_up(call.deframer.error)
-            return
-        if call.responses:
-            call.wake()
-        else:
-            self.give_back(call)
-        if end:
-            call.finish(RpcError(Code.INTERNAL, "the answer has no trailers"))
-
-    def give_back(self, call: _Call) -> None:
-        """All that came was taken: the server may send on."""
-        if call.owed:
-            self.connection.consumed(call.stream, call.owed)
-            call.owed = 0
-            if self.connection.has_output:
-                self.flush_soon()
-
-    def on_reset(self, stream: Stream, code: int) -> None:
-        if stream.call is not None:
-            status = _RESETS.get(code, Code.INTERNAL)  # type: ignore[call-overload]
-            unsent = code == ErrorCode.REFUSED_STREAM  # RFC 9113 section 8.7
-            stream.call.finish(RpcError(status, f"the server reset the call (HTTP/2 error {code})", unsent=unsent))
-
-    def on_goaway(self, last_stream: int, code: int, message: str) -> None:
-        self.usable = False
-        for stream in list(self.connection.streams.values()):
-            if stream.id > last_stream and stream.call is not None:
-                text = f"the server takes no more calls {message}".rstrip()
-                stream.call.give_up(RpcError(Code.UNAVAILABLE, text, unsent=True))
-
-    def on_lost(self, exc: Exception | None) -> None:
-        self.usable = False
-        self._siblings.pop(self, None)
-        if self._checking is not None:
-            self._checking.cancel()
-        reason = f"the connection was lost: {reason_of(exc)}" if exc is not None else "the connection was closed"
-        if not self.ready.done():
-            self.ready.set_result(reason)
-        self.end_calls(RpcError(Code.UNAVAILABLE, reason))
-
-    def end_calls(self, error: RpcError) -> None:
-        for stream in list(self.connection.streams.values()):
-            if stream.call is not None:
-                stream.call.finish(RpcError(error.code, error.message))
 
 
 async def _addresses(host: str, port: int) -> list[str]:
@@ -257,9 +68,9 @@ class GrpcChannel:
     ) -> None:
         self._address, self._peer, self._tls, self._line = address, peer, tls, line
         self._connect_socket = connect
-        self._connection: _ClientConnection | None = None
-        self._connections: dict[_ClientConnection, None] = {}  # also those that only end their calls
-        self._connecting: asyncio.Task[_ClientConnection | RpcError] | None = None
+        self._connection: ClientConnection | None = None
+        self._connections: dict[ClientConnection, None] = {}  # also those that only end their calls
+        self._connecting: asyncio.Task[ClientConnection | RpcError] | None = None
         self._failure: RpcError | None = None
         self._retry_at = 0.0
         self._pause_s = 0.0  # after the failures so far
@@ -268,7 +79,7 @@ class GrpcChannel:
 
     # Connection
 
-    async def _connected(self) -> _ClientConnection:
+    async def _connected(self) -> ClientConnection:
         if self._closed:
             raise _closed()
         if self._connection is not None and self._connection.usable:
@@ -287,8 +98,8 @@ class GrpcChannel:
             raise _again(outcome)
         return outcome
 
-    async def _connect(self) -> "_ClientConnection | RpcError":
-        connection: _ClientConnection | None = None
+    async def _connect(self) -> "ClientConnection | RpcError":
+        connection: ClientConnection | None = None
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 connection = await self._open()
@@ -305,14 +116,14 @@ class GrpcChannel:
         self._connection, self._failure, self._pause_s = connection, None, 0.0
         return connection
 
-    async def _open(self) -> _ClientConnection:
+    async def _open(self) -> ClientConnection:
         """A connection to the first address that takes it. ConnectionRefusedError when nothing listens at any.
 
         Each is tried by itself: of several the event loop tells what failed only in words.
         """
         host, _, port = self._address.rpartition(":")
         name = (self._peer.server_name or INTERNAL_SERVER_NAME) if self._tls is not None else None
-        make = partial(_ClientConnection, self._connections, self._peer, self._line)
+        make = partial(ClientConnection, self._connections, self._peer, self._line)
         loop = asyncio.get_running_loop()
         if self._connect_socket is not None:
             sock = await self._connect_socket()
@@ -415,7 +226,7 @@ class GrpcChannel:
             raise RpcError(Code.INTERNAL, f"the answer has {len(call.responses)} messages instead of one")
         return _parsed(method, call.responses[0])
 
-    async def _within(self, timeout: float | None) -> _ClientConnection:
+    async def _within(self, timeout: float | None) -> ClientConnection:
         try:
             async with asyncio.timeout(timeout):
                 return await self._connected()
@@ -455,7 +266,7 @@ class GrpcChannel:
                 await asyncio.wait([sender])
 
 
-async def _responses(connection: _ClientConnection, call: _Call) -> AsyncIterator[bytes]:
+async def _responses(connection: ClientConnection, call: Call) -> AsyncIterator[bytes]:
     loop = asyncio.get_running_loop()
     while True:
         while call.responses:
@@ -469,7 +280,7 @@ async def _responses(connection: _ClientConnection, call: _Call) -> AsyncIterato
         await call.waiter
 
 
-async def _send_all(connection: _ClientConnection, call: _Call, requests: AsyncIterable[Message]) -> None:
+async def _send_all(connection: ClientConnection, call: Call, requests: AsyncIterable[Message]) -> None:
     try:
         async for request in requests:
             if call.ended:

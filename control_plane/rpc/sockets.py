@@ -5,7 +5,9 @@ are asyncio's (`asyncio.Protocol`); `streams` and `accepting` are for who prefer
 """
 
 import asyncio
+import socket
 import ssl
+import struct
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
@@ -16,6 +18,13 @@ BACKLOG = 1024
 INTRODUCTION_S = 1.0
 #: Bytes that wait for a stream's reader before its peer is held back.
 STREAM_BYTES = 64 * 1024
+
+#: What a near machine has not acknowledged for so long leaves a doubt whether it is there; and no doubt that it is not.
+#: Its kernel answers, however busy it is, and a packet that is lost is sent again after 0.2 s, and 0.4 s after that.
+DOUBTFUL_S = 0.4
+UNHEARD_S = 1.2
+# How often it was sent again, how much is not acknowledged, milliseconds since anything was (tcp_info of linux/tcp.h).
+_TCP_INFO = struct.Struct("=2xB21xI28xI")
 
 MakeProtocol = Callable[[], asyncio.BaseProtocol]
 Accept = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -119,3 +128,22 @@ async def streams(
     protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
     transport, _ = await sockets.connect(address, lambda: protocol, tls=tls, server_name=server_name)
     return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+
+
+def is_unheard(way: asyncio.BaseTransport | asyncio.StreamWriter, seconds: float = 0.0, *, again: int = 0) -> bool:
+    """Whether something that was sent, `again` so often, waits for the peer's kernel, which has acknowledged nothing
+    for so long.
+
+    One that has no room for more says just that: what it did not take then is not counted as sent, or as sent again.
+    Where the kernel does not tell (tcp(7), TCP_INFO) nothing is unheard.
+    """
+    end = way.get_extra_info("socket")
+    if end is None or not hasattr(socket, "TCP_INFO"):
+        return False
+    try:
+        sent_again, unacknowledged, heard_ms = _TCP_INFO.unpack(
+            end.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+        )
+    except (OSError, struct.error):
+        return False  # it has just ended, or is not TCP
+    return bool(unacknowledged) and sent_again >= again and heard_ms >= seconds * 1000

@@ -2,11 +2,9 @@
 
 import asyncio
 import contextlib
-import ctypes
 import itertools
 import logging
 import socket
-import struct
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -20,6 +18,7 @@ from rayplane.control_plane.loadbalancer.backends import Health
 from rayplane.control_plane.rpc.gate import GateLimits
 from rayplane.control_plane.rpc.sockets import SystemSockets
 from rayplane.control_plane.tasks import cancel_and_wait
+from tests.rpc.grpc_peers import drop_all
 
 
 class Backend:
@@ -454,12 +453,6 @@ async def test_of_a_lost_machine_all_connections_end_and_new_ones_go_elsewhere(b
     for _, writer in (*clients["a"], *clients["b"]):
         await closed(writer)
     await balancer.stop()
-
-
-def drop_all(end: socket.socket) -> None:
-    """Have the kernel drop what comes for a socket, before it acknowledges anything (socket(7), SO_ATTACH_FILTER)."""
-    program = ctypes.create_string_buffer(struct.pack("=HBBI", 0x06, 0, 0, 0))
-    end.setsockopt(socket.SOL_SOCKET, 26, struct.pack("@HP", 1, ctypes.addressof(program)))
 
 
 async def test_new_connections_are_tried_when_every_check_fails(backends: list[Backend]) -> None:

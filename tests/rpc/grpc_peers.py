@@ -2,6 +2,9 @@
 
 import asyncio
 import contextlib
+import ctypes
+import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
@@ -175,6 +178,12 @@ class ScriptedServer:
             pass  # the streams of asyncio do not expect a cancelled task
         finally:
             writer.close()
+
+
+def drop_all(end: socket.socket) -> None:
+    """Have the kernel drop what comes for a socket, before it acknowledges anything (socket(7), SO_ATTACH_FILTER)."""
+    program = ctypes.create_string_buffer(struct.pack("=HBBI", 0x06, 0, 0, 0))
+    end.setsockopt(socket.SOL_SOCKET, 26, struct.pack("@HP", 1, ctypes.addressof(program)))
 
 
 async def answer_calls(wire: Wire, *parts: Sequence[tuple[bytes, bytes]] | bytes) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
-from rayplane.control_plane.rpc import RpcError, Stub, grpc_client
+from rayplane.control_plane.rpc import RpcError, Stub, client_connection, grpc_client
 from rayplane.control_plane.rpc.connection_io import SILENT_CHECKS
 from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
 from rayplane.control_plane.rpc.http2 import frames as f
@@ -21,6 +21,7 @@ from tests.rpc.grpc_peers import (
     ScriptedServer,
     Wire,
     answer_calls,
+    drop_all,
     outcome,
     services,
     stub_of,
@@ -202,8 +203,8 @@ async def test_a_dead_connection_is_found_even_when_calls_come_one_at_a_time_and
     network: GrpcNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that at no look at the connection there is a call."""
-    monkeypatch.setattr(grpc_client, "SILENCE_CHECK_S", 0.05)
-    monkeypatch.setattr(grpc_client, "IDLE_CHECKS", 10**9)
+    monkeypatch.setattr(client_connection, "SILENCE_CHECK_S", 0.05)
+    monkeypatch.setattr(client_connection, "IDLE_CHECKS", 10**9)
 
     async def script(wire: Wire) -> None:
         wire.flush()
@@ -219,11 +220,60 @@ async def test_a_dead_connection_is_found_even_when_calls_come_one_at_a_time_and
         await network.close()
 
 
+async def test_who_is_not_acknowledged_is_asked_nothing_new_and_soon_has_ended(
+    network: GrpcNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a lost machine. Others can be asked at once; nothing is pinged for it."""
+    monkeypatch.setattr(client_connection, "SILENCE_CHECK_S", 1000.0)
+    wires: list[Wire] = []
+
+    async def script(wire: Wire) -> None:
+        wires.append(wire)
+        await answer_calls(wire, RESPONSE, ANSWER, TRAILERS)
+
+    async with ScriptedServer(script) as server:
+        stub = stub_of(network, server.address)
+        assert (await stub.Range(pb.RangeRequest())).count == 7
+        drop_all(wires[0].writer.get_extra_info("socket"))
+        lost = asyncio.ensure_future(stub.Range(pb.RangeRequest(), timeout=100.0))
+        channel: Any = network.channel(server.address)
+        [connection] = channel._connections
+        while not connection._doubtful:
+            await asyncio.sleep(0.01)
+        with pytest.raises(RpcError) as refused:
+            await stub.Range(pb.RangeRequest())
+        assert (refused.value.code, refused.value.unsent, lost.done()) == (Code.UNAVAILABLE, True, False)
+        with pytest.raises(RpcError, match="machine") as e:
+            await lost
+        assert (e.value.code, e.value.unsent) == (Code.UNAVAILABLE, False)
+        assert (await stub.Range(pb.RangeRequest())).count == 7  # by another connection
+
+
+async def test_a_server_that_reads_nothing_is_there(network: GrpcNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_connection, "UNHEARD_S", 0.0)
+    monkeypatch.setattr(client_connection, "DOUBTFUL_S", 0.0)
+    goes_on = asyncio.Event()
+
+    async def script(wire: Wire) -> None:
+        wire.flush()
+        await goes_on.wait()
+        await answer_calls(wire, RESPONSE, ANSWER, TRAILERS)
+
+    async with ScriptedServer(script) as server:
+        call = asyncio.ensure_future(stub_of(network, server.address).Range(pb.RangeRequest()))
+        channel: Any = network.channel(server.address)
+        while not any(c.connection.streams and c._acknowledging is None for c in channel._connections):
+            await asyncio.sleep(0.01)
+        assert not call.done()
+        goes_on.set()
+        assert (await call).count == 7
+
+
 @pytest.mark.parametrize("patient", [False, True])
 async def test_who_is_patient_bears_a_server_that_is_busy_for_longer(
     patient: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(grpc_client, "SILENCE_CHECK_S", 0.05)
+    monkeypatch.setattr(client_connection, "SILENCE_CHECK_S", 0.05)
     goes_on = asyncio.Event()
 
     async def script(wire: Wire) -> None:
@@ -246,7 +296,7 @@ async def test_who_is_patient_bears_a_server_that_is_busy_for_longer(
 async def test_a_connection_that_nobody_uses_is_closed(
     network: GrpcNetwork, ours: tuple[Handler, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(grpc_client, "SILENCE_CHECK_S", 0.01)
+    monkeypatch.setattr(client_connection, "SILENCE_CHECK_S", 0.01)
     _, server = ours
     stub = stub_of(network, server.address)
     await stub.Range(pb.RangeRequest())

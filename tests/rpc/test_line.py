@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
-from rayplane.control_plane.rpc import RpcError, grpc_client
+from rayplane.control_plane.rpc import RpcError, client_connection, grpc_client
 from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
 from rayplane.control_plane.rpc.line import Way
 from rayplane.control_plane.rpc.weather import Weather
@@ -42,7 +42,7 @@ async def test_what_cannot_pass_arrives_when_it_can_again(weather: Any, cut: Any
 
 
 async def test_a_cable_that_was_pulled_is_noticed_by_the_silence(weather: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grpc_client, "SILENCE_CHECK_S", 0.05)
+    monkeypatch.setattr(client_connection, "SILENCE_CHECK_S", 0.05)
     monkeypatch.setattr(grpc_client, "CONNECT_TIMEOUT_S", 0.1)
     link, stub = weather
     await stub.Range(pb.RangeRequest(key=b"k"))
