@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, TypeVar
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,26 @@ async def finished(work: Awaitable[T]) -> T:
     except asyncio.CancelledError:
         await asyncio.gather(doing, return_exceptions=True)  # why it failed is no news to who wants it no more
         raise
+
+
+async def each_of(items: Sequence[S], work: Callable[[S], Awaitable[T]], *, at_once: int) -> list[T]:
+    """The results of `work` in the order of the items, of which no more than `at_once` are under way.
+
+    Raises what the first that failed has raised; it and its own cancellation end what is under way.
+    """
+    results: dict[int, T] = {}
+    left = iter(enumerate(items))
+
+    async def one_after_the_other() -> None:
+        for at, item in left:
+            results[at] = await work(item)
+
+    working = [asyncio.ensure_future(one_after_the_other()) for _ in range(min(at_once, len(items)))]
+    try:
+        await asyncio.gather(*working)
+    finally:
+        await cancel_and_wait(*(one for one in working if not one.done()))
+    return [results[at] for at in range(len(items))]
 
 
 async def cancel_and_wait(*tasks: asyncio.Future[Any] | None) -> None:

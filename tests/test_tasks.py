@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from rayplane.control_plane import tasks
-from rayplane.control_plane.tasks import TURN_S, Turn, cancel_and_wait, end_each, finished
+from rayplane.control_plane.tasks import TURN_S, Turn, cancel_and_wait, each_of, end_each, finished
 
 
 async def _for_ever() -> None:
@@ -156,3 +156,42 @@ async def test_of_several_ends_each_is_called_though_one_fails_and_another_is_ca
     with pytest.raises(OSError, match="no room"):
         await end_each(third, first, third)
     assert ended == ["first", "third", "third", "first", "third"]
+
+
+async def test_few_of_many_are_under_way_and_what_they_make_is_in_order() -> None:
+    doing = most = 0
+
+    async def work(item: int) -> int:
+        nonlocal doing, most
+        doing += 1
+        most = max(most, doing)
+        for _ in range(1 + item % 3):
+            await asyncio.sleep(0)
+        doing -= 1
+        return -item
+
+    assert await each_of(range(20), work, at_once=4) == [-item for item in range(20)]
+    assert most == 4
+    assert await each_of([], work, at_once=4) == []
+
+
+async def test_what_is_under_way_ends_with_the_first_that_fails_or_with_who_waits() -> None:
+    begun: list[int] = []
+    ended: list[int] = []
+
+    async def work(item: int) -> None:
+        begun.append(item)
+        if item == 2:
+            raise OSError("the third")
+        try:
+            await _for_ever()
+        finally:
+            ended.append(item)
+
+    with pytest.raises(OSError, match="the third"):
+        await each_of(range(9), work, at_once=3)
+    assert (begun, sorted(ended)) == ([0, 1, 2], [0, 1])
+    [waiting] = await _started(each_of(range(2), work, at_once=9))
+    await asyncio.sleep(0)
+    await cancel_and_wait(waiting)
+    assert ended[2:] == [0, 1]

@@ -17,6 +17,7 @@ from rayplane.control_plane.client import ApiClient, EtcdClient
 from rayplane.control_plane.client.history import Forgotten, Future, History
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.control_plane.durations import DurationError, parse_span
+from rayplane.control_plane.tasks import each_of
 
 LISTS_AT_ONCE = 8
 JUST_NOW: Final = timedelta(seconds=2)
@@ -126,18 +127,17 @@ async def objects_at(
     api: ApiClient, wanted: Iterable[Resource], revision: int, namespace: str = ""
 ) -> list[tuple[Resource, list[Object]]]:
     """The objects that there were at a revision, those of one namespace or all. Raises HistoryForgotten, ApiError."""
-    limit = asyncio.Semaphore(LISTS_AT_ONCE)
 
     async def listed(resource: Resource) -> tuple[Resource, list[Object]]:
-        async with limit:
-            try:
-                found = await api.list(resource.name, namespace, resource_version=str(revision))
-            except NotFound:  # nobody serves it
-                return resource, []
+        try:
+            found = await api.list(resource.name, namespace, resource_version=str(revision))
+        except NotFound:  # nobody serves it
+            return resource, []
         return resource, found.items
 
+    fitting = [one for one in wanted if one.namespaced or not namespace]
     try:
-        return await asyncio.gather(*(listed(one) for one in wanted if one.namespaced or not namespace))
+        return await each_of(fitting, listed, at_once=LISTS_AT_ONCE)
     except Expired as e:
         raise HistoryForgotten(f"revision {revision} is not kept any more; ask for a later one") from e
 

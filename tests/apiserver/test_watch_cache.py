@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import aclosing
+from dataclasses import replace
 
 import grpc
 import orjson
@@ -427,7 +428,7 @@ class CompactingEtcd(FakeEtcd):
 
 
 async def test_a_load_whose_pages_are_compacted_under_it_begins_again(monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr("rayplane.control_plane.apiserver.watch_cache.hub._PAGE", 2)
+    monkeypatch.setattr("rayplane.control_plane.apiserver.watch_cache.reading._PAGE", 2)
     stack = Stack()
     stack.etcd = CompactingEtcd(0)
     await stack.add_server()
@@ -442,8 +443,8 @@ async def test_a_load_whose_pages_are_compacted_under_it_begins_again(monkeypatc
 
 
 async def test_a_load_that_compaction_outruns_is_told_to_come_again_and_comes_back(monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr("rayplane.control_plane.apiserver.watch_cache.hub._PAGE", 1)
-    monkeypatch.setattr("rayplane.control_plane.apiserver.watch_cache.hub._RETRIES", Backoff(0.001, 0.01))
+    monkeypatch.setattr("rayplane.control_plane.apiserver.watch_cache.reading._PAGE", 1)
+    monkeypatch.setattr("rayplane.control_plane.apiserver.watch_cache.reading._RETRIES", Backoff(0.001, 0.01))
     stack = Stack()
     stack.etcd = CompactingEtcd(0)
     await stack.add_server()
@@ -459,6 +460,20 @@ async def test_a_load_that_compaction_outruns_is_told_to_come_again_and_comes_ba
     stack.etcd.times = 0
     assert len((await stack.client(1).list("configmaps", "default")).items) == 3
     await stack.stop()
+
+
+async def test_what_was_being_loaded_as_it_was_defined_before_is_not_kept(stack: Stack) -> None:
+    hub, info = stack.servers[0].registry.hub, builtin_registry().by_name("configmaps")
+    hub.forget(info.storage_prefix)
+    stack.etcd.hang = asyncio.Event()
+    early = asyncio.ensure_future(hub.cache(info))
+    await asyncio.sleep(0)
+    hub.forget(info.storage_prefix, "its definition has changed")
+    stack.etcd.hang.set()
+    with pytest.raises(ServiceUnavailable, match="just changed"):
+        await early
+    changed = replace(info)
+    assert (await hub.cache(changed)).info is changed
 
 
 async def test_what_was_defined_in_a_gap_of_the_history_is_served(stack: Stack) -> None:

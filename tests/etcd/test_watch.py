@@ -294,6 +294,20 @@ async def test_progress_notes_do_not_pile_up_for_a_client_that_does_not_read() -
         stream.close()
 
 
+async def test_a_stream_on_which_a_request_meets_a_fault_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It took no more requests otherwise, and looked as if it did."""
+
+    def fault(*_: object) -> None:
+        raise KeyError("a bug")
+
+    async with etcd_cluster(1) as cluster, watching(cluster) as client:
+        await client.create(b"k")
+        monkeypatch.setattr(watchable_store.WatchStream, "cancel", fault)
+        client.cancel(0)
+        with pytest.raises(RpcError, match="watch canceled"):
+            await client.next()
+
+
 async def test_a_client_that_asks_on_without_reading_loses_its_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watchable_store, "ANSWERS_WAITING_MAX", 10)
     async with etcd_cluster(1) as cluster, watching(cluster) as client:

@@ -4,9 +4,9 @@ Each operation is a request of its own and waits for its own seats (`flowcontrol
 would fill the queues of its flow and be refused for its own length.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
+from rayplane.control_plane.tasks import each_of
 from rayplane.proto.rayplane.v1 import objects_pb2 as pb
 
 Do = Callable[[pb.Operation], Awaitable[pb.Result]]
@@ -20,16 +20,8 @@ _SMALL = frozenset({"leases", "nodes", "events"})
 
 async def run(operations: Sequence[pb.Operation], do: Do) -> list[pb.Result]:
     """The results in the order of the operations. Cancelling it cancels what is under way."""
-    results: list[pb.Result | None] = [None] * len(operations)
-    left = iter(enumerate(operations))
-
-    async def work() -> None:
-        for at, operation in left:
-            results[at] = await do(operation)
-
     at_once = SMALL if all(_resource(o) in _SMALL for o in operations) else ANYTHING
-    await asyncio.gather(*(work() for _ in range(min(at_once, len(operations)))))
-    return [r for r in results if r is not None]
+    return await each_of(operations, do, at_once=at_once)
 
 
 def _resource(operation: pb.Operation) -> str:

@@ -4,7 +4,6 @@ Nothing is stored: each answer is as old as the call. A node that does not answe
 metrics server leaves out what it could not scrape.
 """
 
-import asyncio
 import logging
 from typing import Any
 
@@ -19,6 +18,7 @@ from rayplane.control_plane.apiserver.storage.entries import Entry
 from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
 from rayplane.control_plane.apiserver.watch_cache.watchers import Selection
 from rayplane.control_plane.rpc import Network, RpcError, Stub
+from rayplane.control_plane.tasks import each_of
 from rayplane.proto.rayplane.v1 import node_pb2
 from rayplane.storage.env import Env
 
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 _NODE = node_pb2.DESCRIPTOR.services_by_name["Node"]
 _TIMEOUT_S = 3.0
+_ASKED_AT_ONCE = 256
 _WINDOW = "10s"
 
 
@@ -43,7 +44,7 @@ class Metrics:
 
     async def list(self, info: ResourceInfo, selection: Selection, revision: int) -> Listing:
         nodes = await self._concerned(info, selection)
-        answers = await asyncio.gather(*(self.stats_of(node) for node in nodes))
+        answers = await each_of(nodes, self.stats_of, at_once=_ASKED_AT_ONCE)
         made: _Objects = []
         for node, stats in zip(nodes, answers, strict=True):
             if stats is not None:

@@ -1,6 +1,5 @@
 """The registry, one path to objects for both faces: authorise, read or write, let subresources have their way."""
 
-import asyncio
 import contextlib
 import functools
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
@@ -80,7 +79,7 @@ from rayplane.control_plane.apiserver.watch_cache.watchers import Shared
 from rayplane.control_plane.client.etcd import EtcdClient
 from rayplane.control_plane.identities import MASTERS
 from rayplane.control_plane.rpc import Network
-from rayplane.control_plane.tasks import end_each
+from rayplane.control_plane.tasks import each_of, end_each
 from rayplane.storage.env import Env
 
 _DELETES_AT_ONCE = 16
@@ -425,22 +424,14 @@ class ObjectRegistry:
             refuse_options("DeleteOptions", [invalid(IGNORE_READ_ERRORS, True, text)])
         plain = _plain(target)
         listing = await self.reader.select(plain, options)
-        slots = asyncio.Semaphore(_DELETES_AT_ONCE)
 
         async def one(entry: Entry) -> None:
-            async with slots:
-                single = Target(target.info, entry.namespace, entry.name)
-                # Somebody else may have been faster.
-                with contextlib.suppress(NotFound):
-                    await self.writer.delete(user, single, delete)
+            single = Target(target.info, entry.namespace, entry.name)
+            # Somebody else may have been faster.
+            with contextlib.suppress(NotFound):
+                await self.writer.delete(user, single, delete)
 
-        try:
-            async with asyncio.TaskGroup() as group:
-                for entry in listing.entries:
-                    group.create_task(one(entry))
-        except BaseExceptionGroup as failed:
-            # The client, and who cleans up after definitions, understands the errors of single objects.
-            raise failed.exceptions[0] from None
+        await each_of(listing.entries, one, at_once=_DELETES_AT_ONCE)
         return await self.reader.shown(listing)
 
     async def connect(self, user: User, target: Target, options: Object) -> None:

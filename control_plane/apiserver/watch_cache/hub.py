@@ -29,6 +29,7 @@ from rayplane.control_plane.apiserver.storage.outcomes import shutting_down
 from rayplane.control_plane.apiserver.storage.store import Storage, api_error
 from rayplane.control_plane.apiserver.tracing.spans import spanned
 from rayplane.control_plane.apiserver.watch_cache.cache import ResourceCache
+from rayplane.control_plane.apiserver.watch_cache.reading import read_all
 from rayplane.control_plane.backoff import Backoff, Pauses
 from rayplane.control_plane.client.etcd import EtcdClient
 from rayplane.control_plane.client.singleflight import SingleFlight
@@ -41,10 +42,7 @@ log = logging.getLogger(__name__)
 
 _ALL = b"\0"
 _ROOT = "/registry/"
-_PAGE = 1000
 _RETRIES, _AT_ONCE_S = Backoff(0.05, 1.0), 0.01
-# A load whose revision was compacted under it begins again; so often it has lost a race with compaction, not more.
-_LOAD_TRIES = 20
 _REVISION_KEY = b"/rayplane/revision"
 # Between two tries of a question that no majority answers.
 _ASK_AGAIN_S = 0.1
@@ -71,6 +69,7 @@ class WatchHub:
         self._timing = timing
         self._caches: dict[str, ResourceCache] = {}
         self._loads: SingleFlight[ResourceCache] = SingleFlight(shutting_down)
+        self._outdated: set[str] = set()  # prefixes whose definition has changed since their load began
         self._reloads: dict[asyncio.Task[None], None] = {}
         self._history: deque[tuple[int, str, bytes | Entry | None]] = deque()
         self._history_bytes = 0
@@ -401,13 +400,13 @@ class WatchHub:
         # Whoever follows a cache learns what it missed without having to ask.
         for cache in self._caches.values():
             if cache.installed:
-                task = asyncio.get_running_loop().create_task(self._reload(cache.info))
+                task = asyncio.get_running_loop().create_task(self._reload(cache))
                 self._reloads[task] = None
                 task.add_done_callback(lambda done: self._reloads.pop(done, None))
 
-    async def _reload(self, info: ResourceInfo) -> None:
-        pauses = Pauses(_RETRIES)
-        while True:
+    async def _reload(self, cache: ResourceCache) -> None:
+        info, pauses = cache.info, Pauses(_RETRIES)
+        while self._caches.get(info.storage_prefix) is cache:
             try:
                 await self.cache(info)
                 return
@@ -429,10 +428,18 @@ class WatchHub:
         return await self._loads.run(info.storage_prefix, lambda: self._load(info))
 
     async def _load(self, info: ResourceInfo) -> ResourceCache:
-        entries, revision = await self._read(info)
-        cache = self._caches.get(info.storage_prefix)
+        prefix = info.storage_prefix
+        try:
+            entries, revision = await read_all(
+                info, self._storage, floor=lambda: self._history_floor, position=lambda: self.revision
+            )
+            if prefix in self._outdated:
+                raise ServiceUnavailable(f"the definition of {info.name} has just changed", retry_after=1)
+        finally:
+            self._outdated.discard(prefix)
+        cache = self._caches.get(prefix)
         if cache is None:
-            cache = self._caches[info.storage_prefix] = ResourceCache(
+            cache = self._caches[prefix] = ResourceCache(
                 info,
                 events_max=self._limits.resource_events,
                 watcher_events_max=self._limits.watcher_events,
@@ -449,38 +456,11 @@ class WatchHub:
             tell()
         return cache
 
-    async def _read(self, info: ResourceInfo) -> tuple[list[Entry], int]:
-        """All objects at a revision from which on the history is here.
-
-        As they were where the kept history begins; where etcd has compacted that, now or while the pages are read, as
-        they are where the stream is by then. ServiceUnavailable when compaction is faster every time.
-        """
-        revision = self._history_floor
-        for attempt in range(_LOAD_TRIES):
-            try:
-                entries = await self._snapshot(info, revision)
-            except Expired:
-                # The stream, too, finds out and goes on from now: until then its position may be compacted as well.
-                await asyncio.sleep(_RETRIES.pause_s(attempt))
-                revision = self.revision
-                continue
-            if revision >= self._history_floor:
-                return entries, revision
-            revision = self._history_floor
-        raise ServiceUnavailable(f"{info.name} cannot be loaded: etcd's history is compacted too fast", retry_after=1)
-
-    async def _snapshot(self, info: ResourceInfo, revision: int) -> list[Entry]:
-        prefix = info.storage_prefix
-        start, entries = prefix, []
-        while True:
-            page = await self._storage.page(info, prefix, start=start, limit=_PAGE, revision=revision)
-            entries.extend(page.entries)
-            if page.left <= 0:
-                return entries
-            start = page.last_key + "\0"
-
     def forget(self, prefix: str, why: str = "the resource is no longer served") -> None:
-        """Drop the cache of a custom resource; its watchers end, and are told why."""
+        """Drop the cache of a custom resource; its watchers end, and are told why. One that is being loaded is of what
+        was defined before."""
+        if self._loads.under_way(prefix):
+            self._outdated.add(prefix)
         cache = self._caches.pop(prefix, None)
         if cache is not None:
             self.beginnings += 1

@@ -1,6 +1,7 @@
 """The Watch service."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 
 from rayplane.control_plane import etcd_errors as errors
@@ -10,6 +11,8 @@ from rayplane.control_plane.etcd.server.services.callers import Callers
 from rayplane.control_plane.etcd.server.state_machine.watchable_store import WatchableStore, WatchStream
 from rayplane.control_plane.rpc import Context, Encoded, RpcError
 from rayplane.proto.etcd import rpc_pb2 as pb
+
+log = logging.getLogger(__name__)
 
 
 class WatchService(Base):
@@ -47,6 +50,10 @@ class WatchService(Base):
                     stream.fail(errors.TooManyRequests())
                     return
         except RpcError:
+            stream.fail(errors.WatchCanceled())
+        except Exception:
+            # What takes no more requests must not look as if it did.
+            log.exception("a stream of watches ends")
             stream.fail(errors.WatchCanceled())
         # A client that asks for nothing more still watches, as in etcd.
 
