@@ -19,7 +19,8 @@ from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ops
 from rayplane.control_plane.client.endpoints import Endpoints, call_any
-from rayplane.control_plane.rpc import Network, RpcError, Stub
+from rayplane.control_plane.client.stubs import Stubs
+from rayplane.control_plane.rpc import Network, RpcError
 from rayplane.control_plane.timings import SERVER_CHANGES
 from rayplane.proto.rayplane.v1 import aggregation_pb2, pods_pb2
 from rayplane.proto.rayplane.v1 import objects_pb2 as pb
@@ -96,12 +97,11 @@ class ApiClient:
         discovery: Sequence[str] = (),
     ) -> None:
         self.endpoints = Endpoints(endpoints)
-        self._network = network
         self._metadata = {"authorization": f"Bearer {token}"} if token else {}
         if user_agent:
             self._metadata["user-agent"] = user_agent
         self._timeout_s = timeout
-        self._stubs: dict[tuple[str, str], Stub] = {}
+        self._stub = Stubs(network, _SERVICES, self.endpoints).of
         self._follow = follow
         self._supervisors = Endpoints(discovery) if discovery else None
         self._may_write: Callable[[], bool] | None = None
@@ -458,13 +458,6 @@ class ApiClient:
                 text = f"the API server went away before it answered; look before trying again: {e.message}"
                 raise errors.Timeout(text) from e
             raise api_error(e) from e
-
-    def _stub(self, service: str, address: str) -> Stub:
-        stub = self._stubs.get((service, address))
-        if stub is None:
-            stub = Stub(self._network.channel(address), _SERVICES[service])
-            self._stubs[service, address] = stub
-        return stub
 
 
 def _undone(error: RpcError) -> bool:

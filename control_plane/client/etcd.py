@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 from rayplane.control_plane.client import convoys
 from rayplane.control_plane.client.endpoints import Endpoints, call_any
 from rayplane.control_plane.client.standings import SERVICE, Standings
+from rayplane.control_plane.client.stubs import Stubs
 from rayplane.control_plane.component_base.metrics import Histograms
 from rayplane.control_plane.rpc import Network, RpcError, Stub
 from rayplane.proto.etcd import rpc_pb2 as pb
@@ -38,7 +39,7 @@ class EtcdClient:
     def __init__(self, network: Network, endpoints: Sequence[str]) -> None:
         self.endpoints = Endpoints(endpoints)
         self._network = network
-        self._stubs: dict[tuple[str, str], Stub] = {}
+        self._stub = Stubs(network, _SERVICES, self.endpoints).of
         self.durations = Histograms(BOUNDS_S)
         """Seconds that calls took, by the method's name."""
         self._term = 0  # the newest that was heard of
@@ -253,13 +254,6 @@ class EtcdClient:
             yield
         finally:
             self.durations.observe(loop.time() - began, method)
-
-    def _stub(self, service: str, address: str) -> Stub:
-        stub = self._stubs.get((service, address))
-        if stub is None:
-            stub = Stub(self._network.channel(address), _SERVICES[service])
-            self._stubs[service, address] = stub
-        return stub
 
 
 async def _held_open(request: Message) -> AsyncIterator[Message]:

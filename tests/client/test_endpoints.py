@@ -7,8 +7,10 @@ import grpc
 import pytest
 
 from rayplane.control_plane.client.endpoints import PENALTY_S, Endpoints, call_any, never_sent
+from rayplane.control_plane.client.stubs import Stubs
 from rayplane.control_plane.rpc import RpcError
 from rayplane.control_plane.simulation import VirtualLoop
+from rayplane.proto.etcd.rpc_pb2 import DESCRIPTOR
 
 REFUSED = RpcError(grpc.StatusCode.UNAVAILABLE, "failed to connect to b: connection refused", refused=True)
 LOST = RpcError(grpc.StatusCode.UNAVAILABLE, "the connection was lost")
@@ -163,3 +165,22 @@ def test_only_what_the_network_itself_found_counts_as_never_sent() -> None:
     assert not never_sent(RpcError(grpc.StatusCode.UNAVAILABLE, "Socket closed"))
     # A server's own answer about what it could not reach is another matter.
     assert not never_sent(RpcError(grpc.StatusCode.UNAVAILABLE, "etcd: failed to connect to all addresses", b"{}"))
+
+
+def test_stubs_of_servers_that_are_listed_no_more_are_forgotten() -> None:
+    asked: list[str] = []
+
+    class Channels:
+        def channel(self, address: str) -> object:
+            asked.append(address)
+            return object()
+
+    services = {service.name: service for service in DESCRIPTOR.services_by_name.values()}
+    endpoints = Endpoints(["a", "b"])
+    stubs = Stubs(Channels(), services, endpoints)  # type: ignore[arg-type]
+    assert stubs.of("KV", "a") is stubs.of("KV", "a") is not stubs.of("KV", "b")
+    for new in range(20):
+        endpoints.replace(["b", f"c{new}"])
+        stubs.of("KV", f"c{new}"), stubs.of("Lease", "b")
+    assert asked == ["a", "b", "c0", "b", *(f"c{new}" for new in range(1, 20))]
+    assert len(stubs) == 3

@@ -2,6 +2,7 @@
 
 import asyncio
 
+from rayplane.control_plane import etcd_errors as errors
 from rayplane.control_plane.etcd import raft
 from rayplane.control_plane.etcd.server.replication.read_index import ReadIndex
 
@@ -60,3 +61,14 @@ async def test_a_round_without_a_leader_is_asked_at_the_next_tick() -> None:
     rounds.sweep(0.0, retry_after=1000)
     rounds.confirmed(raft.ReadState(1, raft_.contexts[0]), applied=1)
     assert first.done()
+
+
+async def test_reads_of_a_member_that_lags_for_ever_are_not_kept_when_their_time_is_over() -> None:
+    raft_ = Raft()
+    rounds = ReadIndex(raft_.ask, first=7, timeout_s=5)
+    first = read(rounds)
+    rounds.confirmed(raft.ReadState(9, raft_.contexts[0]), applied=5)
+    for now in (99.0, 100.0):
+        assert not first.done() and len(rounds._confirmed) == 1
+        rounds.sweep(now, retry_after=4)
+    assert isinstance(first.exception(), errors.Timeout) and rounds._confirmed == []

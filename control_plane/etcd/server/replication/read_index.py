@@ -116,6 +116,8 @@ class ReadIndex:
                     read.future.set_exception(errors.Timeout())
         self._next = [r for r in self._next if not r.future.done()]
         self._asked = [r for r in self._asked if not r.future.done()]
+        waiting = ((index, [r for r in reads if not r.future.done()]) for index, reads in self._confirmed)
+        self._confirmed = [(index, reads) for index, reads in waiting if reads]
         if not self._asked:
             self._start()
             return
