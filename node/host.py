@@ -25,7 +25,8 @@ from rayplane.node.ingress.status import IngressStatus
 from rayplane.node.kubelet import metrics
 from rayplane.node.kubelet.account_writes import AccountWrites
 from rayplane.node.kubelet.host_pods import HostPods
-from rayplane.node.kubelet.image_manager import ImageManager, images_of
+from rayplane.node.kubelet.image_manager import ImageManager, images_of, thresholds_of
+from rayplane.node.kubelet.image_watch import ImageStock, watch
 from rayplane.node.kubelet.kubelet import Kubelet
 from rayplane.node.kubelet.node_lease import NodeLeases, stand_in
 from rayplane.node.kubelet.node_status import NodeStatuses
@@ -51,7 +52,7 @@ from rayplane.node.tasks import Tasks
 from rayplane.node.volumes.attachments import Attachments
 from rayplane.node.volumes.drivers.replicated.barrier import socket_directory
 from rayplane.node.volumes.drivers.replicated.lease_directory import LeaseDirectory
-from rayplane.node.volumes.pod_files import PodFiles
+from rayplane.node.volumes.pod_files import PodFiles, state_of
 from rayplane.node.volumes.volume_manager import VolumeManager
 from rayplane.proto.rayplane.v1 import node_pb2
 from rayplane.storage.env import Env, SubDisk
@@ -96,6 +97,7 @@ class NodeHost:
         self.rules: PodRules | None = None
         self._isolating: IsolatedRuntime | None = None
         self.images: ImageManager | None = None
+        self._stocks: dict[str, ImageStock] = {}
         self._recorder = EventRecorder(self.client, env, component="kubelet", host=config.nodes[0].name)
         self._events = Events(self._recorder, per_s=config.events_per_s)
         self._tasks = Tasks()
@@ -238,8 +240,8 @@ class NodeHost:
                 self._stack.push_async_callback(kubelet.eviction.stop)
             await kubelet.static.start()
             self._stack.push_async_callback(kubelet.static.stop)
-        if self.images is not None:
-            self._tasks.spawn(self.images.follow(self.kubelets, self._node_statuses.mark), "images of the machine")
+        for name, stock in self._stocks.items():
+            self._tasks.spawn(watch(stock, self.kubelets, self._node_statuses.mark, self._events), f"images of {name}")
         await self._watch_pods()
 
     def _shared(self) -> Shared:
@@ -263,6 +265,7 @@ class NodeHost:
             volumes=self._volumes,
             files=self.pod_files,
             images=self.images,
+            stocks=self._stocks,
             dns=self.config.dns if self.config.isolates else "",
             foreign_dns=self.config.foreign_dns,
             vitals=self._vitals,
@@ -387,7 +390,7 @@ class NodeHost:
         from rayplane.node.runtime.process import ProcessRuntime
 
         if name == PROCESS and self.config.image_dir:
-            self.images = images_of(self.config, self.env, self._events, self._objects)
+            self.images = self._stocks[PROCESS] = images_of(self.config, self.env, self._events, self._objects)
         if name == PROCESS and self.config.isolates:
             return self._isolated(self._simulated, root)
         self.pod_files = self.pod_files or PodFiles(root, give if cri_path(name) else None)
@@ -397,7 +400,9 @@ class NodeHost:
             node, lead, record = self.config.nodes[0], self.config.led_out(name), self._events.record
             local, find = self.env.disk.local_path, self._objects.find
             own = (root, local(self.config.volume_dir) or root, local(SECCOMP_PROFILES) or root)
-            runtime = runtime_at(path, node, own=own, find=find, lead=lead, record=record, logs=self._log_limits())
+            logs, unused = self._log_limits(), thresholds_of(self.config)
+            runtime = runtime_at(path, node, own=own, find=find, lead=lead, record=record, logs=logs, unused=unused)
+            self._stocks[name] = runtime.stock
             runtime.watchers.append(self._mark_nodes)
             return runtime
         return ProcessRuntime(self._simulated, None, self._log_limits(), root, self.config.pod_processes)
@@ -414,7 +419,7 @@ class NodeHost:
 
         config, volumes = self.config, self.env.disk.local_path(self.config.volume_dir)
         assert volumes is not None
-        kept = [_state_of(config.machine_file), os.path.dirname(os.path.realpath(pods))]
+        kept = [state_of(config.machine_file), os.path.dirname(os.path.realpath(pods))]
         self.pod_files = PodFiles(pods, give, kept=[*kept, STAGE])
         programs = dict.fromkeys((sys.prefix, sys.base_prefix))
         runtime = IsolatedRuntime(
@@ -491,10 +496,3 @@ class NodeHost:
         if kubelet is not None and kind != "DELETED":
             kubelet.node_event(node)
             self._attachments.node_changed(kubelet.name)
-
-
-def _state_of(machine_file: str) -> str:
-    """The directory of the cluster on this machine, with its keys if they are there."""
-    data = os.path.dirname(os.path.realpath(machine_file))
-    above = os.path.dirname(data)
-    return above if os.path.exists(f"{above}/.rayplane") else data

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,6 +21,7 @@ from rayplane.node.images.collection import Thresholds
 from rayplane.node.images.containers import ContainerImage, environment, own_command, to_run
 from rayplane.node.images.credentials import Auth, auths_of, credentials_of, fitting
 from rayplane.node.images.errors import BadReference, ImageError, NoPull, PullBackOff
+from rayplane.node.images.listing import listed
 from rayplane.node.images.manifests import digest_of
 from rayplane.node.images.policy import Choice, choose, policy_of
 from rayplane.node.images.references import Reference as ImageReference
@@ -37,22 +38,10 @@ from rayplane.node.runtime.isolation.users import RANGE_COUNT, RANGE_FIRST
 from rayplane.storage.env import Env
 
 T = TypeVar("T")
-N = TypeVar("N", bound="ListedNode")
 THREADS = 4
-LISTED_MAX = 50
-"""Images of a node's status, as a kubelet lists them."""
-LOOK_S, LOOKS_PER_COLLECTION = 2.0, 30
 NOT_PRESENT = "ImageNotPresent"
 """The reason of the event on a container that is data since nothing here is its image."""
 _FAMILIAR = ("docker.io/library/", "docker.io/")
-
-
-class ListedNode(Protocol):
-    """A node whose status lists the images."""
-
-    @property
-    def node(self) -> Object | None:
-        """The Node at the API, as last seen."""
 
 
 class Secrets(Protocol):
@@ -83,7 +72,11 @@ class ImageManager:
         self._secrets, self._rules = secrets, rules
         self._puller = Puller(RegistryClient(store, rules.registries, self.run), events, rules.backoff)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="images")
+        self._seen = Catalog()
         self._uses: dict[str, dict[str, Use]] = {}  # by uid of the pod and digest
+
+    async def open(self) -> None:
+        await self.run(self.store.clean)
 
     async def close(self) -> None:
         await self._puller.close()
@@ -229,50 +222,15 @@ class ImageManager:
             images = self.store.catalog().images.values()
         except (ImageError, OSError):
             return []  # told by whoever needs one
-        largest = sorted(images, key=lambda one: (-one.size, one.digest))[:LISTED_MAX]
-        return [{"names": [*_names_of(one)], "sizeBytes": one.size} for one in largest]
+        return listed(([*_names_of(one)], one.size) for one in images)
 
-    async def follow(self, nodes: Mapping[str, N], mark: Callable[[N], None]) -> None:
-        """Mark the nodes when the images are others than before, whoever changed them; collect those nobody needs.
+    async def look(self) -> bool:
+        catalog, before = self.store.catalog(), self._seen
+        self._seen = catalog
+        return catalog is not before and catalog != before
 
-        The end of this is the end of the manager.
-        """
-        try:
-            await self.run(self.store.clean)
-            await self._look(nodes, mark)
-        finally:
-            await self.close()
-
-    async def _look(self, nodes: Mapping[str, N], mark: Callable[[N], None]) -> None:
-        known, looks, told = Catalog(), 0, ""
-        while True:
-            try:
-                catalog = self.store.catalog()
-                if catalog is not known and catalog != known:
-                    for node in nodes.values():
-                        if node.node is not None:
-                            mark(node)
-                known = catalog
-                if looks % LOOKS_PER_COLLECTION == LOOKS_PER_COLLECTION - 1:
-                    told = await self._collect()
-            except (ImageError, OSError) as e:
-                if str(e) != told:
-                    self._failed(nodes.values(), "ImageGCFailed", str(e))
-                told = str(e)
-            else:
-                if told:
-                    self._failed(nodes.values(), "FreeDiskSpaceFailed", told)
-                told = ""
-            looks += 1
-            await asyncio.sleep(LOOK_S)
-
-    async def _collect(self) -> str:
-        """Remove what nobody needs when the disk gets full; why that was not enough."""
-        short, left = await self.run(self.store.collect, self._rules.thresholds)
-        if not left:
-            return ""
-        text = f"Attempted to free {short} bytes, but only found {max(0, short - left)} bytes eligible to free."
-        return f"Failed to garbage collect required amount of images. {text}"
+    async def collect(self) -> tuple[int, int]:
+        return await self.run(self.store.collect, self._rules.thresholds)
 
     async def reclaim(self) -> bool:
         """Remove all images that go by themselves and nobody uses; whether there was any. Pods come before them."""
@@ -281,11 +239,6 @@ class ImageManager:
             return bool(going) and bool(await self.run(self.store.remove_images, going))
         except (ImageError, OSError):
             return False  # told by whoever needs one
-
-    def _failed(self, nodes: Iterable[ListedNode], reason: str, message: str) -> None:
-        for node in nodes:
-            if node.node is not None:
-                self._events.record(node.node, "Warning", reason, message)
 
     def release(self, uid: str) -> None:
         """The pod's containers have ended."""
@@ -303,9 +256,13 @@ def images_of(config: NodeHostConfig, env: Env, events: Events, secrets: Secrets
     store = ImageStore(config.image_dir, owners, lambda: env.clock.now().timestamp())
     store.prepare()
     registries = Registries(config.registries, config.registry_mirrors)
-    unused = Thresholds(config.image_gc_high_percent, config.image_gc_low_percent, config.image_gc_min_age_s)
-    rules = ImageRules(config.isolates, config.refuses_images, registries, config.timing.restarts.backoff, unused)
+    backoff = config.timing.restarts.backoff
+    rules = ImageRules(config.isolates, config.refuses_images, registries, backoff, thresholds_of(config))
     return ImageManager(store, events, secrets, rules)
+
+
+def thresholds_of(config: NodeHostConfig) -> Thresholds:
+    return Thresholds(config.image_gc_high_percent, config.image_gc_low_percent, config.image_gc_min_age_s)
 
 
 def _names_of(image: Stored) -> Iterator[str]:

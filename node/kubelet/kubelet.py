@@ -83,6 +83,7 @@ class Kubelet:
         self._handlers = Handlers(shared.client, config.name, names, config.runtime)
         self._gate = Gate(self, self._room, self._handlers, shared.client, shared.tasks)
         self.started = shared.env.timestamp()
+        self.stock = shared.stock_of(config)
         self.vitals = shared.vitals_of(config, lambda: self.workers)
         self.eviction = self._eviction_manager()
         self._leaving = False
@@ -199,7 +200,7 @@ class Kubelet:
             health=self._health(),
             version=self.runtime.version,
             machine=machine,
-        ) | registration.node_images(node, self._shared.listed_images(self.config))
+        ) | registration.node_images(node, self.stock.listed() if self.stock is not None else None)
 
     def _health(self) -> registration.Health:
         return registration.Health(self._trouble(), self.pressure, self.runtime.no_services)
@@ -400,7 +401,7 @@ class Kubelet:
             transition_s=shared.timing.pressure_transition_s,
             changed=lambda: self._status_changed(self),
             told=lambda reason, text: self._tell("Warning", reason, text),
-            reclaim=shared.images.reclaim if shared.images is not None else nothing,
+            reclaim=self.stock.reclaim if self.stock is not None else nothing,
         )
 
     def _tell_conditions(self, node: Object) -> None:

@@ -15,10 +15,10 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.node_labels import ZONE, old_names
 from rayplane.control_plane.api.pods.declared_features import DECLARED
 from rayplane.node.config import NodeConfig
+from rayplane.node.images.listing import listed
 
 KUBELET_VERSION = "v1.37.0"
 _DISK = "100Gi"
-IMAGES_MAX = 50
 _PRESSURE = {
     "MemoryPressure": (
         ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
@@ -214,8 +214,7 @@ def _declared_images(node: Object) -> list[dict[str, Any]]:
         sizes = {str(name): quantity.value(str(size)) for name, size in found.items()}
     except (ValueError, AttributeError):
         return []
-    largest = sorted(sizes.items(), key=lambda one: (-one[1], one[0]))[:IMAGES_MAX]
-    return [{"names": [name], "sizeBytes": size} for name, size in largest]
+    return listed(([name], size) for name, size in sizes.items())
 
 
 def _extended(known: Object) -> dict[str, str | None]:

@@ -1,14 +1,15 @@
 """Parts that the kubelets of one host share."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.client import ApiClient
-from rayplane.node.config import NodeConfig, NodeTiming
+from rayplane.node.config import PROCESS, NodeConfig, NodeTiming
 from rayplane.node.events import Events
 from rayplane.node.kubelet.eviction_manager import Vitals
+from rayplane.node.kubelet.image_watch import ImageStock
 from rayplane.node.kubelet.pod_certificates import PodCertificates
 from rayplane.node.kubelet.pod_credentials import Tokens
 from rayplane.node.kubelet.sandbox import ObjectLookup, PodVolumes
@@ -54,6 +55,8 @@ class Shared:
     """Directories of pods, where containers are processes."""
     images: "ImageManager | None" = None
     """Images of containers, where they are processes."""
+    stocks: Mapping[str, ImageStock] = field(default_factory=dict)
+    """All images of the nodes, by the runtime."""
     dns: str = ""
     """See NodeHostConfig."""
     foreign_dns: str = ""
@@ -73,6 +76,6 @@ class Shared:
             return None
         return self.vitals(node, lambda: {meta.uid(w.pod): w.runs for w in workers()})
 
-    def listed_images(self, node: NodeConfig) -> list[dict[str, Any]] | None:
-        """The images of a node, as its status lists them; None where all its containers are simulated."""
-        return self.images.listed() if self.images is not None and node.takes_processes and not node.cri_path else None
+    def stock_of(self, node: NodeConfig) -> ImageStock | None:
+        """The images that containers of a node run from; None where all are simulated."""
+        return self.stocks.get(node.runtime if node.cri_path else PROCESS) if node.takes_processes else None

@@ -206,3 +206,10 @@ def _folders(path: str) -> list[str]:
     """The directories that a relative path leads through, the outermost first."""
     parts = path.split("/")[:-1]
     return ["/".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
+
+
+def state_of(machine_file: str) -> str:
+    """The directory of the cluster on this machine, with its keys if they are there."""
+    data = os.path.dirname(os.path.realpath(machine_file))
+    above = os.path.dirname(data)
+    return above if os.path.exists(f"{above}/.rayplane") else data

@@ -1,6 +1,7 @@
 """A container runtime that keeps everything in dictionaries, and misbehaves as a test tells it to."""
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import AsyncIterator
 from io import FileIO
@@ -30,6 +31,10 @@ class FakeRuntime:
         self.api_version = "v1"
         self.has_events = True
         self.images: set[str] = {"app:1"}
+        self.sizes: dict[str, int] = {}
+        self.pinned: set[str] = set()
+        self.image_place = ""
+        self.sandbox_image = ""
         self.sandboxes: dict[str, pb.PodSandboxStatus] = {}
         self.containers: dict[str, tuple[str, pb.ContainerStatus]] = {}
         self.flood = 0
@@ -99,7 +104,8 @@ class FakeRuntime:
             pb.RuntimeCondition(type="RuntimeReady", status=True),
             pb.RuntimeCondition(type="NetworkReady", status=self.ready, reason="NoCNI", message="cni is missing"),
         ]
-        return pb.StatusResponse(status=pb.RuntimeStatus(conditions=conditions))
+        told = {"config": json.dumps({"sandboxImage": self.sandbox_image})} if request.verbose else {}
+        return pb.StatusResponse(status=pb.RuntimeStatus(conditions=conditions), info=told)
 
     async def UpdateRuntimeConfig(self, request: Any, context: Context) -> pb.UpdateRuntimeConfigResponse:
         await self._called("UpdateRuntimeConfig", request)
@@ -152,6 +158,7 @@ class FakeRuntime:
             raise RpcError(Code.NOT_FOUND, "no such sandbox")
         ident = self._id("container")
         status = pb.ContainerStatus(id=ident, metadata=request.config.metadata, state=_CREATED)
+        status.image_ref = request.config.image.image
         self.containers[ident] = (request.pod_sandbox_id, status)
         self._log_paths[ident] = self._log_paths[request.pod_sandbox_id] / request.config.log_path
         return pb.CreateContainerResponse(container_id=ident)
@@ -176,7 +183,7 @@ class FakeRuntime:
     async def ListContainers(self, request: Any, context: Context) -> pb.ListContainersResponse:
         await self._called("ListContainers", request)
         items = [
-            pb.Container(id=s.id, state=s.state, metadata=s.metadata, pod_sandbox_id=sandbox)
+            pb.Container(id=s.id, state=s.state, metadata=s.metadata, pod_sandbox_id=sandbox, image_ref=s.image_ref)
             for sandbox, s in self.containers.values()
         ]
         return pb.ListContainersResponse(
@@ -243,3 +250,22 @@ class FakeRuntime:
         await self._called("PullImage", request)
         self.images.add(request.image.image)
         return pb.PullImageResponse(image_ref=request.image.image)
+
+    async def ListImages(self, request: Any, context: Context) -> pb.ListImagesResponse:
+        await self._called("ListImages", request)
+        return pb.ListImagesResponse(
+            images=[
+                pb.Image(id=name, repo_tags=[name], size=self.sizes.get(name, 100), pinned=name in self.pinned)
+                for name in sorted(self.images)
+            ]
+        )
+
+    async def ImageFsInfo(self, request: Any, context: Context) -> pb.ImageFsInfoResponse:
+        await self._called("ImageFsInfo", request)
+        place = pb.FilesystemUsage(fs_id=pb.FilesystemIdentifier(mountpoint=self.image_place))
+        return pb.ImageFsInfoResponse(image_filesystems=[place])
+
+    async def RemoveImage(self, request: Any, context: Context) -> pb.RemoveImageResponse:
+        await self._called("RemoveImage", request)
+        self.images.discard(request.image.image)
+        return pb.RemoveImageResponse()

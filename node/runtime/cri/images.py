@@ -55,6 +55,8 @@ class Images:
     """Images of one runtime."""
 
     def __init__(self, client: CriClient, keyring: Keyring = no_keys, record: Record = unwritten) -> None:
+        self.pulled: Callable[[], None] = lambda: None
+        """Called when one has come."""
         self._client = client
         self._keyring = keyring
         self._record = record
@@ -99,6 +101,7 @@ class Images:
             self._record(pod, "Warning", "Failed", f'Failed to pull image "{name}": {e}', part=part)
             raise
         self._failed.pop(name, None)
+        self.pulled()
         took = format_duration(round(loop.time() - began, 3))
         size = f"Image size: {found.size} bytes."
         text = f'Successfully pulled image "{name}" in {took} ({took} including waiting). {size}'

@@ -22,5 +22,7 @@ class CriPod:
     """By the container's name, the one that ended last: kept as long as the one after it runs."""
     running: dict[str, str] = field(default_factory=dict)
     """Ids of containers by name."""
+    images: set[str] = field(default_factory=set)
+    """Names and ids of images of containers that were started here."""
     left: set[str] = field(default_factory=set)
     """Ids of those that an earlier life of the host left, and that are yet to be taken over."""

@@ -140,7 +140,9 @@ class CriRun:
     async def _create(self, pod: CriPod) -> str:
         """The new container's id. Raises NodeError, OSError."""
         client, container = self._runtime.client, self._order.container
+        pod.images.add(container.get("image") or "")
         image = await self._runtime.images.ensure(self._order.pod, container, pod.config)
+        pod.images.add(image.id)
         check_user(self._order.pod, container, image)
         self._image = name_and_id(container["image"], image)
         await self._remove_dead(pod)

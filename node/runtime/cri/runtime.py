@@ -21,10 +21,12 @@ from typing import Any
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.containers import every
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.node.config import RUNTIME_CLASSES, NodeConfig
 from rayplane.node.environment import Found, Reference
 from rayplane.node.errors import NodeError, NotHere, RuntimeAway, RuntimeFailed, SandboxError
+from rayplane.node.images.collection import Thresholds
 from rayplane.node.runtime import ContainerRun, Listener, PodPlace, StartOrder
 from rayplane.node.runtime.cri.client import SANDBOX_S, CriClient
 from rayplane.node.runtime.cri.configs import OWNER, Node, sandbox_config
@@ -36,6 +38,7 @@ from rayplane.node.runtime.cri.left import left_behind
 from rayplane.node.runtime.cri.observer import Observer
 from rayplane.node.runtime.cri.pods import CriPod
 from rayplane.node.runtime.cri.run import CriRun
+from rayplane.node.runtime.cri.stock import CriStock
 from rayplane.node.runtime.cri.streams import Forwarder
 from rayplane.node.runtime.cri.volumes import give_volumes
 from rayplane.node.runtime.logfile import LogLimits
@@ -67,8 +70,8 @@ async def usual(pod: Object) -> str:
 
 class CriRuntime:
     """The runtime at a socket. `node`: whose it is here; `gateway`: how pods come to services, None where they do not;
-    `record`: says so on those; `volumes`: directories of volumes that pods get as theirs; `watchers` are told when
-    `trouble` has changed.
+    `record`: says so on those; `volumes`: directories of volumes that pods get as theirs; `unused`:
+    when images go; `watchers` are told when `trouble` has changed.
     """
 
     network_id = ""
@@ -85,6 +88,7 @@ class CriRuntime:
         record: Record = unwritten,
         volumes: Sequence[str] = (),
         logs: LogLimits | None = None,
+        unused: Thresholds | None = None,
     ) -> None:
         self._gateway = gateway
         self._volumes = [os.path.realpath(directory) for directory in volumes]
@@ -96,6 +100,8 @@ class CriRuntime:
         self.version = ""
         self.watchers: list[Callable[[], None]] = []
         self.images = Images(client, keyring, record)
+        self.stock = CriStock(client, self._held_images, unused or Thresholds())
+        self.images.pulled = self.stock.changed
         self._handler = handler
         self._record = record
         self.forwarder = Forwarder()
@@ -295,6 +301,12 @@ class CriRuntime:
             pod.place.moved(pod.ip)
         return True
 
+    def _held_images(self) -> set[str]:
+        """Names and ids of the images of pods that are here, or come."""
+        pods = [pod for pod in self.pods.values() if not pod.gone]
+        said = {container.get("image") or "" for pod in pods for container in every(meta.spec(pod.place.pod))}
+        return said.union(*(pod.images for pod in pods))
+
     def resize_pod(self, pod: Object) -> None:
         """Do nothing: another runtime's pods are held to limits by their containers alone."""
 
@@ -380,10 +392,11 @@ def runtime_at(
     lead: Sequence[str] = (),
     record: Record = unwritten,
     logs: LogLimits | None = None,
+    unused: Thresholds | None = None,
 ) -> CriRuntime:
     """The runtime at a socket, for a host whose first node this is. `own`: where the host has its pods' directories,
     other volumes of theirs, and filters of system calls; `find`: looks up what pods refer to; `lead`: networks that
-    pods find by this host, where its user is root; `record`: writes events.
+    pods find by this host, where its user is root; `record`: writes events; `unused`: when images go that nobody uses.
     """
 
     async def keys(pod: Object, image: str) -> list[pb.AuthConfig]:
@@ -397,7 +410,15 @@ def runtime_at(
     gateway = ServiceGateway(lead) if lead and os.geteuid() == 0 else None
     handler = partial(handler_of_class, find)
     return CriRuntime(
-        CriClient(path), here, keyring=keys, handler=handler, gateway=gateway, record=record, volumes=own[:2], logs=logs
+        CriClient(path),
+        here,
+        keyring=keys,
+        handler=handler,
+        gateway=gateway,
+        record=record,
+        volumes=own[:2],
+        logs=logs,
+        unused=unused,
     )
 
 
