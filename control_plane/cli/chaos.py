@@ -16,8 +16,6 @@ from rayplane.control_plane.cli.options import Name, Output, State, console, err
 from rayplane.control_plane.cluster.access import access
 from rayplane.control_plane.cluster.errors import UsageError, refusal
 from rayplane.control_plane.durations import human_duration
-from rayplane.control_plane.faults.form import COMMAND, as_command, parse_fault, read_fault
-from rayplane.control_plane.faults.reading import FormError
 from rayplane.control_plane.faults.vocabulary import OBJECTS, RAY, TARGETS, Continue, Kill, Stop, Target
 
 if TYPE_CHECKING:
@@ -98,7 +96,9 @@ def go_on(target: Whom, actor: Actor = "", name: Name = "default", state: State 
 def _inject(directory: "StateDir", verb: str, body: dict[str, Any]) -> None:
     from rayplane.control_plane.cluster.chaos import LiveInjector
     from rayplane.control_plane.cluster.config import PROCESS
+    from rayplane.control_plane.faults.form import as_command, read_fault
     from rayplane.control_plane.faults.injector import hold
+    from rayplane.control_plane.faults.reading import FormError
 
     try:
         fault = read_fault(verb, body, verb)
@@ -141,6 +141,8 @@ def inject(
 ) -> None:
     """Begin a fault that the cluster ends itself at its time, whatever becomes of this command."""
     from rayplane.control_plane.cluster.chaos import KILL_TIMEOUT_S
+    from rayplane.control_plane.faults.form import COMMAND, parse_fault
+    from rayplane.control_plane.faults.reading import FormError
     from rayplane.proto.rayplane.v1 import chaos_pb2
 
     try:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rayplane.control_plane.cli.image_stores import checked_name, fetch, send
 from rayplane.control_plane.cli.options import Name, State, console, errors, run, state_dir
 from rayplane.control_plane.cli.printing import plain
 from rayplane.control_plane.cluster.errors import UsageError, refusal
@@ -74,6 +73,7 @@ def build(
     RUN works in a container of this machine, without root; what it made of the same files before is not made again.
     The same files give the same image, with times of SOURCE_DATE_EPOCH, as far as what RUN does is the same each time.
     """
+    from rayplane.control_plane.cli.image_stores import checked_name
     from rayplane.node.images.dockerfile import BYTES_MAX, read_dockerfile
     from rayplane.node.images.platforms import architecture
     from rayplane.node.images.room import read_bounded
@@ -144,6 +144,7 @@ def _remove_left(builds: Path) -> None:
 
 
 async def _built(directory: StateDir, place: Path, asked: _Asked) -> "Stored":
+    from rayplane.control_plane.cli.image_stores import send
     from rayplane.node.images.archives import saved
     from rayplane.node.images.build_cache import BuildCache
     from rayplane.node.images.building import Build
@@ -180,6 +181,7 @@ async def _built(directory: StateDir, place: Path, asked: _Asked) -> "Stored":
 
 async def _fetched(directory: StateDir, store: "ImageStore", name: str, archive: Path) -> "Stored":
     """An image of the cluster, in a store of one's own."""
+    from rayplane.control_plane.cli.image_stores import checked_name, fetch
     from rayplane.node.images.archives import load
 
     await fetch(directory, checked_name(name), archive)

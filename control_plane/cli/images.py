@@ -1,4 +1,7 @@
-"""Commands on images: what containers run from, loaded, listed and removed on all machines of a cluster."""
+"""Commands on images: what containers run from, loaded, listed and removed on all machines of a cluster.
+
+What reaches the machines is imported when they run: a shell that completes their words needs none of it.
+"""
 
 import json
 import os
@@ -6,18 +9,18 @@ import shlex
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from google.protobuf.json_format import MessageToDict
 
 from rayplane.control_plane.cli.image_build import build
-from rayplane.control_plane.cli.image_stores import checked_name, fetch, on_all, on_any, parts_of, send
 from rayplane.control_plane.cli.options import Name, Output, State, console, run, state_dir, wants_json
 from rayplane.control_plane.cli.printing import aligned, plain
 from rayplane.control_plane.cluster.errors import UsageError
 from rayplane.control_plane.durations import human_duration
-from rayplane.proto.rayplane.v1 import node_pb2 as pb
+
+if TYPE_CHECKING:
+    from rayplane.proto.rayplane.v1 import node_pb2 as pb
 
 TIMEOUT_S = 60.0
 _UNITS = ("B", "kB", "MB", "GB", "TB")
@@ -54,6 +57,8 @@ def load(
     state: State = None,
 ) -> None:
     """Load the images of an archive on every machine of the cluster."""
+    from rayplane.control_plane.cli.image_stores import checked_name, parts_of, send
+
     file = Path("/dev/stdin") if str(file) == "-" else file
     if not file.exists():
         raise UsageError(f"there is no file {file}: check its name")
@@ -85,6 +90,8 @@ def save(
     state: State = None,
 ) -> None:
     """Write an image as an archive."""
+    from rayplane.control_plane.cli.image_stores import fetch
+
     run(fetch(state_dir(name, state), image, file))
 
 
@@ -98,6 +105,9 @@ def map_program(
     state: State = None,
 ) -> None:
     """Let a program of the machines stand for an image: containers of it run that, as if it were its entry point."""
+    from rayplane.control_plane.cli.image_stores import on_all
+    from rayplane.proto.rayplane.v1 import node_pb2 as pb
+
     try:
         words = shlex.split(command)
     except ValueError as e:
@@ -110,6 +120,11 @@ def map_program(
 
 def list_images(output: Output = "", name: Name = "default", state: State = None) -> None:
     """List the images of each machine, and the programs that stand for images."""
+    from google.protobuf.json_format import MessageToDict
+
+    from rayplane.control_plane.cli.image_stores import on_all
+    from rayplane.proto.rayplane.v1 import node_pb2 as pb
+
     as_json = wants_json(output)
     request = pb.ListImagesRequest()
     directory = state_dir(name, state)
@@ -129,6 +144,9 @@ def tag(
     state: State = None,
 ) -> None:
     """Give an image one more name."""
+    from rayplane.control_plane.cli.image_stores import checked_name, on_any
+    from rayplane.proto.rayplane.v1 import node_pb2 as pb
+
     request = pb.TagImageRequest(name=image, new_name=checked_name(new))
     run(on_any(state_dir(name, state), lambda stub: stub.Tag(request, timeout=TIMEOUT_S)))
 
@@ -139,13 +157,17 @@ def rm(
     state: State = None,
 ) -> None:
     """Remove names of images, and images that have no other, from every machine."""
+    from rayplane.control_plane.cli.image_stores import on_any
+
     for image in images:
         found = run(on_any(state_dir(name, state), _removed(image)))
         for gone in dict.fromkeys(gone for answer in found.values() for gone in answer.gone):
             console.print(plain(f"removed {gone}"), markup=False)
 
 
-def _removed(image: str) -> Callable[[Any], Awaitable[pb.RemoveImageResponse]]:
+def _removed(image: str) -> "Callable[[Any], Awaitable[pb.RemoveImageResponse]]":
+    from rayplane.proto.rayplane.v1 import node_pb2 as pb
+
     request = pb.RemoveImageRequest(name=image)
     return lambda stub: stub.Remove(request, timeout=TIMEOUT_S)  # type: ignore[no-any-return]
 
@@ -156,6 +178,9 @@ def prune(
     state: State = None,
 ) -> None:
     """Remove images that no container uses and that have no name, from every machine."""
+    from rayplane.control_plane.cli.image_stores import on_all
+    from rayplane.proto.rayplane.v1 import node_pb2 as pb
+
     request = pb.PruneImagesRequest(all=everything)
     found = run(on_all(state_dir(name, state), lambda stub: stub.Prune(request, timeout=TIMEOUT_S)))
     for gone in dict.fromkeys(gone for answer in found.values() for gone in answer.gone):
@@ -166,7 +191,7 @@ def prune(
 # --- in words -----------------------------------------------------------------------------------
 
 
-def lines(found: dict[str, pb.ListImagesResponse], now: float) -> Iterator[str]:
+def lines(found: "dict[str, pb.ListImagesResponse]", now: float) -> Iterator[str]:
     """What is on the machines, for people."""
     rows = [["IMAGE", "ID", "SIZE", "FROM", "AGE", "USED"]]
     several = len(found) > 1

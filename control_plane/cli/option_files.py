@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from rayplane.control_plane.api.config_files import ConfigFileError
 from rayplane.control_plane.cluster.config import NONE
 from rayplane.control_plane.cluster.errors import UsageError, refusal
 
@@ -23,6 +22,7 @@ def audit_text(asked: str) -> str:
 
 def kubelet_text(asked: str) -> str:
     """As `text_of`, of a KubeletConfiguration: what is wrong is told with the file's name and line."""
+    from rayplane.control_plane.api.config_files import ConfigFileError
     from rayplane.node.kubelet.config_file import read_kubelet_configuration
 
     text = text_of(_KUBELET_FLAG, asked)

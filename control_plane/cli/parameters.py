@@ -4,6 +4,7 @@ That is half of what a short command takes. Where Typer has no such step, or ano
 """
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 
@@ -22,7 +23,7 @@ class _AsItIs:
         if value is None:
             return () if several else None
         kind = param.type_descriptor.annotation
-        if type(value) is kind:
+        if type(value) is kind or (kind is Path and isinstance(value, Path)):
             return value
         if kind == list[str] and isinstance(value, list | tuple) and all(type(one) is str for one in value):
             return list(value)

@@ -6,16 +6,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from rayplane.control_plane.cli.option_files import text_of
 from rayplane.control_plane.cli.options import Name, Output, State, console, progress, run, state_dir, wants_json
-from rayplane.control_plane.cluster import manifests
 from rayplane.control_plane.cluster.access import access
 from rayplane.control_plane.cluster.config import NONE, PROCESS, ClusterConfig
 from rayplane.control_plane.cluster.errors import UsageError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from rayplane.control_plane.planning.planner import Answer
 
 LOSSES_SHOWN = 10
@@ -47,6 +47,7 @@ def plan(
 
     Nothing is written anywhere. Exits with 1 when some pods find no place.
     """
+    from rayplane.control_plane.cluster import manifests
     from rayplane.control_plane.planning import planner
 
     as_json = wants_json(output)
@@ -83,7 +84,7 @@ def plan(
         raise typer.Exit(1)
 
 
-def lines(answer: "Answer", lost: str) -> Iterator[str | Table]:
+def lines(answer: "Answer", lost: str) -> "Iterator[str | Table]":
     """The answer for people. `lost`: what is to be survived, a node or a zone."""
     made = answer.plan
     new = f", {len(made.added)} of them new" if len(made.added) < len(made.nodes) else ""
@@ -103,8 +104,10 @@ def lines(answer: "Answer", lost: str) -> Iterator[str | Table]:
         yield f"left out: {left}"
 
 
-def _nodes(answer: "Answer") -> Table:
+def _nodes(answer: "Answer") -> "Table":
     """Nodes that hold the same, as one row."""
+    from rich.table import Table
+
     table = Table("NODES", "ZONE", "CPU", "MEMORY", "PODS", "HOLD", box=None)
     alike: dict[tuple[str, ...], list[str]] = {}
     for name, node in answer.plan.nodes.items():

@@ -6,7 +6,6 @@ import typer
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.cluster.errors import UsageError
-from rayplane.control_plane.cluster.manifests import parse
 from rayplane.control_plane.stages.examples import MAKES, shipped
 
 
@@ -42,6 +41,8 @@ def show(
 
 def makes(text: bytes) -> list[str]:
     """The names of the objects that Stages of a file make."""
+    from rayplane.control_plane.cluster.manifests import parse
+
     return [meta.annotations(one.object)[MAKES] for one in parse(text, "")]
 
 

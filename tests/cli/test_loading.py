@@ -4,13 +4,16 @@ import pkgutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import import_module, resources
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer.main
 
 from rayplane.control_plane import cli
+from tests.cli.whole import whole
 
 pytestmark = pytest.mark.processes
 
@@ -39,16 +42,23 @@ def test_no_command_loads_anything_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def _options_of(group: Any, before: str = "") -> Iterator[str]:
+    """The lines at which a shell asks for the options of each command, and of those that it has."""
+    for name, command in group.commands.items():
+        yield f"{before}{name} -"
+        if hasattr(command, "commands"):
+            yield from _options_of(command, f"{before}{name} ")
+
+
 def test_what_shells_and_people_ask_first_loads_only_what_tells_it(tmp_path: Path) -> None:
     code = f"""if True:
         import sys, typer
         from rayplane.control_plane.cli import app, completion
         completion.begin()
-        light = ("advance", "drain", "explain", "fork", "join", "logs-of", "operate")
-        light += ("test-env", "token", "trace", "upgrade", "why")
-        lines = ("ge", "get po", "get -", "get pods ", "status --na", "up --host ", *(f"{{one}} -" for one in light))
-        for line in lines:
-            assert completion.candidates(typer.main.get_command(app.app), line.split(" ")) or line == "get pods ", line
+        root = typer.main.get_command(app.app)
+        for line in ("ge", "get po", "get pods ", "status --na", "up --host ", *{[*_options_of(whole())]!r}):
+            assert completion.candidates(root, line.split(" ")) or line == "get pods ", line
+            assert not [m for m in {HEAVY + OF_CLUSTERS!r} if m in sys.modules], line
         for line in ("--version", "--help", "get --help"):
             assert app.run(line.split()) == 0
         assert app.run(["stat"]) == 2

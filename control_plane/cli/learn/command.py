@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-import yaml
 
 from rayplane.control_plane.cli.app import run as run_command
 from rayplane.control_plane.cli.interrupts import EXIT_INTERRUPTED
@@ -57,6 +56,8 @@ def register(app: typer.Typer, run: Run = run_command) -> None:
 
 
 def _tour(run: Run, *, ask: bool) -> None:
+    import yaml
+
     tour = yaml.safe_load((files("rayplane.control_plane.cli.learn") / "tour.yaml").read_text())
     steps = [Step(**one) for one in tour["steps"]]
     # Nobody else's, whatever the environment says: what is purged in the end is what the tour itself brought up.
