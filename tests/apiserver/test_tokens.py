@@ -1,6 +1,7 @@
 """Tokens of service accounts: how long they live, and what they die with."""
 
 import base64
+import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -9,6 +10,7 @@ from typing import Any
 import jwt
 import pytest
 import pytest_asyncio
+from cryptography.hazmat.primitives import serialization
 
 from rayplane.control_plane.api import errors, legacy_tokens
 from rayplane.control_plane.api.meta import Object, parse_time
@@ -117,6 +119,14 @@ async def test_a_mounted_token_outlives_the_time_at_which_it_is_replaced(
     renewed = int(parse_time(made["status"]["expirationTimestamp"]).timestamp())
     assert renewed - claims["iat"] in (seconds, seconds + 1)
     assert claims["kubernetes.io"].get("warnafter") == (claims["iat"] + 3607 if lives == YEAR_S else None)
+
+
+async def test_a_token_names_the_published_key_that_it_is_signed_with(issuer: Issuer) -> None:
+    tokens = issuer.stack.servers[0].registry.authenticator.tokens
+    (key,) = jwt.PyJWKSet.from_dict({"keys": [tokens.public_jwk()]}).keys
+    der = key.key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    digest = base64.urlsafe_b64encode(hashlib.sha256(der).digest()).rstrip(b"=").decode()
+    assert jwt.get_unverified_header(await issuer.token())["kid"] == key.key_id == digest
 
 
 async def test_a_token_says_what_it_is_bound_to(issuer: Issuer) -> None:

@@ -4,6 +4,8 @@ Tokens are JSON Web Tokens (RFC 7519) signed with the cluster's P-256 key (ES256
 any other has issued. Owns their claims; who may ask for one is decided elsewhere. Time is the injected clock's.
 """
 
+import base64
+import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -52,9 +54,11 @@ class Tokens:
         self._find = find
         self._private: Any = None
         self._public: Any = None
+        self._key_id = ""
         if config.token_key:
             self._private = serialization.load_pem_private_key(config.token_key, password=None)
             self._public = self._private.public_key()
+            self._key_id = _key_id(self._public)
         # A signature that holds does so for ever, and to look costs more than many a request; only what holds is kept.
         self._signed = lru_cache(_SIGNED_KEPT)(self._verified)
 
@@ -92,14 +96,15 @@ class Tokens:
             "sub": f"{SERVICE_ACCOUNT_PREFIX}{meta['namespace']}:{meta['name']}",
             CLAIMS: private,
         }
-        return jwt.encode(claims, self._private, algorithm=_ALGORITHM), format_time(renewed)
+        named = {"kid": self._key_id}
+        return jwt.encode(claims, self._private, algorithm=_ALGORITHM, headers=named), format_time(renewed)
 
     def public_jwk(self) -> dict[str, Any] | None:
         """The key that verifies tokens (RFC 7517), for `/openid/v1/jwks`."""
         if self._public is None:
             return None
         key: dict[str, Any] = jwt.algorithms.ECAlgorithm.to_jwk(self._public, as_dict=True)
-        return {**key, "use": "sig", "alg": _ALGORITHM}
+        return {**key, "kid": self._key_id, "use": "sig", "alg": _ALGORITHM}
 
     # --- checking -----------------------------------------------------------------------------
 
@@ -155,6 +160,12 @@ class Tokens:
         deleted = found["metadata"].get("deletionTimestamp")
         if deleted and parse_time(deleted) + timedelta(seconds=_LEEWAY_S) < self._env.clock.now():
             raise Unauthorized()
+
+
+def _key_id(public: Any) -> str:
+    """The name of a key: others look a token's key up by it among those that an issuer publishes."""
+    der = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return base64.urlsafe_b64encode(hashlib.sha256(der).digest()).rstrip(b"=").decode()
 
 
 def _reference(o: Object) -> dict[str, str]:
