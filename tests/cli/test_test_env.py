@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -108,4 +109,8 @@ def test_a_cluster_is_its_owners_until_stop(
     ],
 )
 def test_a_suite_ends_by_itself_and_has_its_exit_code(suite: str, code: int) -> None:
-    assert options.run(test_env._exit_code(["sh", "-c", suite], os.environ)) == code
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # who runs tests by nohup(1) ignores it
+    try:
+        assert options.run(test_env._exit_code(["sh", "-c", suite], os.environ)) == code
+    finally:
+        signal.signal(signal.SIGHUP, before)

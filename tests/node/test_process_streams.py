@@ -43,9 +43,11 @@ async def test_logs_follow_and_previous(api: FakeClient, make_host: MakeHost) ->
     script = "n=$(ls /d | wc -l); echo run $n; touch /d/$n; until [ -e /d/stop ]; do sleep 0.01; done; [ $n != 0 ]"
     api.put("pods", shell("web", script, container=container, volumes=volumes, restartPolicy="OnFailure"))
     await api.until(lambda: "running" in state(api, "web"))
-    following = asyncio.create_task(logs(host, "web", follow=True))
+    ref = pb.ContainerRef(node="n1", namespace="default", pod="web")
+    following = stub(host).Logs(pb.LogsRequest(ref=ref, follow=True))
+    first = await anext(following)  # it follows this run, before there is another
     await run_in(host, "web", "sh", "-c", "touch /d/stop")
-    assert await following == b"run 0\n"
+    assert b"".join([first.data, *[chunk.data async for chunk in following]]) == b"run 0\n"
     await api.until(lambda: phase(api, "web") == "Succeeded")
     assert await logs(host, "web") == b"run 2\n"
     assert await logs(host, "web", previous=True) == b"run 0\n"
