@@ -179,6 +179,7 @@ def test_whoever_ends_it_has_it_give_back_what_it_made(number: signal.Signals, t
     made = tmp_path / "made"
     code = (
         "import os, pathlib, signal, sys\n"
+        f"signal.signal({int(number)}, signal.SIG_DFL)\n"  # nohup(1) has tests ignore one
         "from scripts.benchmarks import __main__ as bench\n"
         "made = pathlib.Path(sys.argv[1])\n"
         "def work():\n"

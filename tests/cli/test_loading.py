@@ -103,7 +103,9 @@ def test_an_interruption_while_it_loads_is_one_line() -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_the_end_of_its_terminal_interrupts_it_after_what_ran_in_a_loop_too(number: signal.Signals) -> None:
     code = (
-        "import asyncio, os, rayplane.control_plane.cli.app as app\n"
+        "import asyncio, os, signal\n"
+        f"signal.signal({int(number)}, signal.SIG_DFL)\n"  # nohup(1) has tests ignore one
+        "import rayplane.control_plane.cli.app as app\n"
         "from rayplane.control_plane.cli import options\n"
         "def run(*_):\n"
         "    options.run(asyncio.sleep(0))\n"
