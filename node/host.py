@@ -142,10 +142,10 @@ class NodeHost:
         own = {name: k.metrics for name, k in kubelets.items()}
         return metrics.collect(own, pods, states, evictions=gone, space=self._volumes.space())
 
-    async def _page(self, node: str, path: str, accept: str) -> Page:
+    async def _page(self, node: str, path: str, query: str, accept: str) -> Page:
         """Raises NotHere."""
         own = lambda: metrics.of_node(node, self.collect())  # noqa: E731
-        return await page(path, Asked(self.kubelet(node), accept, self.config, self.env.timestamp(), own))
+        return await page(path, Asked(self.kubelet(node), query, accept, self.config, self.env.timestamp(), own))
 
     # --- life -------------------------------------------------------------------------------------
 

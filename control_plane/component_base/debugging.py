@@ -94,8 +94,7 @@ def zpage(request: "web.BaseRequest", component: Component, now: datetime) -> "w
 
 def health(request: "web.BaseRequest", component: Component, problems: healthz.Problems) -> "web.Response | None":
     """The answer of `healthz`; None where no check has this name."""
-    verbose, excluded = "verbose" in request.query, request.query.getall("exclude", [])
-    found = healthz.answer(request.path, problems, component.health, verbose=verbose, excluded=excluded)
+    found = healthz.answer(request.path, request.rel_url.raw_query_string, problems, component.health)
     return _response(found, **{"X-Content-Type-Options": "nosniff"})
 
 

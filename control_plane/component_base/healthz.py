@@ -6,7 +6,8 @@
 Source: k8s.io/apiserver/pkg/server/healthz (texts), kube-scheduler's and kube-controller-manager's checks.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from urllib.parse import parse_qs
 
 from rayplane.control_plane.component_base.zpages import Health, Page
 
@@ -34,19 +35,23 @@ def of_elected(kind: str, election: str, *, ending: bool, sync: str, synced: boo
     return problems
 
 
-def answer(path: str, problems: Problems, outcomes: Health, *, verbose: bool, excluded: Iterable[str]) -> Page | None:
-    """The page at a path of these; None where no check has its name. `outcomes` are told how the checks went."""
+def answer(path: str, query: str, problems: Problems, outcomes: Health) -> Page | None:
+    """The page at a path of these; None where no check has its name. `outcomes` are told how the checks went.
+
+    `query`: what stands behind the path's `?`, as it was sent.
+    """
     kind, _, single = path.strip("/").partition("/")
     if single:
         if single not in problems:
             return None
         problem = problems[single]
         return Page(f"internal server error: {problem}\n".encode(), status=500) if problem else Page(b"ok")
-    excluded = [*dict.fromkeys(excluded)]
+    asked = parse_qs(query, keep_blank_values=True)
+    excluded = [*dict.fromkeys(asked.get("exclude", ()))]
     counted = {name: not problem for name, problem in problems.items() if name not in excluded}
     outcomes.observe(kind, counted)
     healthy = all(counted.values())
-    if healthy and not verbose:
+    if healthy and "verbose" not in asked:
         return Page(b"ok")
     lines = []
     for name, problem in problems.items():

@@ -50,9 +50,11 @@ class PagedNode(Protocol):
 
 
 class Asked(NamedTuple):
-    """A question to a node. `accept`: formats that the client takes; `own`: the node's own metrics."""
+    """A question to a node. `query`: what stands behind its `?`; `accept`: formats that the client takes; `own`: the
+    node's own metrics."""
 
     node: PagedNode
+    query: str
     accept: str
     host: NodeHostConfig
     now: str
@@ -67,7 +69,7 @@ async def page(path: str, asked: Asked) -> Page:
     path = path.strip("/")
     if path in _HEALTHY:
         outcomes, problems = asked.node.metrics.health, dict.fromkeys(_CHECKS, "")
-        return healthz.answer(path, problems, outcomes, verbose=False, excluded=()) or NOT_FOUND
+        return healthz.answer(path, asked.query, problems, outcomes) or NOT_FOUND
     if path.startswith("checkpoint/"):
         return _NO_CHECKPOINT
     known = _PAGES.get(path)

@@ -65,10 +65,11 @@ class NodeService:
         pods: PodLookup,
         sessions: Sessions,
         clock: Clock,
-        page: Callable[[str, str, str], Awaitable[Page]],
+        page: Callable[[str, str, str, str], Awaitable[Page]],
         prepare: Callable[[], Awaitable[None]],
     ) -> None:
-        """`page` gives what a node's kubelet has at a path, in a format that the client takes; NotHere elsewhere.
+        """`page` gives what a node's kubelet has at a path with a query, in a format that the client takes; NotHere
+        elsewhere.
 
         `prepare` is awaited before usage is looked at.
         """
@@ -165,7 +166,7 @@ class NodeService:
 
     async def Page(self, request: pb.PageRequest, context: Context) -> pb.PageResponse:
         await self._prepare()
-        page, content_type, status = await self._page(request.node, request.path, request.accept)
+        page, content_type, status = await self._page(request.node, request.path, request.query, request.accept)
         return pb.PageResponse(page=page, content_type=content_type, status=status)
 
     # --- look-up ----------------------------------------------------------------------------------

@@ -126,14 +126,14 @@ class Owners:
 class KubeletWeb:
     """A web handler, as `Network.serve` takes it.
 
-    `own`: answers for paths of the host itself; `page`: what a node has at a path, NotHere for one that is not here;
-    `review`: whether an identity may do a verb with a part of a node; `owner`: whose a bearer token is.
+    `own`: answers for paths of the host itself; `page`: what a node has at a path with a query, NotHere for one that is
+    not here; `review`: whether an identity may do a verb with a part of a node; `owner`: whose a bearer token is.
     """
 
     def __init__(
         self,
         own: "Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]",
-        page: Callable[[str, str, str], Awaitable[Page]],
+        page: Callable[[str, str, str, str], Awaitable[Page]],
         review: Callable[[Identity, str, str, str], Awaitable[bool]],
         owner: Callable[[str], Awaitable[Identity | None]],
         *,
@@ -162,7 +162,8 @@ class KubeletWeb:
             verb = _VERBS.get(request.method, "")
             return text(403, f"Forbidden (user={identity.user}, verb={verb}, path={request.path})")
         try:
-            body, kind, status = await self._page(node, request.path, request.headers.get("Accept", ""))
+            query, accept = request.rel_url.raw_query_string, request.headers.get("Accept", "")
+            body, kind, status = await self._page(node, request.path, query, accept)
         except NotHere as e:
             return text(404, str(e))
         return web.Response(body=body, status=status, headers={"Content-Type": kind})

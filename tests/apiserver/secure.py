@@ -64,7 +64,8 @@ class StandInNode:
     async def Page(self, request: node_pb2.PageRequest, context: Context) -> node_pb2.PageResponse:
         if "openmetrics" in request.accept:
             raise RpcError(grpc.StatusCode.UNAVAILABLE, "the host ends")
-        page, kind = f"{request.path} of {request.node}\n".encode(), "text/plain; version=0.0.4; charset=utf-8"
+        told = f"{request.path} of {request.node} {request.query}".strip()
+        page, kind = f"{told}\n".encode(), "text/plain; version=0.0.4; charset=utf-8"
         return node_pb2.PageResponse(page=page, content_type=kind, status=404 if request.path == "run" else 200)
 
     async def PortForward(

@@ -123,6 +123,8 @@ async def test_a_node_tells_of_itself(http: aiohttp.ClientSession) -> None:
     node = "/api/v1/nodes/n1/proxy"
     for path in ("healthz", "pods", "stats/summary", "runningpods"):
         assert await text(http, f"{node}/{path}") == f"{path} of n1\n"
+    asked = "verbose&exclude=a%20b"
+    assert await text(http, f"{node}/healthz?{asked}") == f"healthz of n1 {asked}\n"
     async with http.get(f"{node}/run/") as answer:
         assert (answer.status, await answer.text()) == (404, "run of n1\n")
 

@@ -3,6 +3,7 @@
 import asyncio
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
@@ -71,7 +72,13 @@ class Port:
         self.identity = identity
         headers = {"Authorization": token} if token else {}
         request: Any = SimpleNamespace(
-            path=path, method=method, query=query, headers=headers, transport=None, remote=peer
+            path=path,
+            rel_url=SimpleNamespace(raw_query_string=urlencode(query)),
+            method=method,
+            query=query,
+            headers=headers,
+            transport=None,
+            remote=peer,
         )
         answer: Any = await self._web(request)
         return answer.status, answer.text.strip()
@@ -79,10 +86,10 @@ class Port:
     async def _own(self, request: Any) -> Any:
         return module.text(200, f"own {request.path}")
 
-    async def _page(self, node: str, path: str, accept: str) -> tuple[bytes, str, int]:
+    async def _page(self, node: str, path: str, query: str, accept: str) -> tuple[bytes, str, int]:
         if node != "n1":
             raise NotHere(f"node {node} is not on this host")
-        return f"{path} of {node}".encode(), "text/plain", 200
+        return f"{path} of {node} {query}".strip().encode(), "text/plain", 200
 
     async def _owner(self, token: str) -> Identity | None:
         await self.answering.wait()
@@ -97,6 +104,7 @@ async def test_administrators_read_all_and_the_hosts_own(monkeypatch: pytest.Mon
     port = Port(monkeypatch)
     assert await port.get(ADMIN, "/stats/summary") == (200, "/stats/summary of n1")
     assert await port.get(ADMIN, "/metrics") == (200, "own /metrics")
+    assert await port.get(ADMIN, "/healthz", verbose="") == (200, "/healthz of n1 verbose=")
     assert (await port.get(ADMIN, "/pods", node="n9"))[0] == 404
     assert port.asked == []
 

@@ -17,8 +17,8 @@ from tests.node.processes import NODE, QUICK, MakeHost, phase, shell, stub
 STAMP = "2026-01-01T00:00:00Z"
 
 
-async def page(host: NodeHost, path: str, status: int = 200) -> str:
-    answer = await stub(host).Page(pb.PageRequest(node="n1", path=path))
+async def page(host: NodeHost, path: str, status: int = 200, query: str = "") -> str:
+    answer = await stub(host).Page(pb.PageRequest(node="n1", path=path, query=query))
     assert answer.status == status, answer.page
     text: str = answer.page.decode()
     return text
@@ -31,6 +31,9 @@ async def test_a_simulated_node_has_the_pages_of_a_kubelet(api: FakeClient, make
     await api.until(lambda: phase(api, "web") == "Running")
     for path in ("healthz", "healthz/ping", "healthz/syncloop", "/healthz/"):
         assert await page(host, path) == "ok"
+    told = "[+]ping ok\n[+]log excluded: ok\n[+]syncloop ok\nhealthz check passed\n"
+    assert await page(host, "healthz", query="verbose&exclude=log") == told
+    assert "no matches for" in await page(host, "healthz", query="verbose&exclude=none")
     (shown,) = json.loads(await page(host, "pods"))["items"]
     assert (shown["metadata"]["name"], shown["status"]["phase"]) == ("web", "Running")
     (running,) = json.loads(await page(host, "runningpods"))["items"]

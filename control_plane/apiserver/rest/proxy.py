@@ -72,7 +72,7 @@ class Proxy:
         prefix, slash, path = _split(request, namespaced=target.info.namespaced)
         await self._registry.connect(user, target, {"path": f"/{path}"})
         if target.info.name == "nodes":
-            return await self._node(address.name, path.strip("/"), request.headers.get("Accept", ""))
+            return await self._node(request, address.name, path.strip("/"))
         if target.info.name == "pods":
             pod, port = await self._pod(target.namespace, address)
         else:
@@ -162,17 +162,17 @@ class Proxy:
 
     # --- nodes --------------------------------------------------------------------------------
 
-    async def _node(self, name: str, path: str, accept: str) -> web.Response:
+    async def _node(self, request: web.BaseRequest, name: str, path: str) -> web.Response:
         """The page of the node's kubelet, in the format that the client takes."""
         node = await self._registry.lookup.get("nodes", name)
         if node is None:
             raise NotFound.of("nodes", name)
         # What a header may hold beyond ASCII names no format.
-        formats = accept.encode("ascii", "ignore").decode()
-        request = node_pb2.PageRequest(node=name, path=path, accept=formats)
+        formats = request.headers.get("Accept", "").encode("ascii", "ignore").decode()
+        asked = node_pb2.PageRequest(node=name, path=path, query=request.rel_url.raw_query_string, accept=formats)
         try:
             stub = node_stub(self._network, address_of_node(node))
-            answer: node_pb2.PageResponse = await stub.Page(request, timeout=_NODE_TIMEOUT_S)
+            answer: node_pb2.PageResponse = await stub.Page(asked, timeout=_NODE_TIMEOUT_S)
         except RpcError as e:
             raise node_error(e) from e
         return web.Response(

@@ -125,14 +125,16 @@ class StatsResponse(_message.Message):
     def __init__(self, cpu_nanocores: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., containers: _Optional[_Iterable[_Union[ContainerStats, _Mapping]]] = ...) -> None: ...
 
 class PageRequest(_message.Message):
-    __slots__ = ("node", "accept", "path")
+    __slots__ = ("node", "accept", "path", "query")
     NODE_FIELD_NUMBER: _ClassVar[int]
     ACCEPT_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
+    QUERY_FIELD_NUMBER: _ClassVar[int]
     node: str
     accept: str
     path: str
-    def __init__(self, node: _Optional[str] = ..., accept: _Optional[str] = ..., path: _Optional[str] = ...) -> None: ...
+    query: str
+    def __init__(self, node: _Optional[str] = ..., accept: _Optional[str] = ..., path: _Optional[str] = ..., query: _Optional[str] = ...) -> None: ...
 
 class PageResponse(_message.Message):
     __slots__ = ("page", "content_type", "status")
