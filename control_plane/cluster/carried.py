@@ -130,7 +130,7 @@ class Carried:
             with contextlib.suppress(BrokenPipeError):
                 process.stdin.close()
         if "pid" not in told:
-            raise ComponentFailed(Failure(told["text"], told.get("data_lost", False)))
+            raise ComponentFailed(Failure(told["text"], told.get("data_lost", False), told.get("port_taken", False)))
         # Whoever gives a handle up is warned while the process runs, unless its end is known.
         process.returncode = 0
         # The number of a process that is behind a script may be another.

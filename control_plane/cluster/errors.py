@@ -84,5 +84,9 @@ class TimeStands(ClusterError):
     """The time of the cluster cannot be led forward: a part of it has a process of its own, with the machine's time."""
 
 
+class PortTaken(StartFailed):
+    """Another program has a port that a component was to listen on: it needs others, and its machine is well."""
+
+
 class DataLost(StartFailed):
     """A member does not have any more what it acknowledged: it can never come back, another must take its place."""

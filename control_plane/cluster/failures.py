@@ -4,16 +4,21 @@ Ray carries only the text of what an actor's constructor raised; so what has to 
 read once.
 """
 
+import errno
 import json
 from dataclasses import asdict, dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """The class of what was raised, a colon, and its text; `data_lost`: a member's data is gone or damaged."""
+    """The class of what was raised, a colon, and its text.
+
+    `data_lost`: a member's data is gone or damaged; `port_taken`: another program listens where it was to.
+    """
 
     text: str
     data_lost: bool = False
+    port_taken: bool = False
 
     @staticmethod
     def of(error: BaseException) -> "Failure":
@@ -24,14 +29,16 @@ class Failure:
         from rayplane.storage.wal.errors import CorruptLog, CorruptSnapshotFile, LogMissing
 
         lost = isinstance(error, (DataLost, CorruptLog, CorruptSnapshotFile, LogMissing))
-        return Failure(f"{type(error).__name__}: {error}", lost)
+        taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+        return Failure(f"{type(error).__name__}: {error}", lost, taken)
 
 
 class ComponentFailed(Exception):
     """An actor's component did not start; the text is the failure, on one line."""
 
     def __init__(self, failure: Failure) -> None:
-        super().__init__(json.dumps(asdict(failure)))
+        # Without what it is not: a supervisor of an older build may read it.
+        super().__init__(json.dumps({"text": "", **{name: said for name, said in asdict(failure).items() if said}}))
         self.failure = failure
 
     def __reduce__(self) -> tuple[type["ComponentFailed"], tuple[Failure]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 from rayplane.control_plane.cluster.components import Spec
-from rayplane.control_plane.cluster.errors import DataLost, StartFailed
+from rayplane.control_plane.cluster.errors import DataLost, PortTaken, StartFailed
 from rayplane.control_plane.cluster.failures import Failure
 from rayplane.control_plane.cluster.topology import Machine, Role
 from rayplane.control_plane.rpc.tls import Credentials
@@ -173,7 +173,9 @@ def room_here() -> dict[str, float]:
 
 def not_started(spec: Spec, failure: Failure) -> StartFailed:
     """The error of a start that failed."""
-    kind = DataLost if spec.instance.role is Role.MEMBER and failure.data_lost else StartFailed
+    kind = PortTaken if failure.port_taken else StartFailed
+    if spec.instance.role is Role.MEMBER and failure.data_lost:
+        kind = DataLost
     return kind(f"{spec.instance.name}: {failure.text}; see {spec.log_file}")
 
 

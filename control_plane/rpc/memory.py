@@ -8,6 +8,7 @@ is shared. A handler runs as a task in the context of the component that serves 
 import asyncio
 import contextlib
 import contextvars
+import errno
 import itertools
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
@@ -116,7 +117,7 @@ class MemoryNetwork:
     def register(self, address: str, services: Sequence[Service]) -> MemoryServer:
         """Listen on exactly this address."""
         if address in self.fabric.servers:
-            raise OSError(f"cannot listen on {address}: is the port in use?")
+            raise OSError(errno.EADDRINUSE, f"cannot listen on {address}: is the port in use?")
         server = MemoryServer(self, address, services)
         self.fabric.servers[address] = server
         self._servers = [s for s in self._servers if self.fabric.servers.get(s.address) is s] + [server]

@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import errno
 import pickle
 import shutil
 import traceback
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from rayplane.control_plane.backoff import Backoff
-from rayplane.control_plane.cluster.errors import DataLost, StartFailed
+from rayplane.control_plane.cluster.errors import DataLost, PortTaken, StartFailed
 from rayplane.control_plane.cluster.failures import ComponentFailed, Failure, failure_in
 from rayplane.control_plane.cluster.host import not_started, start_all
 from rayplane.control_plane.cluster.specs import founding_specs
@@ -91,9 +92,16 @@ async def test_a_damaged_log_is_lost_data_too_and_other_errors_are_not(world: Wo
     assert type(not_started(spec, Failure.of(OSError("DataLost: cannot write: No space left")))) is StartFailed
     other = world.spec(world.topology.of(Role.SCHEDULER)[0])
     assert type(not_started(other, lost)) is StartFailed
+    taken = Failure.of(OSError(errno.EADDRINUSE, "cannot listen on 127.0.0.1:80"))
+    assert type(not_started(other, taken)) is PortTaken
 
 
-_FAILURES = [MemberLost("a\nb: {}"), OSError("no space"), CorruptLog("wal/1", 3, "ComponentFailed: x")]
+_FAILURES = [
+    MemberLost("a\nb: {}"),
+    OSError("no space"),
+    OSError(errno.EADDRINUSE, "x"),
+    CorruptLog("wal/1", 3, "ComponentFailed: x"),
+]
 
 
 @pytest.mark.parametrize("error", _FAILURES)

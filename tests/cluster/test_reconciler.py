@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from rayplane.control_plane.api.errors import ServiceUnavailable
-from rayplane.control_plane.cluster.errors import DataLost, StartFailed
+from rayplane.control_plane.cluster.errors import DataLost, PortTaken, StartFailed
 from rayplane.control_plane.cluster.supervisor import reconciler as module
 from rayplane.control_plane.cluster.supervisor import starts
 from rayplane.control_plane.cluster.supervisor.observed import MemberStatus
@@ -113,7 +113,7 @@ class World:
         assert spec.name not in self.actors, f"{spec.name} is started twice"
         await self._call(f"start {spec.name}")
         if self.taken.get(spec.machine, set()) & set(spec.ports.values()):
-            raise StartFailed("address already in use")
+            raise PortTaken("address already in use")
         self.actors[spec.name] = spec
         return 1
 
@@ -270,22 +270,32 @@ def test_whatever_fails_keeps_no_actor_from_being_started(call: str, error: Exce
     play(scene)
 
 
-def test_a_start_that_fails_in_one_place_is_tried_in_another() -> None:
-    """A stranger has the port; and on the next machine too, where nobody can look before."""
-    strangers = {
-        MACHINES[1]: {TOPOLOGY.get("apiserver-1").ports["https"]},
-        MACHINES[0]: {20_000},
-        MACHINES[2]: {20_000},
-    }
+def test_whose_port_a_stranger_has_gets_others_and_its_machine_stays_fit() -> None:
+    """Of the next ones, too, one is taken: nobody can look before."""
 
     async def scene(world: World) -> None:
-        world.taken = strangers
+        world.taken = {MACHINES[1]: {TOPOLOGY.get("apiserver-1").ports["https"], 20_000}}
         del world.actors["apiserver-1"]
         await until(lambda: "apiserver-1" in world.actors, 240.0)
         assert len(world.times("start apiserver-1")) == 2 * STARTS_MAX + 1
         found = world.actors["apiserver-1"]
         assert (world.stored or TOPOLOGY).get("apiserver-1") == found
         assert set(found.ports.values()).isdisjoint({20_000, *TOPOLOGY.get("apiserver-1").ports.values()})
+        assert found.machine == MACHINES[1]
+        ((reconciler, _),) = world._running
+        assert not reconciler.records.unfit(asyncio.get_running_loop().time())
+
+    play(scene)
+
+
+def test_a_start_that_fails_in_one_place_is_tried_in_another_and_the_machine_counts_as_unfit() -> None:
+    async def scene(world: World) -> None:
+        world.broken["start apiserver-1"] = StartFailed("no such file")
+        del world.actors["apiserver-1"]
+        moved = lambda: (world.stored or TOPOLOGY).get("apiserver-1").machine  # noqa: E731
+        await until(lambda: moved() != MACHINES[1], 240.0)
+        ((reconciler, _),) = world._running
+        assert reconciler.records.unfit(asyncio.get_running_loop().time()) == {(Role.APISERVER, MACHINES[1].id)}
 
     play(scene)
 

@@ -129,6 +129,11 @@ def test_what_fails_again_and_again_where_it_is_gets_other_ports_on_another_mach
     failing = replace(failing, failures={name: STARTS_MAX})
     moved = stored(plan(TOPOLOGY, failing, 0.0)).get(name)
     assert moved.machine != TOPOLOGY.get(name).machine and moved.machine in MACHINES and moved.ports == {}
+    crowded = replace(failing, crowded=frozenset({name}))
+    there = stored(plan(TOPOLOGY, crowded, 0.0)).get(name)
+    assert (there.machine, there.ports) == (TOPOLOGY.get(name).machine, {}), "where a port is taken, others will do"
+    gone = tuple(m for m in MACHINES if m != TOPOLOGY.get(name).machine)
+    assert stored(plan(TOPOLOGY, replace(crowded, machines=gone), 0.0)).get(name).machine in gone
     alone = stored(plan(TOPOLOGY, replace(failing, machines=(TOPOLOGY.get(name).machine,)), 0.0)).get(name)
     assert alone.machine == TOPOLOGY.get(name).machine and alone.ports == {}
     for unsure in ({"members": ()}, {"running": ALL}, {"starting": frozenset({name})}, {"current": False}):

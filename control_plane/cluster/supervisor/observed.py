@@ -40,6 +40,8 @@ class Observed:
     """How many starts in a row have failed where the actor is planned now."""
     unfit: frozenset[tuple[Role, str]] = frozenset()
     """Ids of machines where an actor of a role did not start lately, however often it was tried."""
+    crowded: frozenset[str] = frozenset()
+    """Those whose last start failed since another program had a port of theirs."""
     lost: frozenset[str] = frozenset()
     """Members whose data is not what they acknowledged."""
     overdue: frozenset[str] = frozenset()

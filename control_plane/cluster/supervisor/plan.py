@@ -307,8 +307,9 @@ class _View:
         return self.why_elsewhere(instance)
 
     def place_for(self, instance: Instance, topology: Topology) -> Machine:
-        if instance.role is Role.NODE_HOST and not self.is_homeless(instance):
-            # Its volumes lie there.
+        needs_ports = instance.name in self.seen.crowded and not self.should_leave(instance)
+        if not self.is_homeless(instance) and (instance.role is Role.NODE_HOST or needs_ports):
+            # A node host's volumes lie there; and where a port is taken, others will do.
             return instance.machine
         others = [m for m in self.usable if m.id != instance.machine.id]
         if instance.role is Role.LOAD_BALANCER:

@@ -14,7 +14,7 @@ from typing import Any
 
 from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.backoff import Backoff
-from rayplane.control_plane.cluster.errors import ClusterError, DataLost, StartFailed
+from rayplane.control_plane.cluster.errors import ClusterError, DataLost, PortTaken, StartFailed
 from rayplane.control_plane.cluster.patience import Patience, is_passing, until
 from rayplane.control_plane.cluster.supervisor.actions import (
     Action,
@@ -205,6 +205,7 @@ class Reconciler:
             not_before=dict(records.not_before),
             failures=dict(records.here),
             unfit=records.unfit(now),
+            crowded=frozenset(records.crowded),
             lost=frozenset(records.lost),
             overdue=self._overdue(now, members),
             awaited=frozenset(self._awaited),
@@ -417,7 +418,7 @@ class Reconciler:
             spec = self._ports.specs.make(instance, self._topology, restarted=not instance.joins)
             await self._ports.host.start(spec)
         except StartFailed as e:
-            self._failed(instance, str(e), lost=isinstance(e, DataLost))
+            self._failed(instance, str(e), lost=isinstance(e, DataLost), crowded=isinstance(e, PortTaken))
         except Exception as e:
             log.exception("starting %s failed", name)
             self._failed(instance, f"{type(e).__name__}: {e}")
@@ -427,9 +428,9 @@ class Reconciler:
             self._moved.discard(name)
             records.succeeded(name, now())
 
-    def _failed(self, instance: Instance, reason: str, *, lost: bool = False) -> None:
+    def _failed(self, instance: Instance, reason: str, *, lost: bool = False, crowded: bool = False) -> None:
         name = instance.name
-        pause = self.records.failed(name, reason, self._ports.now(), lost=lost)
+        pause = self.records.failed(name, reason, self._ports.now(), lost=lost, crowded=crowded)
         if instance.replaces:
             self.records.handed_on(name, instance.replaces)
         told = {"actor": name, "reason": reason, "pause_s": pause}

@@ -19,7 +19,7 @@ class StartRecords:
 
     `counts`, `failures` and `reasons` are by actor name: how often it was started, how many starts in a row have
     failed, and why the last did. `here`: how many of these where the actor is planned now. `lost`: members whose data
-    is not what they acknowledged.
+    is not what they acknowledged. `crowded`: those whose last start failed since a port of theirs was taken.
     """
 
     def __init__(self) -> None:
@@ -28,6 +28,7 @@ class StartRecords:
         self.here: dict[str, int] = {}
         self.reasons: dict[str, str] = {}
         self.lost: set[str] = set()
+        self.crowded: set[str] = set()
         self._not_before: dict[str, float] = {}
         self._started_at: dict[str, float] = {}
         self._unfit: dict[tuple[Role, str], float] = {}  # until when, by the machine's id
@@ -47,10 +48,13 @@ class StartRecords:
         self.lost.discard(name)
         self._started_at[name] = now
 
-    def failed(self, name: str, reason: str, now: float, *, lost: bool = False, free: int = 0) -> float:
+    def failed(
+        self, name: str, reason: str, now: float, *, lost: bool = False, crowded: bool = False, free: int = 0
+    ) -> float:
         """The seconds after which it may be tried again. `free`: so many failures in a row cost no pause."""
         if lost:
             self.lost.add(name)
+        (self.crowded.add if crowded else self.crowded.discard)(name)
         failures = self.failures[name] = self.failures.get(name, 0) + 1
         self.here[name] = self.here.get(name, 0) + 1
         self.reasons[name] = reason
@@ -82,14 +86,16 @@ class StartRecords:
     def moved(self, name: str) -> None:
         """It is planned elsewhere: nothing has failed there yet. It is tried as rarely as it was."""
         self.here.pop(name, None)
+        self.crowded.discard(name)
 
     def given_up(self, before: Topology, after: Topology, now: float) -> None:
-        """Whoever is planned elsewhere after failures, or no more as an heir, could not start on its machine."""
+        """Whoever is planned elsewhere after failures, or no more as an heir, could not start on its machine; that its
+        port was taken there ails no machine."""
         heirs = [i for i in before.instances if i.replaces and i.phase is Phase.JOINING and after.has(i.name)]
         found = [i for i in heirs if after.get(i.name).phase is Phase.LEAVING]
         tried = [i for i in before.instances if self.here.get(i.name, 0) >= STARTS_MAX and after.has(i.name)]
         found += [i for i in tried if after.get(i.name).machine != i.machine]
-        self._unfit |= {(i.role, i.machine.id): now + UNFIT_S for i in found}
+        self._unfit |= {(i.role, i.machine.id): now + UNFIT_S for i in found if i.name not in self.crowded}
 
     def unfit(self, now: float) -> frozenset[tuple[Role, str]]:
         """Roles and ids of the machines where their like did not start lately."""
@@ -112,7 +118,9 @@ class StartRecords:
             for name in [n for n in kept if n not in names]:
                 del kept[name]  # type: ignore[attr-defined]
         self.lost.intersection_update(names)
+        self.crowded.intersection_update(names)
 
     def _forgive(self, name: str) -> None:
+        self.crowded.discard(name)
         for kept in (self.failures, self.here, self.reasons, self._not_before):
             kept.pop(name, None)  # type: ignore[attr-defined]
