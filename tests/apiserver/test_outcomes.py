@@ -92,6 +92,14 @@ def lease(name: str, uid: str) -> Object:
     return {"kind": "Lease", "apiVersion": "coordination.k8s.io/v1", "metadata": meta}
 
 
+async def test_a_write_of_a_term_stays_as_its_caller_made_it() -> None:
+    """Asked for again it would begin the term twice, in one transaction that etcd refuses."""
+    write = Write(lease("boss", "uid"))
+    write.object["metadata"]["namespace"] = "kube-system"
+    await storage_of(etcd := FakeEtcd()).create(LEASES, write)
+    assert not write.effects and len(etcd.history) > 1, "the term has begun beside the Lease"
+
+
 async def _create_and_delete(etcd: StormyEtcd, storage: Storage, name: str) -> None:
     """Nobody else has this name."""
     try:

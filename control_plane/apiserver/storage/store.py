@@ -208,22 +208,23 @@ class Storage:
 
     async def create(self, info: ResourceInfo, write: Write) -> Entry:
         """Store a new object. AlreadyExists; Conflict for who does not lead; GuardFailed when a guard did not hold."""
+        effects = write.effects
         if leadership.has_term(info, write.object["metadata"].get("namespace") or ""):
-            write.effects = [*write.effects, leadership.begin(write.object)]
+            effects = [*effects, leadership.begin(write.object)]
         try:
-            return await self._create(info, write)
+            return await self._create(info, write, effects)
         except RequestEntityTooLarge:
             if not write.lighten():
                 raise
-        return await self._create(info, write)
+        return await self._create(info, write, effects)
 
     @spanned("etcd create")
-    async def _create(self, info: ResourceInfo, write: Write) -> Entry:
+    async def _create(self, info: ResourceInfo, write: Write, effects: Sequence[rpc_pb2.RequestOp]) -> Entry:
         meta = write.object["metadata"]
         key = info.key(meta.get("namespace") or "", meta["name"])
         value = encode(write.object)
-        operations = [put_op(key, self.to_storage(info, key, value), write.lease), *write.effects]
-        grouped = info.name in _GROUPED and not (write.guards or write.effects)
+        operations = [put_op(key, self.to_storage(info, key, value), write.lease), *effects]
+        grouped = info.name in _GROUPED and not (write.guards or effects)
         tries, claim = Tries(), _claim(info)
         claimed, look = ((), ()) if claim is None else ((claim.holds(),), (claim.look,))
         while True:
