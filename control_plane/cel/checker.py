@@ -45,6 +45,8 @@ class Declarations:
 
     variables: Mapping[str, Type] = field(default_factory=dict)
     objects: Mapping[str, Type] = field(default_factory=dict)
+    binds: bool = False
+    """Whether `cel.bind` may give a value a name: Kubernetes has it where devices are selected."""
 
 
 def check(source: str, root: Node, declarations: Declarations, functions: Mapping[str, Sequence[Overload]]) -> None:

@@ -31,12 +31,22 @@ class MacroError(ValueError):
         super().__init__(message)
 
 
-def expand(call: Call) -> Node:
-    """What a call stands for: itself, if it is no macro. Raises MacroError."""
+def expand(call: Call, *, binds: bool = False) -> Node:
+    """What a call stands for: itself, if it is no macro. `binds`: `cel.bind` is one. Raises MacroError."""
     if not call.method:
         return _has(call) if call.function == "has" and len(call.args) == 1 else call
+    if binds and _is_bind(call):
+        _, name, value, result = call.args
+        if not isinstance(name, Ident):
+            raise MacroError(name.position, "cel.bind() variable names must be simple identifiers")
+        return _bind(call.position, name.name, value, result)
     made = _MACROS.get((call.function, len(call.args) - 1))
     return made(call.position, call.args[0], call.args[1:]) if made is not None else call
+
+
+def _is_bind(call: Call) -> bool:
+    target = call.args[0]
+    return call.function == "bind" and len(call.args) == 4 and isinstance(target, Ident) and target.name == "cel"
 
 
 def _has(call: Call) -> Node:

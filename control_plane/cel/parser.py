@@ -37,9 +37,9 @@ _PRECEDENCE: Final = {
 _CONSTANTS: Final = {"true": True, "false": False, "null": None}
 
 
-def parse(source: str) -> Node:
-    """The tree of an expression. Raises CompileError."""
-    parser = _Parser(source)
+def parse(source: str, *, binds: bool = False) -> Node:
+    """The tree of an expression; `binds`: `cel.bind` is a macro in it. Raises CompileError."""
+    parser = _Parser(source, binds=binds)
     try:
         node = parser.expression()
         parser.expect("end")
@@ -61,8 +61,9 @@ def _check_depth(source: str, root: Node) -> None:
 class _Parser:
     """A parser by recursive descent; one pass, one word ahead."""
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, *, binds: bool) -> None:
         self._source = source
+        self._binds = binds
         self._tokens = tokens_of(source)
         self._at = 0
         self._depth = 0
@@ -165,7 +166,7 @@ class _Parser:
         if (opened := self._take("(")) is None:
             return Select(mark.position, operand, name.value)
         args, _ = self._list(")")
-        return expand(Call(opened.position, name.value, [operand, *args], method=True))
+        return expand(Call(opened.position, name.value, [operand, *args], method=True), binds=self._binds)
 
     def _primary(self) -> Node:
         token = self._next

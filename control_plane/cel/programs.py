@@ -58,7 +58,7 @@ def compile(
     functions: Mapping[str, Sequence[Overload]] = FUNCTIONS,
 ) -> Program:
     """Parse and check an expression, which must give one of `results` if there are any. Raises CompileError."""
-    tree = parse(expression)
+    tree = parse(expression, binds=declarations.binds)
     check(expression, tree, declarations, functions)
     if results and tree.type.kind not in ("dyn", *(wanted.kind for wanted in results)):
         wanted = " or ".join(str(one) for one in results)

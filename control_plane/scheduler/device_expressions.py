@@ -9,12 +9,10 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, Final
 
-from rayplane.control_plane.cel import BOOL, CelError, Declarations, Program, compile, evaluate, loose_object
+from rayplane.control_plane.cel import BOOL, CelError, Program, compile, evaluate
 from rayplane.control_plane.cel.library.quantities import quantity_of, semver_of
+from rayplane.control_plane.device_selectors import COST_MAX, DECLARATIONS
 
-_DECLARATIONS: Final = Declarations({"device": loose_object("kubernetes.DRADevice")})
-#: What one expression may cost for one device.
-_BUDGET: Final = 1_000_000
 _PROGRAMS_MAX: Final = 1024
 #: The cost of compiling, for each character, in units of that of evaluation.
 _COMPILING: Final = 8
@@ -72,7 +70,7 @@ class DeviceExpressions:
         program, cost = self._program(expression)
         if isinstance(program, str):
             return f"CEL compile error: {program}", cost
-        outcome = evaluate(program, {"device": device}, _BUDGET)
+        outcome = evaluate(program, {"device": device}, COST_MAX)
         if outcome.error is not None:
             return f"CEL runtime error: {outcome.error}", cost + outcome.cost
         return outcome.value is True, cost + outcome.cost
@@ -84,7 +82,7 @@ class DeviceExpressions:
             self._programs.move_to_end(expression)
             return found, 0
         try:
-            found = compile(expression, _DECLARATIONS, results=(BOOL,))
+            found = compile(expression, DECLARATIONS, results=(BOOL,))
         except CelError as error:
             found = str(error)
         self._programs[expression] = found

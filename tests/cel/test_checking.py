@@ -2,7 +2,7 @@
 
 import pytest
 
-from rayplane.control_plane.cel import BOOL, STRING, CompileError, Declarations, compile, list_of
+from rayplane.control_plane.cel import BOOL, STRING, CompileError, Declarations, compile, evaluate, list_of
 from tests.cel.environment import DECLARATIONS
 
 REFUSED = r"""
@@ -76,3 +76,10 @@ def test_what_is_nested_too_deeply_is_refused(expression: str) -> None:
 
 def test_long_chains_of_conditions_are_flat() -> None:
     assert compile(" && ".join(["true"] * 5000), Declarations()).type == BOOL
+
+
+def test_a_value_is_bound_to_a_name_only_where_that_is_declared() -> None:
+    expression = "cel.bind(n, 1 + 1, n + n) == 4"
+    assert evaluate(compile(expression, Declarations(binds=True)), {}, 100).value is True
+    with pytest.raises(CompileError, match="undeclared reference to 'cel'"):
+        compile(expression, Declarations())

@@ -100,6 +100,7 @@ def test_a_pod_is_told_that_devices_out_of_its_reach_are_given_back() -> None:
         (f'device.attributes["{DRIVER}"].model == "h100"', "c"),
         (f'device.capacity["{DRIVER}"].memory.compareTo(quantity("50Gi")) >= 0', "c"),
         (f'device.attributes["{DRIVER}"].driver.isGreaterThan(semver("1.1.0"))', "b"),
+        (f'cel.bind(own, device.attributes["{DRIVER}"], own.model == "h100")', "c"),
         ('"x" in device.attributes["other.example.com"]', ""),
         ('device.driver == "other.example.com"', ""),
     ],

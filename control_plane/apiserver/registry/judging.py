@@ -7,7 +7,7 @@ from rayplane.control_plane.api.kinds import validation
 from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition import CRDS
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.apiserver.admission import compilation
+from rayplane.control_plane.apiserver.admission import compilation, device_expressions
 from rayplane.control_plane.apiserver.apiextensions import acceptance, custom_resource
 from rayplane.control_plane.apiserver.kinds import Kinds
 
@@ -38,6 +38,8 @@ def _extra_errors(
         return custom_resource.errors_of(o, found.schema, found.rules, old, found.scale, status=status)
     if info.name == CRDS:
         return acceptance.errors_of(o, kinds.in_group(acceptance.group_of(o)), old)
+    if info.group == device_expressions.GROUP:
+        return device_expressions.errors_of(o, info.kind, old)
     return compilation.errors_of(o, info)
 
 

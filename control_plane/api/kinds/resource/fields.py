@@ -17,7 +17,7 @@ SELECTORS_MAX: Final = 32
 TAINTS_MAX: Final = 16
 PARAMETERS_MAX_BYTES: Final = 10 * 1024
 _DRIVER_MAX, _POOL_MAX, _IDENTIFIER_MAX = 63, 253, 32
-_EXPRESSION_MAX_BYTES: Final = 10 * 1024
+EXPRESSION_MAX_BYTES: Final = 10 * 1024
 _BINDING_CONDITIONS_MAX: Final = 4
 _EFFECTS: Final = ("NoExecute", "NoSchedule", "None")
 _OPERATORS: Final = ("Equal", "Exists")
@@ -136,8 +136,8 @@ def _selector(selector: Mapping[str, Any], path: str, errs: Errors) -> None:
         errs.append(required(f"{path}.cel"))
     elif not cel.get("expression"):
         errs.append(required(f"{path}.cel.expression"))
-    elif len(cel["expression"].encode()) > _EXPRESSION_MAX_BYTES:
-        errs.append(too_long(f"{path}.cel.expression", _EXPRESSION_MAX_BYTES))
+    elif len(cel["expression"].encode()) > EXPRESSION_MAX_BYTES:
+        errs.append(too_long(f"{path}.cel.expression", EXPRESSION_MAX_BYTES))
 
 
 def validate_taint(taint: Mapping[str, Any], path: str, errs: Errors) -> None:
