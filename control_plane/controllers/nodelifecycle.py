@@ -90,6 +90,13 @@ def _node_keys(node: Object, view: View) -> Iterable[str]:
     return (name, *(meta.name(other) for other in view.indexed("nodes", "heartbeat", name)))
 
 
+def _keys_of_ended(lease: Object, view: View) -> Iterable[str]:
+    """The node of a Lease that is gone: one that came after its node had gone is to be forgotten."""
+    name = meta.name(lease)
+    is_gone = meta.namespace(lease) == NODE_LEASES and view.get(LEASES, NODE_LEASES, name) is None
+    return (name,) if is_gone else ()
+
+
 def _pod_keys(pod: Object, view: View) -> Iterable[str]:
     """A pod still ready on a node that is lost."""
     node = view.get("nodes", "", meta.node_name(pod))
@@ -115,7 +122,7 @@ class NodeLifecycleController(BaseController):
         self._registered: dict[str, Object] = {}
         self.watches = (
             Watch("nodes", _node_keys, changed=_node_changed, observe=self._observe_node),
-            Watch(LEASES, None, observe=self._observe_lease),
+            Watch(LEASES, _keys_of_ended, changed=lambda _old, _new: False, observe=self._observe_lease),
             Watch("pods", _pod_keys),
         )
 

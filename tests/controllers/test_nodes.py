@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -383,3 +385,22 @@ def test_labels_have_their_old_names_too() -> None:
     cluster.change("nodes", "n1", metadata={"labels": names})
     cluster.settle()
     assert meta.labels(node(cluster, "n1")) == {**names, **old}
+
+
+def test_nothing_is_kept_of_a_node_whose_lease_is_renewed_once_more_after_it_has_gone() -> None:
+    controller = NodeLifecycleController(Timing())
+    cluster = Cluster(controller)
+    cluster.node("n1")
+    cluster.advance(2, heartbeats=["n1"])
+    kept = deepcopy(vars(controller))
+    cluster.node("n2")
+    cluster.advance(2, heartbeats=["n2"])
+    cluster.delete_object("nodes", node(cluster, "n2"))
+    cluster.advance(1, heartbeats=["n1", "n2"])
+    cluster.delete("leases.coordination.k8s.io", "n2", "kube-node-lease")
+    cluster.settle()
+    assert sizes(vars(controller)) == sizes(kept)
+
+
+def sizes(fields: Mapping[str, Any]) -> dict[str, int]:
+    return {name: len(field) for name, field in fields.items() if isinstance(field, dict)}
