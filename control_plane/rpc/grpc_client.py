@@ -1,8 +1,8 @@
 """The client's end of gRPC: a channel with one connection, made when it is needed and made anew when it is lost.
 
-Calls wait while a connection is being made. After a failed attempt calls fail at once with UNAVAILABLE until it is
-time for the next one, so that a caller who has other replicas loses no time. It is `RpcError.refused` when nothing
-listens at the address.
+Calls wait while a connection is being made, unless the machine has not answered for a while: its kernel does, however
+busy it is. After a failed attempt calls fail at once with UNAVAILABLE until it is time for the next one. So a caller
+who has other replicas loses no time. It is `RpcError.refused` when nothing listens at the address.
 
 Servers of other projects take offence at how often a silent one is pinged: tell that it is one (`Peer`).
 
@@ -13,6 +13,7 @@ belong to.
 import asyncio
 import ipaddress
 import logging
+import math
 import socket
 import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
@@ -29,6 +30,7 @@ from rayplane.control_plane.rpc.errors import RpcError, error_of, reason_of
 from rayplane.control_plane.rpc.http2 import encode_headers
 from rayplane.control_plane.rpc.line import Line
 from rayplane.control_plane.rpc.service import Method
+from rayplane.control_plane.rpc.sockets import DOUBTFUL_S, connected, tcp_socket
 from rayplane.control_plane.rpc.tls import INTERNAL_SERVER_NAME
 
 log = logging.getLogger(__name__)
@@ -71,6 +73,7 @@ class GrpcChannel:
         self._connection: ClientConnection | None = None
         self._connections: dict[ClientConnection, None] = {}  # also those that only end their calls
         self._connecting: asyncio.Task[ClientConnection | RpcError] | None = None
+        self._doubtful_from = math.inf  # when nobody waits for it any more, while no machine has answered
         self._failure: RpcError | None = None
         self._retry_at = 0.0
         self._pause_s = 0.0  # after the failures so far
@@ -90,7 +93,12 @@ class GrpcChannel:
             self._connecting = asyncio.get_running_loop().create_task(self._connect())
         attempt = self._connecting
         # Others may wait for it, too: one that gives up leaves it to them.
-        await asyncio.wait([attempt])
+        while not attempt.done():
+            left = self._doubtful_from - asyncio.get_running_loop().time()
+            if left <= 0:
+                text = f"cannot connect to {self._address}: the machine has not answered for a while"
+                raise RpcError(Code.UNAVAILABLE, text, unsent=True)
+            await asyncio.wait([attempt], timeout=min(left, DOUBTFUL_S))
         if attempt.cancelled():
             raise _closed()
         outcome = attempt.result()
@@ -110,7 +118,7 @@ class GrpcChannel:
                 connection.close()
             return self._failed(reason_of(e), refused=isinstance(e, ConnectionRefusedError))
         finally:
-            self._connecting = None
+            self._connecting, self._doubtful_from = None, math.inf
         if lost:
             return self._failed(lost, refused=False)
         self._connection, self._failure, self._pause_s = connection, None, 0.0
@@ -121,20 +129,25 @@ class GrpcChannel:
 
         Each is tried by itself: of several the event loop tells what failed only in words.
         """
-        host, _, port = self._address.rpartition(":")
-        name = (self._peer.server_name or INTERNAL_SERVER_NAME) if self._tls is not None else None
-        make = partial(ClientConnection, self._connections, self._peer, self._line)
-        loop = asyncio.get_running_loop()
         if self._connect_socket is not None:
-            sock = await self._connect_socket()
-            return (await loop.create_connection(make, sock=sock, ssl=self._tls, server_hostname=name))[1]
+            return await self._greet(await self._connect_socket())
+        host, _, port = self._address.rpartition(":")
         failed: list[OSError] = []
         for address in await _addresses(host.strip("[]"), int(port)):
+            self._doubtful_from = asyncio.get_running_loop().time() + DOUBTFUL_S
             try:
-                return (await loop.create_connection(make, address, int(port), ssl=self._tls, server_hostname=name))[1]
+                reached = await connected(tcp_socket(address), (address, int(port)))
+                self._doubtful_from = math.inf
+                return await self._greet(reached)
             except OSError as e:
                 failed.append(e)
         raise next((e for e in failed if not isinstance(e, ConnectionRefusedError)), failed[0])
+
+    async def _greet(self, end: socket.socket) -> ClientConnection:
+        name = (self._peer.server_name or INTERNAL_SERVER_NAME) if self._tls is not None else None
+        make = partial(ClientConnection, self._connections, self._peer, self._line)
+        loop = asyncio.get_running_loop()
+        return (await loop.create_connection(make, sock=end, ssl=self._tls, server_hostname=name))[1]
 
     def _failed(self, reason: str, *, refused: bool) -> RpcError:
         text = f"cannot connect to {self._address}: {reason}"

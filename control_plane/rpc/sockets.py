@@ -71,6 +71,24 @@ class SystemSockets:
         return await loop.create_connection(make, host, int(port), ssl=tls, server_hostname=server_name)
 
 
+def tcp_socket(ip: str) -> socket.socket:
+    """A socket that can be connected to this address."""
+    return socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET, socket.SOCK_STREAM)
+
+
+async def connected(end: socket.socket, address: str | tuple[str, int]) -> socket.socket:
+    """`end`, not blocking, when it is connected. Raises OSError; it is closed then."""
+    try:
+        end.setblocking(False)
+        if end.family != socket.AF_UNIX:
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        await asyncio.get_running_loop().sock_connect(end, address)
+    except BaseException:
+        end.close()
+        raise
+    return end
+
+
 class _Port:
     def __init__(self, server: asyncio.Server) -> None:
         self._server = server

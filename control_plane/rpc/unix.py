@@ -15,7 +15,7 @@ from rayplane.control_plane.rpc.connection_io import Peer
 from rayplane.control_plane.rpc.grpc_client import GrpcChannel
 from rayplane.control_plane.rpc.listener import BACKLOG, GrpcListener
 from rayplane.control_plane.rpc.service import MESSAGE_BYTES_MAX, Service
-from rayplane.control_plane.rpc.sockets import serving
+from rayplane.control_plane.rpc.sockets import connected, serving
 from rayplane.storage.env.sockets import ADDRESS_BYTES_MAX
 
 _OWN_USER_ONLY = 0o177
@@ -76,13 +76,6 @@ def unix_channel(path: str, *, limit: int = MESSAGE_BYTES_MAX) -> GrpcChannel:
     """Calls to the server at a path, of this project or not. `limit`: of an answer, in bytes."""
 
     async def connect() -> socket.socket:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            sock.setblocking(False)
-            await asyncio.get_running_loop().sock_connect(sock, path)
-        except BaseException:
-            sock.close()
-            raise
-        return sock
+        return await connected(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), path)
 
     return GrpcChannel(path, None, connect=connect, peer=Peer(_NAME, pinged=False, answer_bytes_max=limit))

@@ -1,8 +1,9 @@
 """The network that pods are in: connections to them, and sockets at addresses of services."""
 
-import asyncio
 import socket
 from typing import Protocol
+
+from rayplane.control_plane.rpc.sockets import connected, tcp_socket
 
 
 class PodNetwork(Protocol):
@@ -32,8 +33,7 @@ class OwnNetwork:
     spans_machines = False
 
     async def connect(self, ip: str, port: int) -> socket.socket:
-        sock = socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET, socket.SOCK_STREAM)
-        return await connected(sock, ip, port)
+        return await connected(tcp_socket(ip), (ip, port))
 
     async def connect_udp(self, ip: str, port: int) -> socket.socket:
         return joined(socket.socket(socket.AF_INET, socket.SOCK_DGRAM), ip, port)
@@ -66,18 +66,6 @@ def joined(sock: socket.socket, ip: str, port: int) -> socket.socket:
     try:
         sock.setblocking(False)
         sock.connect((ip, port))
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-async def connected(sock: socket.socket, ip: str, port: int) -> socket.socket:
-    """`sock` when it is connected. Raises OSError; it is closed then."""
-    try:
-        sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        await asyncio.get_running_loop().sock_connect(sock, (ip, port))
     except BaseException:
         sock.close()
         raise

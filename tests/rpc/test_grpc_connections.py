@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -117,7 +118,7 @@ class _Loop:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, connect: Any, now: Callable[[], float]) -> None:
         self._loop = loop
-        self.create_connection = connect
+        self.sock_connect = connect
         self.time = now
 
     def __getattr__(self, name: str) -> Any:
@@ -247,6 +248,45 @@ async def test_who_is_not_acknowledged_is_asked_nothing_new_and_soon_has_ended(
             await lost
         assert (e.value.code, e.value.unsent) == (Code.UNAVAILABLE, False)
         assert (await stub.Range(pb.RangeRequest())).count == 7  # by another connection
+
+
+async def test_who_comes_to_a_machine_that_does_not_answer_is_soon_told(network: GrpcNetwork) -> None:
+    """And nobody who comes later waits for it; the attempt goes on."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        drop_all(silent)
+        host, port = silent.getsockname()
+        stub = stub_of(network, f"{host}:{port}")
+        channel: Any = network.channel(f"{host}:{port}")
+        for again in (False, True):
+            attempt = channel._connecting
+            with pytest.raises(RpcError, match="the machine has not answered") as e:
+                await stub.Range(pb.RangeRequest(), timeout=100.0)
+            assert (e.value.code, e.value.unsent, e.value.refused) == (Code.UNAVAILABLE, True, False)
+            assert not again or channel._connecting is attempt
+        assert not attempt.done()
+        await network.close()
+
+
+async def test_a_machine_that_answers_is_waited_for_however_long_its_server_takes(
+    network: GrpcNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grpc_client, "DOUBTFUL_S", 0.01)
+    arrived, let_in = asyncio.Event(), asyncio.Event()
+
+    async def script(wire: Wire) -> None:
+        arrived.set()
+        await let_in.wait()
+        await answer_calls(wire, RESPONSE, ANSWER, TRAILERS)
+
+    async with ScriptedServer(script) as server:
+        call = asyncio.ensure_future(stub_of(network, server.address).Range(pb.RangeRequest()))
+        await arrived.wait()
+        channel: Any = network.channel(server.address)
+        for _ in range(3):
+            await asyncio.wait([channel._connecting], timeout=grpc_client.DOUBTFUL_S)
+        let_in.set()
+        assert (await call).count == 7
+        await network.close()
 
 
 async def test_a_server_that_reads_nothing_is_there(network: GrpcNetwork, monkeypatch: pytest.MonkeyPatch) -> None:

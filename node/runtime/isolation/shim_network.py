@@ -4,7 +4,8 @@ import socket
 from collections.abc import Sequence
 from typing import Any
 
-from rayplane.node.runtime.pod_network import bound, connected, joined
+from rayplane.control_plane.rpc.sockets import connected
+from rayplane.node.runtime.pod_network import bound, joined
 from rayplane.node.runtime.shim_client import ShimClient
 
 
@@ -20,7 +21,7 @@ class ShimNetwork:
         raise NotImplementedError
 
     async def connect(self, ip: str, port: int) -> socket.socket:
-        return await connected(await self._socket(), ip, port)
+        return await connected(await self._socket(), (ip, port))
 
     async def connect_udp(self, ip: str, port: int) -> socket.socket:
         return joined(await self._socket("udp"), ip, port)
