@@ -54,7 +54,8 @@ async def apply(session: Session, manifests: Sequence[Manifest]) -> int:
             session.terminal.error(f"rayplane: {manifest.source}: {e}")
             failed = True
         else:
-            session.terminal.line(f"{name_of(place.info, place.name)} {change}")
+            line = f"{name_of(place.info, place.name)} {change}"
+            session.changed(place.info.kind, place.namespace, place.name, change, line)
     return 1 if failed else 0
 
 
@@ -112,7 +113,8 @@ async def delete(session: Session, places: Sequence[Place], options: DeleteOptio
             continue
         where = f" from {place.namespace} namespace" if place.namespace else ""
         kind = name_of(place.info, "").rstrip("/")
-        session.terminal.line(f'{kind} "{place.name}" deleted{where}')
+        line = f'{kind} "{place.name}" deleted{where}'
+        session.changed(place.info.kind, place.namespace, place.name, "deleted", line)
         gone_soon.append((place, uid))
     if options.wait:
         await _await_gone(session, gone_soon, options.timeout_s)
@@ -189,12 +191,13 @@ async def scale(session: Session, arguments: Sequence[str], replicas: int) -> in
             raise UsageError("say which: KIND NAME or KIND/NAME")
         if "scale" not in one.info.subresources and not one.info.custom:
             raise ClusterError(f"{one.info.plural} have no replicas to scale")
+        namespace = session.namespace_of(one.info)
         for name in one.names:
             try:
                 await session.api.patch(
                     resource_of(one.info),
                     name,
-                    session.namespace_of(one.info),
+                    namespace,
                     {"spec": {"replicas": replicas}},
                     subresource="scale",
                     field_manager=FIELD_MANAGER,
@@ -203,5 +206,5 @@ async def scale(session: Session, arguments: Sequence[str], replicas: int) -> in
                 session.failed(e)
                 failed = True
             else:
-                session.terminal.line(f"{name_of(one.info, name)} scaled")
+                session.changed(one.info.kind, namespace, name, "scaled", f"{name_of(one.info, name)} scaled")
     return 1 if failed else 0

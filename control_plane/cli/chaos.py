@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rayplane.control_plane.cli import completion
-from rayplane.control_plane.cli.options import Name, Output, State, console, errors, run, state_dir, wants_json
+from rayplane.control_plane.cli.options import Name, Output, State, console, errors, run, state_dir, tell, wants_json
 from rayplane.control_plane.cluster.access import access
 from rayplane.control_plane.cluster.errors import UsageError, refusal
 from rayplane.control_plane.durations import human_duration
@@ -66,6 +66,7 @@ def kill(
     target: Whom,
     actor: Actor = "",
     signal: Annotated[Signal, typer.Option("--signal", help="What to send.")] = Signal.KILL,
+    output: Output = "",
     name: Name = "default",
     state: State = None,
 ) -> None:
@@ -74,29 +75,31 @@ def kill(
     With gcs or raylet all of a Ray of our own ends: this command brings the cluster up again from its data.
     """
     verb = {"KILL": "kill", "STOP": "stop", "CONT": "continue"}[signal.value]
-    _inject(state_dir(name, state), verb, {"target": f"{target} {actor}"})
+    _inject(state_dir(name, state), verb, {"target": f"{target} {actor}"}, as_json=wants_json(output))
 
 
 def stop(
     target: Whom,
     actor: Actor = "",
     for_: Annotated[str, typer.Option("--for", metavar="SPAN", help="Continue it then, such as 3s.")] = "0",
+    output: Output = "",
     name: Name = "default",
     state: State = None,
 ) -> None:
     """Let an actor's process stand still, as on a machine that hangs."""
-    _inject(state_dir(name, state), "stop", {"target": f"{target} {actor}", "for": for_})
+    body = {"target": f"{target} {actor}", "for": for_}
+    _inject(state_dir(name, state), "stop", body, as_json=wants_json(output))
 
 
-def go_on(target: Whom, actor: Actor = "", name: Name = "default", state: State = None) -> None:
+def go_on(target: Whom, actor: Actor = "", output: Output = "", name: Name = "default", state: State = None) -> None:
     """Let an actor's process that stands still go on."""
-    _inject(state_dir(name, state), "continue", {"target": f"{target} {actor}"})
+    _inject(state_dir(name, state), "continue", {"target": f"{target} {actor}"}, as_json=wants_json(output))
 
 
-def _inject(directory: "StateDir", verb: str, body: dict[str, Any]) -> None:
+def _inject(directory: "StateDir", verb: str, body: dict[str, Any], *, as_json: bool) -> None:
     from rayplane.control_plane.cluster.chaos import LiveInjector
     from rayplane.control_plane.cluster.config import PROCESS
-    from rayplane.control_plane.faults.form import as_command, read_fault
+    from rayplane.control_plane.faults.form import as_command, as_step, read_fault
     from rayplane.control_plane.faults.injector import hold
     from rayplane.control_plane.faults.reading import FormError
 
@@ -111,11 +114,14 @@ def _inject(directory: "StateDir", verb: str, body: dict[str, Any]) -> None:
             if refused := injector.refusal(fault):
                 raise UsageError(refused)
             hit = await injector.strike(fault)
+            victims = tuple(victim for victim, _ in hit)
+            told = []
             for victim, pid in hit:
-                console.print(_struck(fault, victim, pid, alone=admin.state.config.host != PROCESS))
+                told.append(_struck(fault, victim, pid, alone=admin.state.config.host != PROCESS))
                 if isinstance(fault, Stop) and not fault.for_s:
-                    console.print(f"let it go on: {as_command(Continue(Target(name=victim)))}")
-            await hold(injector, fault, tuple(victim for victim, _ in hit))
+                    told.append(f"let it go on: {as_command(Continue(Target(name=victim)))}")
+            tell({"fault": as_step(fault), "hit": victims}, "\n".join(told), as_json=as_json)
+            await hold(injector, fault, victims)
 
     run(call())
 
@@ -136,6 +142,7 @@ def _struck(fault: Any, victim: str, pid: int, *, alone: bool) -> str:
 
 def inject(
     fault: Annotated[str, typer.Argument(metavar="FAULT", help="A step of a file: `stop: {target: leader, for: 9s}`.")],
+    output: Output = "",
     name: Name = "default",
     state: State = None,
 ) -> None:
@@ -154,15 +161,15 @@ def inject(
         async with access(state_dir(name, state)) as admin:
             return await admin.faults.Begin(chaos_pb2.BeginRequest(fault=fault), timeout=KILL_TIMEOUT_S)
 
+    as_json = wants_json(output)
     begun = run(call())
     hit = f" -> {', '.join(begun.hit)}" if begun.hit else ""
-    _plain(f"{begun.fault}{hit}" + (f", ends by itself; now: {COMMAND} end {begun.id}" if begun.id else ""))
+    lasts = f", ends by itself; now: {COMMAND} end {begun.id}" if begun.id else ""
+    tell(_fields(begun), f"{begun.fault}{hit}{lasts}", as_json=as_json)
 
 
 def list_faults(output: Output = "", name: Name = "default", state: State = None) -> None:
     """List the faults that last, with their ends."""
-    from google.protobuf.json_format import MessageToDict
-
     from rayplane.control_plane.cluster.chaos import KILL_TIMEOUT_S
     from rayplane.proto.rayplane.v1 import chaos_pb2
 
@@ -170,9 +177,10 @@ def list_faults(output: Output = "", name: Name = "default", state: State = None
         async with access(state_dir(name, state)) as admin:
             return await admin.faults.List(chaos_pb2.ListFaultsRequest(), timeout=KILL_TIMEOUT_S)
 
+    as_json = wants_json(output)
     found = run(call()).faults
-    if wants_json(output):
-        _plain(dumps({"faults": [MessageToDict(one) for one in found]}, indent=1))
+    if as_json:
+        tell({"faults": [_fields(one) for one in found]}, "", as_json=True)
         return
     if not found:
         console.print("no fault stands")
@@ -187,6 +195,7 @@ def list_faults(output: Output = "", name: Name = "default", state: State = None
 
 def end(
     id: Annotated[str, typer.Argument(metavar="ID", help="As `list` tells it.")],
+    output: Output = "",
     name: Name = "default",
     state: State = None,
 ) -> None:
@@ -197,7 +206,15 @@ def end(
         async with access(state_dir(name, state)) as admin:
             return await end_standing(admin.faults, id)
 
-    _plain(f"over: {run(call()).fault}")
+    as_json = wants_json(output)
+    over = run(call())
+    tell(_fields(over), f"over: {over.fault}", as_json=as_json)
+
+
+def _fields(fault: "chaos_pb2.ActiveFault") -> dict[str, Any]:
+    from google.protobuf.json_format import MessageToDict
+
+    return MessageToDict(fault)
 
 
 Told = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the verdict there too.")]
@@ -292,7 +309,7 @@ def _run_inside(
         raise typer.Exit(1)
 
 
-def heal_all(name: Name = "default", state: State = None) -> None:
+def heal_all(output: Output = "", name: Name = "default", state: State = None) -> None:
     """End whatever is broken: faults that stand, and what a trial that was killed has left."""
     from rayplane.control_plane.cluster.chaos import heal_standing
     from rayplane.control_plane.cluster.trial.trial import heal
@@ -304,10 +321,14 @@ def heal_all(name: Name = "default", state: State = None) -> None:
         left += [one.fault for one in (*over, *standing)]
         return left, [*failed, *(f"{one.fault}: {one.failed}; it is tried again" for one in standing)]
 
+    as_json = wants_json(output)
     left, failed = run(call())
-    _say_healed(left, failed)
-    if not left:
-        console.print("nothing is broken")
+    if as_json:
+        tell({"found": left, "not_healed": failed}, "", as_json=True)
+    else:
+        _say_healed(left, failed)
+        if not left:
+            console.print("nothing is broken")
     if failed:
         raise typer.Exit(1)
 

@@ -2,12 +2,13 @@
 
 import contextlib
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rayplane.control_plane.cli import completion
-from rayplane.control_plane.cli.options import Name, State, run, state_dir
+from rayplane.control_plane.cli.options import Name, Output, State, run, state_dir, tell, wants_json
 from rayplane.control_plane.cluster.errors import UsageError
 from rayplane.control_plane.durations import DurationError, parse_span
 
@@ -102,6 +103,7 @@ def describe(
 def apply(
     filename: Files,
     namespace: Namespace = "",
+    output: Output = "",
     name: Name = "default",
     state: State = None,
 ) -> None:
@@ -109,8 +111,9 @@ def apply(
     from rayplane.control_plane.cli import changing
     from rayplane.control_plane.cluster import manifests
 
+    told = wants_json(output)
     found = manifests.load(filename)
-    with_session(name, state, namespace, lambda s: changing.apply(s, found))
+    with_session(name, state, namespace, lambda s: changing.apply(s, found), changes=told)
 
 
 def delete(
@@ -126,6 +129,7 @@ def delete(
     timeout: Annotated[str, typer.Option(help="How long to wait, such as 30s or 5m.")] = "5m",
     ignore_not_found: Annotated[bool, typer.Option("--ignore-not-found", help="What is not there is fine.")] = False,
     cascade: Annotated[str, typer.Option(help="background, foreground or orphan.")] = "background",
+    output: Output = "",
     name: Name = "default",
     state: State = None,
 ) -> None:
@@ -147,6 +151,7 @@ def delete(
         ignore_not_found=ignore_not_found,
         cascade=cascade,
     )
+    told = wants_json(output)
     found = manifests.load(filename) if filename else []
 
     async def work(session: "Session") -> int:
@@ -156,7 +161,7 @@ def delete(
             places = await changing.places_named(session, what or [], selector=selector, everything=everything)
         return await changing.delete(session, places, options)
 
-    with_session(name, state, namespace, work)
+    with_session(name, state, namespace, work, changes=told)
 
 
 def logs(
@@ -217,24 +222,39 @@ def scale(
     what: What,
     replicas: Annotated[int, typer.Option(min=0, help="How many.")],
     namespace: Namespace = "",
+    output: Output = "",
     name: Name = "default",
     state: State = None,
 ) -> None:
     """Set how many replicas objects have."""
     from rayplane.control_plane.cli import changing
 
-    with_session(name, state, namespace, lambda s: changing.scale(s, what, replicas))
+    told = wants_json(output)
+    with_session(name, state, namespace, lambda s: changing.scale(s, what, replicas), changes=told)
 
 
-def with_session(name: str, state: str | None, namespace: str, work: "Callable[[Session], Awaitable[int]]") -> None:
-    """Run `work` on the cluster; exits with its code."""
+def with_session(
+    name: str,
+    state: str | None,
+    namespace: str,
+    work: "Callable[[Session], Awaitable[int]]",
+    *,
+    changes: bool = False,
+) -> None:
+    """Run `work` on the cluster; exits with its code. `changes`: what it changed is told as JSON."""
     from rayplane.control_plane.cli.session import session
 
     directory = state_dir(name, state)
 
     async def call() -> int:
         async with session(directory, namespace) as opened:
-            return await work(opened)
+            if not changes:
+                return await work(opened)
+            done: list[dict[str, str]] = []
+            try:
+                return await work(replace(opened, changes=done))
+            finally:  # also where it then failed: these are done
+                tell({"changes": done}, "", as_json=True)
 
     code = run(call())
     if code:

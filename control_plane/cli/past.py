@@ -62,6 +62,11 @@ async def rewind(session: Session, kinds: Sequence[str] | None, namespace: str, 
     return await _rewound(session, planned.steps, dry_run=dry_run)
 
 
+def _tell(session: Session, step: rewinding.Step, only: str = "") -> None:
+    obj, deed = step.obj, f"{only}{DEEDS[step.deed]}"
+    session.changed(str(obj["kind"]), meta.namespace(obj), meta.name(obj), deed, f"{_place(obj)} {deed}")
+
+
 async def _holders(session: Session, now: Instant) -> set[str]:
     """The uids of what claims would go with; these may be of any kind, and of any that is between."""
     [(_, claims)] = await objects_at(session.api, [rewinding.CLAIMS], now.revision)
@@ -81,14 +86,14 @@ async def _owners(session: Session, olds: rewinding.Found, now: Instant) -> set[
 async def _rewound(session: Session, steps: Sequence[rewinding.Step], *, dry_run: bool) -> int:
     if dry_run:
         for step in steps:
-            session.terminal.line(f"{_place(step.obj)} would be {DEEDS[step.deed]}")
+            _tell(session, step, "would be ")
         return 0
     failed = 0
     async with aclosing(rewinding.carry_out(session.api, steps)) as outcomes:
         async for step, error in outcomes:
             failed += error is not None
             if error is None:
-                session.terminal.line(f"{_place(step.obj)} {DEEDS[step.deed]}")
+                _tell(session, step)
             else:
                 session.terminal.error(f"{_place(step.obj)} not {DEEDS[step.deed]}: {error_line(error)}")
     if failed:

@@ -79,6 +79,15 @@ class Session:
     """The one asked for; empty is `default`."""
     revision: str = ""
     """The one that objects are read at; empty is now."""
+    changes: list[dict[str, str]] | None = None
+    """What was changed, for programs, which are told at the end; None for people, who see a line for each."""
+
+    def changed(self, kind: str, namespace: str, name: str, change: str, line: str) -> None:
+        """Tell of an object that was changed: to programs as `rayplane diff` does."""
+        if self.changes is None:
+            self.terminal.line(line)
+        else:
+            self.changes.append({"kind": kind, "namespace": namespace, "name": name, "change": change})
 
     def at(self, then: Instant) -> "Session":
         """The same, looking at the past: ages are what they were."""

@@ -56,6 +56,7 @@ def rewind(
     namespace: Namespace = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be written.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do it.")] = False,
+    output: Output = "",
     name: Name = "default",
     state: State = None,
 ) -> None:
@@ -68,13 +69,14 @@ def rewind(
     """
     if not (dry_run or yes):
         raise UsageError("rewinding deletes and changes objects: look with --dry-run, then say --yes")
+    told = wants_json(output)
 
     async def work(session: "Session") -> int:
         from rayplane.control_plane.cli import past
 
         return await past.rewind(session, kinds, namespace, to=to, dry_run=dry_run)
 
-    with_session(name, state, namespace, work)
+    with_session(name, state, namespace, work, changes=told)
 
 
 def fork(
