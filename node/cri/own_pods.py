@@ -30,7 +30,7 @@ from rayplane.node.cri.views import nanoseconds
 from rayplane.node.errors import Malformed, NodeError, NotRunning, RuntimeFailed, TimedOut, TooMany
 from rayplane.node.images.containers import ContainerImage, own_command
 from rayplane.node.kubelet.etc_files import KERNEL_NAME_MAX
-from rayplane.node.lifecycle.model import START_ERROR
+from rayplane.node.lifecycle.model import START_ERROR, ContainerUser
 from rayplane.node.runtime import ContainerRun, Mount, PodPlace, Runtime, StartOrder
 from rayplane.node.tasks import Tasks
 from rayplane.proto.cri import cri_pb2 as pb
@@ -133,7 +133,9 @@ class OwnContainer:
         """Done when it runs (""), or cannot run (why)."""
         self.over = asyncio.Event()
 
-    def started(self, container_id: str = "", image: tuple[str, str] = ("", "")) -> None:
+    def started(
+        self, container_id: str = "", image: tuple[str, str] = ("", ""), user: ContainerUser | None = None
+    ) -> None:
         self.status.state = _RUNNING
         self.status.started_at = nanoseconds(self.stamp())
         self._begin("")

@@ -21,6 +21,7 @@ from rayplane.node.lifecycle import Rejected
 
 _COUNTED_APART = frozenset({"cpu", "memory", "pods"})
 _OS = "kubernetes.io/os"
+_STRICT = "Strict"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,11 @@ def unwanted(pod: Object, node: Object) -> Rejected | None:
     if (spec.get("os") or {}).get("name") not in (None, "", labels.get(_OS, "linux")):
         text = "Failed to admit pod as the OS field doesn't match node OS"
         return Rejected("PodOSNotSupported", text)
+    features = meta.status(node).get("features") or {}
+    policy = (spec.get("securityContext") or {}).get("supplementalGroupsPolicy")
+    if policy == _STRICT and features.get("supplementalGroupsPolicy") is False:
+        text = f"SupplementalGroupsPolicy={_STRICT} is not supported in this node"
+        return Rejected("SupplementalGroupsPolicyNotSupported", text)
     if not selector.items() <= labels.items() or not admits(required_terms(spec), labels, meta.name(node)):
         return _failed("NodeAffinity", "node(s) didn't match Pod's node affinity/selector")
     tolerations = spec.get("tolerations") or ()

@@ -190,7 +190,7 @@ class Kubelet:
         if registration.rebooted(node, machine):
             text = f"Node {self.name} has been rebooted, boot id: {machine.boot_id}"
             self._shared.events.record(node, "Warning", "Rebooted", text)
-        return registration.node_status(
+        status = registration.node_status(
             self.config,
             node,
             node_ip=self.node_ip,
@@ -200,7 +200,9 @@ class Kubelet:
             health=self._health(),
             version=self.runtime.version,
             machine=machine,
-        ) | registration.node_images(node, self.stock.listed() if self.stock is not None else None)
+        )
+        images = registration.node_images(node, self.stock.listed() if self.stock is not None else None)
+        return status | registration.node_features(self.runtime.features) | images
 
     def _health(self) -> registration.Health:
         return registration.Health(self._trouble(), self.pressure, self.runtime.no_services)

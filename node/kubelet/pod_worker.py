@@ -39,7 +39,6 @@ from rayplane.node.lifecycle import (
     ResourcesHeld,
     RunHook,
     SandboxFailed,
-    SandboxReady,
     SetTimer,
     StartContainer,
     StartFailed,
@@ -287,13 +286,14 @@ class PodWorker:
             return
         self.sandbox = self._parts.sandbox(self.pod, ip, own_address=not host_network, moved=self._moved)
         if self.sandbox.is_trivial:
-            self.post(SandboxReady(ip))
+            self.post(self.sandbox.ready())
         else:
             self.spawn(self._mount(self.sandbox), "mount")
 
     def _moved(self, ip: str) -> None:
         """The runtime had to make the pod's sandbox anew, and it has another address now."""
-        self.post(SandboxReady(ip))
+        if self.sandbox is not None:
+            self.post(self.sandbox.ready())
 
     async def _mount(self, sandbox: Sandbox) -> None:
         try:
@@ -306,7 +306,7 @@ class PodWorker:
             reason = "FailedCreatePodSandBox" if isinstance(e, SandboxError) else failed
             self.post(SandboxFailed(reason, str(e)))
         else:
-            self.post(SandboxReady(sandbox.ip))
+            self.post(sandbox.ready())
 
     def _start_container(self, effect: StartContainer) -> None:
         container = self.machine.by_name[effect.container]

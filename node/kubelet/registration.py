@@ -16,6 +16,7 @@ from rayplane.control_plane.api.node_labels import ZONE, old_names
 from rayplane.control_plane.api.pods.declared_features import DECLARED
 from rayplane.node.config import NodeConfig
 from rayplane.node.images.listing import listed
+from rayplane.node.runtime import Features
 
 KUBELET_VERSION = "v1.37.0"
 _DISK = "100Gi"
@@ -200,6 +201,16 @@ def status_patch(known: Object, status: Mapping[str, Any]) -> Object:
     conditions = [one for one in status["conditions"] if one not in there]
     addresses = [{"$patch": "replace"}, *status["addresses"]]
     return {"status": {**status, "conditions": conditions, "addresses": addresses}}
+
+
+def node_features(features: Features) -> dict[str, Any]:
+    """The part of the status that says what the node's runtime can do."""
+    handlers = [
+        {"name": name, "features": {"recursiveReadOnlyMounts": can}}
+        for name, can in sorted(features.recursive_read_only.items())
+    ]
+    policy = {"supplementalGroupsPolicy": features.groups_policy}
+    return {"features": policy, "runtimeHandlers": handlers or None}
 
 
 def node_images(node: Object, images: Sequence[Mapping[str, Any]] | None) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from rayplane.node.images.containers import SIMULATED_ID, own_command
 from rayplane.node.images.errors import IMAGE_REASONS
 from rayplane.node.images.manifests import digest_of
 from rayplane.node.lifecycle import Event, Exited, StartContainer, Started, StartFailed
+from rayplane.node.lifecycle.model import ContainerUser
 from rayplane.node.runtime import StartOrder
 
 
@@ -28,14 +29,16 @@ class RunListener:
         """`looked`: the container's image was looked for, and what was found told to people."""
         self._worker = worker
         self._effect = effect
-        image: tuple[str, ...] = (order.image.name, order.image.image_id) if order.image is not None else ()
-        if looked and not image:
+        image = (order.image.name, order.image.image_id) if order.image is not None else ("", "")
+        if looked and order.image is None:
             image = _stood_for(order.container)
         self._started = Started(effect.container, effect.attempt, order.container_id, *image)
 
-    def started(self, container_id: str = "", image: tuple[str, str] = ("", "")) -> None:
+    def started(
+        self, container_id: str = "", image: tuple[str, str] = ("", ""), user: ContainerUser | None = None
+    ) -> None:
         """`container_id`, `image`: the runtime's own, where it has them."""
-        known = self._started
+        known = replace(self._started, user=user) if user is not None else self._started
         if container_id:
             known = replace(known, container_id=container_id)
         if any(image):
@@ -53,7 +56,7 @@ class RunListener:
         self._worker.post(Exited(effect.container, effect.attempt, exit_code, signal, message, reason))
 
 
-def _stood_for(container: dict[str, Any]) -> tuple[str, ...]:
+def _stood_for(container: dict[str, Any]) -> tuple[str, str]:
     """Image and id of a container whose image is nowhere. Without a command it is data, and its id says so."""
     said = str(container.get("image") or "")
-    return (said,) if own_command(container) else (said, f"{SIMULATED_ID}{digest_of(said.encode())}")
+    return (said, "") if own_command(container) else (said, f"{SIMULATED_ID}{digest_of(said.encode())}")

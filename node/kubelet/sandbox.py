@@ -36,6 +36,8 @@ from rayplane.node.kubelet.env_files import parse_env_file
 from rayplane.node.kubelet.etc_files import HOSTS, etc_files, hosts, kernel_name
 from rayplane.node.kubelet.pod_credentials import RENEW_AGAIN_S, Certificates, PodCredentials, Tokens
 from rayplane.node.kubelet.token_manager import JITTER_S
+from rayplane.node.lifecycle.containers import check_recursive, is_recursive
+from rayplane.node.lifecycle.model import SandboxReady
 from rayplane.node.runtime import Mount, PodPlace, Runtime
 from rayplane.node.runtime.resolv import RESOLV_CONF
 from rayplane.node.tasks import Tasks
@@ -187,6 +189,9 @@ class Sandbox:
                 self.ip = await self._parts.runtime.add_pod(place)
         except SourceUnavailable as e:
             raise MountError(str(e)) from e
+
+    def ready(self) -> SandboxReady:
+        return SandboxReady(self.ip, recursive=self._mounts_recursively())
 
     def _place(self) -> PodPlace:
         pod, parts = self._pod, self._parts
@@ -361,7 +366,8 @@ class Sandbox:
         return PodFacts(self.ip, self._parts.addresses.node_ip, node.name, node.cpu, node.memory)
 
     async def environment(self, pod: Object, container: dict[str, Any]) -> dict[str, str]:
-        """Return the variables of a container. Raises ContainerConfigError."""
+        """Return the variables of a container, if it can have its mounts. Raises ContainerConfigError."""
+        check_recursive(container, self._mounts_recursively())
         objects, namespace = self._parts.objects, meta.namespace(pod)
         try:
             found = await objects.find(namespace, env_references(container))
@@ -396,6 +402,7 @@ class Sandbox:
         if not self._paths:
             return ()
         scratch = {v["name"] for v in self._volumes if "emptyDir" in v}
+        can = self._mounts_recursively()
         projected = {v["name"] for v in self._volumes if not v.keys().isdisjoint(PROJECTED)}
         return tuple(
             Mount(
@@ -404,6 +411,7 @@ class Sandbox:
                 self._paths[m["name"]],
                 sub_path=m.get("subPath") or expand_path(m.get("subPathExpr") or "", env),
                 read_only=bool(m.get("readOnly")) or m["name"] in {*projected, *self._layers},
+                recursive=is_recursive(m, can),
                 scratch=m["name"] in scratch,
                 sync_socket=self._sync_sockets.get(m["name"], ""),
                 layers=self._layers.get(m["name"], ()),
@@ -411,6 +419,11 @@ class Sandbox:
             for m in container.get("volumeMounts") or ()
             if m["name"] in self._paths
         )
+
+    def _mounts_recursively(self) -> bool:
+        """Whether what is mounted below read-only volumes can be read-only, too."""
+        runtime = self._parts.runtime
+        return runtime.features.recursive_read_only.get(runtime.handler_of(meta.uid(self._pod)), False)
 
     def devices(self, container: dict[str, Any]) -> tuple[tuple[str, str], ...]:
         """Block devices of a container: its path, and that of this machine."""

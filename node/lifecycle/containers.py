@@ -1,10 +1,11 @@
 """Containers of a pod, read from its spec and its last known status, and their restart policies."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rayplane.control_plane.api.pods.containers import is_sidecar
-from rayplane.node.lifecycle.model import Container, Role, Run, Survivor, Termination
+from rayplane.node.errors import ContainerConfigError
+from rayplane.node.lifecycle.model import Container, ContainerUser, Role, Run, Survivor, Termination
 
 RESTART = "Restart"
 RESTART_ALL = "RestartAllContainers"
@@ -27,6 +28,20 @@ def containers_of(spec: dict[str, Any]) -> list[Container]:
         policy = part.get("restartPolicy") or pod_policy
         found.append(Container(part["name"], Role.APP, part, policy))
     return [*found, *ephemeral_containers(spec.get("ephemeralContainers") or ())]
+
+
+def is_recursive(mount: Mapping[str, Any], can: bool) -> bool:
+    """Whether what is mounted below a volume is read-only with it. `can`: whether the runtime knows how to."""
+    return can and bool(mount.get("readOnly")) and mount.get("recursiveReadOnly") in ("Enabled", "IfPossible")
+
+
+def check_recursive(container: Mapping[str, Any], can: bool) -> None:
+    """Raises ContainerConfigError where it is to be so, and cannot."""
+    for mount in container.get("volumeMounts") or ():
+        if mount.get("recursiveReadOnly") == "Enabled" and not can:
+            asked = f'volume "{mount["name"]}" requested recursive read-only mode'
+            text = f"{asked}, but it is not supported by the runtime"
+            raise ContainerConfigError(f"failed to resolve recursive read-only mode: {text}")
 
 
 def ephemeral_containers(parts: Iterable[dict[str, Any]]) -> list[Container]:
@@ -74,6 +89,8 @@ def recall(c: Container, known: dict[str, Any], stamp: str, survivor: Survivor |
     by `stamp`: when exactly nobody knows.
     """
     c.restart_count = known.get("restartCount") or 0
+    if (user := (known.get("user") or {}).get("linux")) is not None:
+        c.user = ContainerUser(user["uid"], user["gid"], tuple(user.get("supplementalGroups") or ()))
     state = known.get("state") or {}
     running, terminated = state.get("running"), state.get("terminated")
     last = (known.get("lastState") or {}).get("terminated")

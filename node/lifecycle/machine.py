@@ -76,6 +76,7 @@ class PodMachine(ContainerRuns):
         "message",
         "phase",
         "reason",
+        "recursive",
         "rejected",
         "resize_error",
         "resize_pending",
@@ -98,6 +99,7 @@ class PodMachine(ContainerRuns):
         self.sandboxes = 0
         self.apps_begun = False
         self.deleting = self.vanished = self.ends_failed = self.rejected = False
+        self.recursive = False  # whether what is mounted below read-only volumes can be read-only, too
         self.disruption = ("", "")
         self.resize_pending = ("", "")
         self.resizing = self.resize_error = ""
@@ -145,6 +147,8 @@ class PodMachine(ContainerRuns):
             self.conditions[condition["type"]] = (condition["status"], condition.get("lastTransitionTime") or "")
         parts = ("initContainerStatuses", "containerStatuses", "ephemeralContainerStatuses")
         statuses = {known["name"]: known for part in parts for known in status.get(part) or ()}
+        mounts = (mount for known in statuses.values() for mount in known.get("volumeMounts") or ())
+        self.recursive = any(mount.get("recursiveReadOnly") == "Enabled" for mount in mounts)
         for c in self.containers:
             if c.name in statuses or c.name in survivors:
                 recall(c, statuses.get(c.name) or {}, stamp, survivors.get(c.name))
@@ -191,14 +195,14 @@ class PodMachine(ContainerRuns):
     # --- pod transitions --------------------------------------------------------------------------
 
     def _sandbox_ready(self, event: SandboxReady) -> None:
-        self.ip = event.ip
+        self.ip, self.recursive = event.ip, event.recursive
         self.stage = Stage.ACTIVE
         self.sandboxes += 1
         self._watch_deadline()
 
     def _sandbox_replaced(self, event: SandboxReady) -> None:
         """Its runtime had lost it: what ran in it has ended or is going to be told to have."""
-        self.ip = event.ip
+        self.ip, self.recursive = event.ip, event.recursive
         self.sandboxes += 1
 
     def _watch_deadline(self) -> None:

@@ -86,6 +86,14 @@ class Survivor:
     since: str
 
 
+class ContainerUser(NamedTuple):
+    """The user as whom a container's first process began, by the numbers that it sees."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...] = ()
+
+
 @dataclass(slots=True)
 class Container:
     """State of one container. `spec` is the container's part of the pod's spec (read-only); `in_force`: the resources
@@ -115,6 +123,7 @@ class Container:
     fault: tuple[str, str] | None = None  # reason, message
     image: str = ""  # as the last start found it
     image_id: str = ""
+    user: ContainerUser | None = None  # of the last run, where that is known
 
 
 # --- events ---------------------------------------------------------------------------------------
@@ -122,9 +131,10 @@ class Container:
 
 @dataclass(frozen=True, slots=True)
 class SandboxReady:
-    """Address assigned, volumes mounted."""
+    """Address assigned, volumes mounted. `recursive`: whether what is mounted below read-only ones can be so, too."""
 
     ip: str
+    recursive: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +150,7 @@ class Started:
     container_id: str
     image: str = ""  # in full; empty where nobody looked for it
     image_id: str = ""
+    user: ContainerUser | None = None  # None where nobody is, or can tell
 
 
 START_ERROR = "StartError"

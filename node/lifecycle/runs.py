@@ -119,7 +119,7 @@ class ContainerRuns:
             c.restart_count += 1
         c.fault = None
         c.in_force = c.spec.get("resources")
-        c.image, c.image_id = event.image, event.image_id
+        c.image, c.image_id, c.user = event.image, event.image_id, event.user
         if not event.image:  # else whoever looked for it has told
             self._record("Pulled", present_text(c.spec.get("image") or ""), of=c)
         self._record("Created", "Container created", of=c)

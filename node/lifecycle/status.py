@@ -9,7 +9,7 @@ from rayplane.control_plane.api.pods.marks import DISTURBED
 from rayplane.control_plane.api.pods.qos import qos_class
 from rayplane.control_plane.api.pods.resources import reported
 from rayplane.control_plane.durations import format_duration
-from rayplane.node.lifecycle.containers import has_initialized
+from rayplane.node.lifecycle.containers import has_initialized, is_recursive
 from rayplane.node.lifecycle.machine import PodMachine
 from rayplane.node.lifecycle.model import EXPERIMENT, Container, Role, Run, Stage, Termination
 
@@ -197,16 +197,20 @@ def _container_status(machine: PodMachine, c: Container) -> dict[str, Any]:
     if signal := (c.spec.get("lifecycle") or {}).get("stopSignal"):
         status["stopSignal"] = signal
     if mounts := c.spec.get("volumeMounts"):
-        status["volumeMounts"] = [_mounted(mount) for mount in mounts]
+        status["volumeMounts"] = [_mounted(mount, machine.recursive) for mount in mounts]
+    if c.user is not None:
+        more = {"supplementalGroups": [*c.user.groups]} if c.user.groups else {}
+        status["user"] = {"linux": {"uid": c.user.uid, "gid": c.user.gid, **more}}
     if c.run is not Run.DONE:
         status |= reported(c.spec.get("resources"), c.in_force)
     return status
 
 
-def _mounted(mount: dict[str, Any]) -> dict[str, Any]:
-    """No runtime here makes what is mounted below a read-only volume read-only, too."""
+def _mounted(mount: dict[str, Any], recursive: bool) -> dict[str, Any]:
     told = {"name": mount["name"], "mountPath": mount["mountPath"]}
-    return told | {"readOnly": True, "recursiveReadOnly": "Disabled"} if mount.get("readOnly") else told
+    if not mount.get("readOnly"):
+        return told
+    return told | {"readOnly": True, "recursiveReadOnly": "Enabled" if is_recursive(mount, recursive) else "Disabled"}
 
 
 def _ephemeral_status(machine: PodMachine, c: Container) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from rayplane.control_plane.api.meta import Object
 from rayplane.node.images.containers import ContainerImage
+from rayplane.node.lifecycle.model import ContainerUser
 from rayplane.node.runtime.survivors import Survivors
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class Mount:
     source: str  # real path on this machine
     sub_path: str = ""  # of the source, not yet looked at
     read_only: bool = False
+    recursive: bool = False  # whether what is mounted below it is read-only, too
     scratch: bool = False  # an emptyDir of the pod
     sync_socket: str = ""  # path on this machine of the socket where its processes wait until what they wrote is safe
     layers: Sequence[str] = ()  # in place of `source`: directories laid over each other, the highest first
@@ -90,9 +92,11 @@ class Guard(Protocol):
 class Listener(Protocol):
     """Receiver of a runtime's callbacks."""
 
-    def started(self, container_id: str = "", image: tuple[str, str] = ("", "")) -> None:
+    def started(
+        self, container_id: str = "", image: tuple[str, str] = ("", ""), user: ContainerUser | None = None
+    ) -> None:
         """`container_id`: the runtime's own, where it does not take the order's; `image`: in full, and its id, where
-        the runtime has looked for it.
+        the runtime has looked for it; `user`: as whom it began, where it is a process.
         """
 
     def failed(self, reason: str, message: str) -> None: ...
@@ -181,6 +185,19 @@ class ContainerRun(Protocol):
         """Return (seconds until the probe gives its result, the result) for a simulated run. None: probe it really."""
 
 
+@dataclass(frozen=True, slots=True)
+class Features:
+    """Abilities of a runtime, as nodes tell them.
+
+    `recursive_read_only`: by the name of each way to run a pod, empty for the usual one, whether what is mounted below
+    a read-only volume can be so, too; `groups_policy`: whether a container has no groups but those that its pod says,
+    where that wants it so (`supplementalGroupsPolicy`).
+    """
+
+    recursive_read_only: Mapping[str, bool] = field(default_factory=dict)
+    groups_policy: bool = False
+
+
 class Runtime(Protocol):
     """A runtime that starts containers.
 
@@ -195,6 +212,7 @@ class Runtime(Protocol):
     network_id: str
     isolation: str
     no_services: str
+    features: Features
     network: "PodNetwork"
     survivors: Survivors
 
@@ -220,5 +238,8 @@ class Runtime(Protocol):
 
     def remove_pod(self, uid: str) -> None:
         """All its containers have ended."""
+
+    def handler_of(self, uid: str) -> str:
+        """The way to run a pod, among those of `features`."""
 
     def start(self, order: StartOrder, listener: Listener) -> ContainerRun: ...

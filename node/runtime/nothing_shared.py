@@ -1,7 +1,7 @@
 """Runtimes whose pods are in this machine's own network."""
 
 from rayplane.control_plane.api.meta import Object
-from rayplane.node.runtime import PodPlace
+from rayplane.node.runtime import Features, PodPlace
 from rayplane.node.runtime.pod_network import DIRECT, PodNetwork
 from rayplane.node.runtime.survivors import Survivors
 
@@ -14,6 +14,7 @@ class NothingShared:
     network_id = ""
     isolation = ""
     no_services = ""
+    features = Features({"": False})
     network: PodNetwork = DIRECT
     survivors = Survivors()  # none: their containers end with the host
 
@@ -28,3 +29,6 @@ class NothingShared:
 
     def remove_pod(self, uid: str) -> None:
         return
+
+    def handler_of(self, uid: str) -> str:
+        return ""

@@ -20,7 +20,7 @@ from rayplane.control_plane.api.pods.marks import stresses
 from rayplane.node.config import PIDS_MAX
 from rayplane.node.errors import ContainerConfigError, ContainerCreateError, NotRunning, RuntimeFailed
 from rayplane.node.images.containers import own_command, stop_signal
-from rayplane.node.lifecycle.model import START_ERROR, TOO_MANY_PROCESSES
+from rayplane.node.lifecycle.model import START_ERROR, TOO_MANY_PROCESSES, ContainerUser
 from rayplane.node.runtime import ContainerRun, ExecSession, Listener, LogOptions, PodPlace, StartOrder, Usage
 from rayplane.node.runtime.attach import Attached, OwnTerminal, StandardInput, Terminal
 from rayplane.node.runtime.command import (
@@ -220,7 +220,7 @@ class ProcessRun:
             for fd in message.get("fds") or ():
                 assert isinstance(self._stdin, OwnTerminal)
                 self._stdin.connect(fd)
-            self._listener.started()
+            self._listener.started(user=_user(message.get("user")))
             self._stressors.started()
         elif event == "failed":
             # A shim that died says nothing of the program: it is started again.
@@ -361,6 +361,14 @@ class ProcessRun:
 
     def probe_delay(self, probe: str) -> tuple[float, bool] | None:
         return None
+
+
+def _user(told: Sequence[Any] | None) -> ContainerUser:
+    """As whom a process began; as this host's own user where it says nothing of that."""
+    if told is None:
+        return ContainerUser(os.getuid(), os.getgid(), tuple(os.getgroups()))
+    uid, gid, groups = told
+    return ContainerUser(uid, gid, tuple(groups))
 
 
 def check_line(line: CommandLine) -> None:

@@ -33,7 +33,8 @@ from rayplane.control_plane.api.pods.marks import Stress, stresses
 from rayplane.control_plane.api.pods.resources import container_limits, container_requests
 from rayplane.control_plane.durations import parse_span
 from rayplane.node.errors import Unsupported
-from rayplane.node.runtime import ExecSession, Listener, LogOptions, StartOrder, Usage
+from rayplane.node.lifecycle.model import ContainerUser
+from rayplane.node.runtime import ExecSession, Features, Listener, LogOptions, StartOrder, Usage
 from rayplane.node.runtime.answers import Answers, ScriptedExec
 from rayplane.node.runtime.attach import FROM_NOW, Attached
 from rayplane.node.runtime.logs import LogLine, select_lines
@@ -47,6 +48,9 @@ HELM_HOOK = "helm.sh/hook"
 
 class SimulatedRuntime(NothingShared):
     """A runtime that starts containers that are data. `rng` decides when they crash."""
+
+    features = Features({"": True}, groups_policy=True)
+    """Nobody is there who could write, or has groups."""
 
     def __init__(self, rng: random.Random, stamp: Callable[[], str], answers: Answers | None = None) -> None:
         self.rng = rng
@@ -301,7 +305,9 @@ def _stressed(
 class _Nobody:
     """A listener of runs that nobody is told of."""
 
-    def started(self, container_id: str = "", image: tuple[str, str] = ("", "")) -> None:
+    def started(
+        self, container_id: str = "", image: tuple[str, str] = ("", ""), user: ContainerUser | None = None
+    ) -> None:
         return
 
     def failed(self, reason: str, message: str) -> None:

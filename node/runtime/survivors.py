@@ -8,7 +8,8 @@ from rayplane.node.lifecycle.model import Survivor
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """The rest of a pod: its sandbox, whose number is `attempt`, with the newest run of each container by name.
+    """The rest of a pod: its sandbox, whose number is `attempt`, with the newest run of each container by name, and the
+    runtime's name for how it runs.
 
     `unfinished`: ids of all containers that may run or begin to.
     """
@@ -17,6 +18,7 @@ class Left:
     attempt: int
     runs: Mapping[str, Survivor] = field(default_factory=dict)
     unfinished: Collection[str] = ()
+    handler: str = ""
 
 
 class Survivors:

@@ -16,14 +16,20 @@ CROWDED = "crowded"
 
 
 class Process(Protocol):
-    """A process that was started; `pending`: what it says if it does not come to its program, -1 once it has."""
+    """A process that was started; `pending`: what it says until it comes to its program, -1 once it has; `user`: its
+    number, group and further groups then, None where they are the shim's.
+    """
 
     pid: int
     returncode: int | None
     pending: int
+    user: list[Any] | None
+
+    def arrived(self) -> bool:
+        """Whether all is said, once `pending` can be read."""
 
     def failure(self) -> OSError | None:
-        """Read `pending` and close it: why there is no program; None when there is."""
+        """Read the rest of `pending` and close it: why there is no program; None when there is."""
 
 
 class Child:

@@ -18,8 +18,8 @@ in:  {op: start, id, argv, env, cwd, log, log_bytes, [log_files], [stop_signal]}
      that ends
      {op: stress, id, of, burning, load, holding, hold_bytes}   work in the control groups of a container (see `stress`)
      {op: kill, id, grace} {op: alive, seconds} {op: limit, id, memory_max}
-out: {ev: started, id, pid} {ev: failed, id, error, [code]} {ev: exited, id, code, signal, why}; with the first comes
-     the other end of a terminal that is from where it runs
+out: {ev: started, id, pid, user} {ev: failed, id, error, [code]} {ev: exited, id, code, signal, why}; with the first
+     comes the other end of a terminal that is from where it runs
 
 Imports of this project only what is beside it, so that it starts in a few milliseconds. Single-threaded, one epoll
 loop.
@@ -285,7 +285,11 @@ class Shim:
         if child.process.pending < 0:
             self._begun(child)
         else:
-            self._watch(child.process.pending, selectors.EVENT_READ, partial(self._begun, child))
+            self._watch(child.process.pending, selectors.EVENT_READ, partial(self._hear, child))
+
+    def _hear(self, child: Child) -> None:
+        if child.process.arrived():
+            self._begun(child)
 
     def _begun(self, child: Child) -> None:
         if child.process.pending >= 0:
@@ -297,7 +301,8 @@ class Shim:
                     os.close(fd)
                 return
         child.begun = True
-        self._send(ev="started", id=child.id, pid=self.shown(child), fds=self._console_of(child))
+        user = child.process.user
+        self._send(ev="started", id=child.id, pid=self.shown(child), user=user, fds=self._console_of(child))
         if child.outputs:
             self._balance(child)
 

@@ -21,6 +21,10 @@ class Spawned(subprocess.Popen):  # type: ignore[type-arg]
     """A process that has come to its program: `subprocess` waits for that."""
 
     pending = -1
+    user: list[Any] | None = None
+
+    def arrived(self) -> bool:
+        return True
 
     def failure(self) -> OSError | None:
         return None

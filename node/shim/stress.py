@@ -24,10 +24,14 @@ class Stressor:
     """A process group that works; it was forked and comes to no program."""
 
     pending = -1
+    user: list[Any] | None = None
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self.returncode: int | None = None
+
+    def arrived(self) -> bool:
+        return True
 
     def failure(self) -> OSError | None:
         return None

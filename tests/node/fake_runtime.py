@@ -35,6 +35,9 @@ class FakeRuntime:
         self.pinned: set[str] = set()
         self.image_place = ""
         self.sandbox_image = ""
+        self.features = pb.RuntimeFeatures()
+        self.handlers: list[pb.RuntimeHandler] = []
+        self.user: pb.ContainerUser | None = None
         self.sandboxes: dict[str, pb.PodSandboxStatus] = {}
         self.containers: dict[str, tuple[str, pb.ContainerStatus]] = {}
         self.flood = 0
@@ -105,7 +108,8 @@ class FakeRuntime:
             pb.RuntimeCondition(type="NetworkReady", status=self.ready, reason="NoCNI", message="cni is missing"),
         ]
         told = {"config": json.dumps({"sandboxImage": self.sandbox_image})} if request.verbose else {}
-        return pb.StatusResponse(status=pb.RuntimeStatus(conditions=conditions), info=told)
+        status = pb.RuntimeStatus(conditions=conditions)
+        return pb.StatusResponse(status=status, info=told, features=self.features, runtime_handlers=self.handlers)
 
     async def UpdateRuntimeConfig(self, request: Any, context: Context) -> pb.UpdateRuntimeConfigResponse:
         await self._called("UpdateRuntimeConfig", request)
@@ -157,7 +161,7 @@ class FakeRuntime:
         if request.pod_sandbox_id not in self.sandboxes:
             raise RpcError(Code.NOT_FOUND, "no such sandbox")
         ident = self._id("container")
-        status = pb.ContainerStatus(id=ident, metadata=request.config.metadata, state=_CREATED)
+        status = pb.ContainerStatus(id=ident, metadata=request.config.metadata, state=_CREATED, user=self.user)
         status.image_ref = request.config.image.image
         self.containers[ident] = (request.pod_sandbox_id, status)
         self._log_paths[ident] = self._log_paths[request.pod_sandbox_id] / request.config.log_path

@@ -58,6 +58,30 @@ async def test_a_pod_runs_to_its_end(api: FakeClient, host: NodeHost) -> None:
     assert sorted((await logs(host, "job")).splitlines()) == [b"from map", b"one", b"two"]
 
 
+async def test_statuses_tell_what_the_runtime_can(api: FakeClient, host: NodeHost) -> None:
+    known = api.objects["nodes"]["n1"]["status"]
+    can = known["runtimeHandlers"][0]["features"]["recursiveReadOnlyMounts"]
+    mount = {"name": "v", "mountPath": "/v", "readOnly": True, "recursiveReadOnly": "IfPossible"}
+    context = {"runAsUser": 77, "runAsGroup": 88, "supplementalGroups": [5]}
+    made = pod("asks", "id -u; touch /v/f || exit 3", volumeMounts=[mount])
+    made["spec"] |= {"volumes": [{"name": "v", "emptyDir": {}}], "securityContext": context}
+    api.put("pods", made)
+    await api.until(lambda: phase(api, "asks") == "Failed")
+    status = api.pod("asks")["status"]["containerStatuses"][0]
+    assert status["volumeMounts"][0]["recursiveReadOnly"] == ("Enabled" if can else "Disabled")
+    if known["features"]["supplementalGroupsPolicy"]:
+        assert (status["user"]["linux"]["uid"], status["user"]["linux"]["gid"]) == (77, 88)
+    else:
+        assert "user" not in status
+    wants = pod("wants", "true", volumeMounts=[{**mount, "recursiveReadOnly": "Enabled"}])
+    wants["spec"]["volumes"] = [{"name": "v", "emptyDir": {}}]
+    api.put("pods", wants)
+    if can:
+        await api.until(lambda: phase(api, "wants") == "Succeeded")
+    else:
+        await api.until(lambda: "not supported by the runtime" in str(state(api, "wants")))
+
+
 async def test_commands_probes_and_ports(api: FakeClient, host: NodeHost) -> None:
     serve = "echo hello > /tmp/index.html; exec httpd -f -p 8080 -h /tmp"
     probe = {"httpGet": {"port": 8080, "path": "/index.html"}, "periodSeconds": 1}

@@ -19,6 +19,7 @@ from rayplane.node.config import NodeConfig
 from rayplane.node.environment import Reference
 from rayplane.node.errors import NodeError, NotRunning, RuntimeAway, RuntimeFailed, RuntimeUnfit, SandboxError
 from rayplane.node.kubelet import registration
+from rayplane.node.lifecycle.model import ContainerUser
 from rayplane.node.runtime import LogOptions, PodPlace, StartOrder
 from rayplane.node.runtime.cri import client, images, observer, run
 from rayplane.node.runtime.cri.client import CriClient
@@ -44,7 +45,9 @@ class Heard:
         self.words.append(word)
         self._changed.set()
 
-    def started(self, container_id: str = "", image: tuple[str, str] = ("", "")) -> None:
+    def started(
+        self, container_id: str = "", image: tuple[str, str] = ("", ""), user: ContainerUser | None = None
+    ) -> None:
         self._hear("started", container_id)
 
     def failed(self, reason: str, message: str) -> None:

@@ -76,7 +76,7 @@ async def test_a_volume_is_not_mounted_over_proc(api: FakeClient, make_isolating
 
 
 def test_a_command_on_its_way_into_a_container_has_nothing_of_the_shims(monkeypatch: pytest.MonkeyPatch) -> None:
-    def tell(message: dict[str, Any]) -> None:
+    def tell(message: dict[str, Any], own: int) -> None:
         found = sorted(os.path.realpath(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd"))
         os.write(1, f"{secret in found} {Path('/proc/self/fd').stat().st_uid}".encode())
         os._exit(0)

@@ -150,6 +150,8 @@ async def test_groups_are_those_of_the_pod_and_of_the_containers_files(
         context = {"supplementalGroups": [5], "supplementalGroupsPolicy": policy, "runAsUser": 77}
         said = await ended(api, host, "id -G", name=policy.lower(), securityContext=context, **more)
         assert sorted(said.split()) == groups.split()
+        user = api.pod(policy.lower())["status"]["containerStatuses"][0]["user"]["linux"]
+        assert sorted(map(str, {user["gid"], *user["supplementalGroups"]})) == groups.split()
 
 
 @as_root

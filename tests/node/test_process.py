@@ -16,6 +16,7 @@ import pytest
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.state import pod_is_ready
 from rayplane.node.config import NodeConfig, NodeTiming
+from rayplane.node.lifecycle.model import ContainerUser
 from rayplane.node.runtime import StartOrder
 from rayplane.node.runtime.process import ProcessRuntime
 from rayplane.node.runtime.simulated import SimulatedRuntime
@@ -100,18 +101,19 @@ async def test_pods_listen_on_their_own_addresses(api: FakeClient, make_host: Ma
 async def test_term_then_kill(api: FakeClient, make_host: MakeHost) -> None:
     host = await make_host(NODE)
     keep = {"finalizers": ["example.com/keep"]}
-    polite = shell("polite", "trap 'echo bye; exit 0' TERM; while :; do sleep 0.01; done")
+    polite = shell("polite", "trap 'echo bye; exit 0' TERM; echo up; while :; do sleep 0.01; done")
     stubborn = shell("stubborn", "trap '' TERM; echo up; while :; do sleep 1; done")
     for pod in (polite, stubborn):
         pod["metadata"].update(keep)
         api.put("pods", pod)
     await api.until(lambda: "running" in state(api, "polite") and "running" in state(api, "stubborn"))
-    while await logs(host, "stubborn") != b"up\n":
-        await asyncio.sleep(0.01)
+    for name in ("polite", "stubborn"):
+        while await logs(host, name) != b"up\n":
+            await asyncio.sleep(0.01)
     await api.delete("pods", "polite", "default")
     await api.delete("pods", "stubborn", "default", grace_period_s=1)
     await api.until(lambda: phase(api, "polite") == "Succeeded" and phase(api, "stubborn") == "Failed")
-    assert await logs(host, "polite") == b"bye\n"
+    assert await logs(host, "polite") == b"up\nbye\n"
     ended = state(api, "stubborn")["terminated"]
     assert (ended["exitCode"], ended["signal"]) == (137, 9)
 
@@ -202,7 +204,7 @@ def test_nothing_outlives_a_killed_host(tmp_path: Path) -> None:
         from rayplane.node.runtime.simulated import SimulatedRuntime
 
         class Listener:
-            def started(self): print("started", flush=True)
+            def started(self, *about, **more): print("started", flush=True)
             def failed(self, reason, message): print(reason, message, flush=True)
             def exited(self, code, signal, message, reason=""): print("exited", flush=True)
 
@@ -268,7 +270,9 @@ async def test_the_shim_stops_containers_whose_host_is_silent(tmp_path: Path) ->
     ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     class Listener:
-        def started(self, container_id: str = "", image: tuple[str, str] = ("", "")) -> None:
+        def started(
+            self, container_id: str = "", image: tuple[str, str] = ("", ""), user: ContainerUser | None = None
+        ) -> None:
             runtime.keep_alive(0.05)
 
         def failed(self, reason: str, message: str) -> None:

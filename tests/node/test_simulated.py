@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from rayplane.node.errors import Unsupported
+from rayplane.node.lifecycle.model import ContainerUser
 from rayplane.node.runtime import LogOptions, StartOrder
 from rayplane.node.runtime.simulated import JOB_RUN_S, SimulatedRuntime, usual_run_s
 
@@ -43,7 +44,9 @@ class Recorder:
     def _note(self, text: str) -> None:
         self.seen.append((round(asyncio.get_running_loop().time(), 3), text))
 
-    def started(self, container_id: str = "", image: tuple[str, str] = ("", "")) -> None:
+    def started(
+        self, container_id: str = "", image: tuple[str, str] = ("", ""), user: ContainerUser | None = None
+    ) -> None:
         self._note("started")
 
     def failed(self, reason: str, message: str) -> None:

@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 from rayplane.control_plane.rpc import RpcError, Stub
 from rayplane.control_plane.rpc.unix import unix_channel
 from rayplane.node.errors import NodeError, NotHere, RuntimeAway, RuntimeFailed, RuntimeUnfit
+from rayplane.node.runtime import Features
 from rayplane.proto.cri import cri_pb2 as pb
 
 #: As kubelets take them.
@@ -62,8 +63,8 @@ class CriClient:
             return RuntimeUnfit(f"the runtime at {self.path} has no {name} of CRI {API_VERSION}: {error.message}")
         return RuntimeFailed(error.message)
 
-    async def check(self) -> pb.VersionResponse:
-        """What runtime it is, if it can be used. Raises RuntimeAway, RuntimeUnfit, RuntimeFailed."""
+    async def check(self) -> tuple[pb.VersionResponse, Features]:
+        """What runtime it is and can do, if it can be used. Raises RuntimeAway, RuntimeUnfit, RuntimeFailed."""
         version = await self.call("Version", pb.VersionRequest(version=API_VERSION), timeout=CHECK_S)
         # Older ones of CRI v1 leave it empty.
         if version.runtime_api_version not in ("", API_VERSION):
@@ -76,7 +77,9 @@ class CriClient:
             if condition is None or not condition.status:
                 why = f"{condition.reason}: {condition.message}" if condition is not None else "it does not say why"
                 raise RuntimeFailed(f"{version.runtime_name} at {self.path} is not ready: {name} is false: {why}")
-        return version
+        recursive = {one.name: one.features.recursive_read_only_mounts for one in answer.runtime_handlers}
+        # Older ones do not tell of ways to run a pod: there is the usual one all the same.
+        return version, Features({"": False} | recursive, answer.features.supplemental_groups_policy)
 
     async def cgroup_driver(self) -> int:
         """How it wants cgroups named; as files where it does not say."""

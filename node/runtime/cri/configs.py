@@ -103,6 +103,11 @@ def _groups(security: Mapping[str, Any]) -> list[int]:
     return [*([] if fs_group is None else [fs_group]), *(security.get("supplementalGroups") or ())]
 
 
+def _policy(security: Mapping[str, Any]) -> pb.SupplementalGroupsPolicy:
+    strict = security.get("supplementalGroupsPolicy") == "Strict"
+    return pb.SupplementalGroupsPolicy.Strict if strict else pb.SupplementalGroupsPolicy.Merge
+
+
 def _number(value: int | None) -> pb.Int64Value | None:
     return None if value is None else pb.Int64Value(value=value)
 
@@ -133,6 +138,7 @@ def _sandbox_security(spec: Mapping[str, Any]) -> pb.LinuxSandboxSecurityContext
         # A group without a user is none that a runtime takes.
         run_as_group=_number(security.get("runAsGroup")) if user is not None else None,
         supplemental_groups=_groups(security),
+        supplemental_groups_policy=_policy(security),
         privileged=bool(privileged),
         seccomp=_profile(None, "RuntimeDefault"),
     )
@@ -216,6 +222,7 @@ def _container_security(order: StartOrder, prepared: Prepared, profiles: str) ->
         run_as_group=_number(merged.get("runAsGroup")),
         readonly_rootfs=bool(own.get("readOnlyRootFilesystem")),
         supplemental_groups=_groups(whole),
+        supplemental_groups_policy=_policy(whole),
         no_new_privs=own.get("allowPrivilegeEscalation") is False and not privileged,
         masked_paths=() if privileged or unmasked else MASKED,
         readonly_paths=() if privileged or unmasked else READ_ONLY,

@@ -24,7 +24,7 @@ async def left_behind(client: CriClient, owner: str) -> dict[str, Left]:
     containers = await client.call(
         "ListContainers", pb.ListContainersRequest(filter=pb.ContainerFilter(label_selector=mine))
     )
-    name = (await client.check()).runtime_name
+    name = (await client.check())[0].runtime_name
     found: dict[str, Left] = {}
     for item in sorted(sandboxes.items, key=lambda item: item.metadata.attempt):
         if item.state == pb.PodSandboxState.SANDBOX_READY and item.labels.get(OWNER) == owner:
@@ -42,4 +42,4 @@ def _left(sandbox: pb.PodSandbox, containers: list[pb.Container], runtime: str) 
             f"{runtime}://{c.id}" if began else "", c.metadata.attempt, stamp
         )
     unfinished = [c.id for c in containers if c.state != pb.ContainerState.CONTAINER_EXITED]
-    return Left(sandbox.id, sandbox.metadata.attempt, runs, unfinished)
+    return Left(sandbox.id, sandbox.metadata.attempt, runs, unfinished, sandbox.runtime_handler)

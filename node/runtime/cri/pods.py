@@ -15,6 +15,8 @@ class CriPod:
     config: pb.PodSandboxConfig = field(default_factory=pb.PodSandboxConfig)
     sandbox_id: str = ""
     ip: str = ""
+    handler: str = ""
+    """By which the runtime knows how to run it; empty: as it runs all."""
     attempts: int = 0
     gone: bool = False
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)

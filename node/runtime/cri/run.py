@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 from rayplane.control_plane.api.meta import Object
 from rayplane.node.errors import ContainerConfigError, NodeError, NotHere, NotRunning, RuntimeAway, RuntimeFailed
-from rayplane.node.lifecycle.model import START_ERROR
-from rayplane.node.runtime import ExecSession, Listener, LogOptions, Mount, StartOrder, Usage
+from rayplane.node.lifecycle.model import START_ERROR, ContainerUser
+from rayplane.node.runtime import ExecSession, Features, Listener, LogOptions, Mount, StartOrder, Usage
 from rayplane.node.runtime.cri.client import CALL_S, SANDBOX_S, CriClient
 from rayplane.node.runtime.cri.configs import TERMINATION_LOG, Node, Prepared, container_config, propagation_of
 from rayplane.node.runtime.cri.images import Images, check_user, name_and_id
@@ -45,6 +45,7 @@ class Whole(Protocol):
     client: CriClient
     node: Node
     version: str
+    features: Features
     images: Images
     observer: Observer
     forwarder: Forwarder
@@ -111,10 +112,26 @@ class CriRun:
         else:
             self._begun = True
             self._runtime.observer.add(self.id, self)
-            self._listener.started(f"{self._runtime.version.partition(':')[0] or 'cri'}://{self.id}", self._image)
+            name = f"{self._runtime.version.partition(':')[0] or 'cri'}://{self.id}"
+            self._listener.started(name, self._image, await self._user())
             self._runtime.observer.hint(self.id)
             if self._grace_s is not None:
                 self.stop(self._grace_s)
+
+    async def _user(self) -> ContainerUser | None:
+        """As whom it began, where the runtime tells."""
+        if not self._runtime.features.groups_policy:
+            return None
+        try:
+            asked = pb.ContainerStatusRequest(container_id=self.id)
+            answer = await self._runtime.client.call("ContainerStatus", asked)
+        except NodeError as e:
+            log.info("the user of container %s is not known: %s", self.id, e)
+            return None
+        user = answer.status.user
+        if not user.HasField("linux"):
+            return None
+        return ContainerUser(user.linux.uid, user.linux.gid, tuple(user.linux.supplemental_groups))
 
     def _take_over(self, pod: CriPod) -> None:
         """Go on with the container that there is; where it went with its sandbox, it has ended."""
@@ -207,6 +224,7 @@ class CriRun:
             container_path=mount.mount_path,
             host_path=self._tree.source(mount),
             readonly=mount.read_only,
+            recursive_read_only=mount.recursive,
             propagation=propagation_of(self._order.container, mount.mount_path),  # type: ignore[arg-type]
         )
 

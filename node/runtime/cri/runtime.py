@@ -27,7 +27,7 @@ from rayplane.node.config import RUNTIME_CLASSES, NodeConfig
 from rayplane.node.environment import Found, Reference
 from rayplane.node.errors import NodeError, NotHere, RuntimeAway, RuntimeFailed, SandboxError
 from rayplane.node.images.collection import Thresholds
-from rayplane.node.runtime import ContainerRun, Listener, PodPlace, StartOrder
+from rayplane.node.runtime import ContainerRun, Features, Listener, PodPlace, StartOrder
 from rayplane.node.runtime.cri.client import SANDBOX_S, CriClient
 from rayplane.node.runtime.cri.configs import OWNER, Node, sandbox_config
 from rayplane.node.runtime.cri.credentials import credentials_for
@@ -97,6 +97,7 @@ class CriRuntime:
         self.node = node
         self.trouble = ""
         self.no_services = ""
+        self.features = Features()
         self.version = ""
         self.watchers: list[Callable[[], None]] = []
         self.images = Images(client, keyring, record)
@@ -135,12 +136,13 @@ class CriRuntime:
     async def meet(self) -> bool:
         """Whether the runtime can be used. It may be another one than before, or have forgotten what it was told."""
         try:
-            found = await self.client.check()
+            found, features = await self.client.check()
             driver = await self.client.cgroup_driver()
         except NodeError as e:
             self.tell(str(e))
             return False
         self.node = replace(self.node, driver=driver)
+        self.features = features
         self.version = f"{found.runtime_name}://{found.runtime_version}"
         if self._cidr:
             await self._tell_cidr(self._cidr)
@@ -222,11 +224,12 @@ class CriRuntime:
         kept = self.survivors.take(pod.place.uid)
         if kept is not None:
             pod.attempts = kept[0].attempt
+            pod.handler = kept[0].handler
             if await self._take_over(pod, *kept):
                 return
         config = self._next_config(pod)
-        handler = await self._handler(pod.place.pod)
-        request = pb.RunPodSandboxRequest(config=config, runtime_handler=handler)
+        pod.handler = await self._handler(pod.place.pod)
+        request = pb.RunPodSandboxRequest(config=config, runtime_handler=pod.handler)
         answer = await self.client.call("RunPodSandbox", request, timeout=SANDBOX_S)
         if not answer.pod_sandbox_id:
             raise RuntimeFailed("the runtime made a sandbox and gave it no id")
@@ -306,6 +309,10 @@ class CriRuntime:
         pods = [pod for pod in self.pods.values() if not pod.gone]
         said = {container.get("image") or "" for pod in pods for container in every(meta.spec(pod.place.pod))}
         return said.union(*(pod.images for pod in pods))
+
+    def handler_of(self, uid: str) -> str:
+        pod = self.pods.get(uid)
+        return pod.handler if pod is not None else ""
 
     def resize_pod(self, pod: Object) -> None:
         """Do nothing: another runtime's pods are held to limits by their containers alone."""

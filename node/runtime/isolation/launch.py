@@ -56,16 +56,28 @@ class Forked:
         self.pending = pending
         self.among_others = False
         self.returncode: int | None = None
+        self.user: list[Any] | None = None
+        self._said = b""
+
+    def arrived(self) -> bool:
+        """Whether it has said all that it says, once `pending` can be read."""
+        part = os.read(self.pending, _ERROR_MAX)
+        self._said += part
+        return not part
 
     def failure(self) -> OSError | None:
-        """Why there is no program, once `pending` is at its end or has something to say."""
-        data = os.read(self.pending, _ERROR_MAX)
+        """Why there is no program. Waits for one."""
+        while not self.arrived():
+            pass
         os.close(self.pending)
         self.pending = -1
-        if not data:
-            return None
-        said = json.loads(data)
-        return OSError(said["errno"], said["text"], said["path"])
+        failure = None
+        for said in map(json.loads, self._said.splitlines()):
+            if isinstance(said, list):
+                self.user = said
+            else:
+                failure = OSError(said["errno"], said["text"], said["path"])
+        return failure
 
 
 def start(message: dict[str, Any], pod: PodNamespaces, stdio: Sequence[int], *, beside: int = 0) -> Forked:
@@ -86,7 +98,7 @@ def start(message: dict[str, Any], pod: PodNamespaces, stdio: Sequence[int], *, 
         pod.enter()
         return own
 
-    def inside() -> None:
+    def inside(tell: int) -> None:
         own = message.get("console")
         _stand_alone(stdio, tty=message["tty"] and own is None)
         build(message["mounts"])
@@ -94,7 +106,7 @@ def start(message: dict[str, Any], pod: PodNamespaces, stdio: Sequence[int], *, 
             make_terminal(own, message["identity"]["uid"], is_console=True)
         _join_groups(groups)
         syscalls.unshare(syscalls.CLONE_NEWCGROUP)
-        _run(message)
+        _run(message, tell)
 
     try:
         forked = _fork(message, join, inside, (other, *groups, *stdio, *pod.fds.values()))
@@ -115,13 +127,13 @@ def enter(message: dict[str, Any], pod: PodNamespaces, main: int, stdio: Sequenc
         pod.enter_users()
         return 0
 
-    def inside() -> None:
+    def inside(tell: int) -> None:
         own = message.get("console")
         _stand_alone(stdio, tty=message["tty"] and own is None)
         if own is not None:
             make_terminal(own, message["identity"]["uid"])
         _join_groups(groups)
-        _run(message)
+        _run(message, tell)
 
     try:
         return _fork(message, join, inside, (container, *groups, *stdio, *pod.fds.values()))
@@ -129,11 +141,14 @@ def enter(message: dict[str, Any], pod: PodNamespaces, main: int, stdio: Sequenc
         os.close(container)
 
 
-def _fork(message: dict[str, Any], join: Callable[[], int], inside: Callable[[], None], kept: Iterable[int]) -> Forked:
+def _fork(
+    message: dict[str, Any], join: Callable[[], int], inside: Callable[[int], None], kept: Iterable[int]
+) -> Forked:
     """A child in other namespaces. One between goes there first, and has a child for this process, which stays outside.
 
-    `join`: go to namespaces, return those (flags) that the child has for itself. `kept`: descriptors they need: the
-    child may be seen by processes of the pod from then on, and has nothing that is not the pod's.
+    `join`: go to namespaces, return those (flags) that the child has for itself. `inside` is given the descriptor by
+    which the child tells as whom it runs. `kept`: descriptors they need: the child may be seen by processes of the pod
+    from then on, and has nothing that is not the pod's.
     """
     _know_machine()
     read, write = os.pipe2(os.O_CLOEXEC)
@@ -147,7 +162,7 @@ def _fork(message: dict[str, Any], join: Callable[[], int], inside: Callable[[],
                 _score(message["oom_score"])
                 pid = syscalls.clone(join() | syscalls.CLONE_PARENT)
                 if pid == 0:
-                    inside()
+                    inside(write)
                 os.write(tell, pid.to_bytes(8))
                 os._exit(0)
 
@@ -192,9 +207,13 @@ def _child(work: Callable[[], None], write: int) -> NoReturn:
     except BaseException as e:
         said = {"errno": errno.EIO, "text": _short(f"{type(e).__name__}: {e}"), "path": None}
     try:
-        os.write(write, json.dumps(said).encode())
+        _say(write, said)
     finally:
         os._exit(FAILED)
+
+
+def _say(write: int, said: object) -> None:
+    os.write(write, f"{json.dumps(said)}\n".encode())
 
 
 def _short(words: object) -> str | None:
@@ -216,17 +235,18 @@ def _stand_alone(stdio: Sequence[int], *, tty: bool) -> None:
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
-def _run(message: dict[str, Any]) -> NoReturn:
+def _run(message: dict[str, Any], tell: int) -> NoReturn:
     cwd = message["cwd"]
     os.makedirs(os.path.realpath(cwd), exist_ok=True)
     _limit({resource.RLIMIT_NPROC: (message["processes"], message["processes"]), **LIMITS})
-    become(message["identity"])
+    user = become(message["identity"])
     os.chdir(cwd)
     # After the change of numbers, which would take it back.
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
     if message["identity"]["no_new_privileges"]:
         _confine(message["identity"])
     argv: list[str] = message["argv"]
+    _say(tell, user)
     try:
         os.execvpe(argv[0], argv, message["env"])
     except OSError as e:
@@ -240,8 +260,8 @@ def _limit(limits: Mapping[int, tuple[int, int]]) -> None:
         resource.setrlimit(which, (min(soft, hard), hard))
 
 
-def become(identity: dict[str, Any]) -> None:
-    """Take an identity (see `users.Identity`).
+def become(identity: dict[str, Any]) -> tuple[int, int, list[int]]:
+    """Take an identity (see `users.Identity`): user, group and further groups, as the container sees them.
 
     A filter of system calls needs a right to be set, unless nothing after it can have more rights: then it comes last.
     """
@@ -253,6 +273,7 @@ def become(identity: dict[str, Any]) -> None:
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
     else:
+        groups = []  # that it has are nobody's here
         if (uid, gid) != (0, 0):
             _see_as(uid, gid)
         _bound(kept, identity)
@@ -262,6 +283,7 @@ def become(identity: dict[str, Any]) -> None:
         syscalls.set_capabilities(frozenset())
     if identity["no_new_privileges"]:
         syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+    return uid, gid, groups
 
 
 def _bound(kept: frozenset[int], identity: dict[str, Any]) -> None:

@@ -63,7 +63,7 @@ class Builder:
         self.place(source, target)
         syscalls.attach(source, target)
         if step.get("read_only"):
-            syscalls.make_tree_read_only(target)
+            syscalls.make_mount_read_only(target, recursive=step["recursive"])
 
     def overlay(self, step: Mapping[str, Any]) -> None:
         """Layers below what the container writes."""

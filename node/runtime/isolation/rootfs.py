@@ -121,7 +121,8 @@ def plan(machine: Machine, box: Box) -> list[Step]:
         steps += [{"do": "directory", "at": posixpath.normpath(f"/{path}")} for path in box.image.volumes]
     steps += [{"do": "bind", "from": source, "at": path} for path, source in box.files.items()]
     for mount in sorted(box.mounts, key=lambda m: len(_target(m))):
-        steps.append({"do": "bind", **_source(mount), "at": _target(mount), "read_only": mount.read_only})
+        kept = {"read_only": mount.read_only, "recursive": mount.recursive}
+        steps.append({"do": "bind", **_source(mount), "at": _target(mount), **kept})
         shown = posixpath.join(mount.source, mount.sub_path.strip("/")).rstrip("/")
         steps += [
             {"do": "hide", "at": f"{_target(mount)}{path.removeprefix(shown)}"}

@@ -21,7 +21,7 @@ from rayplane.node.config import PIDS_MAX
 from rayplane.node.environment import expand
 from rayplane.node.errors import ContainerConfigError, RuntimeFailed, SandboxError
 from rayplane.node.images.containers import own_command, user_for
-from rayplane.node.runtime import Guard, Listener, Mount, PodPlace, StartOrder
+from rayplane.node.runtime import Features, Guard, Listener, Mount, PodPlace, StartOrder
 from rayplane.node.runtime.command import CommandLine
 from rayplane.node.runtime.isolation import memory
 from rayplane.node.runtime.isolation.members import network_id
@@ -58,6 +58,7 @@ class IsolatedRuntime(ShimNetwork, ProcessRuntime):
     """
 
     makes_consoles = True
+    features = Features({"": True}, groups_policy=True)
 
     def __init__(
         self,

@@ -150,10 +150,11 @@ class _FilterProgram(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p))
 
 
-def make_tree_read_only(target: str) -> None:
-    """Make what is mounted there and below read-only."""
+def make_mount_read_only(target: str, *, recursive: bool) -> None:
+    """Make what is mounted there read-only; `recursive`: and what is mounted below."""
     attributes = (ctypes.c_uint64 * 4)(_MOUNT_ATTR_RDONLY, 0, 0, 0)
-    words = (ctypes.c_int(_AT_FDCWD), os.fsencode(target), ctypes.c_uint(_AT_RECURSIVE), ctypes.byref(attributes))
+    flags = ctypes.c_uint(_AT_RECURSIVE if recursive else 0)
+    words = (ctypes.c_int(_AT_FDCWD), os.fsencode(target), flags, ctypes.byref(attributes))
     _check(_libc.syscall(ctypes.c_long(_MOUNT_SETATTR), *words, ctypes.c_size_t(ctypes.sizeof(attributes))), target)
 
 
