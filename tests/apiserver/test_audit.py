@@ -1,6 +1,7 @@
 """The audit log: who asked for what, with what outcome, and what becomes of the file."""
 
 import asyncio
+import base64
 import json
 import random
 from collections.abc import AsyncIterator
@@ -16,13 +17,18 @@ from rayplane.control_plane.apiserver.audit.log import AuditLog
 from rayplane.control_plane.apiserver.config import AuditConfig
 from rayplane.control_plane.client import ops
 from rayplane.control_plane.rpc import RpcError, Stub
+from rayplane.control_plane.rpc.tls import Authority
 from rayplane.proto.rayplane.v1 import objects_pb2
 from rayplane.storage.env import Env, LocalDisk, SystemClock
 from tests.apiserver.conftest import Stack
 from tests.apiserver.test_rest import CONFIG_MAPS, Rest
+from tests.apiserver.test_webhooks import BUNDLE, Hooks, add, configure, hooks, webhook
+
+__all__ = ["hooks"]
 
 HEAD = "apiVersion: audit.k8s.io/v1\nkind: Policy\n"
 EVERYTHING = HEAD + "rules: [{level: RequestResponse}]"
+SECRETS = {"operations": ["*"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["secrets"]}
 
 
 class Audited(Rest):
@@ -50,6 +56,7 @@ async def audited(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterat
         env=environment(tmp_path),
         https_address="127.0.0.1:0",
         audit=AuditConfig(policy),
+        token_key=Authority.create("tokens").key,
         static_tokens={"sesame": ("someone", ("people",))},
     )
     async with aiohttp.ClientSession() as session:
@@ -216,6 +223,55 @@ async def test_pod_security_tells_the_log(audited: Audited) -> None:
     assert notes["audit-violations"] == (
         'would violate PodSecurity "baseline:latest": host namespaces (hostNetwork=true)'
     )
+
+
+METADATA = HEAD + "rules: [{level: Metadata}]"
+
+
+@pytest.mark.parametrize("audited", [METADATA, EVERYTHING], indirect=True)
+async def test_webhooks_leave_in_the_log_what_they_did(audited: Audited, hooks: Hooks, request: Any) -> None:
+    """Also when one refuses. Patches are there where bodies are recorded."""
+    client = audited.stack.client()
+    hooks.answers["m"] = lambda _: {**add("/data/m", "x"), "auditAnnotations": {"k": "v", "bad key": "v"}}
+    hooks.answers["no"] = lambda _: {"allowed": False}
+    silent = {"url": "https://127.0.0.1:1/x", "caBundle": BUNDLE}
+    lost = webhook("lost", silent, failurePolicy="Ignore")
+    await configure(client, "mutating", "a", lost, webhook("m", hooks.client("m"), reinvocationPolicy="IfNeeded"))
+    await configure(client, "mutating", "b", webhook("no", hooks.client("no")))
+    await configure(client, "validating", "v", webhook("w", silent, [SECRETS]), lost)
+    with pytest.raises(errors.ApiError, match="denied the request"):
+        await client.create("configmaps", {"metadata": {"name": "c", "namespace": "default"}, "data": {"a": "b"}})
+    await client.delete("mutatingwebhookconfigurations.admissionregistration.k8s.io", "b")
+    await client.list("mutatingwebhookconfigurations.admissionregistration.k8s.io")
+    await client.create("configmaps", {"metadata": {"name": "c", "namespace": "default"}, "data": {"a": "b"}})
+    refused, made = [
+        {key: value for key, value in event["annotations"].items() if not key.startswith("authorization")}
+        for event in await audited.events()
+    ]
+    place = "webhook.admission.k8s.io/round_0_index"
+    common = {
+        f"failed-open.mutation.{place}_0": "lost.example.com",
+        f"mutation.{place}_0": '{"configuration":"a","webhook":"lost.example.com","mutated":false}',
+        f"mutation.{place}_1": '{"configuration":"a","webhook":"m.example.com","mutated":true}',
+        "m.example.com/k": "v",
+    }
+    if request.node.callspec.params["audited"] == EVERYTHING:
+        operations = '"patch":[{"op":"add","path":"/data/m","value":"x"}],"patchType":"JSONPatch"'
+        common[f"patch.{place}_1"] = '{"configuration":"a","webhook":"m.example.com",' + operations + "}"
+    no = '{"configuration":"b","webhook":"no.example.com","mutated":false}'
+    assert refused == {**common, f"mutation.{place}_2": no}
+    assert made == {**common, f"failed-open.validating.{place}_0": "lost.example.com"}
+
+
+async def test_tokens_that_are_issued_have_their_name_in_the_log(audited: Audited) -> None:
+    client = audited.stack.client()
+    await client.create("serviceaccounts", {"metadata": {"name": "a", "namespace": "default"}})
+    path = "/api/v1/namespaces/default/serviceaccounts/a/token"
+    _, made = await audited.json("POST", path, {"spec": {}})
+    token = made["status"]["token"]
+    claims = json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))
+    (event,) = [e for e in await audited.events(resource="serviceaccounts") if "subresource" in e["objectRef"]]
+    assert event["annotations"]["authentication.kubernetes.io/issued-credential-id"] == f"JTI={claims['jti']}"
 
 
 async def test_the_metrics_count_what_was_recorded(audited: Audited) -> None:

@@ -230,6 +230,22 @@ async def test_one_is_asked_again_when_a_later_one_changed_what_it_saw(stack: St
     assert made["data"] == {"a": "b", "first": "3", "second": "x"}
 
 
+async def test_one_that_changes_the_object_when_asked_again_has_later_ones_asked_again(
+    stack: Stack, hooks: Hooks
+) -> None:
+    """The third has seen nothing change after it before the first changes the object once more."""
+    client = stack.client()
+    hooks.answers["first"] = lambda request: add("/data/first", str(len(request["object"]["data"])))
+    hooks.answers["second"] = lambda request: add("/data/second", "x")
+    hooks.answers["third"] = lambda request: add("/data/third", request["object"]["data"]["first"])
+    wanted = [webhook(n, hooks.client(n), reinvocationPolicy="IfNeeded") for n in ("first", "second", "third")]
+    wanted[1]["reinvocationPolicy"] = "Never"
+    await configure(client, "mutating", "a", *wanted)
+    made = await client.create("configmaps", config())
+    assert hooks.paths() == ["first", "second", "third", "first", "third"]
+    assert made["data"] == {"a": "b", "first": "4", "second": "x", "third": "4"}
+
+
 @pytest.mark.parametrize(
     ("match", "asked"),
     [

@@ -74,7 +74,7 @@ class Verdict:
     result: Mapping[str, Any] = field(default_factory=dict)
     patch: list[Any] = field(default_factory=list)
     warnings: tuple[str, ...] = ()
-    annotations: Mapping[str, str] = field(default_factory=dict)
+    annotations: dict[str, str] = field(default_factory=dict)
 
     def refusal(self, webhook: str) -> ApiError:
         """The error of the request that was not allowed."""

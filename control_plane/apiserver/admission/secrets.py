@@ -42,7 +42,7 @@ class TokenSecrets:
         if not (await self._authorizer.decide(reads)).allowed:
             return
         seconds = self._config.token_seconds_max
-        token, _ = self._tokens.issue(account, audiences=(), seconds=seconds, bound=Bound(secret=secret))
+        token = self._tokens.issue(account, audiences=(), seconds=seconds, bound=Bound(secret=secret)).token
         files = {"token": token.encode(), "namespace": request.namespace.encode()}
         if self._config.tls_dir is not None:
             files["ca.crt"] = Credentials.read(Path(self._config.tls_dir)).ca

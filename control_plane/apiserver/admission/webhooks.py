@@ -23,6 +23,7 @@ from rayplane.control_plane.api.machinery import patching
 from rayplane.control_plane.api.meta import Object, name
 from rayplane.control_plane.apiserver.admission.conditions import Conditions, Undecided
 from rayplane.control_plane.apiserver.admission.expressions import bindings
+from rayplane.control_plane.apiserver.admission.invocations import Invocation
 from rayplane.control_plane.apiserver.admission.questions import Questions, exempt
 from rayplane.control_plane.apiserver.admission.request import CONNECT, AdmissionRequest
 from rayplane.control_plane.apiserver.flowcontrol.fairness import elsewhere
@@ -54,6 +55,9 @@ class Hook:
     timeout_s: float
     again: bool
     """Asked once more when the object changed after it was asked."""
+
+    def invoked(self, index: int, *, mutating: bool, again: bool = False) -> Invocation:
+        return Invocation(self.name, self.configuration, mutating, int(again), index)
 
     @staticmethod
     def of(configuration: Object, webhook: dict[str, Any]) -> "Hook":
@@ -119,8 +123,9 @@ class Configured:
         self._ordered = [hook for key in sorted(self._hooks) for hook in self._hooks[key]]
 
 
-def _told(_: object, hook: Hook, *__: object, mutating: bool) -> dict[str, object]:
-    return {"name": hook.name, "configuration": hook.configuration, "kind": "mutating" if mutating else "validating"}
+def _told(_: object, hook: Hook, invocation: Invocation, *__: object) -> dict[str, object]:
+    kind = "mutating" if invocation.mutating else "validating"
+    return {"name": hook.name, "configuration": hook.configuration, "kind": kind}
 
 
 def _said(verdict: Verdict | None) -> dict[str, object]:
@@ -156,35 +161,52 @@ class Webhooks:
 
     async def mutate(self, request: AdmissionRequest) -> "Mutation":
         """Have the mutating webhooks complete the object. Raises ApiError when one refuses or fails."""
-        mutation = Mutation()
-        hooks = await self._mutating.hooks(request)
-        if hooks:
-            await self._mutate_by(hooks, request, mutation)
-            if mutation.asked:
-                mutation.seen = orjson.dumps(request.object)
+        mutation = Mutation(await self._mutating.hooks(request))
+        await self._mutate(request, mutation, again=False)
+        if mutation.invoked:
+            mutation.seen = orjson.dumps(request.object)
         return mutation
 
     async def mutate_again(self, request: AdmissionRequest, mutation: "Mutation") -> None:
         """Ask those again that want it, since the object is not what they saw."""
         if mutation.seen and orjson.dumps(request.object) != mutation.seen:
-            mutation.again |= {hook for hook in mutation.asked if hook.again}
-        await self._mutate_by([hook for hook in mutation.asked if hook in mutation.again], request, mutation)
+            mutation.change()
+        if mutation.again:
+            await self._mutate(request, mutation, again=True)
 
-    async def _mutate_by(self, hooks: Sequence[Hook], request: AdmissionRequest, mutation: "Mutation") -> None:
-        for hook in hooks:
+    async def _mutate(self, request: AdmissionRequest, mutation: "Mutation", *, again: bool) -> None:
+        for index, hook in enumerate(mutation.hooks):
+            if again and hook not in mutation.again:
+                continue
             question = await self._question(hook, request)
             if question is None:
                 continue
-            verdict = await self._ask(hook, question, request, mutating=True)
-            if verdict is not None and verdict.patch and await self._patched(hook, question, verdict, request):
-                mutation.changed_by(hook)
-            mutation.asked.append(hook)
+            if await self._mutated(hook, hook.invoked(index, mutating=True, again=again), question, request):
+                mutation.changed = True
+                mutation.change()
+            if hook.again:
+                mutation.invoked[hook] = None
+
+    async def _mutated(self, hook: Hook, invocation: Invocation, question: Question, request: AdmissionRequest) -> bool:
+        """Whether a webhook changed the object."""
+        changed = False
+        try:
+            verdict = await self._ask(hook, invocation, question, request)
+            if verdict is not None and verdict.patch:
+                changed = await self._patched(hook, question, verdict, request)
+                invocation.patched(verdict.patch)
+        finally:
+            invocation.mutated(changed)
+        return changed
 
     async def validate(self, request: AdmissionRequest) -> None:
         """Ask the validating webhooks. Raises the first refusal or failure, in their order."""
         hooks = await self._validating.hooks(request)
         questions = [(hook, q) for hook in hooks if (q := await self._question(hook, request)) is not None]
-        asked = (self._ask(hook, question, request, mutating=False) for hook, question in questions)
+        asked = (
+            self._ask(hook, hook.invoked(index, mutating=False), question, request)
+            for index, (hook, question) in enumerate(questions)
+        )
         for outcome in await asyncio.gather(*asked, return_exceptions=True):
             if isinstance(outcome, BaseException):
                 raise outcome
@@ -214,7 +236,7 @@ class Webhooks:
 
     @spanned("webhook", about=_told, answered=_said)
     async def _ask(
-        self, hook: Hook, question: Question, request: AdmissionRequest, *, mutating: bool
+        self, hook: Hook, invocation: Invocation, question: Question, request: AdmissionRequest
     ) -> Verdict | None:
         """Its verdict; None when it failed and that is to be ignored."""
         if question.dry_run and hook.has_side_effects:
@@ -223,12 +245,12 @@ class Webhooks:
         try:
             with elsewhere():
                 answer = await self._caller.post(hook.client, body, hook.timeout_s)
-            verdict = parse_verdict(answer, version=hook.version, uid=question.uid, mutating=mutating)
+            verdict = parse_verdict(answer, version=hook.version, uid=question.uid, mutating=invocation.mutating)
         except (CallFailed, BadReview) as e:
-            _fail(hook, str(e), request)
+            _fail(hook, invocation, str(e))
             return None
         request.warnings += verdict.warnings
-        request.annotations |= {f"{hook.name}/{key}": value for key, value in verdict.annotations.items()}
+        invocation.said(verdict.annotations)
         if not verdict.allowed:
             raise verdict.refusal(hook.name)
         return verdict
@@ -251,22 +273,24 @@ class Webhooks:
 class Mutation:
     """The work of mutating webhooks on a request so far."""
 
-    def __init__(self) -> None:
-        self.asked: list[Hook] = []
-        self.again: set[Hook] = set()
+    def __init__(self, hooks: Sequence[Hook]) -> None:
+        self.hooks = hooks
         self.changed = False
+        self.invoked: dict[Hook, None] = {}
+        """Those that want to see the object again when it changes."""
+        self.again: set[Hook] = set()
         self.seen = b""
         """The object as they left it."""
 
-    def changed_by(self, hook: Hook) -> None:
-        self.changed = True
-        self.again |= {seen for seen in self.asked if seen.again}
-        self.again.discard(hook)
+    def change(self) -> None:
+        """The object is not what those that were asked saw."""
+        self.again |= set(self.invoked)
+        self.invoked.clear()
 
 
-def _fail(hook: Hook, why: str, request: AdmissionRequest) -> None:
+def _fail(hook: Hook, invocation: Invocation, why: str) -> None:
     text = f'failed calling webhook "{hook.name}": {why}'
     if not hook.ignores_failures:
         raise InternalError(f"Internal error occurred: {text}")
     log.warning("%s, which is to be ignored", text)
-    request.annotations[f"failed-open.webhook.admission.k8s.io/{hook.name}"] = hook.name
+    invocation.failed_open()

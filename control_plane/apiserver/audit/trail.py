@@ -139,6 +139,10 @@ class Trail:
         stage = Stage.PANIC if self._panic else Stage.RESPONSE_COMPLETE
         self._emit(stage, code, (data, media) if data else None, message)
 
+    def records(self, level: Level) -> bool:
+        """Whether the policy wants that much recorded; True while it has not been asked."""
+        return self._decision is None or self._decision.level >= level
+
     @property
     def wants_response(self) -> bool:
         return self._decision is not None and self._decision.level == Level.REQUEST_RESPONSE
@@ -199,11 +203,11 @@ def body(data: bytes, media: str) -> None:
         trail.keep_request(data, media)
 
 
-def annotate(annotations: Mapping[str, str]) -> None:
-    """What was decided on the way, under names of the server's own."""
+def annotate(annotations: Mapping[str, str], level: Level = Level.METADATA) -> None:
+    """What was decided on the way, where as much as `level` is recorded. Of two under one name the first is kept."""
     trail = _CURRENT.get()
-    if trail is not None:
-        trail.annotations.update(annotations)
+    if trail is not None and trail.records(level):
+        trail.annotations = {**annotations, **trail.annotations}
 
 
 def allowed(reason: str = "") -> None:

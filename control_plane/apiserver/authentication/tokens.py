@@ -10,13 +10,14 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import jwt
 from cryptography.hazmat.primitives import serialization
 
 from rayplane.control_plane.api.errors import BadRequest, Unauthorized
 from rayplane.control_plane.api.meta import Object, format_time, parse_time
+from rayplane.control_plane.apiserver import audit
 from rayplane.control_plane.apiserver.config import ApiServerConfig
 from rayplane.control_plane.apiserver.requests import AUTHENTICATED, User
 from rayplane.control_plane.identities import SERVICE_ACCOUNT_PREFIX
@@ -26,6 +27,7 @@ _ALGORITHM = "ES256"
 CLAIMS = "kubernetes.io"
 """Where a token says whose it is and what it is bound to."""
 _EXTRA = "authentication.kubernetes.io/"
+_STALE = "authentication.k8s.io/stale-token"
 # Machines of one cluster may disagree about the time by a little; so long a deleted object's tokens are good.
 _LEEWAY_S = 60
 _SIGNED_KEPT = 1024
@@ -43,6 +45,14 @@ class Bound:
     pod: Object | None = None
     secret: Object | None = None
     node: Object | None = None
+
+
+class Issued(NamedTuple):
+    """A token, the time from which another is to be used, and what the audit log calls it."""
+
+    token: str
+    renewed: str
+    credential: str
 
 
 class Tokens:
@@ -64,10 +74,8 @@ class Tokens:
 
     # --- issuing ------------------------------------------------------------------------------
 
-    def issue(
-        self, account: Object, *, audiences: Sequence[str], seconds: int, bound: Bound | None = None
-    ) -> tuple[str, str]:
-        """A token for a service account: (token, the time from which another is to be used)."""
+    def issue(self, account: Object, *, audiences: Sequence[str], seconds: int, bound: Bound | None = None) -> Issued:
+        """A token for a service account."""
         if self._private is None:
             raise BadRequest("this server has no token signing key; start it with one to issue tokens")
         meta = account["metadata"]
@@ -92,12 +100,13 @@ class Tokens:
             "iat": int(now.timestamp()),
             "nbf": int(now.timestamp()),
             "iss": self._config.issuer,
-            "jti": self._env.uuid(),
+            "jti": (jti := self._env.uuid()),
             "sub": f"{SERVICE_ACCOUNT_PREFIX}{meta['namespace']}:{meta['name']}",
             CLAIMS: private,
         }
         named = {"kid": self._key_id}
-        return jwt.encode(claims, self._private, algorithm=_ALGORITHM, headers=named), format_time(renewed)
+        token = jwt.encode(claims, self._private, algorithm=_ALGORITHM, headers=named)
+        return Issued(token, format_time(renewed), _credential(jti))
 
     def public_jwk(self) -> dict[str, Any] | None:
         """The key that verifies tokens (RFC 7517), for `/openid/v1/jwks`."""
@@ -139,6 +148,7 @@ class Tokens:
         private = claims.get(CLAIMS) or {}
         namespace, account = private.get("namespace") or "", private.get("serviceaccount") or {}
         pod, node = private.get("pod"), private.get("node")
+        self._tell_if_stale(claims)
         await self._must_live("serviceaccounts", account, namespace)
         if pod is not None:
             await self._must_live("pods", pod, namespace)
@@ -152,6 +162,14 @@ class Tokens:
             uid=account["uid"],
             extra=_extra(str(claims.get("jti") or ""), pod, node),
         )
+
+    def _tell_if_stale(self, claims: Mapping[str, Any]) -> None:
+        """Have the audit log name who goes on with a token that should have been read anew."""
+        since = (claims.get(CLAIMS) or {}).get("warnafter") or 0
+        late_s = int(self._env.clock.now().timestamp()) - since
+        if since and late_s > 0:
+            text = f"subject: {claims.get('sub')}, seconds after warning threshold: {late_s}"
+            audit.annotate({_STALE: text})
 
     async def _must_live(self, resource: str, reference: Mapping[str, Any], namespace: str) -> None:
         found = await self._find(resource, reference.get("name") or "", namespace)
@@ -174,8 +192,12 @@ def _reference(o: Object) -> dict[str, str]:
     return {key: meta[key] for key in ("name", "uid") if meta.get(key)}
 
 
+def _credential(jti: str) -> str:
+    return f"JTI={jti}"
+
+
 def _extra(jti: str, pod: Mapping[str, Any] | None, node: Mapping[str, Any] | None) -> Mapping[str, tuple[str, ...]]:
-    extra = {"credential-id": f"JTI={jti}"} if jti else {}
+    extra = {"credential-id": _credential(jti)} if jti else {}
     for kind, reference in (("node", node), ("pod", pod)):
         for part in ("name", "uid"):
             if value := (reference or {}).get(part):

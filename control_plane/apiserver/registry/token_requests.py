@@ -4,6 +4,7 @@ import orjson
 
 from rayplane.control_plane.api.errors import BadRequest, Conflict, Invalid, NotFound, invalid
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.apiserver import audit
 from rayplane.control_plane.apiserver.authentication.tokens import Bound, Tokens
 from rayplane.control_plane.apiserver.config import ApiServerConfig
 from rayplane.control_plane.apiserver.registry.reading import Reader
@@ -11,6 +12,7 @@ from rayplane.control_plane.apiserver.requests import Answer, Target
 from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
 from rayplane.storage.env import Env
 
+_ISSUED = "authentication.kubernetes.io/issued-credential-id"
 _SECONDS_MIN, _SECONDS_USUAL, _SECONDS_MAX = 600, 3600, 1 << 32
 _BINDABLE = {"Pod": "pods", "Secret": "secrets", "Node": "nodes"}
 
@@ -32,14 +34,15 @@ class TokenRequests:
         seconds, warnings = self._seconds(spec)
         audiences = spec.get("audiences") or [self._config.issuer]
         bound = await self._bound(target, spec.get("boundObjectRef") or {})
-        token, expiry = self._tokens.issue(account, audiences=audiences, seconds=seconds, bound=bound)
+        issued = self._tokens.issue(account, audiences=audiences, seconds=seconds, bound=bound)
+        audit.annotate({_ISSUED: issued.credential})
         spec["audiences"], spec["expirationSeconds"] = audiences, seconds
         request["metadata"] = {
             "name": target.name,
             "namespace": target.namespace,
             "creationTimestamp": self._env.timestamp(),
         }
-        request["status"] = {"token": token, "expirationTimestamp": expiry}
+        request["status"] = {"token": issued.token, "expirationTimestamp": issued.renewed}
         return Answer(orjson.dumps(request), created=True, warnings=warnings)
 
     def _seconds(self, spec: Object) -> tuple[int, list[str]]:
