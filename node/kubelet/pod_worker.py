@@ -48,6 +48,7 @@ from rayplane.node.lifecycle import (
     TearDown,
     TimerFired,
     Vanished,
+    grace_left,
     injected,
     render_status,
     suspensions,
@@ -118,7 +119,7 @@ class PodWorker:
         status = meta.status(self.pod)
         had_run = any("running" in c.get("state", {}) for c in status.get("containerStatuses") or ())
         survivors, uid = self._parts.runtime.survivors, meta.uid(self.pod)
-        left = {} if refusal is not None or meta.is_deleting(self.pod) else survivors.of(uid)
+        left = survivors.of(uid) if refusal is None else {}
         self.machine.adopt(status, self._parts.env.timestamp(), left)
         survivors.keep(uid, [c.name for c in self.machine.containers if c.goes_on])
         self.machine.suspensions = suspensions(self.pod, lost_cluster=suspended)
@@ -126,7 +127,7 @@ class PodWorker:
             text = "Pod sandbox changed, it will be killed and re-created."
             self._parts.events.record(self.pod, "Normal", "SandboxChanged", text)
         if meta.is_deleting(self.pod):
-            self.post(StopRequested(self._grace()))
+            self.post(StopRequested(grace_left(self.pod, self._grace(), self._parts.env.timestamp())))
         else:
             if self.machine.stage is not Stage.ENDED:
                 self._holds_room = True

@@ -8,6 +8,7 @@ events. No I/O, clock or randomness: the same events with the same moments give 
 Concurrency: none. One `PodMachine` is stepped by one caller.
 """
 
+from rayplane.node.lifecycle.containers import grace_left
 from rayplane.node.lifecycle.injected import injected, suspensions
 from rayplane.node.lifecycle.machine import PodMachine
 from rayplane.node.lifecycle.mirror import mirror
@@ -85,6 +86,7 @@ __all__ = [
     "TimerFired",
     "TimerKey",
     "Vanished",
+    "grace_left",
     "injected",
     "mirror",
     "render_status",

@@ -3,9 +3,11 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.containers import is_sidecar
 from rayplane.node.errors import ContainerConfigError
-from rayplane.node.lifecycle.model import Container, ContainerUser, Role, Run, Survivor, Termination
+from rayplane.node.lifecycle.model import GRACE_MIN_S, Container, ContainerUser, Role, Run, Survivor, Termination
 
 RESTART = "Restart"
 RESTART_ALL = "RestartAllContainers"
@@ -119,6 +121,12 @@ def recall(c: Container, known: dict[str, Any], stamp: str, survivor: Survivor |
     # Init containers run again in the new sandbox; others only when their policy says so.
     if c.role in (Role.APP, Role.EPHEMERAL) and c.ended is not None and not restarts(c, c.ended.exit_code):
         c.run = Run.DONE
+
+
+def grace_left(pod: Object, grace_s: float, stamp: str) -> float:
+    """What is left at `stamp` of a deleted pod's grace, which is over at the time that its deletion says."""
+    until = meta.parse_time(meta.metadata(pod)["deletionTimestamp"])
+    return min(grace_s, max(GRACE_MIN_S, (until - meta.parse_time(stamp)).total_seconds()))
 
 
 def _go_on(c: Container, known: dict[str, Any], survivor: Survivor) -> None:

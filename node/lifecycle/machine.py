@@ -15,6 +15,7 @@ from rayplane.control_plane.api.pods.state import TERMINAL_PHASES
 from rayplane.node.errors import LifecycleError
 from rayplane.node.lifecycle.containers import containers_of, ephemeral_containers, has_initialized, hook_of, recall
 from rayplane.node.lifecycle.model import (
+    GRACE_MIN_S,
     POST_START,
     PRE_STOP,
     Container,
@@ -49,7 +50,7 @@ from rayplane.node.lifecycle.model import (
     TimerKey,
     Vanished,
 )
-from rayplane.node.lifecycle.runs import GRACE_MIN_S, LIVE, ContainerRuns
+from rayplane.node.lifecycle.runs import LIVE, ContainerRuns
 from rayplane.node.restarts import RestartTiming
 
 DEFAULT_GRACE_S = 30.0
@@ -125,6 +126,13 @@ class PodMachine(ContainerRuns):
     def goes_on(self) -> bool:
         """Whether something of it runs that is yet to be taken over."""
         return any(c.goes_on for c in self.containers)
+
+    @property
+    def _takes_over(self) -> bool:
+        """Whether something of it is still to be taken over, and can be."""
+        if self.stage not in _LIVE:
+            return False
+        return any(c.goes_on and c.run in (Run.IDLE, Run.STARTING) for c in self.containers)
 
     @property
     def resize_in_progress(self) -> bool:
@@ -214,7 +222,10 @@ class PodMachine(ContainerRuns):
 
     def _sandbox_failed(self, event: SandboxFailed) -> None:
         self._record(event.reason, event.message, warning=True)
-        self._effects.append(SetTimer(TimerKey("sandbox"), self._now.at + self._timing.retry_s))
+        if self.deleting:
+            self._begin_to_end()
+        else:
+            self._effects.append(SetTimer(TimerKey("sandbox"), self._now.at + self._timing.retry_s))
 
     def _timer_fired(self, event: TimerFired) -> None:
         kind, name, attempt = event.key
@@ -234,10 +245,13 @@ class PodMachine(ContainerRuns):
 
     def _stop_requested(self, event: StopRequested) -> None:
         shorter = event.grace_s < self.grace_s
+        self.grace_s = min(self.grace_s, event.grace_s) if self.deleting else event.grace_s
         self.deleting = True
-        self.grace_s = event.grace_s
         if self.stage is Stage.ENDED:
             return
+        if self._takes_over and not self.vanished:
+            self._ending_since = self._now.at
+            return  # what runs is taken over first, and told then
         if shorter:
             self._hasten()
         self._begin_to_end()
@@ -340,7 +354,9 @@ class PodMachine(ContainerRuns):
             self.stage = Stage.PREPARING
             self.start_stamp = self.start_stamp or self._now.stamp
             self._effects.append(PrepareSandbox())
-        if self.stage is Stage.ACTIVE:
+        if self.stage is Stage.ACTIVE and self.deleting:
+            self._take_over_to_end()
+        if self.stage is Stage.ACTIVE and not self.deleting:
             if self.restarting_all:
                 self._have_all_ended()
             elif all(c.run is Run.DONE for c in self.of_role(Role.APP)):
@@ -356,6 +372,14 @@ class PodMachine(ContainerRuns):
             self.stage = Stage.GONE
             if not self.vanished:
                 self._effects.append(FinalizePod())
+
+    def _take_over_to_end(self) -> None:
+        """Only what goes on is begun, and once it is known the pod ends in what is left of its grace."""
+        if not self._takes_over:
+            self.stage = Stage.ENDING
+        for c in self.containers:
+            if c.goes_on and c.run is Run.IDLE:
+                self._start(c)
 
     def _have_all_ended(self) -> None:
         """Once all have, they begin anew, init containers first."""

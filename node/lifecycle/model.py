@@ -22,6 +22,10 @@ class Moment:
 # --- states ---------------------------------------------------------------------------------------
 
 
+GRACE_MIN_S = 2.0
+"""A container has at least this long to end when its hook, those before it, or the node's absence took its grace."""
+
+
 class Stage(Enum):
     """Stage of the pod as a whole."""
 

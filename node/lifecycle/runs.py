@@ -12,6 +12,7 @@ from typing import Any
 from rayplane.node.errors import LifecycleError
 from rayplane.node.lifecycle.containers import RESTART_ALL, hook_of, present_text, restarts, rule_for
 from rayplane.node.lifecycle.model import (
+    GRACE_MIN_S,
     POST_START,
     PRE_STOP,
     START_ERROR,
@@ -40,8 +41,6 @@ from rayplane.node.lifecycle.model import (
 )
 from rayplane.node.restarts import RestartTiming
 
-GRACE_MIN_S = 2.0
-"""A container has at least this long to end when its preStop hook, or those before it, took all of its grace."""
 START_ERROR_CODE = 128
 """Exit code of a container whose program could not be started."""
 _NEVER = "1970-01-01T00:00:00Z"

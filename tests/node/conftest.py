@@ -58,14 +58,16 @@ async def make_host(api: FakeClient, tmp_path: Any) -> AsyncIterator[_MakeHost]:
     network = GrpcNetwork(CREDENTIALS)
     hosts: list[NodeHost] = []
 
-    async def make(*nodes: NodeConfig, cidr: bool = True, **config: Any) -> NodeHost:
+    async def make(*nodes: NodeConfig, cidr: bool = True, directory: str = "", **config: Any) -> NodeHost:
         for node in nodes:
             if cidr and node.name not in api.objects.get("nodes", {}):
                 body = {"metadata": {"name": node.name, "uid": f"uid-{node.name}"}}
                 number = len(api.objects.get("nodes", {})) + 1
                 first = 10 if config.get("isolation") == NAMESPACES else 127
                 api.put("nodes", body | {"spec": {"podCIDR": f"{first}.77.{number}.0/24"}})
-        env = Env(SystemClock(), random.Random(len(hosts) + 1), LocalDisk(tmp_path / f"host{len(hosts)}"))
+        env = Env(
+            SystemClock(), random.Random(len(hosts) + 1), LocalDisk(tmp_path / (directory or f"host{len(hosts)}"))
+        )
         host = NodeHost(
             NodeHostConfig(nodes=nodes, apiservers=("fake:1",), **config),
             env,

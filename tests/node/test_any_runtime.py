@@ -154,6 +154,32 @@ async def test_services_and_names_are_there_for_pods(api: FakeClient, make_host:
         assert (await asking)[0] == b"from outside"
 
 
+async def test_a_pod_that_is_deleted_while_its_host_is_away_ends_in_what_is_left_of_its_grace(
+    api: FakeClient, make_host: MakeHost
+) -> None:
+    node, ended = NodeConfig("n1", runtime=f"cri:unix://{SOCKET}"), "echo told; sleep 1; echo done; exit 0"
+    host = await make_host(node, timing=QUICK, directory="same")
+    made = pod("p", f"trap '{ended}' TERM; echo up; while :; do sleep 0.1; done")
+    made["metadata"]["finalizers"] = ["example.com/keep"]
+    made["spec"]["terminationGracePeriodSeconds"] = 600
+    api.put("pods", made)
+    await api.until(lambda: "running" in state(api, "p"))
+    while await logs(host, "p") != b"up\n":
+        await asyncio.sleep(0.05)
+    runtime: Any = host.kubelets["n1"].runtime
+    runtime.pods.clear()
+    runtime.remove_strangers = nothing  # as if it had been killed
+    await host.stop()
+    await api.delete("pods", "p", "default")
+    await make_host(node, timing=QUICK, directory="same")
+    await api.until(lambda: "terminated" in state(api, "p"))
+    assert (phase(api, "p"), state(api, "p")["terminated"]["exitCode"]) == ("Succeeded", 0)
+
+
+async def nothing() -> None:
+    return
+
+
 async def test_what_cannot_be_started_is_told_and_nothing_is_left(api: FakeClient, host: NodeHost) -> None:
     api.put("pods", pod("p", "", command=["/no/such/program"]))
     await api.until(lambda: phase(api, "p") == "Failed")

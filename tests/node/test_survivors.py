@@ -8,12 +8,17 @@ import pytest
 from rayplane.control_plane.api.meta import Object
 from rayplane.node.lifecycle import (
     Exited,
+    HookRan,
     PrepareSandbox,
+    RunHook,
+    SandboxFailed,
     SandboxReady,
     StartContainer,
     Started,
     StartProbe,
     StopRequested,
+    Vanished,
+    grace_left,
 )
 from rayplane.node.lifecycle.model import Stage, StopContainer, Survivor
 from rayplane.node.runtime.cri.runtime import CriRuntime
@@ -100,6 +105,39 @@ def test_a_pod_that_is_deleted_before_it_is_taken_over_stops_what_runs() -> None
     life.step(StopRequested(3.0))
     life.step(Started("c", 1, "id"))
     assert StopContainer("c", 1, 3.0) in life.effects and life.machine.stage is Stage.ENDING
+
+
+def test_a_pod_that_was_deleted_while_nobody_looked_is_taken_over_to_end() -> None:
+    """In what is left of its grace: it is neither killed at once nor given all of that again."""
+    hooked = {"name": "c", "lifecycle": {"preStop": {"exec": {}}}}
+    life = Life(containers=[hooked, {"name": "gone"}], obedient=False)
+    life.machine.adopt(ready().status, LATER, {"c": Survivor("id", 1, STAMP)})
+    life.step(StopRequested(7.0))
+    assert [type(effect) for effect in life.effects] == [PrepareSandbox] and life.machine.stage is Stage.PREPARING
+    life.now = 2.0
+    life.step(SandboxReady("10.0.0.2"))
+    assert [e.container for e in life.effects if isinstance(e, StartContainer)] == ["c"], "nothing begins anew"
+    life.step(Started("c", 1, "id"))
+    assert life.effects[-1] == RunHook("c", 1, "preStop", 5.0)
+    life.step(HookRan("c", 1, "preStop"))
+    assert life.effects[-1] == StopContainer("c", 1, 5.0)
+    life.step(Exited("c", 1, 0))
+    assert life.machine.stage is Stage.GONE
+
+
+def test_a_pod_that_ends_and_cannot_be_taken_over_ends_at_once() -> None:
+    for event in (SandboxFailed("FailedMount", "no"), Vanished()):
+        life = again(ready().status, c=Survivor("id", 1, STAMP))
+        life.obedient = False
+        life.step(StopRequested(7.0))
+        life.step(event)
+        assert life.machine.stage is Stage.GONE and not any(isinstance(e, StartContainer) for e in life.effects)
+
+
+@pytest.mark.parametrize(("stamp", "left"), [(STAMP, 30.0), ("2026-01-01T00:00:20Z", 10.0), (LATER, 2.0)])
+def test_what_is_left_of_a_grace(stamp: str, left: float) -> None:
+    pod = {"metadata": {"deletionTimestamp": "2026-01-01T00:00:30Z"}}
+    assert (grace_left(pod, 30.0, stamp), grace_left(pod, 0.0, stamp)) == (left, 0.0)
 
 
 def test_what_nobody_keeps_is_nobodys() -> None:
