@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rayplane.control_plane.cli.options import COMMAND_LINE, Name, State, console, run, source, state_dir
+from rayplane.control_plane.cli.options import COMMAND_LINE, Name, State, console, errors, run, source, state_dir
 from rayplane.control_plane.cli.recordings import read_recording
 from rayplane.control_plane.cluster.errors import UsageError
 
@@ -55,6 +55,8 @@ async def _serve(make: "Callable[[], Door]", port: int, of: str) -> None:
     await door.start(port)
     try:
         console.print(f"The dashboard of {of} is at {door.url}", markup=False, soft_wrap=True)
+        if lacking := door.lacking():
+            errors.print(f"rayplane: {lacking}", markup=False)
         await asyncio.Event().wait()
     finally:
         await door.close()

@@ -37,7 +37,7 @@ STOP_S = 0.5
 KEY_BYTES = 32
 _OWN, _KUBE = "rayplane", frozenset({"api", "apis", "openapi", "version", "readyz", "livez", "healthz", "metrics"})
 _PAGE = files("rayplane.control_plane.dashboard") / "page"
-_MISSING_LIB = " (its libraries are not installed: run scripts/page.py in the checkout, and install again)"
+_MISSING_LIB = "its libraries are not installed: run scripts/page.py in the checkout, and install again"
 
 Answer = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 Routes = Mapping[tuple[str, str], Answer]
@@ -56,6 +56,10 @@ class Door(ABC):
         self._server = http1.server(self._handle)
         self._listening: list[Listening] = []
         self._routes: Routes = {}
+
+    def lacking(self) -> str:
+        """Why browsers show nothing of the page; empty where it is whole."""
+        return "" if (_PAGE / "lib").is_dir() else f"the page stays empty: {_MISSING_LIB}"
 
     async def start(self, port: int = 0) -> None:
         """Listen on loopback; OSError when the port cannot be had."""
@@ -126,7 +130,9 @@ class Door(ABC):
         """A file of the page. Raises NotFound."""
         name = path.removeprefix(self._at)
         if not path.startswith(self._at) or (found := self._page.file(name)) is None:
-            raise NotFound(f"{path}: the page has no such file{_MISSING_LIB if name.startswith('lib/') else ''}")
+            raise NotFound(
+                f"{path}: the page has no such file{f' ({_MISSING_LIB})' if name.startswith('lib/') else ''}"
+            )
         return found
 
 

@@ -11,13 +11,15 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from rayplane.control_plane.cli import dashboard
 from rayplane.control_plane.cluster import scraping, status
 from rayplane.control_plane.cluster.state import StateDir
-from rayplane.control_plane.dashboard import Gateway
+from rayplane.control_plane.dashboard import Gateway, door
 from rayplane.control_plane.dashboard import gateway as gateway_module
 from rayplane.control_plane.dashboard.kube_api import KubeApi
 from rayplane.control_plane.rpc import RpcError
 from rayplane.control_plane.rpc.errors import Code
+from rayplane.control_plane.tasks import cancel_and_wait
 
 
 def bearer(token: str) -> dict[str, str]:
@@ -192,3 +194,23 @@ async def test_it_ends_though_a_page_looks_on(tmp_path: Path, monkeypatch: pytes
         assert b"looked at" in await answer.content.readline()
         async with asyncio.timeout(30):
             await made.close()
+
+
+@pytest.mark.parametrize("whole", [True, False])
+async def test_a_page_without_its_libraries_is_told_of_where_it_is_served(
+    whole: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A browser shows nothing of it, and no reason."""
+    if whole:
+        (tmp_path / "lib").mkdir()
+    monkeypatch.setattr(door, "_PAGE", tmp_path)
+    serving = asyncio.create_task(dashboard._serve(lambda: Gateway(StateDir(tmp_path)), 0, "it"))
+    told = capsys.readouterr()
+    async with asyncio.timeout(60):
+        while not (told.out if whole else told.err):
+            await asyncio.sleep(0.01)
+            more = capsys.readouterr()
+            told = type(told)(told.out + more.out, told.err + more.err)
+    await cancel_and_wait(serving)
+    assert told.out.startswith("The dashboard of it is at http://")
+    assert ("scripts/page.py" in told.err) == (not whole)
