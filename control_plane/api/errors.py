@@ -62,6 +62,8 @@ class ApiError(Exception):
     default_reason: ClassVar[str] = ""
     default_code: ClassVar[int] = 500
     retryable: ClassVar[bool] = False
+    warnings: Sequence[str] = ()
+    """What the client is told beside the refusal."""
 
     def __init__(
         self,

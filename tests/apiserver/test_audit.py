@@ -263,6 +263,15 @@ async def test_webhooks_leave_in_the_log_what_they_did(audited: Audited, hooks: 
     assert made == {**common, f"failed-open.validating.{place}_0": "lost.example.com"}
 
 
+async def test_versions_on_their_way_out_are_marked_in_the_log(audited: Audited) -> None:
+    path = "/api/v1/namespaces/default/endpoints"
+    for one in (path, f"{path}/none", f"{path}?watch=1&timeoutSeconds=0", CONFIG_MAPS):
+        async with audited.request("GET", one) as response:
+            await response.read()
+    events = await audited.events(resource="endpoints")
+    assert [event["annotations"].get("k8s.io/deprecated") for event in events] == ["true"] * 3
+
+
 async def test_tokens_that_are_issued_have_their_name_in_the_log(audited: Audited) -> None:
     client = audited.stack.client()
     await client.create("serviceaccounts", {"metadata": {"name": "a", "namespace": "default"}})

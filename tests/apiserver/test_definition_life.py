@@ -32,9 +32,9 @@ def foo(name: str = "f", **metadata: Any) -> Object:
     return {"apiVersion": "x.io/v1", "kind": "Foo", "metadata": {"name": name, **metadata}}
 
 
-async def warnings(api: Api, method: str, path: str, body: Any = None) -> list[str]:  # noqa: F811
+async def warnings(api: Api, method: str, path: str, body: Any = None, *, code: int = 0) -> list[str]:  # noqa: F811
     async with api.session.request(method, api.base + path, json=body) as response:
-        assert response.status < 300
+        assert response.status == code or response.status < 300
         return [one.removeprefix("299 - ") for one in response.headers.getall("Warning", [])]
 
 
@@ -49,6 +49,7 @@ async def test_who_uses_a_deprecated_version_is_told_what_to_take_instead(api: A
     assert await warnings(api, "GET", base.format("v1beta1")) == [told]
     assert await warnings(api, "GET", base.format("v1beta1") + "?watch=1&timeoutSeconds=1") == [told]
     assert await warnings(api, "DELETE", base.format("v1beta1") + "/f?dryRun=All") == [told]
+    assert await warnings(api, "GET", base.format("v1beta1") + "/none", code=404) == [told]
     assert await warnings(api, "GET", base.format("v1alpha1") + "/f") == ['"run"']
     assert await warnings(api, "GET", base.format("v2") + "/f") == ['"x.io/v2 Foo is deprecated"']
     assert await warnings(api, "GET", base.format("v1") + "/f") == []

@@ -163,6 +163,28 @@ async def test_a_validating_webhook_refuses_in_its_own_words(stack: Stack, hooks
     assert hooks.paths() == ["m", "v"] and hooks.seen[-1][1]["object"]["data"]["fine"] == "yes"
 
 
+@pytest.mark.parametrize("allowed", [True, False])
+async def test_what_webhooks_warn_of_is_told_with_refusals_and_deletes_too(hooks: Hooks, allowed: bool) -> None:
+    stack = Stack()
+    await stack.add_server(https_address="127.0.0.1:0")
+    client = stack.client()
+    await client.create("configmaps", config("old"))
+    hooks.answers["v"] = lambda _: {"allowed": allowed, "warnings": ["look out"]}
+    await configure(client, "validating", "v", webhook("v", hooks.client("v")))
+    base = f"http://{stack.servers[0].https_address}/api/v1/namespaces/default/configmaps"
+    strange = {**config("new"), "strange": 1}
+    async with aiohttp.ClientSession() as session:
+        for method, path, body, more in (
+            ("POST", "", strange, ['299 - "unknown field \\"strange\\""']),
+            ("PUT", "/old", {**config("old"), "data": {"a": "c"}}, []),
+            ("DELETE", "/old", None, []),
+        ):
+            async with session.request(method, base + path, json=body) as response:
+                assert (response.status < 300) is allowed
+                assert response.headers.getall("Warning", []) == [*more, '299 - "look out"']
+    await stack.stop()
+
+
 @pytest.mark.parametrize(
     ("answer", "why"),
     [

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from rayplane.control_plane.api.errors import Invalid, NotFound
+from rayplane.control_plane.api.errors import ApiError, Invalid, NotFound
 from rayplane.control_plane.api.kinds import deletion
 from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition import CRDS
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
@@ -59,6 +59,7 @@ class Deleter:
         cache = self._hub.peek(stored)
         known = cache.get(target.namespace, target.name) if cache is not None else None
         removed = False
+        warnings: list[str] = []
 
         async def change(entry: Entry | None) -> Write:
             nonlocal removed
@@ -69,6 +70,7 @@ class Deleter:
             o = entry.fresh_object()
             deletion.check_preconditions(o, info.name, uid=options.uid, version=options.resource_version)
             request = await self._admitted(user, target, o, entry.object, dry_run=options.dry_run)
+            warnings[:] = request.warnings
             if stored.name == CRDS:
                 custom.mark_for_cleanup(o, self._env.timestamp())
             done = deletion.begin_deletion(
@@ -97,7 +99,7 @@ class Deleter:
         named = removed and info.name not in _RETURNS_DELETED
         json = orjson.dumps(_deleted_status(info, gone)) if named else await shown()
         # 202 was only ever said to those who ask in the oldest way, and stays theirs.
-        return Answer(json, accepted=not removed and options.orphan_dependents is False)
+        return Answer(json, accepted=not removed and options.orphan_dependents is False, warnings=warnings)
 
     async def _shown(self, info: ResourceInfo, o: Object) -> bytes:
         return orjson.dumps(await self._forms.from_stored(info, o))
@@ -106,7 +108,11 @@ class Deleter:
         stored = self._kinds.stored(target.info)
         request = AdmissionRequest(DELETE, stored, user, target.namespace, target.name, o, old=old)
         request.asked, request.dry_run = target.info, dry_run
-        await self._admission.admit(request)
+        try:
+            await self._admission.admit(request)
+        except ApiError as e:
+            e.warnings = request.warnings
+            raise
         return request
 
     @staticmethod

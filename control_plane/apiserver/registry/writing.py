@@ -11,13 +11,7 @@ from typing import Any
 
 import orjson
 
-from rayplane.control_plane.api.errors import (
-    Conflict,
-    Invalid,
-    NotFound,
-    Verbatim,
-    invalid,
-)
+from rayplane.control_plane.api.errors import ApiError, Conflict, Invalid, NotFound, Verbatim, invalid
 from rayplane.control_plane.api.kinds import defaulting, deletion, strategy
 from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition import CRDS
 from rayplane.control_plane.api.kinds.registry import rules_for
@@ -161,7 +155,11 @@ class Writer:
         # What a try has changed must not leak into the next: keep the object as it was asked for.
         original = orjson.dumps(stored) if prefix else b""
         once = partial(self._create_once, keep=partial(keep, warnings) if keep is not None else None)
-        entry = await named(request, prefix or "", lambda: orjson.loads(original), once, self._env.rng)
+        try:
+            entry = await named(request, prefix or "", lambda: orjson.loads(original), once, self._env.rng)
+        except ApiError as e:
+            e.warnings = [*warnings, *request.warnings]
+            raise
         found = [*warnings, *request.warnings]
         if entry is None:
             shown = await self._forms.from_stored(info, request.object)
@@ -434,8 +432,8 @@ class Writer:
                 *(UPDATE, stored, user, target.namespace, target.name, wanted, old, target.subresource),
                 *(options.dry_run, options.patches, options.manager, info, size),
             )
-            new = await self._changed(target, request, chosen, status=status)
             tried[:] = [request]
+            new = await self._changed(target, request, chosen, status=status)
             write = Write(new, lease=lease, guards=request.guards, effects=request.effects)
             write.spares_owners = bool(options.manager)
             if old["metadata"].get("deletionTimestamp") and deletion.removable(new):
@@ -452,8 +450,10 @@ class Writer:
         except DryRun as dry:
             shown = await self._forms.from_stored(info, dry.object)
             return Answer(orjson.dumps(shown), warnings=[*(warnings or ()), *tried[0].warnings])
-        except NotFound as e:
-            raise NotFound.of(info.plural, target.name, group=info.group) from e
+        except ApiError as e:
+            failed = NotFound.of(info.plural, target.name, group=info.group) if isinstance(e, NotFound) else e
+            failed.warnings = [*(warnings or ()), *(tried[0].warnings if tried else ())]
+            raise failed from e.__cause__
         return Answer(await self._forms.json(info, entry), warnings=[*(warnings or ()), *tried[0].warnings])
 
     async def _changed(self, target: Target, request: AdmissionRequest, prepare: Prepare, *, status: bool) -> Object:

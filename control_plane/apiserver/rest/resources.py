@@ -61,6 +61,7 @@ from rayplane.storage.env import Env
 # As Kubernetes cuts them.
 _WARNINGS_CHARS_MAX = 4096
 _WARNING_CHARS_MAX = 256
+_DEPRECATED = "k8s.io/deprecated"
 _WRITES = frozenset({"create", "update", "patch", "delete", "deletecollection"})
 _Lines = AsyncGenerator[Shared[bytes], None]
 _STREAMS = frozenset({"log", "exec", "attach", "portforward"})
@@ -99,15 +100,22 @@ class ResourceHandler:
             # Who may not write is told so before the rest of a body is waited for.
             options = list_options(request) if verb == "deletecollection" else None
             await self._registry.allow(user, verb, target, options)
-        response: web.StreamResponse = await getattr(self, f"_{verb}")(request, user, target)
+        try:
+            response: web.StreamResponse = await getattr(self, f"_{verb}")(request, user, target)
+        except ApiError as e:
+            e.warnings = [*e.warnings, *self._of_kind(target)]
+            raise
         if not response.prepared:
-            self._warn_of_kind(response, target)
+            warn(response, self._of_kind(target))
         return response
 
-    def _warn_of_kind(self, response: web.StreamResponse, target: Target) -> None:
+    def _of_kind(self, target: Target) -> Sequence[str]:
+        """What clients, and the audit log, are told of a version that is on its way out."""
         warning = self._registry.kinds.warning(target.info)
-        if warning:
-            _warn(response, (warning,))
+        if not warning:
+            return ()
+        audit.annotate({_DEPRECATED: "true"})
+        return (warning,)
 
     # --- reads --------------------------------------------------------------------------------
 
@@ -145,7 +153,7 @@ class ResourceHandler:
                 return await self._watch_messages(request, self._lines(request, view, target, items))
             headers = {"Content-Type": view.stream_type, "Date": date(self._now()), **ticket.flow.headers}
             response = web.StreamResponse(headers={**NO_CACHE, **headers})
-            self._warn_of_kind(response, target)
+            warn(response, self._of_kind(target))
             return await self._watch_body(request, response, self._lines(request, view, target, items))
         finally:
             # Where it did not come to its first event.
@@ -312,7 +320,7 @@ class ResourceHandler:
         response = self._shown(request, view, target, answer.json)
         if answer.created or answer.accepted:
             response.set_status(201 if answer.created else 202)
-        _warn(response, answer.warnings)
+        warn(response, answer.warnings)
         return response
 
     def _shown(self, request: web.BaseRequest, view: View, target: Target, json: bytes) -> Whole:
@@ -364,7 +372,7 @@ def _is_pretty(request: web.BaseRequest) -> bool:
     return request.headers.get("User-Agent", "").startswith(BY_HAND)
 
 
-def _warn(response: web.StreamResponse, warnings: Sequence[str]) -> None:
+def warn(response: web.StreamResponse, warnings: Sequence[str]) -> None:
     for text in warning_texts(warnings):
         response.headers.add("Warning", f'299 - "{text}"')
 

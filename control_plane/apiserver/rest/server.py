@@ -41,7 +41,7 @@ from rayplane.control_plane.apiserver.rest.documents import Documents, Owner
 from rayplane.control_plane.apiserver.rest.numbers import flag
 from rayplane.control_plane.apiserver.rest.presentation import JSON, NO_CACHE, PROTOBUF, negotiate
 from rayplane.control_plane.apiserver.rest.quick import QuickGets
-from rayplane.control_plane.apiserver.rest.resources import ResourceHandler
+from rayplane.control_plane.apiserver.rest.resources import ResourceHandler, warn
 from rayplane.control_plane.apiserver.tracing.recent import RECENT, About
 from rayplane.control_plane.apiserver.tracing.spans import Trace, following
 from rayplane.control_plane.component_base.log_pages import LogPages
@@ -356,7 +356,9 @@ def error_response(error: ApiError, accept: str = "") -> Whole:
         headers["Retry-After"] = str(error.retry_after)
     if error.code == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return Whole(body, status=error.code, headers=headers)
+    response = Whole(body, status=error.code, headers=headers)
+    warn(response, error.warnings)
+    return response
 
 
 async def _shut(server: http1.GuardedServer) -> None:
