@@ -5,7 +5,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from rayplane.control_plane.api import meta
@@ -272,11 +272,11 @@ class NodeHost:
             undisturbed=lambda uid: self.rules.undisturbed(uid) if self.rules is not None else "",
         )
 
-    def _vitals(self, node: NodeConfig, runs: "RunsOfPods") -> "Vitals":
+    def _vitals(self, node: NodeConfig, runs: "RunsOfPods", images: Callable[[], str]) -> "Vitals":
         from rayplane.node.kubelet.vitals import MachineVitals
 
         assert self.pod_files is not None
-        return MachineVitals(node, runs, self.pod_files.root)
+        return MachineVitals(node, runs, self.pod_files.root, images)
 
     async def _release_volumes(self) -> None:
         while self.config.keeps_volumes:

@@ -66,6 +66,8 @@ class ImageRules:
 class ImageManager:
     """A host's way to images."""
 
+    place = ""  # the disk of the pods
+
     def __init__(self, store: ImageStore, events: Events, secrets: Secrets, rules: ImageRules) -> None:
         self.store = store
         self._events = events

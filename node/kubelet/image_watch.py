@@ -25,7 +25,12 @@ class ListedNode(Protocol):
 
 
 class ImageStock(Protocol):
-    """The images that containers of nodes run from: a host's own, or another runtime's."""
+    """The images that containers of nodes run from: a host's own, or another runtime's.
+
+    `place`: where they are on this machine; empty where that is the pods' disk, or not known.
+    """
+
+    place: str
 
     async def open(self) -> None:
         """Be ready for looks. Raises NodeError, OSError."""

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 RunsOfPods = Callable[[], Mapping[str, Mapping[str, ContainerRun]]]
 """Runs by container, of each pod by its uid."""
-MakeVitals = Callable[[NodeConfig, RunsOfPods], Vitals]
+MakeVitals = Callable[[NodeConfig, RunsOfPods, Callable[[], str]], Vitals]
+"""By a node, its runs, and what tells where its images are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,9 @@ class Shared:
         """The vitals of one of the nodes; None where they cannot be told."""
         if self.vitals is None or not node.takes_processes:
             return None
-        return self.vitals(node, lambda: {meta.uid(w.pod): w.runs for w in workers()})
+        stock = self.stock_of(node)
+        place = (lambda: stock.place) if stock is not None else str
+        return self.vitals(node, lambda: {meta.uid(w.pod): w.runs for w in workers()}, place)
 
     def stock_of(self, node: NodeConfig) -> ImageStock | None:
         """The images that containers of a node run from; None where all are simulated."""

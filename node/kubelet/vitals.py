@@ -26,17 +26,23 @@ FILES_MAX = 200_000
 
 
 class MachineVitals:
-    """The vitals of one node. `root`: the directory of its pods; `runs`: of each pod by its uid, by container."""
+    """The vitals of one node. `root`: the directory of its pods; `runs`: of each pod by its uid, by container;
+    `images`: tells where the images are, empty where that is the disk of the pods.
+    """
 
     def __init__(
-        self, config: NodeConfig, runs: Callable[[], Mapping[str, Mapping[str, ContainerRun]]], root: Path
+        self,
+        config: NodeConfig,
+        runs: Callable[[], Mapping[str, Mapping[str, ContainerRun]]],
+        root: Path,
+        images: Callable[[], str] = str,
     ) -> None:
         self._memory = quantity.value(config.memory)
-        self._runs, self._root = runs, root
+        self._runs, self._root, self._images = runs, root, images
 
     async def observe(self) -> Mapping[str, Observation]:
         used = sum(run.usage({}).memory_bytes for runs in self._runs().values() for run in runs.values() if run.real)
-        seen = await asyncio.get_running_loop().run_in_executor(None, _of_machine, self._root)
+        seen = await asyncio.get_running_loop().run_in_executor(None, _of_machine, self._root, self._images())
         left = self._memory - used
         if MEMORY in seen:
             left = min(left, seen[MEMORY].available)
@@ -76,15 +82,15 @@ def bytes_below(directory: Path) -> int:
     return total
 
 
-def _of_machine(root: Path) -> dict[str, Observation]:
+def _of_machine(root: Path, images: str) -> dict[str, Observation]:
     """What can be told of this machine."""
     seen: dict[str, Observation] = {}
     try:
-        disk = os.statvfs(root)
-        space = Observation(disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize)
-        seen[NODE_FS] = seen[IMAGE_FS] = space
-        if disk.f_files:  # some file systems do not count them
-            seen[NODE_INODES] = seen[IMAGE_INODES] = Observation(disk.f_favail, disk.f_files)
+        for place, space, inodes in ((root, NODE_FS, NODE_INODES), (images or root, IMAGE_FS, IMAGE_INODES)):
+            disk = os.statvfs(place)
+            seen[space] = Observation(disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize)
+            if disk.f_files:  # some file systems do not count them
+                seen[inodes] = Observation(disk.f_favail, disk.f_files)
         told = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
         total, free = (int(told[name].split()[0]) * 1024 for name in ("MemTotal", "MemAvailable"))
         seen[MEMORY] = Observation(free, total)

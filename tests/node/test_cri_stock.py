@@ -9,7 +9,10 @@ import pytest
 from grpc import StatusCode as Code
 
 from rayplane.control_plane.rpc import RpcError
+from rayplane.node.config import NodeConfig
 from rayplane.node.images.collection import Thresholds
+from rayplane.node.kubelet.pressure import IMAGE_FS, NODE_FS
+from rayplane.node.kubelet.vitals import MachineVitals
 from rayplane.node.runtime.cri import stock
 from rayplane.node.runtime.cri.client import CriClient
 from rayplane.node.runtime.cri.configs import Node
@@ -122,3 +125,15 @@ async def test_the_status_of_a_node_lists_the_images_of_its_runtime(
 
     await api.until(lambda: bool(listed()))
     assert listed() == [{"names": ["app:1"], "sizeBytes": 100}]
+
+
+async def test_pressure_is_told_of_the_disk_that_the_images_are_on(
+    fake: FakeRuntime, runtime: CriRuntime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spaces = {str(tmp_path / "pods"): blocks(1000, 1, 700, 0), str(tmp_path): blocks(100, 1, 3, 0)}
+    monkeypatch.setattr(os, "statvfs", lambda path: spaces[str(path)])
+    vitals = MachineVitals(NodeConfig("n1"), dict, tmp_path / "pods", lambda: runtime.stock.place)
+    assert (await vitals.observe())[IMAGE_FS].available == 700, "as long as the runtime has not told"
+    await runtime.stock.look()
+    seen = await vitals.observe()
+    assert (seen[NODE_FS].available, seen[IMAGE_FS].available) == (700, 3)

@@ -32,6 +32,8 @@ class CriStock:
 
     def __init__(self, client: CriClient, held: Callable[[], Collection[str]], thresholds: Thresholds) -> None:
         self._client, self._held, self._thresholds = client, held, thresholds
+        self.place = ""
+        """Where the runtime has its images, as it told last."""
         self._images: dict[str, pb.Image] = {}
         self._used_at: dict[str, float] = {}
         """When an image was last used, or came, by its id; those that were there before this host are long unused."""
@@ -73,12 +75,17 @@ class CriStock:
         asked = await self._client.call("ListContainers", pb.ListContainersRequest())
         used = {ref for c in asked.containers for ref in (c.image_id, c.image_ref, c.image.image) if ref}
         answer = await self._client.image_call("ListImages", pb.ListImagesRequest())
+        self.place = await self._where()
         came = now if self._used_at else float("-inf")
         self._images = {one.id: one for one in answer.images if one.id}
         self._used_at = {
             ident: now if self._is_used(one, used) else self._used_at.get(ident, came)
             for ident, one in self._images.items()
         }
+
+    async def _where(self) -> str:
+        answer = await self._client.image_call("ImageFsInfo", pb.ImageFsInfoRequest())
+        return next((fs.fs_id.mountpoint for fs in answer.image_filesystems if fs.fs_id.mountpoint), "")
 
     async def _of_sandboxes(self) -> str:
         """The image that sandboxes are made of, where the runtime tells its configuration; else it has to pin it."""
@@ -118,11 +125,9 @@ class CriStock:
     async def _plan(self, thresholds: Thresholds, tried: Collection[str]) -> Wanted:
         await self._detect()
         now = self._looked_at
-        answer = await self._client.image_call("ImageFsInfo", pb.ImageFsInfoRequest())
-        places = [fs.fs_id.mountpoint for fs in answer.image_filesystems if fs.fs_id.mountpoint]
-        if not places:
+        if not self.place:
             return Wanted()  # a runtime that does not tell where they are
-        disk = await asyncio.to_thread(os.statvfs, places[0])
+        disk = await asyncio.to_thread(os.statvfs, self.place)
         total, free = disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize
         candidates = [one for one in self._candidates() if one.digest not in tried]
         return wanted(candidates, total=total, free=free, thresholds=thresholds, now=now)
