@@ -23,7 +23,6 @@ _KEPT = 0.977
 # One request takes so much of its level's seats at most, and so many.
 _WIDEST_PART, _WIDEST = 0.15, 10
 _LEAST = 0.001
-_HALVINGS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,16 +112,18 @@ def _round(value: float) -> int:
 
 
 def allocate(total: int, wishes: Sequence[float], bounds: Sequence[tuple[int, int]]) -> tuple[list[float], float]:
-    """A division of `total` by the wishes: each gets the same part of its wish, or the bound that is in the way."""
+    """A division of `total` by the wishes: each gets the same part of its wish, or the bound that is in the way.
 
-    def parts(fair: float) -> list[float]:
-        return [min(max(fair * max(w, _LEAST), low), high) for w, (low, high) in zip(wishes, bounds, strict=True)]
-
-    low, high = 0.0, (max((b for _, b in bounds), default=0) + 1) / _LEAST
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        if sum(parts(middle)) < total:
-            low = middle
-        else:
-            high = middle
-    return parts(high), high
+    With what part they get, their sum rises, ever by the wishes of those that are between their bounds.
+    """
+    least = [max(wish, _LEAST) for wish in wishes]
+    turns = [(low / wish, wish) for wish, (low, _) in zip(least, bounds, strict=True)]
+    turns += [(high / wish, -wish) for wish, (_, high) in zip(least, bounds, strict=True)]
+    fair, reached, rising = 0.0, float(sum(low for low, _ in bounds)), 0.0
+    for turn, more in sorted(turns):
+        ahead = reached + rising * (turn - fair)
+        if ahead >= total:
+            fair += (total - reached) / rising if reached < total else 0.0
+            break
+        fair, reached, rising = turn, ahead, rising + more
+    return [min(max(fair * wish, low), high) for wish, (low, high) in zip(least, bounds, strict=True)], fair
