@@ -14,7 +14,8 @@ else:
     from backports import zstd
 
 CHUNK = 256 * 1024
-_GZIP, _ZSTD, _SKIPPABLE = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\x2a\x4d\x18"
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_SKIPPABLE = tuple(bytes([first]) + b"\x2a\x4d\x18" for first in range(0x50, 0x60))  # RFC 8878, section 3.1.2
 MAGICS = (_GZIP, _ZSTD)
 """What compressed streams begin with that are read here."""
 OTHERS = {b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
@@ -182,7 +183,7 @@ class Plain:
 def _decoder_of(head: bytes) -> Callable[[], _Decoder] | None:
     if head.startswith(_GZIP):
         return _Gzip
-    if head.startswith(_ZSTD) or head[1:4] == _SKIPPABLE:
+    if head.startswith((_ZSTD, *_SKIPPABLE)):
         return _Zstd
     for magic, name in OTHERS.items():
         if head.startswith(magic):

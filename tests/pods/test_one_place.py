@@ -45,6 +45,7 @@ EXCEPTIONS = {
     # What a claim asks for of devices.
     f"{API}device_quotas.py": {"requests"},
     "control_plane/apiserver/admission/devices.py": {"requests"},
+    "control_plane/apiserver/admission/device_expressions.py": {"requests"},
     # The limits of EventRateLimit's configuration.
     "control_plane/apiserver/admission/configuration.py": {"limits"},
     # Tells a webhook all images.

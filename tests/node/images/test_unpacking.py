@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rayplane.node.images.decompress import Plain
@@ -283,6 +283,7 @@ def test_damaged_archives_are_refused_or_unpacked_never_more(tmp_path_factory: A
     st.just(b"") | st.binary(max_size=3000).map(lambda rest: b"." + rest),
     st.lists(st.integers(1, 700), max_size=8),
 )
+@example(b".\x2a\x4d\x18", [4])  # but for its first byte a frame that zstd skips
 def test_a_stream_is_read_as_it_was_before_it_was_packed(content: bytes, sizes: list[int]) -> None:
     from rayplane.node.images.decompress import zstd
 
