@@ -10,7 +10,13 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.machinery.selectors import LabelSelector, from_label_selector, from_map
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.state import pod_is_terminated
-from rayplane.control_plane.controllers.core import Action, IfAlive, Keys, Patch, View, controlled, controller_key
+from rayplane.control_plane.controllers.actions import Action, IfAlive, Patch
+from rayplane.control_plane.controllers.core import (
+    Keys,
+    View,
+    controlled,
+    controller_key,
+)
 
 
 @dataclass(frozen=True, slots=True)

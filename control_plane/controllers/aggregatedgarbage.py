@@ -10,10 +10,10 @@ from collections.abc import Iterable
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.controllers.actions import CollectAggregated
 from rayplane.control_plane.controllers.core import (
     NOTHING,
     BaseController,
-    CollectAggregated,
     Moment,
     Result,
     View,

@@ -10,14 +10,12 @@ from collections.abc import Iterable
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition import CRDS
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.controllers.actions import Create, Delete, Update
 from rayplane.control_plane.controllers.core import (
     NOTHING,
     BaseController,
-    Create,
-    Delete,
     Moment,
     Result,
-    Update,
     View,
     Watch,
     result,

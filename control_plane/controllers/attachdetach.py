@@ -24,17 +24,19 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.state import pod_is_terminated
 from rayplane.control_plane.api.pods.volumes import attachable_name, claims_of
 from rayplane.control_plane.api.taints import NO_EXECUTE, OUT_OF_SERVICE
-from rayplane.control_plane.controllers.config import Timing
-from rayplane.control_plane.controllers.core import (
-    NOTHING,
+from rayplane.control_plane.controllers.actions import (
     Action,
-    BaseController,
     Create,
     Delete,
     Event,
     IfUnused,
-    Moment,
     Patch,
+)
+from rayplane.control_plane.controllers.config import Timing
+from rayplane.control_plane.controllers.core import (
+    NOTHING,
+    BaseController,
+    Moment,
     Result,
     View,
     Watch,

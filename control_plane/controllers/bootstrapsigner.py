@@ -17,13 +17,12 @@ from rayplane.control_plane.api.joining import CLUSTER_INFO as NAME
 from rayplane.control_plane.api.joining import KUBECONFIG, SIGNATURE
 from rayplane.control_plane.api.joining import PUBLIC_NAMESPACE as NAMESPACE
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.controllers.actions import Create, Update
 from rayplane.control_plane.controllers.core import (
     NOTHING,
     BaseController,
-    Create,
     Moment,
     Result,
-    Update,
     View,
     Watch,
     result,

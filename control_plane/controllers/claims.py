@@ -21,17 +21,19 @@ from rayplane.control_plane.api.claims import (
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.state import pod_is_terminated
 from rayplane.control_plane.api.pods.volumes import claims_of
-from rayplane.control_plane.controllers.core import (
-    NOTHING,
+from rayplane.control_plane.controllers.actions import (
     Action,
-    CustomController,
     Event,
-    Moment,
     Patch,
     Provision,
-    Result,
     Update,
     UpdateStatus,
+)
+from rayplane.control_plane.controllers.core import (
+    NOTHING,
+    CustomController,
+    Moment,
+    Result,
     View,
     Watch,
     in_namespace,

@@ -12,12 +12,12 @@ from collections.abc import Iterable
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.authorization.rbac import aggregated
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.controllers.actions import Update
 from rayplane.control_plane.controllers.core import (
     NOTHING,
     BaseController,
     Moment,
     Result,
-    Update,
     View,
     Watch,
     result,

@@ -14,16 +14,18 @@ from typing import Any
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.cron import CronError, Schedule, parse_schedule, time_zone
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.controllers.core import (
-    NOTHING,
+from rayplane.control_plane.controllers.actions import (
     Action,
-    BaseController,
     Create,
     Delete,
     Event,
+    UpdateStatus,
+)
+from rayplane.control_plane.controllers.core import (
+    NOTHING,
+    BaseController,
     Moment,
     Result,
-    UpdateStatus,
     View,
     Watch,
     controlled,

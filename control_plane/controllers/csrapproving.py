@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from rayplane.control_plane.api import meta, signers
 from rayplane.control_plane.api.signers import REQUESTS
+from rayplane.control_plane.controllers.actions import ApproveCertificate
 from rayplane.control_plane.controllers.core import (
     NOTHING,
-    ApproveCertificate,
     BaseController,
     Moment,
     Result,

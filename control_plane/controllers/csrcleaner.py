@@ -11,10 +11,10 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.kinds.certificates.pem import blocks, certificate_of, decoded
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.signers import REQUESTS
+from rayplane.control_plane.controllers.actions import Delete
 from rayplane.control_plane.controllers.core import (
     NOTHING,
     BaseController,
-    Delete,
     Moment,
     Result,
     View,

@@ -8,13 +8,12 @@ from __future__ import annotations
 from rayplane.control_plane.api import meta, signers
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.signers import REQUESTS
+from rayplane.control_plane.controllers.actions import SignCertificate, UpdateStatus
 from rayplane.control_plane.controllers.core import (
     NOTHING,
     BaseController,
     Moment,
     Result,
-    SignCertificate,
-    UpdateStatus,
     View,
     Watch,
     result,

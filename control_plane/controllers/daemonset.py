@@ -28,18 +28,20 @@ from rayplane.control_plane.api.taints import (
 )
 from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.controllers import history
-from rayplane.control_plane.controllers.adoption import claim, owner_or_adopters, selector_of
-from rayplane.control_plane.controllers.core import (
-    NOTHING,
+from rayplane.control_plane.controllers.actions import (
     Action,
-    BaseController,
     Create,
     Delete,
     Event,
-    Moment,
     Patch,
-    Result,
     UpdateStatus,
+)
+from rayplane.control_plane.controllers.adoption import claim, owner_or_adopters, selector_of
+from rayplane.control_plane.controllers.core import (
+    NOTHING,
+    BaseController,
+    Moment,
+    Result,
     View,
     Watch,
     controller_key,

@@ -15,19 +15,21 @@ from rayplane.control_plane.api.machinery.selectors import from_label_selector
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.state import pod_is_terminated
 from rayplane.control_plane.controllers import rollout
-from rayplane.control_plane.controllers.adoption import claim, owner_or_adopters
-from rayplane.control_plane.controllers.core import (
-    NOTHING,
+from rayplane.control_plane.controllers.actions import (
     Action,
-    BaseController,
     Create,
     Delete,
     Event,
-    Moment,
     Patch,
-    Result,
     Update,
     UpdateStatus,
+)
+from rayplane.control_plane.controllers.adoption import claim, owner_or_adopters
+from rayplane.control_plane.controllers.core import (
+    NOTHING,
+    BaseController,
+    Moment,
+    Result,
     View,
     Watch,
     controlled,

@@ -16,15 +16,17 @@ from rayplane.control_plane.api.device_claims import CLAIMS
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.state import pod_is_active
 from rayplane.control_plane.api.taints import NO_EXECUTE, tolerates
-from rayplane.control_plane.controllers.core import (
-    NOTHING,
+from rayplane.control_plane.controllers.actions import (
     Action,
-    BaseController,
     Delete,
     Event,
+    UpdateStatus,
+)
+from rayplane.control_plane.controllers.core import (
+    NOTHING,
+    BaseController,
     Moment,
     Result,
-    UpdateStatus,
     View,
     Watch,
     result,

@@ -18,14 +18,12 @@ from rayplane.control_plane.api.kinds.policy.pod_disruption_budget import BUDGET
 from rayplane.control_plane.api.machinery.selectors import from_label_selector, go_selector
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.state import pod_is_ready, pod_is_terminated, pod_phase
+from rayplane.control_plane.controllers.actions import Action, Event, UpdateStatus
 from rayplane.control_plane.controllers.core import (
     NOTHING,
-    Action,
     BaseController,
-    Event,
     Moment,
     Result,
-    UpdateStatus,
     View,
     Watch,
     in_namespace,

@@ -10,15 +10,17 @@ from typing import Any
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.controllers.core import (
-    NOTHING,
-    BaseController,
+from rayplane.control_plane.controllers.actions import (
     Create,
     Delete,
     Event,
+    Update,
+)
+from rayplane.control_plane.controllers.core import (
+    NOTHING,
+    BaseController,
     Moment,
     Result,
-    Update,
     View,
     Watch,
     own_key,

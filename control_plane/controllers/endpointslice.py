@@ -15,11 +15,10 @@ from collections.abc import Iterable, Sequence
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.controllers.actions import Delete, Event
 from rayplane.control_plane.controllers.core import (
     NOTHING,
     BaseController,
-    Delete,
-    Event,
     Moment,
     Result,
     View,

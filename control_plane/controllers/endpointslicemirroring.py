@@ -12,10 +12,9 @@ from typing import Any
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.machinery.addresses import address_of
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.controllers.actions import Delete, Event
 from rayplane.control_plane.controllers.core import (
     BaseController,
-    Delete,
-    Event,
     Moment,
     Result,
     View,

@@ -11,12 +11,10 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.state import pod_is_terminated
 from rayplane.control_plane.api.pods.volumes import claim_name
+from rayplane.control_plane.controllers.actions import Action, Create, Event
 from rayplane.control_plane.controllers.core import (
     NOTHING,
-    Action,
     BaseController,
-    Create,
-    Event,
     Moment,
     Result,
     View,

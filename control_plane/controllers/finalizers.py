@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.controllers.core import Patch
+from rayplane.control_plane.controllers.actions import Patch
 
 
 def with_finalizers(resource: str, o: Object, finalizers: Sequence[str]) -> Patch:

@@ -10,12 +10,12 @@ from collections.abc import Iterable
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.controllers.actions import UpdateStatus
 from rayplane.control_plane.controllers.core import (
     NOTHING,
     BaseController,
     Moment,
     Result,
-    UpdateStatus,
     View,
     Watch,
     result,

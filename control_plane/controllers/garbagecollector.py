@@ -17,15 +17,17 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition import form_as_stored
 from rayplane.control_plane.api.machinery.resources import builtin_registry
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.controllers.core import (
-    NOTHING,
+from rayplane.control_plane.controllers.actions import (
     Action,
-    BaseController,
     Delete,
     Event,
     IfAbsent,
-    Moment,
     Patch,
+)
+from rayplane.control_plane.controllers.core import (
+    NOTHING,
+    BaseController,
+    Moment,
     Result,
     View,
     Watch,

@@ -17,8 +17,14 @@ from rayplane.control_plane.api.kinds.pod_template.defaults import default_pod_t
 from rayplane.control_plane.api.machinery.schema import definition_of
 from rayplane.control_plane.api.machinery.strict import DecodeError, conform
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.controllers.actions import (
+    Create,
+    Delete,
+    Update,
+    UpdateStatus,
+)
 from rayplane.control_plane.controllers.adoption import Claim, claim, selector_of
-from rayplane.control_plane.controllers.core import Create, Delete, Update, UpdateStatus, View
+from rayplane.control_plane.controllers.core import View
 from rayplane.control_plane.controllers.templates import normalized, safe_hash
 
 REVISIONS = "controllerrevisions.apps"

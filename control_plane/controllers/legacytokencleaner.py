@@ -14,11 +14,10 @@ from datetime import UTC, date, datetime, time, timedelta
 from rayplane.control_plane.api import legacy_tokens, meta
 from rayplane.control_plane.api.authorization.node_graph import pod_references
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.controllers.actions import Delete, Patch
 from rayplane.control_plane.controllers.core import (
     BaseController,
-    Delete,
     Moment,
-    Patch,
     Result,
     View,
     Watch,

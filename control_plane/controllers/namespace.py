@@ -12,13 +12,12 @@ from datetime import datetime
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.controllers.actions import PurgeNamespace, UpdateStatus
 from rayplane.control_plane.controllers.core import (
     NOTHING,
     BaseController,
     Moment,
-    PurgeNamespace,
     Result,
-    UpdateStatus,
     View,
     Watch,
     result,

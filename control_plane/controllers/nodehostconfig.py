@@ -7,13 +7,12 @@ from collections.abc import Iterable
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.joining import CONFIG, NAMESPACE, NODE_HOSTS
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.controllers.actions import Create, Update
 from rayplane.control_plane.controllers.core import (
     NOTHING,
     BaseController,
-    Create,
     Moment,
     Result,
-    Update,
     View,
     Watch,
     result,

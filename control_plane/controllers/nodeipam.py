@@ -11,12 +11,10 @@ from collections.abc import Collection, Iterable, Iterator
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.controllers.actions import Action, Event, Patch
 from rayplane.control_plane.controllers.core import (
-    Action,
     BaseController,
-    Event,
     Moment,
-    Patch,
     Result,
     View,
     Watch,

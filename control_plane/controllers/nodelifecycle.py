@@ -41,17 +41,20 @@ from rayplane.control_plane.api.taints import (
     UNREACHABLE,
     UNSCHEDULABLE,
 )
+from rayplane.control_plane.controllers.actions import (
+    Action,
+    Event,
+    Patch,
+    UpdateStatus,
+)
 from rayplane.control_plane.controllers.config import LEASE_NAME, Timing
 from rayplane.control_plane.controllers.core import (
-    Action,
     BaseController,
-    Event,
     Moment,
-    Patch,
     Result,
-    UpdateStatus,
     View,
     Watch,
+    never,
     result,
     soonest,
 )
@@ -122,7 +125,7 @@ class NodeLifecycleController(BaseController):
         self._registered: dict[str, Object] = {}
         self.watches = (
             Watch("nodes", _node_keys, changed=_node_changed, observe=self._observe_node),
-            Watch(LEASES, _keys_of_ended, changed=lambda _old, _new: False, observe=self._observe_lease),
+            Watch(LEASES, _keys_of_ended, changed=never, observe=self._observe_lease),
             Watch("pods", _pod_keys),
         )
 

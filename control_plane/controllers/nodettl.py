@@ -9,10 +9,10 @@ from collections.abc import Iterable
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.controllers.actions import Patch
 from rayplane.control_plane.controllers.core import (
     BaseController,
     Moment,
-    Patch,
     Result,
     View,
     Watch,

@@ -11,17 +11,19 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.claims import LOCAL, REPLICATED, same_mode
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.node_annotations import member_address
-from rayplane.control_plane.controllers.core import (
-    NOTHING,
-    BaseController,
+from rayplane.control_plane.controllers.actions import (
     DeleteVolume,
     Event,
     IfAbsent,
-    Moment,
     Patch,
-    Result,
     Update,
     UpdateStatus,
+)
+from rayplane.control_plane.controllers.core import (
+    NOTHING,
+    BaseController,
+    Moment,
+    Result,
     View,
     Watch,
     own_key,

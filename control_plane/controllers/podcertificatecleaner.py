@@ -6,10 +6,10 @@ Source: Kubernetes KEP-4317 (pod certificates), and its cleaner.
 from __future__ import annotations
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.controllers.actions import Delete
 from rayplane.control_plane.controllers.core import (
     NOTHING,
     BaseController,
-    Delete,
     Moment,
     Result,
     View,

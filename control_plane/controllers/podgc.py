@@ -21,15 +21,17 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.state import pod_is_terminated
 from rayplane.control_plane.api.taints import NO_EXECUTE, OUT_OF_SERVICE, UNREACHABLE
-from rayplane.control_plane.controllers.config import Timing
-from rayplane.control_plane.controllers.core import (
+from rayplane.control_plane.controllers.actions import (
     Action,
-    BaseController,
     Delete,
     Event,
     IfAbsent,
-    Moment,
     Patch,
+)
+from rayplane.control_plane.controllers.config import Timing
+from rayplane.control_plane.controllers.core import (
+    BaseController,
+    Moment,
     Result,
     View,
     Watch,

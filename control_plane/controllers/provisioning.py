@@ -17,7 +17,8 @@ from rayplane.control_plane.api.claims import (
 )
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.node_annotations import member_address, volume_capacity
-from rayplane.control_plane.controllers.core import Provision, View
+from rayplane.control_plane.controllers.actions import Provision
+from rayplane.control_plane.controllers.core import View
 from rayplane.control_plane.controllers.nodelifecycle import ready_status
 from rayplane.control_plane.controllers.snapshot_sources import origin_of
 from rayplane.control_plane.controllers.volume_match import (

@@ -14,18 +14,20 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.device_claims import CLAIMS, FINALIZER, RESERVED_MAX, consumer, consumers
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.state import pod_is_terminated
-from rayplane.control_plane.controllers.core import (
-    NOTHING,
+from rayplane.control_plane.controllers.actions import (
     Action,
-    BaseController,
     Create,
     Delete,
     Event,
     IfAbsent,
-    Moment,
     Patch,
-    Result,
     UpdateStatus,
+)
+from rayplane.control_plane.controllers.core import (
+    NOTHING,
+    BaseController,
+    Moment,
+    Result,
     View,
     Watch,
     controlled,

@@ -17,16 +17,17 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.resources import report_of
 from rayplane.control_plane.api.pods.state import pod_is_terminated
 from rayplane.control_plane.api.quotas import CLAIMS, DEVICES, PODS, SERVICES, counted, used
+from rayplane.control_plane.controllers.actions import Recount
 from rayplane.control_plane.controllers.core import (
     NOTHING,
     BaseController,
     Keys,
     Moment,
-    Recount,
     Result,
     View,
     Watch,
     in_namespace,
+    never,
     result,
 )
 
@@ -98,7 +99,7 @@ def _counts_otherwise(resource: str) -> Callable[[Object, Object], bool]:
         return lambda old, new: _footing(old) != _footing(new) or meta.spec(old) != meta.spec(new)
     if resource in (SERVICES, CLAIMS):
         return lambda old, new: meta.spec(old) != meta.spec(new) or meta.status(old) != meta.status(new)
-    return lambda _old, _new: False
+    return never
 
 
 def _footing(pod: Object) -> tuple[Any, ...]:

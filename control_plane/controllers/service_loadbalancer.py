@@ -15,13 +15,11 @@ from typing import Any
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.controllers.actions import Action, Event, UpdateStatus
 from rayplane.control_plane.controllers.core import (
-    Action,
     BaseController,
-    Event,
     Moment,
     Result,
-    UpdateStatus,
     View,
     Watch,
     result,

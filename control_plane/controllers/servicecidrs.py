@@ -13,15 +13,17 @@ from typing import Any
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.machinery.addresses import Block, block_of
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.controllers.core import (
-    NOTHING,
+from rayplane.control_plane.controllers.actions import (
     Action,
-    BaseController,
     Create,
     Delete,
+    UpdateStatus,
+)
+from rayplane.control_plane.controllers.core import (
+    NOTHING,
+    BaseController,
     Moment,
     Result,
-    UpdateStatus,
     View,
     Watch,
     result,

@@ -14,7 +14,13 @@ from typing import Any
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.controllers.core import Action, Create, Delete, Event, Update
+from rayplane.control_plane.controllers.actions import (
+    Action,
+    Create,
+    Delete,
+    Event,
+    Update,
+)
 from rayplane.control_plane.controllers.service_targets import Port
 
 SLICES = "endpointslices.discovery.k8s.io"

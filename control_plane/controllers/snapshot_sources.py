@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.claims import LOCAL, capacity_bytes, is_bound, requested_bytes, same_mode
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.controllers.core import UpdateStatus, View
+from rayplane.control_plane.controllers.actions import UpdateStatus
+from rayplane.control_plane.controllers.core import View
 from rayplane.control_plane.controllers.volume_match import is_bound_to, nodes_of
 
 GROUP = "snapshot.storage.k8s.io"

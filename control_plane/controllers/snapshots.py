@@ -18,19 +18,21 @@ from rayplane.control_plane.api.claims import LOCAL, REPLICATED, is_bound
 from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.controllers import snapshot_sources as sources
-from rayplane.control_plane.controllers.core import (
-    NOTHING,
+from rayplane.control_plane.controllers.actions import (
     Action,
     Create,
-    CustomController,
     Delete,
     DeleteSnapshot,
     Event,
-    Moment,
     Patch,
-    Result,
     TakeSnapshot,
     UpdateStatus,
+)
+from rayplane.control_plane.controllers.core import (
+    NOTHING,
+    CustomController,
+    Moment,
+    Result,
     View,
     Watch,
     in_namespace,

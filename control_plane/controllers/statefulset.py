@@ -14,17 +14,19 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.state import pod_is_available, pod_is_ready, pod_is_terminated, pod_phase
 from rayplane.control_plane.controllers import history
-from rayplane.control_plane.controllers.adoption import claim, owner_or_adopters, selector_of
-from rayplane.control_plane.controllers.core import (
-    NOTHING,
+from rayplane.control_plane.controllers.actions import (
     Action,
-    BaseController,
     Create,
     Delete,
     Event,
+    UpdateStatus,
+)
+from rayplane.control_plane.controllers.adoption import claim, owner_or_adopters, selector_of
+from rayplane.control_plane.controllers.core import (
+    NOTHING,
+    BaseController,
     Moment,
     Result,
-    UpdateStatus,
     View,
     Watch,
     controller_key,

@@ -9,7 +9,8 @@ from typing import Any
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.controllers.core import Event, Patch, View
+from rayplane.control_plane.controllers.actions import Event, Patch
+from rayplane.control_plane.controllers.core import View
 from rayplane.control_plane.controllers.history import template_of
 from rayplane.control_plane.controllers.replicaset import BURST
 from rayplane.control_plane.controllers.templates import pod_from

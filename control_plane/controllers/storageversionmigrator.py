@@ -15,13 +15,12 @@ from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition i
 from rayplane.control_plane.api.kinds.storagemigration.storage_version_migration import FAILED, RUNNING, SUCCEEDED
 from rayplane.control_plane.api.machinery.resources import UnknownResource, builtin_registry
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.controllers.actions import Migrate, UpdateStatus
 from rayplane.control_plane.controllers.core import (
     NOTHING,
     BaseController,
-    Migrate,
     Moment,
     Result,
-    UpdateStatus,
     View,
     Watch,
     result,

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.controllers.core import Delete, Patch, Write
+from rayplane.control_plane.controllers.actions import Delete, Patch, Write
 
 LOOKS_OF_KEY_MAX = 16
 LOOKS_MAX = 20_000

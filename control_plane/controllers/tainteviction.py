@@ -15,14 +15,16 @@ from rayplane.control_plane.api.kinds.policy.eviction import DISRUPTION_TARGET
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.state import pod_is_active
 from rayplane.control_plane.api.taints import NO_EXECUTE, tolerates
-from rayplane.control_plane.controllers.config import Timing
-from rayplane.control_plane.controllers.core import (
+from rayplane.control_plane.controllers.actions import (
     Action,
-    BaseController,
     Delete,
     Event,
-    Moment,
     Patch,
+)
+from rayplane.control_plane.controllers.config import Timing
+from rayplane.control_plane.controllers.core import (
+    BaseController,
+    Moment,
     Result,
     View,
     Watch,

@@ -9,10 +9,10 @@ from collections.abc import Iterable
 
 from rayplane.control_plane.api import bootstrap_tokens, meta
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.controllers.actions import Delete
 from rayplane.control_plane.controllers.core import (
     NOTHING,
     BaseController,
-    Delete,
     Moment,
     Result,
     View,

@@ -11,11 +11,10 @@ from collections.abc import Iterable
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.legacy_tokens import account_of, is_token
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.controllers.actions import Delete, IfAbsent
 from rayplane.control_plane.controllers.core import (
     NOTHING,
     BaseController,
-    Delete,
-    IfAbsent,
     Moment,
     Result,
     View,

@@ -13,14 +13,16 @@ from typing import Final
 from rayplane.control_plane.api import meta, signers
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.signers import API_SERVING
-from rayplane.control_plane.controllers.core import (
+from rayplane.control_plane.controllers.actions import (
     Action,
-    BaseController,
     Create,
     Delete,
+    Update,
+)
+from rayplane.control_plane.controllers.core import (
+    BaseController,
     Moment,
     Result,
-    Update,
     View,
     Watch,
     result,

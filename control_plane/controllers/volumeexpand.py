@@ -23,14 +23,12 @@ from rayplane.control_plane.api.claims import (
     with_allocated_storage,
 )
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.controllers.actions import Event, Expand, UpdateStatus
 from rayplane.control_plane.controllers.core import (
     NOTHING,
     BaseController,
-    Event,
-    Expand,
     Moment,
     Result,
-    UpdateStatus,
     View,
     Watch,
     own_key,

@@ -17,13 +17,12 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.state import pod_is_terminated
 from rayplane.control_plane.api.pods.volumes import claim_name, claims_of
+from rayplane.control_plane.controllers.actions import IfUnclaimed, UpdateStatus
 from rayplane.control_plane.controllers.core import (
     NOTHING,
     BaseController,
-    IfUnclaimed,
     Moment,
     Result,
-    UpdateStatus,
     View,
     Watch,
     own_key,

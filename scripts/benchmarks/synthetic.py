@@ -17,18 +17,17 @@ from rayplane.control_plane.api.machinery import patching, schema
 from rayplane.control_plane.api.machinery.resources import builtin_registry
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ApiClient, ObjectList, WatchEvent
-from rayplane.control_plane.controllers.core import (
+from rayplane.control_plane.controllers.actions import (
     Action,
-    Controller,
     Create,
     Delete,
     IfAbsent,
     IfAlive,
-    Moment,
     Patch,
     Update,
     UpdateStatus,
 )
+from rayplane.control_plane.controllers.core import Controller, Moment
 from rayplane.control_plane.controllers.manager.caches import Caches
 
 DEPLOYMENTS, SETS, JOBS = "deployments.apps", "statefulsets.apps", "jobs.batch"

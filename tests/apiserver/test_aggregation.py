@@ -22,7 +22,7 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.config import Timing
 from rayplane.control_plane.client.api import ApiClient
 from rayplane.control_plane.cluster.pki import issue_front_proxy
-from rayplane.control_plane.controllers.core import PurgeNamespace
+from rayplane.control_plane.controllers.actions import PurgeNamespace
 from rayplane.control_plane.controllers.manager.executor import ActionFailed
 from rayplane.control_plane.controllers.manager.namespace_purger import NamespacePurger
 from rayplane.control_plane.identities import FRONT_PROXY

@@ -16,7 +16,7 @@ from rayplane.control_plane.api import errors
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.outgoing import webhooks as outgoing
 from rayplane.control_plane.client.api import ApiClient
-from rayplane.control_plane.controllers.core import PurgeNamespace
+from rayplane.control_plane.controllers.actions import PurgeNamespace
 from rayplane.control_plane.controllers.manager.executor import ActionFailed
 from rayplane.control_plane.controllers.manager.namespace_purger import NamespacePurger
 from tests.apiserver.conftest import Stack

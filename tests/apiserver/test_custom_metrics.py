@@ -16,9 +16,9 @@ from rayplane.control_plane.api import errors
 from rayplane.control_plane.api.authorization.controller_policy import user_of
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.config import Timing
+from rayplane.control_plane.controllers.actions import Rescale, UpdateStatus
 from rayplane.control_plane.controllers.autoscaling import metrics
 from rayplane.control_plane.controllers.autoscaling.metrics import Answer, Query
-from rayplane.control_plane.controllers.core import Rescale, UpdateStatus
 from rayplane.control_plane.controllers.manager.autoscaler import Metrics, Rescaler
 from tests.apiserver.test_aggregation import Setting, extended
 

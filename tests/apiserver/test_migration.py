@@ -4,7 +4,7 @@ import pytest
 from aiohttp import web
 
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.controllers.core import Migrate, UpdateStatus
+from rayplane.control_plane.controllers.actions import Migrate, UpdateStatus
 from rayplane.control_plane.controllers.manager.executor import ActionFailed
 from rayplane.control_plane.controllers.manager.migrator import Migrator
 from rayplane.control_plane.controllers.storageversionmigrator import MIGRATIONS

@@ -8,7 +8,7 @@ import pytest
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.controllers.core import Event, Rescale, UpdateStatus
+from rayplane.control_plane.controllers.actions import Event, Rescale, UpdateStatus
 from rayplane.control_plane.controllers.manager.autoscaler import Rescaler
 from tests.apiserver.conftest import Stack
 

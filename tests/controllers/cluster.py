@@ -13,10 +13,8 @@ from rayplane.control_plane.api import errors, meta
 from rayplane.control_plane.api.machinery.resources import builtin_registry
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.state import pod_is_active, pod_is_ready, pod_is_terminated
-from rayplane.control_plane.controllers.attachdetach import in_use
-from rayplane.control_plane.controllers.core import (
+from rayplane.control_plane.controllers.actions import (
     Action,
-    Controller,
     Create,
     Delete,
     Event,
@@ -24,13 +22,13 @@ from rayplane.control_plane.controllers.core import (
     IfAlive,
     IfUnclaimed,
     IfUnused,
-    Moment,
     Patch,
-    Result,
     Update,
     UpdateStatus,
     Write,
 )
+from rayplane.control_plane.controllers.attachdetach import in_use
+from rayplane.control_plane.controllers.core import Controller, Moment, Result
 from rayplane.control_plane.controllers.indexes import indexes_of
 from rayplane.control_plane.controllers.volumeprotection import Uses
 from tests.controllers import rights

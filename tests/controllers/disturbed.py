@@ -19,11 +19,8 @@ from rayplane.control_plane.api.node_labels import ZONE
 from rayplane.control_plane.api.pods.state import pod_is_ready, pod_is_terminated
 from rayplane.control_plane.api.pods.volumes import claims_of
 from rayplane.control_plane.api.quotas import used
-from rayplane.control_plane.controllers.catalog import build_controllers
-from rayplane.control_plane.controllers.config import ControllersConfig, Timing
-from rayplane.control_plane.controllers.core import (
+from rayplane.control_plane.controllers.actions import (
     Action,
-    Controller,
     Create,
     Delete,
     DeleteVolume,
@@ -34,11 +31,13 @@ from rayplane.control_plane.controllers.core import (
     PurgeNamespace,
     Recount,
     Rescale,
-    Result,
     Update,
     UpdateStatus,
     Write,
 )
+from rayplane.control_plane.controllers.catalog import build_controllers
+from rayplane.control_plane.controllers.config import ControllersConfig, Timing
+from rayplane.control_plane.controllers.core import Controller, Result
 from rayplane.control_plane.controllers.indexes import indexes_of
 from rayplane.control_plane.controllers.manager.expectations import Barrier, Shown
 from rayplane.control_plane.timings import KUBERNETES

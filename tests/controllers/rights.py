@@ -15,11 +15,10 @@ from rayplane.control_plane.api.authorization.bootstrap_policy import (
 from rayplane.control_plane.api.authorization.controller_policy import user_of
 from rayplane.control_plane.api.authorization.rbac import Attributes, Policy
 from rayplane.control_plane.controllers.accounts import ACCOUNTS
-from rayplane.control_plane.controllers.core import (
+from rayplane.control_plane.controllers.actions import (
     Action,
     ApproveCertificate,
     CollectAggregated,
-    Controller,
     Create,
     Delete,
     DeleteSnapshot,
@@ -36,13 +35,13 @@ from rayplane.control_plane.controllers.core import (
     PurgeNamespace,
     Recount,
     Rescale,
-    Result,
     SignCertificate,
     TakeSnapshot,
     Update,
     UpdateStatus,
     Write,
 )
+from rayplane.control_plane.controllers.core import Controller, Result
 from rayplane.control_plane.identities import CONTROLLER_MANAGER
 
 Right = tuple[str, str, str, str]

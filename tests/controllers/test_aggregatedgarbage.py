@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from rayplane.control_plane.controllers.actions import CollectAggregated
 from rayplane.control_plane.controllers.aggregatedgarbage import SERVICES, AggregatedGarbageCollector
-from rayplane.control_plane.controllers.core import CollectAggregated
 from tests.controllers.cluster import Cluster
 
 

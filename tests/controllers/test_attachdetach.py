@@ -8,9 +8,9 @@ import pytest
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.controllers.actions import Delete, IfUnused
 from rayplane.control_plane.controllers.attachdetach import ATTACHMENTS, DRIVERS, AttachDetachController
 from rayplane.control_plane.controllers.config import Timing
-from rayplane.control_plane.controllers.core import Delete, IfUnused
 from tests.controllers.cluster import Cluster
 
 FORCE_S = 360.0

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.controllers.actions import Action, Rescale
 from rayplane.control_plane.controllers.autoscaling.horizontal import AUTOSCALERS, HorizontalController
 from rayplane.control_plane.controllers.autoscaling.metrics import CUSTOM, EXTERNAL, RESOURCE, SCALE, Answer, Query
 from rayplane.control_plane.controllers.config import AutoscalerTiming
-from rayplane.control_plane.controllers.core import Action, Rescale
 from tests.controllers.cluster import Cluster
 
 TIMING = AutoscalerTiming()

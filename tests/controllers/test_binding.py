@@ -8,8 +8,8 @@ import pytest
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.controllers.actions import Action, Provision
 from rayplane.control_plane.controllers.claims import ClaimController
-from rayplane.control_plane.controllers.core import Action, Provision
 from rayplane.control_plane.controllers.manager.provisioner import Provisioner
 from rayplane.control_plane.controllers.persistentvolumes import VolumeController
 from rayplane.proto.csi import csi_pb2 as csi

@@ -8,7 +8,7 @@ import pytest
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.controllers.core import Create
+from rayplane.control_plane.controllers.actions import Create
 from rayplane.control_plane.controllers.cronjob import CRONJOBS, SCHEDULED, CronJobController
 from rayplane.control_plane.controllers.job.controller import JobController
 from rayplane.control_plane.controllers.job.spec import JOBS

@@ -10,7 +10,7 @@ import pytest
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import Forbidden
 from rayplane.control_plane.api.pods.state import pod_is_ready
-from rayplane.control_plane.controllers.core import Create
+from rayplane.control_plane.controllers.actions import Create
 from rayplane.control_plane.controllers.daemonset import DaemonSetController
 from rayplane.control_plane.controllers.garbagecollector import GarbageCollector
 from tests.controllers.cluster import Cluster

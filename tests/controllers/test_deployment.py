@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import Forbidden
 from rayplane.control_plane.api.pods.state import pod_is_ready
-from rayplane.control_plane.controllers.core import Create
+from rayplane.control_plane.controllers.actions import Create
 from rayplane.control_plane.controllers.deployment import DeploymentController, _history
 from rayplane.control_plane.controllers.replicaset import ReplicaSetController, wanted
 from rayplane.control_plane.controllers.rollout import bounds_of, int_or_percent

@@ -14,18 +14,18 @@ from hypothesis import strategies as st
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition import CRDS
 from rayplane.control_plane.api.kinds.storagemigration.storage_version_migration import SUCCEEDED
-from rayplane.control_plane.controllers.aggregatedgarbage import SERVICES, AggregatedGarbageCollector
-from rayplane.control_plane.controllers.claims import ClaimController
-from rayplane.control_plane.controllers.core import (
+from rayplane.control_plane.controllers.actions import (
     Action,
     CollectAggregated,
-    Controller,
     DeleteSnapshot,
     Migrate,
     TakeSnapshot,
     UpdateStatus,
     Write,
 )
+from rayplane.control_plane.controllers.aggregatedgarbage import SERVICES, AggregatedGarbageCollector
+from rayplane.control_plane.controllers.claims import ClaimController
+from rayplane.control_plane.controllers.core import Controller
 from rayplane.control_plane.controllers.manager.executor import ActionFailed
 from rayplane.control_plane.controllers.manager.snapshotter import Snapshotter
 from rayplane.control_plane.controllers.persistentvolumes import VolumeController

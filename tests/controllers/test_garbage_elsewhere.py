@@ -10,7 +10,8 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ApiError, NotFound, ServiceUnavailable
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ApiClient, EventRecorder
-from rayplane.control_plane.controllers.core import Delete, IfAbsent, result
+from rayplane.control_plane.controllers.actions import Delete, IfAbsent
+from rayplane.control_plane.controllers.core import result
 from rayplane.control_plane.controllers.elsewhere import SERVICES, resource_of
 from rayplane.control_plane.controllers.garbagecollector import UNKNOWN_KIND_RETRY_S, GarbageCollector
 from rayplane.control_plane.controllers.manager.executor import Executor

@@ -8,8 +8,8 @@ import pytest
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.controllers.actions import Event, IfAbsent
 from rayplane.control_plane.controllers.config import collected_resources
-from rayplane.control_plane.controllers.core import Event, IfAbsent
 from rayplane.control_plane.controllers.garbagecollector import UNKNOWN_KIND_RETRY_S, GarbageCollector
 from tests.controllers.cluster import Cluster
 

@@ -8,7 +8,7 @@ import pytest
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import Forbidden
-from rayplane.control_plane.controllers.core import Create
+from rayplane.control_plane.controllers.actions import Create
 from rayplane.control_plane.controllers.job.pods import INDEX, TRACKING, is_tracked
 from rayplane.control_plane.controllers.job.spec import JOBS
 from rayplane.control_plane.controllers.replicaset import FIRST

@@ -14,8 +14,8 @@ from cryptography import x509
 from rayplane.control_plane.api import meta, signers
 from rayplane.control_plane.api.bootstrap_tokens import BootstrapToken
 from rayplane.control_plane.api.signers import REQUESTS
+from rayplane.control_plane.controllers.actions import ApproveCertificate, SignCertificate
 from rayplane.control_plane.controllers.bootstrapsigner import BootstrapSigner
-from rayplane.control_plane.controllers.core import ApproveCertificate, SignCertificate
 from rayplane.control_plane.controllers.csrapproving import CertificateApprover
 from rayplane.control_plane.controllers.csrcleaner import CertificateCleaner
 from rayplane.control_plane.controllers.csrsigning import CertificateSigner

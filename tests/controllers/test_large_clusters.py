@@ -9,8 +9,9 @@ import pytest
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.controllers.actions import Patch
 from rayplane.control_plane.controllers.config import Timing
-from rayplane.control_plane.controllers.core import Patch, View
+from rayplane.control_plane.controllers.core import View
 from rayplane.control_plane.controllers.nodeipam import NodeIpamController
 from rayplane.control_plane.controllers.nodelifecycle import NodeLifecycleController
 from rayplane.control_plane.controllers.podgc import KEY, PodGCController

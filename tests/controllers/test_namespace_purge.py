@@ -8,7 +8,7 @@ import pytest
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.controllers.core import PurgeNamespace
+from rayplane.control_plane.controllers.actions import PurgeNamespace
 from rayplane.control_plane.controllers.manager.executor import ActionFailed
 from rayplane.control_plane.controllers.manager.namespace_purger import NamespacePurger
 from rayplane.proto.rayplane.v1 import aggregation_pb2

@@ -9,7 +9,8 @@ import pytest
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import Forbidden
-from rayplane.control_plane.controllers.core import Create, Delete, slow_start
+from rayplane.control_plane.controllers.actions import Create, Delete
+from rayplane.control_plane.controllers.core import slow_start
 from rayplane.control_plane.controllers.replicaset import ReplicaSetController
 from rayplane.control_plane.controllers.templates import ranked_for_deletion
 from tests.controllers.cluster import Cluster

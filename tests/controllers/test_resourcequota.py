@@ -10,7 +10,7 @@ from rayplane.control_plane.api.device_quotas import names_of
 from rayplane.control_plane.api.errors import MethodNotAllowed, NotFound
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.quotas import DEVICES, used
-from rayplane.control_plane.controllers.core import Action, Recount, UpdateStatus
+from rayplane.control_plane.controllers.actions import Action, Recount, UpdateStatus
 from rayplane.control_plane.controllers.manager.quotas import QuotaCounter
 from rayplane.control_plane.controllers.resourcequota import ResourceQuotaController
 from tests.controllers.cluster import Cluster

@@ -11,15 +11,17 @@ from typing import Any
 import pytest
 
 from rayplane.control_plane.api import errors, meta
+from rayplane.control_plane.controllers.actions import (
+    Create,
+    IfAlive,
+    IfUnclaimed,
+    Patch,
+)
 from rayplane.control_plane.controllers.catalog import build_controllers
 from rayplane.control_plane.controllers.config import ControllersConfig, Timing
 from rayplane.control_plane.controllers.core import (
     BaseController,
-    Create,
-    IfAlive,
-    IfUnclaimed,
     Moment,
-    Patch,
     Result,
     View,
     Watch,

@@ -10,8 +10,13 @@ import pytest
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.controllers.actions import (
+    Action,
+    DeleteSnapshot,
+    Provision,
+    TakeSnapshot,
+)
 from rayplane.control_plane.controllers.claims import ClaimController
-from rayplane.control_plane.controllers.core import Action, DeleteSnapshot, Provision, TakeSnapshot
 from rayplane.control_plane.controllers.manager.executor import ActionFailed
 from rayplane.control_plane.controllers.manager.snapshotter import Snapshotter
 from rayplane.control_plane.controllers.persistentvolumes import VolumeController

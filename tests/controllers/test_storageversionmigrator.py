@@ -5,7 +5,7 @@ from typing import Any
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition import CRDS
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.controllers.core import Migrate
+from rayplane.control_plane.controllers.actions import Migrate
 from rayplane.control_plane.controllers.storageversionmigrator import (
     MIGRATIONS,
     UNSEEN_S,

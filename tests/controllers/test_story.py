@@ -15,8 +15,14 @@ from hypothesis import strategies as st
 
 from rayplane.control_plane.api import errors, meta
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.controllers.actions import (
+    Create,
+    Delete,
+    Patch,
+    Write,
+)
 from rayplane.control_plane.controllers.config import ControllersConfig, Timing
-from rayplane.control_plane.controllers.core import Create, Delete, Moment, Patch, Result, View, Write
+from rayplane.control_plane.controllers.core import Moment, Result, View
 from rayplane.control_plane.controllers.manager.manager import Term
 from rayplane.control_plane.controllers.manager.stories import Stories
 from rayplane.control_plane.controllers.replicaset import ReplicaSetController

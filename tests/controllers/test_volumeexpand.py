@@ -8,7 +8,12 @@ import grpc
 import pytest
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.controllers.core import Action, Expand, Patch, UpdateStatus
+from rayplane.control_plane.controllers.actions import (
+    Action,
+    Expand,
+    Patch,
+    UpdateStatus,
+)
 from rayplane.control_plane.controllers.manager.executor import with_error
 from rayplane.control_plane.controllers.manager.provisioner import Provisioner
 from rayplane.control_plane.controllers.volumeexpand import RETRY_S, VolumeExpandController

@@ -11,8 +11,13 @@ from hypothesis import strategies as st
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.controllers.actions import (
+    Action,
+    Create,
+    DeleteVolume,
+    Provision,
+)
 from rayplane.control_plane.controllers.claims import ClaimController
-from rayplane.control_plane.controllers.core import Action, Create, DeleteVolume, Provision
 from rayplane.control_plane.controllers.manager.provisioner import Provisioner
 from rayplane.control_plane.controllers.persistentvolumes import VolumeController
 from rayplane.control_plane.controllers.volumeprotection import ProtectionController

@@ -20,6 +20,12 @@ from rayplane.control_plane.api.errors import BadRequest
 from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.api.machinery.selectors import LabelSelector, parse_labels
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.controllers.actions import (
+    Action,
+    Event,
+    Rescale,
+    UpdateStatus,
+)
 from rayplane.control_plane.controllers.autoscaling.behavior import At, Bounds, Memory, choose
 from rayplane.control_plane.controllers.autoscaling.metrics import Answer, Answers, MetricError, Query, scale_query
 from rayplane.control_plane.controllers.autoscaling.replicas import Counting, Tolerance
@@ -28,13 +34,9 @@ from rayplane.control_plane.controllers.autoscaling.sources import Found, Source
 from rayplane.control_plane.controllers.config import AutoscalerTiming
 from rayplane.control_plane.controllers.core import (
     NOTHING,
-    Action,
     BaseController,
-    Event,
     Moment,
-    Rescale,
     Result,
-    UpdateStatus,
     View,
     Watch,
     result,

@@ -15,15 +15,17 @@ from rayplane.control_plane.api import chaos_mesh as mesh
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import BadRequest
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.controllers.actions import (
+    Action,
+    Event,
+    Patch,
+    UpdateStatus,
+)
 from rayplane.control_plane.controllers.core import (
     NOTHING,
-    Action,
     CustomController,
-    Event,
     Moment,
-    Patch,
     Result,
-    UpdateStatus,
     View,
     Watch,
     result,

@@ -17,6 +17,7 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.node_annotations import NO_RULES, isolation_of
 from rayplane.control_plane.api.pods import marks
 from rayplane.control_plane.api.pods.state import pod_is_terminated
+from rayplane.control_plane.controllers.actions import Action
 from rayplane.control_plane.controllers.chaos.experiment import (
     INJECTED,
     SOURCE,
@@ -29,7 +30,7 @@ from rayplane.control_plane.controllers.chaos.experiment import (
     records_of,
 )
 from rayplane.control_plane.controllers.chaos.selection import chosen
-from rayplane.control_plane.controllers.core import Action, View, Watch
+from rayplane.control_plane.controllers.core import View, Watch
 
 ISOLATED = "namespaces"
 BURST_BYTES = 1 << 16

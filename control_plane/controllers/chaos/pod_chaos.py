@@ -11,9 +11,10 @@ from rayplane.control_plane.api import chaos_mesh as mesh
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods import marks
+from rayplane.control_plane.controllers.actions import Action, Delete
 from rayplane.control_plane.controllers.chaos.experiment import ExperimentController, Record, marked, new_record
 from rayplane.control_plane.controllers.chaos.selection import chosen
-from rayplane.control_plane.controllers.core import Action, Delete, View
+from rayplane.control_plane.controllers.core import View
 
 
 class PodChaosController(ExperimentController):

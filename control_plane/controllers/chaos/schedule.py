@@ -15,17 +15,19 @@ from rayplane.control_plane.api import chaos_mesh as mesh
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.cron import CronError, parse_schedule
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.controllers.actions import (
+    Action,
+    Create,
+    Delete,
+    Event,
+    UpdateStatus,
+)
 from rayplane.control_plane.controllers.chaos.experiment import is_finished
 from rayplane.control_plane.controllers.core import (
     NOTHING,
-    Action,
-    Create,
     CustomController,
-    Delete,
-    Event,
     Moment,
     Result,
-    UpdateStatus,
     View,
     Watch,
     controlled,

@@ -14,9 +14,10 @@ from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods import marks
 from rayplane.control_plane.api.pods.resources import container_limits
+from rayplane.control_plane.controllers.actions import Action
 from rayplane.control_plane.controllers.chaos.experiment import ExperimentController, Record, marked, new_record
 from rayplane.control_plane.controllers.chaos.selection import chosen
-from rayplane.control_plane.controllers.core import Action, View
+from rayplane.control_plane.controllers.core import View
 
 OURS = "rayplane-"
 """Begins what nodes say of a runtime that is none of another project."""

@@ -15,16 +15,18 @@ from rayplane.control_plane.api import chaos_mesh as mesh
 from rayplane.control_plane.api import chaos_workflow as flow
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.controllers.actions import (
+    Create,
+    Delete,
+    Event,
+    UpdateStatus,
+)
 from rayplane.control_plane.controllers.chaos.experiment import is_finished
 from rayplane.control_plane.controllers.core import (
     NOTHING,
-    Create,
     CustomController,
-    Delete,
-    Event,
     Moment,
     Result,
-    UpdateStatus,
     View,
     Watch,
     controller_key,

@@ -6,7 +6,8 @@ from typing import Any
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.controllers.core import Event, Moment
+from rayplane.control_plane.controllers.actions import Event
+from rayplane.control_plane.controllers.core import Moment
 from rayplane.control_plane.controllers.job.spec import JobSpec
 from rayplane.control_plane.controllers.job.verdict import Verdict
 

@@ -13,16 +13,18 @@ from typing import Any
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.machinery.selectors import from_label_selector
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.controllers.actions import (
+    Action,
+    Delete,
+    Event,
+    UpdateStatus,
+)
 from rayplane.control_plane.controllers.adoption import claim, orphan_matches
 from rayplane.control_plane.controllers.core import (
     NOTHING,
-    Action,
     BaseController,
-    Delete,
-    Event,
     Moment,
     Result,
-    UpdateStatus,
     View,
     Watch,
     controller_key,

@@ -8,7 +8,7 @@ from typing import Any
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.containers import lifecycled
-from rayplane.control_plane.controllers.core import Create, Event
+from rayplane.control_plane.controllers.actions import Create, Event
 from rayplane.control_plane.controllers.job.counting import Count
 from rayplane.control_plane.controllers.job.failure_policy import judge
 from rayplane.control_plane.controllers.job.pods import (

@@ -9,7 +9,7 @@ from typing import Any
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.state import pod_phase
-from rayplane.control_plane.controllers.core import Patch
+from rayplane.control_plane.controllers.actions import Patch
 from rayplane.control_plane.controllers.job.counting import Count
 from rayplane.control_plane.controllers.job.failure_policy import judge
 from rayplane.control_plane.controllers.job.pods import TRACKING, has_failed, is_tracked, may_count, valid_index

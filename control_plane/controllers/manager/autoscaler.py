@@ -10,9 +10,10 @@ from urllib.parse import urlencode
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ApiError, NotFound
 from rayplane.control_plane.client import ApiClient
+from rayplane.control_plane.controllers.actions import Action, Rescale, Write
 from rayplane.control_plane.controllers.autoscaling.horizontal import HorizontalController
 from rayplane.control_plane.controllers.autoscaling.metrics import CUSTOM, EXTERNAL, RESOURCE, SCALE, Answer, Query
-from rayplane.control_plane.controllers.core import Action, Rescale, View, Write
+from rayplane.control_plane.controllers.core import View
 from rayplane.control_plane.controllers.manager.executor import with_error
 
 _VERSIONS = {RESOURCE: ("v1beta1", "v1"), CUSTOM: ("v1beta2", "v1beta1"), EXTERNAL: ("v1beta1",)}

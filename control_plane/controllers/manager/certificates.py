@@ -11,7 +11,7 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.signers import GROUP, REQUESTS
 from rayplane.control_plane.client import ApiClient
-from rayplane.control_plane.controllers.core import (
+from rayplane.control_plane.controllers.actions import (
     Action,
     ApproveCertificate,
     Patch,

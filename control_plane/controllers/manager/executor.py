@@ -17,7 +17,7 @@ from rayplane.control_plane.api.errors import (
 )
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ApiClient, EventRecorder, ops
-from rayplane.control_plane.controllers.core import (
+from rayplane.control_plane.controllers.actions import (
     Action,
     Create,
     Delete,
@@ -26,13 +26,12 @@ from rayplane.control_plane.controllers.core import (
     IfAbsent,
     IfAlive,
     Patch,
-    Result,
     Special,
     Update,
     UpdateStatus,
-    View,
     Write,
 )
+from rayplane.control_plane.controllers.core import Result, View
 from rayplane.control_plane.controllers.elsewhere import kind_of
 from rayplane.proto.rayplane.v1 import objects_pb2 as pb
 

@@ -5,8 +5,14 @@ from __future__ import annotations
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import NotFound
 from rayplane.control_plane.client import ApiClient
+from rayplane.control_plane.controllers.actions import (
+    Action,
+    CollectAggregated,
+    IfUnclaimed,
+    IfUnused,
+    Write,
+)
 from rayplane.control_plane.controllers.attachdetach import in_use
-from rayplane.control_plane.controllers.core import Action, CollectAggregated, IfUnclaimed, IfUnused, Write
 from rayplane.control_plane.controllers.manager.executor import ActionFailed
 from rayplane.control_plane.controllers.manager.expectations import version_of
 from rayplane.control_plane.controllers.volumeprotection import Uses

@@ -15,14 +15,9 @@ from rayplane.control_plane.component_base import healthz
 from rayplane.control_plane.component_base.debugging import serve, told
 from rayplane.control_plane.component_base.metrics import Family
 from rayplane.control_plane.controllers.accounts import ACCOUNTS
-from rayplane.control_plane.controllers.autoscaling.horizontal import HorizontalController
-from rayplane.control_plane.controllers.catalog import build_controllers
-from rayplane.control_plane.controllers.config import LEASE_NAME, ControllersConfig
-from rayplane.control_plane.controllers.core import (
+from rayplane.control_plane.controllers.actions import (
     ApproveCertificate,
     CollectAggregated,
-    Controller,
-    CustomController,
     DeleteSnapshot,
     DeleteVolume,
     Expand,
@@ -35,8 +30,11 @@ from rayplane.control_plane.controllers.core import (
     Rescale,
     SignCertificate,
     TakeSnapshot,
-    View,
 )
+from rayplane.control_plane.controllers.autoscaling.horizontal import HorizontalController
+from rayplane.control_plane.controllers.catalog import build_controllers
+from rayplane.control_plane.controllers.config import LEASE_NAME, ControllersConfig
+from rayplane.control_plane.controllers.core import Controller, CustomController, View
 from rayplane.control_plane.controllers.garbagecollector import GarbageCollector, followed_as
 from rayplane.control_plane.controllers.manager.autoscaler import Metrics, Rescaler
 from rayplane.control_plane.controllers.manager.caches import Caches

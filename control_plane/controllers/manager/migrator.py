@@ -11,7 +11,12 @@ from rayplane.control_plane.api.errors import ApiError, Conflict, NotFound
 from rayplane.control_plane.api.kinds.storagemigration.storage_version_migration import FAILED, SUCCEEDED
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ApiClient, ops
-from rayplane.control_plane.controllers.core import Action, Migrate, UpdateStatus, Write
+from rayplane.control_plane.controllers.actions import (
+    Action,
+    Migrate,
+    UpdateStatus,
+    Write,
+)
 from rayplane.control_plane.controllers.manager.executor import ActionFailed
 from rayplane.control_plane.controllers.storageversionmigrator import MIGRATIONS, ended
 

@@ -16,7 +16,7 @@ from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition i
 from rayplane.control_plane.api.machinery.resources import builtin_registry
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ApiClient, ops
-from rayplane.control_plane.controllers.core import Action, PurgeNamespace, Write
+from rayplane.control_plane.controllers.actions import Action, PurgeNamespace, Write
 from rayplane.control_plane.controllers.manager.executor import ActionFailed
 from rayplane.control_plane.controllers.namespace import FINALIZER, Remains, conditions_of
 

@@ -15,7 +15,7 @@ import logging
 from typing import Any
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.controllers.core import (
+from rayplane.control_plane.controllers.actions import (
     Action,
     Create,
     Delete,

@@ -12,7 +12,12 @@ from rayplane.control_plane.api.errors import BadRequest, MethodNotAllowed, NotF
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.quotas import used
 from rayplane.control_plane.client import ApiClient
-from rayplane.control_plane.controllers.core import Action, Recount, UpdateStatus, Write
+from rayplane.control_plane.controllers.actions import (
+    Action,
+    Recount,
+    UpdateStatus,
+    Write,
+)
 from rayplane.control_plane.controllers.resourcequota import QUOTAS
 
 

@@ -10,7 +10,8 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import QueueMetrics, Standing, WorkQueue
-from rayplane.control_plane.controllers.core import Controller, Create, Moment, Watch
+from rayplane.control_plane.controllers.actions import Create
+from rayplane.control_plane.controllers.core import Controller, Moment, Watch
 from rayplane.control_plane.controllers.manager.caches import Caches
 from rayplane.control_plane.controllers.manager.executor import Executor, Outcome
 from rayplane.control_plane.controllers.manager.expectations import Barrier

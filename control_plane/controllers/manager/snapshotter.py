@@ -8,7 +8,14 @@ Source: Container Storage Interface v1, Controller service; reasons and messages
 from __future__ import annotations
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.controllers.core import Action, DeleteSnapshot, Event, TakeSnapshot, UpdateStatus, Write
+from rayplane.control_plane.controllers.actions import (
+    Action,
+    DeleteSnapshot,
+    Event,
+    TakeSnapshot,
+    UpdateStatus,
+    Write,
+)
 from rayplane.control_plane.controllers.manager.executor import ActionFailed
 from rayplane.control_plane.controllers.manager.provisioner import Provisioner
 from rayplane.control_plane.controllers.snapshot_sources import told
