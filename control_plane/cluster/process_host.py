@@ -60,6 +60,9 @@ log = logging.getLogger(__name__)
 STOP_TIMEOUT_S = 10.0
 REVIVE, REVIVALS = Backoff(0.5, 30.0), 100
 """Between two tries to bring the supervisor back, which nobody else does, and how many there are."""
+STRIDE_S = 1.0
+"""What happens again and again does so once in this time where time is led forward: most of an hour's work is renewals
+twice a second and heartbeats. No `Timings` have a span that is missed by it: those that renew have three seconds."""
 KEEP_AHEAD_EACH_S = 60.0
 """Of its time: a process that is killed while it is led forward goes back by no more, behind what its data tell."""
 _STOP_ORDER = (
@@ -336,7 +339,7 @@ def main() -> int:
     try:
         state = directory.read_running()
         log_to(str(directory.logs / "process.log"), state.config.log_format)
-        with asyncio.Runner(loop_factory=lambda: LeapingLoop(directory.read_ahead_s())) as runner:
+        with asyncio.Runner(loop_factory=lambda: LeapingLoop(directory.read_ahead_s(), stride_s=STRIDE_S)) as runner:
             runner.run(run(directory, state, secrets))
     except (ClusterError, OSError) as e:
         log.error("%s", e)

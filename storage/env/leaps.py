@@ -1,8 +1,8 @@
 """An event loop of real sockets and threads whose time can be led forward: from timer to timer, while nobody works.
 
 Leases are renewed, schedules kept and time-outs met as in the time that was left out, since every timer goes off in its
-turn. Whoever is outside sees somebody in a great hurry, and is waited for only where `at_machine_pace`, `keep_pace` or
-`machine_time` says so.
+turn, late by no more than a stride. Whoever is outside sees somebody in a great hurry, and is waited for only where
+`at_machine_pace`, `keep_pace` or `machine_time` says so.
 """
 
 import asyncio
@@ -23,6 +23,8 @@ _LOOK_S = 0.05
 #: Of each so many seconds that are leapt over a loop with sockets gives the machine this long to bring what was sent.
 _SETTLED_EACH_S, _SETTLE_S = 1.0, 0.001
 
+#: A timer that is nearer belongs to work under way, and is met exactly.
+_NEAR_S = 0.02
 _OWN_FILES = 1
 """Of a loop: by it threads wake it."""
 
@@ -39,7 +41,7 @@ class _Selector(selectors.DefaultSelector):
             return super().select(timeout)
         found = super().select(_LOOK_S if loop.threads else self._settling_s())
         if not found and not loop.threads and timeout is not None:
-            loop.ahead_s += timeout
+            loop.ahead_s += timeout if timeout < _NEAR_S else max(timeout, loop.stride_s)
         return found
 
     def _settling_s(self) -> float:
@@ -52,9 +54,11 @@ class _Selector(selectors.DefaultSelector):
 class LeapingLoop(asyncio.SelectorEventLoop):
     """A loop, see the module."""
 
-    def __init__(self, ahead_s: float = 0.0) -> None:
+    def __init__(self, ahead_s: float = 0.0, *, stride_s: float = 0.0) -> None:
         self.ahead_s = ahead_s
         """By how much its time is ahead of the machine's."""
+        self.stride_s = stride_s
+        """The least that it leaps where nobody has work under way: what is done again and again is done once then."""
         self.leaping = 0
         """How many lead it forward now."""
         self.threads = 0

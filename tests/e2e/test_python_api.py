@@ -73,18 +73,25 @@ def test_a_cluster_lives_as_long_as_its_block() -> None:
 def time_goes_by(cluster: rayplane.Cluster) -> None:
     with cluster.client() as api:
         api.create("cronjobs.batch", EACH_MINUTE)
-        first = api.create("jobs.batch", PASSING)
-        cluster.advance("61s")
+        first, led = api.create("jobs.batch", PASSING), leads(api)
+        cluster.advance("2m")
         made = [one["metadata"]["name"].rpartition("-")[0] for one in api.list("jobs.batch")]
         assert made and {*made} == {"each"}  # and the other has passed
         conditions = {one["type"]: one for one in api.get("nodes", "node-0")["status"]["conditions"]}
         assert conditions["Ready"]["status"] == "True"
         assert conditions["Ready"]["lastTransitionTime"] <= first["metadata"]["creationTimestamp"]
+        assert led and leads(api) == led
     [then] = cluster.get("job/passing", at=first["metadata"]["resourceVersion"])
     assert then["metadata"]["uid"] == first["metadata"]["uid"]
     assert cluster.status()["healthy"]
     with pytest.raises(UsageError, match="such as 2h"):
         cluster.advance("soon")
+
+
+def leads(api: rayplane.Client) -> dict[str, str]:
+    """Since when whoever leads does."""
+    leases = api.list("leases.coordination.k8s.io", namespace="kube-system")
+    return {one["metadata"]["name"]: one["spec"]["acquireTime"] for one in leases if "acquireTime" in one["spec"]}
 
 
 async def test_asyncio_has_the_same() -> None:

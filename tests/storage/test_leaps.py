@@ -44,6 +44,37 @@ def test_each_timer_goes_off_in_its_turn_and_hours_take_no_time() -> None:
     assert sorted(at for _, at in seen) == [at for _, at in seen]
 
 
+def test_what_is_done_again_and_again_is_done_once_a_stride() -> None:
+    """And work that waits for a moment between its steps goes on in that moment."""
+    turns, steps = 0, []
+
+    async def beat(every_s: float) -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(every_s)
+            turns += 1
+
+    async def work(loop: asyncio.AbstractEventLoop) -> None:
+        await asyncio.sleep(10)
+        for _ in range(5):
+            steps.append(loop.time())
+            await asyncio.sleep(0.005)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, LeapingLoop)
+        tasks = [asyncio.ensure_future(beat(every_s)) for every_s in (0.1, 0.13, 0.17)]
+        tasks.append(asyncio.ensure_future(work(loop)))
+        await loop.advance(60)
+        for task in tasks:
+            task.cancel()
+
+    with asyncio.Runner(loop_factory=lambda: LeapingLoop(stride_s=0.5)) as runner:
+        runner.run(main())
+    assert 3 * 100 < turns < 3 * 130
+    assert steps[-1] - steps[0] < 0.1
+
+
 def test_time_stands_still_while_a_thread_works() -> None:
     async def main() -> float:
         loop = asyncio.get_running_loop()
