@@ -170,14 +170,19 @@ async def test_what_webhooks_warn_of_is_told_with_refusals_and_deletes_too(hooks
     client = stack.client()
     await client.create("configmaps", config("old"))
     hooks.answers["v"] = lambda _: {"allowed": allowed, "warnings": ["look out"]}
-    await configure(client, "validating", "v", webhook("v", hooks.client("v")))
-    base = f"http://{stack.servers[0].https_address}/api/v1/namespaces/default/configmaps"
-    strange = {**config("new"), "strange": 1}
+    await client.create("serviceaccounts", {"metadata": {"name": "default", "namespace": "default"}})
+    evicted = {"metadata": {"name": "p", "namespace": "default"}}
+    await client.create("pods", {**evicted, "spec": {"containers": [{"name": "c", "image": "i"}]}})
+    evictions = {**CONFIGMAPS, "resources": ["pods/eviction"]}
+    await configure(client, "validating", "v", webhook("v", hooks.client("v"), [CONFIGMAPS, evictions]))
+    base = f"http://{stack.servers[0].https_address}/api/v1/namespaces/default/"
+    strange, eviction = {**config("new"), "strange": 1}, {"apiVersion": "policy/v1", "kind": "Eviction", **evicted}
     async with aiohttp.ClientSession() as session:
         for method, path, body, more in (
-            ("POST", "", strange, ['299 - "unknown field \\"strange\\""']),
-            ("PUT", "/old", {**config("old"), "data": {"a": "c"}}, []),
-            ("DELETE", "/old", None, []),
+            ("POST", "configmaps", strange, ['299 - "unknown field \\"strange\\""']),
+            ("PUT", "configmaps/old", {**config("old"), "data": {"a": "c"}}, []),
+            ("DELETE", "configmaps/old", None, []),
+            ("POST", "pods/p/eviction", eviction, []),
         ):
             async with session.request(method, base + path, json=body) as response:
                 assert (response.status < 300) is allowed

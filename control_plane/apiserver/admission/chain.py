@@ -3,11 +3,12 @@
 import asyncio
 import contextlib
 import copy
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
 from rayplane.control_plane.api.admission.plugins import BUILT_IN, DEFAULT, switched_on
+from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition import CRDS
 from rayplane.control_plane.apiserver import audit
 from rayplane.control_plane.apiserver.admission import (
@@ -180,6 +181,10 @@ class Admission:
 
     async def admit(self, request: AdmissionRequest) -> None:
         """Complete the new object or refuse it (ApiError)."""
+        with _warning(request):
+            await self._admit(request)
+
+    async def _admit(self, request: AdmissionRequest) -> None:
         if request.operation == DELETE:
             await _run(self._at_deletion, request)
             if self._webhooks is not None:
@@ -201,21 +206,23 @@ class Admission:
 
     async def connect(self, request: AdmissionRequest) -> None:
         """Refuse a connection (ApiError); what it is for stays as its client says."""
-        if self._webhooks is not None:
-            await self._webhooks.mutate(request)
-        await self.validate(request)
+        with _warning(request):
+            if self._webhooks is not None:
+                await self._webhooks.mutate(request)
+            await self.validate(request)
 
     async def validate(self, request: AdmissionRequest) -> None:
         """Judge the object as it would be stored (ApiError)."""
         try:
-            if request.operation not in (DELETE, CONNECT):
-                await _run(self._validators, request)
-            if self._policies is not None and not self._policies.none:
-                await self._policies.validate(request)
-            if self._judges is not None and not self._judges.judge_none:
-                await self._judges.validate(request)
-            if self._denies:
-                await deny_all(request)
+            with _warning(request):
+                if request.operation not in (DELETE, CONNECT):
+                    await _run(self._validators, request)
+                if self._policies is not None and not self._policies.none:
+                    await self._policies.validate(request)
+                if self._judges is not None and not self._judges.judge_none:
+                    await self._judges.validate(request)
+                if self._denies:
+                    await deny_all(request)
         finally:
             if request.annotations:
                 audit.annotate(request.annotations)
@@ -264,6 +271,16 @@ class Admission:
         request.guards.clear()
         request.effects.clear()
         await _run(self._reservations, request)
+
+
+@contextlib.contextmanager
+def _warning(request: AdmissionRequest) -> Iterator[None]:
+    """Have a refusal tell what its client is warned of."""
+    try:
+        yield
+    except ApiError as e:
+        e.warnings = request.warnings
+        raise
 
 
 async def _run(plugins: Plugins, request: AdmissionRequest) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from rayplane.control_plane.api.errors import ApiError, Invalid, NotFound
+from rayplane.control_plane.api.errors import Invalid, NotFound
 from rayplane.control_plane.api.kinds import deletion
 from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition import CRDS
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
@@ -108,11 +108,7 @@ class Deleter:
         stored = self._kinds.stored(target.info)
         request = AdmissionRequest(DELETE, stored, user, target.namespace, target.name, o, old=old)
         request.asked, request.dry_run = target.info, dry_run
-        try:
-            await self._admission.admit(request)
-        except ApiError as e:
-            e.warnings = request.warnings
-            raise
+        await self._admission.admit(request)
         return request
 
     @staticmethod

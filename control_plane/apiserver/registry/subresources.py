@@ -106,11 +106,14 @@ class Subresources:
         if name != target.name:
             raise BadRequest(f"the name of the object ({name}) does not match the name on the URL ({target.name})")
         if sub == "binding":
-            return await self._bind(user, target, o, options)
-        if sub == "eviction":
+            answer = await self._bind(user, target, o, options)
+        elif sub == "eviction":
             await self._evictions.evict(user, target, o, dry_run=options.dry_run)
-            return Answer(_SUCCESS, created=True)
-        return await self._token_requests.answer(target, o)
+            answer = Answer(_SUCCESS, created=True)
+        else:
+            answer = await self._token_requests.answer(target, o)
+        answer.warnings += request.warnings
+        return answer
 
     async def update(self, user: User, target: Target, body: bytes, content_type: str, options: WriteOptions) -> Answer:
         if target.subresource == "scale":
