@@ -254,14 +254,17 @@ def test_an_edit_is_checked_by_the_server_before_it_is_stored(page: Any, kubectl
     page.locator("#said.bad").wait_for()
 
 
-def test_events_placement_and_story_say_why(page: Any) -> None:
+def test_events_placement_and_story_say_why(page: Any, kubectl: Kubectl) -> None:
     go(page, "#/object?kind=pods&namespace=default&name=too-large&tab=events")
     page.get_by_role("cell", name="FailedScheduling").wait_for()
     page.get_by_role("link", name="Placement").click()
     page.get_by_role("cell", name="Insufficient cpu").first.wait_for()
-    go(page, "#/object?kind=deployments.apps&namespace=default&name=shouter&tab=why")
+    # A new one: whoever leads the controllers now tells of what it did itself.
+    kubectl("create", "deployment", "told", "--image=told:1")
+    go(page, "#/object?kind=deployments.apps&namespace=default&name=told&tab=why")
     page.get_by_role("rowheader", name="deployment").first.wait_for()
-    page.get_by_text(re.compile(r"created replicasets\.apps default/shouter-")).first.wait_for()
+    page.get_by_text(re.compile(r"created replicasets\.apps default/told-")).first.wait_for()
+    kubectl("delete", "deployment", "told")
 
 
 def test_the_pods_below_a_workload_and_behind_a_service_are_seen(page: Any, kubectl: Kubectl) -> None:
