@@ -324,6 +324,7 @@ class PodWorker:
         images = self._parts.images
         try:
             image = await images.image(self.pod, container.spec) if images is not None else None
+            self.sandbox.check_mounts(container.spec)
             env = await self.sandbox.environment(self.pod, container.spec)
         except (ContainerConfigError, ImageError, OSError) as e:
             self.post(not_started(effect, e))

@@ -366,8 +366,7 @@ class Sandbox:
         return PodFacts(self.ip, self._parts.addresses.node_ip, node.name, node.cpu, node.memory)
 
     async def environment(self, pod: Object, container: dict[str, Any]) -> dict[str, str]:
-        """Return the variables of a container, if it can have its mounts. Raises ContainerConfigError."""
-        check_recursive(container, self._mounts_recursively())
+        """Return the variables of a container. Raises ContainerConfigError."""
         objects, namespace = self._parts.objects, meta.namespace(pod)
         try:
             found = await objects.find(namespace, env_references(container))
@@ -419,6 +418,10 @@ class Sandbox:
             for m in container.get("volumeMounts") or ()
             if m["name"] in self._paths
         )
+
+    def check_mounts(self, container: dict[str, Any]) -> None:
+        """Raises ContainerConfigError where they cannot be as the container wants them."""
+        check_recursive(container, self._mounts_recursively())
 
     def _mounts_recursively(self) -> bool:
         """Whether what is mounted below read-only volumes can be read-only, too."""

@@ -236,3 +236,21 @@ async def test_the_device_between_machines_can_be_made_anew(api: FakeClient, mak
     wire: Any = host._runtimes["process"]
     for _ in range(2):
         os.close(await wire.open_wire())
+
+
+@pytest.mark.parametrize(
+    ("said", "user", "why"),
+    [
+        (b"[7, 8, [9]]\n", [7, 8, [9]], None),
+        (b"[7, 8, [9, 1", None, None),
+        (b'[7, 8, []]\n{"errno": 2, "text": "no such program", "path": "/x"}\n', [7, 8, []], 2),
+        (b'[7, 8, []]\n{"errno": 2, "te', [7, 8, []], None),
+    ],
+)
+def test_a_child_that_is_killed_while_it_speaks_does_not_trouble_the_shim(said: bytes, user: Any, why: Any) -> None:
+    read, write = os.pipe()
+    os.write(write, said)
+    os.close(write)
+    child = launch.Forked(1, read)
+    failure = child.failure()
+    assert (child.user, failure.errno if failure is not None else None) == (user, why)

@@ -72,7 +72,8 @@ class Forked:
         os.close(self.pending)
         self.pending = -1
         failure = None
-        for said in map(json.loads, self._said.splitlines()):
+        # What is killed in the midst of a line has not said it.
+        for said in map(json.loads, self._said.split(b"\n")[:-1]):
             if isinstance(said, list):
                 self.user = said
             else:
