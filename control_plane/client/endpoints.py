@@ -99,11 +99,13 @@ async def call_any(
 
     Only what got no answer is tried again; a call that is not idempotent only when it was surely never sent. `call`
     gets the address and the seconds it may take: half of the time where another replica can be asked in the rest, as
-    one that has stopped or was cut off says nothing at all.
+    one that has stopped or was cut off says nothing at all. When the time is over, what a replica said last is raised,
+    and the silence of one only where none said anything.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout
     tries = 0
+    said: RpcError | None = None
     while True:
         address = endpoints.pick(sticky=sticky)
         left = deadline - loop.time()
@@ -124,7 +126,8 @@ async def call_any(
             if not (never_sent(e) or (idempotent and silent)):
                 raise
             tries += 1
+            said = said if e.code == grpc.StatusCode.DEADLINE_EXCEEDED else e
             pause = RETRY_PAUSE_S if tries >= len(endpoints.addresses) else 0.0
             if loop.time() + pause >= deadline:
-                raise
+                raise said or e from None
             await asyncio.sleep(pause)

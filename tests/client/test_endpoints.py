@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 import grpc
 import pytest
 
-from rayplane.control_plane.client.endpoints import PENALTY_S, Endpoints, call_any, never_sent
+from rayplane.control_plane.client.endpoints import PENALTY_S, RETRY_PAUSE_S, Endpoints, call_any, never_sent
 from rayplane.control_plane.client.stubs import Stubs
 from rayplane.control_plane.rpc import RpcError
 from rayplane.control_plane.simulation import VirtualLoop
@@ -144,6 +144,24 @@ def test_trying_ends_in_time_with_the_last_error() -> None:
         assert 10 < len(replicas.asked) < 50
 
     assert run(main) <= 3.0
+
+
+def test_when_the_time_is_over_the_reason_that_was_told_is_raised_and_not_the_silence_of_the_last_try() -> None:
+    async def main() -> None:
+        replicas = Replicas(a=REFUSED)
+
+        async def call(address: str, left: float) -> str:
+            # Too little time is left for the last try.
+            if left < RETRY_PAUSE_S / 2:
+                await asyncio.sleep(left)
+                raise RpcError(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
+            return await replicas.call(address, left)
+
+        with pytest.raises(RpcError) as e:
+            await call_any(Endpoints(["a"]), call, timeout=10.4 * RETRY_PAUSE_S, idempotent=True)
+        assert e.value is REFUSED
+
+    run(main)
 
 
 def test_a_new_list_replaces_the_old_one_and_an_empty_one_does_not() -> None:

@@ -138,6 +138,8 @@ async def test_what_ends_just_then_is_waited_for(plan: AddressPlan) -> None:
 
 async def test_a_claim_of_what_another_keeps_says_so(plan: AddressPlan, impatient: None) -> None:
     with socket.socket() as other:
+        # One who was there before may have hung up on a caller a moment ago.
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         other.bind(plan.claim_address)
         other.listen(1)
         with pytest.raises(SlotTaken, match=plan.pod_cidr):
