@@ -8,7 +8,7 @@ again, as often as it takes: the marks are bounded by the number of pods on the 
 import asyncio
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -29,17 +29,24 @@ RETRIES = Backoff(0.5, 5.0)
 SETTLE_POLL_S = 0.02
 _ADDRESSES = ("hostIPs", "podIPs")
 _OWN = frozenset({*ALWAYS, *PASSING})
+_UNEXPLAINED = {"reason": None, "message": None}
 
 
 class Written(NamedTuple):
-    """The status that was written last: its digest, and the types of its conditions that not all pods have."""
+    """The status that was written last: its digest, and of its conditions' types some."""
 
     digest: bytes = b""
     passing: frozenset[str] = frozenset()
+    """Those that not all pods have."""
+    explained: frozenset[str] = frozenset()
+    """Those with a reason or a message."""
 
     def disputed(self) -> "Written":
         """The same, to be written again: the API may have something else by now."""
         return self._replace(digest=b"")
+
+
+NOTHING_WRITTEN = Written()
 
 
 class WrittenPod(Protocol):
@@ -194,20 +201,25 @@ def _write(subject: WrittenPod) -> _Write | None:
         status = subject.status()
         digest = hashlib.blake2b(orjson.dumps(status), digest_size=16).digest()
         if digest != subject.written.digest:
-            body = {"metadata": {"uid": uid}, "status": own_part(subject.known, status, subject.written.passing)}
+            body = {"metadata": {"uid": uid}, "status": own_part(subject.known, status, subject.written)}
             patch = ops.patch("pods", name, namespace, body, kind="strategic", subresource="status")
-            kinds = frozenset(one["type"] for one in status.get("conditions") or ())
-            return _Write(subject, patch, Written(digest, kinds.difference(ALWAYS)))
+            conditions = status.get("conditions") or ()
+            passing = frozenset(one["type"] for one in conditions).difference(ALWAYS)
+            return _Write(subject, patch, Written(digest, passing, _explained(conditions)))
     if not subject.wants_final_delete:
         return None
     return _Write(subject, ops.delete("pods", name, namespace, uid=uid, grace_period_s=0))
 
 
-def own_part(pod: Object, status: Mapping[str, Any], passing: frozenset[str] = frozenset()) -> dict[str, Any]:
+def _explained(conditions: Iterable[Mapping[str, Any]]) -> frozenset[str]:
+    return frozenset(one["type"] for one in conditions if "reason" in one or "message" in one)
+
+
+def own_part(pod: Object, status: Mapping[str, Any], written: Written = NOTHING_WRITTEN) -> dict[str, Any]:
     """A pod's status as a strategic merge patch of the pod as last seen, without others' conditions that stay.
 
     They may have written theirs since then: who keeps a readiness gate, who disrupts the pod. Of the kubelet's own the
-    pod may have been told already what is not seen yet. `passing`: types that it has, also where it does not show them.
+    pod may have been told already what is not seen yet: `written`. A merge keeps what it is not told to take back.
     """
     part = {**status}
     for field in _ADDRESSES:
@@ -216,7 +228,12 @@ def own_part(pod: Object, status: Mapping[str, Any], passing: frozenset[str] = f
     if "conditions" in status:
         known, wanted = meta.status(pod).get("conditions") or (), status["conditions"] or ()
         kinds = {one["type"] for one in wanted}
-        told = [one for one in wanted if one["type"] in _OWN or one not in known]
-        gone = sorted(passing.union(one["type"] for one in known) - kinds)
+        explained = written.explained | _explained(known)
+        told = [
+            _UNEXPLAINED | one if one["type"] in explained else one
+            for one in wanted
+            if one["type"] in _OWN or one not in known
+        ]
+        gone = sorted(written.passing.union(one["type"] for one in known) - kinds)
         part["conditions"] = [*told, *({"type": kind, "$patch": "delete"} for kind in gone)]
     return part

@@ -28,7 +28,7 @@ from rayplane.node.kubelet.addresses import AddressPool
 from rayplane.node.kubelet.admission import NOTHING, Room, refuse, room_of
 from rayplane.node.kubelet.node_lease import AT_FIRST, OTHERS, Turns, rounds, stand_in
 from rayplane.node.kubelet.prober import ProbeCounter, Thresholds
-from rayplane.node.kubelet.status_manager import own_part
+from rayplane.node.kubelet.status_manager import Written, own_part
 from rayplane.node.runtime import LogOptions, Mount, StartOrder
 from rayplane.node.runtime.command import Layout, command_line
 from rayplane.node.runtime.logs import LogLine, parse_line, select_lines
@@ -358,9 +358,21 @@ def test_a_pods_status_leaves_what_others_said_meanwhile() -> None:
     assert own_part(known, {"phase": "Failed"}) == {"phase": "Failed"}
 
 
+@pytest.mark.parametrize("seen", [True, False])
+def test_conditions_that_became_true_keep_no_reason_why_they_were_not(seen: bool) -> None:
+    unready = {"type": "Ready", "status": "False", "reason": "ContainersNotReady", "message": "unready: [c]"}
+    ready = {"type": "Ready", "status": "True"}
+    pod = {"status": {"conditions": [unready, {"type": "PodScheduled", "status": "True"}]}}
+    known = pod if seen else {"status": {"conditions": pod["status"]["conditions"][1:]}}
+    patch = {"status": own_part(known, {"conditions": [ready]}, Written(explained=frozenset({"Ready"})))}
+    for before, after in ((pod, [ready]), ({"status": {}}, [ready])):
+        written = apply_patch("strategic", before, patch, definition_of("v1", "Pod"))["status"]
+        assert [c for c in written["conditions"] if c["type"] == "Ready"] == after
+
+
 def test_a_pods_status_takes_back_what_it_does_not_show_yet() -> None:
     """The API has what was written before, and the kubelet has not heard of that."""
     seen = {"status": {"conditions": [{"type": "Ready", "status": "False"}]}}
     told = [{"type": kind, "status": "True"} for kind in ("Ready", "PodResizePending")]
-    patch = {"status": own_part(seen, seen["status"], frozenset({"PodResizePending"}))}
+    patch = {"status": own_part(seen, seen["status"], Written(passing=frozenset({"PodResizePending"})))}
     assert apply_patch("strategic", {"status": {"conditions": told}}, patch, definition_of("v1", "Pod")) == seen
