@@ -21,7 +21,8 @@ from rayplane.control_plane.cluster.history import (
     resources,
     unread_kinds,
 )
-from rayplane.control_plane.cluster.status import glances
+from rayplane.control_plane.cluster.past import EVERY_S, Past
+from rayplane.control_plane.cluster.status import glance, glances
 from rayplane.control_plane.cluster.stories import written
 from rayplane.control_plane.shared import Shared
 from rayplane.proto.rayplane.v1 import controllers_pb2, scheduler_pb2
@@ -49,9 +50,11 @@ class Views:
         self._now = now
         self._standing: dict[str, Any] = {}
         self._standings = Shared(self._keep_standing)
+        self._past = Past()
         self._comparing = asyncio.Lock()
         self._single = {
             "changes": self._changes,
+            "control-plane": self._stood,
             "explain": self._explain,
             "history": self._history,
             "why": self._why,
@@ -62,8 +65,8 @@ class Views:
         await self._standings.stop()
 
     async def look(self, view: str, parameters: Parameters) -> AsyncGenerator[Any, None]:
-        """What a view shows: once, or for `control-plane` again and again."""
-        if view == "control-plane":
+        """What a view shows: once, or for `control-plane` as it stands now again and again."""
+        if view == "control-plane" and "at" not in parameters:
             async with aclosing(self._standings.turns(STANDING_S)) as turns:
                 async for _ in turns:
                     yield self._standing
@@ -82,6 +85,18 @@ class Views:
         async with aclosing(glances(self._way, STANDING_S)) as found:
             async for self._standing in found:
                 tell()
+
+    async def remember(self, leisure: float = 1.0) -> None:
+        """Look again and again, for whoever asks later how the control plane stood. Until cancelled."""
+        while True:
+            await asyncio.sleep(EVERY_S * leisure)
+            async with self._way() as admin:
+                self._past.keep(await glance(admin), self._now())
+
+    async def _stood(self, parameters: Parameters) -> Any:
+        async with self._way() as admin:
+            at = await self._instant(admin, _of(parameters, "at"))
+        return self._past.then(at.revision)
 
     async def _explain(self, parameters: Parameters) -> Any:
         query = scheduler_pb2.ExplainRequest(namespace=_of(parameters, "namespace"), name=_of(parameters, "name"))

@@ -256,7 +256,8 @@ def test_an_edit_is_checked_by_the_server_before_it_is_stored(page: Any, kubectl
 
 def test_events_placement_and_story_say_why(page: Any, kubectl: Kubectl) -> None:
     go(page, "#/object?kind=pods&namespace=default&name=too-large&tab=events")
-    page.get_by_role("cell", name="FailedScheduling").wait_for()
+    # More than one where another scheduler leads since.
+    page.get_by_role("cell", name="FailedScheduling").first.wait_for()
     page.get_by_role("link", name="Placement").click()
     page.get_by_role("cell", name="Insufficient cpu").first.wait_for()
     # A new one: whoever leads the controllers now tells of what it did itself.
@@ -390,7 +391,7 @@ def see_what_was_granted(page: Any, kubectl: Kubectl, account: str) -> None:
     page.get_by_role("link", name="Time travel").click()
     page.get_by_role("slider").wait_for()
     page.get_by_role("navigation", name="Of this instant").get_by_role("link", name="Control plane").click()
-    page.get_by_text("As this tab saw it at").wait_for()
+    page.get_by_text("As the supervisor saw it at").wait_for()
 
 
 def test_a_recording_is_played_as_it_was(browser: Any, tmp_path: Path) -> None:

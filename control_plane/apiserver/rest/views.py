@@ -37,9 +37,7 @@ _FAULT_BYTES_MAX = 64 * 1024
 
 def goes_on(request: web.BaseRequest) -> bool:
     """Whether it asks for what is told for as long as somebody looks."""
-    return request.path == f"{PREFIX}control-plane" or (
-        request.path == f"{PREFIX}packing" and "at" not in request.query
-    )
+    return request.path in (f"{PREFIX}control-plane", f"{PREFIX}packing") and "at" not in request.query
 
 
 def fault_asked(request: web.BaseRequest) -> tuple[str, str]:

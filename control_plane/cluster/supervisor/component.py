@@ -77,6 +77,7 @@ class Supervisor:
         self._claimed: asyncio.Server | None = None
         self._server: Server | None = None
         self._task: asyncio.Task[None] | None = None
+        self._remembering: asyncio.Task[None] | None = None
         etcd = EtcdClient(network, spec.topology.endpoints(Role.MEMBER, "client"))
         api = ApiClient(network, spec.topology.endpoints(Role.APISERVER, "grpc"))
         now = asyncio.get_running_loop().time
@@ -151,7 +152,9 @@ class Supervisor:
         self._server = await self._network.serve(
             self._spec.instance.endpoint("grpc"), services, web=Debugging(self.collect)
         )
-        self._task = asyncio.get_running_loop().create_task(self._reconciler.run(), name="supervisor")
+        loop = asyncio.get_running_loop()
+        self._task = loop.create_task(self._reconciler.run(), name="supervisor")
+        self._remembering = loop.create_task(self._views.remember(self._spec.config.timings.leisure), name="past")
         self._standing.start()
         self._trials.start()
         if self._autoscaler is not None:
@@ -160,6 +163,7 @@ class Supervisor:
     async def stop(self) -> None:
         await end_each(
             *([self._autoscaler.stop] if self._autoscaler is not None else []),
+            partial(cancel_and_wait, self._remembering),
             self._views.stop,
             self._trials.stop,
             self._standing.stop,

@@ -4,7 +4,6 @@ import { html, nothing, render } from "./lib/lit-html/lit-html.js";
 import { json, lines, OF_RECORDING, persistently } from "./api.js";
 import { elections, leaderOf, note } from "./elections.js";
 import { leading, machines, noteRates, servers } from "./loads.js";
-import * as looks from "./looks.js";
 import { rights } from "./rights.js";
 import { attempt } from "./said.js";
 
@@ -51,9 +50,7 @@ export async function show(place, _, signal) {
       if (now.members) {
         const known = remembered(state.known, now);
         const at = performance.now() / 1000;
-        const told = changes(state.known, known);
-        tell(told);
-        looks.keep(now, at, told.length > 0);
+        tell(changes(state.known, known));
         state.known = known;
         state.now = { ...now, lately };
         take(now.faults);
@@ -124,20 +121,18 @@ const end = async ({ id, fault }) => {
   return { text: `over: ${fault}`, lasts: true };
 };
 
-// As they stood at an instant of the past: as a recording has it, or as this tab saw it.
+// As they stood at an instant of the past: as a recording has it, or as the supervisor saw it.
 export async function showPast(place, parameters, signal) {
-  if (!OF_RECORDING) return render(seen(looks.upTo(Number(parameters.get("revision")))), place);
   const then = await json(`rayplane/v1/control-plane?${new URLSearchParams({ at: parameters.get("at") })}`, { signal });
-  render(then.members ? html`<div class="actors">${members(then.members)} ${actors(then.actors)}</div>` : html`<p>Nobody had looked yet.</p>`, place);
+  const recorded = () => html`<div class="actors">${members(then.members)} ${actors(then.actors)}</div>`;
+  render(!then.members ? html`<p>Nobody had looked yet.</p>` : OF_RECORDING ? recorded() : seen(then), place);
 }
 
-function seen(all) {
-  if (!all.length) return html`<p>This tab had not looked at the control plane yet.</p>`;
+function seen({ lately, ...then }) {
   const strips = new Map();
-  for (const { now, at } of all) note(strips, now, at);
-  const { now, at } = all.at(-1);
-  const when = new Date(performance.timeOrigin + at * 1000).toLocaleTimeString();
-  return html`<p>As this tab saw it at ${when}.</p>${parts({ ...now, lately: { strips, rates: new Map() } }, () => nothing)}`;
+  for (const one of lately) note(strips, one, new Date(one.seen) / 1000);
+  const when = new Date(then.seen).toLocaleTimeString();
+  return html`<p>As the supervisor saw it at ${when}.</p>${parts({ ...then, loads: {}, lately: { strips, rates: new Map() } }, () => nothing)}`;
 }
 
 function view({ now, story, faults, may, verbs, error }, act) {

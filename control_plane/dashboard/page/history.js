@@ -4,7 +4,6 @@
 import { html, nothing, render } from "./lib/lit-html/lit-html.js";
 import { styleMap } from "./lib/lit-html/directives/style-map.js";
 import { json, OF_RECORDING } from "./api.js";
-import * as looks from "./looks.js";
 
 const STEPS = 60; // of playing from one end to the other
 const STEP_MS = 1000;
@@ -14,7 +13,7 @@ const EVENTS_SHOWN = 12;
 const VIEWS = {
   objects: { title: "Objects", load: async () => (await import("./tables.js")).show },
   packing: { title: "Packing", load: async () => (await import("./packing.js")).show },
-  "control-plane": { title: "Control plane", load: async () => (await import("./control_plane.js")).showPast, there: (recording) => recording || looks.any() },
+  "control-plane": { title: "Control plane", load: async () => (await import("./control_plane.js")).showPast },
   object: { load: async () => (await import("./object.js")).show },
 };
 
@@ -105,7 +104,7 @@ const brief = (one) => (one.position === undefined ? `revision ${one.revision}` 
 
 function view({ oldest, newest, at, name, recording, changes, error, playing }, parameters, { go, slide, play, set, compare }) {
   const to = (one) => `#/history?${new URLSearchParams({ view: one, namespace: parameters.get("namespace") || "", at: placeOf(at) })}`;
-  const offered = Object.entries(VIEWS).filter(([, one]) => one.title && (one.there?.(recording) ?? true));
+  const offered = Object.entries(VIEWS).filter(([, one]) => one.title);
   return html`<h1>${recording ? html`${recording.name}, seed ${recording.seed}` : "Time travel"} <small>${told(at)}</small></h1>
     ${recording ? verdict(recording) : nothing}
     <p class="deeds">

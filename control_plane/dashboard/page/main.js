@@ -3,7 +3,6 @@
 import { html, render } from "./lib/lit-html/lit-html.js";
 import { json, OF_API_SERVER, OF_RECORDING, token } from "./api.js";
 import * as kinds from "./kinds.js";
-import * as looks from "./looks.js";
 import * as rights from "./rights.js";
 import { said } from "./said.js";
 
@@ -86,7 +85,6 @@ function signIn(place, problem = "") {
 function signOut() {
   token.forget();
   kinds.forget();
-  looks.forget();
   rights.forget();
   history.replaceState(null, "", location.pathname);
   show();
