@@ -51,8 +51,8 @@ def define_ours_as_foreigners() -> None:
             theirs.message_type.add(name=message).field.add(name="other", number=1, label=1, type=9)
         file = descriptor_pool.Default().AddSerializedFile(theirs.SerializeToString())
         for message, descriptor in file.message_types_by_name.items():
-            made: Any = message_factory.GetMessageClass(descriptor)(other="theirs")
-            assert made.other == "theirs", message
+            foreign: Any = message_factory.GetMessageClass(descriptor)
+            assert foreign(other="theirs").other == "theirs", message
 
 
 def test_messages_are_those_of_the_fast_implementation() -> None:
