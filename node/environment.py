@@ -23,6 +23,7 @@ ENVIRONMENT_CHARS_MAX = 4 << 20
 _EXPANSION = re.compile(r"\$(\$|\(([^()]*)\))")
 _SUBSCRIPT = re.compile(r"^metadata\.(labels|annotations)\['([^']*)'\]$")
 _KINDS = {"configmaps": "ConfigMap", "secrets": "Secret"}
+_API = "default/kubernetes"
 _SINGULAR = {"configmaps": "configmap", "secrets": "secret"}
 
 
@@ -83,8 +84,9 @@ def container_env(
     Without `files` there are none to be told of, and what would come from them is left out.
     """
     env: dict[str, str] = {}
-    if pod["spec"].get("enableServiceLinks") is not False:
-        for service in services:
+    linked = pod["spec"].get("enableServiceLinks") is not False
+    for service in services:
+        if linked or meta.key(service) == _API:  # how programs find the API, which no pod can forgo
             env.update(service_links(service))
     for source in container.get("envFrom") or ():
         for part, resource in (("configMapRef", "configmaps"), ("secretRef", "secrets")):
@@ -143,7 +145,9 @@ def expand_path(text: str, env: Mapping[str, str]) -> str:
 
 
 def text_data(obj: Object | None) -> dict[str, str]:
-    """Data of a ConfigMap, or of a Secret decoded, as text."""
+    """Data of a ConfigMap without its binaryData, or of a Secret decoded, as text."""
+    if obj is not None and obj.get("kind") != "Secret":
+        return obj.get("data") or {}
     return {key: value.decode(errors="replace") for key, value in binary_data(obj).items()}
 
 

@@ -102,7 +102,7 @@ def test_sources_in_order_of_precedence() -> None:
     }
     secret = {"kind": "Secret", "data": {"k": base64.b64encode(b"hidden").decode()}}
     found: dict[tuple[str, str], dict[str, Any] | None] = {
-        ("configmaps", "m"): {"data": {"one": "1", "two": "2"}},
+        ("configmaps", "m"): {"data": {"one": "1", "two": "2"}, "binaryData": {"zero": "AA=="}},
         ("secrets", "s"): secret,
         ("secrets", "gone"): None,
     }
@@ -118,6 +118,11 @@ def test_sources_in_order_of_precedence() -> None:
     [
         ({"configMapKeyRef": {"name": "m", "key": "k"}}, None, 'configmap "m" not found'),
         ({"configMapKeyRef": {"name": "m", "key": "k"}}, {"data": {}}, "couldn't find key k in ConfigMap ns/m"),
+        (
+            {"configMapKeyRef": {"name": "m", "key": "k"}},
+            {"binaryData": {"k": "aGk="}},
+            "couldn't find key k in ConfigMap ns/m",
+        ),
         ({"fieldRef": {"fieldPath": "spec.nope"}}, None, "fieldPath spec.nope is not supported"),
     ],
 )
@@ -151,6 +156,18 @@ def test_service_links() -> None:
     assert service_links({"metadata": {"name": "h"}, "spec": {"clusterIP": "None", "ports": [{"port": 1}]}}) == {}
 
 
+def test_a_pod_without_service_links_finds_the_api() -> None:
+    ports = {"clusterIP": "10.1.1.1", "ports": [{"port": 443}]}
+    services = [
+        {"metadata": {"namespace": space, "name": name}, "spec": ports}
+        for space, name in (("default", "kubernetes"), ("ns", "db"))
+    ]
+    assert "DB_SERVICE_HOST" in container_env({}, POD, FACTS, found={}, services=services)
+    alone = {**POD, "spec": {**POD["spec"], "enableServiceLinks": False}}
+    env = container_env({}, alone, FACTS, found={}, services=services)
+    assert env == service_links(services[0]) and env["KUBERNETES_SERVICE_HOST"] == "10.1.1.1"
+
+
 # --- volumes --------------------------------------------------------------------------------------
 
 
@@ -162,7 +179,10 @@ def test_projected_volumes() -> None:
         {"serviceAccountToken": {"path": "token"}},
     ]
     volume = {"name": "v", "projected": {"sources": sources, "defaultMode": 0o600}}
-    found = {("configmaps", "m"): {"data": {"one": "1", "two": "2"}}, ("secrets", "s"): None}
+    found = {
+        ("configmaps", "m"): {"data": {"one": "1", "two": "2"}, "binaryData": {"zero": "AA=="}},
+        ("secrets", "s"): None,
+    }
     (wanted,) = tokens_wanted(volume)
     files = volume_files(volume, POD, FACTS, found=found, tokens={wanted: "t"})
     shown = {path: (file.data, file.mode) for path, file in files.items()}
