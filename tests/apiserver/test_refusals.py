@@ -13,6 +13,7 @@ from rayplane.control_plane.api.meta import Object, format_micro_time, format_ti
 from tests.apiserver.test_rest import CONFIG_MAPS, Rest, rest  # noqa: F401
 
 OF_DEFAULT = "/api/v1/namespaces/default"
+BAD_TOKEN = "invalid continue token: continue key is not valid: "
 TOKEN = {"v": "meta.k8s.io/v1", "rv": 5, "start": "a"}
 
 
@@ -141,7 +142,14 @@ MATCH = "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden "
             400,
             "invalid continue token: continue key is not valid: ../b",
         ),
-        ("continue=" + token([]), 400, "invalid continue token: continue key is not valid: it is no object"),
+        (
+            "continue=" + token([]),
+            400,
+            BAD_TOKEN + "json: cannot unmarshal array into Go value of type storage.continueToken",
+        ),
+        ("continue=bad", 400, BAD_TOKEN + "invalid character 'm' looking for beginning of value"),
+        ("continue=a", 400, BAD_TOKEN + "illegal base64 data at input byte 0"),
+        ("continue=bad.cafe", 400, BAD_TOKEN + "illegal base64 data at input byte 3"),
     ],
 )
 async def test_options_of_reads(rest: Rest, query: str, code: int, text: str) -> None:  # noqa: F811

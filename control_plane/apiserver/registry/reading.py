@@ -8,8 +8,8 @@ revision of the first page; later pages are read from etcd's history.
 
 import asyncio
 import base64
-import binascii
 import contextlib
+import re
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,6 +29,7 @@ from rayplane.control_plane.api.errors import (
 )
 from rayplane.control_plane.api.kinds.registry import rules_for
 from rayplane.control_plane.api.machinery import selectors
+from rayplane.control_plane.api.machinery.decoding import json_kind, json_syntax_error
 from rayplane.control_plane.api.machinery.field_selectors import METADATA_FIELDS, parse_fields
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.apiserver.apiextensions.forms import Forms
@@ -56,6 +57,7 @@ from rayplane.storage.env import Env
 
 _PAGE = 500
 _LIST_TOO_OLD = "The resourceVersion for the provided list is too old."
+_NOT_BASE64 = re.compile(r"[^A-Za-z0-9_-]")
 _TOKEN_VERSION = "meta.k8s.io/v1"
 INITIAL_EVENTS_END = "k8s.io/initial-events-end"
 
@@ -444,11 +446,16 @@ def _parse_token(token: str, prefix: str) -> tuple[int, str]:
     """(revision, key to start at). The key is relative to the listed prefix and cannot leave it. BadRequest."""
     try:
         raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+    except ValueError:
+        bad = _NOT_BASE64.search(token)
+        at = bad.start() if bad else len(token) - len(token) % 4
+        raise _bad_token(f": illegal base64 data at input byte {at}") from None
+    try:
         value = orjson.loads(raw)
-    except (binascii.Error, ValueError) as e:
-        raise _bad_token(f": {e}") from e
+    except orjson.JSONDecodeError:
+        raise _bad_token(f": {json_syntax_error(raw)}") from None
     if not isinstance(value, dict):
-        raise _bad_token(": it is no object")
+        raise _bad_token(f": json: cannot unmarshal {json_kind(value)} into Go value of type storage.continueToken")
     if value.get("v") != _TOKEN_VERSION:
         raise _bad_token(f': server does not recognize this encoded version "{str(value.get("v"))[:100]}"')
     revision, start = value.get("rv", 0), value.get("start", "")
