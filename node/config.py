@@ -265,9 +265,11 @@ class NodeHostConfig:
         return tuple(network for network in self.loopback_networks if network.startswith("127."))
 
     def led_out(self, runtime: str) -> tuple[str, ...]:
-        """Those that pods of a runtime at a socket are led to: services are in one network, isolated pods' first."""
+        """The cluster's networks that pods of a runtime at a socket are led to, as they are in that runtime's own:
+        services are in one network, isolated pods' first.
+        """
         first = next((node.runtime for node in self.nodes if node.cri_path), "")
-        return self.outer_networks if runtime == first and not self.isolates else ()
+        return self.loopback_networks if runtime == first and not self.isolates else ()
 
     @property
     def keeps_volumes(self) -> bool:

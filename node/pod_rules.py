@@ -12,7 +12,7 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.node_annotations import NO_RULES
 from rayplane.control_plane.api.pods.marks import Netem
 from rayplane.control_plane.client import ApiClient, Informer
-from rayplane.node.config import NONE, OFF, ON, NodeHostConfig
+from rayplane.node.config import NAMESPACES, NONE, OFF, ON, NodeHostConfig
 from rayplane.node.egress.networks import Outside
 from rayplane.node.egress.relay import EgressRelay, RelayConfig
 from rayplane.node.events import Events
@@ -91,8 +91,9 @@ class PodRules:
             config.network_policy == ON,
             lambda: [kubelet.node_ip for kubelet in self._kubelets.values()],
             isolated.open_pods if isolated is not None else lambda: None,
+            judges=config.isolation == NAMESPACES,
         )
-        why = "" if isolated is not None else "its pods share the machine's network"
+        why = "" if isolated is not None else _why_not(config)
         self.enforcer = Enforcer(facts, client, self.kernel if isolated is not None else None, events, why)
         self._stack.push_async_callback(self.enforcer.stop)
         self.enforcer.turned = self._retell
@@ -206,6 +207,10 @@ class PodRules:
         """Whether whoever has an address may speak with a place outside of the pods' network."""
         return self.enforcer is None or self.enforcer.may_leave(client, ip, port, protocol)
 
+    def may_reach(self, client: str, ip: str, port: int, protocol: str) -> bool:
+        """Whether whoever has an address may speak with a pod that is in another network than this host's."""
+        return self.enforcer is None or self.enforcer.may_reach(client, ip, port, protocol)
+
     def reopen(self) -> None:
         """The network that the rules were in is gone."""
         if self.kernel is not None:
@@ -221,8 +226,16 @@ class PodRules:
         return self._isolated if self._isolated is not None and not self._isolated.trouble else None
 
 
+def _why_not(config: NodeHostConfig) -> str:
+    """Why pods of a host without isolated ones are not held to policies."""
+    if not any(node.cri_path for node in config.nodes):
+        return "its pods share the machine's network"
+    but = " (it counts for what services lead between them and isolated ones)" if config.isolation == NAMESPACES else ""
+    return f"its pods are in the network of another runtime{but}"
+
+
 def proxy_config(config: NodeHostConfig, address: str, network: PodNetwork, rules: PodRules | None) -> ProxyConfig:
     """What the service proxy must know of a host; `address`: host:port of its services."""
-    more = (rules.kernel, rules.may_leave) if rules is not None else ()
+    more = (rules.kernel, rules.may_leave, rules.may_reach) if rules is not None else ()
     facts = address, config.loopback_networks, network, config.batch_window_s, config.services, config.dns
     return ProxyConfig(*facts, *more)

@@ -384,16 +384,25 @@ def add(
     kubelet_config: Annotated[
         str, typer.Option(help="Of a node: a file with its KubeletConfiguration, in place of the cluster's.")
     ] = "",
+    runtime: Annotated[
+        str,
+        typer.Option(
+            help="Of a node: `simulated`, `process`, `mixed` or `cri:unix:///PATH`, in place of the cluster's.",
+            autocompletion=completion.one_of("simulated", "process", "mixed"),
+        ),
+    ] = "",
     output: Output = "",
     state: State = None,
 ) -> None:
     """Add a member, an API server or a node to the running cluster."""
     from rayplane.control_plane.cli.option_files import kubelet_text
-    from rayplane.control_plane.cluster.config import NONE
+    from rayplane.control_plane.cluster.config import NONE, check_runtime
     from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
 
     text = "" if kubelet_config == NONE else kubelet_text(kubelet_config)
-    request = pb.AddRequest(role=kind.value, name=actor, kubelet_config=text)
+    if runtime:
+        check_runtime(runtime)
+    request = pb.AddRequest(role=kind.value, name=actor, kubelet_config=text, runtime=runtime)
     _change("Add", request, f"adding {actor or kind.value}", "added", state_dir(name, state), output)
 
 

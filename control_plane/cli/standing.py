@@ -42,7 +42,7 @@ def print_status(found: dict[str, Any]) -> None:
     console.print(actors)
     for served in (a["cri"] for a in found["actors"] if a.get("cri")):
         console.print(f"CRI at {served}", soft_wrap=True)
-    nodes = Table("NODE", "READY", "ISOLATION", box=None)
+    nodes = Table("NODE", "READY", "RUNTIME", "ISOLATION", box=None)
     for n in found["nodes"]:
-        nodes.add_row(n["name"], "yes" if n["ready"] else "no", n.get("isolation") or "")
+        nodes.add_row(n["name"], "yes" if n["ready"] else "no", n.get("runtime") or "", n.get("isolation") or "")
     console.print(nodes)

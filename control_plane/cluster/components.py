@@ -19,6 +19,7 @@ from rayplane.control_plane.cluster.config import (
     SPREAD,
     AddressPlan,
     ClusterConfig,
+    makes_processes,
     scheduler_configuration,
 )
 from rayplane.control_plane.cluster.join.settings import told_nodes
@@ -158,7 +159,7 @@ def _apiserver(spec: Spec, env: Env, network: Network, tls_dir: str | None, sock
         ),
         service_cidr=spec.plan.service_cidr,
         # Simulated pods ask for no names, and their nodes have no sockets.
-        dns_address=spec.plan.dns if spec.config.runs_processes else "",
+        dns_address=spec.plan.dns if any(map(makes_processes, spec.topology.runtimes(spec.config.runtime))) else "",
         external_cidr=spec.plan.external_cidr,
         timing=Timing.of(spec.config.timings, spec.config.history_s),
         admission_plugins_on=names(spec.config.enable_admission_plugins),
@@ -267,8 +268,9 @@ def node_host_config(spec: Spec) -> "NodeHostConfig":
     from rayplane.node.config import NodeHostConfig, NodeTiming, cri_path
     from rayplane.node.dns.machine import machine_address
 
+    cluster = replace(spec.config, runtime=spec.instance.runtime or spec.config.runtime)
     config = NodeHostConfig(
-        nodes=tuple(node_config(spec.config, name, spec.instance.machine.address) for name in spec.instance.nodes),
+        nodes=tuple(node_config(cluster, name, spec.instance.machine.address) for name in spec.instance.nodes),
         apiservers=_api_endpoints(spec),
         discovery=_discovery(spec),
         address=spec.instance.endpoint("grpc"),
@@ -284,7 +286,7 @@ def node_host_config(spec: Spec) -> "NodeHostConfig":
         refuses_images=spec.config.missing_images == REFUSE,
         services=spec.plan.service_cidr,
         dns=spec.plan.dns,
-        foreign_dns=machine_address() if spec.credentials and cri_path(spec.config.runtime) else "",
+        foreign_dns=machine_address() if spec.credentials and cri_path(cluster.runtime) else "",
         loopback_networks=(spec.plan.pod_cidr, spec.plan.service_cidr, spec.plan.external_cidr),
         # Without certificates this is a simulation, which has no sockets for an ingress to listen on.
         ingress_address=spec.plan.ingress_address if spec.credentials else "",

@@ -85,6 +85,18 @@ def check_name(name: str) -> None:
         raise UsageError(f"--name {name!r}: use lower-case letters, digits and '-', at most 40")
 
 
+def check_runtime(runtime: str) -> None:
+    """Raises UsageError for what is no runtime of nodes."""
+    known = ("simulated", "process", MIXED)
+    if runtime not in known and not cri_path(runtime):
+        raise UsageError(f"--runtime {runtime!r}: use {' or '.join((*known, CRI_FORM))}")
+
+
+def makes_processes(runtime: str) -> bool:
+    """Tells whether there may be processes of this project's own on nodes of a runtime."""
+    return runtime in ("process", MIXED)
+
+
 @dataclass(frozen=True, slots=True)
 class AddressPlan:
     """The cluster's part of 127/8 (RFC 1122 3.2.1.3: all of it is this machine).
@@ -238,13 +250,9 @@ class ClusterConfig:
     def validate(self) -> None:
         """Raises UsageError that names the flag."""
         check_name(self.name)
+        check_runtime(self.runtime)
         for flag, value, allowed in (
             ("--host", self.host, (RAY, PROCESS)),
-            (
-                "--runtime",
-                CRI_FORM if cri_path(self.runtime) else self.runtime,
-                ("simulated", "process", MIXED, CRI_FORM),
-            ),
             ("--isolation", self.isolation or AUTO, (AUTO, NAMESPACES, NONE)),
             ("--network-policy", self.network_policy or AUTO, (AUTO, ON, OFF)),
             ("--ui", self.ui or OFF, (ON, OFF)),
@@ -380,7 +388,7 @@ class ClusterConfig:
     @property
     def runs_processes(self) -> bool:
         """Tells whether there may be processes on its nodes."""
-        return self.runtime in ("process", MIXED)
+        return makes_processes(self.runtime)
 
     @property
     def kubeconfigs(self) -> list[str]:

@@ -83,6 +83,8 @@ class NodeFacts:
     lease_age_s: float | None = None
     """None: it has no Lease."""
     lease_duration_s: float = 0.0
+    runtime: str = ""
+    """What its containers are run by, and that one's version."""
     isolation: str = ""
     no_services: str = ""
     """What it says of its pods when they find no services."""

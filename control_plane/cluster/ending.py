@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rayplane.control_plane.cluster import carried, processes, ray_cluster
 from rayplane.control_plane.cluster.access import access, answers, refresh
-from rayplane.control_plane.cluster.config import PROCESS
+from rayplane.control_plane.cluster.config import PROCESS, makes_processes
 from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.ray_driven import CONNECT_TIMEOUT_S, POLL_S, ray_driver, while_ray_lives
 from rayplane.control_plane.cluster.state import ClusterState, StateDir
@@ -74,7 +74,7 @@ async def take_down(directory: StateDir, progress: Progress) -> None:
             await asyncio.to_thread(ray_cluster.stop, state.host)
         else:
             await _end_actors(directory, state, progress)
-    if state.config.runs_processes:
+    if any(map(makes_processes, state.topology.runtimes(state.config.runtime))):
         # Who ended its hosts by force may have ended those who remove their groups and memory, too.
         await asyncio.to_thread(remove_left)
         await asyncio.to_thread(unmount_below, str(directory.path / "data"))

@@ -84,7 +84,7 @@ async def listeners(admin: Access) -> list[Listener]:
     """Actors first, then what carries traffic of pods, then the host's own. Raises RpcError, ApiError."""
     answer = await admin.supervisor.Topology(pb.TopologyRequest(host_sockets=True), timeout=TIMEOUT_S)
     found = [*_of_actors(answer.instances), _claim(admin.state.plan)]
-    if admin.state.config.runtime != "simulated":
+    if admin.state.topology.runtimes(admin.state.config.runtime) != {"simulated"}:
         found += of_traffic(admin.state.plan, (await admin.api.list("services")).items)
     callers = "who has Ray's token" if admin.state.host.get("owned") else "as that Ray cluster was set up"
     found += [Listener(owner=s.owner, address=s.address, speaks=s.speaks, callers=callers) for s in answer.host_sockets]

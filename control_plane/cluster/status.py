@@ -80,7 +80,11 @@ async def status(admin: Access) -> dict[str, Any]:
             for a in facts.actors
             if a.role != Role.MEMBER.value
         ],
-        "nodes": [{"name": n.name, "ready": n.ready, "isolation": n.isolation} for n in facts.nodes if n.registered],
+        "nodes": [
+            {"name": n.name, "ready": n.ready, "runtime": n.runtime, "isolation": n.isolation}
+            for n in facts.nodes
+            if n.registered
+        ],
     }
 
 
@@ -334,6 +338,7 @@ def _node(node: Object, leases: Mapping[str, Object], now: datetime) -> NodeFact
         reason=str(ready.get("message") or ready.get("reason") or ""),
         lease_age_s=_age(lease, now) if lease else None,
         lease_duration_s=float((lease or {}).get("leaseDurationSeconds") or 0),
+        runtime=str((meta.status(node).get("nodeInfo") or {}).get("containerRuntimeVersion") or ""),
         isolation=isolation_of(node),
         no_services=str(services.get("message") or "") if meta.condition_is(node, NO_SERVICES) else "",
     )

@@ -84,6 +84,8 @@ class Instance:
     """The member whose place one that joins takes; that one leaves when this one votes."""
     kubelet_config: str = ""
     """Text of a node host's KubeletConfiguration; empty: it has the cluster's."""
+    runtime: str = ""
+    """A node host's runtime, as `ClusterConfig.runtime`; empty: it has the cluster's."""
     python: str = ""
     """The Python of the environment that it is to run in, which may have another build; empty: that of its host."""
 
@@ -110,6 +112,7 @@ class Instance:
             "phase": self.phase.value,
             "replaces": self.replaces,
             "kubelet_config": self.kubelet_config,
+            "runtime": self.runtime,
             "python": self.python,
         }
 
@@ -126,6 +129,7 @@ class Instance:
             phase=Phase(data.get("phase", Phase.ACTIVE)),
             replaces=data.get("replaces", ""),
             kubelet_config=data.get("kubelet_config", ""),
+            runtime=data.get("runtime", ""),
             python=data.get("python", ""),
         )
 
@@ -152,6 +156,10 @@ class Topology:
                 return instance
         names = ", ".join(i.name for i in self.instances)
         raise UsageError(f"no actor is called {name!r}; there are {names}")
+
+    def runtimes(self, usual: str) -> set[str]:
+        """The runtimes of all nodes; `usual`: of those that have the cluster's, which more may come to have."""
+        return {usual, *(i.runtime or usual for i in self.of(Role.NODE_HOST))}
 
     def endpoints(self, role: Role, port: str) -> tuple[str, ...]:
         return tuple(i.endpoint(port) for i in self.of(role))

@@ -106,10 +106,13 @@ class Commands(ABC):
         found: list[dict[str, str]] = self._json("status", "--ports")["ports"]
         return found
 
-    def add(self, kind: str, name: str = "", *, kubelet_config: str | os.PathLike[str] = "") -> str:
-        """Add a "member", an "apiserver" or a "node"; its name. `kubelet_config`: a file, of a node."""
-        named = [name] if name else []
-        return str(self._json("add", kind, *named, *_flags(kubelet_config=os.fspath(kubelet_config)))["name"])
+    def add(self, kind: str, name: str = "", *, kubelet_config: str | os.PathLike[str] = "", runtime: str = "") -> str:
+        """Add a "member", an "apiserver" or a "node"; its name.
+
+        Of a node: `kubelet_config`, a file, and `runtime` in place of the cluster's.
+        """
+        flags = _flags(kubelet_config=os.fspath(kubelet_config), runtime=runtime)
+        return str(self._json("add", kind, *([name] if name else []), *flags)["name"])
 
     def remove(self, kind: str, name: str = "") -> str:
         """Remove one of them, the last where none is named; its name. Nothing is lost."""

@@ -88,7 +88,7 @@ class ClusterDns:
             yield Place(config.network, config.address)
         yield Place(DIRECT, outside_ip(config.address), ports)
         if not config.network.spans_machines:
-            yield from (Place(DIRECT, ip, ports) for ip in self._node_ips() if ip)
+            yield from (Place(DIRECT, outside_ip(ip), ports) for ip in self._node_ips() if ip)
         if config.foreign:
             yield Place(DIRECT, config.foreign, admits=self._is_foreign)
 

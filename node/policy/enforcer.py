@@ -50,6 +50,8 @@ class EnforcerConfig:
     """Addresses of this host's nodes, empty where not known yet."""
     opened: Callable[[], None]
     """Called when pods that waited for their rules may speak."""
+    judges: bool = False
+    """Whether policies count for what leads from one of the cluster's networks to another, without packet rules too."""
 
 
 class Enforcer:
@@ -131,6 +133,11 @@ class Enforcer:
         is_pod = source not in self._homes() and not source.startswith(_LOOPBACK)
         return not is_pod or self._known.may_leave(source, ip, number, protocol)
 
+    def may_reach(self, source: str, ip: str, number: int, protocol: str) -> bool:
+        """Whether whoever has an address may speak with a pod in another network; no pods always may."""
+        is_pod = source not in self._homes() and not source.startswith(_LOOPBACK)
+        return not is_pod or self._known.lets(source, ip, number, protocol)
+
     def _homes(self) -> frozenset[str]:
         return frozenset(filter(None, self._config.node_ips()))
 
@@ -139,7 +146,8 @@ class Enforcer:
     def _policy_event(self, kind: str, old: Object | None, new: Object) -> None:
         if old is None or meta.spec(old) != meta.spec(new) or kind == "DELETED":
             self._mark("policy", meta.key(new))
-        if kind != "DELETED" and self._pods is None and self._kernel is not None:
+        wanted = self._kernel is not None or self._config.judges
+        if kind != "DELETED" and self._pods is None and wanted:
             self._pods = Informer(self._client, "pods")
             self._pods.start()
             self._pods.add_handler(lambda kind, old, new: self._mark("pod", meta.key(new)))

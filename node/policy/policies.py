@@ -227,9 +227,24 @@ class Policies:
 
     def passes(self, direction: str, source: str, destination: str, port: int, protocol: str) -> bool:
         """Whether the pod that a connection leaves or arrives at lets it pass; others' pods always do here."""
-        subject, other = (source, destination) if direction == EGRESS else (destination, source)
+        subject = source if direction == EGRESS else destination
         pod = self._own.get(self._by_ip.get(subject, ""))
-        if pod is None or subject == other:
+        return pod is None or self._passes(pod, direction, source, destination, port, protocol)
+
+    def lets(self, source: str, destination: str, port: int, protocol: str) -> bool:
+        """Whether pods, of whatever hosts, may speak. While there are policies one that is not known yet may not."""
+        one, other = (self._pods.get(self._by_ip.get(ip, "")) for ip in (source, destination))
+        if one is None or other is None:
+            return not self._policies
+        return all(
+            self._passes(pod, way, source, destination, port, protocol)
+            for way, pod in ((EGRESS, one), (INGRESS, other))
+        )
+
+    def _passes(self, pod: PodFacts, direction: str, source: str, destination: str, port: int, protocol: str) -> bool:
+        """Whether the pod at one end of a connection lets it pass."""
+        other = destination if direction == EGRESS else source
+        if source == destination:
             return True
         found = [known for known in self._isolating(pod) if known.policy.rules(direction) is not None]
         peer, there = (self._pods.get(self._by_ip.get(ip, "")) for ip in (other, destination))

@@ -17,11 +17,12 @@ from typing import Any
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.node_annotations import HOST_ADDRESS, RUNTIME
+from rayplane.control_plane.api.node_annotations import HOST_ADDRESS, NETWORK, RUNTIME
 from rayplane.control_plane.api.node_labels import ZONE
 from rayplane.control_plane.client import Informer
 from rayplane.control_plane.rpc import Stub
 from rayplane.control_plane.tasks import cancel_and_wait
+from rayplane.node.config import CRI
 from rayplane.node.events import Events
 from rayplane.node.nftables.kernel import KernelTable
 from rayplane.node.nftables.ruleset import NOTHING
@@ -76,7 +77,9 @@ class ProxyConfig:
     kernel: KernelTable | None = None
     """Packet rules of the pods' network; None where there are none."""
     judge: Callable[[str, str, int, str], bool] = lambda client, ip, port, protocol: True
-    """Whether a pod's address may speak with a place outside of that network."""
+    """Whether a pod's address may speak with a place outside of that network,"""
+    among: Callable[[str, str, int, str], bool] = lambda client, ip, port, protocol: True
+    """and with a pod that is in another one."""
 
 
 class ServiceProxy:
@@ -127,6 +130,8 @@ class ServiceProxy:
         self._told: dict[str, str] = {}
         """What was said to be left out, by service."""
         self._dirty: dict[str, None] = {}
+        self._elsewhere: frozenset[str] = frozenset()
+        """Nodes whose pods are in another network than this host's."""
         self._own = [ipaddress.ip_network(n) for n in config.loopback_networks]
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -163,8 +168,8 @@ class ServiceProxy:
         """Connect to an endpoint, wherever it is. Raises OSError."""
         far = self._far_host(endpoint)
         if far is None:
-            network = self._network_of(endpoint)
-            return await TcpPipe.connect(network, endpoint.ip, endpoint.port, timeout=CONNECT_TIMEOUT_S)
+            network, ip = self._network_of(endpoint), self._dialled(endpoint)
+            return await TcpPipe.connect(network, ip, endpoint.port, timeout=CONNECT_TIMEOUT_S)
         namespace, name = meta.split_key(endpoint.pod)
         stub = Stub(self._channel(far), pb.DESCRIPTOR.services_by_name["Node"])
         ref = pb.ContainerRef(node=endpoint.node, namespace=namespace, pod=name)
@@ -179,24 +184,48 @@ class ServiceProxy:
     async def _connect_udp(self, endpoint: Endpoint) -> socket.socket:
         if self._far_host(endpoint) is not None:
             raise OSError(errno.EHOSTUNREACH, "datagrams reach pods of other machines only where pods are isolated")
-        return await self._network_of(endpoint).connect_udp(endpoint.ip, endpoint.port)
+        return await self._network_of(endpoint).connect_udp(self._dialled(endpoint), endpoint.port)
 
     def _network_of(self, endpoint: Endpoint) -> PodNetwork:
-        return self._config.network if _is_pod(endpoint) else DIRECT
+        return self._config.network if self._is_inside(endpoint) else DIRECT
+
+    def _dialled(self, endpoint: Endpoint) -> str:
+        """The address at which an endpoint is found in its network: this machine has nodes' own in 127/8."""
+        spans = self._network_of(endpoint).spans_machines
+        return outside_ip(endpoint.ip) if not spans and self._own and self._is_own(endpoint.ip) else endpoint.ip
+
+    def _is_inside(self, endpoint: Endpoint) -> bool:
+        """Whether it is in the network of this host's pods. What is no pod is not: an API server, somebody's own
+        address.
+        """
+        return bool(endpoint.pod and endpoint.node) and endpoint.node not in self._elsewhere
 
     def _view(self) -> HostView:
-        simulated = (meta.name(n) for n in self._nodes.list() if meta.annotations(n).get(RUNTIME) == "simulated")
+        nodes = self._nodes.list()
+        simulated = (meta.name(n) for n in nodes if meta.annotations(n).get(RUNTIME) == "simulated")
+        self._elsewhere = frozenset(meta.name(n) for n in nodes if self._is_elsewhere(n))
         addresses = self._node_ips()
         own = {name: self._nodes.get("", name) for name in addresses}
         zones = {name: meta.labels(node).get(ZONE, "") for name, node in own.items() if node is not None}
         return HostView(addresses, frozenset(simulated), zones)
 
+    def _is_elsewhere(self, node: Object) -> bool:
+        """Isolated pods have a network of their own, and those of another project's runtime its."""
+        notes = meta.annotations(node)
+        if self._config.network.spans_machines:
+            return str(notes.get(RUNTIME)).startswith(CRI)
+        return NETWORK in notes
+
     def _far_host(self, endpoint: Endpoint) -> str | None:
         node = self._nodes.get("", endpoint.node) if endpoint.node else None
         address = meta.annotations(node).get(HOST_ADDRESS) if node is not None else None
-        if address is None or _machine(address) == _machine(self._config.address) or not endpoint.pod:
+        if address is None or not endpoint.pod:
             return None
-        return None if self._config.network.spans_machines else address
+        is_inside, spans = self._is_inside(endpoint), self._config.network.spans_machines
+        if not is_inside and not spans:
+            return address  # nothing of this machine's own leads to isolated pods
+        is_near = _machine(address) == _machine(self._config.address)
+        return None if is_near or (is_inside and spans) else address
 
     # --- keeping sockets --------------------------------------------------------------------------
 
@@ -205,7 +234,7 @@ class ServiceProxy:
         self._wake.set()
 
     def _node_event(self, kind: str, old: Object | None, new: Object) -> None:
-        watched = (RUNTIME, HOST_ADDRESS)
+        watched = (RUNTIME, HOST_ADDRESS, NETWORK)
         before = [meta.annotations(old).get(a) for a in watched] if old else []
         own = meta.name(new) in self._node_ips()
         if before != [meta.annotations(new).get(a) for a in watched] or own:
@@ -266,7 +295,7 @@ class ServiceProxy:
     def _plan(self, key: str, *, view: HostView) -> None:
         plan = self._wanted(key, view)
         if self._kernel is not None:
-            wanted = packet_rules.of_service(plan, view.node_ips, _is_pod) if plan else NOTHING
+            wanted = packet_rules.of_service(plan, view.node_ips, self._is_inside) if plan else NOTHING
             self._kernel.table.put(f"service {key}", wanted)
             self._note_datagrams(key, plan)
         self._by_rules_alone.pop(key, None)
@@ -344,7 +373,7 @@ class ServiceProxy:
     def _is_led_to(self, socket: Socket, target: Target) -> bool:
         """Whether packet rules lead pods from an address to all that is behind it. Of 127/8 they have the cluster's."""
         is_inside = self._is_own(socket.ip) or not ipaddress.ip_address(socket.ip).is_loopback
-        return is_inside and packet_rules.is_in_kernel(target, _is_pod)
+        return is_inside and packet_rules.is_in_kernel(target, self._is_inside)
 
     def _is_own(self, address: str) -> bool:
         ip = ipaddress.ip_address(address)
@@ -383,8 +412,15 @@ class ServiceProxy:
 
     def _judge_of(self, protocol: str) -> Judge:
         """What is in the pods' network, packet rules see."""
-        judge = self._config.judge
-        return lambda client, endpoint: _is_pod(endpoint) or judge(client, endpoint.ip, endpoint.port, protocol)
+        judge, among = self._config.judge, self._config.among
+
+        def judged(client: str, endpoint: Endpoint) -> bool:
+            if self._is_inside(endpoint):
+                return True
+            is_pod = endpoint.node in self._elsewhere
+            return (among if is_pod else judge)(client, endpoint.ip, endpoint.port, protocol)
+
+        return judged
 
     def _places(self, address: Socket, target: Target) -> Places:
         """Where to listen for an address: for people at this machine, and for pods whom no packet rules lead."""
@@ -398,7 +434,7 @@ class ServiceProxy:
 
     def _is_led(self, target: Target) -> bool:
         """Whether packet rules lead pods to what is behind an address of the cluster."""
-        return self._in_kernel and target.health is None and packet_rules.is_in_kernel(target, _is_pod)
+        return self._in_kernel and target.health is None and packet_rules.is_in_kernel(target, self._is_inside)
 
     async def _open(self, listener: Listener, address: Socket) -> bool:
         try:
@@ -436,11 +472,6 @@ class ServiceProxy:
         del self._retries[address]
         self._again.add(address)
         self._mark(service)
-
-
-def _is_pod(endpoint: Endpoint) -> bool:
-    """Whether it is in the pods' network. What is no pod is outside: an API server, somebody's own address."""
-    return bool(endpoint.pod and endpoint.node)
 
 
 def _machine(address: str) -> str:

@@ -40,6 +40,8 @@ class FakeRuntime:
         self.user: pb.ContainerUser | None = None
         self.sandboxes: dict[str, pb.PodSandboxStatus] = {}
         self.containers: dict[str, tuple[str, pb.ContainerStatus]] = {}
+        self.network = "127.9.9"
+        """The first numbers of sandboxes' addresses."""
         self.flood = 0
         """So many containers more are listed than there are."""
         self.filters = True
@@ -122,7 +124,7 @@ class FakeRuntime:
             id=ident,
             metadata=request.config.metadata,
             labels=request.config.labels,
-            network=pb.PodSandboxNetworkStatus(ip=f"127.9.9.{self._made}"),
+            network=pb.PodSandboxNetworkStatus(ip=f"{self.network}.{self._made}"),
         )
         await self._called("RunPodSandbox", request)
         return pb.RunPodSandboxResponse(pod_sandbox_id=ident)

@@ -238,9 +238,20 @@ class Twin:
                         packet = Packet(source, destination, PROTOCOLS[protocol], port)
                         assert reader.passes(packet, FORWARD) == wanted, (packet, wanted)
                         assert self.fast.allows(source, destination, port, protocol) == wanted, (packet, wanted)
+                        if OUTSIDE not in (source, destination):
+                            self._check_among(source, destination, port, protocol)
                         if destination == OUTSIDE and source in own:
                             may = self.fast.may_leave(source, destination, port, protocol)
                             assert may == wanted
+
+    def _check_among(self, source: str, destination: str, port: int, protocol: str) -> None:
+        """What leads from one network to another is judged as if both pods were of this host."""
+        known = {pod.ip for pod in self.slow.pods.values()}
+        own, self.slow.own = self.slow.own, {*self.slow.pods}
+        wanted = self.slow.allows(source, destination, port, protocol) if known >= {source, destination} else False
+        self.slow.own = own
+        nobody_cares = not (known >= {source, destination} or self.slow.policies)
+        assert self.fast.lets(source, destination, port, protocol) == (wanted or nobody_cares)
 
 
 def _put(known: dict[str, Any], name: str, value: Any) -> None:

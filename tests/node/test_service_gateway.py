@@ -131,6 +131,27 @@ async def test_a_pod_speaks_to_services_with_its_own_address_and_to_nobody_else(
 
 
 @as_root
+async def test_services_of_isolated_pods_clusters_are_there_too(sandboxes: list[Sandbox]) -> None:
+    gateway = ServiceGateway(["10.64.0.0/13", "127.79.0.0/16"])
+    await gateway.open()
+    try:
+        await gateway.add_sandbox("0", POD, sandboxes[0].path)
+        tcp = await gateway.listen("10.64.0.1", 80)
+        tcp.listen()
+        with tcp:
+            asking = asyncio.ensure_future(sandboxes[0].run(ask, socket.SOCK_STREAM, "10.64.0.1", 80))
+            connection, (client, _) = await asyncio.get_running_loop().sock_accept(tcp)
+            with connection:
+                await asyncio.get_running_loop().sock_sendall(connection, client.encode())
+            assert (client, await asking) == (POD, POD)
+        with pytest.raises(OSError, match=r"10\.64\.0\.9 is in 10\.64\.0\.0/13, which is the cluster's"):
+            await gateway.add_sandbox("1", "10.64.0.9", sandboxes[1].path)
+        assert await interfaces(sandboxes[1]) == ["lo"]
+    finally:
+        gateway.close()
+
+
+@as_root
 async def test_a_pod_neither_reaches_others_by_the_gateway_nor_speaks_for_them(
     gateway: ServiceGateway, sandboxes: list[Sandbox]
 ) -> None:

@@ -23,9 +23,12 @@ def added(
     retired: Collection[str],
     *,
     kubelet_config: str = "",
+    runtime: str = "",
 ) -> Instance:
     """The instance to add, without ports; an empty name picks the next free one. Raises UsageError."""
     role = _role(kind)
+    if runtime and role is not Role.NODE_HOST:
+        raise UsageError(f"a {kind} runs no pods, and has no --runtime; add a node")
     if kubelet_config:
         _check_kubelet(role, kind, kubelet_config)
     if name and not _NAME.fullmatch(name):
@@ -49,6 +52,7 @@ def added(
         joins=joins,
         phase=Phase.JOINING if joins else Phase.ACTIVE,
         kubelet_config=kubelet_config,
+        runtime=runtime,
     )
 
 

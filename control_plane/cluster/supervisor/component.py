@@ -17,6 +17,7 @@ from rayplane.control_plane.cluster.chaos import LiveInjector
 from rayplane.control_plane.cluster.components import Spec, scheduler_config
 from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.host import Host
+from rayplane.control_plane.cluster.node_runtime import check_fits
 from rayplane.control_plane.cluster.patience import slowdown as of_this_machine
 from rayplane.control_plane.cluster.pki import issue, renewed, renewed_front_proxy
 from rayplane.control_plane.cluster.ports import free_port, share
@@ -112,8 +113,11 @@ class Supervisor:
         self._views = Views(lambda: contextlib.nullcontext(access), self._clock.now)
         self._autoscaler = self._scales(api, host, disk) if spec.config.autoscales else None
         self._service = SupervisorService(
-            self._reconciler, host, self._renew, signing, self._weather, now=now, slowdown=slowdown
+            self._reconciler, host, self._renew, signing, self._weather, self._fits, now=now, slowdown=slowdown
         )
+
+    def _fits(self, runtime: str) -> None:
+        check_fits(runtime, self._spec.config, self._spec.plan)
 
     @property
     def topology(self) -> Topology:

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.control_plane.cluster.host import Host, Losing, Runs
+from rayplane.control_plane.cluster.node_runtime import check_serves
 from rayplane.control_plane.cluster.patience import Patience
 from rayplane.control_plane.cluster.pki import identity_of_actor
 from rayplane.control_plane.cluster.supervisor.changes import added, called, drained, removed, undrained
@@ -77,6 +78,7 @@ class SupervisorService:
         renew: Renew,
         signing: Signing,
         weather: Weathering,
+        check_runtime: Callable[[str], None],
         *,
         now: Callable[[], float],
         slowdown: Callable[[], float],
@@ -85,6 +87,7 @@ class SupervisorService:
         self._host = host
         self._renew = renew
         self._signing = signing
+        self._check_runtime = check_runtime
         self._now = now
         self._slowdown = slowdown
         self.weather = weather
@@ -119,13 +122,17 @@ class SupervisorService:
     async def Add(self, request: pb.AddRequest, context: Context) -> pb.ChangeResponse:
         machines = await self._host.machines()
         instance: Instance | None = None
+        own = {"kubelet_config": request.kubelet_config, "runtime": request.runtime}
+        if request.runtime:
+            self._check_runtime(request.runtime)
+            # On another machine its node says whether it does.
+            if {m.address for m in machines} == {self._control.topology.of(Role.SUPERVISOR)[0].machine.address}:
+                await check_serves(request.runtime)
 
         def edit(topology: _Topology, retired: frozenset[str]) -> _Topology:
             nonlocal instance
             if instance is None:
-                instance = added(
-                    topology, request.role, request.name, machines, retired, kubelet_config=request.kubelet_config
-                )
+                instance = added(topology, request.role, request.name, machines, retired, **own)
             # It may have been stored though nobody heard of it.
             return topology if topology.has(instance.name) else topology.with_instance(instance)
 

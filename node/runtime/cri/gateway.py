@@ -1,8 +1,9 @@
 """The way of another runtime's pods to services: a network namespace of the host's own, in which the proxy listens.
 
 Such a pod is in its runtime's network, where addresses of 127/8 are the pod itself. It gets a second interface, by
-which the cluster's part of 127/8 leads to the gateway and nothing else does; the proxy sees the pod's own address.
-The machine's own network is not touched. The namespace and its interfaces go with the host's process.
+which the cluster's part of 127/8 (and of 10/8, where it has isolated pods) leads to the gateway and nothing else does;
+the proxy sees the pod's own address. The machine's own network is not touched. The namespace and its interfaces go
+with the host's process.
 
 One thread lives in the namespace and makes all that is made there. It takes root.
 """
@@ -14,7 +15,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from ipaddress import AddressValueError, IPv4Address
+from ipaddress import AddressValueError, IPv4Address, IPv4Network
 from typing import Any, TypeVar
 
 from rayplane.node.runtime.isolation import syscalls
@@ -22,7 +23,10 @@ from rayplane.node.runtime.isolation.links import (
     EVERYWHERE,
     IFF_UP,
     LOOPBACK,
+    RT_SCOPE_HOST,
     RT_SCOPE_LINK,
+    RT_TABLE_LOCAL,
+    RTN_LOCAL,
     End,
     Route,
     delete_link,
@@ -89,6 +93,11 @@ class ServiceGateway(OwnNetwork):
         set_parameter("net/ipv4/ip_forward", "0")
         with RouteSocket() as routes:
             routes.tell(set_flags(LOOPBACK, IFF_UP))
+            for network in self._networks:
+                # Of 127/8 all is this namespace anyway.
+                if not IPv4Network(network).is_loopback:
+                    here = Route(network, LOOPBACK, kind=RTN_LOCAL, scope=RT_SCOPE_HOST, table=RT_TABLE_LOCAL)
+                    routes.tell(here.new())
 
     def _leave(self) -> None:
         if self._mine >= 0:
@@ -96,9 +105,11 @@ class ServiceGateway(OwnNetwork):
 
     def _add(self, name: str, ip: str, namespace: str) -> None:
         try:
-            IPv4Address(ip)
+            own = IPv4Address(ip)
         except AddressValueError as e:
             raise OSError(errno.EAFNOSUPPORT, f"services are there for IPv4 alone: {e}") from e
+        if taken := next((one for one in self._networks if own in IPv4Network(one)), ""):
+            raise OSError(errno.EADDRINUSE, f"{ip} is in {taken}, which is the cluster's: give its runtime another")
         net = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
         try:
             if os.fstat(net).st_ino in (self._outside, os.fstat(self._mine).st_ino):

@@ -89,14 +89,16 @@ class TopologyResponse(_message.Message):
     def __init__(self, instances: _Optional[_Iterable[_Union[InstanceStatus, _Mapping]]] = ..., host_sockets: _Optional[_Iterable[_Union[HostSocket, _Mapping]]] = ..., machines: _Optional[_Iterable[_Union[MachineStatus, _Mapping]]] = ...) -> None: ...
 
 class AddRequest(_message.Message):
-    __slots__ = ("role", "name", "kubelet_config")
+    __slots__ = ("role", "name", "kubelet_config", "runtime")
     ROLE_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     KUBELET_CONFIG_FIELD_NUMBER: _ClassVar[int]
+    RUNTIME_FIELD_NUMBER: _ClassVar[int]
     role: str
     name: str
     kubelet_config: str
-    def __init__(self, role: _Optional[str] = ..., name: _Optional[str] = ..., kubelet_config: _Optional[str] = ...) -> None: ...
+    runtime: str
+    def __init__(self, role: _Optional[str] = ..., name: _Optional[str] = ..., kubelet_config: _Optional[str] = ..., runtime: _Optional[str] = ...) -> None: ...
 
 class RemoveRequest(_message.Message):
     __slots__ = ("role", "name")
