@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 300.0
 """A replica that was lost while its node stayed ready is found by that."""
+REST_S = 30.0
+"""Before a host that has held nothing yet asks itself again."""
 IDLE_ROUNDS_MAX = 10
 """Looks at a volume on which nothing gets any further before it is left for later."""
 
@@ -69,7 +71,7 @@ class Upkeep:
         seen: Mapping[str, str] = {}
         look_at = now()
         while True:
-            await asyncio.sleep(self._timing.spread_every_s)
+            await asyncio.sleep(self._timing.spread_every_s if any(True for _ in self._stores()) else REST_S)
             try:
                 ready = await called(self._directory.nodes()) if any(s.volumes() for s in self._stores()) else {}
                 if not ready or (ready == seen and now() < look_at):
