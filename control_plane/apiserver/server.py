@@ -73,6 +73,7 @@ class ApiServer:
             timing.compaction_interval_s,
             history_s=timing.history_s,
             clock_s=timing.clock_interval_s,
+            deletions=self.registry.storage.deletions,
         )
         self._bootstrap = bootstrap.Keeper(self.registry)
         self._faces = AsyncExitStack()

@@ -33,7 +33,7 @@ async def diff(
 ) -> int:
     """Tell what became of objects between two instants."""
     old, new = await _instant(session, since), await _instant(session, to)
-    found = await changes_between(session.api, await _wanted(session, kinds), old, new, namespace)
+    found = await changes_between(session.api, session.etcd, await _wanted(session, kinds), old, new, namespace)
     unread = await _unread(session, kinds, old, new)
     if as_json:
         value = {"from": old.to_json(), "to": new.to_json(), "changes": [one.to_json() for one in found]}

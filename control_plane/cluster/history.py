@@ -14,6 +14,7 @@ from rayplane.control_plane.api.machinery.changes import Change, changes
 from rayplane.control_plane.api.machinery.resources import ResourceInfo, builtin_registry
 from rayplane.control_plane.api.meta import Object, format_time
 from rayplane.control_plane.client import ApiClient, EtcdClient
+from rayplane.control_plane.client.deletions import deleters
 from rayplane.control_plane.client.history import Forgotten, Future, History
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.control_plane.durations import DurationError, parse_span
@@ -143,14 +144,14 @@ async def objects_at(
 
 
 async def changes_between(
-    api: ApiClient, wanted: Sequence[Resource], old: Instant, new: Instant, namespace: str = ""
+    api: ApiClient, etcd: EtcdClient, wanted: Sequence[Resource], old: Instant, new: Instant, namespace: str = ""
 ) -> list[Change]:
-    """What became of objects from one instant to another. Raises HistoryForgotten, ApiError."""
+    """What became of objects from one instant to another. Raises HistoryForgotten, ApiError, RpcError."""
     before, after = [
         [o for _, objs in await objects_at(api, wanted, one.revision, namespace) for o in objs] for one in (old, new)
     ]
     # Of many objects it takes seconds, and a supervisor that is asked has others to hear.
-    return await asyncio.to_thread(changes, before, after)
+    return await asyncio.to_thread(changes, before, after, await deleters(etcd, old.revision))
 
 
 async def unread_kinds(api: ApiClient, *instants: Instant) -> list[str]:

@@ -125,7 +125,7 @@ class Views:
         async with self._comparing, self._way() as admin:
             old, new = [await self._instant(admin, text) for text in texts]
             namespace = parameters.get("namespace", "")
-            found = await changes_between(admin.api, await resources(admin.api), old, new, namespace)
+            found = await changes_between(admin.api, admin.etcd, await resources(admin.api), old, new, namespace)
             unread = await unread_kinds(admin.api, old, new)
         span = {"from": old.to_json(), "to": new.to_json()}
         return {**span, "changes": [one.to_json() for one in found], "unread": unread}

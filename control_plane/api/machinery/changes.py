@@ -1,9 +1,9 @@
 """Changes of objects between two instants: which came, went and changed, in which fields, by whom, when.
 
-Who wrote a field is what managedFields say of it; who deleted an object, nothing in the object tells.
+Who wrote a field is what managedFields say of it; who deleted an object, nothing in the object tells, but others may.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -18,6 +18,8 @@ from rayplane.control_plane.api.meta import Object
 
 What = Literal["created", "deleted", "replaced", "changed"]
 Key = tuple[str, str, str, str]
+Deleters = Mapping[str, tuple[str, str]]
+"""By an object's uid the user who asked first that it be deleted, and when (RFC 3339)."""
 ABSENT: Final = None
 BEFORE, AFTER = "*** (before)", "*** (after)"
 """What stands for the values of Secrets, as in `kubectl diff`."""
@@ -67,17 +69,18 @@ def key_of(obj: Object) -> Key:
     return meta.group_of(obj), str(obj.get("kind", "")), meta.namespace(obj), meta.name(obj)
 
 
-def changes(before: Iterable[Object], after: Iterable[Object]) -> list[Change]:
+def changes(before: Iterable[Object], after: Iterable[Object], deleters: Deleters | None = None) -> list[Change]:
     """All that became of the objects of two instants, by kind and name."""
     olds, news = ({key_of(o): o for o in objs} for objs in (before, after))
-    found = (_change(olds.get(key), news.get(key)) for key in sorted({**olds, **news}))
+    found = (_change(olds.get(key), news.get(key), deleters or {}) for key in sorted({**olds, **news}))
     return [one for one in found if one is not None]
 
 
-def _change(old: Object | None, new: Object | None) -> Change | None:
+def _change(old: Object | None, new: Object | None, deleters: Deleters) -> Change | None:
     if new is None:
         assert old is not None
-        return _described("deleted", old, at=str(meta.metadata(old).get("deletionTimestamp") or ""))
+        by, at = deleters.get(meta.uid(old), ("", ""))
+        return _described("deleted", old, by=by, at=at or str(meta.metadata(old).get("deletionTimestamp") or ""))
     if old is None:
         created = str(meta.metadata(new).get("creationTimestamp") or "")
         return _described("created", new, by=_first(managed_fields.decode(new)), at=created)

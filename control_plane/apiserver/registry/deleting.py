@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import Invalid, NotFound
 from rayplane.control_plane.api.kinds import deletion
 from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition import CRDS
@@ -58,11 +59,11 @@ class Deleter:
         info, stored = target.info, self._kinds.stored(target.info)
         cache = self._hub.peek(stored)
         known = cache.get(target.namespace, target.name) if cache is not None else None
-        removed = False
+        removed = begins = False
         warnings: list[str] = []
 
         async def change(entry: Entry | None) -> Write:
-            nonlocal removed
+            nonlocal removed, begins
             assert entry is not None
             if isinstance(entry, Broken) or options.ignore_read_errors:
                 removed = True
@@ -73,14 +74,9 @@ class Deleter:
             warnings[:] = request.warnings
             if stored.name == CRDS:
                 custom.mark_for_cleanup(o, self._env.timestamp())
-            done = deletion.begin_deletion(
-                o,
-                now=self._env.clock.now(),
-                grace_seconds=options.grace_period_s,
-                propagation=options.propagation_policy,
-                orphan_dependents=options.orphan_dependents,
-            )
+            done = self._begun(o, options)
             removed = done.remove
+            begins = not meta.is_deleting(entry.object) and (done.remove or done.changed)
             if options.dry_run:
                 raise DryRun(o)
             if done.remove:
@@ -94,12 +90,23 @@ class Deleter:
         except NotFound as e:
             raise NotFound.of(info.plural, target.name, group=info.group) from e
         else:
+            if begins:
+                self._storage.deletions.note(meta.uid(entry.object), user.name, self._env.timestamp())
             gone, shown = entry.object, partial(self._forms.json, info, entry)
         # Of what is gone only the name is told, which nobody needs to convert.
         named = removed and info.name not in _RETURNS_DELETED
         json = orjson.dumps(_deleted_status(info, gone)) if named else await shown()
         # 202 was only ever said to those who ask in the oldest way, and stays theirs.
         return Answer(json, accepted=not removed and options.orphan_dependents is False, warnings=warnings)
+
+    def _begun(self, o: Object, options: DeleteOptions) -> deletion.Deletion:
+        return deletion.begin_deletion(
+            o,
+            now=self._env.clock.now(),
+            grace_seconds=options.grace_period_s,
+            propagation=options.propagation_policy,
+            orphan_dependents=options.orphan_dependents,
+        )
 
     async def _shown(self, info: ResourceInfo, o: Object) -> bytes:
         return orjson.dumps(await self._forms.from_stored(info, o))
@@ -119,8 +126,8 @@ class Deleter:
         if options.uid or options.resource_version not in ("", str(entry.revision)):
             assert isinstance(entry, Unreadable)
             raise entry.error
-        meta = {"name": entry.name, "namespace": entry.namespace}
-        o = {"kind": info.kind, "apiVersion": info.stored_api_version, "metadata": meta}
+        named = {"name": entry.name, "namespace": entry.namespace}
+        o = {"kind": info.kind, "apiVersion": info.stored_api_version, "metadata": named}
         if options.dry_run:
             raise DryRun(o)
         return Write(o, delete=True)

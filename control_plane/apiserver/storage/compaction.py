@@ -6,6 +6,7 @@ from collections import deque
 from datetime import timedelta
 
 from rayplane.control_plane.apiserver.storage.store import put_op
+from rayplane.control_plane.client.deletions import Deletions
 from rayplane.control_plane.client.etcd import EtcdClient
 from rayplane.control_plane.client.history import Forgotten, History
 from rayplane.control_plane.rpc import RpcError
@@ -23,11 +24,18 @@ _SHARE_MAX = 0.5
 class Compactor:
     """Every interval, history older than the interval before is dropped; with `history_s`, what is older than that.
 
-    `clock_s`: how often the time is written down, by which revisions are told apart then.
+    `clock_s`: how often the time is written down, by which revisions are told apart then, and who has deleted what.
     """
 
     def __init__(
-        self, etcd: EtcdClient, clock: Clock, interval_s: float, *, history_s: float = 0.0, clock_s: float = 0.0
+        self,
+        etcd: EtcdClient,
+        clock: Clock,
+        interval_s: float,
+        *,
+        history_s: float = 0.0,
+        clock_s: float = 0.0,
+        deletions: Deletions | None = None,
     ) -> None:
         self._etcd = etcd
         self._history = History(etcd)
@@ -36,6 +44,7 @@ class Compactor:
         self._history_s = max(history_s, interval_s)
         self._kept_s = self._history_s
         self._clock_s = clock_s
+        self._deletions = deletions
         # Revisions, and when they were already there by the loop's clock. Oldest first, an interval apart.
         self._seen: deque[tuple[float, int]] = deque(maxlen=int(self._history_s / interval_s) + 2 if interval_s else 0)
         self._tasks: list[asyncio.Task[None]] = []
@@ -54,6 +63,8 @@ class Compactor:
     async def _tick(self) -> None:
         while True:
             try:
+                if self._deletions is not None:
+                    await self._deletions.write(self._etcd)
                 await self._history.tick(self._clock.now(), self._clock_s)
             except RpcError as e:
                 log.debug("the time is not written down: %s", e)

@@ -37,6 +37,7 @@ from rayplane.control_plane.apiserver.storage.grouping import GroupedTxns
 from rayplane.control_plane.apiserver.storage.hearing import Hearing
 from rayplane.control_plane.apiserver.storage.outcomes import Fence, Tries, shutting_down, unknown
 from rayplane.control_plane.apiserver.tracing.spans import spanned
+from rayplane.control_plane.client.deletions import Deletions
 from rayplane.control_plane.client.etcd import EtcdClient
 from rayplane.control_plane.rpc import RpcError
 from rayplane.proto.etcd import kv_pb2, rpc_pb2
@@ -192,6 +193,8 @@ class Storage:
         """`server` names this one among those that write to the same etcd."""
         self.encryption = encryption
         self.hearing = hearing
+        self.deletions = Deletions(server)
+        """Who has deleted what of late, which is still to be written down."""
         self._etcd = etcd
         self._fence = Fence(etcd, server)
         self._stopped = False
