@@ -31,6 +31,8 @@ class FakeRuntime:
         self.api_version = "v1"
         self.has_events = True
         self.images: set[str] = {"app:1"}
+        self.leaving: list[str] = []
+        """Images that are removed one by one, each when a container of it is to be made."""
         self.sizes: dict[str, int] = {}
         self.pinned: set[str] = set()
         self.image_place = ""
@@ -162,6 +164,12 @@ class FakeRuntime:
         await self._called("CreateContainer", request)
         if request.pod_sandbox_id not in self.sandboxes:
             raise RpcError(Code.NOT_FOUND, "no such sandbox")
+        image = request.config.image.image
+        if image in self.leaving:
+            self.leaving.remove(image)
+            self.images.discard(image)
+        if image not in self.images:
+            raise RpcError(Code.NOT_FOUND, f"image {image}: not found")
         ident = self._id("container")
         status = pb.ContainerStatus(id=ident, metadata=request.config.metadata, state=_CREATED, user=self.user)
         status.image_ref = request.config.image.image

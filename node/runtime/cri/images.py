@@ -88,6 +88,10 @@ class Images:
         self._check_back_off(pod, name, part)
         return await self._pulled(pod, name, sandbox, part)
 
+    async def has(self, image: pb.Image) -> bool:
+        """Whether the runtime still has an image that it had. Raises NodeError."""
+        return await self._status(image.id) is not None
+
     async def _pulled(self, pod: Object, name: str, sandbox: pb.PodSandboxConfig, part: str) -> pb.Image:
         loop = asyncio.get_running_loop()
         self._record(pod, "Normal", "Pulling", f'Pulling image "{name}"', part=part)

@@ -5,6 +5,7 @@ import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Coroutine
+from dataclasses import replace
 from typing import Any, Protocol
 
 from rayplane.control_plane.api.meta import Object
@@ -156,12 +157,8 @@ class CriRun:
 
     async def _create(self, pod: CriPod) -> str:
         """The new container's id. Raises NodeError, OSError."""
-        client, container = self._runtime.client, self._order.container
-        pod.images.add(container.get("image") or "")
-        image = await self._runtime.images.ensure(self._order.pod, container, pod.config)
-        pod.images.add(image.id)
-        check_user(self._order.pod, container, image)
-        self._image = name_and_id(container["image"], image)
+        client = self._runtime.client
+        image = await self._ensure_image(pod)
         await self._remove_dead(pod)
         prepared = self._prepare(pod, image)
         for again in (False, True):
@@ -175,14 +172,29 @@ class CriRun:
             except RuntimeAway:
                 raise
             except NodeError:
-                # The sandbox may be what is missing.
-                if again or not await self._runtime.renew_sandbox(pod):
+                # The sandbox may be what is missing, or the image: it was removed just when this pod came.
+                if again:
                     raise
+                is_gone = not await self._runtime.images.has(image)
+                if not await self._runtime.renew_sandbox(pod) and not is_gone:
+                    raise
+                if is_gone:
+                    prepared = replace(prepared, image=await self._ensure_image(pod))
             else:
                 if not answer.container_id:
                     raise RuntimeFailed("the runtime made a container and gave it no id")
                 return str(answer.container_id)
         raise RuntimeFailed("the pod's sandbox goes as soon as it is made")
+
+    async def _ensure_image(self, pod: CriPod) -> pb.Image:
+        """The container's image, held for it from now on. Raises NodeError."""
+        container = self._order.container
+        pod.images.add(container.get("image") or "")
+        image = await self._runtime.images.ensure(self._order.pod, container, pod.config)
+        pod.images.add(image.id)
+        check_user(self._order.pod, container, image)
+        self._image = name_and_id(container["image"], image)
+        return image
 
     async def _remove_dead(self, pod: CriPod) -> None:
         """Remove the runs before, but for the last one."""
