@@ -14,10 +14,10 @@ from typing import Any
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.containers import part_of
-from rayplane.node.errors import AddressesExhausted, ContainerConfigError, MountError, NodeError, SandboxError
+from rayplane.node.errors import ContainerConfigError, NodeError
 from rayplane.node.images.containers import ContainerImage
 from rayplane.node.images.errors import ImageError
-from rayplane.node.kubelet import attendance
+from rayplane.node.kubelet import attendance, housing
 from rayplane.node.kubelet.admission import Room
 from rayplane.node.kubelet.image_manager import not_started
 from rayplane.node.kubelet.run_listener import RunListener
@@ -38,7 +38,6 @@ from rayplane.node.lifecycle import (
     Rejected,
     ResourcesHeld,
     RunHook,
-    SandboxFailed,
     SetTimer,
     StartContainer,
     StartFailed,
@@ -88,6 +87,7 @@ class PodWorker:
         "room",
         "runs",
         "sandbox",
+        "waits",
         "written",
     )
 
@@ -107,6 +107,7 @@ class PodWorker:
         self.runs: dict[str, ContainerRun] = {}
         self.previous: dict[str, ContainerRun] = {}
         self.sandbox: Sandbox | None = None
+        self.waits = False  # for its sandbox to be tried again
         self.room = room
         self.mirror: str | None = None  # uid of a static pod's mirror, empty while there is none
         self.removed = False  # the API object is gone
@@ -237,7 +238,6 @@ class PodWorker:
         return self.sandbox
 
     def prepare(self) -> None:
-        """Make the sandbox, now that the node has addresses."""
         self._carry_out(PrepareSandbox())
 
     # --- events -----------------------------------------------------------------------------------
@@ -273,41 +273,7 @@ class PodWorker:
     # --- effects ----------------------------------------------------------------------------------
 
     def _prepare_sandbox(self, _: PrepareSandbox) -> None:
-        addresses = self._parts.addresses
-        if not addresses.known:
-            addresses.wait(self.prepare)
-            return
-        if self.sandbox is not None:
-            return  # it is being made; its end will be told
-        host_network = bool(self.machine.spec.get("hostNetwork"))
-        try:
-            ip = addresses.node_ip if host_network else addresses.take()
-        except AddressesExhausted as e:
-            self.post(SandboxFailed("FailedCreatePodSandBox", str(e)))
-            return
-        self.sandbox = self._parts.sandbox(self.pod, ip, own_address=not host_network, moved=self._moved)
-        if self.sandbox.is_trivial:
-            self.post(self.sandbox.ready())
-        else:
-            self.spawn(self._mount(self.sandbox), "mount")
-
-    def _moved(self, ip: str) -> None:
-        """The runtime had to make the pod's sandbox anew, and it has another address now."""
-        if self.sandbox is not None:
-            self.post(self.sandbox.ready())
-
-    async def _mount(self, sandbox: Sandbox) -> None:
-        try:
-            await sandbox.mount()
-        except (NodeError, OSError) as e:
-            await sandbox.unmount()
-            self.sandbox = None
-            self._give_back(sandbox)
-            failed = e.reason if isinstance(e, MountError) else MountError.reason
-            reason = "FailedCreatePodSandBox" if isinstance(e, SandboxError) else failed
-            self.post(SandboxFailed(reason, str(e)))
-        else:
-            self.post(sandbox.ready())
+        housing.prepare(self, self._parts)
 
     def _start_container(self, effect: StartContainer) -> None:
         container = self.machine.by_name[effect.container]
@@ -420,14 +386,10 @@ class PodWorker:
         sandbox, self.sandbox = self.sandbox, None
         if sandbox is None:
             return
-        self._give_back(sandbox)
+        housing.give_back(sandbox, self._parts)
         if not sandbox.is_trivial:
             self._unmounting = self._parts.tasks.spawn(sandbox.unmount(), f"unmount {meta.key(self.pod)}")
             self._unmounting.add_done_callback(lambda _: self.post(None))
-
-    def _give_back(self, sandbox: Sandbox) -> None:
-        if sandbox.own_address:
-            self._parts.addresses.give_back(sandbox.taken_ip)
 
     def _finalize_pod(self, _: FinalizePod) -> None:
         self._finalize = True

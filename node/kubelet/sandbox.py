@@ -173,8 +173,12 @@ class Sandbox:
 
     # --- mount ------------------------------------------------------------------------------------
 
-    async def mount(self) -> None:
-        """Set up the volumes. Raises NodeError or OSError; what was mounted until then stays for `unmount`."""
+    async def mount(self, pod: Object) -> None:
+        """Set up the volumes of the pod as it is now; again after a `rest`.
+
+        Raises NodeError or OSError; what was mounted until then stays for `unmount`.
+        """
+        self._pod = pod
         try:
             if self._parts.files is not None:
                 await self._mount_files(self._parts.files)
@@ -433,13 +437,18 @@ class Sandbox:
         wanted = container.get("volumeDevices") or ()
         return tuple((d["devicePath"], self._devices[d["name"]]) for d in wanted if d["name"] in self._devices)
 
-    async def unmount(self) -> None:
-        """Give back what `mount` took. Containers have ended."""
+    def rest(self) -> None:
+        """Follow nothing until `mount` is tried again. What containers have of it stays."""
         if self._refreshing is not None:
             self._refreshing.cancel()
         self.live = False
         self._await_renewal()
         self._parts.objects.unwatch(meta.namespace(self._pod), self._watched, self._source_changed)
+        self._watched = []
+
+    async def unmount(self) -> None:
+        """Give back what `mount` took. Containers have ended."""
+        self.rest()
         self._parts.runtime.remove_pod(meta.uid(self._pod))
         if self._parts.files is not None and self._parts.node.cri_path:
             try:

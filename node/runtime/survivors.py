@@ -50,6 +50,10 @@ class Survivors:
         if left is not None and containers:
             self._kept[uid] = left, frozenset(containers)
 
+    def kept(self, uid: str) -> tuple[Left, frozenset[str]] | None:
+        """What is kept of a pod."""
+        return self._kept.get(uid)
+
     def take(self, uid: str) -> tuple[Left, frozenset[str]] | None:
         """What was kept of a pod, once."""
         return self._kept.pop(uid, None)

@@ -378,27 +378,6 @@ async def test_images_are_pulled_as_their_policy_says(fake: FakeRuntime, runtime
     assert fake.calls["PullImage"] == 2
 
 
-async def test_an_image_that_is_removed_just_when_a_pod_comes_is_got_once_more(
-    fake: FakeRuntime, runtime: CriRuntime, tmp_path: Path
-) -> None:
-    fake.leaving = ["app:1"]
-    await begun(runtime, tmp_path)
-    assert (fake.calls["PullImage"], fake.calls["CreateContainer"], fake.calls["RunPodSandbox"]) == (1, 2, 1)
-    fake.leaving = ["app:1", "app:1"]
-    refused = Heard()
-    again = make_pod("again")
-    await runtime.add_pod(place(tmp_path, again))
-    runtime.start(order(tmp_path, again), refused)
-    assert (await refused.until(1))[0] == ("failed", run.CREATE_ERROR, "image app:1: not found")
-    assert fake.calls["CreateContainer"] == 4, "whoever removes it again and again has his way"
-    never = Heard()
-    last = make_pod("last")
-    fake.images, fake.leaving = {"app:1"}, ["app:1"]
-    await runtime.add_pod(place(tmp_path, last))
-    runtime.start(order(tmp_path, last, imagePullPolicy="Never"), never)
-    assert (await never.until(1))[0][:2] == ("failed", "ErrImageNeverPull")
-
-
 async def test_each_of_the_pods_credentials_is_tried(fake: FakeRuntime) -> None:
     async def keys(pod: Object, image: str) -> list[pb.AuthConfig]:
         return [pb.AuthConfig(username="wrong"), pb.AuthConfig(username="right")]

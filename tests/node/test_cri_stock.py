@@ -13,7 +13,7 @@ from rayplane.node.config import NodeConfig
 from rayplane.node.images.collection import Thresholds
 from rayplane.node.kubelet.pressure import IMAGE_FS, NODE_FS
 from rayplane.node.kubelet.vitals import MachineVitals
-from rayplane.node.runtime.cri import stock
+from rayplane.node.runtime.cri import run, stock
 from rayplane.node.runtime.cri.client import CriClient
 from rayplane.node.runtime.cri.configs import Node
 from rayplane.node.runtime.cri.runtime import CriRuntime
@@ -23,7 +23,7 @@ from tests.node.conftest import make_pod
 from tests.node.cri_clients import upper
 from tests.node.fake_runtime import FakeRuntime
 from tests.node.processes import QUICK, MakeHost
-from tests.node.test_cri_runtime import begun, place
+from tests.node.test_cri_runtime import Heard, begun, order, place
 
 EVERYTHING = Thresholds(high=0, low=0, min_age_s=0.0)
 blocks = namedtuple("blocks", "f_blocks f_frsize f_bavail f_files")
@@ -137,3 +137,24 @@ async def test_pressure_is_told_of_the_disk_that_the_images_are_on(
     await runtime.stock.look()
     seen = await vitals.observe()
     assert (seen[NODE_FS].available, seen[IMAGE_FS].available) == (700, 3)
+
+
+async def test_an_image_that_is_removed_just_when_a_pod_comes_is_got_once_more(
+    fake: FakeRuntime, runtime: CriRuntime, tmp_path: Path
+) -> None:
+    fake.leaving = ["app:1"]
+    await begun(runtime, tmp_path)
+    assert (fake.calls["PullImage"], fake.calls["CreateContainer"], fake.calls["RunPodSandbox"]) == (1, 2, 1)
+    fake.leaving = ["app:1", "app:1"]
+    refused = Heard()
+    again = make_pod("again")
+    await runtime.add_pod(place(tmp_path, again))
+    runtime.start(order(tmp_path, again), refused)
+    assert (await refused.until(1))[0] == ("failed", run.CREATE_ERROR, "image app:1: not found")
+    assert fake.calls["CreateContainer"] == 4, "whoever removes it again and again has his way"
+    never = Heard()
+    last = make_pod("last")
+    fake.images, fake.leaving = {"app:1"}, ["app:1"]
+    await runtime.add_pod(place(tmp_path, last))
+    runtime.start(order(tmp_path, last, imagePullPolicy="Never"), never)
+    assert (await never.until(1))[0][:2] == ("failed", "ErrImageNeverPull")

@@ -4,8 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from grpc import StatusCode as Code
 
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.rpc import RpcError
+from rayplane.node.config import NodeConfig
+from rayplane.node.errors import SandboxError
 from rayplane.node.lifecycle import (
     Exited,
     HookRan,
@@ -24,8 +28,10 @@ from rayplane.node.lifecycle.model import Stage, StopContainer, Survivor
 from rayplane.node.runtime.cri.runtime import CriRuntime
 from rayplane.node.runtime.survivors import Left, Survivors
 from rayplane.proto.cri import cri_pb2 as pb
+from tests.fakes import FakeClient
 from tests.node.conftest import make_pod
 from tests.node.fake_runtime import FakeRuntime
+from tests.node.processes import QUICK, MakeHost, state
 from tests.node.test_cri_runtime import Heard, begun, fake, opened, order, place, quick, until
 from tests.node.test_lifecycle import STAMP, Life
 
@@ -203,6 +209,63 @@ async def test_what_went_with_its_sandbox_has_ended(fake: FakeRuntime, tmp_path:
         heard, _ = await taken_over(runtime, tmp_path, make_pod("p"))
         assert [word[:2] for word in await heard.until(2)] == [("started", "fake://container-2"), ("exited", 137)]
         assert runtime.pods["uid-p"].config.metadata.attempt == 1, "no sandbox has a name that one had"
+
+
+async def test_a_runtime_that_is_away_when_its_host_returns_costs_no_pod_what_runs(
+    fake: FakeRuntime, tmp_path: Path
+) -> None:
+    await killed(fake, tmp_path)
+    async with opened(fake.path) as runtime:
+        (name, _), *_ = runtime.survivors.of("uid-p").items()
+        runtime.survivors.keep("uid-p", [name])
+        runtime.survivors.settle()
+        fake.fail["PodSandboxStatus"] = RpcError(Code.UNAVAILABLE, "starting")
+        with pytest.raises(SandboxError, match="starting"):
+            await runtime.add_pod(place(tmp_path, make_pod("p")))
+        await runtime.remove_strangers()
+        await runtime.add_pod(place(tmp_path, make_pod("p")))
+        assert ([*fake.sandboxes], [*fake.containers]) == (["sandbox-1"], ["container-2"])
+        assert runtime.survivors.take("uid-p") is None
+
+
+async def test_a_pod_whose_volumes_cannot_be_had_for_a_moment_is_taken_over_once_they_can(
+    api: FakeClient, make_host: MakeHost, fake: FakeRuntime
+) -> None:
+    node, settings = NodeConfig("n1", runtime=f"cri:unix://{fake.path}"), {"name": "settings", "namespace": "default"}
+    config = {"metadata": settings, "data": {"a": "one"}}
+    api.put("configmaps", config)
+    host = await make_host(node, timing=QUICK, directory="same")
+    for name in ("p", "q"):
+        pod = make_pod(name, container={"volumeMounts": [{"name": "cfg", "mountPath": "/cfg"}]})
+        pod["spec"]["volumes"] = [{"name": "cfg", "configMap": {"name": "settings"}}]
+        pod["metadata"]["finalizers"] = ["example.com/keep"]
+        api.put("pods", pod)
+    await api.until(lambda: all("running" in state(api, name) for name in ("p", "q")))
+    runtime: Any = host.kubelets["n1"].runtime
+    runtime.pods.clear()
+    runtime.remove_strangers = nothing  # as if it had been killed
+    await host.stop()
+    before = {*fake.containers}
+    api.remove("configmaps", "default/settings")
+    host = await make_host(node, timing=QUICK, directory="same")
+
+    def failures(name: str) -> int:
+        events = api.objects.get("events", {}).values()
+        return sum(e["reason"] == "FailedMount" and e["involvedObject"]["name"] == name for e in events)
+
+    await api.until(lambda: all(failures(name) for name in ("p", "q")))
+    runtime = host.kubelets["n1"].runtime
+    await runtime.remove_strangers()
+    assert {*fake.containers} == before and fake.calls["StopPodSandbox"] == 0
+    # One that is deleted meanwhile is tried once more, and ends.
+    await api.delete("pods", "q", "default")
+    await api.until(lambda: len(fake.sandboxes) == 1)
+    api.put("configmaps", config)
+    await api.until(lambda: "uid-p" in runtime.pods and not runtime.pods["uid-p"].left)
+    await api.until(lambda: "main" in runtime.pods["uid-p"].running)
+    assert runtime.pods["uid-p"].running["main"] in before
+    status = api.pod("p")["status"]["containerStatuses"][0]
+    assert (status["restartCount"], status["ready"]) == (0, True)
 
 
 async def test_what_ends_before_it_is_taken_over_leaves_nothing(fake: FakeRuntime, tmp_path: Path) -> None:

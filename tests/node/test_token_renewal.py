@@ -90,9 +90,12 @@ class Mounted:
             tasks=self.tasks,
         )
         source = {"serviceAccountToken": {"path": "token", "expirationSeconds": seconds}}
-        pod = make_pod("web", volumes=[{"name": "v", "projected": {"sources": [source]}}])
-        self.sandbox = Sandbox(parts, pod, "127.0.0.2", own_address=False, moved=lambda ip: None)
+        self.pod = make_pod("web", volumes=[{"name": "v", "projected": {"sources": [source]}}])
+        self.sandbox = Sandbox(parts, self.pod, "127.0.0.2", own_address=False, moved=lambda ip: None)
         self.file = directory / "uid-web" / "volumes" / "v" / "token"
+
+    async def mount(self) -> None:
+        await self.sandbox.mount(self.pod)
 
     async def at(self, when_s: float) -> str:
         """What the file says at a moment."""
@@ -118,7 +121,7 @@ def test_a_token_is_renewed_at_four_fifths_of_its_life_or_after_a_day(
     mounted = Mounted(tmp_path, seconds)
 
     async def test() -> None:
-        await mounted.sandbox.mount()
+        await mounted.mount()
         before = os.readlink(mounted.file.parent / "..data")
         assert await mounted.at(renewed_s - JITTER_S - 1) == "t1"
         assert await mounted.at(renewed_s + 1) == "t2"
@@ -137,7 +140,7 @@ def test_what_the_api_gives_counts_not_what_was_asked(tmp_path: Path) -> None:
     mounted.api.cut_to = HOUR_S
 
     async def test() -> None:
-        await mounted.sandbox.mount()
+        await mounted.mount()
         assert await mounted.at(HOUR_S) == "t2"
         await mounted.sandbox.unmount()
 
@@ -148,7 +151,7 @@ def test_a_deleted_account_leaves_the_token_and_a_new_one_brings_another(tmp_pat
     mounted = Mounted(tmp_path, HOUR_S)
 
     async def test() -> None:
-        await mounted.sandbox.mount()
+        await mounted.mount()
         mounted.api.account = False
         assert await mounted.at(0.9 * HOUR_S) == "t1"
         # Once a minute, and quietly as long as the token is good.
@@ -169,7 +172,7 @@ def test_a_pod_without_an_account_does_not_start(tmp_path: Path) -> None:
 
     async def test() -> None:
         with pytest.raises(MountError, match='failed to fetch token: serviceaccounts "default" not found'):
-            await mounted.sandbox.mount()
+            await mounted.mount()
         await mounted.sandbox.unmount()
         await asyncio.sleep(HOUR_S)
         assert len(mounted.api.asked) == 1
@@ -182,7 +185,7 @@ def test_an_api_that_gives_no_time_at_all_is_not_asked_without_pause(tmp_path: P
     mounted.api.cut_to = 1
 
     async def test() -> None:
-        await mounted.sandbox.mount()
+        await mounted.mount()
         await asyncio.sleep(100)
         assert 5 < len(mounted.api.asked) <= 11
         await mounted.sandbox.unmount()

@@ -208,6 +208,7 @@ class CriRuntime:
         pod = self.pods.get(place.uid)
         if pod is None or pod.gone:
             pod = self.pods[place.uid] = CriPod(place)
+        pod.place = place
         try:
             async with pod.lock:
                 # In a thread: a volume may have many files.
@@ -221,11 +222,14 @@ class CriRuntime:
         """Each try has a name of its own: of the one before nobody may know whether it came to be."""
         if pod.sandbox_id:
             return
-        kept = self.survivors.take(pod.place.uid)
+        kept = self.survivors.kept(pod.place.uid)
         if kept is not None:
             pod.attempts = kept[0].attempt
             pod.handler = kept[0].handler
-            if await self._take_over(pod, *kept):
+            # While the runtime is away it stays kept: the pod comes again.
+            taken_over = await self._take_over(pod, *kept)
+            self.survivors.take(pod.place.uid)
+            if taken_over:
                 return
         config = self._next_config(pod)
         pod.handler = await self._handler(pod.place.pod)
