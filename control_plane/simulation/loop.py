@@ -24,7 +24,7 @@ from rayplane.control_plane.cluster.errors import ClusterError
 
 # Collecting at fixed virtual times keeps finalizers out of the order of events.
 COLLECT_EVERY_S = 300.0
-ALL_EVERY = 12
+ALL_EVERY = 48
 CANCELLED_MAX = 100
 # Timers that are due within this of each other go off together.
 RESOLUTION_S = 1e-9
