@@ -41,6 +41,7 @@ from rayplane.control_plane.cluster.ending import (
 )
 from rayplane.control_plane.cluster.errors import AlreadyUp, Busy, ClusterError, NewerState, UsageError
 from rayplane.control_plane.cluster.isolation import decide
+from rayplane.control_plane.cluster.node_runtime import check_fits
 from rayplane.control_plane.cluster.pki import ENCRYPTION_FILE, Secrets, issue_for_ray, read_encryption
 from rayplane.control_plane.cluster.ports import can_bind, free_port, share, with_ports
 from rayplane.control_plane.cluster.ray_driven import CONNECT_TIMEOUT_S, POLL_S, Driver, ray_driver, while_ray_lives
@@ -154,6 +155,7 @@ async def _up(
     rng = random.Random()
     secrets = _secrets(config.name, directory, encryption, encrypted=before is not None and before.encrypted)
     isolated = await decide(config, before.plan if before else None, progress)
+    _check_runtimes(config, before, isolated=isolated)
     kept = {other.plan.slot for other in directory.others()}
     plans = [before.plan] if before else in_order(rng, kept)
     for tries_left in reversed(range(1 if before else SLOT_TRIES)):
@@ -170,6 +172,13 @@ async def _up(
         await _forget(directory, progress)
         directory.forget_data()
         plans = [plan for plan in plans if plan != free]
+
+
+def _check_runtimes(config: ClusterConfig, before: ClusterState | None, *, isolated: bool) -> None:
+    """Raises UsageError where what is asked for now does not fit a node that there is, or is to be."""
+    wanted, topology = (going_on(before.config, config), before.topology) if before else (config, Topology(()))
+    for runtime in sorted(topology.runtimes(wanted.runtime)):
+        check_fits(runtime, wanted, isolated=isolated)
 
 
 async def _another_has(plan: AddressPlan, directory: StateDir, progress: Progress) -> bool:

@@ -3,21 +3,21 @@
 import asyncio
 import contextlib
 
-from rayplane.control_plane.cluster.config import ON, AddressPlan, ClusterConfig, check_runtime, makes_processes
+from rayplane.control_plane.cluster.config import AUTO, NAMESPACES, ON, ClusterConfig, check_runtime, makes_processes
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError, refusal
 from rayplane.node.config import cri_path
 
 CONNECT_S = 5.0
 
 
-def check_fits(runtime: str, config: ClusterConfig, plan: AddressPlan) -> None:
-    """Raises UsageError where nodes of a runtime cannot be in a cluster."""
+def check_fits(runtime: str, config: ClusterConfig, *, isolated: bool) -> None:
+    """Raises UsageError where nodes of a runtime cannot be in a cluster. `isolated`: whether its processes are."""
     check_runtime(runtime)
-    keeps_none = bool(cri_path(runtime)) or (makes_processes(runtime) and not plan.isolated)
+    keeps_none = bool(cri_path(runtime)) or (makes_processes(runtime) and not isolated)
     if config.network_policy == ON and keeps_none:
         raise UsageError(
-            f"--runtime {runtime}: the cluster runs no pod where network policies are not kept, and they are kept for "
-            "isolated processes alone; bring it up again with --network-policy auto first"
+            f"--runtime {runtime}: with --network-policy {ON} no pod runs where policies are not kept, and they are "
+            f"kept for processes with --isolation {NAMESPACES} alone; use --network-policy {AUTO}, or other nodes"
         )
 
 

@@ -10,13 +10,15 @@ from typer.testing import CliRunner
 
 from rayplane.control_plane.apiserver.server import ApiServer
 from rayplane.control_plane.cli.app import app
+from rayplane.control_plane.cluster import launch
 from rayplane.control_plane.cluster.components import build
 from rayplane.control_plane.cluster.config import AddressPlan, ClusterConfig
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.control_plane.cluster.launch import going_on
 from rayplane.control_plane.cluster.node_runtime import check_fits, check_serves
+from rayplane.control_plane.cluster.pki import Secrets
 from rayplane.control_plane.cluster.specs import SpecMaker
-from rayplane.control_plane.cluster.state import ClusterState
+from rayplane.control_plane.cluster.state import ClusterState, StateDir
 from rayplane.control_plane.cluster.status import status
 from rayplane.control_plane.cluster.supervisor.changes import added
 from rayplane.control_plane.cluster.topology import Instance, Machine, Phase, Role, Topology, of_one_build, on_machines
@@ -84,19 +86,40 @@ def test_only_nodes_have_runtimes() -> None:
 @pytest.mark.parametrize("runtime", ["docker", "cri:unix://relative", "cri:tcp://127.0.0.1:1"])
 def test_what_is_no_runtime_is_refused(runtime: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="use simulated or process or mixed or cri:unix:///PATH"):
-        check_fits(runtime, ClusterConfig(), AddressPlan(0))
+        check_fits(runtime, ClusterConfig(), isolated=False)
     found = CliRunner().invoke(app, ["add", "node", "--runtime", runtime, "--state-dir", str(tmp_path / "s")])
     assert f"--runtime {runtime!r}: use" in str(found.exception)
 
 
 def test_nodes_that_keep_no_policies_are_not_let_into_a_cluster_that_wants_them_kept() -> None:
     wants = ClusterConfig(runtime="process", network_policy="on")
-    check_fits("process", wants, AddressPlan(0, isolated=True))
-    check_fits("simulated", wants, AddressPlan(0))
-    check_fits(CRI, ClusterConfig(runtime="process"), AddressPlan(0, isolated=True))
+    check_fits("process", wants, isolated=True)
+    check_fits("simulated", wants, isolated=False)
+    check_fits(CRI, ClusterConfig(runtime="process"), isolated=True)
     for runtime, isolated in ((CRI, True), ("process", False), ("mixed", False)):
-        with pytest.raises(UsageError, match=f"--runtime {runtime}: the cluster runs no pod where network policies"):
-            check_fits(runtime, wants, AddressPlan(0, isolated=isolated))
+        with pytest.raises(UsageError, match=f"--runtime {runtime}: with --network-policy on no pod runs where"):
+            check_fits(runtime, wants, isolated=isolated)
+
+
+async def test_policies_cannot_be_asked_for_where_a_node_that_there_is_keeps_none(tmp_path: Path) -> None:
+    """It would never start again."""
+    directory = StateDir(tmp_path / "x")
+    before = ClusterState(
+        ClusterConfig(name="x", host="process", runtime="process"),
+        AddressPlan(2, isolated=True),
+        Topology((*HOSTS[:2], SERVER, MEMBER), "run"),
+        running=False,
+        host={"pid": 0},
+    )
+    directory.create()
+    Secrets.create("x").write(directory.pki)
+    directory.write(before)
+    # A node of its own in a cluster that there is; all nodes of a new one.
+    for asked, runtime in ((directory, "simulated"), (StateDir(tmp_path / "new"), CRI)):
+        config = ClusterConfig(name="x", host="process", network_policy="on", runtime=runtime)
+        with pytest.raises(UsageError, match=f"--runtime {CRI}: with --network-policy on"):
+            await launch.up(config, asked, lambda _: None)
+    assert directory.read() == before
 
 
 async def test_a_socket_at_which_nobody_listens_is_told_before_a_node_is_made(tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ class Supervisor:
         )
 
     def _fits(self, runtime: str) -> None:
-        check_fits(runtime, self._spec.config, self._spec.plan)
+        check_fits(runtime, self._spec.config, isolated=self._spec.plan.isolated)
 
     @property
     def topology(self) -> Topology:

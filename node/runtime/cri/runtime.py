@@ -21,6 +21,7 @@ from typing import Any
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.node_annotations import NO_RULES
 from rayplane.control_plane.api.pods.containers import every
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.node.config import RUNTIME_CLASSES, NodeConfig
@@ -75,7 +76,7 @@ class CriRuntime:
     """
 
     network_id = ""
-    isolation = ""
+    isolation = f"its runtime's{NO_RULES}"
 
     def __init__(
         self,
