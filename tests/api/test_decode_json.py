@@ -21,6 +21,7 @@ from rayplane.control_plane.api.machinery.decoding import (
     go_format,
 )
 from rayplane.control_plane.api.machinery.gates import DROPPED
+from rayplane.control_plane.api.machinery.patching import parse_patch
 from rayplane.control_plane.api.machinery.schema import definition_of, from_openapi, raw_definitions
 from rayplane.control_plane.api.machinery.strict import conform, json_duplicates, prune
 
@@ -52,6 +53,28 @@ def test_fields_of_closed_gates_are_known_checked_and_dropped() -> None:
     volumes[1]["configMap"] = {"name": "c", "items": [{"key": "k", "path": "p"}]}
     assert decoded.object["spec"] == spec
     assert "EmptyDirVolumeSource" in refusal({"spec": {"volumes": [{"name": "v", "emptyDir": {"mode": "rwx"}}]}})
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        (b'"a\xffb"', "a\ufffdb"),
+        (b'"cut \\ud83d"', "cut \ufffd"),
+        (b'"\\ude00\\ud83d\\ude00"', "\ufffd\U0001f600"),
+        (b'"\xed\xa0\xbd\\\\ud83d"', "\ufffd\ufffd\ufffd\\ud83d"),
+    ],
+)
+def test_what_is_no_unicode_is_replaced(written: bytes, read: str) -> None:
+    body = b'{"metadata": {"annotations": {"a": %s, "a": %s}}}' % (written, written)
+    decoded = decode_pod(body)
+    assert decoded.object["metadata"] == {"annotations": {"a": read}}
+    assert [str(one) for one in decoded.warnings] == ['duplicate field "metadata.annotations.a"']
+    assert parse_patch("merge", body)["metadata"] == {"annotations": {"a": read}}
+
+
+@pytest.mark.parametrize("body", [b'{"a": NaN, "b": "\xff"}', b'{"\xff"', b'{"\xff": ' + b"[" * 100_000])
+def test_what_is_no_json_is_refused_with_odd_bytes_too(body: bytes) -> None:
+    assert "json parse error" in refusal(body)
 
 
 def test_every_closed_field_is_one() -> None:

@@ -15,6 +15,7 @@ import orjson
 
 from rayplane.control_plane.api.errors import BadRequest, Invalid, UnsupportedMediaType, invalid
 from rayplane.control_plane.api.machinery import budget, protobuf, yaml_reader
+from rayplane.control_plane.api.machinery.json_reader import read_json
 from rayplane.control_plane.api.machinery.schema import Definition, definition_of
 from rayplane.control_plane.api.machinery.strict import (
     DecodeError,
@@ -282,7 +283,7 @@ def _parse(body: bytes, media: str) -> Object:
 def parse_json(body: bytes) -> Any:
     """A JSON value within the budget. Raises a ValueError with Go's wording, TooManyValues."""
     try:
-        value = orjson.loads(body)
+        value = read_json(body)
         budget.check_json(body, value)
     except orjson.JSONDecodeError:
         raise _Malformed(f"couldn't get version/kind; json parse error: {json_syntax_error(body)}") from None

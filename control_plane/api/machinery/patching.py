@@ -21,6 +21,7 @@ from rayplane.control_plane.api.errors import (
 )
 from rayplane.control_plane.api.machinery import budget, json_patch, yaml_reader
 from rayplane.control_plane.api.machinery.decoding import go_format, json_kind, media_type
+from rayplane.control_plane.api.machinery.json_reader import read_json
 from rayplane.control_plane.api.machinery.schema import LIST, MAP, STRUCT, Definition, Field, Type
 from rayplane.control_plane.api.meta import Object
 
@@ -73,7 +74,7 @@ def parse_patch(kind: PatchKind, body: bytes) -> Any:
             raise BadRequest(f"error encoding patch: {error}") from error
     else:
         try:
-            patch = orjson.loads(body)
+            patch = read_json(body)
             budget.check_json(body, patch)
         except orjson.JSONDecodeError as error:
             raise BadRequest("invalid JSON patch") from error

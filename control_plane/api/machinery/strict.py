@@ -366,7 +366,8 @@ def json_duplicates(body: bytes | str) -> list[str]:
         return doubled
 
     try:
-        tree = json.loads(body, object_pairs_hook=collect)
+        text = body.decode(errors="replace") if isinstance(body, bytes) else body
+        tree = json.loads(text, object_pairs_hook=collect)
         return list(_doubled_paths(tree, None)) if found else []
     except RecursionError:
         raise DecodeError("exceeded max depth") from None
