@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import math
 import random
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,9 +14,11 @@ import pytest
 import pytest_asyncio
 
 from rayplane.control_plane.api import errors
+from rayplane.control_plane.apiserver.audit import trail
 from rayplane.control_plane.apiserver.audit.log import AuditLog
 from rayplane.control_plane.apiserver.config import AuditConfig
 from rayplane.control_plane.client import ops
+from rayplane.control_plane.durations import parse_duration
 from rayplane.control_plane.rpc import RpcError, Stub
 from rayplane.control_plane.rpc.tls import Authority
 from rayplane.proto.rayplane.v1 import objects_pb2
@@ -49,7 +52,10 @@ def environment(directory: Path) -> Env:
 
 
 @pytest_asyncio.fixture
-async def audited(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Audited]:
+async def audited(
+    tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Audited]:
+    monkeypatch.setattr(trail, "SLOW_S", math.inf)  # of a busy machine nothing is told
     policy = getattr(request, "param", EVERYTHING)
     stack = Stack()
     await stack.add_server(
@@ -223,6 +229,26 @@ async def test_pod_security_tells_the_log(audited: Audited) -> None:
     assert notes["audit-violations"] == (
         'would violate PodSecurity "baseline:latest": host namespaces (hostNetwork=true)'
     )
+
+
+async def test_slow_requests_tell_in_which_layers_they_were(
+    audited: Audited, hooks: Hooks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = audited.stack.client()
+    for path, kind in (("m", "mutating"), ("v", "validating"), ("w", "validating")):
+        hooks.answers[path] = lambda _: {}
+        await configure(client, kind, path, webhook(path, hooks.client(path)))
+    await audited.json("POST", CONFIG_MAPS, {"metadata": {"name": "quick"}})
+    monkeypatch.setattr(trail, "SLOW_S", 0.0)
+    await audited.json("POST", CONFIG_MAPS, {"metadata": {"name": "slow"}})
+    quick, slow = [
+        {key.removeprefix("apiserver.latency.k8s.io/"): parse_duration(value) for key, value in told.items()}
+        for event in await audited.events()
+        if (told := {k: v for k, v in event["annotations"].items() if "latency" in k}) is not None
+    ]
+    assert not quick
+    assert set(slow) == {"etcd", "mutating-webhook", "validating-webhook", "total"}
+    assert slow.pop("total") > sum(slow.values()) > 0
 
 
 METADATA = HEAD + "rules: [{level: Metadata}]"

@@ -28,6 +28,7 @@ from rayplane.control_plane.apiserver.admission.questions import Questions, exem
 from rayplane.control_plane.apiserver.admission.request import CONNECT, AdmissionRequest
 from rayplane.control_plane.apiserver.flowcontrol.fairness import elsewhere
 from rayplane.control_plane.apiserver.kinds import Kinds
+from rayplane.control_plane.apiserver.tracing.layers import within
 from rayplane.control_plane.apiserver.tracing.spans import spanned
 from rayplane.control_plane.apiserver.watch_cache.following import Follower
 from rayplane.control_plane.apiserver.watch_cache.hub import WatchHub
@@ -243,7 +244,8 @@ class Webhooks:
             raise BadRequest(f'admission webhook "{hook.name}" does not support dry run')
         body = orjson.dumps(question.review(hook.version))
         try:
-            with elsewhere():
+            layer = "mutating-webhook" if invocation.mutating else "validating-webhook"
+            with elsewhere(), within(layer, side_by_side=not invocation.mutating):
                 answer = await self._caller.post(hook.client, body, hook.timeout_s)
             verdict = parse_verdict(answer, version=hook.version, uid=question.uid, mutating=invocation.mutating)
         except (CallFailed, BadReview) as e:

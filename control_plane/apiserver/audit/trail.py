@@ -12,11 +12,16 @@ from typing import Any
 from rayplane.control_plane.api.audit import Decision, Level, Stage
 from rayplane.control_plane.api.authorization.rbac import Attributes
 from rayplane.control_plane.apiserver.requests import User
+from rayplane.control_plane.apiserver.tracing.layers import AT_HAND, Layers
 from rayplane.control_plane.apiserver.tracing.spans import note
+from rayplane.control_plane.durations import format_duration
 
 HEADER = "Audit-Id"
 _DECISION = "authorization.k8s.io/decision"
 _REASON = "authorization.k8s.io/reason"
+_LATENCY = "apiserver.latency.k8s.io/"
+SLOW_S = 0.5
+"""Of requests that take longer is told in which layers they were for how long."""
 _NAME_MAX = 512
 _LENGTHS = {"uri": 16 * 1024, "path": 16 * 1024, "user_agent": 1024}
 _CURRENT: ContextVar[Trail | None] = ContextVar("trail", default=None)
@@ -108,6 +113,10 @@ class Trail:
     _decision: Decision | None = None
     _request: tuple[bytes, str] | None = None
     _panic: bool = False
+    layers: Layers = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.layers = Layers(self.now)
 
     def begin(self, user: User) -> None:
         """It is known who asks: the policy decides now, and the first stage is recorded."""
@@ -136,6 +145,10 @@ class Trail:
             self._decision = self.decide(self.asked.by(User("")))
             self._emit(Stage.RESPONSE_STARTED, code, (data, media), message)
             return
+        total_s = (self.now() - self.received).total_seconds()
+        if total_s > SLOW_S and self.layers.seconds:
+            told = {**self.layers.seconds, "total": total_s}
+            self.annotations |= {_LATENCY + layer: format_duration(span_s) for layer, span_s in told.items()}
         stage = Stage.PANIC if self._panic else Stage.RESPONSE_COMPLETE
         self._emit(stage, code, (data, media) if data else None, message)
 
@@ -175,10 +188,12 @@ class Trail:
 def following(trail: Trail) -> Iterator[Trail]:
     """What is answered inside is this trail's request."""
     _CURRENT.set(trail)
+    AT_HAND.set(trail.layers)
     try:
         yield trail
     finally:
         _CURRENT.set(None)
+        AT_HAND.set(None)
 
 
 def called_by(user: User) -> None:

@@ -32,6 +32,7 @@ from rayplane.control_plane.apiserver.flowcontrol.counts import Counts
 from rayplane.control_plane.apiserver.flowcontrol.levels import Level, Spec
 from rayplane.control_plane.apiserver.flowcontrol.matching import Asked, Schema
 from rayplane.control_plane.apiserver.flowcontrol.queues import Ticket
+from rayplane.control_plane.apiserver.tracing.layers import within
 from rayplane.control_plane.apiserver.tracing.spans import span, traced
 from rayplane.control_plane.component_base.metrics import Family
 
@@ -229,7 +230,8 @@ class Fairness:
         if ticket.queue is not None:
             counted.lengths.observe(len(ticket.queue.waiting))
         if not ticket.has_begun:
-            await self._wait(ticket)
+            with within("apf-queue-wait"):
+                await self._wait(ticket)
         counted.dispatched += 1
         counted.waited.observe(ticket.began_at - ticket.arrived_at)
 

@@ -36,6 +36,7 @@ from rayplane.control_plane.apiserver.storage.entries import Entry, encode, read
 from rayplane.control_plane.apiserver.storage.grouping import GroupedTxns
 from rayplane.control_plane.apiserver.storage.hearing import Hearing
 from rayplane.control_plane.apiserver.storage.outcomes import Fence, Tries, shutting_down, unknown
+from rayplane.control_plane.apiserver.tracing.layers import layered
 from rayplane.control_plane.apiserver.tracing.spans import spanned
 from rayplane.control_plane.client.deletions import Deletions
 from rayplane.control_plane.client.etcd import EtcdClient
@@ -222,6 +223,7 @@ class Storage:
         return await self._create(info, write, effects)
 
     @spanned("etcd create")
+    @layered("etcd")
     async def _create(self, info: ResourceInfo, write: Write, effects: Sequence[rpc_pb2.RequestOp]) -> Entry:
         meta = write.object["metadata"]
         key = info.key(meta.get("namespace") or "", meta["name"])
@@ -275,6 +277,7 @@ class Storage:
                 raise unknown(e) from e
 
     @spanned("etcd get")
+    @layered("etcd")
     async def get(self, info: ResourceInfo, namespace: str, name: str) -> Entry | None:
         """The object as it is now (linearizable)."""
         key = info.key(namespace, name)
@@ -406,6 +409,7 @@ class Storage:
         raise unknown()
 
     @spanned("etcd list")
+    @layered("etcd")
     async def page(self, info: ResourceInfo, prefix: str, *, start: str, limit: int, revision: int) -> Page:
         """Up to `limit` entries from key `start` on at `revision` (0: now). Expired when compacted."""
         try:
@@ -433,6 +437,7 @@ class Storage:
         return None
 
     @spanned("etcd transaction")
+    @layered("etcd")
     async def _txn(
         self,
         compare: Sequence[rpc_pb2.Compare],
