@@ -1,7 +1,8 @@
 """Container runtimes behind one small interface.
 
-Owns how a container runs: `simulated` (as data) and `process` (real processes below one shim per host). Does not own
-when it runs (`node.lifecycle`) or what the pod's status says. A runtime is told to start a container and calls the
+Owns how a container runs: `simulated` (as data), `process` (real processes below one shim per host, those of
+`isolation` in namespaces) and `cri` (another project's runtime). Does not own when it runs (`node.lifecycle`) or what
+the pod's status says. A runtime is told to start a container and calls the
 listener back: `started` or `failed` once, and after `started` `exited` once. Callbacks come on the event loop,
 possibly before `start` returns. Everything is bounded: logs rotate, exec sessions are counted.
 """

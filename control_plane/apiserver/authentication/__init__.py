@@ -1,4 +1,4 @@
-"""Authentication: client certificates, service-account tokens, impersonation.
+"""Authentication: client certificates, tokens (of service accounts, issuers, webhooks, bootstrap), impersonation.
 
 Owns who a caller is. Does not own what a caller may do (`authorization`).
 """
