@@ -72,7 +72,9 @@ def test_what_is_no_unicode_is_replaced(written: bytes, read: str) -> None:
     assert parse_patch("merge", body)["metadata"] == {"annotations": {"a": read}}
 
 
-@pytest.mark.parametrize("body", [b'{"a": NaN, "b": "\xff"}', b'{"\xff"', b'{"\xff": ' + b"[" * 100_000])
+@pytest.mark.parametrize(
+    "body", [b'{"a": NaN, "b": "\xff"}', b'{"\xff"', b'{"\xff": ' + b"[" * 100_000, b'["\xff"' + b",0" * 100_001 + b"]"]
+)
 def test_what_is_no_json_is_refused_with_odd_bytes_too(body: bytes) -> None:
     assert "json parse error" in refusal(body)
 
