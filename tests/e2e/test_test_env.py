@@ -63,9 +63,10 @@ def test_a_suite_has_a_cluster_and_gives_its_exit_code(tmp_path: Path, environme
     ]
     for example in EXAMPLES.iterdir():
         shutil.copy(example, tmp_path)
-    suite = ['test "$USE_EXISTING_CLUSTER" = true', "rayplane status -o json > status.json", *here]
+    nodes = 'test "$(kubectl get nodes -o name | wc -l)" = 2'
+    suite = ['test "$USE_EXISTING_CLUSTER" = true', nodes, "rayplane status -o json > status.json", *here]
     stop = ["rayplane test-env stop", 'test ! -e "$RAYPLANE_STATE_DIR"', "exit 7"]
-    command = [*RAYPLANE, "test-env", "run", "--", "sh", "-c", " && ".join((*suite, *stop))]
+    command = [*RAYPLANE, "test-env", "run", "--nodes", "2", "--", "sh", "-c", " && ".join((*suite, *stop))]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 7, done.stdout + done.stderr
     assert json.loads((tmp_path / "status.json").read_text())["healthy"]

@@ -16,7 +16,7 @@ import yaml
 
 from rayplane.control_plane.rpc.tls import Authority
 from tests.e2e.conftest import running
-from tests.e2e.guides import environment, lines, prepare, run
+from tests.e2e.guides import environment, lines, prepare, run, steps
 from tests.e2e.harness import ROOT, Cluster, Kubectl, until
 from tests.e2e.shop import Customer, build_images, database, identity_of_database, only_the_shop, shop
 from tests.e2e.shop_images import PYTHON, missing
@@ -111,8 +111,8 @@ def test_every_command_of_the_guide_works(cluster: Cluster) -> None:
     place = cluster.home / "guide"
     place.mkdir()
     # What it begins and ends with is done for all tests of this file.
-    commands = [line for line in lines(GUIDE) if not line.startswith(("rayplane up", "rayplane down"))]
-    command = prepare(place, [GUIDE], commands)
+    done_for_all = [line for line in lines(GUIDE) if line.startswith(("rayplane up", "rayplane down"))]
+    command = prepare(place, [GUIDE], steps(GUIDE, done_for_all))
     if isinstance(cluster, OfNobody):
         os.chown(place, NOBODY, NOBODY)
     variables = environment(cluster.home) | {"RAYPLANE_NAME": cluster.name}

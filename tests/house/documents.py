@@ -1,6 +1,7 @@
 """Documents of the repository, taken apart: blocks of code and commands."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,14 +34,28 @@ def blocks(document: Path) -> list[Block]:
 
 
 def commands(document: Path) -> list[str]:
-    """Lines of shell blocks and of blocks without a language, without comments; and what is set as code in the text."""
+    """Commands in blocks, and what is set as code in the text."""
+    return [*typed(document), *named(document)]
+
+
+def typed(document: Path) -> list[str]:
+    """Commands of shell blocks and of blocks without a language, without comments."""
     text = document.read_text().replace("\\\n", " ")
-    lines = [line for b in _BLOCK.findall(text) if b[0] in ("", "sh") for line in b[2].splitlines()]
-    lines += re.findall(r"(?<!`)`([^`\n]+)`(?!`)", _BLOCK.sub("", text))
+    return parted(line for b in _BLOCK.findall(text) if b[0] in ("", "sh") for line in b[2].splitlines())
+
+
+def named(document: Path) -> list[str]:
+    """What is set as code in the text, also over the end of a line."""
+    found = re.findall(r"(?<!`)`([^`]+)`(?!`)", _BLOCK.sub("", document.read_text()))
+    return parted(" ".join(text.split()) for text in found)
+
+
+def parted(lines: Iterable[str]) -> list[str]:
+    """Commands of lines, without comments."""
     parts = (
         part.strip().removesuffix(')"').rstrip(")")
         for line in lines
-        for part in re.split(r"&&|\|\| |; |\$\(", line.partition(" # ")[0])
+        for part in re.split(r"&&|\|\| | \| |; |\$\(|\) (?=kubectl )", line.partition(" # ")[0])
     )
     return [part for part in parts if part]
 

@@ -70,7 +70,7 @@ def wrong_in_command(first: str, rest: list[str]) -> str:
         return f"no command {trail}"
     options = {"--help", *(option for p in found.params for option in (*p.opts, *p.secondary_opts))}
     given = [word.partition("=")[0].strip("[]") for word in rest[: rest.index("--") if "--" in rest else None]]
-    unknown = [word for word in given if word.startswith("-") and word not in options]
+    unknown = [word for word in given if word.startswith("-") and word not in {"-", *options}]
     return f"{trail} has no {' '.join(unknown)}" if unknown else ""
 
 

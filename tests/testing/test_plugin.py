@@ -282,7 +282,8 @@ def test_a_failed_test_of_a_cluster_that_has_ended_is_reported_each_time_it_runs
 @pytest.mark.e2e
 def test_the_guide_runs_and_failures_tell_their_story(tmp_path: Path) -> None:
     guide = "\n\n".join(block.text for block in blocks(GUIDE) if block.language == "python")
-    done = run(tmp_path, "-W", "ignore", conftest=ALIKE, test_guide=guide, test_more=MORE)
+    conftest = "".join(block.text for block in blocks(GUIDE) if block.language == "py") + textwrap.dedent(ALIKE)
+    done = run(tmp_path, "-W", "ignore", conftest=conftest, test_guide=guide, test_more=MORE)
     said = done.stdout
     counted = guide.count("\ndef test_") + guide.startswith("def test_") + MORE.count("def test_") - 1
     assert f"1 failed, {counted} passed, 1 error" in said, said + done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -58,7 +59,7 @@ def status(group: str, units: Sequence[Unit], decision: Decision, limits: Limits
         "nodeGroups": [
             {
                 "name": group,
-                "health": {"status": "Healthy", "nodeCounts": counts, **sizes},
+                "health": {"status": "Healthy", "nodeCounts": copy.deepcopy(counts), **sizes},  # a YAML without anchors
                 "scaleUp": {"status": up, "machinesAskedFor": machines},
                 "scaleDown": {"status": down, "unneeded": unneeded, "kept": dict(sorted(decision.kept.items()))},
             }
