@@ -40,14 +40,14 @@ SHELL, SNIPPET, SHOWN = "sh", "python", "text"
 _MARK = "@@@"
 #: Guides that share a cluster, which the first of them brings up or none needs; by the day of their turn, and a name.
 GROUPS = {
-    (1, "operating"): (
+    (0, "operating"): (
         "control_plane/cli/first_hour.md",
         "control_plane/cluster/securing.md",
         "control_plane/scheduler/capacity.md",
         "control_plane/faults/chaos.md",
         "storage/backup.md",
     ),
-    (0, "using"): (
+    (1, "using"): (
         "control_plane/cli/first_hour.md",
         "control_plane/using.md",
         "control_plane/cluster/operating.md",
@@ -55,8 +55,8 @@ GROUPS = {
         "control_plane/faults/breaking.md",
         "node/pods.md",
     ),
-    (1, "ray"): ("README.md",),
-    (0, "testing"): ("control_plane/testing/README.md", ".github/CONTRIBUTING.md"),
+    (2, "ray"): ("README.md",),
+    (3, "testing"): ("control_plane/testing/README.md", ".github/CONTRIBUTING.md"),
 }
 #: The guide that has a cluster of its own: images, and pods in namespaces.
 WEB_SHOP = "node/web_shop.md"

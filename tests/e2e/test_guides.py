@@ -23,7 +23,7 @@ def with_programs(home: Path) -> dict[str, str]:
     return variables | {"PATH": f"{home / 'bin'}{os.pathsep}{OWN_BIN}{os.pathsep}{os.environ['PATH']}"}
 
 
-@pytest.mark.parametrize("group", [pytest.param(name, marks=pytest.mark.turn(day, of=2)) for day, name in GROUPS])
+@pytest.mark.parametrize("group", [pytest.param(name, marks=pytest.mark.turn(day, of=4)) for day, name in GROUPS])
 @pytest.mark.timeout(1200)  # a busy machine is ordinary
 @pytest.mark.skipif(shutil.which("curl") is None, reason="no curl")
 def test_every_command_of_the_guides_works(group: str, tmp_path: Path) -> None:
