@@ -17,7 +17,7 @@ from dataclasses import replace
 
 from rayplane.node.errors import ContainerConfigError
 from rayplane.node.runtime import Mount
-from rayplane.storage.beneath import Beneath
+from rayplane.storage.beneath import Beneath, LeavesRoot
 
 TERMINATION_LOG = "termination-log"
 _LOG = re.compile(r"[^/]*\.log(\.[0-9]+)?")
@@ -67,8 +67,18 @@ class ContainerTree:
                 volume.make_alike(mount.sub_path, links=True)
                 return volume.resolve(mount.sub_path)
         except OSError as e:
-            where = f'failed to prepare subPath for volumeMount "{mount.volume}"'
-            raise ContainerConfigError(f"{where}: {e.strerror}") from e
+            raise _unprepared(mount, e) from e
+
+    def check_sub_paths(self, mounts: Iterable[Mount]) -> None:
+        """Raises ContainerConfigError where one leads out of its volume. Whether it is there sees who mounts it."""
+        for mount in mounts:
+            if mount.sub_path.strip("/") and not mount.layers:
+                try:
+                    self._volume(mount).resolve(mount.sub_path)
+                except LeavesRoot as e:
+                    raise _unprepared(mount, e) from e
+                except OSError:
+                    continue
 
     def _volume(self, mount: Mount) -> Beneath:
         own = f"{self._pods.root}/{self._pod}/"
@@ -144,6 +154,12 @@ def _drop_old_logs(files: Beneath, names: Iterable[str], current: str) -> None:
 def _log_of(name: str) -> str:
     """The name of a log without what tells its older files apart."""
     return name.partition(".log")[0] + ".log"
+
+
+def _unprepared(mount: Mount, error: OSError) -> ContainerConfigError:
+    # Where the volume lies on the machine is nobody's matter in a pod's status.
+    why = "it leads out of the volume" if isinstance(error, LeavesRoot) else error.strerror
+    return ContainerConfigError(f'failed to prepare subPath for volumeMount "{mount.volume}": {why}')
 
 
 def _inner(mount: Mount) -> str:

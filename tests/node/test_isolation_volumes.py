@@ -15,7 +15,7 @@ from rayplane.node.volumes.backend import Published
 from rayplane.node.volumes.drivers.replicated.barrier import socket_directory
 from tests.fakes import FakeClient
 from tests.node.isolated import SLEEP, Isolating, ended, isolating, make_isolating
-from tests.node.processes import NODE, shell
+from tests.node.processes import NODE, shell, state
 
 __all__ = ["make_isolating"]
 pytestmark = [pytest.mark.processes, isolating]
@@ -131,3 +131,17 @@ async def test_all_that_a_pod_sees_of_a_projected_volume_is_its_roots(
     volumes = [{"name": "v", "configMap": {"name": "cm"}}]
     script = "find /v -mindepth 1 -printf '%u\\n' | sort | uniq -c"
     assert (await ended(api, host, script, container=container, volumes=volumes)).split() == ["6", "root"]
+
+
+async def test_a_part_of_a_volume_that_a_container_led_out_keeps_the_pod_waiting(
+    api: FakeClient, make_isolating: Isolating
+) -> None:
+    await make_isolating(NODE)
+    data = {"name": "data", "mountPath": "/data"}
+    init = {"name": "first", "image": "x", "command": ["ln", "-s", "/etc", "/data/out"], "volumeMounts": [data]}
+    mounts = {"volumeMounts": [{**data, "subPath": "out"}]}
+    volumes = [{"name": "data", "emptyDir": {}}]
+    api.put("pods", shell("box", SLEEP, container=mounts, initContainers=[init], volumes=volumes))
+    await api.until(lambda: state(api, "box").get("waiting", {}).get("reason") == "CreateContainerConfigError")
+    told = 'failed to prepare subPath for volumeMount "data": it leads out of the volume'
+    assert state(api, "box")["waiting"]["message"] == told and api.pod("box")["status"]["phase"] == "Pending"

@@ -296,6 +296,7 @@ class IsolatedRun(ProcessRun):
     def _prepare(self) -> CommandLine:
         tree, order, runtime = self._tree, self._order, self._runtime
         tree.prepare((), log=self._log_name)
+        tree.check_sub_paths(order.mounts)
         runtime.ensure(meta.uid(order.pod))
         spec = meta.spec(order.pod)
         self._box = self._make_box()
