@@ -437,8 +437,7 @@ async def test_a_long_log_begins_anew(fake: FakeRuntime, runtime: CriRuntime, tm
     for count in range(1, 5):
         fake.write_log("container-2", b"long enough %d" % count)
         await until(lambda: fake.calls["ReopenContainerLog"] == count)  # noqa: B023
-    # It is long enough, too: its look may come before this test's.
-    runtime.logs = LogLimits()
+    runtime.logs = LogLimits()  # what comes now is too long as well, and its turn may come before this test's look
     fake.write_log("container-2", b"short")
     text = b"".join([chunk async for chunk in found.logs(LogOptions())])
     assert text == b"long enough 3\nlong enough 4\nshort\n"
