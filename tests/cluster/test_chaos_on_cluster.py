@@ -96,9 +96,13 @@ async def test_faults_outlive_the_supervisor_that_began_them_and_experiments_are
         [noted] = (await c.access.etcd.range(FAULTS_KEY)).kvs
         assert begun.id.encode() in noted.value, "a supervisor on another machine would find it"
 
+        before = c.host._actors["supervisor"][0]
         await c.host.kill("supervisor", "KILL")
 
         async def told_again() -> bool:
+            # It dies after this call has ended.
+            if c.host._actors.get("supervisor", (before,))[0] is before:
+                return False
             faults = (await chaos.List(pb.ListFaultsRequest())).faults
             return [one.id for one in faults] == [begun.id]
 
