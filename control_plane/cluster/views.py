@@ -1,6 +1,7 @@
 """Views of a running cluster beside its objects: how its parts stand, why it is so, and what was. Values of JSON."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing
 from datetime import datetime
@@ -26,6 +27,8 @@ from rayplane.control_plane.cluster.status import glance, glances
 from rayplane.control_plane.cluster.stories import written
 from rayplane.control_plane.shared import Shared
 from rayplane.proto.rayplane.v1 import controllers_pb2, scheduler_pb2
+
+log = logging.getLogger(__name__)
 
 STANDING_S = 1.0
 
@@ -90,8 +93,11 @@ class Views:
         """Look again and again, for whoever asks later how the control plane stood. Until cancelled."""
         while True:
             await asyncio.sleep(EVERY_S * leisure)
-            async with self._way() as admin:
-                self._past.keep(await glance(admin), self._now())
+            try:
+                async with self._way() as admin:
+                    self._past.keep(await glance(admin), self._now())
+            except Exception:
+                log.exception("a look at the control plane failed")
 
     async def _stood(self, parameters: Parameters) -> Any:
         async with self._way() as admin:
