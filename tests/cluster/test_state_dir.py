@@ -335,6 +335,7 @@ with socket.create_server(("127.0.0.1", 0)) as held:
         with session(code.replace("SECONDS", str(seconds))) as first:
             assert first.stdout is not None
             port = int(first.stdout.readline())
+            first.wait()
             host = {"owned": True, "pid": first.pid, "port": port, "dir": str(tmp_path)}
             found = replace(state(host), config=config, running=True)
             assert await ending.is_running(found, StateDir(tmp_path)) == up
