@@ -17,7 +17,8 @@ from rayplane.storage.key_ranges import prefix_end
 PREFIX: Final = b"/rayplane/deletions/"
 NOTED_MAX: Final = 1000
 """Deletions that a server notes between two writes; of more nobody is told."""
-NAME_MAX: Final = 256
+NAME_MAX: Final = 128
+"""Characters of a name: whatever they are, all of a write are below what etcd takes in a request."""
 
 
 class Deletions:
@@ -54,7 +55,8 @@ async def deleters(etcd: EtcdClient, revision: int) -> Deleters:
     async with aclosing(etcd.watch(PREFIX, end, start_revision=revision + 1)) as answers:
         async for answer in answers:
             for event in answer.events:
-                found = {**_read(event.kv), **found}
+                for uid, deleter in _read(event.kv).items():
+                    found.setdefault(uid, deleter)
                 if event.kv.mod_revision >= last:
                     return found
             if answer.compact_revision:

@@ -7,7 +7,7 @@ import grpc
 import orjson
 import pytest
 
-from rayplane.control_plane.client.deletions import NOTED_MAX, PREFIX, Deletions, deleters
+from rayplane.control_plane.client.deletions import NAME_MAX, NOTED_MAX, PREFIX, Deletions, deleters
 from rayplane.control_plane.cluster.history import Instant, Resource, changes_between, present
 from rayplane.control_plane.rpc import RpcError
 from tests.apiserver.conftest import Stack, stack  # noqa: F401
@@ -63,7 +63,7 @@ async def test_what_cannot_be_written_is_written_later_and_not_without_end() -> 
     etcd.silent = False
     await noted.write(etcd)
     found = await deleters(etcd, 0)
-    assert len(found) == NOTED_MAX and "uid-0" in found and len(found["uid-0"][0]) == 256
+    assert len(found) == NOTED_MAX and "uid-0" in found and len(found["uid-0"][0]) == NAME_MAX
     before = etcd.revision
     await noted.write(etcd)
     assert etcd.revision == before, "there is nothing new"
